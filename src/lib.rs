@@ -1,0 +1,1 @@
+//! Run, watch and restart child processes on one thread, without a runtime.
