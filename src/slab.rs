@@ -1,0 +1,233 @@
+//! A slab whose keys outlive their entries safely: values in numbered slots, each slot counting its uses.
+//!
+//! It never shrinks, keeps no order, and knows nothing of what it holds.
+//! The rule: a slot's generation only ever counts up, and a slot that has none left is never used again.
+
+const HALF_BITS: u32 = usize::BITS / 2;
+
+/// The largest number that fits half of a `usize`.
+const HALF_MAX: u32 = (usize::MAX >> HALF_BITS) as u32;
+
+/// Names one entry of a [`Slab`], for ever: after its removal it reaches nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) struct Key {
+    slot: u32,
+    generation: u32,
+}
+
+impl Key {
+    /// Slot and generation in half the bits each, to serve as a token.
+    ///
+    /// Lossless for keys of a `Slab<T>` with the default `MAX`. Those never have a generation of all ones,
+    /// so the tokens whose upper half is all ones are free for other uses.
+    pub(crate) const fn to_usize(self) -> usize {
+        (self.generation as usize) << HALF_BITS | self.slot as usize
+    }
+
+    /// The reverse of [`Key::to_usize`]. Any number is a key; it need not be one that reaches anything.
+    pub(crate) const fn from_usize(token: usize) -> Self {
+        Self {
+            slot: token as u32 & HALF_MAX,
+            generation: (token >> HALF_BITS) as u32,
+        }
+    }
+}
+
+/// A generational slab. `MAX` is the last slot, and the generation at which a slot is retired:
+/// by default what [`Key::to_usize`] has room for.
+#[derive(Debug)]
+pub(crate) struct Slab<T, const MAX: u32 = HALF_MAX> {
+    entries: Vec<Entry<T>>,
+    free: Vec<u32>,
+    len: usize,
+}
+
+#[derive(Debug)]
+struct Entry<T> {
+    generation: u32,
+    value: Option<T>,
+}
+
+impl<T, const MAX: u32> Slab<T, MAX> {
+    pub(crate) const fn new() -> Self {
+        Self {
+            entries: Vec::new(),
+            free: Vec::new(),
+            len: 0,
+        }
+    }
+
+    /// Stores `value`; the slot freed last is used first.
+    ///
+    /// # Panics
+    ///
+    /// Like a vector that can grow no more: when all of the `MAX + 1` slots are taken or retired.
+    pub(crate) fn insert(&mut self, value: T) -> Key {
+        let slot = match self.free.pop() {
+            Some(slot) => slot,
+            None => {
+                let slot = self.entries.len();
+                assert!(slot <= MAX as usize, "no slot left");
+                self.entries.push(Entry {
+                    generation: 0,
+                    value: None,
+                });
+                slot as u32
+            }
+        };
+        let entry = &mut self.entries[slot as usize];
+        entry.value = Some(value);
+        self.len += 1;
+        Key {
+            slot,
+            generation: entry.generation,
+        }
+    }
+
+    pub(crate) fn get(&self, key: Key) -> Option<&T> {
+        let entry = self.entries.get(key.slot as usize)?;
+        entry
+            .value
+            .as_ref()
+            .filter(|_| entry.generation == key.generation)
+    }
+
+    pub(crate) fn get_mut(&mut self, key: Key) -> Option<&mut T> {
+        let entry = self.entries.get_mut(key.slot as usize)?;
+        entry
+            .value
+            .as_mut()
+            .filter(|_| entry.generation == key.generation)
+    }
+
+    pub(crate) fn remove(&mut self, key: Key) -> Option<T> {
+        let entry = self.entries.get_mut(key.slot as usize)?;
+        if entry.generation != key.generation {
+            return None;
+        }
+        let value = entry.value.take()?;
+        // A used slot is always below MAX, so this cannot overflow; at MAX it is retired.
+        entry.generation += 1;
+        if entry.generation < MAX {
+            self.free.push(key.slot);
+        }
+        self.len -= 1;
+        Some(value)
+    }
+
+    /// In the order of the slots, which is not that of insertion.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (Key, &T)> {
+        (0..).zip(&self.entries).filter_map(|(slot, entry)| {
+            let generation = entry.generation;
+            Some((Key { slot, generation }, entry.value.as_ref()?))
+        })
+    }
+
+    /// In the order of the slots, which is not that of insertion.
+    pub(crate) fn iter_mut(&mut self) -> impl Iterator<Item = (Key, &mut T)> {
+        (0..).zip(&mut self.entries).filter_map(|(slot, entry)| {
+            let generation = entry.generation;
+            Some((Key { slot, generation }, entry.value.as_mut()?))
+        })
+    }
+
+    pub(crate) const fn len(&self) -> usize {
+        self.len
+    }
+
+    pub(crate) const fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_stale_key_never_reaches_a_newer_entry() {
+        let mut slab: Slab<&str> = Slab::new();
+        let old = slab.insert("old");
+        assert_eq!(slab.remove(old), Some("old"));
+        let new = slab.insert("new");
+        assert_eq!(new.slot, old.slot);
+        assert_ne!(new, old);
+        assert_eq!(slab.get(old), None);
+        assert_eq!(slab.get_mut(old), None);
+        assert_eq!(slab.remove(old), None);
+        assert_eq!(slab.get(new), Some(&"new"));
+        assert_eq!(slab.len(), 1);
+    }
+
+    #[test]
+    fn any_key_may_be_asked_for() {
+        let mut slab: Slab<u8> = Slab::new();
+        let key = slab.insert(1);
+        slab.remove(key);
+        let vacant = Key {
+            generation: key.generation + 1,
+            ..key
+        };
+        let max = Key::from_usize(usize::MAX);
+        for key in [key, vacant, max, Key::from_usize(1), Key::from_usize(0)] {
+            assert_eq!(slab.get(key), None);
+            assert_eq!(slab.get_mut(key), None);
+            assert_eq!(slab.remove(key), None);
+        }
+        assert!(slab.is_empty());
+    }
+
+    #[test]
+    fn a_slot_out_of_generations_is_retired() {
+        let mut slab: Slab<u32, 3> = Slab::new();
+        let mut keys = Vec::new();
+        // Four slots of three generations.
+        for value in 0..12 {
+            let key = slab.insert(value);
+            assert!(key.slot <= 3 && key.generation < 3);
+            assert_eq!(slab.remove(key), Some(value));
+            keys.push(key);
+        }
+        assert!(keys.iter().all(|key| slab.get(*key).is_none()));
+        keys.sort_unstable();
+        keys.dedup();
+        assert_eq!(keys.len(), 12);
+        assert!(slab.is_empty());
+    }
+
+    #[test]
+    #[should_panic(expected = "no slot left")]
+    fn no_key_is_handed_out_that_does_not_fit() {
+        let mut slab: Slab<u32, 3> = Slab::new();
+        for value in 0..5 {
+            slab.insert(value);
+        }
+    }
+
+    #[test]
+    fn keys_survive_as_tokens() {
+        for slot in [0, 1, HALF_MAX - 1, HALF_MAX] {
+            for generation in [0, 1, HALF_MAX - 1] {
+                let key = Key { slot, generation };
+                assert_eq!(Key::from_usize(key.to_usize()), key);
+                assert!(key.to_usize() >> HALF_BITS < HALF_MAX as usize);
+            }
+        }
+        for token in [0, 1, usize::MAX / 3, usize::MAX - 1, usize::MAX] {
+            assert_eq!(Key::from_usize(token).to_usize(), token);
+        }
+    }
+
+    #[test]
+    fn iterates_over_what_is_there() {
+        let mut slab: Slab<u32> = Slab::new();
+        let keys: Vec<Key> = (0..4).map(|value| slab.insert(value)).collect();
+        slab.remove(keys[1]);
+        for (_, value) in slab.iter_mut() {
+            *value += 10;
+        }
+        let found: Vec<_> = slab.iter().map(|(key, value)| (key, *value)).collect();
+        assert_eq!(found, [(keys[0], 10), (keys[2], 12), (keys[3], 13)]);
+        assert_eq!(slab.len(), 3);
+    }
+}
