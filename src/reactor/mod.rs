@@ -1,0 +1,3 @@
+//! The reactor: one wait for everything.
+
+pub(crate) mod timers;
