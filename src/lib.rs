@@ -1,6 +1,21 @@
 //! Run, watch and restart child processes on one thread, without a runtime.
 
+mod command;
+mod error;
+mod exit;
+mod process;
+mod pty;
 mod reactor;
+pub mod signal;
 mod slab;
+mod sources;
+mod sys;
 
+pub use command::{Command, Limit, Resource, Stdio};
+pub use error::{SignalError, SpawnError, Stage, WriteError};
+pub use exit::{Exit, Usage};
+pub use process::{Process, ProcessGroup, ProcessId};
+pub use pty::Pty;
 pub use reactor::timers::TimerId;
+pub use reactor::{Event, Interest, Reactor, ReapMethod, SourceId, Waker};
+pub use sys::spawn::SpawnMethod;

@@ -26,10 +26,7 @@ impl Key {
 
     /// The reverse of [`Key::to_usize`]. Any number is a key; it need not be one that reaches anything.
     pub(crate) const fn from_usize(token: usize) -> Self {
-        Self {
-            slot: token as u32 & HALF_MAX,
-            generation: (token >> HALF_BITS) as u32,
-        }
+        Self { slot: token as u32 & HALF_MAX, generation: (token >> HALF_BITS) as u32 }
     }
 }
 
@@ -50,11 +47,7 @@ struct Entry<T> {
 
 impl<T, const MAX: u32> Slab<T, MAX> {
     pub(crate) const fn new() -> Self {
-        Self {
-            entries: Vec::new(),
-            free: Vec::new(),
-            len: 0,
-        }
+        Self { entries: Vec::new(), free: Vec::new(), len: 0 }
     }
 
     /// Stores `value`; the slot freed last is used first.
@@ -68,36 +61,32 @@ impl<T, const MAX: u32> Slab<T, MAX> {
             None => {
                 let slot = self.entries.len();
                 assert!(slot <= MAX as usize, "no slot left");
-                self.entries.push(Entry {
-                    generation: 0,
-                    value: None,
-                });
+                self.entries.push(Entry { generation: 0, value: None });
                 slot as u32
             }
         };
         let entry = &mut self.entries[slot as usize];
         entry.value = Some(value);
         self.len += 1;
-        Key {
-            slot,
-            generation: entry.generation,
+        Key { slot, generation: entry.generation }
+    }
+
+    /// The key that the next [`insert`](Self::insert) will give out, for a value that has to know its own.
+    pub(crate) fn next_key(&self) -> Key {
+        match self.free.last() {
+            Some(slot) => Key { slot: *slot, generation: self.entries[*slot as usize].generation },
+            None => Key { slot: self.entries.len() as u32, generation: 0 },
         }
     }
 
     pub(crate) fn get(&self, key: Key) -> Option<&T> {
         let entry = self.entries.get(key.slot as usize)?;
-        entry
-            .value
-            .as_ref()
-            .filter(|_| entry.generation == key.generation)
+        entry.value.as_ref().filter(|_| entry.generation == key.generation)
     }
 
     pub(crate) fn get_mut(&mut self, key: Key) -> Option<&mut T> {
         let entry = self.entries.get_mut(key.slot as usize)?;
-        entry
-            .value
-            .as_mut()
-            .filter(|_| entry.generation == key.generation)
+        entry.value.as_mut().filter(|_| entry.generation == key.generation)
     }
 
     pub(crate) fn remove(&mut self, key: Key) -> Option<T> {
@@ -164,10 +153,7 @@ mod tests {
         let mut slab: Slab<u8> = Slab::new();
         let key = slab.insert(1);
         slab.remove(key);
-        let vacant = Key {
-            generation: key.generation + 1,
-            ..key
-        };
+        let vacant = Key { generation: key.generation + 1, ..key };
         let max = Key::from_usize(usize::MAX);
         for key in [key, vacant, max, Key::from_usize(1), Key::from_usize(0)] {
             assert_eq!(slab.get(key), None);

@@ -1,3 +1,673 @@
-//! The reactor: one wait for everything.
+//! The reactor: one wait for everything, then what happened is handed out.
+//!
+//! Knows no services and no policy. The only file that reads the clock: after each wait, be it the poll or a spawn, which
+//! waits for the exec. The one rule: an event is never delivered from inside a call, only from a turn.
 
+mod reaper;
+mod signals;
 pub(crate) mod timers;
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use mio::{Events, Poll};
+
+use crate::command::{Command, Limit, Resource};
+use crate::error::SpawnError;
+use crate::exit::Exit;
+use crate::process::{Child, Notice, Process, ProcessId, Read, Surroundings};
+use crate::slab::{Key, Slab};
+use crate::sources::{Source, Sources};
+use crate::sys;
+use crate::sys::spawn::{SpawnMethod, Spawner};
+pub use reaper::ReapMethod;
+use signals::Signals;
+use timers::{TimerId, Timers};
+
+/// One read; as much as a Linux pipe holds.
+const BUFFER: usize = 64 * 1024;
+/// Reads of one source in one turn: a noisy child must not make the quiet ones wait.
+const READS: usize = 4;
+/// Events of one poll; those above it come with the next.
+const EVENTS: usize = 1024;
+
+/// Something that has happened: lent to the handler of [`Reactor::turn`].
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum Event<'a> {
+    /// A process has written something. At most 64 KiB, and never empty.
+    Data {
+        /// Who.
+        process: ProcessId,
+        /// At which of its descriptors.
+        fd: i32,
+        /// What. Lent from the reactor's read buffer.
+        data: &'a [u8],
+    },
+    /// A pipe to a process is closed, by it or by us: once for each pipe.
+    FdClosed {
+        /// Whose.
+        process: ProcessId,
+        /// Its descriptor.
+        fd: i32,
+        /// How many bytes were taken by [`Process::write`] and not by the pipe.
+        lost: usize,
+    },
+    /// All is written that was waiting for a process's descriptor, and a producer had been asked to rest.
+    Drained {
+        /// Whose.
+        process: ProcessId,
+        /// Its descriptor.
+        fd: i32,
+    },
+    /// A process has exited and is reaped. What it wrote before is still coming, if it has not come already.
+    Exited {
+        /// Who.
+        process: ProcessId,
+        /// How.
+        exit: &'a Exit,
+    },
+    /// A process has exited and all its pipes are closed: the last event of this process, exactly once.
+    Ended {
+        /// Who.
+        process: ProcessId,
+        /// How it exited.
+        exit: &'a Exit,
+    },
+    /// The time of a timer has come.
+    Timer(TimerId),
+    /// A watched signal has come, once or more often.
+    Signal(i32),
+    /// A descriptor of the host's has become ready. Edge-triggered: not told again before a read or write said `WouldBlock`.
+    Ready {
+        /// Which.
+        source: SourceId,
+        /// It can be read, or is closed at the other end.
+        readable: bool,
+        /// It can be written.
+        writable: bool,
+    },
+    /// A [`Waker`] was used, once or more often.
+    Woken,
+}
+
+/// What the host wants to know of a descriptor of its own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Interest {
+    /// When it can be read.
+    Readable,
+    /// When it can be written.
+    Writable,
+    /// Both.
+    Both,
+}
+
+/// A descriptor of the host's in a reactor: see [`Reactor::register`]. Never reused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct SourceId(Key);
+
+/// Wakes a reactor from another thread: [`Event::Woken`] comes.
+#[derive(Debug, Clone)]
+pub struct Waker(Arc<mio::Waker>);
+
+impl Waker {
+    /// Wakes the reactor, or its next turn if it is not waiting now.
+    ///
+    /// # Errors
+    ///
+    /// What the system says; nothing is known that would make it say anything.
+    pub fn wake(&self) -> io::Result<()> {
+        self.0.wake()
+    }
+}
+
+/// Waits for child processes, their pipes, timers, signals and the host's own descriptors, on the thread that calls it.
+///
+/// Nothing happens but in [`turn`](Self::turn) (or [`run`](Self::run), which is a loop of turns): there is no thread behind
+/// it, and no signal handler unless it is needed. `Send`: it may be made on one thread and used on another.
+///
+/// When it is dropped its pipes are closed and its children go on running, unsupervised; those that end later stay zombies
+/// until the host does, as with [`std::process::Child`]. [`run_service`](Self::run_service) stops them before.
+///
+/// ```
+/// use childminder::{Command, Event, Reactor};
+///
+/// let mut reactor = Reactor::new()?;
+/// reactor.spawn_process(Command::new("echo").arg("hello"))?;
+/// let mut said = String::new();
+/// reactor.run(|reactor, event| match event {
+///     Event::Data { data, .. } => said += &String::from_utf8_lossy(data),
+///     Event::Ended { exit, .. } => {
+///         assert!(exit.success());
+///         reactor.stop();
+///     }
+///     _ => {}
+/// })?;
+/// assert_eq!(said, "hello\n");
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+pub struct Reactor {
+    poll: Poll,
+    /// Both are out while a turn runs.
+    events: Option<Events>,
+    buffer: Vec<u8>,
+    sources: Sources,
+    processes: Slab<Child>,
+    notices: VecDeque<Notice>,
+    dead: Vec<Key>,
+    sweep: bool,
+    spawner: Spawner,
+    pidfds: bool,
+    nofile: Option<Limit>,
+    timers: Timers,
+    signals: Option<Signals>,
+    sigchld: Sigchld,
+    hosts: Vec<(Key, Box<dyn AsFd + Send>)>,
+    waker: Option<Waker>,
+    now: Instant,
+    stopping: bool,
+}
+
+/// Who wants to know of SIGCHLD.
+#[derive(Debug, Default)]
+struct Sigchld {
+    for_host: bool,
+    for_children: bool,
+}
+
+/// The one place where the clock is read.
+#[allow(clippy::disallowed_methods)]
+fn clock() -> Instant {
+    Instant::now()
+}
+
+impl Reactor {
+    /// A reactor with the fastest mechanisms that the system has.
+    ///
+    /// # Errors
+    ///
+    /// `EMFILE` or `ENFILE` if there are not enough descriptors left (it takes eight at most), or what else the system says.
+    pub fn new() -> io::Result<Self> {
+        Self::with_methods(SpawnMethod::default(), ReapMethod::default())
+    }
+
+    /// A reactor that starts and reaps children in the given ways, which differ in speed and in nothing else.
+    ///
+    /// # Errors
+    ///
+    /// As [`new`](Self::new).
+    pub fn with_methods(spawn: SpawnMethod, reap: ReapMethod) -> io::Result<Self> {
+        let spawner = Spawner::new(spawn)?;
+        let poll = Poll::new()?;
+        let sources = Sources::new(poll.registry().try_clone()?);
+        let now = clock();
+        Ok(Self {
+            poll,
+            events: Some(Events::with_capacity(EVENTS)),
+            buffer: Vec::new(),
+            sources,
+            processes: Slab::new(),
+            notices: VecDeque::new(),
+            dead: Vec::new(),
+            sweep: false,
+            spawner,
+            pidfds: reap == ReapMethod::Pidfd,
+            nofile: None,
+            timers: Timers::new(now),
+            signals: None,
+            sigchld: Sigchld::default(),
+            hosts: Vec::new(),
+            waker: None,
+            now,
+            stopping: false,
+        })
+    }
+
+    /// Waits until something happens, at most for `timeout` (for ever if `None`), and hands out what happened.
+    ///
+    /// `handler` is called once for each event, with the reactor itself, so that it can start, signal and stop things. The
+    /// order within a turn: data and closed pipes, exits, signals, timers. A turn without any event is normal.
+    ///
+    /// # Errors
+    ///
+    /// What the system says of the wait; being interrupted by a signal is no error. `Other` if it is called by a handler.
+    pub fn turn(&mut self, timeout: Option<Duration>, mut handler: impl FnMut(&mut Self, Event<'_>)) -> io::Result<()> {
+        self.turn_dyn(timeout, &mut handler)
+    }
+
+    /// Turns until [`stop`](Self::stop) is called.
+    ///
+    /// # Errors
+    ///
+    /// As [`turn`](Self::turn).
+    pub fn run(&mut self, mut handler: impl FnMut(&mut Self, Event<'_>)) -> io::Result<()> {
+        while !std::mem::take(&mut self.stopping) {
+            self.turn_dyn(None, &mut handler)?;
+        }
+        Ok(())
+    }
+
+    /// Makes [`run`](Self::run) return after this turn (or at once, if it is called later);
+    /// [`run_service`](Self::run_service) stops its service first.
+    pub fn stop(&mut self) {
+        self.stopping = true;
+    }
+
+    /// Whether [`stop`](Self::stop) was called; forgets it.
+    pub(crate) fn take_stop(&mut self) -> bool {
+        std::mem::take(&mut self.stopping)
+    }
+
+    /// The time: within a turn that of its wait's end (or of the last spawn), the same for all that happens in it.
+    #[must_use]
+    pub fn now(&self) -> Instant {
+        if self.events.is_none() { self.now } else { clock() }
+    }
+
+    /// When a turn has something to do even if no descriptor becomes ready: for nesting in another loop. In the past (or now) if
+    /// there is something to do at once, `None` if never.
+    #[must_use]
+    pub fn next_deadline(&mut self) -> Option<Instant> {
+        if self.has_work() { Some(self.now) } else { self.timers.next_deadline() }
+    }
+
+    /// Has [`Event::Timer`] come once, `delay` from [`now`](Self::now), and never in this turn. Equal times fire in the order
+    /// in which they were asked for.
+    pub fn call_later(&mut self, delay: Duration) -> TimerId {
+        let deadline = self.after(delay);
+        self.timers.insert(deadline)
+    }
+
+    /// Takes back a timer. Whether it was still to fire.
+    pub fn cancel_timer(&mut self, id: TimerId) -> bool {
+        self.timers.cancel(id)
+    }
+
+    /// Has a timer fire `delay` from now instead. Whether it was still to fire.
+    pub fn reset_timer(&mut self, id: TimerId, delay: Duration) -> bool {
+        let deadline = self.after(delay);
+        self.timers.reset(id, deadline)
+    }
+
+    /// Has a timer fire `delay` later than it would have. Whether it was still to fire.
+    pub fn delay_timer(&mut self, id: TimerId, delay: Duration) -> bool {
+        match self.timers.deadline(id) {
+            Some(deadline) => self.timers.reset(id, far(deadline, delay)),
+            None => false,
+        }
+    }
+
+    /// When a timer will fire; `None` if it has fired or was cancelled, also within its own event.
+    #[must_use]
+    pub fn timer_deadline(&self, id: TimerId) -> Option<Instant> {
+        self.timers.deadline(id)
+    }
+
+    /// Starts a process. Nothing is delivered from inside this call, even if the process is dead already.
+    ///
+    /// The thread stands still until the program runs or has failed to: that is how the error can be returned here.
+    ///
+    /// # Errors
+    ///
+    /// [`SpawnError`] says which step failed, on what, and why; nothing is left behind then.
+    pub fn spawn_process(&mut self, command: &Command) -> Result<ProcessId, SpawnError> {
+        if !self.pidfds {
+            // The handler must be there before the child can die.
+            self.watch_children(command)?;
+        }
+        let key = self.processes.next_key();
+        let started = self.now();
+        let mut around = Surroundings {
+            spawner: &self.spawner,
+            sources: &mut self.sources,
+            nofile: self.nofile,
+            pidfds: self.pidfds,
+            started,
+        };
+        let result = Child::spawn(command, key, &mut around);
+        self.now = clock();
+        let child = result?;
+        let needs_sweep = child.needs_sweep();
+        let inserted = self.processes.insert(child);
+        debug_assert_eq!(key, inserted);
+        if needs_sweep {
+            // Its pidfd could not be had, and it may be dead already: look in the next turn.
+            self.sweep = true;
+            self.watch_children(command).or_else(|error| self.give_up(key, error))?;
+        }
+        Ok(ProcessId(key))
+    }
+
+    /// The process of this id, to be talked to; `None` once it has ended.
+    #[must_use]
+    pub fn process(&mut self, id: ProcessId) -> Option<Process<'_>> {
+        let child = self.processes.get_mut(id.0)?;
+        Some(Process { id, child, sources: &mut self.sources, notices: &mut self.notices })
+    }
+
+    /// The processes that have not ended.
+    pub fn processes(&self) -> impl Iterator<Item = ProcessId> {
+        self.processes.iter().map(|(key, _)| ProcessId(key))
+    }
+
+    /// Has [`Event::Signal`] come for a signal. Handlers that the host had before are still called; the signal's default action is not
+    /// carried out as long as a reactor watches it.
+    ///
+    /// # Errors
+    ///
+    /// `InvalidInput` for a number that is no signal or that cannot be caught (SIGKILL, SIGSTOP, SIGSEGV, SIGILL, SIGFPE).
+    pub fn watch_signal(&mut self, signal: i32) -> io::Result<()> {
+        self.watch(signal)?;
+        self.sigchld.for_host |= signal == libc::SIGCHLD;
+        Ok(())
+    }
+
+    fn watch(&mut self, signal: i32) -> io::Result<()> {
+        if self.signals.is_none() {
+            let signals = Signals::new()?;
+            self.sources.register(signals.as_fd(), mio::Interest::READABLE, Source::Signals)?;
+            self.signals = Some(signals);
+        }
+        self.signals.as_mut().map_or(Ok(()), |signals| signals.watch(signal))
+    }
+
+    /// Takes back [`watch_signal`](Self::watch_signal): where the host had the default action, it applies again.
+    /// Whether the signal was watched.
+    pub fn unwatch_signal(&mut self, signal: i32) -> bool {
+        if signal == libc::SIGCHLD {
+            let watched = std::mem::take(&mut self.sigchld.for_host);
+            if self.sigchld.for_children {
+                return watched;
+            }
+        }
+        self.signals.as_mut().is_some_and(|signals| signals.unwatch(signal))
+    }
+
+    /// Has [`Event::Ready`] come for a descriptor of the host's: anything that has one, such as an
+    /// `Arc<TcpListener>` of which the host keeps a clone. Make it non-blocking.
+    ///
+    /// # Errors
+    ///
+    /// What the system says: `EPERM` for a regular file, which is always ready.
+    pub fn register(&mut self, fd: impl AsFd + Send + 'static, interest: Interest) -> io::Result<SourceId> {
+        let wanted = match interest {
+            Interest::Readable => mio::Interest::READABLE,
+            Interest::Writable => mio::Interest::WRITABLE,
+            Interest::Both => mio::Interest::READABLE | mio::Interest::WRITABLE,
+        };
+        let key = self.sources.register(fd.as_fd(), wanted, Source::Host)?;
+        self.hosts.push((key, Box::new(fd)));
+        Ok(SourceId(key))
+    }
+
+    /// Takes back [`register`](Self::register) and drops what was given. Whether it was registered.
+    pub fn deregister(&mut self, id: SourceId) -> bool {
+        let Some(index) = self.hosts.iter().position(|(key, _)| *key == id.0) else { return false };
+        let (key, fd) = self.hosts.swap_remove(index);
+        // The kernel has forgotten it already if the host closed it behind our back.
+        let _ = self.sources.deregister(key, fd.as_fd());
+        true
+    }
+
+    /// What wakes this reactor from another thread.
+    ///
+    /// # Errors
+    ///
+    /// `EMFILE` or `ENFILE`, the first time.
+    pub fn waker(&mut self) -> io::Result<Waker> {
+        if let Some(waker) = &self.waker {
+            return Ok(waker.clone());
+        }
+        let waker = self.sources.register_with(Source::Waker, mio::Waker::new)?;
+        let waker = Waker(Arc::new(waker));
+        self.waker = Some(waker.clone());
+        Ok(waker)
+    }
+
+    /// Raises this process's limit of open files as far as it goes, and has children start with the one from before. The new soft
+    /// limit; `None` is none.
+    ///
+    /// # Errors
+    ///
+    /// What `setrlimit(2)` says.
+    #[doc(alias = "RLIMIT_NOFILE")]
+    pub fn raise_fd_limit(&mut self) -> io::Result<Option<u64>> {
+        let before = sys::limit::get(Resource::OpenFiles)?;
+        sys::limit::set(Resource::OpenFiles, Limit { soft: before.hard, hard: before.hard })?;
+        self.nofile.get_or_insert(before);
+        Ok(before.hard)
+    }
+
+    fn turn_dyn(&mut self, timeout: Option<Duration>, handler: &mut dyn FnMut(&mut Self, Event<'_>)) -> io::Result<()> {
+        let Some(events) = self.events.take() else {
+            return Err(io::Error::other("a turn cannot be taken from within a turn"));
+        };
+        let mut buffer = std::mem::take(&mut self.buffer);
+        buffer.resize(BUFFER, 0);
+        // Put back whatever happens: a handler may panic, and the host may catch it.
+        let mut turn = Turn { reactor: self, events: Some(events), buffer };
+        turn.take(timeout, handler)
+    }
+
+    /// Whether a turn has something to do without waiting.
+    fn has_work(&self) -> bool {
+        self.sources.ready_len() > 0 || !self.notices.is_empty() || self.sweep || !self.dead.is_empty()
+    }
+
+    fn after(&self, delay: Duration) -> Instant {
+        far(self.now(), delay)
+    }
+
+    fn emit_closed(&mut self, process: Key, fd: i32, lost: usize, handler: &mut dyn FnMut(&mut Self, Event<'_>)) {
+        handler(self, Event::FdClosed { process: ProcessId(process), fd, lost });
+        self.end_if_over(process, handler);
+    }
+
+    /// `Ended`, if nothing else is to be told of this process.
+    fn end_if_over(&mut self, process: Key, handler: &mut dyn FnMut(&mut Self, Event<'_>)) {
+        if self.processes.get(process).is_some_and(Child::is_over) {
+            if let Some(exit) = self.processes.remove(process).and_then(|child| child.exit().copied()) {
+                handler(self, Event::Ended { process: ProcessId(process), exit: &exit });
+            }
+        }
+    }
+}
+
+/// Durations beyond what an `Instant` can hold are "never" for all that anybody will see.
+fn far(from: Instant, delay: Duration) -> Instant {
+    const CENTURY: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
+    from.checked_add(delay).unwrap_or_else(|| from + CENTURY)
+}
+
+/// Readable when a turn has something to do, except for what [`next_deadline`](Self::next_deadline) knows.
+impl AsFd for Reactor {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        sys::fd::borrow(&self.poll)
+    }
+}
+
+impl fmt::Debug for Reactor {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Reactor")
+            .field("processes", &self.processes.len())
+            .field("timers", &self.timers.len())
+            .field("hosts", &self.hosts.len())
+            .field("now", &self.now)
+            .finish_non_exhaustive()
+    }
+}
+
+/// A turn under way: its events and its read buffer are out of the reactor, which the handler has in its hands.
+struct Turn<'a> {
+    reactor: &'a mut Reactor,
+    events: Option<Events>,
+    buffer: Vec<u8>,
+}
+
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        self.reactor.events = self.events.take();
+        self.reactor.buffer = std::mem::take(&mut self.buffer);
+    }
+}
+
+impl Turn<'_> {
+    fn take(&mut self, timeout: Option<Duration>, handler: &mut dyn FnMut(&mut Reactor, Event<'_>)) -> io::Result<()> {
+        let timeout = if self.reactor.has_work() {
+            Some(Duration::ZERO)
+        } else {
+            let due = self.reactor.timers.next_deadline().map(|deadline| deadline.saturating_duration_since(clock()));
+            timeout.into_iter().chain(due).min()
+        };
+        let Some(events) = &mut self.events else { return Ok(()) };
+        let polled = self.reactor.poll.poll(events, timeout);
+        self.reactor.now = clock();
+        match polled {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => events.clear(),
+            result => result?,
+        }
+        let mark = self.reactor.timers.begin_turn();
+
+        let signals = self.dispatch(handler);
+        self.read_ready(handler);
+        self.tell_notices(handler);
+        let reactor = &mut *self.reactor;
+        // The pipe is emptied before anything that it may be about: a signal that comes meanwhile is a new byte.
+        let come = if signals { reactor.signals.as_mut().map(Signals::drain) } else { None }.unwrap_or_default();
+        reactor.sweep |= come.contains(&libc::SIGCHLD);
+        self.bury_dead(handler);
+        for signal in come {
+            if signal != libc::SIGCHLD || self.reactor.sigchld.for_host {
+                handler(self.reactor, Event::Signal(signal));
+            }
+        }
+        while let Some(id) = self.reactor.timers.pop_due(self.reactor.now, mark) {
+            handler(self.reactor, Event::Timer(id));
+        }
+        Ok(())
+    }
+
+    /// Hands out what needs no read, and remembers the rest. Whether a signal has come.
+    fn dispatch(&mut self, handler: &mut dyn FnMut(&mut Reactor, Event<'_>)) -> bool {
+        let mut signals = false;
+        for event in self.events.iter().flatten() {
+            let key = Key::from_usize(event.token().0);
+            let gone = event.is_error() || event.is_read_closed() || event.is_write_closed();
+            match self.reactor.sources.get(key) {
+                // Closed by a handler in this very turn.
+                None => {}
+                Some(Source::Signals) => signals = true,
+                Some(Source::Waker) => handler(self.reactor, Event::Woken),
+                Some(Source::Pidfd { process }) => self.reactor.dead.push(process),
+                Some(Source::Pipe { process, fd }) => self.reactor.pipe_ready(process, fd, gone, handler),
+                Some(Source::Host) => {
+                    let (readable, writable) = (event.is_readable() || gone, event.is_writable());
+                    handler(self.reactor, Event::Ready { source: SourceId(key), readable, writable });
+                }
+            }
+        }
+        signals
+    }
+
+    /// Reads what is readable: each source its share, and those that have more come again in the next turn.
+    fn read_ready(&mut self, handler: &mut dyn FnMut(&mut Reactor, Event<'_>)) {
+        for _ in 0..self.reactor.sources.ready_len() {
+            let Some(key) = self.reactor.sources.pop_ready() else { break };
+            if let Some(Source::Pipe { process, fd }) = self.reactor.sources.get(key) {
+                if let Some(reader) = self.reactor.processes.get_mut(process).and_then(|child| child.reader(fd)) {
+                    reader.queued = false;
+                }
+                self.reactor.read(process, fd, &mut self.buffer, handler);
+            }
+        }
+    }
+
+    fn tell_notices(&mut self, handler: &mut dyn FnMut(&mut Reactor, Event<'_>)) {
+        for _ in 0..self.reactor.notices.len() {
+            match self.reactor.notices.pop_front() {
+                Some(Notice::Closed { process, fd, lost }) => {
+                    if let Some(child) = self.reactor.processes.get_mut(process) {
+                        child.reported();
+                    }
+                    self.reactor.emit_closed(process, fd, lost, handler);
+                }
+                Some(Notice::Drained { process, fd }) => {
+                    handler(self.reactor, Event::Drained { process: ProcessId(process), fd });
+                }
+                None => break,
+            }
+        }
+    }
+
+    fn bury_dead(&mut self, handler: &mut dyn FnMut(&mut Reactor, Event<'_>)) {
+        self.reactor.find_dead();
+        for process in std::mem::take(&mut self.reactor.dead) {
+            self.reactor.bury(process, &mut self.buffer, handler);
+        }
+    }
+}
+
+impl Reactor {
+    /// The poll has something to say of a pipe of ours.
+    fn pipe_ready(&mut self, process: Key, fd: i32, gone: bool, handler: &mut dyn FnMut(&mut Self, Event<'_>)) {
+        let Some(child) = self.processes.get_mut(process) else { return };
+        let Some(reader) = child.reader(fd) else {
+            match child.flush(fd, gone, &mut self.sources) {
+                Some(Notice::Closed { process, fd, lost }) => self.emit_closed(process, fd, lost, handler),
+                Some(Notice::Drained { process, fd }) => {
+                    handler(self, Event::Drained { process: ProcessId(process), fd });
+                }
+                None => {}
+            }
+            return;
+        };
+        if gone {
+            reader.hang_up();
+        }
+        if reader.paused {
+            if reader.is_over() {
+                child.close(fd, &mut self.sources);
+                self.emit_closed(process, fd, 0, handler);
+            }
+        } else if !reader.queued {
+            reader.queued = true;
+            self.sources.push_ready(reader.source);
+        }
+    }
+
+    /// Reads a pipe's share of a turn.
+    fn read(&mut self, process: Key, fd: i32, buffer: &mut [u8], handler: &mut dyn FnMut(&mut Self, Event<'_>)) {
+        for _ in 0..READS {
+            let Some(reader) = self.processes.get_mut(process).and_then(|child| child.reader(fd)) else { return };
+            if reader.paused {
+                return;
+            }
+            match reader.read(buffer) {
+                Read::Empty => return,
+                Read::Data { len, more } => {
+                    handler(self, Event::Data { process: ProcessId(process), fd, data: &buffer[..len] });
+                    if !more {
+                        return;
+                    }
+                }
+                Read::End => {
+                    if let Some(child) = self.processes.get_mut(process) {
+                        child.close(fd, &mut self.sources);
+                    }
+                    self.emit_closed(process, fd, 0, handler);
+                    return;
+                }
+            }
+        }
+        if let Some(reader) = self.processes.get_mut(process).and_then(|child| child.reader(fd)) {
+            if !reader.queued {
+                reader.queued = true;
+                self.sources.push_ready(reader.source);
+            }
+        }
+    }
+}

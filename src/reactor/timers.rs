@@ -58,22 +58,13 @@ struct Entry {
 
 impl Entry {
     fn is_live(&self, active: &Slab<Timer, { u32::MAX }>) -> bool {
-        active
-            .get(self.key)
-            .is_some_and(|timer| timer.seq == self.seq)
+        active.get(self.key).is_some_and(|timer| timer.seq == self.seq)
     }
 }
 
 impl Timers {
     pub(crate) const fn new(base: Instant) -> Self {
-        Self {
-            base,
-            next_seq: 0,
-            active: Slab::new(),
-            heap: BinaryHeap::new(),
-            parked: Vec::new(),
-            parked_in: Mark(0),
-        }
+        Self { base, next_seq: 0, active: Slab::new(), heap: BinaryHeap::new(), parked: Vec::new(), parked_in: Mark(0) }
     }
 
     pub(crate) fn insert(&mut self, deadline: Instant) -> TimerId {
@@ -164,10 +155,7 @@ impl Timers {
     fn stamp(&mut self, deadline: Instant) -> Timer {
         let seq = self.next_seq;
         self.next_seq += 1;
-        Timer {
-            deadline: self.nanos(deadline),
-            seq,
-        }
+        Timer { deadline: self.nanos(deadline), seq }
     }
 
     fn nanos(&self, instant: Instant) -> u64 {
@@ -207,17 +195,10 @@ mod tests {
     }
 
     impl World {
-        #[allow(
-            clippy::disallowed_methods,
-            reason = "any instant will do to count from"
-        )]
+        #[allow(clippy::disallowed_methods, reason = "any instant will do to count from")]
         fn new() -> Self {
             let base = Instant::now();
-            Self {
-                base,
-                now: 0,
-                it: Timers::new(base),
-            }
+            Self { base, now: 0, it: Timers::new(base) }
         }
 
         fn at(&self, millis: u64) -> Instant {
@@ -379,9 +360,7 @@ mod tests {
     #[test]
     fn a_million_cancelled_kill_timers_leave_nothing() {
         let mut world = World::new();
-        let running: Vec<_> = (0..100)
-            .map(|_| world.insert(u64::from(u32::MAX)))
-            .collect();
+        let running: Vec<_> = (0..100).map(|_| world.insert(u64::from(u32::MAX))).collect();
         for millis in 0..1_000_000 {
             let kill = world.insert(millis + 5_000);
             assert!(world.it.cancel(kill));
@@ -427,22 +406,13 @@ mod tests {
 
     impl Random {
         fn below(&mut self, end: u64) -> u64 {
-            self.0 = self
-                .0
-                .wrapping_mul(6364136223846793005)
-                .wrapping_add(1442695040888963407);
+            self.0 = self.0.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
             (self.0 >> 33) % end
         }
     }
 
     /// One random call, made on both.
-    fn step(
-        world: &mut World,
-        model: &mut Vec<Plain>,
-        known: &mut Vec<TimerId>,
-        turn: u64,
-        random: &mut Random,
-    ) {
+    fn step(world: &mut World, model: &mut Vec<Plain>, known: &mut Vec<TimerId>, turn: u64, random: &mut Random) {
         let millis = (world.now + random.below(300)).saturating_sub(30);
         let any = known.get(random.below(200) as usize).copied();
         let place = any.and_then(|id| model.iter().position(|plain| plain.id == id));

@@ -1,0 +1,472 @@
+//! What to run: plain, cloneable data with std's method names. Starts nothing and reads nothing of the system.
+//!
+//! The one rule: a command can be spawned again and again, and means the same each time.
+
+use std::collections::BTreeMap;
+use std::ffi::{OsStr, OsString};
+use std::fs::File;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use crate::sys;
+
+/// A program to run, and the surroundings it runs in.
+///
+/// The methods are those of [`std::process::Command`] wherever std has one. Where nothing is said:
+///
+/// | | |
+/// | --- | --- |
+/// | environment | inherited, as it is when the process is spawned |
+/// | stdin | `/dev/null` |
+/// | stdout, stderr | pipes that the reactor reads |
+/// | other descriptors | none, whatever the host has open |
+/// | process group | one of its own, so that it can be signalled with all that it starts |
+/// | signals | none blocked, all at their default action |
+/// | user, groups, directory, limits | inherited (see [`Reactor::raise_fd_limit`](crate::Reactor::raise_fd_limit)) |
+///
+/// ```
+/// use childminder::Command;
+///
+/// let mut command = Command::new("sort");
+/// command.arg("-n").env("LC_ALL", "C").current_dir("/tmp");
+/// assert_eq!(command.get_program(), "sort");
+/// ```
+#[derive(Debug, Clone)]
+pub struct Command {
+    pub(crate) program: OsString,
+    pub(crate) arg0: Option<OsString>,
+    pub(crate) args: Vec<OsString>,
+    pub(crate) env_clear: bool,
+    pub(crate) env: BTreeMap<OsString, Option<OsString>>,
+    pub(crate) current_dir: Option<PathBuf>,
+    /// What was said of descriptors; 0, 1 and 2 have defaults.
+    pub(crate) fds: BTreeMap<i32, Stdio>,
+    pub(crate) listen: Vec<(String, Arc<OwnedFd>)>,
+    pub(crate) pty: Option<crate::pty::Pty>,
+    pub(crate) group: Group,
+    pub(crate) uid: Option<u32>,
+    pub(crate) gid: Option<u32>,
+    pub(crate) groups: Option<Vec<u32>>,
+    pub(crate) umask: Option<u32>,
+    pub(crate) nice: Option<i32>,
+    pub(crate) limits: BTreeMap<Resource, Limit>,
+    pub(crate) parent_death_signal: Option<i32>,
+}
+
+/// Which process group and session the child is in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Group {
+    /// Leads a group of its own in the host's session.
+    Own,
+    /// Leads a session and a group of its own.
+    Session,
+    /// Joins this group.
+    Join(i32),
+    /// Stays in the host's.
+    Inherit,
+}
+
+impl Group {
+    /// Whether the child's pid is also the number of its process group.
+    pub(crate) fn leads(self) -> bool {
+        matches!(self, Self::Own | Self::Session)
+    }
+}
+
+impl Command {
+    /// A command that runs `program`: a path if there is a slash in it, else a name that is looked up in the `PATH` of
+    /// the *child's* environment (`/bin:/usr/bin` if it has none), on every spawn path alike. A relative path counts from the
+    /// child's working directory.
+    pub fn new(program: impl AsRef<OsStr>) -> Self {
+        Self {
+            program: program.as_ref().to_owned(),
+            arg0: None,
+            args: Vec::new(),
+            env_clear: false,
+            env: BTreeMap::new(),
+            current_dir: None,
+            fds: BTreeMap::new(),
+            listen: Vec::new(),
+            pty: None,
+            group: Group::Own,
+            uid: None,
+            gid: None,
+            groups: None,
+            umask: None,
+            nice: None,
+            limits: BTreeMap::new(),
+            parent_death_signal: None,
+        }
+    }
+
+    /// Adds an argument.
+    pub fn arg(&mut self, arg: impl AsRef<OsStr>) -> &mut Self {
+        self.args.push(arg.as_ref().to_owned());
+        self
+    }
+
+    /// Adds arguments.
+    pub fn args(&mut self, args: impl IntoIterator<Item = impl AsRef<OsStr>>) -> &mut Self {
+        self.args.extend(args.into_iter().map(|arg| arg.as_ref().to_owned()));
+        self
+    }
+
+    /// What the program sees as its own name, instead of the program as given.
+    #[doc(alias = "argv0")]
+    pub fn arg0(&mut self, arg0: impl AsRef<OsStr>) -> &mut Self {
+        self.arg0 = Some(arg0.as_ref().to_owned());
+        self
+    }
+
+    /// Sets a variable of the child's environment.
+    pub fn env(&mut self, key: impl AsRef<OsStr>, value: impl AsRef<OsStr>) -> &mut Self {
+        self.env.insert(key.as_ref().to_owned(), Some(value.as_ref().to_owned()));
+        self
+    }
+
+    /// Sets variables of the child's environment.
+    pub fn envs<K: AsRef<OsStr>, V: AsRef<OsStr>>(&mut self, vars: impl IntoIterator<Item = (K, V)>) -> &mut Self {
+        for (key, value) in vars {
+            self.env(key, value);
+        }
+        self
+    }
+
+    /// Takes a variable out of the child's environment.
+    pub fn env_remove(&mut self, key: impl AsRef<OsStr>) -> &mut Self {
+        self.env.insert(key.as_ref().to_owned(), None);
+        self
+    }
+
+    /// Starts from an empty environment; what [`env`](Self::env) said before is forgotten too.
+    pub fn env_clear(&mut self) -> &mut Self {
+        self.env_clear = true;
+        self.env.clear();
+        self
+    }
+
+    /// The child's working directory. Entered with the host's rights, before the user changes.
+    pub fn current_dir(&mut self, dir: impl AsRef<Path>) -> &mut Self {
+        self.current_dir = Some(dir.as_ref().to_owned());
+        self
+    }
+
+    /// What the child has as stdin.
+    pub fn stdin(&mut self, stdio: impl Into<Stdio>) -> &mut Self {
+        self.fd(0, stdio)
+    }
+
+    /// What the child has as stdout.
+    pub fn stdout(&mut self, stdio: impl Into<Stdio>) -> &mut Self {
+        self.fd(1, stdio)
+    }
+
+    /// What the child has as stderr.
+    pub fn stderr(&mut self, stdio: impl Into<Stdio>) -> &mut Self {
+        self.fd(2, stdio)
+    }
+
+    /// What the child has as descriptor number `fd` (Twisted's `childFDs`). A negative number is refused at the spawn.
+    ///
+    /// ```
+    /// use childminder::{Command, Event, Reactor, Stdio};
+    ///
+    /// let mut reactor = Reactor::new()?;
+    /// let mut command = Command::new("sh");
+    /// command.args(["-c", "echo out; echo three >&3"]).stdout(Stdio::null()).fd(3, Stdio::reader());
+    /// reactor.spawn_process(&command)?;
+    /// let (mut said, mut done) = (Vec::new(), false);
+    /// while !done {
+    ///     reactor.turn(None, |_, event| match event {
+    ///         Event::Data { fd, data, .. } => said.push((fd, data.to_vec())),
+    ///         Event::Ended { .. } => done = true,
+    ///         _ => {}
+    ///     })?;
+    /// }
+    /// assert_eq!(said, [(3, b"three\n".to_vec())]);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    #[doc(alias = "childFDs")]
+    pub fn fd(&mut self, fd: i32, stdio: impl Into<Stdio>) -> &mut Self {
+        self.fds.insert(fd, stdio.into());
+        self
+    }
+
+    /// Hands a listening socket to the child by systemd's protocol: the sockets given so are its descriptors 3, 4… in
+    /// this order, with `LISTEN_FDS`, `LISTEN_PID` and `LISTEN_FDNAMES` (`sd_listen_fds(3)`) set accordingly. The host keeps the
+    /// socket open over restarts, so no connection is refused meanwhile.
+    ///
+    /// A colon or a NUL in the name is refused at the spawn.
+    #[doc(alias = "LISTEN_FDS")]
+    pub fn listen_fd(&mut self, name: impl Into<String>, socket: impl Into<OwnedFd>) -> &mut Self {
+        self.listen.push((name.into(), Arc::new(socket.into())));
+        self
+    }
+
+    /// Runs the child on a pseudo-terminal of its own: its stdin, stdout, stderr and controlling terminal, in a new
+    /// session. What it prints arrives as data of descriptor 1, what is written goes to descriptor 0.
+    pub fn pty(&mut self, pty: crate::pty::Pty) -> &mut Self {
+        self.pty = Some(pty);
+        self
+    }
+
+    /// Puts the child into the process group `pgid`; 0 is a new group of its own, which is also the default.
+    #[doc(alias = "setpgid")]
+    pub fn process_group(&mut self, pgid: i32) -> &mut Self {
+        self.group = if pgid == 0 { Group::Own } else { Group::Join(pgid) };
+        self
+    }
+
+    /// Leaves the child in the host's process group: what the terminal sends to the host (Ctrl-C), it gets too, and
+    /// signals for its group go to itself alone.
+    pub fn inherit_process_group(&mut self) -> &mut Self {
+        self.group = Group::Inherit;
+        self
+    }
+
+    /// Makes the child the leader of a new session, without a terminal.
+    pub fn setsid(&mut self, setsid: bool) -> &mut Self {
+        self.group = if setsid { Group::Session } else { Group::Own };
+        self
+    }
+
+    /// Runs the child as this user.
+    ///
+    /// Unless [`gid`](Self::gid) and [`groups`](Self::groups) say otherwise, the group and the supplementary groups
+    /// are the user's own, from the system's database: those of the host are never left over. A host that already is this
+    /// user and group needs no rights for it and keeps its groups.
+    pub fn uid(&mut self, id: u32) -> &mut Self {
+        self.uid = Some(id);
+        self
+    }
+
+    /// Runs the child as this group. Where the host may, its supplementary groups are dropped unless
+    /// [`groups`](Self::groups) or [`uid`](Self::uid) say which to have.
+    pub fn gid(&mut self, id: u32) -> &mut Self {
+        self.gid = Some(id);
+        self
+    }
+
+    /// The child's supplementary groups: exactly these.
+    pub fn groups(&mut self, groups: &[u32]) -> &mut Self {
+        self.groups = Some(groups.to_vec());
+        self
+    }
+
+    /// Runs the child as the user of this name, with its group and its supplementary groups; looked up now.
+    ///
+    /// # Errors
+    ///
+    /// `NotFound` if there is no such user; otherwise what the system's database said.
+    ///
+    /// ```
+    /// use childminder::Command;
+    ///
+    /// assert!(Command::new("id").user("root").is_ok());
+    /// assert!(Command::new("id").user("no-such-user").is_err());
+    /// ```
+    pub fn user(&mut self, name: &str) -> io::Result<&mut Self> {
+        let user = sys::user::by_name(name)?;
+        if (user.uid, user.gid) != sys::user::own_ids() {
+            self.groups = Some(user.groups);
+        }
+        Ok(self.uid(user.uid).gid(user.gid))
+    }
+
+    /// The child's file mode creation mask.
+    pub fn umask(&mut self, mask: u32) -> &mut Self {
+        self.umask = Some(mask);
+        self
+    }
+
+    /// The child's scheduling priority, from -20 (most) to 19 (least); below the host's own it needs the right.
+    pub fn nice(&mut self, nice: i32) -> &mut Self {
+        self.nice = Some(nice);
+        self
+    }
+
+    /// A resource limit of the child (`setrlimit(2)`), set before the user changes, so that a privileged host may raise it.
+    ///
+    /// ```
+    /// use childminder::{Command, Limit, Resource};
+    ///
+    /// let mut command = Command::new("true");
+    /// command.rlimit(Resource::Core, Limit { soft: Some(0), hard: Some(0) });
+    /// ```
+    #[doc(alias = "setrlimit")]
+    pub fn rlimit(&mut self, resource: Resource, limit: Limit) -> &mut Self {
+        self.limits.insert(resource, limit);
+        self
+    }
+
+    /// Has the kernel send the child this signal when the *thread* that spawned it ends (`PR_SET_PDEATHSIG`, Linux;
+    /// refused elsewhere). A host that is gone already before the child could ask for it ends the child, too.
+    #[doc(alias = "PR_SET_PDEATHSIG")]
+    pub fn parent_death_signal(&mut self, signal: i32) -> &mut Self {
+        self.parent_death_signal = Some(signal);
+        self
+    }
+
+    /// The program as given.
+    #[must_use]
+    pub fn get_program(&self) -> &OsStr {
+        &self.program
+    }
+
+    /// The arguments, without the program's own name.
+    pub fn get_args(&self) -> impl ExactSizeIterator<Item = &OsStr> {
+        self.args.iter().map(OsString::as_os_str)
+    }
+
+    /// The user id that the child shall run as, where one was given.
+    #[must_use]
+    pub fn get_uid(&self) -> Option<u32> {
+        self.uid
+    }
+
+    /// The group id that the child shall run as, where one was given.
+    #[must_use]
+    pub fn get_gid(&self) -> Option<u32> {
+        self.gid
+    }
+}
+
+/// What a child has at one of its descriptors.
+///
+/// Besides the constructors, anything that is or holds a descriptor of ours can be given with `From`; the child gets a
+/// duplicate, ours stays open as long as the command (or its clone) lives.
+#[derive(Debug, Clone)]
+pub struct Stdio(pub(crate) Source);
+
+#[derive(Debug, Clone)]
+pub(crate) enum Source {
+    Piped,
+    Reader,
+    Writer,
+    Null,
+    Inherit,
+    Closed,
+    SameAs(i32),
+    Given(Arc<OwnedFd>),
+}
+
+impl Stdio {
+    /// A pipe: one that we write at descriptor 0, one that we read at any other.
+    #[must_use]
+    pub fn piped() -> Self {
+        Self(Source::Piped)
+    }
+
+    /// A pipe that we read and the child writes (Twisted's `"r"`).
+    #[must_use]
+    pub fn reader() -> Self {
+        Self(Source::Reader)
+    }
+
+    /// A pipe that we write and the child reads (Twisted's `"w"`).
+    #[must_use]
+    pub fn writer() -> Self {
+        Self(Source::Writer)
+    }
+
+    /// `/dev/null`.
+    #[must_use]
+    pub fn null() -> Self {
+        Self(Source::Null)
+    }
+
+    /// The host's descriptor of the same number.
+    #[must_use]
+    pub fn inherit() -> Self {
+        Self(Source::Inherit)
+    }
+
+    /// Nothing: the descriptor is closed in the child.
+    #[must_use]
+    pub fn closed() -> Self {
+        Self(Source::Closed)
+    }
+
+    /// What the child has at descriptor `fd`, as the shell's `2>&1`: `.stderr(Stdio::same_as(1))`. Naming one that is itself a
+    /// `same_as` is refused at the spawn.
+    #[must_use]
+    pub fn same_as(fd: i32) -> Self {
+        Self(Source::SameAs(fd))
+    }
+}
+
+impl From<OwnedFd> for Stdio {
+    fn from(fd: OwnedFd) -> Self {
+        Self(Source::Given(Arc::new(fd)))
+    }
+}
+
+impl From<Arc<OwnedFd>> for Stdio {
+    fn from(fd: Arc<OwnedFd>) -> Self {
+        Self(Source::Given(fd))
+    }
+}
+
+impl From<File> for Stdio {
+    fn from(file: File) -> Self {
+        OwnedFd::from(file).into()
+    }
+}
+
+/// A soft and a hard resource limit, in the resource's own unit; `None` is no limit (`RLIM_INFINITY`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[allow(clippy::exhaustive_structs)] // it is POSIX's rlimit
+pub struct Limit {
+    /// What counts now.
+    pub soft: Option<u64>,
+    /// How far the soft limit may be raised without rights.
+    pub hard: Option<u64>,
+}
+
+macro_rules! resources {
+    ($($(#[$attr:meta])* $variant:ident = $constant:ident, $name:literal;)*) => {
+        /// A resource that can be limited: see `setrlimit(2)` for each one's unit and meaning.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        #[non_exhaustive]
+        pub enum Resource {
+            $($(#[$attr])* #[doc = concat!("`", stringify!($constant), "`")] $variant,)*
+        }
+
+        impl Resource {
+            /// All of this platform's.
+            pub const ALL: &[Self] = &[$($(#[$attr])* Self::$variant,)*];
+
+            /// The short name: `nofile` for `RLIMIT_NOFILE`.
+            #[must_use]
+            pub fn name(self) -> &'static str {
+                match self { $($(#[$attr])* Self::$variant => $name,)* }
+            }
+
+            #[allow(clippy::unnecessary_cast)] // c_int or c_uint, by the libc
+            pub(crate) fn raw(self) -> i32 {
+                match self { $($(#[$attr])* Self::$variant => libc::$constant as i32,)* }
+            }
+        }
+    };
+}
+
+resources! {
+    AddressSpace = RLIMIT_AS, "as";
+    Core = RLIMIT_CORE, "core";
+    Cpu = RLIMIT_CPU, "cpu";
+    Data = RLIMIT_DATA, "data";
+    FileSize = RLIMIT_FSIZE, "fsize";
+    #[cfg(target_os = "linux")] Locks = RLIMIT_LOCKS, "locks";
+    Memlock = RLIMIT_MEMLOCK, "memlock";
+    #[cfg(target_os = "linux")] MessageQueues = RLIMIT_MSGQUEUE, "msgqueue";
+    #[cfg(target_os = "linux")] Nice = RLIMIT_NICE, "nice";
+    OpenFiles = RLIMIT_NOFILE, "nofile";
+    Processes = RLIMIT_NPROC, "nproc";
+    ResidentSet = RLIMIT_RSS, "rss";
+    #[cfg(target_os = "linux")] RealTimePriority = RLIMIT_RTPRIO, "rtprio";
+    #[cfg(target_os = "linux")] RealTimeCpu = RLIMIT_RTTIME, "rttime";
+    #[cfg(target_os = "linux")] PendingSignals = RLIMIT_SIGPENDING, "sigpending";
+    Stack = RLIMIT_STACK, "stack";
+}

@@ -1,0 +1,203 @@
+//! What can go wrong, one type for each thing that a caller can ask for.
+//!
+//! Every message names what was tried, on what, and why it failed.
+
+use std::error::Error;
+use std::ffi::OsString;
+use std::fmt;
+use std::io;
+use std::path::{Path, PathBuf};
+
+macro_rules! stages {
+    ($($(#[$doc:meta])* $variant:ident => $name:literal,)*) => {
+        /// The step at which a spawn failed.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+        #[non_exhaustive]
+        pub enum Stage { $($(#[$doc])* $variant,)* }
+
+        impl Stage {
+            pub(crate) const ALL: &[Self] = &[$(Self::$variant,)*];
+
+            /// The step's short name, which is that of the system call where it is one: `exec`, `chdir`, `setuid`.
+            #[must_use]
+            pub fn name(self) -> &'static str {
+                match self { $(Self::$variant => $name,)* }
+            }
+        }
+    };
+}
+
+stages! {
+    /// The command itself cannot be carried out: a NUL byte, an empty program, a number out of range.
+    Command => "command",
+    /// Looking up the groups of a user id.
+    User => "user",
+    /// Opening a pipe, `/dev/null` or a pseudo-terminal, and watching it.
+    Pipe => "pipe",
+    /// Making the child: `clone(2)` or `fork(2)`.
+    Clone => "clone",
+    /// Leaving the host's table of open files (`close_range(2)`).
+    CloseRange => "close_range",
+    /// A new session.
+    Setsid => "setsid",
+    /// A process group.
+    Setpgid => "setpgid",
+    /// Putting a file where the child shall have it.
+    Dup2 => "dup2",
+    /// The controlling terminal.
+    Terminal => "terminal",
+    /// The scheduling priority.
+    Nice => "nice",
+    /// A resource limit.
+    Rlimit => "setrlimit",
+    /// The working directory.
+    Chdir => "chdir",
+    /// The supplementary groups.
+    Setgroups => "setgroups",
+    /// The group.
+    Setgid => "setgid",
+    /// The user.
+    Setuid => "setuid",
+    /// The signal for the parent's death.
+    ParentDeath => "parent-death signal",
+    /// Starting the program itself.
+    Exec => "exec",
+}
+
+/// Why a process could not be started. Nothing of it is left behind: no process, no zombie, no descriptor.
+///
+/// ```
+/// use childminder::{Command, Reactor, Stage};
+///
+/// let mut reactor = Reactor::new()?;
+/// let error = reactor.spawn_process(Command::new("true").current_dir("/no/such")).unwrap_err();
+/// assert_eq!(error.stage(), Stage::Chdir);
+/// assert_eq!(error.io_error().kind(), std::io::ErrorKind::NotFound);
+/// assert_eq!(error.to_string(), "cannot start `true`: chdir /no/such: No such file or directory (os error 2)");
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Debug)]
+pub struct SpawnError {
+    program: OsString,
+    stage: Stage,
+    subject: Option<PathBuf>,
+    source: io::Error,
+    hint: Option<String>,
+}
+
+impl SpawnError {
+    pub(crate) fn new(program: OsString, stage: Stage, source: io::Error) -> Self {
+        Self { program, stage, subject: None, source, hint: None }
+    }
+
+    /// Names the file, directory or thing that the step was about.
+    pub(crate) fn on(mut self, subject: impl Into<PathBuf>) -> Self {
+        self.subject = Some(subject.into());
+        self
+    }
+
+    /// Says more about the cause than the errno does.
+    pub(crate) fn with_hint(mut self, hint: Option<String>) -> Self {
+        self.hint = hint;
+        self
+    }
+
+    /// The step that failed.
+    #[must_use]
+    pub fn stage(&self) -> Stage {
+        self.stage
+    }
+
+    /// The program as the command named it.
+    #[must_use]
+    pub fn program(&self) -> &Path {
+        Path::new(&self.program)
+    }
+
+    /// The system's error, with its errno.
+    #[must_use]
+    pub fn io_error(&self) -> &io::Error {
+        &self.source
+    }
+}
+
+impl fmt::Display for SpawnError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "cannot start `{}`: {}", self.program.to_string_lossy(), self.stage.name())?;
+        if let Some(subject) = &self.subject {
+            write!(f, " {}", subject.display())?;
+        }
+        write!(f, ": {}", self.source)?;
+        if let Some(hint) = &self.hint {
+            write!(f, " ({hint})")?;
+        }
+        Ok(())
+    }
+}
+
+impl Error for SpawnError {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        Some(&self.source)
+    }
+}
+
+/// Why a signal could not be sent.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum SignalError {
+    /// The process has exited: there is nobody left to send it to (Twisted's `ProcessExitedAlready`).
+    AlreadyExited,
+    /// The system refused: `EINVAL` for a number that is no signal, `EPERM` where the right is missing.
+    Os(io::Error),
+}
+
+impl fmt::Display for SignalError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::AlreadyExited => f.write_str("the process has already exited"),
+            Self::Os(error) => write!(f, "cannot send the signal: {error}"),
+        }
+    }
+}
+
+impl Error for SignalError {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        match self {
+            Self::AlreadyExited => None,
+            Self::Os(error) => Some(error),
+        }
+    }
+}
+
+impl From<io::Error> for SignalError {
+    fn from(error: io::Error) -> Self {
+        if error.raw_os_error() == Some(libc::ESRCH) { Self::AlreadyExited } else { Self::Os(error) }
+    }
+}
+
+/// Why data could not be taken for a child.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum WriteError {
+    /// There is no pipe to write to at that descriptor of the child: there never was, or it is closed already.
+    NoPipe {
+        /// The descriptor's number in the child.
+        fd: i32,
+    },
+    /// The pipe is closed for writing; what was written before is still being flushed.
+    Closing {
+        /// The descriptor's number in the child.
+        fd: i32,
+    },
+}
+
+impl fmt::Display for WriteError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NoPipe { fd } => write!(f, "the child has no open pipe to be written to at descriptor {fd}"),
+            Self::Closing { fd } => write!(f, "the pipe to the child's descriptor {fd} is being closed"),
+        }
+    }
+}
+
+impl Error for WriteError {}

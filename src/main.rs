@@ -1,0 +1,3 @@
+//! The command `childminder`.
+
+fn main() {}

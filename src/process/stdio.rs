@@ -1,0 +1,140 @@
+//! From what a command says of descriptors to open files: the child's, and our ends of the pipes.
+//!
+//! Opens, but starts nothing. The one rule: whatever was opened is closed again by the drop, if the spawn does not happen.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use crate::command::{Command, Source, Stdio};
+use crate::error::{SpawnError, Stage};
+use crate::sys;
+use crate::sys::spawn::ChildFile;
+
+/// What a child has where nothing was said.
+static DEFAULTS: &[(i32, Stdio)] = &[(0, Stdio(Source::Null)), (1, Stdio(Source::Piped)), (2, Stdio(Source::Piped))];
+
+/// Which way a pipe of ours goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Side {
+    Reader,
+    Writer,
+    /// The end of a terminal that we read.
+    Terminal,
+}
+
+/// All files of a spawn.
+#[derive(Debug, Default)]
+pub(super) struct Files<'a> {
+    /// Our ends, by the child's descriptor.
+    pub(super) ours: Vec<(i32, OwnedFd, Side)>,
+    theirs: BTreeMap<i32, Theirs<'a>>,
+    /// The child's descriptor 0 is to be its controlling terminal.
+    pub(super) terminal: bool,
+}
+
+#[derive(Debug)]
+enum Theirs<'a> {
+    Opened(OwnedFd),
+    Lent(BorrowedFd<'a>),
+    SameAs(i32),
+}
+
+impl<'a> Files<'a> {
+    pub(super) fn open(command: &'a Command, null: BorrowedFd<'a>) -> Result<Self, SpawnError> {
+        let fail = |stage, error| SpawnError::new(command.program.clone(), stage, error);
+        let refuse = |what| fail(Stage::Command, io::Error::new(io::ErrorKind::InvalidInput, what));
+        let mut files = Self::default();
+
+        match command.pty {
+            Some(_) if command.fds.keys().any(|fd| *fd <= 2) => {
+                return Err(refuse("descriptors 0, 1 and 2 are the pseudo-terminal's"));
+            }
+            Some(pty) => files.open_terminal(pty).map_err(|error| fail(Stage::Pipe, error))?,
+            None => {
+                for (fd, stdio) in DEFAULTS {
+                    if !command.fds.contains_key(fd) {
+                        files.add(*fd, stdio, null).map_err(|(stage, error)| fail(stage, error))?;
+                    }
+                }
+            }
+        }
+        for (fd, stdio) in &command.fds {
+            if *fd < 0 {
+                return Err(refuse("a descriptor with a negative number"));
+            }
+            files.add(*fd, stdio, null).map_err(|(stage, error)| fail(stage, error))?;
+        }
+        for (fd, (_, socket)) in (3..).zip(&command.listen) {
+            if files.theirs.insert(fd, Theirs::Lent(socket.as_fd())).is_some() {
+                return Err(refuse("a descriptor that is also a listening socket's"));
+            }
+        }
+        for theirs in files.theirs.values() {
+            if let Theirs::SameAs(other) = theirs {
+                if !matches!(files.theirs.get(other), Some(Theirs::Opened(_) | Theirs::Lent(_))) {
+                    return Err(refuse("a descriptor that is to be the same as one that there is not"));
+                }
+            }
+        }
+        Ok(files)
+    }
+
+    /// What the child gets.
+    pub(super) fn for_child(&self) -> Vec<ChildFile<'_>> {
+        let file = |fd| match self.theirs.get(&fd)? {
+            Theirs::Opened(file) => Some(file.as_fd()),
+            Theirs::Lent(file) => Some(*file),
+            Theirs::SameAs(_) => None,
+        };
+        let targets = self.theirs.iter();
+        targets
+            .filter_map(|(fd, theirs)| match theirs {
+                Theirs::SameAs(other) => Some((*fd, file(*other)?)),
+                Theirs::Opened(_) | Theirs::Lent(_) => Some((*fd, file(*fd)?)),
+            })
+            .collect()
+    }
+
+    fn add(&mut self, fd: i32, stdio: &'a Stdio, null: BorrowedFd<'a>) -> Result<(), (Stage, io::Error)> {
+        let theirs = match &stdio.0 {
+            Source::Piped if fd == 0 => self.open_writer(fd)?,
+            Source::Writer => self.open_writer(fd)?,
+            Source::Piped | Source::Reader => self.open_reader(fd)?,
+            Source::Null => Theirs::Lent(null),
+            Source::Closed => return Ok(()),
+            Source::SameAs(other) => Theirs::SameAs(*other),
+            Source::Given(file) => Theirs::Lent(file.as_fd()),
+            Source::Inherit => match sys::fd::of_the_host(fd) {
+                Some(file) => Theirs::Lent(file),
+                None => return Err((Stage::Dup2, io::Error::from_raw_os_error(libc::EBADF))),
+            },
+        };
+        self.theirs.insert(fd, theirs);
+        Ok(())
+    }
+
+    fn open_reader(&mut self, fd: i32) -> Result<Theirs<'a>, (Stage, io::Error)> {
+        let (ours, theirs) = sys::fd::pipe().map_err(|error| (Stage::Pipe, error))?;
+        self.ours.push((fd, ours, Side::Reader));
+        Ok(Theirs::Opened(theirs))
+    }
+
+    fn open_writer(&mut self, fd: i32) -> Result<Theirs<'a>, (Stage, io::Error)> {
+        let (theirs, ours) = sys::fd::pipe().map_err(|error| (Stage::Pipe, error))?;
+        self.ours.push((fd, ours, Side::Writer));
+        Ok(Theirs::Opened(theirs))
+    }
+
+    /// The master is read as descriptor 1 and written as descriptor 0.
+    fn open_terminal(&mut self, pty: crate::pty::Pty) -> io::Result<()> {
+        let (master, slave) = sys::pty::open(pty)?;
+        self.ours.push((0, master.try_clone()?, Side::Writer));
+        self.ours.push((1, master, Side::Terminal));
+        self.theirs.insert(0, Theirs::Opened(slave));
+        self.theirs.insert(1, Theirs::SameAs(0));
+        self.theirs.insert(2, Theirs::SameAs(0));
+        self.terminal = true;
+        Ok(())
+    }
+}

@@ -1,0 +1,64 @@
+//! Who died? Waits, without blocking, for exactly our own children.
+//!
+//! A pidfd in the poll set says which one; where there is none, SIGCHLD says that it may be any of those without. The one rule:
+//! what was written before a death is read before the death is told, as far as a turn's share goes.
+
+use super::{Event, Reactor};
+use crate::command::Command;
+use crate::error::{SpawnError, Stage};
+use crate::process::ProcessId;
+use crate::slab::Key;
+
+/// How the death of a child is noticed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+#[non_exhaustive]
+pub enum ReapMethod {
+    /// By a pidfd for each child (Linux 5.3): the same cost however many there are, and SIGCHLD is left alone. A child that can have
+    /// none (old kernel, sandbox, no descriptor left) is reaped as by [`Sigchld`](Self::Sigchld).
+    #[default]
+    Pidfd,
+    /// By SIGCHLD, at which each child is asked after. The host's own handler for it is still called; a host that ignores it
+    /// no longer does.
+    Sigchld,
+}
+
+impl Reactor {
+    /// Has SIGCHLD wake the reactor.
+    pub(super) fn watch_children(&mut self, command: &Command) -> Result<(), SpawnError> {
+        if !self.sigchld.for_children {
+            let watched = self.watch(libc::SIGCHLD);
+            watched.map_err(|error| SpawnError::new(command.program.clone(), Stage::Pipe, error))?;
+            self.sigchld.for_children = true;
+        }
+        Ok(())
+    }
+
+    /// A child that can neither be watched nor be left unwatched: it is killed and reaped here.
+    pub(super) fn give_up(&mut self, process: Key, error: SpawnError) -> Result<(), SpawnError> {
+        if let Some(child) = self.processes.remove(process) {
+            child.abandon(&mut self.sources);
+        }
+        Err(error)
+    }
+
+    /// Adds those of our children to the dead that only a sweep can find.
+    pub(super) fn find_dead(&mut self) {
+        if std::mem::take(&mut self.sweep) {
+            let swept = self.processes.iter().filter(|(_, child)| child.needs_sweep() && child.has_ended());
+            self.dead.extend(swept.map(|(key, _)| key));
+        }
+    }
+
+    /// Reads what a dead child has left in its pipes, reaps it and tells.
+    pub(super) fn bury(&mut self, process: Key, buffer: &mut [u8], handler: &mut dyn FnMut(&mut Self, Event<'_>)) {
+        let Some(child) = self.processes.get(process) else { return };
+        for fd in child.readers().collect::<Vec<_>>() {
+            self.read(process, fd, buffer, handler);
+        }
+        let Some(child) = self.processes.get_mut(process) else { return };
+        if let Some(exit) = child.reap(self.now, &mut self.sources) {
+            handler(self, Event::Exited { process: ProcessId(process), exit: &exit });
+            self.end_if_over(process, handler);
+        }
+    }
+}

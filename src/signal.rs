@@ -1,0 +1,140 @@
+//! Names of signals. Sends nothing: signals are plain `i32`s everywhere else.
+//!
+//! The one rule: one table, read in both directions.
+
+/// The platform's signals by name, without `SIG`. Where two names share a number, the first is the one given out.
+const NAMES: &[(&str, i32)] = &[
+    ("HUP", libc::SIGHUP),
+    ("INT", libc::SIGINT),
+    ("QUIT", libc::SIGQUIT),
+    ("ILL", libc::SIGILL),
+    ("TRAP", libc::SIGTRAP),
+    ("ABRT", libc::SIGABRT),
+    ("IOT", libc::SIGABRT),
+    ("BUS", libc::SIGBUS),
+    ("FPE", libc::SIGFPE),
+    ("KILL", libc::SIGKILL),
+    ("USR1", libc::SIGUSR1),
+    ("SEGV", libc::SIGSEGV),
+    ("USR2", libc::SIGUSR2),
+    ("PIPE", libc::SIGPIPE),
+    ("ALRM", libc::SIGALRM),
+    ("TERM", libc::SIGTERM),
+    ("CHLD", libc::SIGCHLD),
+    ("CONT", libc::SIGCONT),
+    ("STOP", libc::SIGSTOP),
+    ("TSTP", libc::SIGTSTP),
+    ("TTIN", libc::SIGTTIN),
+    ("TTOU", libc::SIGTTOU),
+    ("URG", libc::SIGURG),
+    ("XCPU", libc::SIGXCPU),
+    ("XFSZ", libc::SIGXFSZ),
+    ("VTALRM", libc::SIGVTALRM),
+    ("PROF", libc::SIGPROF),
+    ("WINCH", libc::SIGWINCH),
+    ("IO", libc::SIGIO),
+    ("SYS", libc::SIGSYS),
+    #[cfg(target_os = "linux")]
+    ("STKFLT", libc::SIGSTKFLT),
+    #[cfg(target_os = "linux")]
+    ("PWR", libc::SIGPWR),
+    #[cfg(target_os = "linux")]
+    ("POLL", libc::SIGPOLL),
+    #[cfg(not(target_os = "linux"))]
+    ("EMT", libc::SIGEMT),
+    #[cfg(not(target_os = "linux"))]
+    ("INFO", libc::SIGINFO),
+];
+
+/// The number of a signal's name, with or without `SIG`, in any case; also `RTMIN`, `RTMIN+3`, `RTMAX-1` (Linux) and
+/// plain numbers.
+///
+/// ```
+/// use childminder::signal;
+///
+/// assert_eq!(signal::from_name("SIGTERM"), Some(15));
+/// assert_eq!(signal::from_name("usr1"), signal::from_name("SIGUSR1"));
+/// assert_eq!(signal::from_name("9"), Some(9));
+/// assert_eq!(signal::from_name("NOPE"), None);
+/// ```
+#[must_use]
+pub fn from_name(name: &str) -> Option<i32> {
+    let upper = name.to_ascii_uppercase();
+    let short = upper.strip_prefix("SIG").unwrap_or(&upper);
+    if let Some((_, number)) = NAMES.iter().find(|(known, _)| *known == short) {
+        return Some(*number);
+    }
+    real_time(short).or_else(|| upper.parse().ok()).filter(|number| (1..=max()).contains(number))
+}
+
+/// A signal's name with `SIG`, if it has one.
+///
+/// ```
+/// assert_eq!(childminder::signal::name(9).as_deref(), Some("SIGKILL"));
+/// assert_eq!(childminder::signal::name(0), None);
+/// ```
+#[must_use]
+pub fn name(number: i32) -> Option<String> {
+    if let Some((name, _)) = NAMES.iter().find(|(_, known)| *known == number) {
+        return Some(format!("SIG{name}"));
+    }
+    #[cfg(target_os = "linux")]
+    match number - libc::SIGRTMIN() {
+        0 => return Some("SIGRTMIN".into()),
+        offset if offset > 0 && number <= libc::SIGRTMAX() => return Some(format!("SIGRTMIN+{offset}")),
+        _ => {}
+    }
+    None
+}
+
+/// The highest signal number there is.
+pub(crate) fn max() -> i32 {
+    #[cfg(target_os = "linux")]
+    return libc::SIGRTMAX();
+    #[cfg(not(target_os = "linux"))]
+    return 31;
+}
+
+#[cfg(target_os = "linux")]
+fn real_time(short: &str) -> Option<i32> {
+    let (from, sign, rest) = match (short.strip_prefix("RTMIN"), short.strip_prefix("RTMAX")) {
+        (Some(rest), _) => (libc::SIGRTMIN(), '+', rest),
+        (_, Some(rest)) => (libc::SIGRTMAX(), '-', rest),
+        _ => return None,
+    };
+    let offset: i32 = if rest.is_empty() { 0 } else { rest.strip_prefix(sign)?.parse::<u8>().ok()?.into() };
+    let number = if sign == '+' { from + offset } else { from - offset };
+    (libc::SIGRTMIN()..=libc::SIGRTMAX()).contains(&number).then_some(number)
+}
+
+#[cfg(not(target_os = "linux"))]
+fn real_time(_: &str) -> Option<i32> {
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_name_comes_back() {
+        for (short, number) in NAMES {
+            assert_eq!(from_name(short), Some(*number), "{short}");
+            let full = name(*number).expect("a name");
+            assert_eq!(from_name(&full), Some(*number), "{full}");
+        }
+        for number in 34..=64 {
+            assert_eq!(name(number).and_then(|name| from_name(&name)), Some(number));
+        }
+    }
+
+    #[test]
+    fn refuses_what_is_no_signal() {
+        for bad in ["", "SIG", "0", "-1", "65", "RTMIN+99", "RTMIN-1", "RTMAX+1", "TERM ", "32x"] {
+            assert_eq!(from_name(bad), None, "{bad:?}");
+        }
+        assert_eq!(from_name("rtmax-30"), from_name("RTMIN"));
+        assert_eq!(name(65), None);
+        assert_eq!(name(-1), None);
+    }
+}

@@ -1,0 +1,95 @@
+//! Everything that is registered with the poll, and what of it is still readable.
+//!
+//! Edge-triggered: read until `WouldBlock`, or remember. The one rule: a token is never used twice, so what is reported of
+//! something that is closed by now reaches nobody.
+
+use std::collections::VecDeque;
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd};
+
+use mio::unix::SourceFd;
+use mio::{Interest, Registry, Token};
+
+use crate::slab::{Key, Slab};
+
+/// What a token stands for.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Source {
+    /// The self-pipe of the signals.
+    Signals,
+    /// Another thread's wake-up.
+    Waker,
+    /// The host's own.
+    Host,
+    /// A child's death.
+    Pidfd { process: Key },
+    /// Our end of a pipe to a child's descriptor.
+    Pipe { process: Key, fd: i32 },
+}
+
+#[derive(Debug)]
+pub(crate) struct Sources {
+    registry: Registry,
+    slab: Slab<Source>,
+    ready: VecDeque<Key>,
+}
+
+impl Sources {
+    pub(crate) fn new(registry: Registry) -> Self {
+        Self { registry, slab: Slab::new(), ready: VecDeque::new() }
+    }
+
+    pub(crate) fn register(&mut self, fd: BorrowedFd<'_>, interest: Interest, source: Source) -> io::Result<Key> {
+        let (key, token) = self.token(source)?;
+        if let Err(error) = self.registry.register(&mut SourceFd(&fd.as_raw_fd()), token, interest) {
+            self.slab.remove(key);
+            return Err(error);
+        }
+        Ok(key)
+    }
+
+    /// Registers what mio itself makes, by the registry and the token that are handed to `make`.
+    pub(crate) fn register_with<T>(
+        &mut self,
+        source: Source,
+        make: impl FnOnce(&Registry, Token) -> io::Result<T>,
+    ) -> io::Result<T> {
+        let (key, token) = self.token(source)?;
+        make(&self.registry, token).inspect_err(|_| {
+            self.slab.remove(key);
+        })
+    }
+
+    /// For what is about to be closed, and open nowhere else in the host: the close itself deregisters it.
+    pub(crate) fn forget(&mut self, key: Key) {
+        self.slab.remove(key);
+    }
+
+    /// For what may stay open.
+    pub(crate) fn deregister(&mut self, key: Key, fd: BorrowedFd<'_>) -> io::Result<()> {
+        self.slab.remove(key);
+        self.registry.deregister(&mut SourceFd(&fd.as_raw_fd()))
+    }
+
+    pub(crate) fn get(&self, key: Key) -> Option<Source> {
+        self.slab.get(key).copied()
+    }
+
+    /// Puts a source at the end of the ready list; whoever calls sees to it that it is there once at most.
+    pub(crate) fn push_ready(&mut self, key: Key) {
+        self.ready.push_back(key);
+    }
+
+    pub(crate) fn pop_ready(&mut self) -> Option<Key> {
+        self.ready.pop_front()
+    }
+
+    pub(crate) fn ready_len(&self) -> usize {
+        self.ready.len()
+    }
+
+    fn token(&mut self, source: Source) -> io::Result<(Key, Token)> {
+        let key = self.slab.insert(source);
+        Ok((key, Token(key.to_usize())))
+    }
+}

@@ -1,0 +1,170 @@
+//! Descriptors: pipes, duplicates, non-blocking reads and writes.
+
+use std::fs::File;
+use std::io::{self, IoSlice, Read};
+use std::mem::ManuallyDrop;
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+
+use super::{cvt, cvt_retry, signal};
+
+/// A pipe, close-on-exec at both ends: (to read from, to write to).
+pub(crate) fn pipe() -> io::Result<(OwnedFd, OwnedFd)> {
+    let mut fds = [-1; 2];
+    #[cfg(any(target_os = "linux", target_os = "freebsd", target_os = "netbsd", target_os = "openbsd"))]
+    // SAFETY: `fds` has room for the two descriptors that pipe2 writes.
+    cvt(unsafe { libc::pipe2(fds.as_mut_ptr(), libc::O_CLOEXEC) })?;
+    #[cfg(not(any(target_os = "linux", target_os = "freebsd", target_os = "netbsd", target_os = "openbsd")))]
+    // SAFETY: `fds` has room for the two descriptors that pipe writes.
+    cvt(unsafe { libc::pipe(fds.as_mut_ptr()) })?;
+    // SAFETY: pipe has just opened it for us; nobody else knows it.
+    let reader = unsafe { OwnedFd::from_raw_fd(fds[0]) };
+    // SAFETY: the same for the other end.
+    let writer = unsafe { OwnedFd::from_raw_fd(fds[1]) };
+    #[cfg(not(any(target_os = "linux", target_os = "freebsd", target_os = "netbsd", target_os = "openbsd")))]
+    for fd in [&reader, &writer] {
+        // SAFETY: F_SETFD takes an int and touches no memory of ours.
+        cvt(unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_SETFD, libc::FD_CLOEXEC) })?;
+    }
+    Ok((reader, writer))
+}
+
+/// Makes a pipe's end or a terminal's master non-blocking.
+pub(crate) fn set_nonblocking(fd: BorrowedFd<'_>) -> io::Result<()> {
+    // SAFETY: F_GETFL touches no memory of ours.
+    let flags = cvt(unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_GETFL) })?;
+    // SAFETY: F_SETFL takes an int and touches no memory of ours.
+    cvt(unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_SETFL, flags | libc::O_NONBLOCK) })?;
+    Ok(())
+}
+
+/// A close-on-exec duplicate at the lowest free number from `min` on.
+pub(crate) fn duplicate(fd: BorrowedFd<'_>, min: RawFd) -> io::Result<OwnedFd> {
+    // SAFETY: F_DUPFD_CLOEXEC takes an int and touches no memory of ours.
+    let copy = cvt(unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_DUPFD_CLOEXEC, min) })?;
+    // SAFETY: fcntl has just opened it for us.
+    Ok(unsafe { OwnedFd::from_raw_fd(copy) })
+}
+
+/// Makes `slot`, which stays open all the time, a close-on-exec duplicate of `fd`.
+#[cfg(target_os = "linux")]
+pub(crate) fn replace(slot: &OwnedFd, fd: BorrowedFd<'_>) -> io::Result<()> {
+    // SAFETY: dup3 touches no memory; `slot` is ours, so nobody else's file is closed by it.
+    cvt(unsafe { libc::dup3(fd.as_raw_fd(), slot.as_raw_fd(), libc::O_CLOEXEC) })?;
+    Ok(())
+}
+
+/// The host's descriptor of this number, if it is open now. The host may close it at any time: good for the length of a
+/// spawn, where it would be an error of the child's.
+pub(crate) fn of_the_host(fd: RawFd) -> Option<BorrowedFd<'static>> {
+    // SAFETY: F_GETFD touches no memory and answers EBADF for what is not open.
+    let open = fd >= 0 && unsafe { libc::fcntl(fd, libc::F_GETFD) } != -1;
+    // SAFETY: it is not -1, and it is only ever duplicated, which refuses what is closed.
+    open.then(|| unsafe { BorrowedFd::borrow_raw(fd) })
+}
+
+/// Lends the descriptor of something that has one by number.
+pub(crate) fn borrow<T: AsRawFd>(holder: &T) -> BorrowedFd<'_> {
+    // SAFETY: `holder` owns the descriptor and is borrowed as long as what we return.
+    unsafe { BorrowedFd::borrow_raw(holder.as_raw_fd()) }
+}
+
+/// One read, `EINTR` retried. 0 is end of file.
+pub(crate) fn read(fd: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<usize> {
+    // SAFETY: the descriptor is open while it is borrowed, and `ManuallyDrop` keeps the File from closing it.
+    let file = ManuallyDrop::new(unsafe { File::from_raw_fd(fd.as_raw_fd()) });
+    loop {
+        match (&*file).read(buffer) {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            result => return result,
+        }
+    }
+}
+
+/// One write of several pieces, `EINTR` retried. A reader that is gone is `EPIPE`, never a signal: SIGPIPE is blocked
+/// around the write, and taken back if the write raised it.
+pub(crate) fn write_vectored(fd: BorrowedFd<'_>, pieces: &[IoSlice<'_>]) -> io::Result<usize> {
+    let guard = signal::BlockPipe::new();
+    let count = i32::try_from(pieces.len()).unwrap_or(i32::MAX).min(1024);
+    let result = cvt_retry(|| {
+        // SAFETY: IoSlice is an iovec by its documentation, and there are at least `count` of them.
+        unsafe { libc::writev(fd.as_raw_fd(), pieces.as_ptr().cast(), count) }
+    });
+    if let Err(error) = &result {
+        if error.raw_os_error() == Some(libc::EPIPE) {
+            guard.swallow();
+        }
+    }
+    #[allow(clippy::cast_sign_loss)] // -1 is the error above
+    result.map(|written| written as usize)
+}
+
+/// Asks for a larger pipe; a refusal (the user's limit is reached) is no harm.
+pub(crate) fn grow_pipe(fd: BorrowedFd<'_>, bytes: i32) {
+    #[cfg(target_os = "linux")]
+    // SAFETY: F_SETPIPE_SZ takes an int and touches no memory of ours.
+    unsafe {
+        libc::fcntl(fd.as_raw_fd(), libc::F_SETPIPE_SZ, bytes);
+    }
+    #[cfg(not(target_os = "linux"))]
+    let _ = (fd, bytes);
+}
+
+/// How many bytes could be read now.
+#[doc(alias = "FIONREAD")]
+pub(crate) fn unread(fd: BorrowedFd<'_>) -> usize {
+    let mut count: libc::c_int = 0;
+    // SAFETY: FIONREAD writes one int, and `count` lives through the call.
+    unsafe { libc::ioctl(fd.as_raw_fd(), libc::FIONREAD, &raw mut count) };
+    usize::try_from(count).unwrap_or(0)
+}
+
+/// The highest descriptor that is open in the host; where the system does not list them, the highest there can be.
+pub(crate) fn highest_open() -> RawFd {
+    let listed = std::fs::read_dir("/dev/fd")
+        .ok()
+        .and_then(|entries| entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<RawFd>().ok()).max());
+    listed.unwrap_or_else(|| {
+        // SAFETY: sysconf touches no memory.
+        let limit = unsafe { libc::sysconf(libc::_SC_OPEN_MAX) };
+        RawFd::try_from(limit).unwrap_or(RawFd::MAX).max(1024) - 1
+    })
+}
+
+/// Waits at most `timeout_ms` until the descriptor can be read. For the tests of nesting and for nothing else.
+#[cfg(test)]
+pub(crate) fn wait_readable(fd: BorrowedFd<'_>, timeout_ms: i32) -> bool {
+    let mut poll = libc::pollfd { fd: fd.as_raw_fd(), events: libc::POLLIN, revents: 0 };
+    // SAFETY: one pollfd, ours, for the length of the call.
+    unsafe { libc::poll(&raw mut poll, 1, timeout_ms) == 1 }
+}
+
+/// `/dev/null`, for reading and writing.
+pub(crate) fn null() -> io::Result<OwnedFd> {
+    Ok(File::options().read(true).write(true).open("/dev/null")?.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::fd::AsFd;
+
+    use super::*;
+
+    #[test]
+    fn a_gone_reader_is_an_error_and_no_signal() {
+        let (reader, writer) = pipe().unwrap();
+        assert!(!wait_readable(reader.as_fd(), 0));
+        drop(reader);
+        let error = write_vectored(writer.as_fd(), &[IoSlice::new(b"lost")]).unwrap_err();
+        assert_eq!(error.raw_os_error(), Some(libc::EPIPE));
+    }
+
+    #[test]
+    fn sees_what_is_open() {
+        let (reader, writer) = pipe().unwrap();
+        assert!(highest_open() >= reader.as_raw_fd().max(writer.as_raw_fd()));
+        assert!(of_the_host(reader.as_raw_fd()).is_some());
+        assert!(of_the_host(-1).is_none());
+        let copy = duplicate(reader.as_fd(), 500).unwrap();
+        assert!(copy.as_raw_fd() >= 500);
+    }
+}

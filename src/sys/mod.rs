@@ -1,0 +1,33 @@
+//! Every `unsafe` block of this crate.
+//!
+//! Thin, safe wrappers, named by what they mean. No policy, no state beyond what the kernel refuses. The one rule: each
+//! block holds one operation and says why *this* call is sound.
+
+#![allow(unsafe_code)]
+
+pub(crate) mod bytes;
+pub(crate) mod fd;
+pub(crate) mod limit;
+pub(crate) mod pidfd;
+pub(crate) mod pty;
+pub(crate) mod signal;
+pub(crate) mod spawn;
+pub(crate) mod user;
+pub(crate) mod wait;
+
+use std::io;
+
+/// -1 becomes the errno.
+fn cvt<T: PartialEq + From<i8>>(result: T) -> io::Result<T> {
+    if result == T::from(-1) { Err(io::Error::last_os_error()) } else { Ok(result) }
+}
+
+/// [`cvt`], again and again while a signal interrupts the call.
+fn cvt_retry<T: PartialEq + From<i8>>(mut call: impl FnMut() -> T) -> io::Result<T> {
+    loop {
+        match cvt(call()) {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            result => return result,
+        }
+    }
+}

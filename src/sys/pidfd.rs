@@ -1,0 +1,85 @@
+//! A handle to a process that no other process can ever slip under (Linux 5.3, `pidfd_open(2)`).
+//!
+//! Where there are none (old kernel, sandbox, no descriptor left), the reaper sweeps at SIGCHLD instead.
+
+use std::io;
+use std::os::fd::OwnedFd;
+
+#[cfg(target_os = "linux")]
+pub(crate) use linux::{group_supported, open, send, send_to_group};
+
+#[cfg(target_os = "linux")]
+mod linux {
+    use std::os::fd::{AsRawFd, FromRawFd};
+    use std::ptr;
+    use std::sync::OnceLock;
+
+    use super::super::{cvt, wait};
+    use super::*;
+
+    /// Signals the group that the process leads (Linux 6.9); the libc crate does not know it yet.
+    const PIDFD_SIGNAL_PROCESS_GROUP: libc::c_uint = 1 << 2;
+
+    /// The handle of our unreaped child.
+    pub(crate) fn open(pid: i32) -> io::Result<OwnedFd> {
+        // SAFETY: pidfd_open takes two integers. The descriptor is close-on-exec by definition.
+        let fd = cvt(unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) })?;
+        #[allow(clippy::cast_possible_truncation)] // a descriptor is an int
+        // SAFETY: the kernel has just opened it for us.
+        Ok(unsafe { OwnedFd::from_raw_fd(fd as i32) })
+    }
+
+    /// Sends to the process; `ESRCH` once it is reaped.
+    pub(crate) fn send(pidfd: &OwnedFd, signal: i32) -> io::Result<()> {
+        send_flags(pidfd, signal, 0)
+    }
+
+    /// Sends to the group that the process leads or led. It finds the members that are left after the leader was reaped,
+    /// and nobody else's group, whatever has become of the number. `ESRCH` if there are none.
+    pub(crate) fn send_to_group(pidfd: &OwnedFd, signal: i32) -> io::Result<()> {
+        send_flags(pidfd, signal, PIDFD_SIGNAL_PROCESS_GROUP)
+    }
+
+    /// Whether this kernel has [`send_to_group`]; asked once.
+    pub(crate) fn group_supported() -> bool {
+        static SUPPORTED: OnceLock<bool> = OnceLock::new();
+        *SUPPORTED.get_or_init(|| {
+            // Signal 0 to whatever group we lead: sent, or nobody there. An old kernel refuses the flag.
+            open(wait::own_pid()).is_ok_and(|me| match send_to_group(&me, 0) {
+                Ok(()) => true,
+                Err(error) => error.raw_os_error() == Some(libc::ESRCH),
+            })
+        })
+    }
+
+    fn send_flags(pidfd: &OwnedFd, signal: i32, flags: libc::c_uint) -> io::Result<()> {
+        let no_info = ptr::null::<libc::siginfo_t>();
+        // SAFETY: a null siginfo is allowed and means what kill(2) would send.
+        cvt(unsafe { libc::syscall(libc::SYS_pidfd_send_signal, pidfd.as_raw_fd(), signal, no_info, flags) })?;
+        Ok(())
+    }
+}
+
+#[cfg(not(target_os = "linux"))]
+pub(crate) use portable::{group_supported, open, send, send_to_group};
+
+#[cfg(not(target_os = "linux"))]
+mod portable {
+    use super::*;
+
+    pub(crate) fn open(_: i32) -> io::Result<OwnedFd> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+
+    pub(crate) fn send(_: &OwnedFd, _: i32) -> io::Result<()> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+
+    pub(crate) fn send_to_group(_: &OwnedFd, _: i32) -> io::Result<()> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+
+    pub(crate) fn group_supported() -> bool {
+        false
+    }
+}

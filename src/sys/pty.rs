@@ -1,0 +1,74 @@
+//! Pseudo-terminals.
+
+use std::io;
+use std::mem::MaybeUninit;
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::ptr;
+
+use super::cvt;
+use crate::pty::Pty;
+
+/// Opens one: (master, slave), both close-on-exec.
+pub(crate) fn open(pty: Pty) -> io::Result<(OwnedFd, OwnedFd)> {
+    // SAFETY: posix_openpt touches no memory.
+    let master = cvt(unsafe { libc::posix_openpt(libc::O_RDWR | libc::O_NOCTTY | libc::O_CLOEXEC) })?;
+    // SAFETY: it has just been opened for us.
+    let master = unsafe { OwnedFd::from_raw_fd(master) };
+    // SAFETY: grantpt touches no memory of ours.
+    cvt(unsafe { libc::grantpt(master.as_raw_fd()) })?;
+    // SAFETY: unlockpt touches no memory of ours.
+    cvt(unsafe { libc::unlockpt(master.as_raw_fd()) })?;
+    let slave = open_slave(&master)?;
+    set_termios(&slave, pty)?;
+    resize(super::fd::borrow(&master), pty.rows, pty.columns)?;
+    Ok((master, slave))
+}
+
+#[cfg(target_os = "linux")]
+fn open_slave(master: &OwnedFd) -> io::Result<OwnedFd> {
+    // By the master itself and not by its path: /dev/pts may be another mount's.
+    let flags = libc::O_RDWR | libc::O_NOCTTY | libc::O_CLOEXEC;
+    // SAFETY: TIOCGPTPEER takes open(2) flags as an int.
+    let slave = cvt(unsafe { libc::ioctl(master.as_raw_fd(), libc::TIOCGPTPEER, flags) })?;
+    // SAFETY: the kernel has just opened it for us.
+    Ok(unsafe { OwnedFd::from_raw_fd(slave) })
+}
+
+#[cfg(not(target_os = "linux"))]
+fn open_slave(master: &OwnedFd) -> io::Result<OwnedFd> {
+    use std::os::unix::fs::OpenOptionsExt;
+    // SAFETY: ptsname returns null or a C string in static memory, which is copied before anybody else can ask.
+    let name = unsafe { libc::ptsname(master.as_raw_fd()) };
+    if name.is_null() {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: not null, so a C string.
+    let name = unsafe { std::ffi::CStr::from_ptr(name) }.to_string_lossy().into_owned();
+    Ok(std::fs::File::options().read(true).write(true).custom_flags(libc::O_NOCTTY).open(name)?.into())
+}
+
+fn set_termios(slave: &OwnedFd, pty: Pty) -> io::Result<()> {
+    let mut termios = MaybeUninit::<libc::termios>::zeroed();
+    // SAFETY: `termios` has room for what tcgetattr writes.
+    cvt(unsafe { libc::tcgetattr(slave.as_raw_fd(), termios.as_mut_ptr()) })?;
+    // SAFETY: tcgetattr has filled it in.
+    let mut termios = unsafe { termios.assume_init() };
+    if !pty.echo {
+        termios.c_lflag &= !libc::ECHO;
+    }
+    if pty.raw {
+        // SAFETY: `termios` is a valid termios of ours.
+        unsafe { libc::cfmakeraw(&raw mut termios) };
+    }
+    // SAFETY: `termios` is a valid termios of ours.
+    cvt(unsafe { libc::tcsetattr(slave.as_raw_fd(), libc::TCSANOW, &raw const termios) })?;
+    Ok(())
+}
+
+/// Tells the terminal its size; its foreground group gets SIGWINCH if that is news.
+pub(crate) fn resize(master: BorrowedFd<'_>, rows: u16, columns: u16) -> io::Result<()> {
+    let size = libc::winsize { ws_row: rows, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 };
+    // SAFETY: TIOCSWINSZ reads a winsize, and `size` lives through the call.
+    cvt(unsafe { libc::ioctl(master.as_raw_fd(), libc::TIOCSWINSZ, ptr::from_ref(&size)) })?;
+    Ok(())
+}

@@ -1,0 +1,55 @@
+//! The portable way: `fork(2)`, and a close-on-exec pipe on which the child says what it could not do.
+//!
+//! The one rule: the end of file on that pipe is the exec.
+
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::ptr;
+use std::slice;
+
+use super::Failure;
+use super::child::{self, Closing};
+use super::plan::Plan;
+use crate::error::Stage;
+use crate::sys::{cvt, fd, signal::BlockAll, wait};
+
+pub(super) fn spawn(plan: &mut Plan) -> Result<i32, Failure> {
+    let (status, theirs) = fd::pipe().map_err(|error| Failure::ours(Stage::Pipe, &error))?;
+    let closing = Closing::Each(fd::highest_open());
+    let pid = {
+        let _blocked = BlockAll::new();
+        // SAFETY: the child does nothing but what `child::run` may, and ends by `_exit` if that returns.
+        match cvt(unsafe { libc::fork() }).map_err(|error| Failure::ours(Stage::Clone, &error))? {
+            // SAFETY: this is the new child.
+            0 => unsafe { run_child(plan, closing, &theirs) },
+            pid => pid,
+        }
+    };
+    drop(theirs);
+    match read_failure(&status) {
+        None => Ok(pid),
+        Some(failure) => {
+            wait::reap_killed(pid);
+            Err(failure)
+        }
+    }
+}
+
+unsafe fn run_child(plan: &mut Plan, closing: Closing, status: &OwnedFd) -> ! {
+    let mut keep = Some(status.as_raw_fd());
+    // SAFETY: passed on from our caller.
+    let failure = unsafe { child::run(plan, closing, &mut keep) };
+    let status = keep.unwrap_or(-1);
+    // SAFETY: reads a local; so few bytes are written at once or not at all.
+    unsafe { libc::write(status, ptr::from_ref(&failure).cast(), size_of::<Failure>()) };
+    // SAFETY: ends the child without a word to the host's exit handlers.
+    unsafe { libc::_exit(127) }
+}
+
+/// What the child says, or `None` once its exec has closed the pipe.
+fn read_failure(status: &OwnedFd) -> Option<Failure> {
+    let mut failure = Failure::new(Stage::Clone, 0, 0);
+    // SAFETY: `failure` is three integers, for which any bytes will do, and is not used otherwise meanwhile.
+    let bytes = unsafe { slice::from_raw_parts_mut(ptr::from_mut(&mut failure).cast::<u8>(), size_of::<Failure>()) };
+    let read = fd::read(status.as_fd(), bytes).unwrap_or(0);
+    (read == size_of::<Failure>()).then_some(failure)
+}

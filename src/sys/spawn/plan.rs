@@ -1,0 +1,342 @@
+//! Everything that the child needs, computed in the parent: strings, pointers, numbers.
+//!
+//! Reads the command, the environment and the user database; starts nothing. The one rule: what can be refused is refused
+//! here, before there is a child.
+
+use std::ffi::{CString, OsStr, OsString};
+use std::io::{self, BufRead};
+use std::os::fd::RawFd;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::ptr;
+
+use super::{ChildFile, Failure, raw_files};
+use crate::command::{Command, Group, Limit, Resource};
+use crate::error::{SpawnError, Stage};
+use crate::signal;
+use crate::sys::{bytes::find_byte, limit, user, wait};
+
+/// Where a program without a slash is looked for if the child has no `PATH`; Twisted's and glibc's choice.
+const DEFAULT_PATH: &str = "/bin:/usr/bin";
+
+/// The child's side of a spawn, ready to be carried out without another thought.
+#[derive(Debug)]
+pub(super) struct Plan {
+    pub(super) argv: Strings,
+    pub(super) env: Strings,
+    /// What to exec, first one first.
+    pub(super) paths: Strings,
+    pub(super) moves: Vec<Move>,
+    /// The first number above all of the child's descriptors.
+    pub(super) above: RawFd,
+    pub(super) group: Group,
+    pub(super) terminal: bool,
+    pub(super) umask: Option<libc::mode_t>,
+    pub(super) nice: Option<i32>,
+    pub(super) limits: Vec<(i32, libc::rlimit)>,
+    pub(super) dir: Option<CString>,
+    pub(super) groups: Option<Vec<libc::gid_t>>,
+    pub(super) gid: Option<u32>,
+    pub(super) uid: Option<u32>,
+    pub(super) parent_death_signal: Option<i32>,
+    pub(super) parent: i32,
+    /// Where the digits of `LISTEN_PID` go, which only the child knows.
+    pub(super) listen_pid: Option<*mut u8>,
+}
+
+/// One of the child's descriptors, and the one of ours it is made from.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Move {
+    pub(super) target: RawFd,
+    pub(super) source: RawFd,
+    /// The source's number is another one's target: it has to step aside first.
+    pub(super) clashes: bool,
+}
+
+impl Plan {
+    pub(super) fn new(
+        command: &Command,
+        files: &[ChildFile<'_>],
+        terminal: bool,
+        nofile: Option<Limit>,
+    ) -> Result<Self, SpawnError> {
+        let refuse = |what: String| {
+            let error = io::Error::new(io::ErrorKind::InvalidInput, what);
+            SpawnError::new(command.program.clone(), Stage::Command, error)
+        };
+        if command.program.is_empty() {
+            return Err(refuse("the program's name is empty".into()));
+        }
+        let nul = |what: &str| refuse(format!("a NUL byte in {what}"));
+
+        let mut argv = Strings::default();
+        argv.push(&[command.arg0.as_ref().unwrap_or(&command.program).as_bytes()])
+            .map_err(|Nul| nul("the program's name"))?;
+        for arg in &command.args {
+            argv.push(&[arg.as_bytes()]).map_err(|Nul| nul("an argument"))?;
+        }
+        argv.finish();
+
+        let mut env = Strings::default();
+        let path = environment(command, &mut env).map_err(refuse)?;
+        let listen_pid = env.push_listen(command).map_err(refuse)?;
+        env.finish();
+
+        let mut paths = Strings::default();
+        candidates(&command.program, path.as_deref(), &mut paths).map_err(|Nul| nul("the program's name or PATH"))?;
+        paths.finish();
+
+        let dir = command.current_dir.as_ref().map(|dir| CString::new(dir.as_os_str().as_bytes()));
+        let dir = dir.transpose().map_err(|_| nul("the working directory"))?;
+        if command.nice.is_some_and(|nice| !(-20..=19).contains(&nice)) {
+            return Err(refuse("a nice value outside -20 to 19".into()));
+        }
+        if command.parent_death_signal.is_some_and(|number| !(1..=signal::max()).contains(&number)) {
+            return Err(refuse("a parent-death signal that is no signal".into()));
+        }
+        if command.parent_death_signal.is_some() && !cfg!(target_os = "linux") {
+            return Err(refuse("this system has no parent-death signal".into()));
+        }
+        if matches!(command.group, Group::Join(pgid) if pgid < 0) {
+            return Err(refuse("a negative process group".into()));
+        }
+
+        let mut limits: Vec<_> =
+            command.limits.iter().map(|(resource, value)| (resource.raw(), limit::raw(*value))).collect();
+        if let (Some(before), false) = (nofile, command.limits.contains_key(&Resource::OpenFiles)) {
+            limits.push((Resource::OpenFiles.raw(), limit::raw(before)));
+        }
+        let (uid, gid, groups) = credentials(command)?;
+        let moves = moves(&raw_files(files));
+        Ok(Self {
+            argv,
+            env,
+            paths,
+            above: moves.last().map_or(0, |last| last.target.saturating_add(1)),
+            moves,
+            group: if terminal { Group::Session } else { command.group },
+            terminal,
+            umask: command.umask.map(|mask| mask as libc::mode_t),
+            nice: command.nice,
+            limits,
+            dir,
+            groups,
+            gid,
+            uid,
+            parent_death_signal: command.parent_death_signal,
+            parent: wait::own_pid(),
+            listen_pid,
+        })
+    }
+
+    /// Whether the child changes its user or group: it costs the host its dumpable flag if memory is shared.
+    #[cfg(target_os = "linux")]
+    pub(super) fn changes_credentials(&self) -> bool {
+        self.uid.is_some() || self.gid.is_some() || self.groups.is_some()
+    }
+
+    /// The error that a failure means to the caller.
+    pub(super) fn explain(&self, command: &Command, failure: Failure) -> SpawnError {
+        let stage = failure.stage();
+        let error = SpawnError::new(command.program.clone(), stage, io::Error::from_raw_os_error(failure.errno));
+        match stage {
+            Stage::Exec => {
+                let path = self.paths.get(failure.which);
+                let hint = exec_hint(command, path, failure.errno);
+                if path == command.program { error.with_hint(hint) } else { error.on(path).with_hint(hint) }
+            }
+            Stage::Chdir => error.on(command.current_dir.clone().unwrap_or_default()),
+            Stage::Dup2 => error.on(format!("to descriptor {}", failure.which)),
+            Stage::Rlimit => {
+                let resource = Resource::ALL.iter().find(|resource| resource.raw() == failure.which);
+                error.on(resource.map_or("?", |resource| resource.name()))
+            }
+            Stage::Setuid | Stage::Setgid | Stage::Setgroups if failure.errno == libc::EPERM => {
+                let (uid, _) = user::own_ids();
+                error.with_hint(Some(format!("the host runs as user id {uid}, which may not become another user")))
+            }
+            _ => error,
+        }
+    }
+}
+
+/// C strings one after another in one allocation, and the null-terminated array of pointers to them that exec wants.
+#[derive(Debug, Default)]
+pub(super) struct Strings {
+    bytes: Vec<u8>,
+    starts: Vec<usize>,
+    pub(super) pointers: Vec<*const libc::c_char>,
+}
+
+/// A NUL byte where C cannot have one.
+struct Nul;
+
+impl Strings {
+    fn push(&mut self, parts: &[&[u8]]) -> Result<(), Nul> {
+        let start = self.bytes.len();
+        for part in parts {
+            self.bytes.extend_from_slice(part);
+        }
+        if find_byte(0, &self.bytes[start..]).is_some() {
+            return Err(Nul);
+        }
+        self.bytes.push(0);
+        self.starts.push(start);
+        Ok(())
+    }
+
+    /// Nothing may be pushed after this: the pointers would dangle.
+    fn finish(&mut self) {
+        self.pointers = self.starts.iter().map(|start| self.bytes[*start..].as_ptr().cast()).collect();
+        self.pointers.push(ptr::null());
+    }
+
+    fn get(&self, index: i32) -> &OsStr {
+        let start = usize::try_from(index).ok().and_then(|index| self.starts.get(index)).copied().unwrap_or(0);
+        OsStr::from_bytes(self.bytes[start..].split(|byte| *byte == 0).next().unwrap_or_default())
+    }
+
+    /// `LISTEN_FDS` and its company, where there are sockets to hand over; the place for the digits of the pid.
+    fn push_listen(&mut self, command: &Command) -> Result<Option<*mut u8>, String> {
+        const PID: &[u8] = b"LISTEN_PID=";
+        if command.listen.is_empty() {
+            return Ok(None);
+        }
+        let names: Vec<&str> = command.listen.iter().map(|(name, _)| name.as_str()).collect();
+        if names.iter().any(|name| name.contains(':')) {
+            return Err("a colon in the name of a listening socket".into());
+        }
+        let names = names.join(":");
+        self.push(&[b"LISTEN_FDNAMES=", names.as_bytes()]).map_err(|Nul| "a NUL byte in a socket's name")?;
+        self.push(&[b"LISTEN_FDS=", command.listen.len().to_string().as_bytes()]).map_err(|Nul| "")?;
+        self.starts.push(self.bytes.len());
+        self.bytes.extend_from_slice(PID);
+        // Room for any pid and the NUL after it; all zero until the child writes its digits.
+        let digits = self.bytes.len();
+        self.bytes.extend_from_slice(&[0; 12]);
+        Ok(Some(self.bytes[digits..].as_mut_ptr()))
+    }
+}
+
+/// Pushes the child's environment and returns its `PATH`.
+fn environment(command: &Command, env: &mut Strings) -> Result<Option<OsString>, String> {
+    let mut path = None;
+    let mut push = |key: &OsStr, value: &OsStr| {
+        if key.is_empty() || find_byte(b'=', key.as_bytes()).is_some() {
+            return Err(format!("an environment variable with the name {key:?}"));
+        }
+        if key == "PATH" {
+            path = Some(value.to_owned());
+        }
+        let pushed = env.push(&[key.as_bytes(), b"=", value.as_bytes()]);
+        pushed.map_err(|Nul| format!("a NUL byte in the environment variable {key:?}"))
+    };
+    if !command.env_clear {
+        for (key, value) in std::env::vars_os() {
+            // What std takes for a variable's name may start with "="; nobody looks such a one up.
+            if !command.env.contains_key(&key) && find_byte(b'=', key.as_bytes()).is_none() {
+                push(&key, &value)?;
+            }
+        }
+    }
+    for (key, value) in &command.env {
+        if let Some(value) = value {
+            push(key, value)?;
+        }
+    }
+    Ok(path)
+}
+
+/// Pushes the paths to try, as execvp(3) would.
+fn candidates(program: &OsStr, path: Option<&OsStr>, paths: &mut Strings) -> Result<(), Nul> {
+    let program = program.as_bytes();
+    if find_byte(b'/', program).is_some() {
+        return paths.push(&[program]);
+    }
+    for dir in path.unwrap_or(OsStr::new(DEFAULT_PATH)).as_bytes().split(|byte| *byte == b':') {
+        // POSIX: an empty entry is the working directory.
+        let separator: &[u8] = if dir.is_empty() || dir.ends_with(b"/") { b"" } else { b"/" };
+        paths.push(&[dir, separator, program])?;
+    }
+    Ok(())
+}
+
+/// Sorted by target, with those marked that have to step aside.
+fn moves(files: &[(RawFd, RawFd)]) -> Vec<Move> {
+    let is_target = |fd| files.iter().any(|(target, _)| *target == fd);
+    let mut moves: Vec<_> = files
+        .iter()
+        .map(|(target, source)| Move {
+            target: *target,
+            source: *source,
+            clashes: source != target && is_target(*source),
+        })
+        .collect();
+    moves.sort_by_key(|one| one.target);
+    moves
+}
+
+type Credentials = (Option<u32>, Option<u32>, Option<Vec<libc::gid_t>>);
+
+/// Which ids to take on. What the host has already needs no right and changes nothing; whoever becomes somebody else leaves
+/// the host's groups behind.
+fn credentials(command: &Command) -> Result<Credentials, SpawnError> {
+    let (own_uid, own_gid) = user::own_ids();
+    let (uid, gid) = (command.uid, command.gid);
+    if command.groups.is_none() && uid.is_none_or(|uid| uid == own_uid) && gid.is_none_or(|gid| gid == own_gid) {
+        return Ok((None, None, None));
+    }
+    let lookup = |uid| user::by_id(uid).map_err(|error| SpawnError::new(command.program.clone(), Stage::User, error));
+    let (gid, groups) = match (uid, gid, &command.groups) {
+        (_, gid @ Some(_), Some(groups)) => (gid, Some(groups.clone())),
+        (None, gid, groups) => (gid, Some(groups.clone().unwrap_or_default())),
+        (Some(uid), Some(gid), None) => match user::by_id(uid) {
+            Ok(user) => (Some(gid), Some(user.groups_with(gid))),
+            Err(_) => (Some(gid), Some(Vec::new())),
+        },
+        (Some(uid), None, groups) => {
+            let user = lookup(uid)?;
+            (Some(user.gid), Some(groups.clone().unwrap_or(user.groups)))
+        }
+    };
+    Ok((uid, gid, groups))
+}
+
+/// What an errno of exec does not say.
+fn exec_hint(command: &Command, path: &OsStr, errno: i32) -> Option<String> {
+    let path = match &command.current_dir {
+        Some(dir) => dir.join(path),
+        None => PathBuf::from(path),
+    };
+    match errno {
+        libc::EACCES => {
+            let meta = path.metadata().ok()?;
+            if meta.is_dir() {
+                Some("it is a directory".into())
+            } else if meta.is_file() && meta.mode() & 0o111 == 0 {
+                Some("the file is not executable".into())
+            } else {
+                None
+            }
+        }
+        libc::ENOENT => interpreter(&path).map(|name| format!("the file is there; its interpreter `{name}` is not")),
+        libc::ENOEXEC => Some("neither a program for this machine nor a script with a `#!` line".into()),
+        _ => None,
+    }
+}
+
+/// The interpreter that a script's first line names.
+fn interpreter(path: &Path) -> Option<String> {
+    if !path.metadata().ok()?.is_file() {
+        return None;
+    }
+    let file = std::fs::File::options().read(true).custom_flags(libc::O_NONBLOCK).open(path).ok()?;
+    let mut line = Vec::new();
+    io::BufReader::new(io::Read::take(file, 256)).read_until(b'\n', &mut line).ok()?;
+    let Some(rest) = line.strip_prefix(b"#!") else {
+        return Some("(dynamic loader)".into());
+    };
+    let name = rest.trim_ascii().split(u8::is_ascii_whitespace).next().unwrap_or_default().to_vec();
+    Some(OsString::from_vec(name).to_string_lossy().into_owned())
+}

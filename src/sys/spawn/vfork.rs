@@ -1,0 +1,175 @@
+//! The fast way: the child runs in the host's memory, on a stack of its own, while the host's thread waits for its exec.
+//!
+//! What it could not do comes back through that memory. With `CLONE_FILES` it also starts with the host's table of open
+//! files and leaves it at once, taking along only the lowest entries, so that thousands of open files cost nothing.
+//! The one rule: the child's memory is the host's, and stays as it was found.
+
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
+use std::ptr::{self, NonNull};
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use super::Failure;
+use super::child::{self, Closing};
+use super::plan::Plan;
+use crate::error::Stage;
+use crate::sys::{cvt, fd, signal::BlockAll, wait};
+
+/// Sources from this number on are brought down to a slot, as long as there are slots.
+const LOW: i32 = 64;
+/// Reserved low descriptors: stdin, stdout and stderr of the child.
+const SLOTS: usize = 3;
+
+/// `close_range(2)` was refused once (kernel before 5.9, sandbox): it is not asked again.
+static REFUSED: AtomicBool = AtomicBool::new(false);
+
+#[derive(Debug)]
+pub(super) struct Vfork {
+    stack: Stack,
+    /// `/dev/null` at low numbers, kept open so that nobody else gets them.
+    slots: Vec<OwnedFd>,
+}
+
+/// What the parent and the child share beside the plan.
+struct Shared<'a> {
+    plan: &'a mut Plan,
+    closing: Closing,
+    failure: Option<Failure>,
+}
+
+impl Vfork {
+    pub(super) fn new(null: BorrowedFd<'_>) -> io::Result<Self> {
+        let slots = (0..SLOTS).map(|_| fd::duplicate(null, 3)).collect::<io::Result<_>>()?;
+        Ok(Self { stack: Stack::new()?, slots })
+    }
+
+    pub(super) fn spawn(&self, plan: &mut Plan, null: BorrowedFd<'_>) -> Result<i32, Failure> {
+        if REFUSED.load(Ordering::Relaxed) {
+            return self.clone(plan, Closing::Each(fd::highest_open()));
+        }
+        let sources: Vec<i32> = plan.moves.iter().map(|one| one.source).collect();
+        let used = self.bring_down(plan).map_err(|error| Failure::ours(Stage::Dup2, &error))?;
+        let from = plan.moves.iter().map(|one| one.source.saturating_add(1)).max().unwrap_or(0);
+        #[allow(clippy::cast_sign_loss)] // descriptors are not negative
+        let result = self.clone(plan, Closing::Unshare(from as u32));
+        for slot in &self.slots[..used] {
+            // What the slot holds is the child's end of a pipe: while it stays open there is no end of file. dup3 to a
+            // descriptor that is open cannot fail for want of anything.
+            let _ = fd::replace(slot, null);
+        }
+        match result {
+            Err(failure) if failure.stage() == Stage::CloseRange => {
+                REFUSED.store(true, Ordering::Relaxed);
+                for (one, source) in plan.moves.iter_mut().zip(sources) {
+                    one.source = source;
+                }
+                self.clone(plan, Closing::Each(fd::highest_open()))
+            }
+            result => result,
+        }
+    }
+
+    /// Duplicates high sources to the slots; how many slots that took.
+    fn bring_down(&self, plan: &mut Plan) -> io::Result<usize> {
+        let mut used = 0;
+        let targets: Vec<i32> = plan.moves.iter().map(|one| one.target).collect();
+        for one in plan.moves.iter_mut().filter(|one| one.source >= LOW && one.source != one.target) {
+            let Some(slot) = self.slots.get(used) else { break };
+            // SAFETY: the plan's sources are borrowed from their owners for the length of the spawn.
+            let source = unsafe { BorrowedFd::borrow_raw(one.source) };
+            fd::replace(slot, source)?;
+            one.source = slot.as_raw_fd();
+            one.clashes = targets.contains(&one.source);
+            used += 1;
+        }
+        Ok(used)
+    }
+
+    fn clone(&self, plan: &mut Plan, closing: Closing) -> Result<i32, Failure> {
+        let files = if matches!(closing, Closing::Unshare(_)) { libc::CLONE_FILES } else { 0 };
+        let flags = libc::CLONE_VM | libc::CLONE_VFORK | files | libc::SIGCHLD;
+        let dumpable = plan.changes_credentials().then(dumpable);
+        let mut shared = Shared { plan, closing, failure: None };
+        let pid = {
+            let _blocked = BlockAll::new();
+            // SAFETY: the stack is ours alone (a Stack is not Sync, and we stand still) and large enough; `shared` outlives the child's use of it, since CLONE_VFORK
+            // returns only after the child's exec or end; the child does nothing but what `child::run` may.
+            cvt(unsafe { libc::clone(run_child, self.stack.top(), flags, (&raw mut shared).cast()) })
+        };
+        if let Some(before) = dumpable {
+            restore_dumpable(before);
+        }
+        let pid = pid.map_err(|error| Failure::ours(Stage::Clone, &error))?;
+        // SAFETY: the child is gone from this memory; volatile, because the compiler has not seen it write.
+        match unsafe { ptr::read_volatile(&raw const shared.failure) } {
+            None => Ok(pid),
+            Some(failure) => {
+                wait::reap_killed(pid);
+                Err(failure)
+            }
+        }
+    }
+}
+
+extern "C" fn run_child(shared: *mut libc::c_void) -> libc::c_int {
+    // SAFETY: it is the parent's `shared`, and the parent does not touch it while we live.
+    let shared = unsafe { &mut *shared.cast::<Shared<'_>>() };
+    // SAFETY: this is the new child, with all signals blocked by the parent.
+    let failure = unsafe { child::run(shared.plan, shared.closing, &mut None) };
+    shared.failure = Some(failure);
+    // SAFETY: ends the child alone, without a word to the host's exit handlers.
+    unsafe { libc::_exit(127) }
+}
+
+/// The host's dumpable flag, which a child in the same memory clears when it changes its user.
+fn dumpable() -> i32 {
+    // SAFETY: touches no memory.
+    unsafe { libc::prctl(libc::PR_GET_DUMPABLE) }
+}
+
+fn restore_dumpable(before: i32) {
+    // SAFETY: touches no memory. The kernel refuses 2, which only it may set, and which a change of user leaves as it is.
+    unsafe { libc::prctl(libc::PR_SET_DUMPABLE, before) };
+}
+
+/// The child's stack, with a page below it that nobody may touch.
+#[derive(Debug)]
+struct Stack {
+    base: NonNull<libc::c_void>,
+}
+
+/// As for a thread's stack: nobody else has the pointer.
+// SAFETY: the mapping belongs to this value alone and to no thread.
+unsafe impl Send for Stack {}
+
+impl Stack {
+    const SIZE: usize = 64 * 1024;
+    /// As large as a page is anywhere.
+    const GUARD: usize = 64 * 1024;
+
+    fn new() -> io::Result<Self> {
+        let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_STACK;
+        // SAFETY: a new anonymous mapping touches nothing that exists.
+        let base = unsafe { libc::mmap(ptr::null_mut(), Self::GUARD + Self::SIZE, libc::PROT_NONE, flags, -1, 0) };
+        if base == libc::MAP_FAILED {
+            return Err(io::Error::last_os_error());
+        }
+        let stack = Self { base: NonNull::new(base).ok_or_else(io::Error::last_os_error)? };
+        let usable = base.wrapping_byte_add(Self::GUARD);
+        // SAFETY: it is the upper part of the mapping above.
+        cvt(unsafe { libc::mprotect(usable, Self::SIZE, libc::PROT_READ | libc::PROT_WRITE) })?;
+        Ok(stack)
+    }
+
+    /// Stacks grow down on every architecture that Rust runs Linux on.
+    fn top(&self) -> *mut libc::c_void {
+        self.base.as_ptr().wrapping_byte_add(Self::GUARD + Self::SIZE)
+    }
+}
+
+impl Drop for Stack {
+    fn drop(&mut self) {
+        // SAFETY: the mapping is ours, and no child runs on it: a spawn does not return before.
+        unsafe { libc::munmap(self.base.as_ptr(), Self::GUARD + Self::SIZE) };
+    }
+}

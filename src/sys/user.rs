@@ -1,0 +1,137 @@
+//! The system's users, through the C library (files, LDAP, whatever the host is set up for).
+
+use std::ffi::{CStr, CString};
+use std::io;
+use std::mem::MaybeUninit;
+use std::ptr;
+
+/// A user with all groups it is in.
+pub(crate) struct User {
+    pub(crate) uid: u32,
+    pub(crate) gid: u32,
+    pub(crate) groups: Vec<u32>,
+}
+
+impl User {
+    /// The user's groups, with `gid` in the place of its own (as `initgroups(3)` would have it).
+    pub(crate) fn groups_with(self, gid: u32) -> Vec<u32> {
+        let own = self.gid;
+        let mut groups: Vec<_> = self.groups.into_iter().filter(|group| *group != own && *group != gid).collect();
+        groups.insert(0, gid);
+        groups
+    }
+}
+
+/// The user of this name.
+pub(crate) fn by_name(name: &str) -> io::Result<User> {
+    let c_name = CString::new(name)?;
+    find(&format!("no user `{name}`"), |entry, buffer, found| {
+        // SAFETY: all pointers are to memory that outlives the call; the length is that of the buffer.
+        unsafe { libc::getpwnam_r(c_name.as_ptr(), entry, buffer.as_mut_ptr(), buffer.len(), found) }
+    })
+}
+
+/// The user of this number.
+pub(crate) fn by_id(uid: u32) -> io::Result<User> {
+    find(
+        &format!("user id {uid} has no entry in the user database; set its group and groups, too"),
+        |entry, buffer, found| {
+            // SAFETY: all pointers are to memory that outlives the call; the length is that of the buffer.
+            unsafe { libc::getpwuid_r(uid, entry, buffer.as_mut_ptr(), buffer.len(), found) }
+        },
+    )
+}
+
+/// The number of the group of this name.
+pub(crate) fn group_by_name(name: &str) -> io::Result<u32> {
+    let c_name = CString::new(name)?;
+    let mut buffer = vec![0; 1024];
+    let mut entry = MaybeUninit::<libc::group>::zeroed();
+    let mut found = ptr::null_mut();
+    loop {
+        // SAFETY: all pointers are to memory that outlives the call; the length is that of the buffer.
+        let error = unsafe {
+            libc::getgrnam_r(c_name.as_ptr(), entry.as_mut_ptr(), buffer.as_mut_ptr(), buffer.len(), &raw mut found)
+        };
+        match error {
+            libc::ERANGE if buffer.len() < MAX_ENTRY => buffer.resize(buffer.len() * 4, 0),
+            0 if found.is_null() => return Err(io::Error::new(io::ErrorKind::NotFound, format!("no group `{name}`"))),
+            // SAFETY: a found entry has been filled in.
+            0 => return Ok(unsafe { entry.assume_init() }.gr_gid),
+            error => return Err(io::Error::from_raw_os_error(error)),
+        }
+    }
+}
+
+/// The effective user and group of this process.
+pub(crate) fn own_ids() -> (u32, u32) {
+    // SAFETY: geteuid touches no memory and cannot fail.
+    let uid = unsafe { libc::geteuid() };
+    // SAFETY: getegid touches no memory and cannot fail.
+    let gid = unsafe { libc::getegid() };
+    (uid, gid)
+}
+
+/// An entry larger than this is somebody's joke.
+const MAX_ENTRY: usize = 1 << 20;
+
+fn find(
+    missing: &str,
+    lookup: impl Fn(*mut libc::passwd, &mut [libc::c_char], *mut *mut libc::passwd) -> i32,
+) -> io::Result<User> {
+    let mut buffer = vec![0; 1024];
+    let mut entry = MaybeUninit::<libc::passwd>::zeroed();
+    let mut found = ptr::null_mut();
+    loop {
+        match lookup(entry.as_mut_ptr(), &mut buffer, &raw mut found) {
+            libc::ERANGE if buffer.len() < MAX_ENTRY => buffer.resize(buffer.len() * 4, 0),
+            0 if found.is_null() => return Err(io::Error::new(io::ErrorKind::NotFound, missing)),
+            0 => break,
+            // What getpwnam_r(3) says that systems return for "not found", besides 0.
+            libc::ENOENT | libc::ESRCH | libc::EBADF | libc::EPERM => {
+                return Err(io::Error::new(io::ErrorKind::NotFound, missing));
+            }
+            error => return Err(io::Error::from_raw_os_error(error)),
+        }
+    }
+    // SAFETY: a found entry has been filled in; its strings are in `buffer`, which is still there.
+    let entry = unsafe { entry.assume_init() };
+    // SAFETY: pw_name is a C string in `buffer`.
+    let name = unsafe { CStr::from_ptr(entry.pw_name) };
+    Ok(User { uid: entry.pw_uid, gid: entry.pw_gid, groups: groups_of(name, entry.pw_gid)? })
+}
+
+fn groups_of(name: &CStr, gid: u32) -> io::Result<Vec<u32>> {
+    let mut groups = vec![0_u32; 64];
+    loop {
+        let mut count = i32::try_from(groups.len()).unwrap_or(i32::MAX);
+        // SAFETY: `groups` has room for `count` numbers, and the name is a C string.
+        let result = unsafe { libc::getgrouplist(name.as_ptr(), gid as _, groups.as_mut_ptr().cast(), &raw mut count) };
+        if result >= 0 {
+            groups.truncate(usize::try_from(count).unwrap_or(0));
+            return Ok(groups);
+        }
+        if groups.len() >= MAX_ENTRY {
+            return Err(io::Error::other("too many groups"));
+        }
+        groups.resize(groups.len() * 4, 0);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn finds_root_and_nobody_else() {
+        let root = by_name("root").unwrap();
+        assert_eq!((root.uid, root.gid), (0, 0));
+        assert_eq!(by_id(0).unwrap().groups, root.groups);
+        assert!(root.groups.contains(&0));
+        assert_eq!(group_by_name("root").unwrap(), 0);
+        for error in [by_name("no-such-user").err(), by_id(4_000_000).err(), group_by_name("no-such-group").err()] {
+            assert_eq!(error.unwrap().kind(), io::ErrorKind::NotFound);
+        }
+        assert!(by_name("nul\0byte").is_err());
+    }
+}

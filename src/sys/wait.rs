@@ -1,0 +1,88 @@
+//! Reaping: without blocking, one pid at a time, and never anybody's but our own.
+
+use std::mem::MaybeUninit;
+use std::os::unix::process::ExitStatusExt;
+use std::process::ExitStatus;
+use std::time::Duration;
+
+use super::cvt_retry;
+use crate::exit::Usage;
+
+/// What the kernel says of a child.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Wait {
+    /// It lives.
+    Running,
+    /// It has ended; its pid is free from now on.
+    Reaped(ExitStatus, Usage),
+    /// It is no child of ours any more: reaped by somebody else, or by the kernel because the host ignores SIGCHLD.
+    Lost,
+}
+
+/// Reaps the child if it has ended.
+#[doc(alias = "wait4")]
+pub(crate) fn try_wait(pid: i32) -> Wait {
+    let mut status = 0;
+    let mut usage = MaybeUninit::<libc::rusage>::zeroed();
+    let result = cvt_retry(|| {
+        // SAFETY: both pointers are to locals of the right type; WNOHANG never blocks.
+        unsafe { libc::wait4(pid, &raw mut status, libc::WNOHANG, usage.as_mut_ptr()) }
+    });
+    // SAFETY: zeroed is a valid rusage, whether or not the call has filled it in.
+    let usage = unsafe { usage.assume_init() };
+    match result {
+        Ok(0) => Wait::Running,
+        Ok(_) => Wait::Reaped(ExitStatus::from_raw(status), convert(&usage)),
+        Err(_) => Wait::Lost,
+    }
+}
+
+/// Whether the child has ended. It is left unreaped, so that its pid and process group still are its own.
+#[doc(alias = "WNOWAIT")]
+pub(crate) fn has_ended(pid: i32) -> bool {
+    let mut info = MaybeUninit::<libc::siginfo_t>::zeroed();
+    let flags = libc::WEXITED | libc::WNOHANG | libc::WNOWAIT;
+    let result = cvt_retry(|| {
+        // SAFETY: `info` has room for what waitid writes; WNOHANG never blocks.
+        #[allow(clippy::cast_sign_loss)] // pids are positive
+        unsafe {
+            libc::waitid(libc::P_PID, pid as libc::id_t, info.as_mut_ptr(), flags)
+        }
+    });
+    // SAFETY: zeroed is a valid siginfo_t; it stays zero where nothing has ended.
+    let info = unsafe { info.assume_init() };
+    // SAFETY: waitid fills in the fields of SIGCHLD, or leaves them zero.
+    result.is_err() || unsafe { info.si_pid() } != 0
+}
+
+/// Waits for a child that is killed or has called `_exit`, so there is next to nothing to wait for.
+pub(crate) fn reap_killed(pid: i32) {
+    let mut status = 0;
+    // SAFETY: the pointer is to a local. An error means that it is gone already.
+    let _ = cvt_retry(|| unsafe { libc::waitpid(pid, &raw mut status, 0) });
+}
+
+/// This process's own pid.
+pub(super) fn own_pid() -> i32 {
+    // SAFETY: getpid touches no memory and cannot fail.
+    unsafe { libc::getpid() }
+}
+
+#[allow(clippy::cast_sign_loss)] // the kernel's counters are never negative
+fn convert(usage: &libc::rusage) -> Usage {
+    let time =
+        |time: libc::timeval| Duration::from_secs(time.tv_sec as u64) + Duration::from_micros(time.tv_usec as u64);
+    // Linux and the BSDs count in KiB, Apple in bytes.
+    let rss_unit = if cfg!(target_vendor = "apple") { 1 } else { 1024 };
+    Usage {
+        user_time: time(usage.ru_utime),
+        system_time: time(usage.ru_stime),
+        max_rss: usage.ru_maxrss as u64 * rss_unit,
+        minor_faults: usage.ru_minflt as u64,
+        major_faults: usage.ru_majflt as u64,
+        voluntary_switches: usage.ru_nvcsw as u64,
+        involuntary_switches: usage.ru_nivcsw as u64,
+        block_input: usage.ru_inblock as u64,
+        block_output: usage.ru_oublock as u64,
+    }
+}
