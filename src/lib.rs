@@ -4,3 +4,6 @@ mod monitor;
 mod sys;
 
 pub use monitor::lines::Escaped;
+pub use monitor::restart::{
+    Action, Input, Leader, Lifecycle, Next, Policy, PolicyError, Restart, State,
+};
