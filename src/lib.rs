@@ -3,6 +3,7 @@
 mod command;
 mod error;
 mod exit;
+mod monitor;
 mod process;
 mod pty;
 mod reactor;
@@ -14,6 +15,8 @@ mod sys;
 pub use command::{Command, Limit, Resource, Stdio};
 pub use error::{SignalError, SpawnError, Stage, WriteError};
 pub use exit::{Exit, Usage};
+pub use monitor::lines::Escaped;
+pub use monitor::restart::{self, Policy, PolicyError, Restart};
 pub use process::{Process, ProcessGroup, ProcessId};
 pub use pty::Pty;
 pub use reactor::timers::TimerId;

@@ -1,0 +1,287 @@
+//! Bytes in, bounded lines out. Does no I/O, no decoding and no logging: whoever pushes the bytes says what
+//! becomes of a line. The rule: bytes, not UTF-8; bounded length; and no byte is ever dropped.
+
+use std::fmt;
+use std::mem;
+
+use crate::sys::bytes::find_byte;
+
+/// The longest line handed out in one piece, in bytes without its newline (Twisted's `MAX_LENGTH`).
+pub(crate) const MAX_LINE: usize = 16384;
+
+/// A line, or a part of one that is longer than the limit. Never holds the newline.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Piece<'a> {
+    pub(crate) bytes: &'a [u8],
+    /// This piece carries on the one before.
+    pub(crate) continued: bool,
+    /// The line goes on in the next piece.
+    pub(crate) cut: bool,
+}
+
+/// Splits one stream at its newlines.
+///
+/// Only `\n` ends a line; `\r` and NUL are bytes like any other, and an empty line is a line. A line longer
+/// than the limit comes in pieces of that length, the first one as soon as one byte more than the limit has
+/// come without a newline. Where the stream was split on its way makes no difference to the pieces.
+#[derive(Debug)]
+pub(crate) struct LineBuffer {
+    /// The line under way, at most `max_len` bytes. No heap is held while there is none.
+    partial: Vec<u8>,
+    max_len: usize,
+    /// A piece of the line under way has been handed out already.
+    continued: bool,
+}
+
+impl LineBuffer {
+    /// A buffer that cuts lines after `max_len` bytes (at least one).
+    pub(crate) fn new(max_len: usize) -> Self {
+        Self { partial: Vec::new(), max_len: max_len.max(1), continued: false }
+    }
+
+    /// Takes the next bytes of the stream. Lines that lie within `data` are lent from it, not copied.
+    pub(crate) fn push(&mut self, mut data: &[u8], sink: &mut impl FnMut(Piece<'_>)) {
+        while !data.is_empty() {
+            // Each byte is searched once: what is in `partial` is known to hold no newline.
+            let room = self.max_len - self.partial.len();
+            let window = &data[..data.len().min(room.saturating_add(1))];
+            let (end, cut) = match find_byte(b'\n', window) {
+                Some(newline) => (newline, false),
+                None if window.len() > room => (room, true),
+                None => return self.partial.extend_from_slice(data),
+            };
+            let (bytes, rest) = data.split_at(end);
+            self.hand_out(bytes, cut, sink);
+            data = if cut { rest } else { &rest[1..] };
+        }
+    }
+
+    /// Ends the stream: a last line without a newline is handed out now. After a newline there is none, so
+    /// there is no extra empty line.
+    pub(crate) fn finish(&mut self, sink: &mut impl FnMut(Piece<'_>)) {
+        // The byte that proved a line over-long is still here, so a cut piece always has a successor.
+        if !self.partial.is_empty() {
+            self.hand_out(&[], false, sink);
+        }
+    }
+
+    /// Hands out the line under way with `bytes` at its end.
+    fn hand_out(&mut self, bytes: &[u8], cut: bool, sink: &mut impl FnMut(Piece<'_>)) {
+        let continued = mem::replace(&mut self.continued, cut);
+        let mut joined = mem::take(&mut self.partial);
+        let bytes = if joined.is_empty() {
+            bytes
+        } else {
+            joined.extend_from_slice(bytes);
+            &joined
+        };
+        sink(Piece { bytes, continued, cut });
+    }
+}
+
+/// Shows bytes as text: valid UTF-8 as it is, each other byte as `\xNN`.
+///
+/// For logs and messages; what a child writes need not be UTF-8. It is for reading, not for parsing back:
+/// backslashes and control characters of the text pass as they are. Takes no memory and cannot fail.
+///
+/// # Examples
+///
+/// ```
+/// use childminder::Escaped;
+///
+/// assert_eq!(Escaped("caf\u{e9}".as_bytes()).to_string(), "caf\u{e9}");
+/// assert_eq!(Escaped(b"\xffhello world!").to_string(), r"\xffhello world!");
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Escaped<'a>(pub &'a [u8]);
+
+impl fmt::Display for Escaped<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for chunk in self.0.utf8_chunks() {
+            f.write_str(chunk.valid())?;
+            for byte in chunk.invalid() {
+                write!(f, "\\x{byte:02x}")?;
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The pieces of a stream that comes in `chunks`, as (text, continued, cut).
+    fn pieces<'a>(max_len: usize, chunks: impl IntoIterator<Item = &'a [u8]>) -> Vec<(Vec<u8>, bool, bool)> {
+        let mut lines = LineBuffer::new(max_len);
+        let mut out = Vec::new();
+        let mut sink = |piece: Piece<'_>| {
+            out.push((piece.bytes.to_vec(), piece.continued, piece.cut));
+        };
+        for chunk in chunks {
+            lines.push(chunk, &mut sink);
+            assert!(lines.partial.len() <= lines.max_len);
+        }
+        lines.finish(&mut sink);
+        lines.finish(&mut sink);
+        assert_eq!(lines.partial.capacity(), 0, "heap held without a line");
+        out
+    }
+
+    fn whole(line: &[u8]) -> (Vec<u8>, bool, bool) {
+        (line.to_vec(), false, false)
+    }
+
+    #[test]
+    fn only_a_newline_ends_a_line() {
+        let lines = [whole(b"a\rb\0c"), whole(b"crlf\r"), whole(b""), whole(b"\xff")];
+        assert_eq!(pieces(100, [&b"a\rb\0c\ncrlf\r\n\n\xff\n"[..]]), lines, "and nothing after the last one");
+    }
+
+    #[test]
+    fn a_last_line_without_newline_is_flushed_once() {
+        assert_eq!(pieces(100, [&b"one\ntw"[..], b"o"]), [whole(b"one"), whole(b"two")]);
+        assert_eq!(pieces(100, [&b"one\n"[..]]), [whole(b"one")]);
+        assert_eq!(pieces(100, [&b"\n"[..]]), [whole(b"")]);
+        assert_eq!(pieces(100, [&b""[..]]), []);
+    }
+
+    #[test]
+    fn pieces_do_not_depend_on_where_the_stream_is_split() {
+        let stream = b"one\n\ntwelve bytes\nabcd\nabcde\nabcdefgh\nabcdefghi\n\nlast one";
+        for max_len in [1, 3, 4, 5, 8, 100] {
+            let expected = pieces(max_len, [&stream[..]]);
+            for i in 0..=stream.len() {
+                for j in i..=stream.len() {
+                    let chunks = [&stream[..i], &stream[i..j], &stream[j..]];
+                    assert_eq!(pieces(max_len, chunks), expected, "{max_len} {i} {j}");
+                }
+            }
+            assert_eq!(pieces(max_len, stream.chunks(1)), expected, "{max_len}");
+        }
+    }
+
+    #[test]
+    fn cut_and_continued_mark_an_over_long_line() {
+        let marked = |text: &str, continued, cut| (text.as_bytes().to_vec(), continued, cut);
+        assert_eq!(
+            pieces(4, [&b"abcd\nabcde\nabcdefgh\nabcdefghi"[..]]),
+            [
+                marked("abcd", false, false),
+                marked("abcd", false, true),
+                marked("e", true, false),
+                marked("abcd", false, true),
+                marked("efgh", true, false),
+                marked("abcd", false, true),
+                marked("efgh", true, true),
+                marked("i", true, false),
+            ]
+        );
+    }
+
+    #[test]
+    fn the_limit_itself_is_one_line() {
+        let long = [b'x'; MAX_LINE + 1];
+        let exact = [&long[..MAX_LINE], b"\n"];
+        assert_eq!(pieces(MAX_LINE, exact), [whole(&long[..MAX_LINE])]);
+        assert_eq!(
+            pieces(MAX_LINE, [&long[..]]),
+            [(long[..MAX_LINE].to_vec(), false, true), (b"x".to_vec(), true, false)]
+        );
+    }
+
+    #[test]
+    fn an_over_long_line_is_cut_as_soon_as_that_is_certain() {
+        let mut lines = LineBuffer::new(4);
+        let mut count = 0;
+        lines.push(b"abcd", &mut |_| count += 1);
+        assert_eq!(count, 0);
+        lines.push(b"e", &mut |piece| {
+            count += 1;
+            assert_eq!((piece.bytes, piece.cut), (&b"abcd"[..], true));
+        });
+        assert_eq!(count, 1);
+    }
+
+    #[test]
+    fn a_megabyte_without_newline_keeps_every_byte() {
+        let line: Vec<u8> = (0..1 << 20).map(|i| b'a' + (i % 23) as u8).collect();
+        for chunk in [1000, 8192, MAX_LINE, 65536, 1 << 20] {
+            let out = pieces(MAX_LINE, line.chunks(chunk));
+            assert_eq!(out.len(), 64);
+            assert!(out.iter().all(|(bytes, ..)| bytes.len() == MAX_LINE));
+            assert_eq!(out.iter().filter(|(.., cut)| *cut).count(), 63);
+            assert_eq!(out.iter().filter(|(_, cont, _)| *cont).count(), 63);
+            let joined: Vec<u8> = out.into_iter().flat_map(|(bytes, ..)| bytes).collect();
+            assert!(joined == line);
+        }
+    }
+
+    #[test]
+    fn a_flood_of_empty_lines() {
+        let flood = [b'\n'; 100_000];
+        let out = pieces(MAX_LINE, flood.chunks(4096));
+        assert_eq!(out.len(), 100_000);
+        assert!(out.iter().all(|piece| *piece == whole(b"")));
+    }
+
+    #[test]
+    fn a_whole_line_is_lent_not_copied() {
+        let data = b"head\nbody\ntail".as_slice();
+        let mut lent = Vec::new();
+        LineBuffer::new(100).push(data, &mut |piece| lent.push(piece.bytes.as_ptr()));
+        assert_eq!(lent, [data.as_ptr(), data[5..].as_ptr()]);
+    }
+
+    #[test]
+    fn a_random_stream_is_conserved() {
+        let mut seed = 1u64;
+        let mut random = move |below: usize| {
+            seed = seed.wrapping_mul(6364136223846793005).wrapping_add(1);
+            (seed >> 33) as usize % below
+        };
+        for _ in 0..300 {
+            let letters = 2 + random(30);
+            let stream: Vec<u8> = (0..random(400))
+                .map(|_| match random(letters) {
+                    0 => b'\n',
+                    n => b'a' + n as u8,
+                })
+                .collect();
+            let out = pieces(1 + random(20), stream.chunks(1 + random(50)));
+            let mut joined = Vec::new();
+            for (bytes, _, cut) in &out {
+                joined.extend_from_slice(bytes);
+                if !cut {
+                    joined.push(b'\n');
+                }
+            }
+            if stream.last().is_some_and(|last| *last != b'\n') {
+                joined.pop();
+            }
+            assert_eq!(joined, stream);
+            for pair in out.windows(2) {
+                assert_eq!(pair[0].2, pair[1].1, "cut and continued go together");
+            }
+        }
+    }
+
+    #[test]
+    fn the_extreme_limits_work() {
+        assert_eq!(pieces(0, [&b"ab\n"[..]]), [(b"a".to_vec(), false, true), (b"b".to_vec(), true, false)]);
+        assert_eq!(pieces(usize::MAX, [&b"a"[..], b"b\n"]), [whole(b"ab")]);
+        assert!(size_of::<LineBuffer>() <= 40);
+    }
+
+    #[test]
+    fn escaped_shows_each_invalid_byte() {
+        let show = |bytes: &[u8]| Escaped(bytes).to_string();
+        assert_eq!(show(b""), "");
+        assert_eq!(show("grüße \u{1f980}".as_bytes()), "grüße \u{1f980}");
+        assert_eq!(show(b"\xffhello world!"), r"\xffhello world!");
+        assert_eq!(show(b"a\x80\xfeb\n"), "a\\x80\\xfeb\n");
+        assert_eq!(show(b"cut \xf0\x9f\xa6"), r"cut \xf0\x9f\xa6");
+        assert_eq!(show(b"\xc0\x00"), "\\xc0\0");
+        assert_eq!(show(br"\x41"), r"\x41");
+    }
+}
