@@ -30,6 +30,28 @@ pub(crate) fn is_default(signal: i32) -> bool {
     result == 0 && action.sa_sigaction == libc::SIG_DFL
 }
 
+/// Puts the signal back to its default action; what cannot be changed refuses, as it may. Touches no memory of the host's.
+///
+/// Past the C library, where that is possible: it keeps signals of its own out of everybody's reach (32 and 33 in glibc), which a
+/// child may have inherited as ignored all the same.
+pub(super) fn reset(signal: i32) {
+    #[cfg(all(target_os = "linux", not(any(target_arch = "mips", target_arch = "mips64"))))]
+    {
+        // Handler, flags, restorer and mask, in whatever order: all zero is SIG_DFL without flags or mask.
+        let default = [0_u64; 8];
+        let no_old = ptr::null_mut::<u64>();
+        // SAFETY: the kernel's sigaction is shorter than this, and its set of signals has 8 bytes.
+        unsafe { libc::syscall(libc::SYS_rt_sigaction, signal, default.as_ptr(), no_old, 8_usize) };
+    }
+    #[cfg(not(all(target_os = "linux", not(any(target_arch = "mips", target_arch = "mips64")))))]
+    {
+        // SAFETY: zeroed is SIG_DFL without flags or mask.
+        let default: libc::sigaction = unsafe { std::mem::zeroed() };
+        // SAFETY: reads a local.
+        unsafe { libc::sigaction(signal, &raw const default, ptr::null_mut()) };
+    }
+}
+
 /// An empty signal set.
 pub(super) fn empty_set() -> libc::sigset_t {
     let mut set = MaybeUninit::<libc::sigset_t>::zeroed();

@@ -28,8 +28,8 @@ pub(super) struct Plan {
     /// What to exec, first one first.
     pub(super) paths: Strings,
     pub(super) moves: Vec<Move>,
-    /// The first number above all of the child's descriptors.
-    pub(super) above: RawFd,
+    /// The numbers of the child's descriptors.
+    pub(super) targets: Vec<RawFd>,
     pub(super) group: Group,
     pub(super) terminal: bool,
     pub(super) umask: Option<libc::mode_t>,
@@ -113,7 +113,7 @@ impl Plan {
             argv,
             env,
             paths,
-            above: moves.last().map_or(0, |last| last.target.saturating_add(1)),
+            targets: moves.iter().map(|one| one.target).collect(),
             moves,
             group: if terminal { Group::Session } else { command.group },
             terminal,
@@ -232,16 +232,20 @@ fn environment(command: &Command, env: &mut Strings) -> Result<Option<OsString>,
         let pushed = env.push(&[key.as_bytes(), b"=", value.as_bytes()]);
         pushed.map_err(|Nul| format!("a NUL byte in the environment variable {key:?}"))
     };
+    // Sockets of the child's own: those that the host was given itself would be found first.
+    let is_ours = |key: &OsStr| {
+        !command.listen.is_empty() && ["LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES"].iter().any(|name| key == *name)
+    };
     if !command.env_clear {
         for (key, value) in std::env::vars_os() {
             // What std takes for a variable's name may start with "="; nobody looks such a one up.
-            if !command.env.contains_key(&key) && find_byte(b'=', key.as_bytes()).is_none() {
+            if !command.env.contains_key(&key) && !is_ours(&key) && find_byte(b'=', key.as_bytes()).is_none() {
                 push(&key, &value)?;
             }
         }
     }
     for (key, value) in &command.env {
-        if let Some(value) = value {
+        if let Some(value) = value.as_ref().filter(|_| !is_ours(key)) {
             push(key, value)?;
         }
     }

@@ -47,7 +47,7 @@ impl Vfork {
         if REFUSED.load(Ordering::Relaxed) {
             return self.clone(plan, Closing::Each(fd::highest_open()));
         }
-        let sources: Vec<i32> = plan.moves.iter().map(|one| one.source).collect();
+        let moves = plan.moves.clone();
         let used = self.bring_down(plan).map_err(|error| Failure::ours(Stage::Dup2, &error))?;
         let from = plan.moves.iter().map(|one| one.source.saturating_add(1)).max().unwrap_or(0);
         #[allow(clippy::cast_sign_loss)] // descriptors are not negative
@@ -60,9 +60,7 @@ impl Vfork {
         match result {
             Err(failure) if failure.stage() == Stage::CloseRange => {
                 REFUSED.store(true, Ordering::Relaxed);
-                for (one, source) in plan.moves.iter_mut().zip(sources) {
-                    one.source = source;
-                }
+                plan.moves = moves;
                 self.clone(plan, Closing::Each(fd::highest_open()))
             }
             result => result,
@@ -72,14 +70,13 @@ impl Vfork {
     /// Duplicates high sources to the slots; how many slots that took.
     fn bring_down(&self, plan: &mut Plan) -> io::Result<usize> {
         let mut used = 0;
-        let targets: Vec<i32> = plan.moves.iter().map(|one| one.target).collect();
         for one in plan.moves.iter_mut().filter(|one| one.source >= LOW && one.source != one.target) {
             let Some(slot) = self.slots.get(used) else { break };
             // SAFETY: the plan's sources are borrowed from their owners for the length of the spawn.
             let source = unsafe { BorrowedFd::borrow_raw(one.source) };
             fd::replace(slot, source)?;
             one.source = slot.as_raw_fd();
-            one.clashes = targets.contains(&one.source);
+            one.clashes = plan.targets.contains(&one.source);
             used += 1;
         }
         Ok(used)
