@@ -25,3 +25,8 @@ pub use reactor::timers::TimerId;
 pub use reactor::{Event, Interest, Reactor, ReapMethod, SourceId, Waker};
 pub use service::{MultiService, Service};
 pub use sys::spawn::SpawnMethod;
+
+/// The README's examples are tests.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;
