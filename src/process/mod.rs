@@ -471,6 +471,11 @@ impl Process<'_> {
     pub fn pause(&mut self, fd: i32) {
         if let Some(reader) = self.child.reader(fd) {
             reader.paused = true;
+            if reader.is_over() && !reader.queued {
+                // The poll has told of its end before.
+                reader.queued = true;
+                self.sources.push_ready(reader.source);
+            }
         }
     }
 
