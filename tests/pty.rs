@@ -62,8 +62,9 @@ on_all_combinations! {
         world.until_said(id, 1, "hello\r\nhello\r\n");
         // Control-D on an empty line ends the input.
         world.process(id).write(0, b"\x04").unwrap();
-        assert!(world.until_ended(id).exit.success());
-        assert_eq!(world.log.text(id, 1), "hello\r\nhello\r\n");
+        let outcome = world.until_ended(id);
+        assert!(outcome.exit.success(), "{outcome:?}");
+        assert_eq!(outcome.out, "hello\r\nhello\r\n");
     }
 
     // Y8: what Twisted has not

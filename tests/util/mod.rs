@@ -19,6 +19,7 @@ pub(crate) const COMBINATIONS: [(SpawnMethod, ReapMethod); 4] = [
 ];
 
 /// Makes four tests of each function: `name::vfork_pidfd`, `name::vfork_sigchld`, `name::fork_pidfd`, `name::fork_sigchld`.
+#[allow(unused_macros)]
 macro_rules! on_all_combinations {
     ($($(#[$meta:meta])* fn $name:ident($world:ident: &mut World) $body:block)*) => { $(
         $(#[$meta])*
@@ -36,6 +37,7 @@ macro_rules! on_all_combinations {
         }
     )* };
 }
+#[allow(unused_imports)]
 pub(crate) use on_all_combinations;
 
 /// Longer than anything here takes on the slowest machine.

@@ -8,6 +8,7 @@ use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 use std::ptr::{self, NonNull};
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use super::Failure;
 use super::child::{self, Closing};
@@ -85,7 +86,7 @@ impl Vfork {
     fn clone(&self, plan: &mut Plan, closing: Closing) -> Result<i32, Failure> {
         let files = if matches!(closing, Closing::Unshare(_)) { libc::CLONE_FILES } else { 0 };
         let flags = libc::CLONE_VM | libc::CLONE_VFORK | files | libc::SIGCHLD;
-        let dumpable = plan.changes_credentials().then(dumpable);
+        let dumpable = plan.changes_credentials().then(KeepDumpable::new);
         let mut shared = Shared { plan, closing, failure: None };
         let pid = {
             let _blocked = BlockAll::new();
@@ -93,9 +94,7 @@ impl Vfork {
             // returns only after the child's exec or end; the child does nothing but what `child::run` may.
             cvt(unsafe { libc::clone(run_child, self.stack.top(), flags, (&raw mut shared).cast()) })
         };
-        if let Some(before) = dumpable {
-            restore_dumpable(before);
-        }
+        drop(dumpable);
         let pid = pid.map_err(|error| Failure::ours(Stage::Clone, &error))?;
         // SAFETY: the child is gone from this memory; volatile, because the compiler has not seen it write.
         match unsafe { ptr::read_volatile(&raw const shared.failure) } {
@@ -118,15 +117,27 @@ extern "C" fn run_child(shared: *mut libc::c_void) -> libc::c_int {
     unsafe { libc::_exit(127) }
 }
 
-/// The host's dumpable flag, which a child in the same memory clears when it changes its user.
-fn dumpable() -> i32 {
-    // SAFETY: touches no memory.
-    unsafe { libc::prctl(libc::PR_GET_DUMPABLE) }
+/// Gives the host its dumpable flag back, which a child in the same memory clears when it changes its user. One at a time: of two, the
+/// second would find the flag already cleared.
+struct KeepDumpable {
+    before: i32,
+    _alone: MutexGuard<'static, ()>,
 }
 
-fn restore_dumpable(before: i32) {
-    // SAFETY: touches no memory. The kernel refuses 2, which only it may set, and which a change of user leaves as it is.
-    unsafe { libc::prctl(libc::PR_SET_DUMPABLE, before) };
+impl KeepDumpable {
+    fn new() -> Self {
+        static ALONE: Mutex<()> = Mutex::new(());
+        let alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
+        // SAFETY: touches no memory.
+        Self { before: unsafe { libc::prctl(libc::PR_GET_DUMPABLE) }, _alone: alone }
+    }
+}
+
+impl Drop for KeepDumpable {
+    fn drop(&mut self) {
+        // SAFETY: touches no memory. The kernel refuses 2, which only it may set, and which a change of user leaves as it is.
+        unsafe { libc::prctl(libc::PR_SET_DUMPABLE, self.before) };
+    }
 }
 
 /// The child's stack, with a page below it that nobody may touch.
