@@ -266,6 +266,7 @@ unsafe fn exec(plan: &Plan) -> Failure {
     unsafe { libc::sigprocmask(libc::SIG_SETMASK, &raw const nobody, ptr::null_mut()) };
 
     let mut failure = Failure::new(Stage::Exec, libc::ENOENT, 0);
+    let only = plan.paths.pointers.len() == 2;
     let mut which = 0;
     for path in &plan.paths.pointers {
         if path.is_null() {
@@ -275,6 +276,7 @@ unsafe fn exec(plan: &Plan) -> Failure {
         unsafe { libc::execve(*path, plan.argv.pointers.as_ptr(), plan.env.pointers.as_ptr()) };
         let errno = errno();
         match errno {
+            _ if only => return Failure::new(Stage::Exec, errno, which),
             libc::ENOENT | libc::ENOTDIR | libc::ESTALE | libc::ENODEV | libc::ETIMEDOUT => {}
             libc::EACCES => {
                 if failure.errno != libc::EACCES {

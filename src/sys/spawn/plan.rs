@@ -144,7 +144,19 @@ impl Plan {
             Stage::Exec => {
                 let path = self.paths.get(failure.which);
                 let hint = exec_hint(command, path, failure.errno);
-                if path == command.program { error.with_hint(hint) } else { error.on(path).with_hint(hint) }
+                if path == command.program {
+                    error.with_hint(hint)
+                } else if failure.errno == libc::ENOENT {
+                    // Of all that were tried none can be blamed, unless one is there.
+                    let there =
+                        self.paths.iter().find_map(|path| Some((path, exec_hint(command, path, libc::ENOENT)?)));
+                    match there {
+                        Some((path, hint)) => error.on(path).with_hint(Some(hint)),
+                        None => error.with_hint(Some("it is in no directory of its PATH".into())),
+                    }
+                } else {
+                    error.on(path).with_hint(hint)
+                }
             }
             Stage::Chdir => error.on(command.current_dir.clone().unwrap_or_default()),
             Stage::Dup2 => error.on(format!("to descriptor {}", failure.which)),
@@ -193,8 +205,11 @@ impl Strings {
     }
 
     fn get(&self, index: i32) -> &OsStr {
-        let start = usize::try_from(index).ok().and_then(|index| self.starts.get(index)).copied().unwrap_or(0);
-        OsStr::from_bytes(self.bytes[start..].split(|byte| *byte == 0).next().unwrap_or_default())
+        usize::try_from(index).ok().and_then(|index| self.iter().nth(index)).unwrap_or_default()
+    }
+
+    fn iter(&self) -> impl Iterator<Item = &OsStr> {
+        self.bytes.split(|byte| *byte == 0).map(OsStr::from_bytes)
     }
 
     /// `LISTEN_FDS` and its company, where there are sockets to hand over; the place for the digits of the pid.
