@@ -373,7 +373,7 @@ impl Reactor {
     }
 
     /// Has [`Event::Signal`] come for a signal. Handlers that the host had before are still called; the signal's default action is not
-    /// carried out as long as a reactor watches it.
+    /// carried out as long as a reactor watches it. In the thread that calls, the signal is no longer blocked.
     ///
     /// # Errors
     ///

@@ -18,7 +18,7 @@ pub enum ReapMethod {
     #[default]
     Pidfd,
     /// By SIGCHLD, at which each child is asked after. The host's own handler for it is still called; a host that ignores it
-    /// no longer does.
+    /// no longer does, nor does the thread that spawns first block it.
     Sigchld,
 }
 

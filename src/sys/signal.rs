@@ -20,6 +20,15 @@ pub(crate) fn send_to_group(pgid: i32, signal: i32) -> io::Result<()> {
     Ok(())
 }
 
+/// Lets the signal through in this thread.
+pub(crate) fn unblock(signal: i32) {
+    let mut one = empty_set();
+    // SAFETY: `one` is ours; a number that is no signal is refused.
+    unsafe { libc::sigaddset(&raw mut one, signal) };
+    // SAFETY: `one` is ours; the call changes this thread's mask alone.
+    unsafe { libc::pthread_sigmask(libc::SIG_UNBLOCK, &raw const one, ptr::null_mut()) };
+}
+
 /// Whether the signal is at its default action in this process.
 pub(crate) fn is_default(signal: i32) -> bool {
     let mut action = MaybeUninit::<libc::sigaction>::zeroed();
