@@ -1,3 +1,5 @@
 //! The command `childminder`.
 
+mod cli;
+
 fn main() {}
