@@ -175,7 +175,8 @@ mod tests {
 
     #[test]
     fn a_reload_tells_apart_what_changed() {
-        let read = |rest: &str| parse(&format!("[process.a]\ncommand = [\"true\"]\n{rest}")).unwrap().processes.remove(0);
+        let read =
+            |rest: &str| parse(&format!("[process.a]\ncommand = [\"true\"]\n{rest}")).unwrap().processes.remove(0);
         let old = read("");
         assert_eq!(old.change(&read("# nothing\n")), Change::Nothing);
         assert_eq!(old.change(&read("kill-time = 5.0")), Change::Nothing);

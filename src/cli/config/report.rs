@@ -61,7 +61,7 @@ impl<'t> Report<'t> {
     /// Says that what is at `span` is wrong, unless its syntax is.
     pub(super) fn add(&mut self, span: Range<usize>, message: String) {
         self.told += 1;
-        if !self.is_spoiled(span.clone()) {
+        if !self.is_spoiled(&span) {
             self.problems.push((span.start, message));
         }
     }
@@ -73,7 +73,7 @@ impl<'t> Report<'t> {
     }
 
     /// Whether anything within (or at the ends of) this span has broken syntax.
-    pub(super) fn is_spoiled(&self, span: Range<usize>) -> bool {
+    pub(super) fn is_spoiled(&self, span: &Range<usize>) -> bool {
         self.spoiled.iter().any(|range| range.start <= span.end && span.start <= range.end)
     }
 
@@ -98,15 +98,16 @@ impl<'t> Report<'t> {
         None
     }
 
-    /// Nothing, or all that was wrong, in the order of the file.
-    pub(super) fn into_result(mut self, file: &Path) -> Result<(), Errors> {
-        if self.problems.is_empty() {
-            return Ok(());
-        }
+    pub(super) fn is_sound(&self) -> bool {
+        self.problems.is_empty()
+    }
+
+    /// All that was wrong, in the order of the file.
+    pub(super) fn into_errors(mut self, file: &Path) -> Errors {
         self.problems.sort_by_key(|(offset, _)| *offset);
         let text = self.text;
         let locate = |(offset, message)| Located { at: Some(position(text, offset)), message };
-        Err(Errors { file: file.to_owned(), list: self.problems.into_iter().map(locate).collect() })
+        Errors { file: file.to_owned(), list: self.problems.into_iter().map(locate).collect() }
     }
 }
 

@@ -5,6 +5,7 @@
 use std::ops::Range;
 
 use childminder::{Policy, PolicyError};
+use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use super::report::{Report, nearest};
@@ -34,6 +35,11 @@ impl<'t> Section<'t> {
             meant.push(nearest);
         }
         Self { table, meant }
+    }
+
+    /// What is written at the key.
+    pub(super) fn value(&self, key: &str) -> Option<&'t Spanned<DeValue<'t>>> {
+        self.table.get(key)
     }
 
     /// Where the key is written.
@@ -81,9 +87,8 @@ impl<'t> Section<'t> {
         parsed.into_iter().collect()
     }
 
-    /// The policy that this section makes of `defaults`, and whether it is sound.
-    pub(super) fn policy(&self, report: &mut Report<'_>, defaults: &Policy) -> (Policy, bool) {
-        let before = report.count();
+    /// The policy that this section makes of `defaults`.
+    pub(super) fn policy(&self, report: &mut Report<'_>, defaults: &Policy) -> Policy {
         let mut policy = defaults.clone();
         let durations = [
             ("threshold", &mut policy.threshold),
@@ -96,7 +101,7 @@ impl<'t> Section<'t> {
         }
         policy.restart = self.read(report, "restart", value::restart).unwrap_or(policy.restart);
         policy.stop_signal = self.read(report, "stop-signal", value::stop_signal).unwrap_or(policy.stop_signal);
-        (policy, report.count() == before)
+        policy
     }
 
     /// Checks the delays of a policy that is sound otherwise, if this section has a say in them.

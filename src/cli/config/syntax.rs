@@ -41,11 +41,15 @@ pub(super) fn parse<'t>(report: &mut Report<'_>, text: &'t str) -> Spanned<DeTab
                 continue;
             }
             let line = line(text, at);
+            let key = error.span().and_then(|span| text.get(span)).unwrap_or_default();
+            let message = format!("duplicate `{key}`, allowed is once");
             if text[line.clone()].trim_start().starts_with('[') {
                 double_table = Some(line.start..next_table(text, line.end));
+                // Two tables in one: how their keys go together means nothing.
+                report.add_syntax(at, message, at..at);
+            } else {
+                report.add(at..at, message);
             }
-            let key = error.span().and_then(|span| text.get(span)).unwrap_or_default();
-            report.add(at..at, format!("duplicate `{key}`, allowed is once"));
             continue;
         }
         if told.as_ref().is_some_and(|told| told.start <= at && at <= told.end) {
@@ -79,7 +83,9 @@ fn line(text: &str, at: usize) -> Range<usize> {
 
 /// Where the next line with a table's header starts.
 fn next_table(text: &str, from: usize) -> usize {
-    text[from..].match_indices('\n').map(|(newline, _)| from + newline + 1)
+    text[from..]
+        .match_indices('\n')
+        .map(|(newline, _)| from + newline + 1)
         .find(|start| text[*start..].trim_start_matches([' ', '\t']).starts_with('['))
         .unwrap_or(text.len() + 1)
 }

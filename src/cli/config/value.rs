@@ -11,10 +11,12 @@ use toml::de::DeValue;
 
 pub(super) type Parsed<T> = Result<T, &'static str>;
 
-const DURATION: &str = "a duration such as \"500ms\", \"5s\", \"1.5m\", \"1h\", or a number of seconds, up to 100 years";
+const DURATION: &str =
+    "a duration such as \"500ms\", \"5s\", \"1.5m\", \"1h\", or a number of seconds, up to 100 years";
 const SIZE: &str = "a size such as \"10MiB\", \"10MB\", \"512k\", or a number of bytes, at least 1";
 const UMASK: &str = "a mask in octal, such as \"022\" or 0o022, up to 0o777";
-const LIMIT: &str = "a number, a size such as \"10MiB\", \"unlimited\", or a table with `soft` and `hard`, soft not above hard";
+const LIMIT: &str =
+    "a number, a size such as \"10MiB\", \"unlimited\", or a table with `soft` and `hard`, soft not above hard";
 
 /// Longer than any machine runs, and far from where an `Instant` would overflow.
 const LONGEST: u128 = 100 * 365 * 86_400 * 1_000_000_000;
@@ -170,9 +172,10 @@ pub(super) fn limit(value: &DeValue<'_>) -> Parsed<Limit> {
     };
     let limit = match value.as_table() {
         None => one(value).map(|both| Limit { soft: both, hard: both }),
-        Some(table) if table.len() == 2 => table.get("soft").zip(table.get("hard")).and_then(|(soft, hard)| {
-            Some(Limit { soft: one(soft.get_ref())?, hard: one(hard.get_ref())? })
-        }),
+        Some(table) if table.len() == 2 => table
+            .get("soft")
+            .zip(table.get("hard"))
+            .and_then(|(soft, hard)| Some(Limit { soft: one(soft.get_ref())?, hard: one(hard.get_ref())? })),
         Some(_) => None,
     };
     let in_order = |limit: &Limit| limit.soft.unwrap_or(u64::MAX) <= limit.hard.unwrap_or(u64::MAX);
@@ -222,4 +225,68 @@ pub(super) fn user(value: &DeValue<'_>) -> Parsed<Id> {
 
 pub(super) fn group(value: &DeValue<'_>) -> Parsed<Id> {
     Id::new(value).filter(|id| id.gid().is_ok()).ok_or("the name of a group of this system, or a group's number")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_are_exact_and_read_back() {
+        for (text, nanos) in [
+            ("0", 0),
+            ("5", 5_000_000_000),
+            ("500ms", 500_000_000),
+            ("1.5m", 90_000_000_000),
+            ("1 h", 3_600_000_000_000),
+            ("0.1s", 100_000_000),
+            ("1.000000001s", 1_000_000_001),
+            ("7us", 7000),
+        ] {
+            let duration = parse_duration(text).expect(text);
+            assert_eq!(duration, Duration::from_nanos(nanos), "{text}");
+            assert_eq!(parse_duration(&show_duration(duration)), Some(duration), "{text}");
+        }
+        assert_eq!(show_duration(Duration::from_secs(90)), "90s");
+        assert_eq!(show_duration(Duration::from_secs(3600)), "1h");
+        assert_eq!(show_duration(Duration::ZERO), "0s");
+        for bad in [
+            "",
+            "s",
+            ".5s",
+            "5.s",
+            "-1s",
+            "+1s",
+            "1m30s",
+            "5S",
+            "1e3",
+            "1.2.3s",
+            "5 parsecs",
+            "36501d",
+            "99999999999999999999",
+        ] {
+            assert_eq!(parse_duration(bad), None, "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn sizes_know_both_kinds_of_units() {
+        for (text, size) in [
+            ("1", 1),
+            ("512k", 524_288),
+            ("10MiB", 10 << 20),
+            ("10MB", 10_000_000),
+            ("1.5 kib", 1536),
+            ("2G", 2 << 30),
+            ("3kB", 3000),
+        ] {
+            assert_eq!(parse_size(text), Some(size), "{text}");
+            assert_eq!(parse_size(&show_size(size)), Some(size), "{text}");
+        }
+        assert_eq!(show_size(10 << 20), "10MiB");
+        assert_eq!(show_size(1001), "1001B");
+        for bad in ["", "k", "-1", "10XB", "1e3", "18446744073709551616", "17179869184G"] {
+            assert_eq!(parse_size(bad), None, "{bad:?}");
+        }
+    }
 }
