@@ -61,7 +61,11 @@ pub(super) fn parse<'t>(report: &mut Report<'_>, text: &'t str) -> Spanned<DeTab
         let within = |other: &&Error| place.contains(&start(other, text)) || start(other, text) == place.end;
         let unclosed = errors.iter().filter(within).find(|other| other.message().starts_with("unclosed "));
         let (at, said) = unclosed.map_or((at, error), |unclosed| (place.start, unclosed));
-        report.add_syntax(at, said.message().to_owned(), line(text, at).start..place.end);
+        // With a broken header, nobody knows whose the keys below are.
+        let line = line(text, at);
+        let is_header = text[line.clone()].trim_start().starts_with('[');
+        let end = if is_header { next_table(text, line.end).saturating_sub(2) } else { place.end };
+        report.add_syntax(at, said.message().to_owned(), line.start..end);
         told = Some(place);
     }
     table
