@@ -275,19 +275,11 @@ impl Command {
         Ok(self.uid(user.uid).gid(user.gid))
     }
 
-    /// Runs the child as the group of this name, looked up now; otherwise as [`gid`](Self::gid).
+    /// Runs the child as the group of this name; looked up now. Otherwise as [`gid`](Self::gid).
     ///
     /// # Errors
     ///
     /// `NotFound` if there is no such group; otherwise what the system's database said.
-    ///
-    /// ```
-    /// use childminder::Command;
-    ///
-    /// assert_eq!(Command::new("id").group("root")?.get_gid(), Some(0));
-    /// assert!(Command::new("id").group("no-such-group").is_err());
-    /// # Ok::<(), std::io::Error>(())
-    /// ```
     pub fn group(&mut self, name: &str) -> io::Result<&mut Self> {
         Ok(self.gid(sys::user::group_by_name(name)?))
     }

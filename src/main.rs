@@ -1,5 +1,9 @@
-//! The command `childminder`.
+//! The command `childminder`. All of it is in `cli`, on the library's public interface.
 
 mod cli;
 
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    cli::main(lexopt::Parser::from_env())
+}

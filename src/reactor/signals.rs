@@ -37,6 +37,10 @@ impl Signals {
         self.delivery.get_read().as_fd()
     }
 
+    pub(crate) fn watches(&self, number: i32) -> bool {
+        self.watched.contains(&number)
+    }
+
     pub(crate) fn watch(&mut self, number: i32) -> io::Result<()> {
         if !(1..=signal::max()).contains(&number) || FORBIDDEN.contains(&number) {
             let message = format!("signal {number} cannot be watched");

@@ -113,10 +113,6 @@ impl Reader<'_, '_> {
         defaults: &(Policy, bool),
     ) -> Vec<ProcessConfig> {
         let place = format!("[process.{}]", key.get_ref().escape_debug());
-        if !is_name(key.get_ref()) {
-            let allowed = "allowed are 1 to 64 letters, digits and any of \"-_.:@+\", with no \"-\" in front";
-            self.report.add(key.span(), format!("`{}` as a name, {allowed}", key.get_ref().escape_debug()));
-        }
         let table = value.get_ref().as_table().ok_or("a table with `command` or `shell`");
         let Some(table) = self.report.check(value.span(), key.get_ref(), value.get_ref(), table) else {
             return Vec::new();
@@ -126,6 +122,12 @@ impl Reader<'_, '_> {
             Some(count) => (1..=count).map(Some).collect(),
             None => vec![None],
         };
+        let names: Vec<_> = instances.iter().map(|instance| numbered(key.get_ref(), *instance)).collect();
+        // The last is the longest.
+        if key.get_ref().is_empty() || !names.last().is_some_and(|name| is_name(name)) {
+            let allowed = "allowed are 1 to 64 letters, digits and any of \"-_.:@+\", with no \"-\" in front";
+            self.report.add(key.span(), format!("`{}` as a name, {allowed}", key.get_ref().escape_debug()));
+        }
         let template = Settings {
             command: self.command(&section, key.span().start..key.span().end, end),
             directory: section.read(self.report, "directory", |value| {
@@ -147,9 +149,7 @@ impl Reader<'_, '_> {
         let autostart = section.read(self.report, "autostart", value::boolean).unwrap_or(true);
 
         let mut processes = Vec::new();
-        for instance in instances {
-            let name =
-                instance.map_or_else(|| key.get_ref().to_string(), |number| format!("{}:{number}", key.get_ref()));
+        for (name, instance) in names.into_iter().zip(instances) {
             if let Some(other) = self.names.insert(name.clone(), place.clone()) {
                 let message = format!("the name `{}` again, allowed is one that {other} has not", name.escape_debug());
                 self.report.add(key.span(), message);
@@ -269,6 +269,11 @@ fn simple_output(value: &DeValue<'_>) -> Parsed<Output> {
 fn is_name(name: &str) -> bool {
     let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.:@+".contains(&byte);
     (1..=64).contains(&name.len()) && name.bytes().all(allowed) && !name.starts_with('-')
+}
+
+/// The name of one instance.
+fn numbered(name: &str, instance: Option<u32>) -> String {
+    instance.map_or_else(|| name.to_owned(), |number| format!("{name}:{number}"))
 }
 
 fn expand(text: &str, instance: Option<u32>) -> String {

@@ -18,7 +18,7 @@ pub(super) fn without_bare_keys<'t>(report: &mut Report<'_>, text: &'t str) -> C
             let at = start(&error, text);
             let line = line(text, at);
             mended.to_mut().replace_range(line.clone(), &" ".repeat(line.len()));
-            report.add_syntax(at, error.message().to_owned(), line);
+            report.add_syntax(at, in_words(&error, text), line);
         }
     }
     mended
@@ -65,10 +65,19 @@ pub(super) fn parse<'t>(report: &mut Report<'_>, text: &'t str) -> Spanned<DeTab
         let line = line(text, at);
         let is_header = text[line.clone()].trim_start().starts_with('[');
         let end = if is_header { next_table(text, line.end).saturating_sub(2) } else { place.end };
-        report.add_syntax(at, said.message().to_owned(), line.start..end);
+        report.add_syntax(at, in_words(said, text), line.start..end);
         told = Some(place);
     }
     table
+}
+
+/// What was found, if it is to be seen, and what the parser says of it.
+fn in_words(error: &Error, text: &str) -> String {
+    let found = error.span().and_then(|span| text.get(span)).filter(|found| !found.trim().is_empty());
+    match found.and_then(|found| found.lines().next()) {
+        Some(found) => format!("`{}`: {}", found.escape_debug(), error.message()),
+        None => error.message().to_owned(),
+    }
 }
 
 fn start(error: &Error, text: &str) -> usize {

@@ -152,14 +152,14 @@ umask = \"027\"
 fn a_mistake_is_told_once() {
     for (wrong, told) in [
         // The parser's own follow-ups.
-        ("[process.a]\ncommand = [sh, -c]\n", "2:12: string values must be quoted"),
+        ("[process.a]\ncommand = [sh, -c]\n", "2:12: `sh`: string values must be quoted"),
         ("[process.a]\ncommand = [\"a\"\numask = \"7\"\n[process.b]\nx = 1\n", "2:11: unclosed array"),
         ("[process.a]\ncommand\n[process.b]\ncommand = [\"x\"]\n", "2:8: key with no value"),
         ("[process.a]\ncommand =\nautostart = true\n", "2:10: "),
-        ("[process.a]\ncommand = [\"x\"]\numask = 022\n", "3:9: unexpected leading zero"),
+        ("[process.a]\ncommand = [\"x\"]\numask = 022\n", "3:9: `0`: unexpected leading zero"),
         ("[process.a\ncommand = [\"x\"]\n", "1:1: unclosed table"),
         ("[process.a]\nshell = \"echo\numask = \"022\"\n", "2:14: invalid basic string"),
-        ("[process.a]\nshell = \"x\"\nkill-time = 5s\n", "3:13: string values must be quoted"),
+        ("[process.a]\nshell = \"x\"\nkill-time = 5s\n", "3:13: `5s`: string values must be quoted"),
         ("[process.]\nshell = \"x\"\n", "1:10: unquoted keys cannot be empty"),
         // A table twice, with all of its keys.
         ("[process.a]\nshell = \"x\"\n[process.a]\ncommand = [\"x\"]\nshell = \"y\"\n", "3:10: duplicate `a`"),
