@@ -198,7 +198,7 @@ fn each_key_says_what_is_allowed() {
         ("kill-time = -1", "3:13: `kill-time` is -1, allowed is a duration"),
         ("kill-time = nan", "3:13: `kill-time` is nan, allowed is a duration"),
         ("threshold = \"1e3s\"", "3:13: `threshold` is \"1e3s\", allowed is a duration"),
-        ("min-restart-delay = \"2h\"", "3:1: `min-restart-delay` is 7200s, allowed is at most `max-restart-delay`"),
+        ("min-restart-delay = \"2h\"", "3:1: `min-restart-delay` is 2h, allowed is at most `max-restart-delay`"),
         ("max-restart-delay = 0.5", "3:1: `max-restart-delay` is 500ms, allowed is at least `min-restart-delay`"),
         ("restart = \"allways\"", "3:11: `restart` is \"allways\", allowed is \"always\", \"on-failure\" or \"never\""),
         ("umask = 22", "3:9: `umask` is 22, allowed is a mask in octal"),
