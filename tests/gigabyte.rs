@@ -69,7 +69,11 @@ fn a_gigabyte_goes_through_cat_and_back() {
     while exit.is_none() {
         reactor
             .turn(None, |reactor, event| {
-                assert!(!matches!(event, Event::Timer(id) if id == watchdog), "only {} bytes came back", expected.offset);
+                assert!(
+                    !matches!(event, Event::Timer(id) if id == watchdog),
+                    "only {} bytes came back",
+                    expected.offset
+                );
                 feed.handle(reactor, &event);
                 match event {
                     Event::Data { mut data, .. } => {
