@@ -21,6 +21,8 @@ const OUTPUT_LIMIT: usize = 16 * 1024 * 1024;
 const KILL_TIME: Duration = Duration::from_secs(5);
 /// How long others may go on writing after the exit.
 const DRAIN_TIME: Duration = Duration::from_millis(20);
+/// The same where the whole group was killed, and only needs to be given the time to die.
+const KILLED_DRAIN_TIME: Duration = Duration::from_secs(1);
 /// How often it is looked whether a group that was asked to end has done so. There is no event for that.
 const POLL: Duration = Duration::from_millis(10);
 /// The most that a pipe of ours can hold: what is behind that was written after the exit.
@@ -125,7 +127,8 @@ impl<'a> RunToEnd<'a> {
         self
     }
 
-    /// How long others that hold its pipes may go on writing after it has exited.
+    /// How long others that hold its pipes may go on writing after it has exited; at least 1 s after a time-out, where they have been
+    /// killed if they were of its group.
     pub fn drain_time(mut self, time: Duration) -> Self {
         self.drain_time = time;
         self
@@ -257,7 +260,8 @@ impl<'a> Run<'a> {
 
     /// Reads what is left in the pipes, and for a moment what others still write to them.
     fn drain(&mut self, reactor: &mut Reactor, drain_time: Duration) -> io::Result<()> {
-        self.drained = Some(reactor.call_later(drain_time));
+        let killed = self.timed_out || self.killed;
+        self.drained = Some(reactor.call_later(if killed { drain_time.max(KILLED_DRAIN_TIME) } else { drain_time }));
         while !self.ended && self.drained.is_some() {
             self.turn(reactor, None)?;
         }

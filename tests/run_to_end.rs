@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::mpsc;
 use std::time::Duration;
 
-use childminder::{Command, Limit, Output, Pty, Resource, RunError, RunToEnd, Stage, Stdio};
+use childminder::{Command, Output, Pty, RunError, RunToEnd, Stage, Stdio};
 
 /// Fails instead of hanging: what blocks is under test here.
 #[track_caller]
@@ -249,24 +249,17 @@ fn assert_close(ours: f64, theirs: f64, tolerance: f64, what: &str) {
 
 #[test]
 fn cpu_agrees_with_gnu_time() {
-    // Its CPU time is given: the kernel ends it after one second.
-    let command = sh("ulimit -S -t 1; while :; do :; done");
+    let command = sh("i=0; while [ $i -lt 400000 ]; do i=$((i+1)); done; head -c 200000000 /dev/zero >/dev/null");
     let Some((theirs, both)) = timed(&command) else { return };
-    let ours = run(&command);
-    assert_eq!((ours.exit.signal(), theirs.signal), (Some(libc::SIGXCPU), Some(libc::SIGXCPU)));
-    let cpu = ours.exit.usage.cpu_time().as_secs_f64();
-    assert_close(cpu, theirs.user + theirs.system, 0.1, "CPU of two runs");
-    // The same run seen from outside: GNU time adds next to nothing to what it measures, and rounds to 10 ms.
+    // The same run seen from outside: GNU time adds next to nothing to what it measures, and cuts to 10 ms.
     let usage = both.exit.usage;
-    assert_close(usage.user_time.as_secs_f64(), theirs.user, 0.05, "user time of one run");
-    assert_close(usage.system_time.as_secs_f64(), theirs.system, 0.05, "system time of one run");
-
-    // The same by a limit of ours.
-    let mut command = sh("while :; do :; done");
-    command.rlimit(Resource::Cpu, Limit { soft: Some(1), hard: Some(2) });
-    let ours = run(&command);
-    assert_eq!(ours.exit.signal(), Some(libc::SIGXCPU));
-    assert_close(ours.exit.usage.cpu_time().as_secs_f64(), cpu, 0.1, "CPU by a limit");
+    assert!(usage.cpu_time() > Duration::from_millis(50), "{usage:?}");
+    assert_close(usage.user_time.as_secs_f64(), theirs.user, 0.03, "user time of one run");
+    assert_close(usage.system_time.as_secs_f64(), theirs.system, 0.03, "system time of one run");
+    // Of its own: the same work, which costs more on a machine that has more to do.
+    let ours = run(&command).exit.usage.cpu_time().as_secs_f64();
+    let theirs = theirs.user + theirs.system;
+    assert!(ours < theirs * 3.0 && theirs < ours * 3.0, "CPU of two runs: {ours} here, {theirs} by {TIME}");
 }
 
 #[test]
