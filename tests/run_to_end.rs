@@ -83,7 +83,7 @@ fn an_input_that_cannot_be_read_is_an_error_and_kills() {
     for read_before in [false, true] {
         let result = within_30_s(move || {
             // It would go on for ever after the end of its input.
-            RunToEnd::new(&sh("trap '' TERM; cat; exec sleep 1000")).input(Failing(read_before)).run()
+            RunToEnd::new(&sh("trap '' TERM; cat; exec sleep 1234")).input(Failing(read_before)).run()
         });
         match result {
             Err(RunError::Input(error)) => assert_eq!(error.to_string(), "the disk is gone"),
@@ -114,7 +114,7 @@ fn output_beyond_the_limit_is_counted_and_dropped() {
 #[test]
 fn a_time_out_terminates_the_group_and_keeps_the_output() {
     let output = within_30_s(|| {
-        let command = sh("echo before; sleep 1000 & sleep 1000");
+        let command = sh("echo before; sleep 1234 & sleep 1234");
         RunToEnd::new(&command).timeout(Duration::from_secs(1)).run().unwrap()
     });
     assert!(output.timed_out && !output.pipes_left_open);
@@ -127,7 +127,7 @@ fn a_time_out_terminates_the_group_and_keeps_the_output() {
 #[test]
 fn what_ignores_the_request_is_killed() {
     let output = within_30_s(|| {
-        let command = sh("trap '' TERM; echo ready; while :; do sleep 1000; done");
+        let command = sh("trap '' TERM; echo ready; while :; do sleep 1234; done");
         let run = RunToEnd::new(&command).timeout(Duration::from_secs(1)).kill_time(Duration::from_millis(100));
         run.run().unwrap()
     });
@@ -150,7 +150,7 @@ fn a_stopped_process_acts_on_the_request() {
 #[test]
 fn members_that_outlive_a_timed_out_leader_are_killed() {
     let output = within_30_s(|| {
-        let command = sh("(trap '' TERM; echo ready; while :; do sleep 1000; done) & wait");
+        let command = sh("(trap '' TERM; echo ready; while :; do sleep 1234; done) & wait");
         let run = RunToEnd::new(&command).timeout(Duration::from_secs(1)).kill_time(Duration::from_millis(200));
         run.drain_time(Duration::from_secs(20)).run().unwrap()
     });
@@ -168,7 +168,7 @@ fn kill_the_one_that_is_left(output: &Output) {
 
 #[test]
 fn a_grandchild_that_holds_the_pipes_holds_up_nobody() {
-    let output = run(&sh("sleep 1000 & echo $!; head -c 50000 /dev/zero; exit 5"));
+    let output = run(&sh("sleep 1234 & echo $!; head -c 50000 /dev/zero; exit 5"));
     assert_eq!(output.exit.code(), Some(5));
     assert!(output.pipes_left_open && !output.timed_out);
     assert!(output.stdout.len() > 50_000, "all that it wrote itself is there");
