@@ -46,12 +46,12 @@ fn inheritable(at_least: i32) -> i32 {
 #[test]
 fn a_messy_host() {
     // Threads made from now on have the mask, and this one, too.
+    // SAFETY: zeroed is a valid set.
+    let mut all: libc::sigset_t = unsafe { std::mem::zeroed() };
+    // SAFETY: the set is a local.
+    unsafe { libc::sigfillset(&raw mut all) };
     // SAFETY: the set is a local; the call changes this thread's mask.
-    unsafe {
-        let mut all: libc::sigset_t = std::mem::zeroed();
-        libc::sigfillset(&raw mut all);
-        assert_eq!(libc::pthread_sigmask(libc::SIG_BLOCK, &raw const all, std::ptr::null_mut()), 0);
-    }
+    assert_eq!(unsafe { libc::pthread_sigmask(libc::SIG_BLOCK, &raw const all, std::ptr::null_mut()) }, 0);
     for signal in [libc::SIGPIPE, libc::SIGUSR1, libc::SIGHUP, libc::SIGINT, libc::SIGRTMIN() + 3] {
         // SAFETY: ignoring a signal touches no memory.
         unsafe { libc::signal(signal, libc::SIG_IGN) };

@@ -4,18 +4,21 @@
 
 #![allow(unsafe_code)]
 
+#[path = "util/nobody.rs"]
+mod nobody;
 mod util;
 
 use std::net::TcpListener;
 use std::path::PathBuf;
 
 use childminder::{Command, Limit, Pty, Resource, Stage, Stdio};
+use nobody::as_nobody;
 use util::{COMBINATIONS, TempDir, World, is_root, open_fds, sh};
 
 /// A command, the step that refuses it, the errno (0: ours), and a piece of the message.
 type Refusal = (Command, Stage, i32, String);
 
-fn change(mut command: Command, how: impl FnOnce(&mut Command)) -> Command {
+fn change(mut command: Command, how: impl FnOnce(&mut Command) -> &mut Command) -> Command {
     how(&mut command);
     command
 }
@@ -30,35 +33,35 @@ fn refusals(dir: &TempDir) -> Vec<Refusal> {
     // Ours, before there is a child.
     add(Command::new(""), Stage::Command, 0, "empty");
     add(Command::new("a\0b"), Stage::Command, 0, "NUL");
-    add(change(ok(), |c| drop(c.arg("a\0b"))), Stage::Command, 0, "a NUL byte in an argument");
-    add(change(ok(), |c| drop(c.arg0("a\0b"))), Stage::Command, 0, "NUL");
-    add(change(ok(), |c| drop(c.env("A", "a\0b"))), Stage::Command, 0, "NUL byte in the environment variable \"A\"");
-    add(change(ok(), |c| drop(c.env("A\0", "b"))), Stage::Command, 0, "NUL");
-    add(change(ok(), |c| drop(c.env("", "b"))), Stage::Command, 0, "environment variable with the name \"\"");
-    add(change(ok(), |c| drop(c.env("A=B", "b"))), Stage::Command, 0, "environment variable");
-    add(change(ok(), |c| drop(c.current_dir("a\0b"))), Stage::Command, 0, "NUL byte in the working directory");
-    add(change(ok(), |c| drop(c.fd(-1, Stdio::null()))), Stage::Command, 0, "negative");
-    add(change(ok(), |c| drop(c.process_group(-5))), Stage::Command, 0, "negative process group");
-    add(change(ok(), |c| drop(c.nice(20))), Stage::Command, 0, "nice");
-    add(change(ok(), |c| drop(c.parent_death_signal(0))), Stage::Command, 0, "signal");
-    add(change(ok(), |c| drop(c.parent_death_signal(65))), Stage::Command, 0, "signal");
-    add(change(ok(), |c| drop(c.stderr(Stdio::same_as(7)))), Stage::Command, 0, "the same");
-    add(change(ok(), |c| drop(c.stderr(Stdio::same_as(2)))), Stage::Command, 0, "the same");
+    add(change(ok(), |c| c.arg("a\0b")), Stage::Command, 0, "a NUL byte in an argument");
+    add(change(ok(), |c| c.arg0("a\0b")), Stage::Command, 0, "NUL");
+    add(change(ok(), |c| c.env("A", "a\0b")), Stage::Command, 0, "NUL byte in the environment variable \"A\"");
+    add(change(ok(), |c| c.env("A\0", "b")), Stage::Command, 0, "NUL");
+    add(change(ok(), |c| c.env("", "b")), Stage::Command, 0, "environment variable with the name \"\"");
+    add(change(ok(), |c| c.env("A=B", "b")), Stage::Command, 0, "environment variable");
+    add(change(ok(), |c| c.current_dir("a\0b")), Stage::Command, 0, "NUL byte in the working directory");
+    add(change(ok(), |c| c.fd(-1, Stdio::null())), Stage::Command, 0, "negative");
+    add(change(ok(), |c| c.process_group(-5)), Stage::Command, 0, "negative process group");
+    add(change(ok(), |c| c.nice(20)), Stage::Command, 0, "nice");
+    add(change(ok(), |c| c.parent_death_signal(0)), Stage::Command, 0, "signal");
+    add(change(ok(), |c| c.parent_death_signal(65)), Stage::Command, 0, "signal");
+    add(change(ok(), |c| c.stderr(Stdio::same_as(7))), Stage::Command, 0, "the same");
+    add(change(ok(), |c| c.stderr(Stdio::same_as(2))), Stage::Command, 0, "the same");
     let socket = TcpListener::bind("127.0.0.1:0").expect("a socket");
     let socket = || socket.try_clone().expect("its duplicate");
-    add(change(ok(), |c| drop(c.listen_fd("a:b", socket()))), Stage::Command, 0, "colon");
-    add(change(ok(), |c| drop(c.listen_fd("a\0b", socket()))), Stage::Command, 0, "NUL");
-    add(change(ok(), |c| drop(c.listen_fd("a", socket()).fd(3, Stdio::null()))), Stage::Command, 0, "listening");
-    add(change(ok(), |c| drop(c.pty(Pty::new()).stdin(Stdio::null()))), Stage::Command, 0, "pseudo-terminal");
+    add(change(ok(), |c| c.listen_fd("a:b", socket())), Stage::Command, 0, "colon");
+    add(change(ok(), |c| c.listen_fd("a\0b", socket())), Stage::Command, 0, "NUL");
+    add(change(ok(), |c| c.listen_fd("a", socket()).fd(3, Stdio::null())), Stage::Command, 0, "listening");
+    add(change(ok(), |c| c.pty(Pty::new()).stdin(Stdio::null())), Stage::Command, 0, "pseudo-terminal");
 
     // The system's, each step.
-    add(change(ok(), |c| drop(c.fd(9999, Stdio::inherit()))), Stage::Dup2, libc::EBADF, "dup2");
-    add(change(ok(), |c| drop(c.fd(i32::MAX, Stdio::null()))), Stage::Dup2, libc::EBADF, "to descriptor 2147483647");
-    add(change(ok(), |c| drop(c.process_group(1))), Stage::Setpgid, libc::EPERM, "setpgid");
+    add(change(ok(), |c| c.fd(9999, Stdio::inherit())), Stage::Dup2, libc::EBADF, "dup2");
+    add(change(ok(), |c| c.fd(i32::MAX, Stdio::null())), Stage::Dup2, libc::EBADF, "to descriptor 2147483647");
+    add(change(ok(), |c| c.process_group(1)), Stage::Setpgid, libc::EPERM, "setpgid");
     let limit = Limit { soft: Some(2), hard: Some(1) };
-    add(change(ok(), |c| drop(c.rlimit(Resource::Core, limit))), Stage::Rlimit, libc::EINVAL, "setrlimit core");
-    add(change(ok(), |c| drop(c.current_dir("/no/such"))), Stage::Chdir, libc::ENOENT, "chdir /no/such");
-    add(change(ok(), |c| drop(c.current_dir("/dev/null"))), Stage::Chdir, libc::ENOTDIR, "chdir /dev/null");
+    add(change(ok(), |c| c.rlimit(Resource::Core, limit)), Stage::Rlimit, libc::EINVAL, "setrlimit core");
+    add(change(ok(), |c| c.current_dir("/no/such")), Stage::Chdir, libc::ENOENT, "chdir /no/such");
+    add(change(ok(), |c| c.current_dir("/dev/null")), Stage::Chdir, libc::ENOTDIR, "chdir /dev/null");
 
     // The program: P13, P14, B18, executionError, test_errorDuringExec
     add(
@@ -77,7 +80,7 @@ fn refusals(dir: &TempDir) -> Vec<Refusal> {
     add(Command::new(&lost), Stage::Exec, libc::ENOENT, "its interpreter `/no/such/interpreter` is not");
     let text = dir.file("bin/text", "echo hello\n", 0o755);
     add(Command::new(&text), Stage::Exec, libc::ENOEXEC, "`#!` line");
-    add(change(ok(), |c| drop(c.arg("x".repeat(3 << 20)))), Stage::Exec, libc::E2BIG, "exec");
+    add(change(ok(), |c| c.arg("x".repeat(3 << 20))), Stage::Exec, libc::E2BIG, "exec");
     // Found by the PATH, and no better for it.
     let bin = format!("/no/such:{}", path(dir.0.join("bin")));
     for (name, errno, message) in [
@@ -85,26 +88,25 @@ fn refusals(dir: &TempDir) -> Vec<Refusal> {
         ("lost", libc::ENOENT, "interpreter".into()),
         ("text", libc::ENOEXEC, format!("exec {}", text.display())),
     ] {
-        add(change(Command::new(name), |c| drop(c.env("PATH", &bin))), Stage::Exec, errno, &message);
+        add(change(Command::new(name), |c| c.env("PATH", &bin)), Stage::Exec, errno, &message);
     }
     if is_root() {
         let id = u32::MAX;
-        add(change(ok(), |c| drop(c.gid(id))), Stage::Setgid, libc::EINVAL, "setgid");
-        add(change(ok(), |c| drop(c.uid(id).gid(7))), Stage::Setuid, libc::EINVAL, "setuid");
-        add(change(ok(), |c| drop(c.groups(&[7; 70_000]))), Stage::Setgroups, libc::EINVAL, "setgroups");
+        add(change(ok(), |c| c.gid(id)), Stage::Setgid, libc::EINVAL, "setgid");
+        add(change(ok(), |c| c.uid(id).gid(7)), Stage::Setuid, libc::EINVAL, "setuid");
+        add(change(ok(), |c| c.groups(&[7; 70_000])), Stage::Setgroups, libc::EINVAL, "setgroups");
     }
     // The same beside everything else that can be asked for.
     for (command, stage, errno, message) in all.clone() {
-        let more = |c: &mut Command| {
-            if stage != Stage::Command {
-                c.setsid(true).umask(0o22).stdin(Stdio::piped()).fd(30, Stdio::reader()).fd(31, Stdio::writer());
-            }
-            if stage == Stage::Exec {
-                c.current_dir("/");
-            }
-        };
+        let mut more = command.clone();
+        if stage != Stage::Command {
+            more.setsid(true).umask(0o22).stdin(Stdio::piped()).fd(30, Stdio::reader()).fd(31, Stdio::writer());
+        }
+        if stage == Stage::Exec {
+            more.current_dir("/");
+        }
         if stage != Stage::Setpgid {
-            all.push((change(command, more), stage, errno, message));
+            all.push((more, stage, errno, message));
         }
     }
     all
@@ -137,8 +139,8 @@ fn expect_refusals(world: &mut World, all: &[Refusal]) {
 fn expect_whole_at_the_limit(world: &mut World) {
     let commands = [
         sh("echo $0; exit 7"),
-        change(sh("exit 7"), |c| drop(c.stdin(Stdio::piped()).fd(4, Stdio::reader()))),
-        change(sh("exit 7"), |c| drop(c.pty(Pty::new()))),
+        change(sh("exit 7"), |c| c.stdin(Stdio::piped()).fd(4, Stdio::reader())),
+        change(sh("exit 7"), |c| c.pty(Pty::new())),
     ];
     let mut outcomes = [0, 0];
     for command in &commands {
@@ -178,23 +180,6 @@ fn expect_whole_at_the_limit(world: &mut World) {
     assert!(outcomes[0] > 3 && outcomes[1] > 3, "{outcomes:?}");
 }
 
-/// A thread without rights, while the rest of the process keeps them.
-fn as_nobody(body: impl FnOnce() + Send + 'static) {
-    let thread = std::thread::spawn(|| {
-        // SAFETY: the raw calls change this one thread and read an empty list.
-        unsafe {
-            assert_eq!(libc::syscall(libc::SYS_setgroups, 0, std::ptr::null::<u32>()), 0);
-            assert_eq!(libc::syscall(libc::SYS_setresgid, 65_534, 65_534, 65_534), 0);
-            assert_eq!(libc::syscall(libc::SYS_setresuid, 65_534, 65_534, 65_534), 0);
-            libc::prctl(libc::PR_SET_DUMPABLE, 1);
-        }
-        body();
-    });
-    if let Err(panic) = thread.join() {
-        std::panic::resume_unwind(panic);
-    }
-}
-
 #[test]
 fn nothing_is_left_of_a_failure() {
     let dir = TempDir::new("refusals");
@@ -227,15 +212,10 @@ fn nothing_is_left_of_a_failure() {
             let ok = || Command::new("true");
             let limit = Limit { soft: Some(1 << 30), hard: Some(1 << 30) };
             let all = [
-                (change(ok(), |c| drop(c.nice(-5))), Stage::Nice, libc::EACCES, "nice".into()),
-                (
-                    change(ok(), |c| drop(c.rlimit(Resource::OpenFiles, limit))),
-                    Stage::Rlimit,
-                    libc::EPERM,
-                    "nofile".into(),
-                ),
-                (change(ok(), |c| drop(c.current_dir("/root"))), Stage::Chdir, libc::EACCES, "/root".into()),
-                (change(ok(), |c| drop(c.uid(1))), Stage::Setgroups, libc::EPERM, "may not become another user".into()),
+                (change(ok(), |c| c.nice(-5)), Stage::Nice, libc::EACCES, "nice".into()),
+                (change(ok(), |c| c.rlimit(Resource::OpenFiles, limit)), Stage::Rlimit, libc::EPERM, "nofile".into()),
+                (change(ok(), |c| c.current_dir("/root")), Stage::Chdir, libc::EACCES, "/root".into()),
+                (change(ok(), |c| c.uid(1)), Stage::Setgroups, libc::EPERM, "may not become another user".into()),
             ];
             expect_refusals(&mut world, &all);
             // No process more: EAGAIN, whatever way it is made.

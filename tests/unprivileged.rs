@@ -4,12 +4,13 @@
 
 #![allow(unsafe_code)]
 
+#[path = "util/nobody.rs"]
+mod nobody;
 mod util;
 
 use childminder::{Command, Stage};
+use nobody::{NOBODY, as_nobody};
 use util::{COMBINATIONS, World, field_of, is_root};
-
-const NOBODY: u32 = 65_534;
 
 fn status() -> Command {
     let mut command = Command::new("cat");
@@ -20,25 +21,6 @@ fn status() -> Command {
 fn dumpable() -> i32 {
     // SAFETY: touches no memory.
     unsafe { libc::prctl(libc::PR_GET_DUMPABLE) }
-}
-
-/// Runs `body` on a thread that is user and group `NOBODY` without any right, while all others stay what they are.
-fn as_nobody(body: impl FnOnce() + Send + 'static) {
-    let thread = std::thread::spawn(|| {
-        let nobody = libc::c_long::from(NOBODY);
-        // SAFETY: the raw calls change this one thread; they touch no memory but the empty list.
-        unsafe {
-            assert_eq!(libc::syscall(libc::SYS_setgroups, 0, std::ptr::null::<u32>()), 0);
-            assert_eq!(libc::syscall(libc::SYS_setresgid, nobody, nobody, nobody), 0);
-            assert_eq!(libc::syscall(libc::SYS_setresuid, nobody, nobody, nobody), 0);
-            // The change has cleared it, and /proc/self is root's without it.
-            libc::prctl(libc::PR_SET_DUMPABLE, 1);
-        }
-        body();
-    });
-    if let Err(panic) = thread.join() {
-        std::panic::resume_unwind(panic);
-    }
 }
 
 /// A host that shares its memory with a child that becomes somebody else loses its dumpable flag, unless it is given back; also if two

@@ -695,9 +695,10 @@ impl Reactor {
         for _ in 0..READS {
             let Some(reader) = self.processes.get_mut(process).and_then(|child| child.reader(fd)) else { return };
             let read = match reader.paused {
-                false => reader.read(buffer),
+                // The last of it may have been read just before the pause.
                 true if reader.is_over() => Read::End,
-                true => return,
+                true => Read::Empty,
+                false => reader.read(buffer),
             };
             match read {
                 Read::Empty => return,

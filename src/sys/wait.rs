@@ -53,13 +53,10 @@ pub(crate) enum State {
 pub(crate) fn state(pid: i32) -> State {
     let mut info = MaybeUninit::<libc::siginfo_t>::zeroed();
     let flags = libc::WEXITED | libc::WNOHANG | libc::WNOWAIT;
-    let result = cvt_retry(|| {
-        // SAFETY: `info` has room for what waitid writes; WNOHANG never blocks.
-        #[allow(clippy::cast_sign_loss)] // pids are positive
-        unsafe {
-            libc::waitid(libc::P_PID, pid as libc::id_t, info.as_mut_ptr(), flags)
-        }
-    });
+    #[allow(clippy::cast_sign_loss)] // pids are positive
+    let id = pid as libc::id_t;
+    // SAFETY: `info` has room for what waitid writes; WNOHANG never blocks.
+    let result = cvt_retry(|| unsafe { libc::waitid(libc::P_PID, id, info.as_mut_ptr(), flags) });
     if result.is_err() {
         return State::Lost;
     }
