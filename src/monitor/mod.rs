@@ -5,6 +5,7 @@
 
 pub(crate) mod lines;
 mod observer;
+mod policy;
 pub mod restart;
 
 use std::collections::{BTreeMap, HashMap};
