@@ -187,6 +187,8 @@ pub struct Lifecycle {
     state: State,
     /// The wait after the next instant death.
     delay: Duration,
+    /// Members of its group are known to have outlived it.
+    group_left: bool,
 }
 
 impl Lifecycle {
@@ -203,7 +205,7 @@ impl Lifecycle {
     /// assert_eq!(Lifecycle::new(Policy::default()).deadline(), None);
     /// ```
     pub fn new(policy: Policy) -> Self {
-        Self { state: State::Stopped, delay: policy.first_delay(), policy }
+        Self { state: State::Stopped, delay: policy.first_delay(), policy, group_left: false }
     }
 
     /// The policy in force.
@@ -292,7 +294,8 @@ impl Lifecycle {
     /// - A second stop does not signal again and does not put off the kill. A start or restart while the
     ///   process is stopping starts it once it is gone, a stop takes that back.
     /// - If members of its group outlive a process that was told to stop, the stop goes on until they are
-    ///   gone or the kill time has come.
+    ///   gone or the kill time has come. Those who outlive a process that ended by itself are left alone; a
+    ///   stop is for them, too.
     ///
     /// Inputs that make no sense in a state do nothing, except for a process that was spawned though it is
     /// not wanted any more: it is terminated.
@@ -315,7 +318,14 @@ impl Lifecycle {
     /// assert_eq!(web.state(), State::Stopped);
     /// ```
     pub fn handle(&mut self, now: Instant, input: Input) -> Option<Action> {
+        match input {
+            Input::Exited { group_left, .. } => self.group_left = group_left,
+            Input::GroupGone => self.group_left = false,
+            _ => {}
+        }
         let (state, action) = self.decide(now, input);
+        // Whoever was still there has been killed.
+        self.group_left &= state != State::Stopped && action != Some(Action::Kill);
         self.state = state;
         action
     }
@@ -325,9 +335,15 @@ impl Lifecycle {
         let unchanged = (self.state, None);
         match (self.state, input) {
             (State::Stopped | State::Exited, Input::Start | Input::Restart) => self.start_afresh(),
+            (State::Exited | State::BackingOff { .. }, Input::Stop) if self.group_left => {
+                self.terminate(now, Next::Stay, Leader::Gone)
+            }
+            (State::Exited | State::BackingOff { .. }, Input::Kill) if self.group_left => {
+                (State::Stopped, Some(Action::Kill))
+            }
             (State::Stopped | State::Exited, Input::Stop | Input::Kill) => (State::Stopped, None),
             // Somebody stopped it between the spawn and its result.
-            (State::Stopped | State::Exited, Input::Spawned) => self.terminate(now, Next::Stay),
+            (State::Stopped | State::Exited, Input::Spawned) => self.terminate(now, Next::Stay, Leader::Alive),
             (
                 State::Stopped | State::Exited,
                 Input::SpawnFailed | Input::Exited { .. } | Input::GroupGone | Input::Timeout,
@@ -341,8 +357,8 @@ impl Lifecycle {
             (State::Starting, Input::Exited { success, .. }) => self.died(now, success, true),
             (State::Starting, Input::GroupGone | Input::Timeout) => unchanged,
 
-            (State::Running { .. }, Input::Stop) => self.terminate(now, Next::Stay),
-            (State::Running { .. }, Input::Restart) => self.terminate(now, Next::Start),
+            (State::Running { .. }, Input::Stop) => self.terminate(now, Next::Stay, Leader::Alive),
+            (State::Running { .. }, Input::Restart) => self.terminate(now, Next::Start, Leader::Alive),
             (State::Running { .. }, Input::Kill) => killed(Next::Stay),
             (State::Running { since }, Input::Exited { success, .. }) => {
                 let lived = now.saturating_duration_since(since);
@@ -420,10 +436,9 @@ impl Lifecycle {
         start()
     }
 
-    fn terminate(&self, now: Instant, next: Next) -> (State, Option<Action>) {
-        let stopping =
-            State::Stopping { kill_at: Some(after(now, self.policy.kill_time)), next, leader: Leader::Alive };
-        (stopping, Some(Action::Terminate))
+    fn terminate(&self, now: Instant, next: Next, leader: Leader) -> (State, Option<Action>) {
+        let kill_at = Some(after(now, self.policy.kill_time));
+        (State::Stopping { kill_at, next, leader }, Some(Action::Terminate))
     }
 
     /// It has ended by itself, or could not be spawned.
