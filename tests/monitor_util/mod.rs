@@ -238,6 +238,16 @@ impl World {
         self.until(&format!("{count} × {kind} {name}"), |world| world.count(kind, name) >= count);
     }
 
+    /// Waits, without a turn, until the process is dead. Then it is a zombie, and the reactor does not know.
+    #[track_caller]
+    pub fn until_dead(&mut self, pid: u32) {
+        let end = now() + WATCHDOG;
+        while group(pid).contains(&pid) {
+            assert!(now() < end, "{pid} lives on");
+            std::thread::yield_now();
+        }
+    }
+
     /// Turns until the process has said "ready" so many times.
     #[track_caller]
     pub fn until_ready(&mut self, name: &str, count: usize) {
