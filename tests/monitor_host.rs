@@ -1,10 +1,9 @@
 //! The host's own children and descriptors beside the monitor's.
 //!
-//! An inheritable descriptor is the whole process's: the only test of its file.
+//! An inheritable descriptor is the whole process's: the only test of its file, in a process of its own.
 
 mod monitor_util;
 
-use std::os::fd::AsRawFd;
 use std::process::{Child, Command as StdCommand, Stdio as StdStdio};
 use std::time::Duration;
 
@@ -23,14 +22,18 @@ fn answer(child: &mut Child, code: &str) {
     child.stdin.take().unwrap().write_all(code.as_bytes()).unwrap();
 }
 
+const INNER: &str = "CHILDMINDER_TEST_INNER";
+
 #[test]
 fn the_host_keeps_its_children_and_its_descriptors() {
-    // Without close-on-exec, as a careless library opens it.
-    let file = std::fs::File::open("/dev/null").unwrap();
-    // SAFETY: fcntl with F_DUPFD takes and gives descriptors only.
-    let inheritable = unsafe { libc::fcntl(file.as_raw_fd(), libc::F_DUPFD, 100) };
-    assert!(inheritable >= 100);
-    let seen = StdCommand::new("sh").args(["-c", &format!("[ -e /proc/self/fd/{inheritable} ]")]).status().unwrap();
+    if std::env::var_os(INNER).is_none() {
+        // With a descriptor that is not close-on-exec, as a careless library opens it.
+        let mut inner = StdCommand::new("sh");
+        inner.args(["-c", "exec 9</dev/null; exec \"$0\""]).arg(std::env::current_exe().unwrap());
+        assert!(inner.env(INNER, "1").status().unwrap().success());
+        return;
+    }
+    let seen = StdCommand::new("sh").args(["-c", "[ -e /proc/self/fd/9 ]"]).status().unwrap();
     assert!(seen.success(), "the host's own children get it");
 
     each_way(|world: &mut World| {

@@ -59,7 +59,8 @@ fn the_stubborn_are_killed_at_the_kill_time_with_their_group() {
 #[test]
 fn a_second_stop_neither_signals_nor_waits_anew() {
     let mut world = World::new();
-    world.add_with("it", &sh("trap 'echo term' TERM; echo ready; while :; do sleep 0.01; done"), deadly());
+    // Without a command of its own, of whose end the shell would tell.
+    world.add_with("it", &sh("trap 'echo term' TERM; echo ready; while :; do :; done"), deadly());
     world.start();
     world.until_ready("it", 1);
     world.stop_process("it");
@@ -274,7 +275,7 @@ fn a_suspended_process_is_stopped_properly() {
         world.stop();
         world.until_down();
         assert_eq!(world.story("it"), ["started", "terminating", "exited"]);
-        assert_eq!(world.lines("it").last(), Some(&"[it] bye"));
+        assert_eq!(world.lines("it"), ["[it] ready", "[it] bye"]);
     });
 }
 
@@ -283,16 +284,12 @@ fn the_stop_signal_is_the_policy_s() {
     let mut policy = patient();
     policy.stop_signal = 2;
     let mut world = World::new();
-    world.add_with(
-        "it",
-        &sh("trap 'echo int; exit 0' INT; trap '' TERM; echo ready; while :; do sleep 0.01; done"),
-        policy,
-    );
+    world.add_with("it", &sh("trap 'echo int; exit 0' INT; trap '' TERM; echo ready; while :; do :; done"), policy);
     world.start();
     world.until_ready("it", 1);
     world.stop();
     world.until_down();
-    assert_eq!(world.lines("it").last(), Some(&"[it] int"));
+    assert_eq!(world.lines("it"), ["[it] ready", "[it] int"]);
 }
 
 // It dies by itself in the moment in which it is told to: no restart, no complaint.

@@ -15,11 +15,11 @@ use childminder::{
 };
 
 /// After this long without what a test waits for, it has failed.
-pub const WATCHDOG: Duration = Duration::from_secs(15);
+pub(crate) const WATCHDOG: Duration = Duration::from_secs(15);
 
 /// What a monitor told, in its order.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Told {
+pub(crate) enum Told {
     Line { name: String, fd: i32, text: String },
     Started { name: String, pid: u32 },
     StartFailed { name: String, why: String },
@@ -57,10 +57,10 @@ impl Told {
 }
 
 #[derive(Debug, Default)]
-pub struct Diary(pub VecDeque<(Instant, Told)>);
+pub(crate) struct Diary(pub(crate) VecDeque<(Instant, Told)>);
 
 #[allow(clippy::disallowed_methods)]
-pub fn now() -> Instant {
+pub(crate) fn now() -> Instant {
     Instant::now()
 }
 
@@ -95,14 +95,14 @@ impl Observer for Diary {
 }
 
 /// A reactor and a monitor.
-pub struct World {
-    pub reactor: Reactor,
-    pub monitor: ProcessMonitor<Diary>,
-    pub reap: ReapMethod,
+pub(crate) struct World {
+    pub(crate) reactor: Reactor,
+    pub(crate) monitor: ProcessMonitor<Diary>,
+    pub(crate) reap: ReapMethod,
 }
 
 /// Runs a test with each way to spawn and each way to reap.
-pub fn each_way(test: impl Fn(&mut World)) {
+pub(crate) fn each_way(test: impl Fn(&mut World)) {
     for spawn in [SpawnMethod::Vfork, SpawnMethod::Fork] {
         for reap in [ReapMethod::Pidfd, ReapMethod::Sigchld] {
             eprintln!("{spawn:?}, {reap:?}");
@@ -115,7 +115,7 @@ pub fn each_way(test: impl Fn(&mut World)) {
 }
 
 /// Waits of 20 ms and more, no instant deaths, a kill time that no test lives to see.
-pub fn patient() -> Policy {
+pub(crate) fn patient() -> Policy {
     let mut policy = Policy::default();
     policy.threshold = Duration::ZERO;
     policy.kill_time = Duration::from_secs(1000);
@@ -124,95 +124,95 @@ pub fn patient() -> Policy {
 }
 
 /// As `patient`, but each exit is an instant death.
-pub fn nervous() -> Policy {
+pub(crate) fn nervous() -> Policy {
     let mut policy = patient();
     policy.threshold = Duration::from_secs(1000);
     policy
 }
 
 /// As `nervous`, and the first wait is one that no test lives to see the end of.
-pub fn sulky() -> Policy {
+pub(crate) fn sulky() -> Policy {
     let mut policy = nervous();
     policy.min_restart_delay = Duration::from_secs(1000);
     policy
 }
 
 /// As `patient`, with a short kill time.
-pub fn deadly() -> Policy {
+pub(crate) fn deadly() -> Policy {
     let mut policy = patient();
     policy.kill_time = KILL_TIME;
     policy
 }
 
-pub const KILL_TIME: Duration = Duration::from_millis(300);
+pub(crate) const KILL_TIME: Duration = Duration::from_millis(300);
 
-pub fn sh(script: &str) -> Command {
+pub(crate) fn sh(script: &str) -> Command {
     let mut command = Command::new("sh");
     command.args(["-c", script]);
     command
 }
 
 /// Says "ready", then does nothing until it is told to end.
-pub const IDLE: &str = "echo ready; exec sleep 1000";
+pub(crate) const IDLE: &str = "echo ready; exec sleep 1000";
 /// Says "ready", then does nothing, and SIGTERM is all the same to it.
-pub const STUBBORN: &str = "trap '' TERM; echo ready; exec sleep 1000";
+pub(crate) const STUBBORN: &str = "trap '' TERM; echo ready; exec sleep 1000";
 
 impl World {
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self::with(SpawnMethod::default(), ReapMethod::default())
     }
 
-    pub fn with(spawn: SpawnMethod, reap: ReapMethod) -> Self {
+    pub(crate) fn with(spawn: SpawnMethod, reap: ReapMethod) -> Self {
         let mut monitor = ProcessMonitor::with_observer(Diary::default());
         monitor.set_policy(patient()).unwrap();
         Self { reactor: Reactor::with_methods(spawn, reap).unwrap(), monitor, reap }
     }
 
-    pub fn add(&mut self, name: &str, command: &Command) {
+    pub(crate) fn add(&mut self, name: &str, command: &Command) {
         self.monitor.add_process(&mut self.reactor, name, command).unwrap();
     }
 
-    pub fn add_with(&mut self, name: &str, command: &Command, policy: Policy) {
+    pub(crate) fn add_with(&mut self, name: &str, command: &Command, policy: Policy) {
         self.monitor.add_process_with(&mut self.reactor, name, command, policy).unwrap();
     }
 
-    pub fn start(&mut self) {
+    pub(crate) fn start(&mut self) {
         self.monitor.start_service(&mut self.reactor);
     }
 
-    pub fn stop(&mut self) {
+    pub(crate) fn stop(&mut self) {
         self.monitor.stop_service(&mut self.reactor);
     }
 
-    pub fn remove(&mut self, name: &str) {
+    pub(crate) fn remove(&mut self, name: &str) {
         self.monitor.remove_process(&mut self.reactor, name).unwrap();
     }
 
-    pub fn start_process(&mut self, name: &str) {
+    pub(crate) fn start_process(&mut self, name: &str) {
         self.monitor.start_process(&mut self.reactor, name).unwrap();
     }
 
-    pub fn stop_process(&mut self, name: &str) {
+    pub(crate) fn stop_process(&mut self, name: &str) {
         self.monitor.stop_process(&mut self.reactor, name).unwrap();
     }
 
-    pub fn restart_process(&mut self, name: &str) {
+    pub(crate) fn restart_process(&mut self, name: &str) {
         self.monitor.restart_process(&mut self.reactor, name).unwrap();
     }
 
     #[track_caller]
-    pub fn state(&self, name: &str) -> State {
+    pub(crate) fn state(&self, name: &str) -> State {
         self.monitor.status(name).expect("a process of this name").state
     }
 
     #[track_caller]
-    pub fn pid(&self, name: &str) -> u32 {
+    pub(crate) fn pid(&self, name: &str) -> u32 {
         self.monitor.status(name).expect("a process of this name").pid.expect("it runs")
     }
 
     /// Turns until `done`.
     #[track_caller]
-    pub fn until(&mut self, what: &str, mut done: impl FnMut(&mut Self) -> bool) {
+    pub(crate) fn until(&mut self, what: &str, mut done: impl FnMut(&mut Self) -> bool) {
         let end = now() + WATCHDOG;
         while !done(self) {
             assert!(now() < end, "waited in vain: {what}; {:#?}", self.monitor.observer().0);
@@ -223,24 +223,24 @@ impl World {
     }
 
     #[track_caller]
-    pub fn until_down(&mut self) {
+    pub(crate) fn until_down(&mut self) {
         self.until("the service is down", |world| world.monitor.is_down());
     }
 
     #[track_caller]
-    pub fn until_stopped(&mut self, name: &str) {
+    pub(crate) fn until_stopped(&mut self, name: &str) {
         self.until("it has stopped", |world| world.state(name) == State::Stopped);
     }
 
     /// Turns until there are so many words of this kind about `name`.
     #[track_caller]
-    pub fn until_told(&mut self, kind: &str, name: &str, count: usize) {
+    pub(crate) fn until_told(&mut self, kind: &str, name: &str, count: usize) {
         self.until(&format!("{count} × {kind} {name}"), |world| world.count(kind, name) >= count);
     }
 
     /// Waits, without a turn, until the process is dead. Then it is a zombie, and the reactor does not know.
     #[track_caller]
-    pub fn until_dead(&mut self, pid: u32) {
+    pub(crate) fn until_dead(&mut self, pid: u32) {
         let end = now() + WATCHDOG;
         while group(pid).contains(&pid) {
             assert!(now() < end, "{pid} lives on");
@@ -250,31 +250,31 @@ impl World {
 
     /// Turns until the process has said "ready" so many times.
     #[track_caller]
-    pub fn until_ready(&mut self, name: &str, count: usize) {
+    pub(crate) fn until_ready(&mut self, name: &str, count: usize) {
         let text = format!("[{name}] ready");
         self.until(&text, |world| world.lines(name).iter().filter(|line| **line == text).count() >= count);
     }
 
-    pub fn count(&self, kind: &str, name: &str) -> usize {
+    pub(crate) fn count(&self, kind: &str, name: &str) -> usize {
         self.told(name).filter(|(_, told)| told.kind() == kind).count()
     }
 
-    pub fn told(&self, name: &str) -> impl Iterator<Item = &(Instant, Told)> {
+    pub(crate) fn told(&self, name: &str) -> impl Iterator<Item = &(Instant, Told)> {
         self.monitor.observer().0.iter().filter(move |(_, told)| told.name() == name)
     }
 
     /// What was told of a process besides its lines.
-    pub fn story(&self, name: &str) -> Vec<&'static str> {
+    pub(crate) fn story(&self, name: &str) -> Vec<&'static str> {
         self.told(name).map(|(_, told)| told.kind()).filter(|kind| *kind != "line").collect()
     }
 
-    pub fn lines(&self, name: &str) -> Vec<&str> {
+    pub(crate) fn lines(&self, name: &str) -> Vec<&str> {
         let told = self.told(name);
         told.filter_map(|(_, told)| if let Told::Line { text, .. } = told { Some(text.as_str()) } else { None })
             .collect()
     }
 
-    pub fn delays(&self, name: &str) -> Vec<Duration> {
+    pub(crate) fn delays(&self, name: &str) -> Vec<Duration> {
         let told = self.told(name);
         told.filter_map(|(_, told)| if let Told::Restarting { delay, .. } = told { Some(*delay) } else { None })
             .collect()
@@ -282,13 +282,13 @@ impl World {
 
     /// When the last word of this kind was told.
     #[track_caller]
-    pub fn last(&self, kind: &str, name: &str) -> Instant {
+    pub(crate) fn last(&self, kind: &str, name: &str) -> Instant {
         self.told(name).filter(|(_, told)| told.kind() == kind).last().expect("told").0
     }
 
     /// Nothing is going to happen by itself.
     #[track_caller]
-    pub fn expect_no_timer(&mut self) {
+    pub(crate) fn expect_no_timer(&mut self) {
         let now = self.reactor.now();
         match self.reactor.next_deadline() {
             Some(deadline) if deadline > now => panic!("a timer is left, due in {:?}", deadline - now),
@@ -305,7 +305,7 @@ impl Drop for World {
 }
 
 /// The members of a process group that are not dead, by /proc.
-pub fn group(pgid: u32) -> Vec<u32> {
+pub(crate) fn group(pgid: u32) -> Vec<u32> {
     let member = |stat: &str| {
         let (pid, rest) = stat.split_once(' ')?;
         let rest: Vec<&str> = rest.rsplit_once(')')?.1.split_whitespace().collect();
@@ -318,17 +318,17 @@ pub fn group(pgid: u32) -> Vec<u32> {
 }
 
 /// A directory of a test's own, gone at its end.
-pub struct Dir(pub PathBuf);
+pub(crate) struct Dir(pub(crate) PathBuf);
 
 impl Dir {
-    pub fn new(name: &str) -> Self {
+    pub(crate) fn new(name: &str) -> Self {
         let path = std::env::temp_dir().join(format!("childminder-{name}-{}", std::process::id()));
         let _ = fs::remove_dir_all(&path);
         fs::create_dir_all(&path).unwrap();
         Self(path)
     }
 
-    pub fn path(&self, name: &str) -> String {
+    pub(crate) fn path(&self, name: &str) -> String {
         self.0.join(name).to_str().unwrap().to_owned()
     }
 }
