@@ -15,7 +15,7 @@ use childminder::{
 };
 
 /// After this long without what a test waits for, it has failed.
-pub(crate) const WATCHDOG: Duration = Duration::from_secs(15);
+pub(crate) const WATCHDOG: Duration = Duration::from_secs(30);
 
 /// What a monitor told, in its order.
 #[derive(Debug, Clone, PartialEq, Eq)]
