@@ -49,7 +49,7 @@ fn a_hundred_megabytes_pass_through() {
     while !monitor.observer().exited {
         assert!(Instant::now() < watchdog, "it goes on: {} lines", monitor.observer().lines);
         let timeout = Some(Duration::from_millis(100));
-        reactor.turn(timeout, |reactor, event| drop(monitor.handle(reactor, &event))).unwrap();
+        reactor.turn(timeout, |reactor, event| _ = monitor.handle(reactor, &event)).unwrap();
     }
     let count = monitor.observer();
     assert_eq!((count.lines, count.bytes), (50_000_001, 50_000_003));

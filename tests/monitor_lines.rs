@@ -39,7 +39,7 @@ fn lines_of(command: &Command, max_line: Option<usize>) -> Vec<(i32, Vec<u8>, bo
     while monitor.observer().exits == 0 || reactor.processes().count() > 0 {
         assert!(now() < end, "it goes on");
         let timeout = Some(std::time::Duration::from_millis(100));
-        reactor.turn(timeout, |reactor, event| drop(monitor.handle(reactor, &event))).unwrap();
+        reactor.turn(timeout, |reactor, event| _ = monitor.handle(reactor, &event)).unwrap();
     }
     std::mem::take(&mut monitor.observer_mut().all)
 }

@@ -39,7 +39,10 @@ impl Log for Capture {
     fn flush(&self) {}
 }
 
-fn logged(target: &str) -> Vec<(Level, String, Vec<(String, String)>)> {
+/// What was logged under one target: level, text, key-values.
+type Part = (Level, String, Vec<(String, String)>);
+
+fn logged(target: &str) -> Vec<Part> {
     let all = LOGGED.lock().unwrap();
     all.iter()
         .filter(|(_, of, ..)| of == target)
@@ -69,7 +72,7 @@ fn lines_and_lives_are_logged() {
     let mut turn = |monitor: &mut ProcessMonitor| {
         assert!(now() < end, "{:#?}", LOGGED.lock().unwrap());
         let timeout = Some(std::time::Duration::from_millis(100));
-        reactor.turn(timeout, |reactor, event| drop(monitor.handle(reactor, &event))).unwrap();
+        reactor.turn(timeout, |reactor, event| _ = monitor.handle(reactor, &event)).unwrap();
     };
     let waits =
         |name| logged("childminder::monitor").iter().any(|(_, text, _)| *text == format!("[{name}] restarting in 3s"));
@@ -82,7 +85,7 @@ fn lines_and_lives_are_logged() {
     monitor.kill_service(&mut reactor);
     while !monitor.is_down() {
         assert!(now() < end);
-        reactor.turn(None, |reactor, event| drop(monitor.handle(reactor, &event))).unwrap();
+        reactor.turn(None, |reactor, event| _ = monitor.handle(reactor, &event)).unwrap();
     }
 
     let pairs = |stream: &str, line: &str| {

@@ -46,7 +46,7 @@ fn until(reactor: &mut Reactor, monitor: &mut ProcessMonitor<Count>, done: impl 
         let count = monitor.observer();
         assert!(Instant::now() < watchdog, "{} started, {} exited", count.started.len(), count.exited);
         let timeout = Some(Duration::from_millis(100));
-        reactor.turn(timeout, |reactor, event| drop(monitor.handle(reactor, &event))).unwrap();
+        reactor.turn(timeout, |reactor, event| _ = monitor.handle(reactor, &event)).unwrap();
     }
 }
 

@@ -217,7 +217,7 @@ impl World {
         while !done(self) {
             assert!(now() < end, "waited in vain: {what}; {:#?}", self.monitor.observer().0);
             let monitor = &mut self.monitor;
-            let turn = |reactor: &mut Reactor, event: Event<'_>| drop(monitor.handle(reactor, &event));
+            let turn = |reactor: &mut Reactor, event: Event<'_>| _ = monitor.handle(reactor, &event);
             self.reactor.turn(Some(Duration::from_millis(100)), turn).unwrap();
         }
     }
