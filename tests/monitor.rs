@@ -528,9 +528,6 @@ fn a_life_ends_with_the_exit_not_with_the_pipes() {
     world.start();
     world.until_told("restarting", "it", 1);
     assert_eq!(world.delays("it"), [Duration::from_secs(1000)]);
-    // The next start of the service is for the one left behind.
-    world.stop();
-    world.until_down();
 }
 
 #[test]

@@ -124,3 +124,19 @@ fn the_last_words_come_before_the_exit() {
         assert!(matches!(world.told("it").last(), Some((_, monitor_util::Told::Exited { .. }))));
     });
 }
+
+// B7: also if somebody else holds the pipe; what this one writes later is a line of its own.
+#[test]
+fn the_last_words_do_not_wait_for_the_pipe() {
+    monitor_util::each_way(|world| {
+        let mut command = sh("(read x <&3; echo later) & printf last; exit 3");
+        command.fd(3, childminder::Stdio::writer());
+        world.add_with("it", &command, monitor_util::sulky());
+        world.start();
+        let process = world.monitor.status("it").unwrap().process.unwrap();
+        world.until_told("exited", "it", 1);
+        assert_eq!(world.lines("it"), ["[it] last"]);
+        world.reactor.process(process).unwrap().close(3);
+        world.until("the later word", |world| world.lines("it") == ["[it] last", "[it] later"]);
+    });
+}
