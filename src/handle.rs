@@ -41,10 +41,10 @@ impl<O> Shared<O> {
     }
 }
 
-/// The reactor's end. It is dropped with the reactor, or when the monitor takes it back.
+/// The end where it rings. One is the reactor's and one the monitor's: when either is dropped, nobody can answer any more.
 struct Bell<O> {
-    stream: UnixStream,
     shared: Arc<Shared<O>>,
+    stream: Arc<UnixStream>,
 }
 
 impl<O> AsFd for Bell<O> {
@@ -71,8 +71,8 @@ impl<O> Drop for Bell<O> {
 /// let (mut monitor, handle) = Controlled::new(&mut reactor, ProcessMonitor::new())?;
 /// let reactor = thread::spawn(move || reactor.run_service(&mut monitor));
 ///
-/// handle.add_process("web", Command::new("sleep").arg("60"))??;
-/// handle.start_process("web")??;
+/// handle.add_process("web", Command::new("sleep").arg("60"))?;
+/// handle.start_process("web")?;
 /// assert!(handle.status("web")?.unwrap().pid.is_some());
 /// handle.shut_down()?;
 /// reactor.join().unwrap()?;
@@ -81,9 +81,8 @@ impl<O> Drop for Bell<O> {
 /// ```
 pub struct Controlled<O: Observer = Log> {
     monitor: ProcessMonitor<O>,
-    shared: Arc<Shared<O>>,
     source: SourceId,
-    bell: UnixStream,
+    bell: Bell<O>,
 }
 
 impl<O: Observer + 'static> Controlled<O> {
@@ -91,16 +90,16 @@ impl<O: Observer + 'static> Controlled<O> {
     ///
     /// # Errors
     ///
-    /// `EMFILE` or `ENFILE`: it takes three descriptors.
+    /// `EMFILE` or `ENFILE`: it takes two descriptors.
     pub fn new(reactor: &mut Reactor, monitor: ProcessMonitor<O>) -> io::Result<(Self, Handle<O>)> {
-        let (button, bell) = UnixStream::pair()?;
+        let (button, stream) = UnixStream::pair()?;
         button.set_nonblocking(true)?;
-        bell.set_nonblocking(true)?;
-        let shared = Arc::new(Shared { requests: Mutex::new(Some(Vec::new())), button });
-        let end = Bell { stream: bell.try_clone()?, shared: Arc::clone(&shared) };
-        let source = reactor.register(end, Interest::Readable)?;
-        let handle = Handle { shared: Arc::clone(&shared) };
-        Ok((Self { monitor, shared, source, bell }, handle))
+        stream.set_nonblocking(true)?;
+        let (shared, stream) = (Arc::new(Shared { requests: Mutex::new(Some(Vec::new())), button }), Arc::new(stream));
+        let bell = Bell { shared: Arc::clone(&shared), stream: Arc::clone(&stream) };
+        let theirs = Bell { shared: Arc::clone(&shared), stream };
+        let source = reactor.register(theirs, Interest::Readable)?;
+        Ok((Self { monitor, source, bell }, Handle { shared }))
     }
 }
 
@@ -116,20 +115,22 @@ impl<O: Observer> Controlled<O> {
         &mut self.monitor
     }
 
+    /// Takes the monitor back from the handles, which say [`HandleError::Gone`] from now on. A host whose reactor outlives its monitors
+    /// does so; otherwise the two descriptors stay open as long as the reactor.
+    #[must_use]
+    pub fn into_monitor(self, reactor: &mut Reactor) -> ProcessMonitor<O> {
+        reactor.deregister(self.source);
+        self.monitor
+    }
+
     /// Empties the bell, then does what was asked for: a request that comes meanwhile rings again.
     fn serve(&mut self, reactor: &mut Reactor) {
         let mut rings = [0; 64];
-        while matches!((&self.bell).read(&mut rings), Ok(1..)) {}
-        let requests = self.shared.requests().as_mut().map(std::mem::take).unwrap_or_default();
+        while matches!((&*self.bell.stream).read(&mut rings), Ok(1..)) {}
+        let requests = self.bell.shared.requests().as_mut().map(std::mem::take).unwrap_or_default();
         for request in requests {
             request(&mut self.monitor, reactor);
         }
-    }
-}
-
-impl<O: Observer> Drop for Controlled<O> {
-    fn drop(&mut self) {
-        self.shared.close();
     }
 }
 
@@ -187,18 +188,40 @@ pub struct Handle<O = Log> {
     shared: Arc<Shared<O>>,
 }
 
-/// The reactor or the monitor of a [`Handle`] is gone, and with it whoever could answer. What was asked for was not done.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// Why a [`Handle`] has no good news.
+#[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
-pub struct Gone;
+pub enum HandleError {
+    /// The reactor or the monitor is gone, and with it whoever could have done what was asked for, or could answer.
+    Gone,
+    /// The monitor did not do it.
+    Monitor(MonitorError),
+}
 
-impl fmt::Display for Gone {
+impl fmt::Display for HandleError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("the monitor's reactor is gone")
+        match self {
+            Self::Gone => f.write_str("the monitor or its reactor is gone"),
+            Self::Monitor(error) => error.fmt(f),
+        }
     }
 }
 
-impl Error for Gone {}
+impl Error for HandleError {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        match self {
+            Self::Gone => None,
+            // Displayed as itself, so its own source is the next one.
+            Self::Monitor(error) => error.source(),
+        }
+    }
+}
+
+impl From<MonitorError> for HandleError {
+    fn from(error: MonitorError) -> Self {
+        Self::Monitor(error)
+    }
+}
 
 /// What is known of one process, as an answer to another thread: an owned [`Status`].
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -225,15 +248,15 @@ impl From<Status<'_>> for ProcessStatus {
 
 impl<O: Observer + 'static> Handle<O> {
     /// Has the reactor's thread call `request` in its next turn, and returns what that returned: for whatever has no method of
-    /// its own here. The reactor stands still meanwhile. A panic in it is the reactor's thread's; the caller gets [`Gone`].
+    /// its own here. The reactor stands still meanwhile. A panic in it is the reactor's thread's; the caller gets [`HandleError::Gone`].
     ///
     /// # Errors
     ///
-    /// [`Gone`] if the reactor or the monitor was dropped before the request was carried out.
+    /// [`HandleError::Gone`] if the reactor or the monitor was dropped before the request was carried out.
     pub fn call<T: Send + 'static>(
         &self,
         request: impl FnOnce(&mut ProcessMonitor<O>, &mut Reactor) -> T + Send + 'static,
-    ) -> Result<T, Gone> {
+    ) -> Result<T, HandleError> {
         let (answer, answered) = channel();
         let request = move |monitor: &mut ProcessMonitor<O>, reactor: &mut Reactor| {
             // A caller that is gone needs no answer.
@@ -241,84 +264,84 @@ impl<O: Observer + 'static> Handle<O> {
         };
         {
             let mut requests = self.shared.requests();
-            requests.as_mut().ok_or(Gone)?.push(Box::new(request));
+            requests.as_mut().ok_or(HandleError::Gone)?.push(Box::new(request));
             // Under the lock, so that the other end is still open. If it is full, the bell is ringing already.
             ring(&self.shared.button);
         }
-        answered.recv().map_err(|_| Gone)
+        answered.recv().map_err(|_| HandleError::Gone)
     }
 
     /// As [`ProcessMonitor::add_process`].
     ///
     /// # Errors
     ///
-    /// [`Gone`]; within, what the monitor says.
-    pub fn add_process(&self, name: impl Into<String>, command: &Command) -> Result<Result<(), MonitorError>, Gone> {
+    /// [`HandleError::Gone`], or what the monitor says.
+    pub fn add_process(&self, name: impl Into<String>, command: &Command) -> Result<(), HandleError> {
         let (name, command) = (name.into(), command.clone());
-        self.call(move |monitor, reactor| monitor.add_process(reactor, name, &command))
+        Ok(self.call(move |monitor, reactor| monitor.add_process(reactor, name, &command))??)
     }
 
     /// As [`ProcessMonitor::add_process_with`].
     ///
     /// # Errors
     ///
-    /// [`Gone`]; within, what the monitor says.
+    /// [`HandleError::Gone`], or what the monitor says.
     pub fn add_process_with(
         &self,
         name: impl Into<String>,
         command: &Command,
         policy: Policy,
-    ) -> Result<Result<(), MonitorError>, Gone> {
+    ) -> Result<(), HandleError> {
         let (name, command) = (name.into(), command.clone());
-        self.call(move |monitor, reactor| monitor.add_process_with(reactor, name, &command, policy))
+        Ok(self.call(move |monitor, reactor| monitor.add_process_with(reactor, name, &command, policy))??)
     }
 
     /// As [`ProcessMonitor::remove_process`].
     ///
     /// # Errors
     ///
-    /// [`Gone`]; within, what the monitor says.
-    pub fn remove_process(&self, name: impl Into<String>) -> Result<Result<(), MonitorError>, Gone> {
+    /// [`HandleError::Gone`], or what the monitor says.
+    pub fn remove_process(&self, name: impl Into<String>) -> Result<(), HandleError> {
         let name = name.into();
-        self.call(move |monitor, reactor| monitor.remove_process(reactor, &name))
+        Ok(self.call(move |monitor, reactor| monitor.remove_process(reactor, &name))??)
     }
 
     /// As [`ProcessMonitor::start_process`].
     ///
     /// # Errors
     ///
-    /// [`Gone`]; within, what the monitor says.
-    pub fn start_process(&self, name: impl Into<String>) -> Result<Result<(), MonitorError>, Gone> {
+    /// [`HandleError::Gone`], or what the monitor says.
+    pub fn start_process(&self, name: impl Into<String>) -> Result<(), HandleError> {
         let name = name.into();
-        self.call(move |monitor, reactor| monitor.start_process(reactor, &name))
+        Ok(self.call(move |monitor, reactor| monitor.start_process(reactor, &name))??)
     }
 
     /// As [`ProcessMonitor::stop_process`]: the answer comes when the process was asked to stop, not when it has.
     ///
     /// # Errors
     ///
-    /// [`Gone`]; within, what the monitor says.
-    pub fn stop_process(&self, name: impl Into<String>) -> Result<Result<(), MonitorError>, Gone> {
+    /// [`HandleError::Gone`], or what the monitor says.
+    pub fn stop_process(&self, name: impl Into<String>) -> Result<(), HandleError> {
         let name = name.into();
-        self.call(move |monitor, reactor| monitor.stop_process(reactor, &name))
+        Ok(self.call(move |monitor, reactor| monitor.stop_process(reactor, &name))??)
     }
 
     /// As [`ProcessMonitor::restart_process`].
     ///
     /// # Errors
     ///
-    /// [`Gone`]; within, what the monitor says.
-    pub fn restart_process(&self, name: impl Into<String>) -> Result<Result<(), MonitorError>, Gone> {
+    /// [`HandleError::Gone`], or what the monitor says.
+    pub fn restart_process(&self, name: impl Into<String>) -> Result<(), HandleError> {
         let name = name.into();
-        self.call(move |monitor, reactor| monitor.restart_process(reactor, &name))
+        Ok(self.call(move |monitor, reactor| monitor.restart_process(reactor, &name))??)
     }
 
     /// What is known of a process; `None` if there is none of this name.
     ///
     /// # Errors
     ///
-    /// [`Gone`].
-    pub fn status(&self, name: impl Into<String>) -> Result<Option<ProcessStatus>, Gone> {
+    /// [`HandleError::Gone`].
+    pub fn status(&self, name: impl Into<String>) -> Result<Option<ProcessStatus>, HandleError> {
         let name = name.into();
         self.call(move |monitor, _| monitor.status(&name).map(ProcessStatus::from))
     }
@@ -327,8 +350,8 @@ impl<O: Observer + 'static> Handle<O> {
     ///
     /// # Errors
     ///
-    /// [`Gone`].
-    pub fn statuses(&self) -> Result<Vec<ProcessStatus>, Gone> {
+    /// [`HandleError::Gone`].
+    pub fn statuses(&self) -> Result<Vec<ProcessStatus>, HandleError> {
         self.call(|monitor, _| monitor.statuses().map(ProcessStatus::from).collect())
     }
 
@@ -337,8 +360,8 @@ impl<O: Observer + 'static> Handle<O> {
     ///
     /// # Errors
     ///
-    /// [`Gone`].
-    pub fn shut_down(&self) -> Result<(), Gone> {
+    /// [`HandleError::Gone`].
+    pub fn shut_down(&self) -> Result<(), HandleError> {
         self.call(|_, reactor| reactor.stop())
     }
 }

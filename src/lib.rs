@@ -17,7 +17,7 @@ mod sys;
 pub use command::{Command, Limit, Resource, Stdio};
 pub use error::{SignalError, SpawnError, Stage, WriteError};
 pub use exit::{Exit, Usage};
-pub use handle::{Controlled, Gone, Handle, ProcessStatus};
+pub use handle::{Controlled, Handle, HandleError, ProcessStatus};
 pub use monitor::lines::Escaped;
 pub use monitor::restart::{self, Policy, PolicyError, Restart};
 pub use monitor::{Line, Log, MonitorError, Observer, ProcessMonitor, Status};
