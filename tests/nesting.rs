@@ -241,7 +241,9 @@ fn says_that_there_is_more_than_one_turn_can_tell() {
     let mut ready = 0;
     while ready < COUNT {
         assert!(ready == 0 || reactor.next_deadline().is_some_and(|deadline| deadline <= now()));
-        reactor.turn(Some(Duration::ZERO), |_, event| ready += usize::from(matches!(event, Event::Ready { .. }))).unwrap();
+        reactor
+            .turn(Some(Duration::ZERO), |_, event| ready += usize::from(matches!(event, Event::Ready { .. })))
+            .unwrap();
     }
     // One more may be needed to learn that there is nothing left.
     reactor.turn(Some(Duration::ZERO), |_, _| {}).unwrap();
@@ -277,11 +279,8 @@ fn the_descriptor_tells_of_what_was_done_between_turns() {
             let mut fired = false;
             while !fired {
                 wait(&reactor, None);
-                let handler = |_: &mut Reactor, event: Event<'_>| match event {
-                    Event::Timer(id) => fired |= id == timer,
-                    _ => {}
-                };
-                reactor.turn(Some(Duration::ZERO), handler).unwrap();
+                let is_ours = |event: Event<'_>| matches!(event, Event::Timer(id) if id == timer);
+                reactor.turn(Some(Duration::ZERO), |_, event| fired |= is_ours(event)).unwrap();
             }
         }
         assert_eq!(reactor.next_deadline(), None);

@@ -370,11 +370,15 @@ impl Reactor {
         self.now = clock();
         let child = result?;
         let needs_sweep = child.needs_sweep();
+        // Where the host ignores SIGCHLD, or another thread of it waits for anybody, it may be gone before it could have a pidfd.
+        let gone = needs_sweep && child.has_ended();
         let inserted = self.processes.insert(child);
         debug_assert_eq!(key, inserted);
         if needs_sweep {
             // Its pidfd could not be had, and it may be dead already: look in the next turn.
             self.sweep = true;
+        }
+        if needs_sweep && !gone {
             self.watch_children(command).or_else(|error| self.give_up(key, error))?;
         }
         Ok(ProcessId(key))
