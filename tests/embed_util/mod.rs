@@ -182,3 +182,41 @@ pub(crate) fn drop_copy<T>(value: &T) {
     // SAFETY: only called in a forked child, which ends right afterwards without touching the original.
     drop(unsafe { ptr::read(value) });
 }
+
+/// Shared libraries by `dlopen(3)`.
+pub(crate) mod plugin {
+    use std::ffi::CString;
+    use std::os::unix::ffi::OsStrExt;
+    use std::path::Path;
+
+    pub(crate) struct Plugin(usize);
+
+    pub(crate) fn load(path: &Path) -> Plugin {
+        let path = CString::new(path.as_os_str().as_bytes()).unwrap();
+        // SAFETY: a path that ends in NUL; the library's constructors are those of Rust's std.
+        let handle = unsafe { libc::dlopen(path.as_ptr(), libc::RTLD_NOW | libc::RTLD_LOCAL) };
+        assert!(!handle.is_null());
+        Plugin(handle as usize)
+    }
+
+    impl Plugin {
+        /// Calls a function without arguments that returns an int.
+        pub(crate) fn call(&self, name: &str) -> i32 {
+            let name = CString::new(name).unwrap();
+            // SAFETY: the handle is open until the drop.
+            let function = unsafe { libc::dlsym(self.0 as *mut libc::c_void, name.as_ptr()) };
+            assert!(!function.is_null());
+            // SAFETY: the library's function has this signature.
+            let function = unsafe { std::mem::transmute::<*mut libc::c_void, extern "C" fn() -> i32>(function) };
+            function()
+        }
+    }
+
+    impl Drop for Plugin {
+        fn drop(&mut self) {
+            // SAFETY: the handle is open, and nobody is in the library any more.
+            let result = unsafe { libc::dlclose(self.0 as *mut libc::c_void) };
+            assert_eq!(result, 0);
+        }
+    }
+}
