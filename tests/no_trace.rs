@@ -9,7 +9,8 @@ use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
 use childminder::{
-    Command, Controlled, Event, Interest, Line, Observer, ProcessMonitor, Reactor, ReapMethod, Service, SpawnMethod, Stdio,
+    Command, Controlled, Event, Interest, Line, Observer, ProcessMonitor, Reactor, ReapMethod, Service, SpawnMethod,
+    Stdio,
 };
 
 use embed_util::{METHODS, children, dispositions, open_fds, rss, threads, watchdog};
@@ -68,14 +69,18 @@ fn nothing_is_left() {
             cycle(methods).unwrap();
         }
         let memory_after = rss();
-        println!("{methods:?}: {} descriptors, {} threads, {memory} KiB before and {memory_after} after", before.0, before.1);
+        println!(
+            "{methods:?}: {} descriptors, {} threads, {memory} KiB before and {memory_after} after",
+            before.0, before.1
+        );
         assert_eq!(state(), before);
         assert!(memory_after <= memory + SLACK, "{memory} KiB before, {memory_after} after");
         if methods.1 == ReapMethod::Pidfd {
             assert_eq!(dispositions(), untouched);
         }
     }
-    let changed: Vec<i32> = std::iter::zip(untouched, dispositions()).filter(|(a, b)| a != b).map(|(a, _)| a.0).collect();
+    let changed: Vec<i32> =
+        std::iter::zip(untouched, dispositions()).filter(|(a, b)| a != b).map(|(a, _)| a.0).collect();
     assert_eq!(changed, [libc::SIGCHLD], "its handler stays, and no other");
     watched_signals();
 }

@@ -6,6 +6,7 @@
 pub(crate) mod lines;
 mod observer;
 pub mod restart;
+pub mod simulation;
 
 use std::collections::{BTreeMap, HashMap};
 use std::error::Error;
