@@ -549,7 +549,7 @@ fn far(from: Instant, delay: Duration) -> Instant {
 /// use childminder::{Command, Event, Reactor};
 ///
 /// let mut reactor = Reactor::new()?;
-/// reactor.spawn_process(Command::new("true"))?;
+/// reactor.spawn_process(&Command::new("true"))?;
 /// let mut host = mio::Poll::new()?; // in place of the loop that the host has anyway
 /// let fd = reactor.as_fd().try_clone_to_owned()?;
 /// let source = &mut mio::unix::SourceFd(&std::os::fd::AsRawFd::as_raw_fd(&fd));
