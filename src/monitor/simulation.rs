@@ -250,8 +250,7 @@ mod tests {
 
     #[test]
     fn ends_when_the_policy_does() {
-        let mut policy = Policy::default();
-        policy.restart = Restart::OnFailure;
+        let mut policy = Policy { restart: Restart::OnFailure, ..Policy::default() };
         let run = |number| if number < 3 { Run::Fails(2 * SECOND) } else { Run::Succeeds(2 * SECOND) };
         let timeline = simulate(&policy, 100, run).unwrap();
         assert_eq!(starts(&timeline), [0, 2, 4]);
@@ -264,8 +263,7 @@ mod tests {
     fn bounds_hold() {
         assert_eq!(simulate(&Policy::default(), 0, |_| Run::Stays).unwrap().to_string(), "");
         // No pause at all between them, and still an end.
-        let mut policy = Policy::default();
-        policy.threshold = Duration::ZERO;
+        let policy = Policy { threshold: Duration::ZERO, ..Policy::default() };
         let timeline = simulate(&policy, 10_000, |_| Run::Fails(Duration::ZERO)).unwrap();
         assert_eq!((timeline.length(), timeline.downtime()), (Duration::ZERO, Duration::ZERO));
         simulate(&policy, 10, |_| Run::Fails(Duration::MAX)).unwrap();
