@@ -158,7 +158,7 @@ pub struct Reactor {
     sources: Sources,
     processes: Slab<Child>,
     notices: VecDeque<Notice>,
-    dead: VecDeque<Key>,
+    dead: Vec<Key>,
     sweep: bool,
     spawner: Spawner,
     pidfds: bool,
@@ -173,11 +173,6 @@ pub struct Reactor {
     alarm: Option<sys::timerfd::Timerfd>,
     /// The last poll had no room for more events: there may be some that it has not told.
     full: bool,
-    /// How many events of the last poll are dealt with, if not all of them are: a handler has panicked. The same for what follows.
-    dispatched: Option<usize>,
-    signalled: bool,
-    come: VecDeque<i32>,
-    broken_off: bool,
     now: Instant,
     stopping: bool,
 }
@@ -222,7 +217,7 @@ impl Reactor {
             sources,
             processes: Slab::new(),
             notices: VecDeque::new(),
-            dead: VecDeque::new(),
+            dead: Vec::new(),
             sweep: false,
             spawner,
             pidfds: reap == ReapMethod::Pidfd,
@@ -235,10 +230,6 @@ impl Reactor {
             #[cfg(target_os = "linux")]
             alarm: None,
             full: false,
-            dispatched: None,
-            signalled: false,
-            come: VecDeque::new(),
-            broken_off: false,
             now,
             stopping: false,
         })
@@ -504,7 +495,7 @@ impl Reactor {
         };
         let mut buffer = std::mem::take(&mut self.buffer);
         buffer.resize(BUFFER, 0);
-        // Put back whatever happens: a handler may panic, and the host may catch it. The next turn tells the rest then.
+        // Put back whatever happens: a handler may panic, and the host may catch it.
         let mut turn = Turn { reactor: self, events: Some(events), buffer };
         let result = turn.take(timeout, handler);
         drop(turn);
@@ -517,12 +508,7 @@ impl Reactor {
 
     /// Whether a turn has something to do without waiting.
     fn has_work(&self) -> bool {
-        self.full
-            || self.sources.ready_len() > 0
-            || !self.notices.is_empty()
-            || self.sweep
-            || !self.dead.is_empty()
-            || self.broken_off
+        self.full || self.sources.ready_len() > 0 || !self.notices.is_empty() || self.sweep || !self.dead.is_empty()
     }
 
     fn after(&self, delay: Duration) -> Instant {
@@ -602,7 +588,6 @@ struct Turn<'a> {
 
 impl Drop for Turn<'_> {
     fn drop(&mut self) {
-        self.reactor.broken_off |= std::thread::panicking();
         self.reactor.events = self.events.take();
         self.reactor.buffer = std::mem::take(&mut self.buffer);
     }
@@ -616,33 +601,25 @@ impl Turn<'_> {
             let due = self.reactor.timers.next_deadline().map(|deadline| deadline.saturating_duration_since(clock()));
             timeout.into_iter().chain(due).min()
         };
-        if self.reactor.dispatched.is_none() {
-            self.poll(timeout)?;
-        }
+        let Some(events) = &mut self.events else { return Ok(()) };
+        let polled = self.reactor.poll.poll(events, timeout);
         self.reactor.now = clock();
+        match polled {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => events.clear(),
+            result => result?,
+        }
+        self.reactor.full = events.iter().count() >= EVENTS;
         let mark = self.reactor.timers.begin_turn();
 
-        self.dispatch(handler);
-        let broken_off = std::mem::take(&mut self.reactor.broken_off);
-        if broken_off {
-            self.reactor.queue_all_readers();
-        }
+        let signals = self.dispatch(handler);
         self.read_ready(handler);
         self.tell_notices(handler);
         let reactor = &mut *self.reactor;
-        if std::mem::take(&mut reactor.signalled) {
-            // The pipe is emptied before anything that it may be about: a signal that comes meanwhile is a new byte.
-            let come = reactor.signals.as_mut().map(Signals::drain).unwrap_or_default();
-            reactor.sweep |= come.contains(&libc::SIGCHLD);
-            reactor.come.extend(come);
-        }
+        // The pipe is emptied before anything that it may be about: a signal that comes meanwhile is a new byte.
+        let come = if signals { reactor.signals.as_mut().map(Signals::drain) } else { None }.unwrap_or_default();
+        reactor.sweep |= come.contains(&libc::SIGCHLD);
         self.bury_dead(handler);
-        if broken_off {
-            for process in self.reactor.processes.iter().map(|(key, _)| key).collect::<Vec<_>>() {
-                self.reactor.end_if_over(process, handler);
-            }
-        }
-        while let Some(signal) = self.reactor.come.pop_front() {
+        for signal in come {
             if signal != libc::SIGCHLD || self.reactor.sigchld.for_host {
                 handler(self.reactor, Event::Signal(signal));
             }
@@ -653,21 +630,10 @@ impl Turn<'_> {
         Ok(())
     }
 
-    fn poll(&mut self, timeout: Option<Duration>) -> io::Result<()> {
-        let Some(events) = &mut self.events else { return Ok(()) };
-        match self.reactor.poll.poll(events, timeout) {
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => events.clear(),
-            result => result?,
-        }
-        self.reactor.full = events.iter().count() >= EVENTS;
-        Ok(())
-    }
-
-    /// Hands out what needs no read, and remembers the rest.
-    fn dispatch(&mut self, handler: &mut dyn FnMut(&mut Reactor, Event<'_>)) {
-        let done = self.reactor.dispatched.unwrap_or(0);
-        for (index, event) in self.events.iter().flatten().enumerate().skip(done) {
-            self.reactor.dispatched = Some(index + 1);
+    /// Hands out what needs no read, and remembers the rest. Whether a signal has come.
+    fn dispatch(&mut self, handler: &mut dyn FnMut(&mut Reactor, Event<'_>)) -> bool {
+        let mut signals = false;
+        for event in self.events.iter().flatten() {
             let key = Key::from_usize(event.token().0);
             let gone = event.is_error() || event.is_read_closed() || event.is_write_closed();
             match self.reactor.sources.get(key) {
@@ -675,9 +641,9 @@ impl Turn<'_> {
                 None => {}
                 #[cfg(target_os = "linux")]
                 Some(Source::Alarm) => {}
-                Some(Source::Signals) => self.reactor.signalled = true,
+                Some(Source::Signals) => signals = true,
                 Some(Source::Waker) => handler(self.reactor, Event::Woken),
-                Some(Source::Pidfd { process }) => self.reactor.dead.push_back(process),
+                Some(Source::Pidfd { process }) => self.reactor.dead.push(process),
                 Some(Source::Pipe { process, fd }) => self.reactor.pipe_ready(process, fd, gone, handler),
                 Some(Source::Host) => {
                     let (readable, writable) = (event.is_readable() || gone, event.is_writable());
@@ -685,7 +651,7 @@ impl Turn<'_> {
                 }
             }
         }
-        self.reactor.dispatched = None;
+        signals
     }
 
     /// Reads what is readable: each source its share, and those that have more come again in the next turn.
@@ -720,28 +686,13 @@ impl Turn<'_> {
 
     fn bury_dead(&mut self, handler: &mut dyn FnMut(&mut Reactor, Event<'_>)) {
         self.reactor.find_dead();
-        while let Some(process) = self.reactor.dead.front().copied() {
+        for process in std::mem::take(&mut self.reactor.dead) {
             self.reactor.bury(process, &mut self.buffer, handler);
-            // Only now: a handler may have panicked before the reap.
-            self.reactor.dead.pop_front();
         }
     }
 }
 
 impl Reactor {
-    /// After a turn that was broken off: one of them may have more, and no edge would tell.
-    fn queue_all_readers(&mut self) {
-        let readers = |(key, child): (Key, &Child)| child.readers().map(|fd| (key, fd)).collect::<Vec<_>>();
-        for (process, fd) in self.processes.iter().flat_map(readers).collect::<Vec<_>>() {
-            if let Some(reader) = self.processes.get_mut(process).and_then(|child| child.reader(fd)) {
-                if !reader.paused && !reader.queued {
-                    reader.queued = true;
-                    self.sources.push_ready(reader.source);
-                }
-            }
-        }
-    }
-
     /// The poll has something to say of a pipe of ours.
     fn pipe_ready(&mut self, process: Key, fd: i32, gone: bool, handler: &mut dyn FnMut(&mut Self, Event<'_>)) {
         let Some(child) = self.processes.get_mut(process) else { return };
