@@ -19,7 +19,8 @@ use crate::error::{SignalError, SpawnError, Stage, WriteError};
 use crate::exit::{Exit, Usage};
 use crate::slab::Key;
 use crate::sources::{Source, Sources};
-use crate::sys::{self, spawn::Spawner, wait::Wait};
+use crate::sys::wait::{State, Wait};
+use crate::sys::{self, spawn::Spawner};
 pub(crate) use pipe::{Flush, Read};
 use pipe::{Reader, Writer};
 use stdio::{Files, Side};
@@ -122,9 +123,14 @@ impl Child {
         self.exit.is_none() && self.pidfd.is_none()
     }
 
-    /// Whether it has died and still waits to be reaped.
+    /// Whether it has died without our having told so.
     pub(crate) fn has_ended(&self) -> bool {
-        self.exit.is_none() && sys::wait::has_ended(self.pid)
+        self.exit.is_none() && sys::wait::state(self.pid) != State::Running
+    }
+
+    /// Whether its pid certainly is its own: not if somebody else has reaped it.
+    fn holds_number(&self) -> bool {
+        self.exit.is_none() && sys::wait::state(self.pid) != State::Lost
     }
 
     /// Exited, every pipe closed, and every close told of.
@@ -137,7 +143,8 @@ impl Child {
         if self.exit.is_some() {
             return None;
         }
-        if self.kill_group_at_exit && self.leads && !self.group_outlives_leader() && self.has_ended() {
+        let may_kill = self.kill_group_at_exit && self.leads && !self.group_outlives_leader();
+        if may_kill && sys::wait::state(self.pid) == State::Zombie {
             // The zombie still holds the number.
             let _ = sys::signal::send_to_group(self.pid, libc::SIGKILL);
         }
@@ -211,7 +218,7 @@ impl Child {
 
     /// Whether the kernel lets us reach the group's members by the leader's pidfd, reaped or not.
     fn group_outlives_leader(&self) -> bool {
-        self.pidfd.is_some() && sys::pidfd::group_supported()
+        self.pidfd.as_ref().is_some_and(|(pidfd, _)| sys::pidfd::group_supported(pidfd))
     }
 
     fn send(&mut self, signal: i32) -> Result<(), SignalError> {
@@ -220,7 +227,8 @@ impl Child {
         }
         match &self.pidfd {
             Some((pidfd, _)) => sys::pidfd::send(pidfd, signal)?,
-            None => sys::signal::send(self.pid, signal)?,
+            None if self.holds_number() => sys::signal::send(self.pid, signal)?,
+            None => return Err(SignalError::AlreadyExited),
         }
         self.note_request(signal);
         Ok(())
@@ -231,9 +239,9 @@ impl Child {
             return self.send(signal);
         }
         match &self.pidfd {
-            Some((pidfd, _)) if sys::pidfd::group_supported() => sys::pidfd::send_to_group(pidfd, signal)?,
-            _ if self.exit.is_some() => return Err(SignalError::AlreadyExited),
-            _ => sys::signal::send_to_group(self.pid, signal)?,
+            Some((pidfd, _)) if sys::pidfd::group_supported(pidfd) => sys::pidfd::send_to_group(pidfd, signal)?,
+            _ if self.holds_number() => sys::signal::send_to_group(self.pid, signal)?,
+            _ => return Err(SignalError::AlreadyExited),
         }
         self.note_request(signal);
         Ok(())
@@ -481,6 +489,11 @@ impl Process<'_> {
     pub fn pause(&mut self, fd: i32) {
         if let Some(reader) = self.child.reader(fd) {
             reader.paused = true;
+            if reader.is_over() && !reader.queued {
+                // The poll has told of its end before.
+                reader.queued = true;
+                self.sources.push_ready(reader.source);
+            }
         }
     }
 

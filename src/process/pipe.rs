@@ -62,7 +62,7 @@ impl Reader {
 
     /// Whether the other end is closed and nothing is left: seen without reading, so also while paused.
     pub(crate) fn is_over(&self) -> bool {
-        self.hung_up && sys::fd::unread(self.fd.as_fd()) == 0
+        self.hung_up && sys::fd::is_over(self.fd.as_fd())
     }
 
     pub(crate) fn read(&mut self, buffer: &mut [u8]) -> Read {

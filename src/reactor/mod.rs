@@ -157,9 +157,14 @@ pub struct Reactor {
     buffer: Vec<u8>,
     sources: Sources,
     processes: Slab<Child>,
+    // What is known and not told yet. Nothing is taken out before its turn has come: a handler may panic.
+    ready: VecDeque<Ready>,
+    reading: Option<(Key, i32)>,
     notices: VecDeque<Notice>,
-    dead: Vec<Key>,
+    /// Those that may have died, or ended.
+    dead: VecDeque<Key>,
     sweep: bool,
+    come: VecDeque<i32>,
     spawner: Spawner,
     pidfds: bool,
     nofile: Option<Limit>,
@@ -175,6 +180,16 @@ pub struct Reactor {
     full: bool,
     now: Instant,
     stopping: bool,
+}
+
+/// What the poll said of a source.
+#[derive(Debug, Clone, Copy)]
+struct Ready {
+    source: Key,
+    readable: bool,
+    writable: bool,
+    /// Closed at the other end.
+    gone: bool,
 }
 
 /// Who wants to know of SIGCHLD.
@@ -216,9 +231,12 @@ impl Reactor {
             buffer: Vec::new(),
             sources,
             processes: Slab::new(),
+            ready: VecDeque::new(),
+            reading: None,
             notices: VecDeque::new(),
-            dead: Vec::new(),
+            dead: VecDeque::new(),
             sweep: false,
+            come: VecDeque::new(),
             spawner,
             pidfds: reap == ReapMethod::Pidfd,
             nofile: None,
@@ -397,7 +415,7 @@ impl Reactor {
     }
 
     /// Has [`Event::Signal`] come for a signal. Handlers that the host had before are still called; the signal's default action is not
-    /// carried out as long as a reactor watches it.
+    /// carried out as long as a reactor watches it. In the thread that calls, the signal is no longer blocked.
     ///
     /// # Errors
     ///
@@ -508,7 +526,10 @@ impl Reactor {
 
     /// Whether a turn has something to do without waiting.
     fn has_work(&self) -> bool {
-        self.full || self.sources.ready_len() > 0 || !self.notices.is_empty() || self.sweep || !self.dead.is_empty()
+        self.full
+            || self.sweep
+            || self.sources.ready_len() > 0
+            || !(self.ready.is_empty() && self.notices.is_empty() && self.dead.is_empty() && self.come.is_empty())
     }
 
     fn after(&self, delay: Duration) -> Instant {
@@ -516,8 +537,10 @@ impl Reactor {
     }
 
     fn emit_closed(&mut self, process: Key, fd: i32, lost: usize, handler: &mut dyn FnMut(&mut Self, Event<'_>)) {
+        if self.processes.get(process).is_some_and(Child::is_over) {
+            self.dead.push_back(process);
+        }
         handler(self, Event::FdClosed { process: ProcessId(process), fd, lost });
-        self.end_if_over(process, handler);
     }
 
     /// `Ended`, if nothing else is to be told of this process.
@@ -590,6 +613,10 @@ impl Drop for Turn<'_> {
     fn drop(&mut self) {
         self.reactor.events = self.events.take();
         self.reactor.buffer = std::mem::take(&mut self.buffer);
+        if let Some((process, fd)) = self.reactor.reading.take() {
+            // In the midst of a read: the poll will not tell of what is left.
+            self.reactor.read_again(process, fd);
+        }
     }
 }
 
@@ -611,15 +638,12 @@ impl Turn<'_> {
         self.reactor.full = events.iter().count() >= EVENTS;
         let mark = self.reactor.timers.begin_turn();
 
-        let signals = self.dispatch(handler);
+        self.take_in();
+        self.dispatch(handler);
         self.read_ready(handler);
         self.tell_notices(handler);
-        let reactor = &mut *self.reactor;
-        // The pipe is emptied before anything that it may be about: a signal that comes meanwhile is a new byte.
-        let come = if signals { reactor.signals.as_mut().map(Signals::drain) } else { None }.unwrap_or_default();
-        reactor.sweep |= come.contains(&libc::SIGCHLD);
         self.bury_dead(handler);
-        for signal in come {
+        while let Some(signal) = self.reactor.come.pop_front() {
             if signal != libc::SIGCHLD || self.reactor.sigchld.for_host {
                 handler(self.reactor, Event::Signal(signal));
             }
@@ -630,28 +654,45 @@ impl Turn<'_> {
         Ok(())
     }
 
-    /// Hands out what needs no read, and remembers the rest. Whether a signal has come.
-    fn dispatch(&mut self, handler: &mut dyn FnMut(&mut Reactor, Event<'_>)) -> bool {
-        let mut signals = false;
+    /// Remembers what the poll said, all of it before the first handler runs.
+    fn take_in(&mut self) {
+        let reactor = &mut *self.reactor;
         for event in self.events.iter().flatten() {
-            let key = Key::from_usize(event.token().0);
-            let gone = event.is_error() || event.is_read_closed() || event.is_write_closed();
-            match self.reactor.sources.get(key) {
-                // Closed by a handler in this very turn.
+            let source = Key::from_usize(event.token().0);
+            match reactor.sources.get(source) {
                 None => {}
+                // The wake-up was all there is to it.
                 #[cfg(target_os = "linux")]
                 Some(Source::Alarm) => {}
-                Some(Source::Signals) => signals = true,
-                Some(Source::Waker) => handler(self.reactor, Event::Woken),
-                Some(Source::Pidfd { process }) => self.reactor.dead.push(process),
-                Some(Source::Pipe { process, fd }) => self.reactor.pipe_ready(process, fd, gone, handler),
-                Some(Source::Host) => {
-                    let (readable, writable) = (event.is_readable() || gone, event.is_writable());
-                    handler(self.reactor, Event::Ready { source: SourceId(key), readable, writable });
+                Some(Source::Signals) => {
+                    // The pipe is emptied before anything that it may be about: a signal that comes meanwhile is a new byte.
+                    reactor.come.extend(reactor.signals.as_mut().map(Signals::drain).unwrap_or_default());
+                    reactor.sweep |= reactor.come.contains(&libc::SIGCHLD);
+                }
+                Some(Source::Pidfd { process }) => reactor.dead.push_back(process),
+                Some(Source::Waker | Source::Pipe { .. } | Source::Host) => {
+                    let gone = event.is_error() || event.is_read_closed() || event.is_write_closed();
+                    let (readable, writable) = (event.is_readable(), event.is_writable());
+                    reactor.ready.push_back(Ready { source, readable, writable, gone });
                 }
             }
         }
-        signals
+    }
+
+    /// Hands out what needs no read, and puts the rest on the list of those to read.
+    fn dispatch(&mut self, handler: &mut dyn FnMut(&mut Reactor, Event<'_>)) {
+        while let Some(Ready { source, readable, writable, gone }) = self.reactor.ready.pop_front() {
+            match self.reactor.sources.get(source) {
+                Some(Source::Waker) => handler(self.reactor, Event::Woken),
+                Some(Source::Pipe { process, fd }) => self.reactor.pipe_ready(process, fd, gone, handler),
+                Some(Source::Host) => {
+                    let source = SourceId(source);
+                    handler(self.reactor, Event::Ready { source, readable: readable || gone, writable });
+                }
+                // Closed by a handler in this very turn; the others are never among them.
+                _ => {}
+            }
+        }
     }
 
     /// Reads what is readable: each source its share, and those that have more come again in the next turn.
@@ -686,8 +727,9 @@ impl Turn<'_> {
 
     fn bury_dead(&mut self, handler: &mut dyn FnMut(&mut Reactor, Event<'_>)) {
         self.reactor.find_dead();
-        for process in std::mem::take(&mut self.reactor.dead) {
+        while let Some(process) = self.reactor.dead.front().copied() {
             self.reactor.bury(process, &mut self.buffer, handler);
+            self.reactor.dead.pop_front();
         }
     }
 }
@@ -722,6 +764,12 @@ impl Reactor {
 
     /// Reads a pipe's share of a turn.
     fn read(&mut self, process: Key, fd: i32, buffer: &mut [u8], handler: &mut dyn FnMut(&mut Self, Event<'_>)) {
+        self.reading = Some((process, fd));
+        self.read_share(process, fd, buffer, handler);
+        self.reading = None;
+    }
+
+    fn read_share(&mut self, process: Key, fd: i32, buffer: &mut [u8], handler: &mut dyn FnMut(&mut Self, Event<'_>)) {
         for _ in 0..READS {
             let Some(reader) = self.processes.get_mut(process).and_then(|child| child.reader(fd)) else { return };
             let read = match reader.paused {
@@ -747,6 +795,11 @@ impl Reactor {
                 }
             }
         }
+        self.read_again(process, fd);
+    }
+
+    /// Has the next turn go on reading a pipe.
+    fn read_again(&mut self, process: Key, fd: i32) {
         if let Some(reader) = self.processes.get_mut(process).and_then(|child| child.reader(fd)) {
             if !reader.queued {
                 reader.queued = true;

@@ -18,7 +18,7 @@ pub enum ReapMethod {
     #[default]
     Pidfd,
     /// By SIGCHLD, at which each child is asked after. The host's own handler for it is still called; a host that ignores it
-    /// no longer does.
+    /// no longer does, nor does the thread that spawns first block it.
     Sigchld,
 }
 
@@ -49,7 +49,7 @@ impl Reactor {
         }
     }
 
-    /// Reads what a dead child has left in its pipes, reaps it and tells.
+    /// Reads what a dead child has left in its pipes, reaps it and tells; also that it has ended, if that is all.
     pub(super) fn bury(&mut self, process: Key, buffer: &mut [u8], handler: &mut dyn FnMut(&mut Self, Event<'_>)) {
         let Some(child) = self.processes.get(process) else { return };
         for fd in child.readers().collect::<Vec<_>>() {
@@ -58,7 +58,7 @@ impl Reactor {
         let Some(child) = self.processes.get_mut(process) else { return };
         if let Some(exit) = child.reap(self.now, &mut self.sources) {
             handler(self, Event::Exited { process: ProcessId(process), exit: &exit });
-            self.end_if_over(process, handler);
         }
+        self.end_if_over(process, handler);
     }
 }

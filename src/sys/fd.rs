@@ -109,9 +109,19 @@ pub(crate) fn grow_pipe(fd: BorrowedFd<'_>, bytes: i32) {
     let _ = (fd, bytes);
 }
 
+/// Whether the other end is closed and nothing is left to read.
+pub(crate) fn is_over(fd: BorrowedFd<'_>) -> bool {
+    let mut poll = libc::pollfd { fd: fd.as_raw_fd(), events: libc::POLLIN, revents: 0 };
+    // SAFETY: one pollfd, ours, for the length of the call.
+    unsafe { libc::poll(&raw mut poll, 1, 0) };
+    // Linux says exactly whether there is something, even of a terminal that has not passed it on yet. The BSDs call an end readable,
+    // too.
+    poll.revents & libc::POLLHUP != 0 && (poll.revents & libc::POLLIN == 0 || unread(fd) == 0)
+}
+
 /// How many bytes could be read now.
 #[doc(alias = "FIONREAD")]
-pub(crate) fn unread(fd: BorrowedFd<'_>) -> usize {
+fn unread(fd: BorrowedFd<'_>) -> usize {
     let mut count: libc::c_int = 0;
     // SAFETY: FIONREAD writes one int, and `count` lives through the call.
     unsafe { libc::ioctl(fd.as_raw_fd(), libc::FIONREAD, &raw mut count) };

@@ -37,19 +37,33 @@ pub(crate) fn try_wait(pid: i32) -> Wait {
     }
 }
 
-/// Whether the child has ended. It is left unreaped, so that its pid and process group still are its own.
+/// What has become of a child, as far as can be seen without reaping it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum State {
+    /// It lives.
+    Running,
+    /// It has ended and is unreaped, so that its pid and process group still are its own.
+    Zombie,
+    /// It is no child of ours any more: its pid may be anybody's.
+    Lost,
+}
+
+/// Looks after a child, and leaves it as it is.
 #[doc(alias = "WNOWAIT")]
-pub(crate) fn has_ended(pid: i32) -> bool {
+pub(crate) fn state(pid: i32) -> State {
     let mut info = MaybeUninit::<libc::siginfo_t>::zeroed();
     let flags = libc::WEXITED | libc::WNOHANG | libc::WNOWAIT;
     #[allow(clippy::cast_sign_loss)] // pids are positive
     let id = pid as libc::id_t;
     // SAFETY: `info` has room for what waitid writes; WNOHANG never blocks.
     let result = cvt_retry(|| unsafe { libc::waitid(libc::P_PID, id, info.as_mut_ptr(), flags) });
+    if result.is_err() {
+        return State::Lost;
+    }
     // SAFETY: zeroed is a valid siginfo_t; it stays zero where nothing has ended.
     let info = unsafe { info.assume_init() };
     // SAFETY: waitid fills in the fields of SIGCHLD, or leaves them zero.
-    result.is_err() || unsafe { info.si_pid() } != 0
+    if unsafe { info.si_pid() } == 0 { State::Running } else { State::Zombie }
 }
 
 /// Waits for a child that is killed or has called `_exit`, so there is next to nothing to wait for.
