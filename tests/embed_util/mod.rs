@@ -150,6 +150,15 @@ pub(crate) fn wait_for(pid: i32) -> io::Result<i32> {
     }
 }
 
+/// Waits until a child has ended, and leaves it unreaped.
+pub(crate) fn await_zombie(pid: i32) {
+    let mut info = MaybeUninit::<libc::siginfo_t>::zeroed();
+    let id = pid.unsigned_abs();
+    // SAFETY: `info` has room for what waitid writes.
+    let result = unsafe { libc::waitid(libc::P_PID, id, info.as_mut_ptr(), libc::WEXITED | libc::WNOWAIT) };
+    assert_eq!(result, 0);
+}
+
 /// Blocks or unblocks a signal in this thread.
 pub(crate) fn mask(how: i32, signals: &[i32]) {
     let mut set = MaybeUninit::<libc::sigset_t>::zeroed();
