@@ -207,6 +207,9 @@ impl Command {
 
     /// Runs the child on a pseudo-terminal of its own: its stdin, stdout, stderr and controlling terminal, in a new
     /// session. What it prints arrives as data of descriptor 1, what is written goes to descriptor 0.
+    ///
+    /// Closing both hangs up: the child gets SIGHUP. Otherwise the terminal ends with the child, and is read to its end then; a
+    /// process that outlives the child on it delays nothing.
     pub fn pty(&mut self, pty: crate::pty::Pty) -> &mut Self {
         self.pty = Some(pty);
         self

@@ -179,12 +179,29 @@ on_all_combinations! {
 
     // Y7: a grandchild that holds the terminal does not delay the end
     fn a_grandchild_holds_the_terminal(world: &mut World) {
-        // The hang-up ends it, as it ends all that do not care for it.
-        let id = world.spawn(&pty_sh("sleep 1000 & echo $!; read line"));
-        world.until_said(id, 1, "\r\n");
-        world.process(id).write(0, b"go\n").unwrap();
-        let outcome = world.until_ended(id);
-        assert!(outcome.exit.success());
+        for script in ["sleep 1000 & echo $!; read line", "trap '' HUP; sleep 1000 & echo $!; read line"] {
+            let id = world.spawn(&pty_sh(script));
+            world.until_said(id, 1, "\r\n");
+            world.process(id).write(0, b"go\n").unwrap();
+            let outcome = world.until_ended(id);
+            assert!(outcome.exit.success());
+            // The first one has died of the hang-up, or is about to; the other one did not care for it.
+            let pid = outcome.out.lines().next().unwrap().trim();
+            let killed = std::process::Command::new("kill").args(["-KILL", pid]).output().unwrap();
+            assert!(killed.status.success() || !script.contains("trap"));
+        }
+    }
+
+    // what the child has closed is not the end: an exit by itself stays one, and /dev/tty can be opened again
+    fn all_descriptors_closed(world: &mut World) {
+        let mut command = pty_sh("exec 0<&- 1>&- 2>&-; read go <&3; seq 1 5000 >/dev/tty; read go <&3; exit 4");
+        command.fd(3, Stdio::writer());
+        let id = world.spawn(&command);
+        world.process(id).write(3, b"go\n").unwrap();
+        world.until_said(id, 1, "\n5000\r\n");
+        assert_eq!((world.log.closed(id, 0), world.log.closed(id, 1)), (None, None));
+        world.process(id).write(3, b"go\n").unwrap();
+        assert_eq!(world.until_ended(id).exit.code(), Some(4));
     }
 
     // normalTermination, abnormalTermination, signalHUP, INT, KILL, TERM on a terminal; TwoProcesses test_killPty

@@ -44,6 +44,8 @@ pub(crate) struct Child {
     pid: i32,
     /// Its pid is also the number of its process group.
     leads: bool,
+    /// It is on a pseudo-terminal: descriptor 1 is read from it and descriptor 0 written to it.
+    terminal: bool,
     pidfd: Option<(OwnedFd, Key)>,
     pipes: Vec<(i32, Pipe)>,
     /// Closed pipes that no event has told of yet.
@@ -95,6 +97,7 @@ impl Child {
         Ok(Self {
             pid,
             leads: command.group.leads() || files.terminal,
+            terminal: files.terminal,
             pidfd,
             pipes,
             unreported: 0,
@@ -177,6 +180,11 @@ impl Child {
         }
     }
 
+    /// The terminal of a child that is reaped, to be read to its end.
+    pub(crate) fn hung_up_terminal(&mut self) -> Option<&mut Reader> {
+        if self.terminal { self.reader(1) } else { None }
+    }
+
     fn writer(&mut self, fd: i32) -> Option<&mut Writer> {
         match self.pipe(fd)? {
             Pipe::Writer(writer) => Some(writer),
@@ -201,6 +209,8 @@ impl Child {
 
     /// The poll says that a writer can be written to, or that its reader is gone.
     pub(crate) fn flush(&mut self, fd: i32, reader_gone: bool, sources: &mut Sources) -> Option<Notice> {
+        // Nobody has the terminal open now, and yet it can be opened again.
+        let reader_gone = reader_gone && !(self.terminal && fd == 0);
         let writer = self.writer(fd)?;
         let source = writer.source;
         let flush = if reader_gone { Flush::Broken } else { writer.flush() };

@@ -6,7 +6,7 @@
 use super::{Event, Reactor};
 use crate::command::Command;
 use crate::error::{SpawnError, Stage};
-use crate::process::ProcessId;
+use crate::process::{Process, ProcessId};
 use crate::slab::Key;
 
 /// How the death of a child is noticed.
@@ -57,8 +57,20 @@ impl Reactor {
         }
         let Some(child) = self.processes.get_mut(process) else { return };
         if let Some(exit) = child.reap(self.now, &mut self.sources) {
+            self.hang_up(process);
             handler(self, Event::Exited { process: ProcessId(process), exit: &exit });
         }
         self.end_if_over(process, handler);
+    }
+
+    /// A terminal ends with its child, whoever else still has it: the system has hung up on them.
+    fn hang_up(&mut self, process: Key) {
+        let Some(child) = self.processes.get_mut(process) else { return };
+        let Some(terminal) = child.hung_up_terminal() else { return };
+        terminal.last_words();
+        let mut child =
+            Process { id: ProcessId(process), child, sources: &mut self.sources, notices: &mut self.notices };
+        child.close(0);
+        self.read_again(process, 1);
     }
 }

@@ -111,12 +111,21 @@ pub(crate) fn grow_pipe(fd: BorrowedFd<'_>, bytes: i32) {
 
 /// Whether the other end is closed and nothing is left to read.
 pub(crate) fn is_over(fd: BorrowedFd<'_>) -> bool {
+    let now = poll_now(fd);
+    // The BSDs call an end readable, too.
+    now & libc::POLLHUP != 0 && (now & libc::POLLIN == 0 || unread(fd) == 0)
+}
+
+/// Whether there is something to read; of a terminal also what it has not passed on yet, as FIONREAD would not know.
+pub(crate) fn is_readable(fd: BorrowedFd<'_>) -> bool {
+    poll_now(fd) & libc::POLLIN != 0
+}
+
+fn poll_now(fd: BorrowedFd<'_>) -> libc::c_short {
     let mut poll = libc::pollfd { fd: fd.as_raw_fd(), events: libc::POLLIN, revents: 0 };
     // SAFETY: one pollfd, ours, for the length of the call.
     unsafe { libc::poll(&raw mut poll, 1, 0) };
-    // Linux says exactly whether there is something, even of a terminal that has not passed it on yet. The BSDs call an end readable,
-    // too.
-    poll.revents & libc::POLLHUP != 0 && (poll.revents & libc::POLLIN == 0 || unread(fd) == 0)
+    poll.revents
 }
 
 /// How many bytes could be read now.

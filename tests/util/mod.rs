@@ -161,9 +161,15 @@ impl World {
 
     #[track_caller]
     pub(crate) fn spawn(&mut self, command: &Command) -> ProcessId {
-        match self.reactor.spawn_process(command) {
-            Ok(id) => id,
-            Err(error) => panic!("{error}"),
+        let deadline = now() + WATCHDOG;
+        loop {
+            match self.reactor.spawn_process(command) {
+                Ok(id) => return id,
+                // Another test's child has a script still open that was just written, until its exec.
+                Err(error) if error.io_error().kind() == std::io::ErrorKind::ExecutableFileBusy && now() < deadline => {
+                }
+                Err(error) => panic!("{error}"),
+            }
         }
     }
 
