@@ -7,6 +7,7 @@ pub(crate) mod lines;
 mod observer;
 mod policy;
 pub mod restart;
+pub mod simulation;
 
 use std::collections::{BTreeMap, HashMap};
 use std::error::Error;

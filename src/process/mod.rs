@@ -151,7 +151,11 @@ impl Child {
             // The zombie still holds the number.
             let _ = sys::signal::send_to_group(self.pid, libc::SIGKILL);
         }
-        let (status, usage) = match sys::wait::try_wait(self.pid) {
+        let wait = match &self.pidfd {
+            Some((pidfd, _)) => sys::wait::try_wait_exactly(pidfd.as_fd(), self.pid),
+            None => sys::wait::try_wait(self.pid),
+        };
+        let (status, usage) = match wait {
             Wait::Running => return None,
             Wait::Reaped(status, usage) => (Some(status), usage),
             Wait::Lost => (None, Usage::default()),

@@ -173,6 +173,11 @@ pub struct Reactor {
     sigchld: Sigchld,
     hosts: Vec<(Key, Box<dyn AsFd + Send>)>,
     waker: Option<Waker>,
+    /// For hosts that nest by the descriptor alone.
+    #[cfg(target_os = "linux")]
+    alarm: Option<sys::timerfd::Timerfd>,
+    /// The last poll had no room for more events: there may be some that it has not told.
+    full: bool,
     now: Instant,
     stopping: bool,
 }
@@ -240,6 +245,9 @@ impl Reactor {
             sigchld: Sigchld::default(),
             hosts: Vec::new(),
             waker: None,
+            #[cfg(target_os = "linux")]
+            alarm: None,
+            full: false,
             now,
             stopping: false,
         })
@@ -291,6 +299,36 @@ impl Reactor {
     #[must_use]
     pub fn next_deadline(&mut self) -> Option<Instant> {
         if self.has_work() { Some(self.now) } else { self.timers.next_deadline() }
+    }
+
+    /// Has the reactor's descriptor ([`AsFd`]) become readable at [`next_deadline`](Self::next_deadline) too: for loops that know
+    /// descriptors and no time-outs. Each turn sets it anew from now on; call this again after calls from outside of a turn
+    /// that may bring the deadline forward (a spawn, a timer, anything done to a [`Process`]). Linux only; it takes a `timerfd_create(2)`.
+    ///
+    /// # Errors
+    ///
+    /// `EMFILE` or `ENFILE`, the first time.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    ///
+    /// use childminder::Reactor;
+    ///
+    /// let mut reactor = Reactor::new()?;
+    /// reactor.call_later(Duration::from_millis(20));
+    /// reactor.arm_fd()?;
+    /// // Now `poll(2)` without a time-out would return when the timer is due.
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    #[cfg(target_os = "linux")]
+    pub fn arm_fd(&mut self) -> io::Result<()> {
+        if self.alarm.is_none() {
+            let alarm = sys::timerfd::Timerfd::new()?;
+            self.sources.register(alarm.as_fd(), mio::Interest::READABLE, Source::Alarm)?;
+            self.alarm = Some(alarm);
+        }
+        let delay = self.next_deadline().map(|deadline| deadline.saturating_duration_since(clock()));
+        self.alarm.as_ref().map_or(Ok(()), |alarm| alarm.set(delay))
     }
 
     /// Has [`Event::Timer`] come once, `delay` from [`now`](Self::now), and never in this turn. Equal times fire in the order
@@ -350,11 +388,15 @@ impl Reactor {
         self.now = clock();
         let child = result?;
         let needs_sweep = child.needs_sweep();
+        // Where the host ignores SIGCHLD, or another thread of it waits for anybody, it may be gone before it could have a pidfd.
+        let gone = needs_sweep && child.has_ended();
         let inserted = self.processes.insert(child);
         debug_assert_eq!(key, inserted);
         if needs_sweep {
             // Its pidfd could not be had, and it may be dead already: look in the next turn.
             self.sweep = true;
+        }
+        if needs_sweep && !gone {
             self.watch_children(command).or_else(|error| self.give_up(key, error))?;
         }
         Ok(ProcessId(key))
@@ -473,12 +515,19 @@ impl Reactor {
         buffer.resize(BUFFER, 0);
         // Put back whatever happens: a handler may panic, and the host may catch it.
         let mut turn = Turn { reactor: self, events: Some(events), buffer };
-        turn.take(timeout, handler)
+        let result = turn.take(timeout, handler);
+        drop(turn);
+        #[cfg(target_os = "linux")]
+        if self.alarm.is_some() {
+            return result.and(self.arm_fd());
+        }
+        result
     }
 
     /// Whether a turn has something to do without waiting.
     fn has_work(&self) -> bool {
-        self.sweep
+        self.full
+            || self.sweep
             || self.sources.ready_len() > 0
             || !(self.ready.is_empty() && self.notices.is_empty() && self.dead.is_empty() && self.come.is_empty())
     }
@@ -510,7 +559,32 @@ fn far(from: Instant, delay: Duration) -> Instant {
     from.checked_add(delay).unwrap_or_else(|| from + CENTURY)
 }
 
-/// Readable when a turn has something to do, except for what [`next_deadline`](Self::next_deadline) knows.
+/// Readable when a turn has something to do, except for what [`next_deadline`](Self::next_deadline) knows; after
+/// `arm_fd` (Linux) including that.
+///
+/// To nest in another loop, watch it for reading, by level or by edge; wait no longer than until
+/// [`next_deadline`](Self::next_deadline); then take one turn of no length: `turn(Some(Duration::ZERO), …)`.
+///
+/// ```
+/// use std::os::fd::AsFd;
+/// use std::time::Duration;
+///
+/// use childminder::{Command, Event, Reactor};
+///
+/// let mut reactor = Reactor::new()?;
+/// reactor.spawn_process(&Command::new("true"))?;
+/// let mut host = mio::Poll::new()?; // in place of the loop that the host has anyway
+/// let fd = reactor.as_fd().try_clone_to_owned()?;
+/// let source = &mut mio::unix::SourceFd(&std::os::fd::AsRawFd::as_raw_fd(&fd));
+/// host.registry().register(source, mio::Token(0), mio::Interest::READABLE)?;
+/// let (mut events, mut ended) = (mio::Events::with_capacity(8), false);
+/// while !ended {
+///     let timeout = reactor.next_deadline().map(|deadline| deadline.saturating_duration_since(reactor.now()));
+///     host.poll(&mut events, timeout)?;
+///     reactor.turn(Some(Duration::ZERO), |_, event| ended |= matches!(event, Event::Ended { .. }))?;
+/// }
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 impl AsFd for Reactor {
     fn as_fd(&self) -> BorrowedFd<'_> {
         sys::fd::borrow(&self.poll)
@@ -561,6 +635,7 @@ impl Turn<'_> {
             Err(error) if error.kind() == io::ErrorKind::Interrupted => events.clear(),
             result => result?,
         }
+        self.reactor.full = events.iter().count() >= EVENTS;
         let mark = self.reactor.timers.begin_turn();
 
         self.take_in();
@@ -586,6 +661,9 @@ impl Turn<'_> {
             let source = Key::from_usize(event.token().0);
             match reactor.sources.get(source) {
                 None => {}
+                // The wake-up was all there is to it.
+                #[cfg(target_os = "linux")]
+                Some(Source::Alarm) => {}
                 Some(Source::Signals) => {
                     // The pipe is emptied before anything that it may be about: a signal that comes meanwhile is a new byte.
                     reactor.come.extend(reactor.signals.as_mut().map(Signals::drain).unwrap_or_default());
@@ -605,14 +683,14 @@ impl Turn<'_> {
     fn dispatch(&mut self, handler: &mut dyn FnMut(&mut Reactor, Event<'_>)) {
         while let Some(Ready { source, readable, writable, gone }) = self.reactor.ready.pop_front() {
             match self.reactor.sources.get(source) {
-                // Closed by a handler in this very turn; the other two are never among them.
-                None | Some(Source::Signals | Source::Pidfd { .. }) => {}
                 Some(Source::Waker) => handler(self.reactor, Event::Woken),
                 Some(Source::Pipe { process, fd }) => self.reactor.pipe_ready(process, fd, gone, handler),
                 Some(Source::Host) => {
                     let source = SourceId(source);
                     handler(self.reactor, Event::Ready { source, readable: readable || gone, writable });
                 }
+                // Closed by a handler in this very turn; the others are never among them.
+                _ => {}
             }
         }
     }

@@ -139,8 +139,11 @@ fn unread(fd: BorrowedFd<'_>) -> usize {
 
 /// The highest descriptor that is open in the host; where the system does not list them, the highest there can be.
 pub(crate) fn highest_open() -> RawFd {
-    let listed = std::fs::read_dir("/dev/fd")
-        .ok()
+    // The BSDs list the first three whatever is open, unless somebody has mounted an fdescfs(5).
+    let lists_all = cfg!(any(target_os = "linux", target_vendor = "apple"));
+    let listed = lists_all
+        .then(|| std::fs::read_dir("/dev/fd").ok())
+        .flatten()
         .and_then(|entries| entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<RawFd>().ok()).max());
     listed.unwrap_or_else(|| {
         // SAFETY: sysconf touches no memory.
