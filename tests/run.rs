@@ -77,7 +77,7 @@ impl Running {
     fn of(command: &mut Command) -> Self {
         let mut child = command.spawn().expect("the command can be started");
         let (sender, lines) = channel();
-        let mut listen = |stream: u8, pipe: Box<dyn Read + Send>| {
+        let listen = |stream: u8, pipe: Box<dyn Read + Send>| {
             let sender = sender.clone();
             thread::spawn(move || {
                 for line in BufReader::new(pipe).split(b'\n').map_while(Result::ok) {
@@ -441,7 +441,7 @@ fn stdout_and_stderr_stay_apart() {
 #[test]
 fn a_hundred_megabytes_are_all_there_and_take_no_memory() {
     const LINE: &[u8] = b"[sh] y\n";
-    let mut child = command(&["-m", "3000", "sh", "-c", "yes | head -c 100000000"]).spawn().unwrap();
+    let mut child = command(&["-t", "3600", "-m", "3000", "sh", "-c", "yes | head -c 100000000"]).spawn().unwrap();
     let (mut out, err) = (child.stdout.take().unwrap(), child.stderr.take().unwrap());
     let pattern = LINE.repeat(10_000);
     let counter = thread::spawn(move || {

@@ -22,12 +22,22 @@ pub(crate) fn send_to_group(pgid: i32, signal: i32) -> io::Result<()> {
 
 /// Whether the signal is at its default action in this process.
 pub(crate) fn is_default(signal: i32) -> bool {
+    disposition(signal) == Some(libc::SIG_DFL)
+}
+
+/// Whether the signal is ignored in this process.
+pub(crate) fn is_ignored(signal: i32) -> bool {
+    disposition(signal) == Some(libc::SIG_IGN)
+}
+
+/// The signal's action in this process; `None` for a number that is no signal.
+fn disposition(signal: i32) -> Option<libc::sighandler_t> {
     let mut action = MaybeUninit::<libc::sigaction>::zeroed();
     // SAFETY: a null new action only reads; `action` has room for the old one.
     let result = unsafe { libc::sigaction(signal, ptr::null(), action.as_mut_ptr()) };
     // SAFETY: zeroed is a valid sigaction, whether or not the call has filled it in.
     let action = unsafe { action.assume_init() };
-    result == 0 && action.sa_sigaction == libc::SIG_DFL
+    (result == 0).then_some(action.sa_sigaction)
 }
 
 /// An empty signal set.
