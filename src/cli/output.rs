@@ -16,8 +16,8 @@ use rustix::io::Errno;
 /// So many bytes never block once poll(2) has said that a pipe can be written to (POSIX's `PIPE_BUF` on Linux), and are never
 /// torn apart by others who write to it.
 const PIECE: usize = 4096;
-/// The same for a terminal: a pty that has room has room for 256 bytes, and a tab may become eight.
-const TERMINAL_PIECE: usize = 32;
+/// The same for a terminal: a pty that has room has room for 256 bytes of plain text, or for one control character.
+const TERMINAL_PIECE: usize = 256;
 /// With more than this waiting, the children have to wait, too.
 const HIGH_WATER: usize = 256 * 1024;
 /// With more than this waiting, nobody has read for a long time.
@@ -145,13 +145,18 @@ impl Output {
     /// Whole lines, if possible: others may write to the same place.
     fn next_piece(&self) -> &[u8] {
         let waiting = &self.buffer[self.written..];
-        let most = match self.kind {
-            Kind::File => return waiting,
-            Kind::Terminal => TERMINAL_PIECE,
-            Kind::Pipe => PIECE,
-        };
-        let piece = &waiting[..waiting.len().min(most)];
-        piece.iter().rposition(|byte| *byte == b'\n').map_or(piece, |last| &piece[..=last])
+        match self.kind {
+            Kind::File => waiting,
+            Kind::Terminal => {
+                let piece = &waiting[..waiting.len().min(TERMINAL_PIECE)];
+                let text = piece.iter().position(u8::is_ascii_control).unwrap_or(piece.len());
+                &piece[..text.max(1)]
+            }
+            Kind::Pipe => {
+                let piece = &waiting[..waiting.len().min(PIECE)];
+                piece.iter().rposition(|byte| *byte == b'\n').map_or(piece, |last| &piece[..=last])
+            }
+        }
     }
 
     /// Forgets what is out, when that costs less than it has brought.
