@@ -227,7 +227,8 @@ impl Scratch {
     fn file(&self, name: &str, content: &str, mode: u32) -> String {
         let path = self.path(name);
         // By a child, and not by us: a program that another test's child still has open for writing cannot be executed.
-        let mut cat = Command::new("sh").args(["-c", r#"cat > "$0""#, &path]).stdin(Stdio::piped()).spawn().expect("sh");
+        let mut cat =
+            Command::new("sh").args(["-c", r#"cat > "$0""#, &path]).stdin(Stdio::piped()).spawn().expect("sh");
         cat.stdin.take().expect("it is piped").write_all(content.as_bytes()).expect("cat reads");
         assert!(cat.wait().expect("it can be waited for").success());
         fs::set_permissions(&path, fs::Permissions::from_mode(mode)).expect("it is ours");
@@ -648,7 +649,9 @@ fn a_terminal_that_stands_still_keeps_nobody_from_stopping() {
     let mut terminal = Terminal::start(&["-k", "0.3", "--env", &mark, "sh", "-c", script]);
     terminal.reactor.process(terminal.process).unwrap().pause_all();
     let pid = terminal.pid();
-    assert!(eventually(|| matches!(marked(&mark)[..], [yes] if all_sleep(&[pid, yes]) && status(yes, "Name") == "yes")));
+    assert!(eventually(
+        || matches!(marked(&mark)[..], [yes] if all_sleep(&[pid, yes]) && status(yes, "Name") == "yes")
+    ));
     send("TERM", &pid.to_string());
     assert!(eventually(|| marked(&mark).is_empty()), "it is stuck in {}", status(pid, "State"));
     terminal.until(|terminal| terminal.code.is_some());
@@ -738,7 +741,8 @@ fn what_can_be_started_later_is() {
 
 #[test]
 fn with_never_the_command_ends_as_its_child() {
-    for (script, code) in [("exit 0", 0), ("exit 3", 3), ("exit 255", 255), ("kill -9 $$", 137), ("kill -TERM $$", 143)] {
+    for (script, code) in [("exit 0", 0), ("exit 3", 3), ("exit 255", 255), ("kill -9 $$", 137), ("kill -TERM $$", 143)]
+    {
         assert_eq!(run(&["--restart", "never", "sh", "-c", script]).0, Some(code), "{script}");
     }
 }
