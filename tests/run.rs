@@ -588,6 +588,57 @@ fn a_slow_reader_gets_whole_lines_to_the_end() {
     assert_eq!(wait(&mut child).code(), Some(0));
 }
 
+#[test]
+fn a_log_at_its_size_limit_ends_nothing() {
+    let scratch = Scratch::new("limit");
+    let script = r#"ulimit -f 1; exec "$0" run --restart never -- sh -c 'seq 100000 2>/dev/null; exit 3' > "$1""#;
+    let log = scratch.path("log");
+    let output = Command::new("sh").args(["-c", script, env!("CARGO_BIN_EXE_childminder"), &log]).output().unwrap();
+    assert_eq!(output.status.code(), Some(3), "{}", String::from_utf8_lossy(&output.stderr));
+}
+
+// Whoever starts it.
+
+/// By a shell that does something else before.
+fn start_after(before: &str, args: &[&str]) -> Running {
+    let script = format!("{before}; exec \"$0\" run \"$@\"");
+    let mut shell = Command::new("sh");
+    shell.args(["-c", &script, env!("CARGO_BIN_EXE_childminder")]).args(args).stdin(Stdio::null());
+    Running::of(shell.stdout(Stdio::piped()).stderr(Stdio::piped()))
+}
+
+#[test]
+fn an_ignored_hangup_stays_ignored_and_not_for_the_child() {
+    let script = "trap 'echo hangup; exit' HUP; echo ready; kill -HUP $PPID $$; while :; do sleep 0.1; done";
+    let mut running = start_after("trap '' HUP", &["-t", "0", "sh", "-c", script]);
+    running.expect(OUT, "[sh] ready");
+    running.expect(OUT, "[sh] hangup");
+    running.expect(ERR, "exited: exit status 0");
+    running.signal("TERM");
+    let (code, _, err) = running.finish();
+    assert_eq!(code, Some(0));
+    assert_eq!(err.iter().filter(|line| line.contains("terminating")).count(), 1, "{err:?}");
+}
+
+#[test]
+fn an_ignored_sigchld_hides_no_exit_status() {
+    assert_eq!(start_after("trap '' CHLD", &["--restart", "never", "sh", "-c", "exit 3"]).finish().0, Some(3));
+}
+
+#[test]
+fn a_blocked_sigterm_is_let_through() {
+    let can = Command::new("env").args(["--block-signal=TERM", "true"]).stderr(Stdio::null()).status();
+    if !can.is_ok_and(|status| status.success()) {
+        return; // not GNU's
+    }
+    let mut env = Command::new("env");
+    env.args(["--block-signal", env!("CARGO_BIN_EXE_childminder"), "run", "sh", "-c", "echo ready; exec sleep 1000"]);
+    let mut running = Running::of(env.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()));
+    running.expect(OUT, "[sh] ready");
+    running.signal("TERM");
+    assert_eq!(running.finish().0, Some(0));
+}
+
 // On a terminal.
 
 struct Terminal {

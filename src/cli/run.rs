@@ -46,6 +46,14 @@ pub(super) fn main(arguments: Parser) -> Result<u8, Failure> {
     }
     // Else a log that has come to its size limit would end us.
     reactor.watch_signal(libc::SIGXFSZ)?;
+    if signal::is_ignored(libc::SIGCHLD) {
+        // We inherited that, and while it holds nobody learns how a child has ended.
+        reactor.watch_signal(libc::SIGCHLD)?;
+    }
+    // Whoever started us may have had them blocked, and would have to kill us then.
+    for number in [libc::SIGTERM, libc::SIGINT, libc::SIGHUP] {
+        signal::unblock(number)?;
+    }
 
     let restart = policy.restart;
     let mut monitor = ProcessMonitor::with_observer(console);

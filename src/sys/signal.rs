@@ -40,6 +40,16 @@ fn disposition(signal: i32) -> Option<libc::sighandler_t> {
     (result == 0).then_some(action.sa_sigaction)
 }
 
+/// Takes the signal out of this thread's mask.
+pub(crate) fn unblock(signal: i32) -> io::Result<()> {
+    let mut set = empty_set();
+    // SAFETY: `set` is ours.
+    cvt(unsafe { libc::sigaddset(&raw mut set, signal) })?;
+    // SAFETY: `set` is ours; the call changes this thread's mask alone.
+    unsafe { libc::pthread_sigmask(libc::SIG_UNBLOCK, &raw const set, ptr::null_mut()) };
+    Ok(())
+}
+
 /// An empty signal set.
 pub(super) fn empty_set() -> libc::sigset_t {
     let mut set = MaybeUninit::<libc::sigset_t>::zeroed();
