@@ -459,8 +459,14 @@ fn a_hundred_megabytes_are_all_there_and_take_no_memory() {
             total += len;
         }
     });
-    let mut said = BufReader::new(err).lines().map_while(Result::ok);
-    assert!(said.any(|line| line.contains("restarting in 3000 s")));
+    let mut said = Vec::new();
+    for line in BufReader::new(err).lines() {
+        said.push(line.unwrap());
+        if said.last().is_some_and(|line| line.contains("restarting in 3000 s")) {
+            break;
+        }
+    }
+    assert!(matches!(child.try_wait(), Ok(None)), "{:?}, having said {said:#?}", child.try_wait());
     let peak = peak_memory(child.id());
     send("TERM", &child.id().to_string());
     assert_eq!(wait(&mut child).code(), Some(0));
@@ -595,6 +601,19 @@ fn a_log_at_its_size_limit_ends_nothing() {
     let log = scratch.path("log");
     let output = Command::new("sh").args(["-c", script, env!("CARGO_BIN_EXE_childminder"), &log]).output().unwrap();
     assert_eq!(output.status.code(), Some(3), "{}", String::from_utf8_lossy(&output.stderr));
+}
+
+#[test]
+fn who_was_told_to_end_still_reads_what_its_child_has_left() {
+    let mut child = command(&["-t", "3600", "-m", "3000", "seq", "100000"]).spawn().unwrap();
+    let mut said = BufReader::new(child.stderr.take().unwrap()).lines().map_while(Result::ok);
+    // Its last words are in its pipe, and there is no room for them yet.
+    assert!(said.any(|line| line.contains("restarting in 3000 s")));
+    send("TERM", &child.id().to_string());
+    let mut out = String::new();
+    child.stdout.take().unwrap().read_to_string(&mut out).unwrap();
+    assert!(out.ends_with("[seq] 100000\n"), "{} lines", out.lines().count());
+    assert_eq!(wait(&mut child).code(), Some(0));
 }
 
 // Whoever starts it.

@@ -112,7 +112,7 @@ impl Output {
     /// Writes everything, at the end, however long the reader takes; or as much as it takes until `deadline`.
     pub(crate) fn finish(&mut self, reactor: &Reactor, deadline: Option<Instant>) {
         while !self.is_empty() {
-            let patience = deadline.map(|deadline| deadline.saturating_duration_since(reactor.now()));
+            let patience = time_left(reactor, deadline);
             if self.has_room(patience) {
                 self.write();
             } else if patience.is_some_and(|patience| patience.is_zero()) {
@@ -176,6 +176,11 @@ impl Output {
         let mut fds = [PollFd::new(&self.file, PollFlags::OUT)];
         self.kind == Kind::File || poll(&mut fds, patience.as_ref()).is_ok_and(|count| count > 0)
     }
+}
+
+/// How long it still is; `None` if there is no end.
+pub(crate) fn time_left(reactor: &Reactor, deadline: Option<Instant>) -> Option<Duration> {
+    deadline.map(|deadline| deadline.saturating_duration_since(reactor.now()))
 }
 
 /// Does not block even if another process has filled the pipe since it was polled, where the kernel has a way to say so.

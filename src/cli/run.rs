@@ -13,7 +13,7 @@ use childminder::{
 };
 use lexopt::{Arg, Parser, ValueExt};
 
-use super::output::{self, Output, one_line};
+use super::output::{self, Output, one_line, time_left};
 use super::{FAILURE, Failure, HELP};
 
 /// What a child that has exited has left in its pipes is read, and what others still write is not waited for longer.
@@ -61,9 +61,14 @@ pub(super) fn main(arguments: Parser) -> Result<u8, Failure> {
     added.map_err(|error| Failure::Other(error.to_string()))?;
     let mut run = Run { monitor, name, restart, code: None, over: None, done: false, held: false };
     reactor.run_service(&mut run)?;
-    let console = run.monitor.observer_mut();
     // Who ends with its child is a filter like any other; who is told to end shall end.
     let deadline = if run.done { None } else { Some(reactor.now() + LAST_WORDS) };
+    // There may be something left in the pipes themselves that there was no room for.
+    while run.held && time_left(&reactor, deadline) != Some(Duration::ZERO) {
+        let left = time_left(&reactor, deadline);
+        reactor.turn(left, |reactor, event| drop(run.handle(reactor, &event)))?;
+    }
+    let console = run.monitor.observer_mut();
     console.out.finish(&reactor, deadline);
     console.err.finish(&reactor, deadline);
     Ok(run.code.unwrap_or(0))
