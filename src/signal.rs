@@ -1,4 +1,4 @@
-//! Names of signals. Sends nothing: signals are plain `i32`s everywhere else.
+//! Signals: their names, and whether they come at all. Sends nothing: signals are plain `i32`s everywhere else.
 //!
 //! The one rule: one table, read in both directions.
 
@@ -65,6 +65,39 @@ pub fn from_name(name: &str) -> Option<i32> {
         return Some(*number);
     }
     real_time(short).or_else(|| upper.parse().ok()).filter(|number| (1..=max()).contains(number))
+}
+
+/// Whether this process ignores a signal, as one that nohup(1) has started ignores SIGHUP: a program should leave it so.
+///
+/// ```
+/// use childminder::signal;
+///
+/// // Rust's runtime ignores it, so that a closed pipe is an error and not the end.
+/// assert!(signal::is_ignored(signal::from_name("PIPE").unwrap()));
+/// ```
+#[must_use]
+#[doc(alias = "SIG_IGN")]
+pub fn is_ignored(number: i32) -> bool {
+    crate::sys::signal::is_ignored(number)
+}
+
+/// Lets a signal through to the calling thread, where whoever started this process may have had it blocked.
+///
+/// # Errors
+///
+/// `InvalidInput` for a number that is no signal.
+///
+/// ```
+/// use childminder::signal;
+///
+/// signal::unblock(signal::from_name("TERM").unwrap())?;
+/// assert!(signal::unblock(0).is_err());
+/// # Ok::<(), std::io::Error>(())
+/// ```
+#[doc(alias = "SIG_UNBLOCK")]
+#[doc(alias = "pthread_sigmask")]
+pub fn unblock(number: i32) -> std::io::Result<()> {
+    crate::sys::signal::unblock(number)
 }
 
 /// A signal's name with `SIG`, if it has one.

@@ -466,8 +466,11 @@ impl<O: Observer> ProcessMonitor<O> {
         let Some(output) = self.outputs.get_mut(&process) else { return };
         let key = output.entry;
         let Some(entry) = self.entries.get_mut(&key) else { return };
-        // Its last words belong before the word of its end, even if somebody else holds the pipe.
-        output.flush(&entry.name, &mut self.observer);
+        // Its last words belong before the word of its end, even if somebody else holds the pipe; but not where the rest of
+        // the line is still to be read.
+        if let Some(mut transport) = reactor.process(process) {
+            output.flush(&entry.name, &mut self.observer, |fd| transport.is_drained(fd));
+        }
         entry.process = None;
         entry.pid = None;
         // Before its first start it is the process of one whose name it has taken over.
@@ -597,8 +600,8 @@ impl Output {
         }
     }
 
-    fn flush(&mut self, name: &str, observer: &mut impl Observer) {
-        for (number, buffer) in &mut self.streams {
+    fn flush(&mut self, name: &str, observer: &mut impl Observer, mut is_drained: impl FnMut(i32) -> bool) {
+        for (number, buffer) in self.streams.iter_mut().filter(|(number, _)| is_drained(*number)) {
             buffer.finish(&mut |piece| observer.line(&line(name, *number, piece)));
         }
     }

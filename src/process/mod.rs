@@ -543,6 +543,11 @@ impl Process<'_> {
         self.child.reader(fd).map(|reader| reader.bytes())
     }
 
+    /// Whether everything was read from the child's descriptor `fd` that was there at the last look.
+    pub(crate) fn is_drained(&mut self, fd: i32) -> bool {
+        self.child.reader(fd).is_none_or(|reader| !reader.queued && !reader.paused)
+    }
+
     /// Tells the child's pseudo-terminal its new size; the foreground group gets SIGWINCH.
     ///
     /// # Errors

@@ -31,12 +31,32 @@ pub(crate) fn unblock(signal: i32) {
 
 /// Whether the signal is at its default action in this process.
 pub(crate) fn is_default(signal: i32) -> bool {
+    disposition(signal) == Some(libc::SIG_DFL)
+}
+
+/// Whether the signal is ignored in this process.
+pub(crate) fn is_ignored(signal: i32) -> bool {
+    disposition(signal) == Some(libc::SIG_IGN)
+}
+
+/// The signal's action in this process; `None` for a number that is no signal.
+fn disposition(signal: i32) -> Option<libc::sighandler_t> {
     let mut action = MaybeUninit::<libc::sigaction>::zeroed();
     // SAFETY: a null new action only reads; `action` has room for the old one.
     let result = unsafe { libc::sigaction(signal, ptr::null(), action.as_mut_ptr()) };
     // SAFETY: zeroed is a valid sigaction, whether or not the call has filled it in.
     let action = unsafe { action.assume_init() };
-    result == 0 && action.sa_sigaction == libc::SIG_DFL
+    (result == 0).then_some(action.sa_sigaction)
+}
+
+/// Takes the signal out of this thread's mask.
+pub(crate) fn unblock(signal: i32) -> io::Result<()> {
+    let mut set = empty_set();
+    // SAFETY: `set` is ours.
+    cvt(unsafe { libc::sigaddset(&raw mut set, signal) })?;
+    // SAFETY: `set` is ours; the call changes this thread's mask alone.
+    unsafe { libc::pthread_sigmask(libc::SIG_UNBLOCK, &raw const set, ptr::null_mut()) };
+    Ok(())
 }
 
 /// Puts the signal back to its default action; what cannot be changed refuses, as it may. Touches no memory of the host's.
