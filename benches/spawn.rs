@@ -86,7 +86,7 @@ fn main() {
     let Some(path) = program::build() else { return };
     let count = bench.size(200, 3);
     let mut reactor = Reactor::new().expect("reactor");
-    let mut raw = Loop::new();
+    let (mut raw, mut second_raw) = (Loop::new(), Loop::new());
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("runtime");
 
     let mut plain = Command::new(&path);
@@ -114,10 +114,12 @@ fn main() {
         &mut [
             ("childminder", &mut || ours(&mut reactor, &full, count)),
             ("raw vfork-like loop", &mut || by_hand(&mut raw, &spec, count)),
+            ("raw, own table of files", &mut || by_hand(&mut second_raw, &unsharing, count)),
             ("std pre_exec", &mut || std(&mut forked, count)),
         ],
     );
     for contest in [&calls, &cycles] {
+        bench.ratio(contest, "childminder", "raw, own table of files", Target::None);
         bench.ratio(contest, "childminder", "raw vfork-like loop", Target::AtMost(1.10));
         bench.ratio(contest, "childminder", "std pre_exec", Target::AtMost(0.40));
     }
@@ -146,27 +148,32 @@ fn main() {
     let many = || (0..files).map(|_| null.try_clone().expect("descriptor")).collect::<Vec<_>>();
     plain_spec.unshare = true;
     let mut second = Reactor::new().expect("reactor");
-    let [calls] = bench.contest(
-        ["spawn call: 3 pipes, setsid, 2 limits, 15,000 descriptors open, µs"],
+    let [calls, cycles] = bench.contest(
+        [
+            "spawn call: 3 pipes, setsid, 2 limits, 15,000 descriptors open, µs",
+            "spawn to reaped: 3 pipes, setsid, 2 limits, 15,000 descriptors open, µs",
+        ],
         5,
         &mut [
             ("childminder", &mut || {
                 let _open = many();
-                [ours(&mut reactor, &full, count)[0]]
+                ours(&mut reactor, &full, count)
             }),
-            ("childminder without them", &mut || [ours(&mut second, &full, count)[0]]),
+            ("childminder without them", &mut || ours(&mut second, &full, count)),
             ("raw vfork-like loop", &mut || {
                 let _open = many();
-                [by_hand(&mut raw, &spec, count)[0]]
+                by_hand(&mut raw, &spec, count)
             }),
             ("std pre_exec", &mut || {
                 let _open = many();
-                [std(&mut forked, count)[0]]
+                std(&mut forked, count)
             }),
         ],
     );
-    bench.ratio(&calls, "childminder", "childminder without them", Target::AtMost(1.5));
-    bench.ratio(&calls, "childminder", "raw vfork-like loop", Target::None);
+    for contest in [&calls, &cycles] {
+        bench.ratio(contest, "childminder", "childminder without them", Target::AtMost(1.5));
+        bench.ratio(contest, "childminder", "raw vfork-like loop", Target::None);
+    }
 
     let bytes = bench.size(2 << 30, 16 << 20);
     let mut raw = Loop::new();

@@ -30,6 +30,38 @@ pub(crate) fn is_default(signal: i32) -> bool {
     result == 0 && action.sa_sigaction == libc::SIG_DFL
 }
 
+/// Resets a signal to its default action. Straight to the kernel: the C library's wrapper copies the structure, and a child does this 64
+/// times.
+///
+/// # Safety
+///
+/// Only in a child before its exec: behind the C library's back.
+#[cfg(target_os = "linux")]
+pub(super) unsafe fn set_default(signal: i32) {
+    /// More than the kernel's own `sigaction` has on any architecture; of its mask it reads `MASK` bytes.
+    static DEFAULT: [u64; 8] = [0; 8];
+    #[cfg(not(any(target_arch = "mips", target_arch = "mips64")))]
+    const MASK: usize = 8;
+    #[cfg(any(target_arch = "mips", target_arch = "mips64"))]
+    const MASK: usize = 16;
+    let no_old = ptr::null_mut::<u64>();
+    // SAFETY: all zeros are SIG_DFL without flags or mask.
+    unsafe { libc::syscall(libc::SYS_rt_sigaction, signal, DEFAULT.as_ptr(), no_old, MASK) };
+}
+
+/// Resets a signal to its default action.
+///
+/// # Safety
+///
+/// Only in a child before its exec.
+#[cfg(not(target_os = "linux"))]
+pub(super) unsafe fn set_default(signal: i32) {
+    // SAFETY: zeroed is SIG_DFL without flags or mask.
+    let default: libc::sigaction = unsafe { std::mem::zeroed() };
+    // SAFETY: `default` lives through the call.
+    unsafe { libc::sigaction(signal, &raw const default, ptr::null_mut()) };
+}
+
 /// An empty signal set.
 pub(super) fn empty_set() -> libc::sigset_t {
     let mut set = MaybeUninit::<libc::sigset_t>::zeroed();

@@ -58,10 +58,8 @@ unsafe fn set_up(plan: &mut Plan, closing: Closing, keep: &mut Option<i32>) -> R
 
     // Before the mask is lifted: with shared memory, a handler of the host's would run in the child.
     for number in 1..=crate::signal::max() {
-        // SAFETY: zeroed is SIG_DFL without flags or mask.
-        let default: libc::sigaction = unsafe { std::mem::zeroed() };
-        // SAFETY: the child's own table; SIGKILL, SIGSTOP and the C library's own two refuse, as they may.
-        unsafe { libc::sigaction(number, &raw const default, ptr::null_mut()) };
+        // SAFETY: the child's own table; SIGKILL and SIGSTOP refuse, as they may.
+        unsafe { signal::set_default(number) };
     }
 
     match plan.group {
