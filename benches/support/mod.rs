@@ -173,7 +173,8 @@ struct Spread {
 fn spread(samples: &[f64]) -> Spread {
     let mut sorted = samples.to_vec();
     sorted.sort_by(f64::total_cmp);
-    let at = |quarter: usize| sorted.get((sorted.len().saturating_sub(1) * quarter + 2) / 4).copied().unwrap_or(f64::NAN);
+    let at =
+        |quarter: usize| sorted.get((sorted.len().saturating_sub(1) * quarter + 2) / 4).copied().unwrap_or(f64::NAN);
     Spread { median: at(2), low: at(1), high: at(3) }
 }
 

@@ -84,7 +84,14 @@ pub(crate) fn build() -> Option<PathBuf> {
 
 fn compile(path: &Path) -> Option<()> {
     let mut cc = Command::new("cc")
-        .args(["-O1", "-static", "-nostdlib", "-fno-stack-protector", "-fno-builtin", "-fno-tree-loop-distribute-patterns"])
+        .args([
+            "-O1",
+            "-static",
+            "-nostdlib",
+            "-fno-stack-protector",
+            "-fno-builtin",
+            "-fno-tree-loop-distribute-patterns",
+        ])
         .args(["-Wl,--build-id=none", "-s", "-x", "c", "-", "-o"])
         .arg(path)
         .stdin(Stdio::piped())

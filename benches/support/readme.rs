@@ -9,7 +9,8 @@ use std::process::Command;
 const FILE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/README.md");
 const BEGIN: &str = "<!-- benches: begin -->";
 const END: &str = "<!-- benches: end -->";
-const HEAD: &str = "| bench | what | contestant | median (quartiles) | target | |\n| --- | --- | --- | --- | --- | --- |\n";
+const HEAD: &str =
+    "| bench | what | contestant | median (quartiles) | target | |\n| --- | --- | --- | --- | --- | --- |\n";
 
 /// In this order, whichever ran last.
 const BENCHES: [&str; 7] = ["spawn", "reap", "restart", "timers", "lines", "monitor", "footprint"];
