@@ -275,6 +275,15 @@ impl Command {
         Ok(self.uid(user.uid).gid(user.gid))
     }
 
+    /// Runs the child as the group of this name; looked up now. Otherwise as [`gid`](Self::gid).
+    ///
+    /// # Errors
+    ///
+    /// `NotFound` if there is no such group; otherwise what the system's database said.
+    pub fn group(&mut self, name: &str) -> io::Result<&mut Self> {
+        Ok(self.gid(sys::user::group_by_name(name)?))
+    }
+
     /// The child's file mode creation mask.
     pub fn umask(&mut self, mask: u32) -> &mut Self {
         self.umask = Some(mask);

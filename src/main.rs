@@ -1,3 +1,9 @@
-//! The command `childminder`.
+//! The command `childminder`. All of it is in `cli`, on the library's public interface.
 
-fn main() {}
+mod cli;
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    cli::main(lexopt::Parser::from_env())
+}

@@ -1,4 +1,673 @@
-//! What keeps processes running: the policy of one process, and the lines it writes.
+//! Keeps processes running: names, their processes, and the lines these write.
+//!
+//! Decides nothing: `restart` does, and what it says is carried out here on the reactor. The one rule: an entry's machine hears of
+//! everything that happens to its process, in the order in which it happens.
 
 pub(crate) mod lines;
+mod observer;
 pub mod restart;
+
+use std::collections::{BTreeMap, HashMap};
+use std::error::Error;
+use std::fmt;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crate::command::Command;
+use crate::exit::Exit;
+use crate::process::{ProcessGroup, ProcessId};
+use crate::reactor::timers::TimerId;
+use crate::reactor::{Event, Reactor};
+use crate::service::Service;
+use lines::{LineBuffer, MAX_LINE, Piece};
+pub use observer::{Line, Log, Observer};
+use restart::{Action, Input, Leader, Lifecycle, Policy, PolicyError, State};
+
+/// How often to look whether those who have outlived a stopped leader are gone: no event tells of them.
+const PROBE: Duration = Duration::from_millis(50);
+
+/// Keeps processes running: starts each, starts it again when it has exited, backs off when that happens too fast, and stops them
+/// all with the whole of their process groups. Twisted's `ProcessMonitor`.
+///
+/// It is a [`Service`]: [`Reactor::run_service`] runs it, or a host's own loop hands it events by [`Service::handle`]. What
+/// it does and what the processes write goes to its [`Observer`], which by default is the `log` crate.
+///
+/// ```
+/// use childminder::{Command, Event, ProcessMonitor, Reactor, Service};
+///
+/// let mut reactor = Reactor::new()?;
+/// let mut monitor = ProcessMonitor::new();
+/// monitor.add_process(&mut reactor, "web", Command::new("sleep").arg("60"))?;
+/// monitor.start_service(&mut reactor);
+/// assert!(monitor.status("web").is_some_and(|web| web.pid.is_some()));
+///
+/// monitor.stop_service(&mut reactor);
+/// while !monitor.is_down() {
+///     reactor.turn(None, |reactor, event| drop(monitor.handle(reactor, &event)))?;
+/// }
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+pub struct ProcessMonitor<O = Log> {
+    observer: O,
+    policy: Policy,
+    max_line: usize,
+    running: bool,
+    /// In the order in which they were added.
+    entries: BTreeMap<u64, Entry>,
+    next_key: u64,
+    names: HashMap<Arc<str>, u64>,
+    /// Every process of ours that has not ended, the exited ones whose pipes somebody still holds among them.
+    outputs: HashMap<ProcessId, Output>,
+    timers: HashMap<TimerId, u64>,
+}
+
+/// One name and all that is known of it.
+#[derive(Debug)]
+struct Entry {
+    name: Arc<str>,
+    command: Command,
+    life: Lifecycle,
+    process: Option<ProcessId>,
+    pid: Option<u32>,
+    timer: Option<(TimerId, Instant)>,
+    /// What is left of the groups of earlier processes of this name.
+    groups: Vec<ProcessGroup>,
+    /// To be forgotten as soon as it is down; its name is free already.
+    removed: bool,
+    starts: u64,
+    last_exit: Option<Exit>,
+}
+
+/// What a process writes, and for which entry.
+#[derive(Debug)]
+struct Output {
+    entry: u64,
+    streams: Vec<(i32, LineBuffer)>,
+}
+
+/// What is known of one process: see [`ProcessMonitor::status`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Status<'a> {
+    /// Its name.
+    pub name: &'a str,
+    /// What it is doing, and since or until when.
+    pub state: State,
+    /// Its process, while there is one.
+    pub process: Option<ProcessId>,
+    /// The process's number in the system, while there is one.
+    pub pid: Option<u32>,
+    /// How often it has been started again, for whatever reason.
+    pub restarts: u64,
+    /// How its last process ended.
+    pub last_exit: Option<&'a Exit>,
+}
+
+/// Why a monitor did not do what it was asked to. Nothing has changed then.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum MonitorError {
+    /// There is a process of this name: remove it first.
+    Duplicate(String),
+    /// There is no process of this name.
+    Unknown(String),
+    /// The policy makes no sense.
+    Policy(PolicyError),
+}
+
+impl fmt::Display for MonitorError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Duplicate(name) => write!(f, "there is a process `{name}` already; remove it first"),
+            Self::Unknown(name) => write!(f, "there is no process `{name}`"),
+            Self::Policy(error) => error.fmt(f),
+        }
+    }
+}
+
+impl Error for MonitorError {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        match self {
+            Self::Policy(error) => Some(error),
+            Self::Duplicate(_) | Self::Unknown(_) => None,
+        }
+    }
+}
+
+impl From<PolicyError> for MonitorError {
+    fn from(error: PolicyError) -> Self {
+        Self::Policy(error)
+    }
+}
+
+impl ProcessMonitor {
+    /// A monitor without processes, with the default [`Policy`], that tells the `log` crate what happens.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::with_observer(Log)
+    }
+}
+
+impl Default for ProcessMonitor {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl<O: Observer> ProcessMonitor<O> {
+    /// A monitor that tells `observer` what happens.
+    #[must_use]
+    pub fn with_observer(observer: O) -> Self {
+        Self {
+            observer,
+            policy: Policy::default(),
+            max_line: MAX_LINE,
+            running: false,
+            entries: BTreeMap::new(),
+            next_key: 0,
+            names: HashMap::new(),
+            outputs: HashMap::new(),
+            timers: HashMap::new(),
+        }
+    }
+
+    /// Whom it tells.
+    #[must_use]
+    pub fn observer(&self) -> &O {
+        &self.observer
+    }
+
+    /// Whom it tells.
+    pub fn observer_mut(&mut self) -> &mut O {
+        &mut self.observer
+    }
+
+    /// The policy of processes that are added without one of their own.
+    #[must_use]
+    pub fn policy(&self) -> &Policy {
+        &self.policy
+    }
+
+    /// Sets the policy of processes that are added without one of their own from now on.
+    ///
+    /// # Errors
+    ///
+    /// [`MonitorError::Policy`] if it makes no sense.
+    pub fn set_policy(&mut self, policy: Policy) -> Result<(), MonitorError> {
+        policy.validate()?;
+        self.policy = policy;
+        Ok(())
+    }
+
+    /// Sets the policy of one process. What is pending stays as it is: a wait, a kill time.
+    ///
+    /// # Errors
+    ///
+    /// [`MonitorError::Unknown`], or [`MonitorError::Policy`] if it makes no sense.
+    pub fn set_process_policy(&mut self, name: &str, policy: Policy) -> Result<(), MonitorError> {
+        policy.validate()?;
+        let key = self.key(name)?;
+        if let Some(entry) = self.entries.get_mut(&key) {
+            entry.life.set_policy(policy);
+        }
+        Ok(())
+    }
+
+    /// How long a line may be, in bytes, before it is handed on in pieces: 16 KiB unless set. For processes started from now on.
+    pub fn set_max_line(&mut self, bytes: usize) {
+        self.max_line = bytes;
+    }
+
+    /// Adds a process; it is started at once if the service is running.
+    ///
+    /// One of the same name that was removed and is still on its way out is waited for: the new one starts when it is gone.
+    ///
+    /// # Errors
+    ///
+    /// [`MonitorError::Duplicate`] if there is one of this name.
+    pub fn add_process(
+        &mut self,
+        reactor: &mut Reactor,
+        name: impl Into<String>,
+        command: &Command,
+    ) -> Result<(), MonitorError> {
+        let policy = self.policy.clone();
+        self.add_process_with(reactor, name, command, policy)
+    }
+
+    /// [`add_process`](Self::add_process) with a policy of its own.
+    ///
+    /// # Errors
+    ///
+    /// [`MonitorError::Duplicate`], or [`MonitorError::Policy`] if the policy makes no sense.
+    pub fn add_process_with(
+        &mut self,
+        reactor: &mut Reactor,
+        name: impl Into<String>,
+        command: &Command,
+        policy: Policy,
+    ) -> Result<(), MonitorError> {
+        let name = name.into();
+        policy.validate()?;
+        let key = match self.names.get(name.as_str()) {
+            Some(key) if self.entries.get(key).is_some_and(|entry| entry.removed) => self.reuse(*key, command, policy),
+            Some(_) => return Err(MonitorError::Duplicate(name)),
+            None => self.insert(name.into(), command, policy),
+        };
+        if self.running {
+            self.tell(reactor, key, Input::Start);
+        }
+        Ok(())
+    }
+
+    /// Stops a process and forgets it. Its name is free at once, though it may take its kill time to go.
+    ///
+    /// # Errors
+    ///
+    /// [`MonitorError::Unknown`].
+    pub fn remove_process(&mut self, reactor: &mut Reactor, name: &str) -> Result<(), MonitorError> {
+        let key = self.key(name)?;
+        if let Some(entry) = self.entries.get_mut(&key) {
+            entry.removed = true;
+        }
+        self.tell(reactor, key, Input::Stop);
+        Ok(())
+    }
+
+    /// Starts a process, whether or not the service is running. No effect if it runs; one that waits to be restarted is
+    /// started now, one that is on its way out is started when it is gone.
+    ///
+    /// # Errors
+    ///
+    /// [`MonitorError::Unknown`].
+    pub fn start_process(&mut self, reactor: &mut Reactor, name: &str) -> Result<(), MonitorError> {
+        self.tell_name(reactor, name, Input::Start)
+    }
+
+    /// Stops a process, which stays stopped until [`start_process`](Self::start_process) or the next start of the service: the stop
+    /// signal (then SIGCONT) to its process group, SIGKILL at the kill time.
+    ///
+    /// # Errors
+    ///
+    /// [`MonitorError::Unknown`].
+    pub fn stop_process(&mut self, reactor: &mut Reactor, name: &str) -> Result<(), MonitorError> {
+        self.tell_name(reactor, name, Input::Stop)
+    }
+
+    /// Stops a process and starts it again as soon as it is gone (Twisted's `stopProcess`). It does not count as an
+    /// instant death. One that is not running is started.
+    ///
+    /// # Errors
+    ///
+    /// [`MonitorError::Unknown`].
+    pub fn restart_process(&mut self, reactor: &mut Reactor, name: &str) -> Result<(), MonitorError> {
+        self.tell_name(reactor, name, Input::Restart)
+    }
+
+    /// [`restart_process`](Self::restart_process) for all but those that are stopped or over.
+    pub fn restart_all(&mut self, reactor: &mut Reactor) {
+        for key in self.keys() {
+            let up = self.entries.get(&key).is_some_and(|entry| match entry.life.state() {
+                State::Stopped | State::Exited => false,
+                State::Stopping { next, .. } => next == restart::Next::Start,
+                State::Starting | State::Running { .. } | State::BackingOff { .. } => true,
+            });
+            if up {
+                self.tell(reactor, key, Input::Restart);
+            }
+        }
+    }
+
+    /// The names, in the order in which they were added.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.entries.values().filter(|entry| !entry.removed).map(|entry| &*entry.name)
+    }
+
+    /// What is known of a process; `None` if there is none of this name.
+    #[must_use]
+    pub fn status(&self, name: &str) -> Option<Status<'_>> {
+        self.key(name).ok().and_then(|key| self.entries.get(&key)).map(Entry::status)
+    }
+
+    /// What is known of all processes, in the order in which they were added.
+    pub fn statuses(&self) -> impl Iterator<Item = Status<'_>> {
+        self.entries.values().filter(|entry| !entry.removed).map(Entry::status)
+    }
+
+    fn keys(&self) -> Vec<u64> {
+        self.entries.keys().copied().collect()
+    }
+
+    /// The entry of a name that has not been removed.
+    fn key(&self, name: &str) -> Result<u64, MonitorError> {
+        let key = self.names.get(name).filter(|key| self.entries.get(key).is_some_and(|entry| !entry.removed));
+        key.copied().ok_or_else(|| MonitorError::Unknown(name.to_owned()))
+    }
+
+    fn insert(&mut self, name: Arc<str>, command: &Command, policy: Policy) -> u64 {
+        let key = self.next_key;
+        self.next_key += 1;
+        self.names.insert(Arc::clone(&name), key);
+        let entry = Entry {
+            name,
+            command: command.clone(),
+            life: Lifecycle::new(policy),
+            process: None,
+            pid: None,
+            timer: None,
+            groups: Vec::new(),
+            removed: false,
+            starts: 0,
+            last_exit: None,
+        };
+        self.entries.insert(key, entry);
+        key
+    }
+
+    /// A name comes back while its old process is on its way out: the entry is the new one's from now on, and its place is the last.
+    fn reuse(&mut self, old: u64, command: &Command, policy: Policy) -> u64 {
+        let Some(mut entry) = self.entries.remove(&old) else { return old };
+        let key = self.next_key;
+        self.next_key += 1;
+        entry.command = command.clone();
+        entry.life.set_policy(policy);
+        entry.removed = false;
+        entry.starts = 0;
+        entry.last_exit = None;
+        self.names.insert(Arc::clone(&entry.name), key);
+        for output in self.outputs.values_mut().filter(|output| output.entry == old) {
+            output.entry = key;
+        }
+        for owner in self.timers.values_mut().filter(|owner| **owner == old) {
+            *owner = key;
+        }
+        self.entries.insert(key, entry);
+        key
+    }
+
+    fn tell_name(&mut self, reactor: &mut Reactor, name: &str, input: Input) -> Result<(), MonitorError> {
+        let key = self.key(name)?;
+        self.tell(reactor, key, input);
+        Ok(())
+    }
+
+    fn tell_all(&mut self, reactor: &mut Reactor, input: Input) {
+        for key in self.keys() {
+            self.tell(reactor, key, input);
+        }
+    }
+
+    /// Tells an entry's machine, and does what it says.
+    fn tell(&mut self, reactor: &mut Reactor, key: u64, input: Input) {
+        let Some(entry) = self.entries.get_mut(&key) else { return };
+        let mut input = input;
+        loop {
+            let action = entry.life.handle(reactor.now(), input);
+            let restart = matches!(input, Input::Exited { .. } | Input::SpawnFailed | Input::GroupGone);
+            match (action, entry.life.state()) {
+                (Some(Action::Spawn), _) if restart => self.observer.restarting(&entry.name, Duration::ZERO),
+                (None, State::BackingOff { until }) if restart => {
+                    self.observer.restarting(&entry.name, until.saturating_duration_since(reactor.now()));
+                }
+                _ => {}
+            }
+            match action {
+                Some(Action::Spawn) => {
+                    input = match reactor.spawn_process(&entry.command) {
+                        Ok(process) => {
+                            entry.process = Some(process);
+                            entry.starts += 1;
+                            let output = Output { entry: key, streams: Vec::new() };
+                            self.outputs.insert(process, output);
+                            entry.pid = reactor.process(process).and_then(|process| process.pid());
+                            self.observer.started(&entry.name, entry.pid.unwrap_or_default());
+                            Input::Spawned
+                        }
+                        Err(error) => {
+                            self.observer.start_failed(&entry.name, &error);
+                            Input::SpawnFailed
+                        }
+                    };
+                }
+                Some(Action::Terminate) => {
+                    let signal = entry.life.policy().stop_signal;
+                    self.observer.terminating(&entry.name, signal);
+                    entry.terminate(reactor, signal);
+                    break;
+                }
+                Some(Action::Kill) => {
+                    self.observer.killing(&entry.name);
+                    entry.kill(reactor);
+                    break;
+                }
+                None => break,
+            }
+        }
+        entry.arm(reactor, key, &mut self.timers);
+        if entry.removed && entry.life.state() == State::Stopped {
+            self.names.remove(&entry.name);
+            self.entries.remove(&key);
+        }
+    }
+
+    fn exited(&mut self, reactor: &mut Reactor, process: ProcessId, exit: &Exit) {
+        let Some(output) = self.outputs.get_mut(&process) else { return };
+        let key = output.entry;
+        let Some(entry) = self.entries.get_mut(&key) else { return };
+        // Its last words belong before the word of its end, even if somebody else holds the pipe.
+        output.flush(&entry.name, &mut self.observer);
+        entry.process = None;
+        entry.pid = None;
+        entry.last_exit = Some(*exit);
+        let leftover = reactor.process(process).and_then(|process| process.leftover_group());
+        entry.groups.extend(leftover);
+        self.observer.exited(&entry.name, exit);
+        let group_left = entry.group_left();
+        self.tell(reactor, key, Input::Exited { success: exit.success(), group_left });
+    }
+
+    /// Looks whether those who outlived a stopped leader are gone by now.
+    fn probe(&mut self, reactor: &mut Reactor, key: u64) {
+        let Some(entry) = self.entries.get_mut(&key) else { return };
+        if entry.waits_for_group() && !entry.group_left() {
+            self.tell(reactor, key, Input::GroupGone);
+        }
+    }
+
+    fn data(&mut self, process: ProcessId, fd: i32, data: &[u8]) -> bool {
+        let Some(output) = self.outputs.get_mut(&process) else { return false };
+        let max_line = self.max_line;
+        if let Some(entry) = self.entries.get(&output.entry) {
+            let (name, observer) = (&*entry.name, &mut self.observer);
+            output.stream(fd, max_line).push(data, &mut |piece| observer.line(&line(name, fd, piece)));
+        }
+        true
+    }
+
+    fn closed(&mut self, process: ProcessId, fd: i32) -> bool {
+        let Some(output) = self.outputs.get_mut(&process) else { return false };
+        if let Some(entry) = self.entries.get(&output.entry) {
+            output.finish(fd, &entry.name, &mut self.observer);
+        }
+        true
+    }
+
+    fn timer(&mut self, reactor: &mut Reactor, id: TimerId) -> bool {
+        let Some(key) = self.timers.remove(&id) else { return false };
+        if let Some(entry) = self.entries.get_mut(&key) {
+            entry.timer = None;
+        }
+        self.probe(reactor, key);
+        self.tell(reactor, key, Input::Timeout);
+        true
+    }
+}
+
+impl Entry {
+    fn status(&self) -> Status<'_> {
+        Status {
+            name: &self.name,
+            state: self.life.state(),
+            process: self.process,
+            pid: self.pid,
+            restarts: self.starts.saturating_sub(1),
+            last_exit: self.last_exit.as_ref(),
+        }
+    }
+
+    fn waits_for_group(&self) -> bool {
+        matches!(self.life.state(), State::Stopping { leader: Leader::Gone, .. })
+    }
+
+    /// Whether anybody is left of the groups of its earlier processes.
+    fn group_left(&mut self) -> bool {
+        self.groups.retain(|group| !group.is_empty());
+        !self.groups.is_empty()
+    }
+
+    fn terminate(&mut self, reactor: &mut Reactor, signal: i32) {
+        // A process that cannot be signalled any more has exited, and its event is on the way.
+        if let Some(mut process) = self.process.and_then(|id| reactor.process(id)) {
+            let _ = process.terminate_group(signal);
+            process.kill_group_at_exit();
+        }
+        for group in &self.groups {
+            let _ = group.signal(signal);
+            let _ = group.signal(libc::SIGCONT);
+        }
+    }
+
+    fn kill(&mut self, reactor: &mut Reactor) {
+        if let Some(mut process) = self.process.and_then(|id| reactor.process(id)) {
+            let _ = process.kill_group();
+            process.kill_group_at_exit();
+        }
+        for group in self.groups.drain(..) {
+            let _ = group.signal(libc::SIGKILL);
+        }
+    }
+
+    /// Sees to it that exactly one timer is armed if the machine waits for something, and none otherwise.
+    fn arm(&mut self, reactor: &mut Reactor, key: u64, timers: &mut HashMap<TimerId, u64>) {
+        let mut deadline = self.life.deadline();
+        if self.waits_for_group() {
+            let probe = reactor.now() + PROBE;
+            deadline = Some(deadline.map_or(probe, |deadline| deadline.min(probe)));
+        }
+        if self.timer.map(|(_, armed)| armed) == deadline {
+            return;
+        }
+        if let Some((id, _)) = self.timer.take() {
+            reactor.cancel_timer(id);
+            timers.remove(&id);
+        }
+        if let Some(deadline) = deadline {
+            let id = reactor.call_later(deadline.saturating_duration_since(reactor.now()));
+            timers.insert(id, key);
+            self.timer = Some((id, deadline));
+        }
+    }
+}
+
+impl Output {
+    fn stream(&mut self, fd: i32, max_line: usize) -> &mut LineBuffer {
+        let index = self.streams.iter().position(|(number, _)| *number == fd).unwrap_or_else(|| {
+            self.streams.push((fd, LineBuffer::new(max_line)));
+            self.streams.len() - 1
+        });
+        &mut self.streams[index].1
+    }
+
+    /// Hands on the last line of a stream, if it has not ended in a newline.
+    fn finish(&mut self, fd: i32, name: &str, observer: &mut impl Observer) {
+        for (number, buffer) in self.streams.iter_mut().filter(|(number, _)| *number == fd) {
+            buffer.finish(&mut |piece| observer.line(&line(name, *number, piece)));
+        }
+    }
+
+    fn flush(&mut self, name: &str, observer: &mut impl Observer) {
+        for (number, buffer) in &mut self.streams {
+            buffer.finish(&mut |piece| observer.line(&line(name, *number, piece)));
+        }
+    }
+}
+
+fn line<'a>(name: &'a str, fd: i32, piece: Piece<'a>) -> Line<'a> {
+    Line { name, fd, bytes: piece.bytes, continued: piece.continued, cut: piece.cut }
+}
+
+impl<O: Observer> Service for ProcessMonitor<O> {
+    fn is_running(&self) -> bool {
+        self.running
+    }
+
+    /// Not running, and all its processes have exited, the removed ones too.
+    fn is_down(&self) -> bool {
+        let down = |entry: &Entry| matches!(entry.life.state(), State::Stopped | State::Exited);
+        !self.running && self.entries.values().all(down)
+    }
+
+    /// Starts all processes, in the order in which they were added.
+    fn start_service(&mut self, reactor: &mut Reactor) {
+        if !std::mem::replace(&mut self.running, true) {
+            for key in self.keys() {
+                if self.entries.get(&key).is_some_and(|entry| !entry.removed) {
+                    self.tell(reactor, key, Input::Start);
+                }
+            }
+        }
+    }
+
+    /// Stops all processes, all at once: the stop signal (then SIGCONT) to each one's group, SIGKILL at the kill time.
+    fn stop_service(&mut self, reactor: &mut Reactor) {
+        self.running = false;
+        self.tell_all(reactor, Input::Stop);
+    }
+
+    fn kill_service(&mut self, reactor: &mut Reactor) {
+        self.running = false;
+        self.tell_all(reactor, Input::Kill);
+    }
+
+    fn handle(&mut self, reactor: &mut Reactor, event: &Event<'_>) -> bool {
+        match *event {
+            Event::Data { process, fd, data } => self.data(process, fd, data),
+            Event::FdClosed { process, fd, .. } => self.closed(process, fd),
+            Event::Drained { process, .. } => self.outputs.contains_key(&process),
+            Event::Exited { process, exit } => {
+                let ours = self.outputs.contains_key(&process);
+                self.exited(reactor, process, exit);
+                ours
+            }
+            Event::Ended { process, .. } => match self.outputs.remove(&process) {
+                Some(output) => {
+                    self.probe(reactor, output.entry);
+                    true
+                }
+                None => false,
+            },
+            Event::Timer(id) => self.timer(reactor, id),
+            _ => false,
+        }
+    }
+}
+
+/// As in Twisted: `<ProcessMonitor 'web'(33:33): ["nginx"] 'ping': ["ping", "::1"]>`, the numbers being user and group.
+impl<O> fmt::Debug for ProcessMonitor<O> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("<ProcessMonitor")?;
+        for entry in self.entries.values().filter(|entry| !entry.removed) {
+            let command = &entry.command;
+            write!(f, " '{}'", entry.name)?;
+            match (command.get_uid(), command.get_gid()) {
+                (None, None) => {}
+                (Some(uid), None) => write!(f, "({uid})")?,
+                (None, Some(gid)) => write!(f, "(:{gid})")?,
+                (Some(uid), Some(gid)) => write!(f, "({uid}:{gid})")?,
+            }
+            let argv: Vec<_> = std::iter::once(command.get_program()).chain(command.get_args()).collect();
+            write!(f, ": {argv:?}")?;
+        }
+        f.write_str(">")
+    }
+}

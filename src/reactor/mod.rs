@@ -366,6 +366,11 @@ impl Reactor {
         Ok(())
     }
 
+    /// Whether the host has asked for this signal.
+    pub(crate) fn watches_signal(&self, signal: i32) -> bool {
+        self.signals.as_ref().is_some_and(|signals| signals.watches(signal))
+    }
+
     fn watch(&mut self, signal: i32) -> io::Result<()> {
         if self.signals.is_none() {
             let signals = Signals::new()?;

@@ -1,0 +1,99 @@
+//! The command: what it was asked to do, and its exit code.
+//!
+//! Nothing here runs a process itself. The one rule: what is wrong with the command line is said in one line, before
+//! anything is started, with exit code 2.
+
+#[allow(dead_code, unused_imports)] // until `up` and `check` read it
+pub(crate) mod config;
+mod output;
+mod run;
+
+use std::fmt;
+use std::process::ExitCode;
+
+use lexopt::{Arg, Parser};
+
+const HELP: &str = "\
+childminder runs, watches and restarts processes.
+
+usage: childminder run [OPTION]... [--] COMMAND [ARG]...
+
+  -t, --threshold SECS         one that lived shorter than this has died an instant death (1)
+  -k, --killtime SECS          from the stop signal to SIGKILL (5)
+  -m, --minrestartdelay SECS   the wait after the first instant death; it doubles with each (1)
+  -M, --maxrestartdelay SECS   the longest wait (3600)
+      --name NAME              what its lines are marked with (the program's base name)
+      --cwd DIR                its working directory
+      --env KEY=VALUE          a variable of its environment, added to ours
+      --clear-env              starts from an empty environment
+      --user USER[:GROUP]      who it runs as, by name or number
+      --restart WHEN           always (the default), on-failure or never
+
+What it writes comes out line by line as `[NAME] line`. SIGTERM and SIGINT stop it and end this command with 0, a
+second one kills; SIGHUP restarts it. With `--restart never` or `on-failure` this command ends with its child: with the
+child's exit code, 128+N for signal N, 127 if it was not found, 126 if it is not executable. 2 is a mistake in the
+command line, 125 any other failure of our own.
+
+  -h, --help                   this text
+      --version                the version
+";
+
+/// A failure of our own.
+const FAILURE: u8 = 125;
+
+/// Why the command does not do what it was asked to.
+#[derive(Debug)]
+pub(crate) enum Failure {
+    /// It was asked in the wrong way.
+    Usage(String),
+    /// It could not.
+    Other(String),
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Usage(message) | Self::Other(message) => f.write_str(message),
+        }
+    }
+}
+
+impl From<lexopt::Error> for Failure {
+    fn from(error: lexopt::Error) -> Self {
+        Self::Usage(error.to_string())
+    }
+}
+
+impl From<std::io::Error> for Failure {
+    fn from(error: std::io::Error) -> Self {
+        Self::Other(error.to_string())
+    }
+}
+
+/// Does what the command line says.
+pub(crate) fn main(arguments: Parser) -> ExitCode {
+    match dispatch(arguments) {
+        Ok(code) => ExitCode::from(code),
+        Err(failure) => {
+            output::complain(&failure.to_string());
+            ExitCode::from(match failure {
+                Failure::Usage(_) => 2,
+                Failure::Other(_) => FAILURE,
+            })
+        }
+    }
+}
+
+fn dispatch(mut arguments: Parser) -> Result<u8, Failure> {
+    match arguments.next()? {
+        Some(Arg::Short('h') | Arg::Long("help")) => output::say(HELP),
+        Some(Arg::Long("version")) => output::say(concat!("childminder ", env!("CARGO_PKG_VERSION"), "\n")),
+        Some(Arg::Value(command)) if command == "run" => return run::main(arguments),
+        Some(Arg::Value(other)) => {
+            return Err(Failure::Usage(format!("no such command: {}; try --help", other.to_string_lossy())));
+        }
+        Some(other) => return Err(other.unexpected().into()),
+        None => return Err(Failure::Usage("no command given; try --help".into())),
+    }
+    Ok(0)
+}

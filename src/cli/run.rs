@@ -1,0 +1,326 @@
+//! `childminder run`: one process, kept running.
+//!
+//! The one rule: whatever becomes of our own output, the child is watched.
+
+use std::ffi::OsString;
+use std::path::Path;
+use std::time::Duration;
+
+use childminder::{
+    Command, Event, Exit, Line, Observer, Policy, ProcessMonitor, Reactor, Restart, Service, SpawnError, Stage,
+    TimerId, signal,
+};
+use lexopt::{Arg, Parser, ValueExt};
+
+use super::output::Output;
+use super::{FAILURE, Failure};
+
+/// What a child that has exited has left in its pipes is read, and what others still write is not waited for longer.
+const GRACE: Duration = Duration::from_millis(50);
+
+/// How long, once we were told to end, a reader of ours may take for a piece of what is left to say.
+const LAST_WORDS: Duration = Duration::from_secs(1);
+
+/// What the command line says.
+#[derive(Debug)]
+struct Arguments {
+    name: String,
+    command: Command,
+    policy: Policy,
+}
+
+/// Runs the command that the rest of the command line names.
+pub(super) fn main(arguments: Parser) -> Result<u8, Failure> {
+    let Arguments { name, command, policy } = parse(arguments)?;
+    let mut reactor = Reactor::new()?;
+    let mut console = Console::new()?;
+    console.out.watch(&mut reactor);
+    console.err.watch(&mut reactor);
+    reactor.watch_signal(libc::SIGHUP)?;
+
+    let restart = policy.restart;
+    let mut monitor = ProcessMonitor::with_observer(console);
+    let added = monitor.add_process_with(&mut reactor, name.as_str(), &command, policy);
+    added.map_err(|error| Failure::Other(error.to_string()))?;
+    let mut run = Run { monitor, name, restart, code: None, over: None, held: false };
+    reactor.run_service(&mut run)?;
+    let console = run.monitor.observer_mut();
+    // Who ends with its child is a filter like any other; who is told to end shall end.
+    let patience = if run.code.is_some() { None } else { Some(LAST_WORDS) };
+    console.out.finish(patience);
+    console.err.finish(patience);
+    Ok(run.code.unwrap_or(0))
+}
+
+fn parse(mut arguments: Parser) -> Result<Arguments, Failure> {
+    let mut policy = Policy::default();
+    let (mut name, mut cwd, mut user) = (None, None, None);
+    let (mut env, mut clear_env) = (Vec::new(), false);
+    let program = loop {
+        match arguments.next()? {
+            Some(Arg::Short('t') | Arg::Long("threshold")) => policy.threshold = seconds(&mut arguments, "threshold")?,
+            Some(Arg::Short('k') | Arg::Long("killtime")) => policy.kill_time = seconds(&mut arguments, "killtime")?,
+            Some(Arg::Short('m') | Arg::Long("minrestartdelay")) => {
+                policy.min_restart_delay = seconds(&mut arguments, "minrestartdelay")?;
+            }
+            Some(Arg::Short('M') | Arg::Long("maxrestartdelay")) => {
+                policy.max_restart_delay = seconds(&mut arguments, "maxrestartdelay")?;
+            }
+            Some(Arg::Long("name")) => name = Some(arguments.value()?.string()?),
+            Some(Arg::Long("cwd")) => cwd = Some(arguments.value()?),
+            Some(Arg::Long("env")) => env.push(variable(&arguments.value()?.string()?)?),
+            Some(Arg::Long("clear-env")) => clear_env = true,
+            Some(Arg::Long("user")) => user = Some(arguments.value()?.string()?),
+            Some(Arg::Long("restart")) => policy.restart = restart(&arguments.value()?.string()?)?,
+            Some(Arg::Value(program)) => break program,
+            Some(other) => return Err(other.unexpected().into()),
+            None => return Err(Failure::Usage("no command to run; try --help".into())),
+        }
+    };
+    if program.is_empty() {
+        return Err(Failure::Usage("the command to run is empty".into()));
+    }
+    policy.validate().map_err(|error| Failure::Usage(error.to_string()))?;
+    let name = name.unwrap_or_else(|| base_name(&program));
+    if name.is_empty() || name.contains(char::is_control) {
+        return Err(Failure::Usage("NAME is empty or has control characters in it".into()));
+    }
+
+    let mut command = Command::new(program);
+    command.args(arguments.raw_args()?);
+    if clear_env {
+        command.env_clear();
+    }
+    command.envs(env);
+    if let Some(dir) = cwd {
+        command.current_dir(dir);
+    }
+    if let Some(user) = user {
+        run_as(&mut command, &user)?;
+    }
+    Ok(Arguments { name, command, policy })
+}
+
+fn seconds(arguments: &mut Parser, option: &str) -> Result<Duration, Failure> {
+    let value = arguments.value()?;
+    let number = value.to_str().and_then(|text| text.parse::<f64>().ok());
+    number.and_then(|number| Duration::try_from_secs_f64(number).ok()).ok_or_else(|| {
+        let value = value.to_string_lossy();
+        Failure::Usage(format!("--{option} wants a number of seconds that is not negative, not `{value}`"))
+    })
+}
+
+fn variable(text: &str) -> Result<(String, String), Failure> {
+    match text.split_once('=') {
+        Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
+        _ => Err(Failure::Usage(format!("--env wants KEY=VALUE, not `{text}`"))),
+    }
+}
+
+fn restart(text: &str) -> Result<Restart, Failure> {
+    match text {
+        "always" => Ok(Restart::Always),
+        "on-failure" => Ok(Restart::OnFailure),
+        "never" => Ok(Restart::Never),
+        _ => Err(Failure::Usage(format!("--restart wants always, on-failure or never, not `{text}`"))),
+    }
+}
+
+fn base_name(program: &OsString) -> String {
+    Path::new(program).file_name().unwrap_or(program).to_string_lossy().into_owned()
+}
+
+/// `USER[:GROUP]`, each a name or a number.
+fn run_as(command: &mut Command, text: &str) -> Result<(), Failure> {
+    let (user, group) = text.split_once(':').map_or((text, None), |(user, group)| (user, Some(group)));
+    let unknown = |error: std::io::Error| Failure::Usage(format!("--user {text}: {error}"));
+    match user.parse() {
+        Ok(uid) => command.uid(uid),
+        Err(_) => command.user(user).map_err(unknown)?,
+    };
+    match group.map(|group| (group, group.parse())) {
+        None => {}
+        Some((_, Ok(gid))) => drop(command.gid(gid)),
+        Some((group, Err(_))) => drop(command.group(group).map_err(unknown)?),
+    }
+    Ok(())
+}
+
+/// What the monitor does and what the child writes, for people to read.
+#[derive(Debug)]
+struct Console {
+    out: Output,
+    err: Output,
+    started: bool,
+    /// What this command would end with now, if it ended with its child.
+    code: u8,
+}
+
+impl Console {
+    fn new() -> Result<Self, Failure> {
+        Ok(Self { out: Output::stdout()?, err: Output::stderr()?, started: false, code: 0 })
+    }
+
+    fn report(&mut self, name: &str, what: &str) {
+        self.err.push(&[b"childminder: [", name.as_bytes(), b"] ", what.as_bytes(), b"\n"]);
+    }
+
+    fn flush(&mut self) {
+        self.out.flush();
+        self.err.flush();
+    }
+}
+
+impl Observer for Console {
+    fn line(&mut self, line: &Line<'_>) {
+        let output = if line.fd == 2 { &mut self.err } else { &mut self.out };
+        let mark: &[u8] = if line.continued { b"+] " } else { b"] " };
+        output.push(&[b"[", line.name.as_bytes(), mark, line.bytes, b"\n"]);
+    }
+
+    fn started(&mut self, name: &str, pid: u32) {
+        self.started = true;
+        self.report(name, &format!("started, pid {pid}"));
+    }
+
+    fn start_failed(&mut self, name: &str, error: &SpawnError) {
+        self.code = match (error.stage(), error.io_error().kind()) {
+            (Stage::Exec, std::io::ErrorKind::NotFound) => 127,
+            (Stage::Exec, _) => 126,
+            _ => FAILURE,
+        };
+        self.report(name, &format!("could not start: {error}"));
+    }
+
+    fn exited(&mut self, name: &str, exit: &Exit) {
+        self.code = match (exit.code(), exit.signal()) {
+            (Some(code), _) => u8::try_from(code).unwrap_or(FAILURE),
+            (None, Some(signal)) => u8::try_from(128 + signal).unwrap_or(FAILURE),
+            (None, None) => FAILURE,
+        };
+        let (wall, cpu) = (exit.wall_time.as_secs_f64(), exit.usage.cpu_time().as_secs_f64());
+        self.report(name, &format!("exited: {exit}, after {wall:.3} s, {cpu:.3} s CPU"));
+    }
+
+    fn restarting(&mut self, name: &str, delay: Duration) {
+        if delay.is_zero() {
+            self.report(name, "restarting now");
+        } else {
+            self.report(name, &format!("restarting in {} s", delay.as_secs_f64()));
+        }
+    }
+
+    fn terminating(&mut self, name: &str, signal: i32) {
+        let signal = signal::name(signal).unwrap_or_else(|| signal.to_string());
+        self.report(name, &format!("terminating, {signal} sent"));
+    }
+
+    fn killing(&mut self, name: &str) {
+        self.report(name, "killed, SIGKILL sent");
+    }
+}
+
+/// The monitor, with this command's ways of ending.
+struct Run {
+    monitor: ProcessMonitor<Console>,
+    name: String,
+    restart: Restart,
+    /// Set when the command ends with its child.
+    code: Option<u8>,
+    /// The child is over; until then its pipes may still have something to say.
+    over: Option<TimerId>,
+    /// The children are not read, because nobody reads us.
+    held: bool,
+}
+
+impl Run {
+    /// After whatever has happened.
+    fn settle(&mut self, reactor: &mut Reactor) {
+        self.monitor.observer_mut().flush();
+        self.hold_or_release(reactor);
+        let Some(status) = self.monitor.status(&self.name) else { return };
+        let over = match self.restart {
+            Restart::Always => false,
+            Restart::OnFailure if !self.monitor.observer().started && self.monitor.observer().code != FAILURE => true,
+            _ => status.state == childminder::restart::State::Exited,
+        };
+        if over && self.monitor.is_running() && self.code.is_none() {
+            self.code = Some(self.monitor.observer().code);
+            self.over = Some(reactor.call_later(GRACE));
+        }
+        if self.code.is_some() && reactor.processes().next().is_none() {
+            reactor.stop();
+        }
+    }
+
+    fn hold_or_release(&mut self, reactor: &mut Reactor) {
+        let console = self.monitor.observer();
+        let hold = console.out.is_full() || console.err.is_full();
+        if hold || (self.held && console.out.is_empty() && console.err.is_empty()) {
+            for id in reactor.processes().collect::<Vec<_>>() {
+                if let Some(mut process) = reactor.process(id) {
+                    if hold {
+                        process.pause_all();
+                    } else {
+                        process.resume_all();
+                    }
+                }
+            }
+            self.held = hold;
+        }
+    }
+
+    /// The pipes of an exited child have had their time, unless they could not be read for want of room.
+    fn grace_is_over(&mut self, reactor: &mut Reactor) {
+        if self.held {
+            self.over = Some(reactor.call_later(GRACE));
+        } else {
+            reactor.stop();
+        }
+    }
+}
+
+impl Service for Run {
+    fn is_running(&self) -> bool {
+        self.monitor.is_running()
+    }
+
+    fn is_down(&self) -> bool {
+        self.monitor.is_down()
+    }
+
+    fn start_service(&mut self, reactor: &mut Reactor) {
+        self.monitor.start_service(reactor);
+        self.settle(reactor);
+    }
+
+    fn stop_service(&mut self, reactor: &mut Reactor) {
+        self.monitor.stop_service(reactor);
+        self.settle(reactor);
+    }
+
+    fn kill_service(&mut self, reactor: &mut Reactor) {
+        self.monitor.kill_service(reactor);
+        self.settle(reactor);
+    }
+
+    fn handle(&mut self, reactor: &mut Reactor, event: &Event<'_>) -> bool {
+        let handled = match *event {
+            Event::Signal(libc::SIGHUP) => {
+                self.monitor.restart_all(reactor);
+                true
+            }
+            Event::Ready { source, .. } => {
+                let console = self.monitor.observer();
+                console.out.is(source) || console.err.is(source)
+            }
+            Event::Timer(id) if self.over == Some(id) => {
+                self.grace_is_over(reactor);
+                true
+            }
+            _ => self.monitor.handle(reactor, event),
+        };
+        self.settle(reactor);
+        handled
+    }
+}

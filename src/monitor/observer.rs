@@ -1,0 +1,124 @@
+//! Who hears what a monitor does and what its processes write.
+//!
+//! The one rule: told as it happens, lent and not kept; nothing queues up.
+
+use std::fmt;
+use std::time::Duration;
+
+use log::{debug, info, warn};
+
+use super::lines::Escaped;
+use crate::error::SpawnError;
+use crate::exit::Exit;
+use crate::signal;
+
+/// Hears what a [`ProcessMonitor`](crate::ProcessMonitor) does. Each method that is not given logs by the `log` crate: lines under the
+/// target `childminder::process`, with `name`, `stream` and `line` as key-values, and all else under `childminder::monitor`.
+///
+/// ```
+/// use childminder::{Command, Exit, Line, Observer, ProcessMonitor, Reactor, Service};
+///
+/// #[derive(Default)]
+/// struct Diary(Vec<String>);
+///
+/// impl Observer for Diary {
+///     fn line(&mut self, line: &Line<'_>) {
+///         self.0.push(line.to_string());
+///     }
+///     fn exited(&mut self, name: &str, exit: &Exit) {
+///         self.0.push(format!("{name}: {exit}"));
+///     }
+/// }
+///
+/// let mut reactor = Reactor::new()?;
+/// let mut monitor = ProcessMonitor::with_observer(Diary::default());
+/// monitor.add_process(&mut reactor, "greeter", Command::new("sh").args(["-c", "echo hello; exit 3"]))?;
+/// monitor.start_service(&mut reactor);
+/// while monitor.observer().0.len() < 2 {
+///     reactor.turn(None, |reactor, event| drop(monitor.handle(reactor, &event)))?;
+/// }
+/// assert_eq!(monitor.observer().0, ["[greeter] hello", "greeter: exit status 3"]);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+pub trait Observer {
+    /// A process has written a line.
+    fn line(&mut self, line: &Line<'_>) {
+        let text = Escaped(line.bytes);
+        info!(target: "childminder::process", name = line.name, stream = line.stream(), line:% = text; "{line}");
+    }
+
+    /// A process was started.
+    fn started(&mut self, name: &str, pid: u32) {
+        info!(target: "childminder::monitor", name, pid; "[{name}] started, pid {pid}");
+    }
+
+    /// A process could not be started.
+    fn start_failed(&mut self, name: &str, error: &SpawnError) {
+        warn!(target: "childminder::monitor", name; "[{name}] {error}");
+    }
+
+    /// A process has exited.
+    fn exited(&mut self, name: &str, exit: &Exit) {
+        info!(target: "childminder::monitor", name; "[{name}] exited: {exit}, after {:.3?}", exit.wall_time);
+    }
+
+    /// A process will be started again, after `delay`; at once if that is zero.
+    fn restarting(&mut self, name: &str, delay: Duration) {
+        debug!(target: "childminder::monitor", name; "[{name}] restarting in {delay:?}");
+    }
+
+    /// A process was asked to stop, by this signal.
+    fn terminating(&mut self, name: &str, signal: i32) {
+        let signal = signal::name(signal).unwrap_or_else(|| signal.to_string());
+        info!(target: "childminder::monitor", name; "[{name}] terminating ({signal})");
+    }
+
+    /// A process that had not stopped in time is killed, with its group.
+    fn killing(&mut self, name: &str) {
+        warn!(target: "childminder::monitor", name; "[{name}] killing");
+    }
+}
+
+/// The observer that logs everything by the `log` crate.
+#[derive(Debug, Clone, Copy, Default)]
+#[non_exhaustive]
+pub struct Log;
+
+impl Observer for Log {}
+
+/// A line that a process has written, or a piece of one that was too long.
+///
+/// Displayed as `[name] line`; a piece that carries on the one before as `[name+] piece`. Bytes that are not UTF-8 appear as `\xNN`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Line<'a> {
+    /// Whose.
+    pub name: &'a str,
+    /// At which of its descriptors: 1 is stdout, 2 is stderr.
+    pub fd: i32,
+    /// The bytes as they came, without the newline.
+    pub bytes: &'a [u8],
+    /// It carries on the piece before.
+    pub continued: bool,
+    /// The line goes on in the next piece.
+    pub cut: bool,
+}
+
+impl Line<'_> {
+    /// `stdout`, `stderr`, or `other` for any other descriptor.
+    #[must_use]
+    pub fn stream(&self) -> &'static str {
+        match self.fd {
+            1 => "stdout",
+            2 => "stderr",
+            _ => "other",
+        }
+    }
+}
+
+impl fmt::Display for Line<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mark = if self.continued { "+" } else { "" };
+        write!(f, "[{}{mark}] {}", self.name, Escaped(self.bytes))
+    }
+}

@@ -1,0 +1,187 @@
+//! Something that is started, runs, and is stopped; and what twistd does with it.
+//!
+//! Knows nothing of processes. The one rule: stopping takes time, and whoever asked for it learns when it is done.
+
+use std::fmt;
+use std::io;
+
+use crate::reactor::{Event, Reactor};
+
+/// Something that a program runs for as long as it runs itself: Twisted's `IService`, with an end.
+pub trait Service {
+    /// What it is called; for people and for [`MultiService::service_named`].
+    fn name(&self) -> Option<&str> {
+        None
+    }
+
+    /// Whether it has been started, and not been told to stop since.
+    fn is_running(&self) -> bool;
+
+    /// Whether nothing of it is left: it is not running, and all that it had started has ended.
+    fn is_down(&self) -> bool;
+
+    /// Does what has to be done before the program gives up its rights, such as binding to a low port. Called before
+    /// [`start_service`](Self::start_service), if at all.
+    ///
+    /// # Errors
+    ///
+    /// What went wrong; the service is not started then.
+    fn privileged_start_service(&mut self, reactor: &mut Reactor) -> io::Result<()> {
+        let _ = reactor;
+        Ok(())
+    }
+
+    /// Starts it. No effect if it is running.
+    fn start_service(&mut self, reactor: &mut Reactor);
+
+    /// Has it stop. [`is_down`](Self::is_down) says when it has.
+    fn stop_service(&mut self, reactor: &mut Reactor);
+
+    /// Has it stop without any more patience.
+    fn kill_service(&mut self, reactor: &mut Reactor);
+
+    /// Takes an event. `false` if it was not meant for this service.
+    fn handle(&mut self, reactor: &mut Reactor, event: &Event<'_>) -> bool;
+}
+
+/// Several services as one: started in their order, stopped in the reverse one.
+///
+/// ```
+/// use childminder::{Command, MultiService, ProcessMonitor, Reactor, Service};
+///
+/// let mut reactor = Reactor::new()?;
+/// let mut database = ProcessMonitor::new();
+/// database.add_process(&mut reactor, "database", Command::new("sleep").arg("60"))?;
+/// let mut web = ProcessMonitor::new();
+/// web.add_process(&mut reactor, "web", Command::new("sleep").arg("60"))?;
+///
+/// let mut all = MultiService::new();
+/// all.add_service(&mut reactor, database);
+/// all.add_service(&mut reactor, web);
+/// reactor.stop(); // so that this example ends
+/// reactor.run_service(&mut all)?;
+/// assert!(all.is_down());
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Default)]
+pub struct MultiService {
+    services: Vec<Box<dyn Service + Send>>,
+    running: bool,
+}
+
+impl MultiService {
+    /// One without any services yet.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Adds a service behind those that there are; it is started at once if this one is running.
+    pub fn add_service(&mut self, reactor: &mut Reactor, mut service: impl Service + Send + 'static) {
+        if self.running {
+            service.start_service(reactor);
+        }
+        self.services.push(Box::new(service));
+    }
+
+    /// The first service of this name.
+    pub fn service_named(&mut self, name: &str) -> Option<&mut (dyn Service + Send + 'static)> {
+        self.services.iter_mut().find(|service| service.name() == Some(name)).map(Box::as_mut)
+    }
+}
+
+impl Service for MultiService {
+    fn is_running(&self) -> bool {
+        self.running
+    }
+
+    fn is_down(&self) -> bool {
+        !self.running && self.services.iter().all(|service| service.is_down())
+    }
+
+    fn privileged_start_service(&mut self, reactor: &mut Reactor) -> io::Result<()> {
+        self.services.iter_mut().try_for_each(|service| service.privileged_start_service(reactor))
+    }
+
+    fn start_service(&mut self, reactor: &mut Reactor) {
+        self.running = true;
+        for service in &mut self.services {
+            service.start_service(reactor);
+        }
+    }
+
+    fn stop_service(&mut self, reactor: &mut Reactor) {
+        self.running = false;
+        for service in self.services.iter_mut().rev() {
+            service.stop_service(reactor);
+        }
+    }
+
+    fn kill_service(&mut self, reactor: &mut Reactor) {
+        self.running = false;
+        for service in self.services.iter_mut().rev() {
+            service.kill_service(reactor);
+        }
+    }
+
+    fn handle(&mut self, reactor: &mut Reactor, event: &Event<'_>) -> bool {
+        self.services.iter_mut().any(|service| service.handle(reactor, event))
+    }
+}
+
+impl fmt::Debug for MultiService {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let names: Vec<_> = self.services.iter().map(|service| service.name()).collect();
+        f.debug_struct("MultiService").field("services", &names).field("running", &self.running).finish()
+    }
+}
+
+/// The signals that end a program, as a user or a system means them.
+const ENDING: [i32; 2] = [libc::SIGTERM, libc::SIGINT];
+
+impl Reactor {
+    /// Starts a service, runs until SIGTERM, SIGINT or [`stop`](Self::stop), has it stop, and returns when it is down: what twistd
+    /// does, except that it waits for the end. A second signal kills what is left at once.
+    ///
+    /// The two signals are watched for the length of the call; before and afterwards they do what the host had them do.
+    ///
+    /// # Errors
+    ///
+    /// What the privileged start said, or what the system says of waiting and of watching signals.
+    pub fn run_service(&mut self, service: &mut (impl Service + ?Sized)) -> io::Result<()> {
+        let ours: Vec<i32> = ENDING.into_iter().filter(|signal| !self.watches_signal(*signal)).collect();
+        let result = self.run_watched(service, &ours);
+        for signal in ours {
+            self.unwatch_signal(signal);
+        }
+        result
+    }
+
+    fn run_watched(&mut self, service: &mut (impl Service + ?Sized), signals: &[i32]) -> io::Result<()> {
+        for signal in signals {
+            self.watch_signal(*signal)?;
+        }
+        service.privileged_start_service(self)?;
+        service.start_service(self);
+        let mut stopping = false;
+        while !(stopping && service.is_down()) {
+            if self.take_stop() && !stopping {
+                stopping = true;
+                service.stop_service(self);
+                continue;
+            }
+            self.turn(None, |reactor, event| match event {
+                Event::Signal(signal) if ENDING.contains(&signal) => {
+                    if stopping {
+                        service.kill_service(reactor);
+                    } else {
+                        service.stop_service(reactor);
+                    }
+                    stopping = true;
+                }
+                event => drop(service.handle(reactor, &event)),
+            })?;
+        }
+        Ok(())
+    }
+}
