@@ -11,7 +11,7 @@ use std::process::{Command, Stdio};
 ///
 /// - none: exits at once;
 /// - `idle`: waits for ever;
-/// - `deaf`: ignores SIGTERM, says so by a byte, waits for ever;
+/// - `deaf`: ignores SIGTERM, says so by a line, waits for ever;
 /// - `stamp`: writes the time (8 bytes), waits for a byte on stdin, writes the time again and exits;
 /// - `flood MIB`: writes so many MiB of 100-byte lines, in blocks of 64 KiB;
 /// - `drip MICROS N`: every so often, N times, a line of 24 bytes that begins with the time (8 bytes).
@@ -50,7 +50,7 @@ void start(long *stack) {
     case 'i': idle();
     case 'd': if (argv[1][1] == 'e') {
             long ignore[4] = { 1, 0, 0, 0 };
-            sys(SIGACTION, 15, (long)ignore, 0, 8); sys(WRITE, 1, (long)"!", 1, 0); idle();
+            sys(SIGACTION, 15, (long)ignore, 0, 8); sys(WRITE, 1, (long)"!\n", 2, 0); idle();
         } else {
             long pause[2] = { 0, number(argv[2]) * 1000 };
             for (long n = number(argv[3]); n > 0; n--) {

@@ -26,6 +26,8 @@ pub(crate) struct Spec {
     _args: Vec<CString>,
     /// The child's 0, 1 and 2: a pipe to us, or `/dev/null`.
     pub(crate) pipes: [bool; 3],
+    /// Or these descriptors, where there are some.
+    pub(crate) files: [Option<RawFd>; 3],
     pub(crate) setsid: bool,
     pub(crate) limits: Vec<(i32, libc::rlimit)>,
     /// `CLONE_FILES` and `close_range` instead of a copy of the table.
@@ -42,7 +44,7 @@ impl Spec {
         let all = std::iter::once(program.to_str().unwrap_or_default()).chain(args.iter().copied());
         let args: Vec<CString> = all.map(|arg| CString::new(arg).unwrap_or_default()).collect();
         let argv = args.iter().map(|arg| arg.as_ptr()).chain([ptr::null()]).collect();
-        Self { argv, _args: args, pipes, setsid: false, limits: Vec::new(), unshare: false }
+        Self { argv, _args: args, pipes, files: [None; 3], setsid: false, limits: Vec::new(), unshare: false }
     }
 }
 
@@ -107,19 +109,18 @@ impl Spawner {
         let mut theirs = [None, None, None];
         for number in 0..3 {
             if spec.pipes[number] {
-                let mut ends = [0; 2];
-                // SAFETY: room for two descriptors, which are ours alone.
-                let (read, write) = unsafe {
-                    assert_eq!(libc::pipe2(ends.as_mut_ptr(), libc::O_CLOEXEC), 0);
-                    (OwnedFd::from_raw_fd(ends[0]), OwnedFd::from_raw_fd(ends[1]))
-                };
+                let (read, write) = pipe();
+                let (read, write) = (OwnedFd::from(read), OwnedFd::from(write));
                 let (our, their) = if number == 0 { (write, read) } else { (read, write) };
                 // SAFETY: touches no memory.
                 unsafe { libc::fcntl(our.as_raw_fd(), libc::F_SETFL, libc::O_NONBLOCK) };
                 (ours[number], theirs[number]) = (Some(our), Some(their));
             }
         }
-        let files = [0, 1, 2].map(|number: usize| theirs[number].as_ref().unwrap_or(&self.null).as_raw_fd());
+        let files = [0, 1, 2].map(|number: usize| {
+            let given = spec.files[number].unwrap_or(self.null.as_raw_fd());
+            theirs[number].as_ref().map_or(given, AsRawFd::as_raw_fd)
+        });
         let mut job = Job { spec, files, errno: 0 };
         let shared = if spec.unshare { libc::CLONE_FILES } else { 0 };
         let flags = libc::CLONE_VM | libc::CLONE_VFORK | libc::SIGCHLD | shared;
@@ -248,6 +249,16 @@ fn drain(pipe: &mut Option<OwnedFd>, buffer: &mut [u8], data: &mut impl FnMut(&[
             len if len < 0 => return false,
             len => data(&buffer[..len as usize]),
         }
+    }
+}
+
+/// To read from, to write to.
+pub(crate) fn pipe() -> (File, File) {
+    let mut ends = [0; 2];
+    // SAFETY: room for two descriptors, which are ours alone.
+    unsafe {
+        assert_eq!(libc::pipe2(ends.as_mut_ptr(), libc::O_CLOEXEC), 0);
+        (File::from_raw_fd(ends[0]), File::from_raw_fd(ends[1]))
     }
 }
 
