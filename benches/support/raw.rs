@@ -262,6 +262,11 @@ pub(crate) fn pipe() -> (File, File) {
     }
 }
 
+pub(crate) fn set_pipe_size(fd: RawFd, bytes: c_int) {
+    // SAFETY: touches no memory.
+    unsafe { libc::fcntl(fd, libc::F_SETPIPE_SZ, bytes) };
+}
+
 /// One read.
 pub(crate) fn read(fd: RawFd, buffer: &mut [u8]) -> isize {
     // SAFETY: the buffer has so much room.
