@@ -199,11 +199,23 @@ fn main() {
         ],
     );
     let noisy = late.of("beside a noisy one").to_vec();
-    bench.figure("a quiet line beside a noisy child, 99th percentile", "childminder monitor", "µs", &noisy, Target::AtMost(1000.0));
+    bench.figure(
+        "a quiet line beside a noisy child, 99th percentile",
+        "childminder monitor",
+        "µs",
+        &noisy,
+        Target::AtMost(1000.0),
+    );
     bench.ratio(&usual, "beside a noisy one", "by themselves", Target::None);
 
     let mebibytes = bench.size(1000, 4);
     let spent: Vec<f64> = (0..bench.size(7, 1)).map(|_| direct(&path, mebibytes)).collect();
-    bench.figure("our processor time for 1,000 MiB of direct output", "childminder monitor", "µs", &spent, Target::AtMost(1000.0));
+    bench.figure(
+        "our processor time for 1,000 MiB of direct output",
+        "childminder monitor",
+        "µs",
+        &spent,
+        Target::AtMost(1000.0),
+    );
     bench.finish();
 }

@@ -88,6 +88,8 @@ impl Stamps {
     /// The limit: a thread that does nothing but wait for this one child.
     fn blocked(&self, spawner: &mut Spawner) {
         let mut spec = Spec::new(&self.path, &["stamp"], [false; 3]);
+        // In the same way: a copy of ten thousand descriptors would be no limit.
+        spec.unshare = true;
         spec.files = [Some(self.their_stdin.as_raw_fd()), Some(self.their_stdout.as_raw_fd()), None];
         for _ in 0..=self.deaths {
             let (pid, _) = spawner.spawn(&spec);

@@ -30,6 +30,7 @@ pub(crate) struct Spec {
     pub(crate) files: [Option<RawFd>; 3],
     pub(crate) setsid: bool,
     pub(crate) limits: Vec<(i32, libc::rlimit)>,
+    pub(crate) die_with_parent: bool,
     /// `CLONE_FILES` and `close_range` instead of a copy of the table.
     pub(crate) unshare: bool,
 }
@@ -44,7 +45,16 @@ impl Spec {
         let all = std::iter::once(program.to_str().unwrap_or_default()).chain(args.iter().copied());
         let args: Vec<CString> = all.map(|arg| CString::new(arg).unwrap_or_default()).collect();
         let argv = args.iter().map(|arg| arg.as_ptr()).chain([ptr::null()]).collect();
-        Self { argv, _args: args, pipes, files: [None; 3], setsid: false, limits: Vec::new(), unshare: false }
+        Self {
+            argv,
+            _args: args,
+            pipes,
+            files: [None; 3],
+            die_with_parent: false,
+            setsid: false,
+            limits: Vec::new(),
+            unshare: false,
+        }
     }
 }
 
@@ -80,6 +90,9 @@ extern "C" fn child(job: *mut c_void) -> c_int {
         }
         if job.spec.unshare {
             libc::syscall(libc::SYS_close_range, 3, u32::MAX, 0);
+        }
+        if job.spec.die_with_parent {
+            libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL);
         }
         let mut none: libc::sigset_t = std::mem::zeroed();
         libc::sigemptyset(&raw mut none);
@@ -328,6 +341,17 @@ pub(crate) fn with_pre_exec(command: &mut Command, limits: Vec<(i32, libc::rlimi
             }
         }
         Ok(())
+    };
+    // SAFETY: the hook allocates nothing and takes no lock.
+    unsafe { command.pre_exec(hook) };
+}
+
+/// Nothing is left behind when a supervisor is killed.
+pub(crate) fn with_parent_death(command: &mut Command) {
+    // SAFETY: touches no memory.
+    let hook = || match unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) } {
+        0 => Ok(()),
+        _ => Err(std::io::Error::last_os_error()),
     };
     // SAFETY: the hook allocates nothing and takes no lock.
     unsafe { command.pre_exec(hook) };
