@@ -451,11 +451,7 @@ impl Reactor {
         let Some(events) = self.events.take() else {
             return Err(io::Error::other("a turn cannot be taken from within a turn"));
         };
-        let mut buffer = std::mem::take(&mut self.buffer);
-        if buffer.is_empty() {
-            // Zeroed by the system, so that what is never read into takes no memory.
-            buffer = vec![0; BUFFER];
-        }
+        let buffer = std::mem::take(&mut self.buffer);
         // Put back whatever happens: a handler may panic, and the host may catch it.
         let mut turn = Turn { reactor: self, events: Some(events), buffer };
         turn.take(timeout, handler)
@@ -585,6 +581,7 @@ impl Turn<'_> {
     fn read_ready(&mut self, handler: &mut dyn FnMut(&mut Reactor, Event<'_>)) {
         for _ in 0..self.reactor.sources.ready_len() {
             let Some(key) = self.reactor.sources.pop_ready() else { break };
+            self.need_buffer();
             if let Some(Source::Pipe { process, fd }) = self.reactor.sources.get(key) {
                 if let Some(reader) = self.reactor.processes.get_mut(process).and_then(|child| child.reader(fd)) {
                     reader.queued = false;
@@ -592,6 +589,11 @@ impl Turn<'_> {
                 self.reactor.read(process, fd, &mut self.buffer, handler);
             }
         }
+    }
+
+    /// Not before there is something to read: many a supervisor only waits.
+    fn need_buffer(&mut self) {
+        self.buffer.resize(BUFFER, 0);
     }
 
     fn tell_notices(&mut self, handler: &mut dyn FnMut(&mut Reactor, Event<'_>)) {
@@ -614,6 +616,7 @@ impl Turn<'_> {
     fn bury_dead(&mut self, handler: &mut dyn FnMut(&mut Reactor, Event<'_>)) {
         self.reactor.find_dead();
         for process in std::mem::take(&mut self.reactor.dead) {
+            self.need_buffer();
             self.reactor.bury(process, &mut self.buffer, handler);
         }
     }
