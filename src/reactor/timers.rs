@@ -3,7 +3,7 @@
 //! Pure: time is an argument. It neither reads a clock nor waits nor calls anybody.
 //! The rule: each active timer has exactly one heap entry with its present `seq`; every other entry is dead.
 
-use std::cmp::Reverse;
+use std::cmp::{Ordering, Reverse};
 use std::collections::BinaryHeap;
 use std::time::{Duration, Instant};
 
@@ -48,8 +48,8 @@ struct Timer {
     seq: u64,
 }
 
-/// Ordered by deadline, then age: `seq` is unique, so the key never decides.
-#[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
+/// Ordered by deadline, then age.
+#[derive(Debug)]
 struct Entry {
     deadline: u64,
     seq: u64,
@@ -57,8 +57,33 @@ struct Entry {
 }
 
 impl Entry {
+    /// As one number, which is compared without a branch. `seq` is unique.
+    fn order(&self) -> u128 {
+        u128::from(self.deadline) << 64 | u128::from(self.seq)
+    }
+
     fn is_live(&self, active: &Slab<Timer, { u32::MAX }>) -> bool {
         active.get(self.key).is_some_and(|timer| timer.seq == self.seq)
+    }
+}
+
+impl PartialEq for Entry {
+    fn eq(&self, other: &Self) -> bool {
+        self.order() == other.order()
+    }
+}
+
+impl Eq for Entry {}
+
+impl PartialOrd for Entry {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for Entry {
+    fn cmp(&self, other: &Self) -> Ordering {
+        self.order().cmp(&other.order())
     }
 }
 
