@@ -5,6 +5,7 @@
 
 use std::cmp::{Ordering, Reverse};
 use std::collections::BinaryHeap;
+use std::num::NonZeroU64;
 use std::time::{Duration, Instant};
 
 use crate::slab::{Key, Slab};
@@ -45,7 +46,8 @@ pub(crate) struct Timers {
 #[derive(Debug)]
 struct Timer {
     deadline: u64,
-    seq: u64,
+    /// Not zero, so that a slot of the slab needs no word to say that it is taken.
+    seq: NonZeroU64,
 }
 
 /// Ordered by deadline, then age.
@@ -63,7 +65,7 @@ impl Entry {
     }
 
     fn is_live(&self, active: &Slab<Timer, { u32::MAX }>) -> bool {
-        active.get(self.key).is_some_and(|timer| timer.seq == self.seq)
+        active.get(self.key).is_some_and(|timer| timer.seq.get() == self.seq)
     }
 }
 
@@ -94,7 +96,7 @@ impl Timers {
 
     pub(crate) fn insert(&mut self, deadline: Instant) -> TimerId {
         let timer = self.stamp(deadline);
-        let (deadline, seq) = (timer.deadline, timer.seq);
+        let (deadline, seq) = (timer.deadline, timer.seq.get());
         let key = self.active.insert(timer);
         self.heap.push(Reverse(Entry { deadline, seq, key }));
         TimerId(key)
@@ -110,7 +112,7 @@ impl Timers {
     /// Moves an active timer, behind those already set for the same instant. False if it was not active.
     pub(crate) fn reset(&mut self, id: TimerId, deadline: Instant) -> bool {
         let new = self.stamp(deadline);
-        let (deadline, seq) = (new.deadline, new.seq);
+        let (deadline, seq) = (new.deadline, new.seq.get());
         let Some(timer) = self.active.get_mut(id.0) else {
             return false;
         };
@@ -146,7 +148,7 @@ impl Timers {
 
     /// To be asked for once a turn, before the first [`Timers::pop_due`].
     pub(crate) const fn begin_turn(&self) -> Mark {
-        Mark(self.next_seq)
+        Mark(self.next_seq + 1)
     }
 
     /// The earliest timer that is due at `now` and was set before `mark`. It is no longer active.
@@ -178,8 +180,8 @@ impl Timers {
     }
 
     fn stamp(&mut self, deadline: Instant) -> Timer {
-        let seq = self.next_seq;
-        self.next_seq += 1;
+        let seq = NonZeroU64::MIN.saturating_add(self.next_seq);
+        self.next_seq = seq.get();
         Timer { deadline: self.nanos(deadline), seq }
     }
 
