@@ -81,25 +81,6 @@ pub fn is_ignored(number: i32) -> bool {
     crate::sys::signal::is_ignored(number)
 }
 
-/// Lets a signal through to the calling thread, where whoever started this process may have had it blocked.
-///
-/// # Errors
-///
-/// `InvalidInput` for a number that is no signal.
-///
-/// ```
-/// use childminder::signal;
-///
-/// signal::unblock(signal::from_name("TERM").unwrap())?;
-/// assert!(signal::unblock(0).is_err());
-/// # Ok::<(), std::io::Error>(())
-/// ```
-#[doc(alias = "SIG_UNBLOCK")]
-#[doc(alias = "pthread_sigmask")]
-pub fn unblock(number: i32) -> std::io::Result<()> {
-    crate::sys::signal::unblock(number)
-}
-
 /// A signal's name with `SIG`, if it has one.
 ///
 /// ```

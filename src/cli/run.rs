@@ -50,10 +50,6 @@ pub(super) fn main(arguments: Parser) -> Result<u8, Failure> {
         // We inherited that, and while it holds nobody learns how a child has ended.
         reactor.watch_signal(libc::SIGCHLD)?;
     }
-    // Whoever started us may have had them blocked, and would have to kill us then.
-    for number in [libc::SIGTERM, libc::SIGINT, libc::SIGHUP] {
-        signal::unblock(number)?;
-    }
 
     let restart = policy.restart;
     let mut monitor = ProcessMonitor::with_observer(console);

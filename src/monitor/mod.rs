@@ -55,7 +55,7 @@ pub struct ProcessMonitor<O = Log> {
     max_line: usize,
     running: bool,
     /// In the order in which they were added.
-    entries: BTreeMap<u64, Entry>,
+    entries: BTreeMap<u64, Box<Entry>>,
     next_key: u64,
     names: HashMap<Arc<str>, u64>,
     /// Every process of ours that has not ended, the exited ones whose pipes somebody still holds among them.
@@ -77,7 +77,7 @@ struct Entry {
     /// To be forgotten as soon as it is down; its name is free already.
     removed: bool,
     starts: u64,
-    last_exit: Option<Exit>,
+    last_exit: Option<Box<Exit>>,
 }
 
 /// What a process writes, and for which entry.
@@ -329,12 +329,12 @@ impl<O: Observer> ProcessMonitor<O> {
     /// What is known of a process; `None` if there is none of this name.
     #[must_use]
     pub fn status(&self, name: &str) -> Option<Status<'_>> {
-        self.key(name).ok().and_then(|key| self.entries.get(&key)).map(Entry::status)
+        self.key(name).ok().and_then(|key| self.entries.get(&key)).map(|entry| entry.status())
     }
 
     /// What is known of all processes, in the order in which they were added.
     pub fn statuses(&self) -> impl Iterator<Item = Status<'_>> {
-        self.entries.values().filter(|entry| !entry.removed).map(Entry::status)
+        self.entries.values().filter(|entry| !entry.removed).map(|entry| entry.status())
     }
 
     fn keys(&self) -> Vec<u64> {
@@ -363,7 +363,7 @@ impl<O: Observer> ProcessMonitor<O> {
             starts: 0,
             last_exit: None,
         };
-        self.entries.insert(key, entry);
+        self.entries.insert(key, Box::new(entry));
         key
     }
 
@@ -474,7 +474,7 @@ impl<O: Observer> ProcessMonitor<O> {
         entry.process = None;
         entry.pid = None;
         // Before its first start it is the process of one whose name it has taken over.
-        entry.last_exit = (entry.starts > 0).then_some(*exit);
+        entry.last_exit = (entry.starts > 0).then(|| Box::new(*exit));
         let leftover = reactor.process(process).and_then(|process| process.leftover_group());
         entry.groups.extend(leftover);
         self.observer.exited(&entry.name, exit);
@@ -526,7 +526,7 @@ impl Entry {
             process: self.process,
             pid: self.pid,
             restarts: self.starts.saturating_sub(1),
-            last_exit: self.last_exit.as_ref(),
+            last_exit: self.last_exit.as_deref(),
         }
     }
 
@@ -618,7 +618,7 @@ impl<O: Observer> Service for ProcessMonitor<O> {
 
     /// Not running, and all its processes have exited, the removed ones too.
     fn is_down(&self) -> bool {
-        let down = |entry: &Entry| matches!(entry.life.state(), State::Stopped | State::Exited);
+        let down = |entry: &Box<Entry>| matches!(entry.life.state(), State::Stopped | State::Exited);
         !self.running && self.entries.values().all(down)
     }
 

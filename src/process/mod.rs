@@ -54,13 +54,14 @@ pub(crate) struct Child {
     requested: Option<i32>,
     /// Without a pidfd nobody can signal a group safely once its leader is reaped: so it is killed just before.
     kill_group_at_exit: bool,
-    exit: Option<Exit>,
+    exit: Option<Box<Exit>>,
 }
 
 #[derive(Debug)]
 enum Pipe {
     Reader(Reader),
-    Writer(Writer),
+    /// Boxed, since most pipes are readers, which are half as large.
+    Writer(Box<Writer>),
 }
 
 /// What a spawn needs of the reactor.
@@ -118,7 +119,7 @@ impl Child {
     }
 
     pub(crate) fn exit(&self) -> Option<&Exit> {
-        self.exit.as_ref()
+        self.exit.as_deref()
     }
 
     /// Whether only SIGCHLD can tell of its death.
@@ -162,7 +163,7 @@ impl Child {
         };
         let wall_time = now.saturating_duration_since(self.started);
         let exit = Exit { status, usage, wall_time, requested: self.requested };
-        self.exit = Some(exit);
+        self.exit = Some(Box::new(exit));
         if let Some((_, source)) = &self.pidfd {
             sources.forget(*source);
         }
@@ -275,7 +276,7 @@ impl Pipe {
         let interest = if side == Side::Writer { Interest::WRITABLE } else { Interest::READABLE };
         let source = sources.register(end.as_fd(), interest, Source::Pipe { process, fd })?;
         Ok(match side {
-            Side::Writer => Self::Writer(Writer::new(end, source)),
+            Side::Writer => Self::Writer(Box::new(Writer::new(end, source))),
             Side::Reader => Self::Reader(Reader::new(end, source, false)),
             Side::Terminal => Self::Reader(Reader::new(end, source, true)),
         })

@@ -511,8 +511,7 @@ impl Reactor {
         let Some(events) = self.events.take() else {
             return Err(io::Error::other("a turn cannot be taken from within a turn"));
         };
-        let mut buffer = std::mem::take(&mut self.buffer);
-        buffer.resize(BUFFER, 0);
+        let buffer = std::mem::take(&mut self.buffer);
         // Put back whatever happens: a handler may panic, and the host may catch it.
         let mut turn = Turn { reactor: self, events: Some(events), buffer };
         let result = turn.take(timeout, handler);
@@ -699,6 +698,7 @@ impl Turn<'_> {
     fn read_ready(&mut self, handler: &mut dyn FnMut(&mut Reactor, Event<'_>)) {
         for _ in 0..self.reactor.sources.ready_len() {
             let Some(key) = self.reactor.sources.pop_ready() else { break };
+            self.need_buffer();
             if let Some(Source::Pipe { process, fd }) = self.reactor.sources.get(key) {
                 if let Some(reader) = self.reactor.processes.get_mut(process).and_then(|child| child.reader(fd)) {
                     reader.queued = false;
@@ -706,6 +706,11 @@ impl Turn<'_> {
                 self.reactor.read(process, fd, &mut self.buffer, handler);
             }
         }
+    }
+
+    /// Not before there is something to read: many a supervisor only waits.
+    fn need_buffer(&mut self) {
+        self.buffer.resize(BUFFER, 0);
     }
 
     fn tell_notices(&mut self, handler: &mut dyn FnMut(&mut Reactor, Event<'_>)) {
@@ -728,6 +733,7 @@ impl Turn<'_> {
     fn bury_dead(&mut self, handler: &mut dyn FnMut(&mut Reactor, Event<'_>)) {
         self.reactor.find_dead();
         while let Some(process) = self.reactor.dead.front().copied() {
+            self.need_buffer();
             self.reactor.bury(process, &mut self.buffer, handler);
             self.reactor.dead.pop_front();
         }

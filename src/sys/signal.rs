@@ -49,22 +49,13 @@ fn disposition(signal: i32) -> Option<libc::sighandler_t> {
     (result == 0).then_some(action.sa_sigaction)
 }
 
-/// Takes the signal out of this thread's mask.
-pub(crate) fn unblock(signal: i32) -> io::Result<()> {
-    let mut set = empty_set();
-    // SAFETY: `set` is ours.
-    cvt(unsafe { libc::sigaddset(&raw mut set, signal) })?;
-    // SAFETY: `set` is ours; the call changes this thread's mask alone.
-    unsafe { libc::pthread_sigmask(libc::SIG_UNBLOCK, &raw const set, ptr::null_mut()) };
-    Ok(())
-}
-
 /// Puts the signal back to its default action; what cannot be changed refuses, as it may. Touches no memory of the host's.
 ///
 /// Past the C library, where that is possible: it keeps signals of its own out of everybody's reach (32 and 33 in glibc), which a
 /// child may have inherited as ignored all the same.
 pub(super) fn reset(signal: i32) {
-    #[cfg(all(target_os = "linux", not(any(target_arch = "mips", target_arch = "mips64"))))]
+    // Everywhere but where the call is of another form.
+    #[cfg(all(target_os = "linux", not(any(target_arch = "mips", target_arch = "mips64", target_arch = "sparc64"))))]
     {
         // Handler, flags, restorer and mask, in whatever order: all zero is SIG_DFL without flags or mask.
         let default = [0_u64; 8];
@@ -72,7 +63,10 @@ pub(super) fn reset(signal: i32) {
         // SAFETY: the kernel's sigaction is shorter than this, and its set of signals has 8 bytes.
         unsafe { libc::syscall(libc::SYS_rt_sigaction, signal, default.as_ptr(), no_old, 8_usize) };
     }
-    #[cfg(not(all(target_os = "linux", not(any(target_arch = "mips", target_arch = "mips64")))))]
+    #[cfg(not(all(
+        target_os = "linux",
+        not(any(target_arch = "mips", target_arch = "mips64", target_arch = "sparc64"))
+    )))]
     {
         // SAFETY: zeroed is SIG_DFL without flags or mask.
         let default: libc::sigaction = unsafe { std::mem::zeroed() };

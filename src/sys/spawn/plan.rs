@@ -301,8 +301,11 @@ type Credentials = (Option<u32>, Option<u32>, Option<Vec<libc::gid_t>>);
 /// Which ids to take on. What the host has already needs no right and changes nothing; whoever becomes somebody else leaves
 /// the host's groups behind.
 fn credentials(command: &Command) -> Result<Credentials, SpawnError> {
-    let (own_uid, own_gid) = user::own_ids();
     let (uid, gid) = (command.uid, command.gid);
+    if uid.is_none() && gid.is_none() && command.groups.is_none() {
+        return Ok((None, None, None));
+    }
+    let (own_uid, own_gid) = user::own_ids();
     if command.groups.is_none() && uid.is_none_or(|uid| uid == own_uid) && gid.is_none_or(|gid| gid == own_gid) {
         return Ok((None, None, None));
     }
