@@ -132,6 +132,8 @@ impl Waker {
 ///
 /// When it is dropped its pipes are closed and its children go on running, unsupervised; those that end later stay zombies
 /// until the host does, as with [`std::process::Child`]. [`run_service`](Self::run_service) stops them before.
+/// Nothing else is left of it, but for the handlers of signals that it watched (SIGCHLD among them with [`ReapMethod::Sigchld`]): they
+/// stay, since others may have chained themselves to them, and do what was done before. [The guide](crate::guide::embedding) has the details.
 ///
 /// ```
 /// use childminder::{Command, Event, Reactor};

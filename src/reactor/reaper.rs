@@ -19,6 +19,8 @@ pub enum ReapMethod {
     Pidfd,
     /// By SIGCHLD, at which each child is asked after. The host's own handler for it is still called; a host that ignores it
     /// no longer does, nor does the thread that spawns first block it.
+    ///
+    /// A host that installs a handler of its own *afterwards* must call the one that it replaces: nothing else would wake the reactor.
     Sigchld,
 }
 
