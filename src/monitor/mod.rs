@@ -614,8 +614,8 @@ impl<O: Observer> Service for ProcessMonitor<O> {
 
     /// Not running, and all its processes have exited, the removed ones too.
     fn is_down(&self) -> bool {
-        let down = |entry: &Box<Entry>| matches!(entry.life.state(), State::Stopped | State::Exited);
-        !self.running && self.entries.values().all(down)
+        let down = |entry: &Entry| matches!(entry.life.state(), State::Stopped | State::Exited);
+        !self.running && self.entries.values().all(|entry| down(entry))
     }
 
     /// Starts all processes, in the order in which they were added.
