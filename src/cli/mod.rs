@@ -3,6 +3,8 @@
 //! Nothing here runs a process itself. The one rule: what is wrong with the command line is said in one line, before
 //! anything is started, with exit code 2.
 
+#[allow(dead_code, unused_imports)] // until `up` and `check` read it
+pub(crate) mod config;
 mod output;
 mod run;
 

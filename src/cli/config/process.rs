@@ -1,0 +1,224 @@
+//! What the file says of one process, as plain data. Reads no file and starts nothing.
+//!
+//! The one rule: the settings compare, the command is made of them: what is equal here runs on over a reload.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use childminder::{Command, Limit, Policy, Resource, Stdio};
+
+use super::value::Id;
+
+/// One process; of a table with `instances`, one of them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct ProcessConfig {
+    /// Unique within the file. Letters, digits and `-_.:@+`, so that it needs no quoting and is no glob.
+    pub(crate) name: String,
+    /// What a running process cannot take over.
+    pub(crate) settings: Settings,
+    /// How it is restarted and stopped: can change while it runs.
+    pub(crate) policy: Policy,
+    /// Whether it is started with the supervisor.
+    pub(crate) autostart: bool,
+}
+
+/// What is run, and in which surroundings.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Settings {
+    /// The program and its arguments; never empty. A `shell` is here already `/bin/sh -c …`.
+    pub(crate) command: Vec<String>,
+    pub(crate) directory: Option<PathBuf>,
+    pub(crate) environment: BTreeMap<String, String>,
+    pub(crate) clear_environment: bool,
+    pub(crate) user: Option<Id>,
+    pub(crate) group: Option<Id>,
+    pub(crate) groups: Option<Vec<Id>>,
+    pub(crate) umask: Option<u32>,
+    pub(crate) limits: BTreeMap<Resource, Limit>,
+    pub(crate) stdout: Output,
+    pub(crate) stderr: Output,
+}
+
+/// Where a process's output goes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Output {
+    /// To our own, each line with the name before it.
+    Prefix,
+    /// Nowhere.
+    Null,
+    /// To our own, by the process itself.
+    Inherit,
+    /// To this file, written and rotated by us.
+    File {
+        /// Absolute.
+        path: PathBuf,
+        /// In bytes; a file that would grow above this is rotated.
+        max_size: u64,
+        /// How many rotated files are kept beside it.
+        keep: u32,
+    },
+    /// To this file, which the process is given to write to itself.
+    Direct {
+        /// Absolute.
+        path: PathBuf,
+    },
+}
+
+/// What a reload has to do for a process that was there before.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Change {
+    /// Nothing.
+    Nothing,
+    /// Give it the new policy, and let it run on.
+    Policy,
+    /// Restart it with the new command.
+    Process,
+}
+
+impl ProcessConfig {
+    /// What has changed in the newer settings of the same name.
+    pub(crate) fn change(&self, newer: &Self) -> Change {
+        if self.settings != newer.settings {
+            Change::Process
+        } else if self != newer {
+            Change::Policy
+        } else {
+            Change::Nothing
+        }
+    }
+
+    /// The command that the settings describe. Opens (and if need be, makes) the files that the process writes itself.
+    ///
+    /// # Errors
+    ///
+    /// A user or group that is gone by now, or a file that cannot be opened.
+    pub(crate) fn command(&self) -> io::Result<Command> {
+        let settings = &self.settings;
+        let (program, args) = settings.command.split_first().ok_or(io::ErrorKind::InvalidInput)?;
+        let mut command = Command::new(program);
+        command.args(args);
+        if settings.clear_environment {
+            command.env_clear();
+        }
+        command.envs(&settings.environment);
+        if let Some(directory) = &settings.directory {
+            command.current_dir(directory);
+        }
+        settings.apply_user(&mut command)?;
+        if let Some(umask) = settings.umask {
+            command.umask(umask);
+        }
+        for (resource, limit) in &settings.limits {
+            command.rlimit(*resource, *limit);
+        }
+        command.stdout(settings.stdout.stdio()?).stderr(settings.stderr.stdio()?);
+        Ok(command)
+    }
+}
+
+impl Settings {
+    fn apply_user(&self, command: &mut Command) -> io::Result<()> {
+        match (&self.user, &self.group) {
+            (Some(Id::Name(name)), None) => {
+                command.user(name)?;
+            }
+            // By number, the user's own group is not among its groups if it is given another.
+            (user, group) => {
+                if let Some(user) = user {
+                    command.uid(user.uid()?);
+                }
+                if let Some(group) = group {
+                    command.gid(group.gid()?);
+                }
+            }
+        }
+        if let Some(groups) = &self.groups {
+            command.groups(&groups.iter().map(Id::gid).collect::<io::Result<Vec<_>>>()?);
+        }
+        Ok(())
+    }
+}
+
+impl Output {
+    fn stdio(&self) -> io::Result<Stdio> {
+        Ok(match self {
+            Self::Prefix | Self::File { .. } => Stdio::piped(),
+            Self::Null => Stdio::null(),
+            Self::Inherit => Stdio::inherit(),
+            Self::Direct { path } => open(path)?.into(),
+        })
+    }
+
+    /// The file that it goes to, if any.
+    pub(crate) fn path(&self) -> Option<&Path> {
+        match self {
+            Self::File { path, .. } | Self::Direct { path } => Some(path),
+            _ => None,
+        }
+    }
+}
+
+fn open(path: &Path) -> io::Result<File> {
+    let file = File::options().append(true).create(true).open(path);
+    file.map_err(|error| io::Error::new(error.kind(), format!("{}: {error}", path.display())))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::time::Duration;
+
+    use super::super::tests::parse;
+    use super::*;
+
+    #[test]
+    fn a_reload_tells_apart_what_changed() {
+        let read =
+            |rest: &str| parse(&format!("[process.a]\ncommand = [\"true\"]\n{rest}")).unwrap().processes.remove(0);
+        let old = read("");
+        assert_eq!(old.change(&read("# nothing\n")), Change::Nothing);
+        assert_eq!(old.change(&read("kill-time = 5.0")), Change::Nothing);
+        assert_eq!(old.change(&read("kill-time = 6")), Change::Policy);
+        assert_eq!(old.change(&read("autostart = false")), Change::Policy);
+        for rest in [
+            "environment = { A = \"1\" }",
+            "umask = \"077\"",
+            "limits = { core = 0 }",
+            "directory = \"/\"",
+            "stdout = \"null\"",
+            "user = 0",
+        ] {
+            assert_eq!(old.change(&read(rest)), Change::Process, "{rest}");
+        }
+    }
+
+    #[test]
+    fn the_command_runs_as_described() {
+        let folder = std::env::temp_dir().join(format!("childminder-config-{}", std::process::id()));
+        fs::create_dir_all(&folder).unwrap();
+        let file = folder.join("out");
+        let text = format!(
+            "[process.a]\nshell = \"echo $A $(pwd) $(umask) $(ulimit -c) $B; echo err >&2\"\ndirectory = \"/\"\n\
+             umask = \"027\"\nlimits = {{ core = 0 }}\nenvironment = {{ A = \"1\" }}\nclear-environment = true\n\
+             stdout = {{ file = {file:?}, direct = true }}\nstderr = \"null\"\n"
+        );
+        let command = parse(&text).unwrap().processes[0].command().unwrap();
+        let mut reactor = childminder::Reactor::new().unwrap();
+        reactor.spawn_process(&command).unwrap();
+        let mut ended = false;
+        while !ended {
+            let timeout = Some(Duration::from_secs(20));
+            let mut turned = false;
+            let handle = |_: &mut childminder::Reactor, event: childminder::Event<'_>| {
+                turned = true;
+                ended |= matches!(event, childminder::Event::Ended { .. });
+            };
+            reactor.turn(timeout, handle).unwrap();
+            assert!(turned, "no event in 20 s");
+        }
+        assert_eq!(fs::read_to_string(&file).unwrap(), "1 / 0027 0\n");
+        fs::remove_dir_all(&folder).unwrap();
+    }
+}

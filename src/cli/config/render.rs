@@ -1,0 +1,126 @@
+//! The effective settings, as a file again. Prints nothing by itself.
+//!
+//! The one rule: what is written here reads back as equal settings, from any folder.
+
+use std::fmt::{self, Display, Formatter};
+
+use childminder::Limit;
+
+use super::value::{Id, show_duration, show_restart, show_size};
+use super::{Config, Output, ProcessConfig, Settings};
+
+/// A file that says the same with every key spelt out: instances one by one, paths absolute, defaults where they apply.
+impl Display for Config {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        if let Some(socket) = &self.socket {
+            writeln!(f, "[monitor]\nsocket = {}\n", Quoted(&socket.to_string_lossy()))?;
+        }
+        for (index, process) in self.processes.iter().enumerate() {
+            if index > 0 {
+                writeln!(f)?;
+            }
+            write!(f, "{process}")?;
+        }
+        Ok(())
+    }
+}
+
+impl Display for ProcessConfig {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        let policy = &self.policy;
+        writeln!(f, "[process.{}]", Quoted(&self.name))?;
+        write!(f, "{}", self.settings)?;
+        writeln!(f, "threshold = \"{}\"", show_duration(policy.threshold))?;
+        writeln!(f, "kill-time = \"{}\"", show_duration(policy.kill_time))?;
+        writeln!(f, "min-restart-delay = \"{}\"", show_duration(policy.min_restart_delay))?;
+        writeln!(f, "max-restart-delay = \"{}\"", show_duration(policy.max_restart_delay))?;
+        writeln!(f, "restart = \"{}\"", show_restart(policy.restart))?;
+        let number = || policy.stop_signal.to_string();
+        writeln!(f, "stop-signal = \"{}\"", childminder::signal::name(policy.stop_signal).unwrap_or_else(number))?;
+        writeln!(f, "autostart = {}", self.autostart)
+    }
+}
+
+impl Display for Settings {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        writeln!(f, "command = [{}]", join(self.command.iter().map(|arg| Quoted(arg))))?;
+        if let Some(directory) = &self.directory {
+            writeln!(f, "directory = {}", Quoted(&directory.to_string_lossy()))?;
+        }
+        let variables = self.environment.iter().map(|(name, value)| format!("{} = {}", Quoted(name), Quoted(value)));
+        writeln!(f, "environment = {{ {} }}", join(variables))?;
+        writeln!(f, "clear-environment = {}", self.clear_environment)?;
+        for (key, id) in [("user", &self.user), ("group", &self.group)] {
+            if let Some(id) = id {
+                writeln!(f, "{key} = {id}")?;
+            }
+        }
+        if let Some(groups) = &self.groups {
+            writeln!(f, "groups = [{}]", join(groups.iter()))?;
+        }
+        if let Some(umask) = self.umask {
+            writeln!(f, "umask = \"{umask:03o}\"")?;
+        }
+        let limits =
+            self.limits.iter().map(|(resource, limit)| format!("{} = {}", resource.name(), show_limit(*limit)));
+        writeln!(f, "limits = {{ {} }}", join(limits))?;
+        writeln!(f, "stdout = {}\nstderr = {}", self.stdout, self.stderr)
+    }
+}
+
+impl Display for Output {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Prefix => f.write_str("\"prefix\""),
+            Self::Null => f.write_str("\"null\""),
+            Self::Inherit => f.write_str("\"inherit\""),
+            Self::File { path, max_size, keep } => {
+                let (path, max_size) = (path.to_string_lossy(), show_size(*max_size));
+                write!(f, "{{ file = {}, max-size = \"{max_size}\", keep = {keep} }}", Quoted(&path))
+            }
+            Self::Direct { path } => write!(f, "{{ file = {}, direct = true }}", Quoted(&path.to_string_lossy())),
+        }
+    }
+}
+
+impl Display for Id {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Name(name) => Quoted(name).fmt(f),
+            Self::Number(number) => number.fmt(f),
+        }
+    }
+}
+
+fn show_limit(limit: Limit) -> String {
+    // In quotes, as a whole number of TOML has only 63 bits.
+    let one = |value: Option<u64>| value.map_or("\"unlimited\"".to_owned(), |value| format!("\"{value}\""));
+    if limit.soft == limit.hard {
+        one(limit.soft)
+    } else {
+        format!("{{ soft = {}, hard = {} }}", one(limit.soft), one(limit.hard))
+    }
+}
+
+fn join(parts: impl Iterator<Item = impl Display>) -> String {
+    parts.map(|part| part.to_string()).collect::<Vec<_>>().join(", ")
+}
+
+/// A TOML string.
+struct Quoted<'a>(&'a str);
+
+impl Display for Quoted<'_> {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        f.write_str("\"")?;
+        for c in self.0.chars() {
+            match c {
+                '"' | '\\' => write!(f, "\\{c}")?,
+                '\n' => f.write_str("\\n")?,
+                '\t' => f.write_str("\\t")?,
+                c if c.is_control() => write!(f, "\\u{:04X}", u32::from(c))?,
+                c => write!(f, "{c}")?,
+            }
+        }
+        f.write_str("\"")
+    }
+}

@@ -1,0 +1,182 @@
+//! What is wrong with a file, all of it at once and each at its place. Prints nothing by itself.
+//!
+//! The one rule: one mistake, one message; what merely follows from a mistake that is told already is left out.
+
+use std::fmt;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+
+use toml::de::DeValue;
+
+/// Why a file is refused. Displayed as one line each: `file:line:column: what was found, what is allowed`.
+#[derive(Debug)]
+pub(crate) struct Errors {
+    file: PathBuf,
+    list: Vec<Located>,
+}
+
+#[derive(Debug)]
+struct Located {
+    /// Line and column, from 1, in characters; none for a file that cannot be read at all.
+    at: Option<(usize, usize)>,
+    message: String,
+}
+
+impl Errors {
+    pub(super) fn unreadable(file: &Path, message: String) -> Self {
+        Self { file: file.to_owned(), list: vec![Located { at: None, message }] }
+    }
+}
+
+impl fmt::Display for Errors {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (index, Located { at, message }) in self.list.iter().enumerate() {
+            let end_of_last = if index == 0 { "" } else { "\n" };
+            write!(f, "{end_of_last}{}:", self.file.display())?;
+            if let Some((line, column)) = at {
+                write!(f, "{line}:{column}:")?;
+            }
+            write!(f, " {message}")?;
+        }
+        Ok(())
+    }
+}
+
+impl std::error::Error for Errors {}
+
+/// Collects what is wrong while a file is read.
+pub(super) struct Report<'t> {
+    text: &'t str,
+    /// Where the syntax is broken: what is found there means nothing.
+    spoiled: Vec<Range<usize>>,
+    problems: Vec<(usize, String)>,
+    told: usize,
+}
+
+impl<'t> Report<'t> {
+    pub(super) fn new(text: &'t str) -> Self {
+        Self { text, spoiled: Vec::new(), problems: Vec::new(), told: 0 }
+    }
+
+    /// Says that what is at `span` is wrong, unless its syntax is.
+    pub(super) fn add(&mut self, span: Range<usize>, message: String) {
+        self.told += 1;
+        if !self.is_spoiled(&span) {
+            self.problems.push((span.start, message));
+        }
+    }
+
+    /// Says that the syntax is broken at `at`, and with it all that is in `spoiled`.
+    pub(super) fn add_syntax(&mut self, at: usize, message: String, spoiled: Range<usize>) {
+        self.problems.push((at, message));
+        self.spoiled.push(spoiled);
+    }
+
+    /// Whether anything within (or at the ends of) this span has broken syntax.
+    pub(super) fn is_spoiled(&self, span: &Range<usize>) -> bool {
+        self.spoiled.iter().any(|range| range.start <= span.end && span.start <= range.end)
+    }
+
+    /// How often something was wrong up to now, told or not: compare to see whether a part was sound.
+    pub(super) fn count(&self) -> usize {
+        self.told
+    }
+
+    /// `value`, or the problem with it: what was found at `span`, and what is allowed there.
+    pub(super) fn check<T>(
+        &mut self,
+        span: Range<usize>,
+        key: &str,
+        found: &DeValue<'_>,
+        value: Result<T, &str>,
+    ) -> Option<T> {
+        let allowed = match value {
+            Ok(value) => return Some(value),
+            Err(allowed) => allowed,
+        };
+        self.add(span, format!("`{}` is {}, allowed is {allowed}", key.escape_debug(), describe(found)));
+        None
+    }
+
+    pub(super) fn is_sound(&self) -> bool {
+        self.problems.is_empty()
+    }
+
+    /// All that was wrong, in the order of the file.
+    pub(super) fn into_errors(mut self, file: &Path) -> Errors {
+        self.problems.sort_by_key(|(offset, _)| *offset);
+        let text = self.text;
+        let locate = |(offset, message)| Located { at: Some(position(text, offset)), message };
+        Errors { file: file.to_owned(), list: self.problems.into_iter().map(locate).collect() }
+    }
+}
+
+/// Line and column of a byte offset.
+fn position(text: &str, offset: usize) -> (usize, usize) {
+    let before = text.get(..offset).unwrap_or(text);
+    let line_start = before.rfind('\n').map_or(0, |newline| newline + 1);
+    (before.matches('\n').count() + 1, before[line_start..].chars().count() + 1)
+}
+
+/// A value as found, for a message.
+fn describe(value: &DeValue<'_>) -> String {
+    match value {
+        DeValue::String(text) if text.chars().count() > 60 => "a long string".into(),
+        DeValue::String(text) => format!("{text:?}"),
+        DeValue::Integer(number) => number.to_string(),
+        DeValue::Float(number) => number.to_string(),
+        DeValue::Boolean(truth) => truth.to_string(),
+        DeValue::Datetime(_) => "a date or time".into(),
+        DeValue::Array(array) if array.is_empty() => "an empty list".into(),
+        DeValue::Array(_) => "a list".into(),
+        DeValue::Table(_) => "a table".into(),
+    }
+}
+
+/// The one of `known` that was probably meant by `key`.
+pub(super) fn nearest(key: &str, known: &[&'static str]) -> Option<&'static str> {
+    let (distance, nearest) = known.iter().map(|known| (distance(key, known), *known)).min()?;
+    (distance * 2 <= key.chars().count()).then_some(nearest)
+}
+
+/// How many characters must be added, taken out or replaced (Levenshtein).
+fn distance(from: &str, to: &str) -> usize {
+    let mut row: Vec<usize> = (0..=to.chars().count()).collect();
+    for (i, a) in from.chars().enumerate() {
+        let mut diagonal = row[0];
+        row[0] = i + 1;
+        for (j, b) in to.chars().enumerate() {
+            let replaced = diagonal + usize::from(a != b);
+            diagonal = row[j + 1];
+            row[j + 1] = replaced.min(row[j] + 1).min(diagonal + 1);
+        }
+    }
+    row[to.chars().count()]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn counts_lines_and_characters_from_one() {
+        let text = "a\nß = 1\n";
+        assert_eq!(position(text, 0), (1, 1));
+        assert_eq!(position(text, 5), (2, 3));
+        assert_eq!(position(text, text.len()), (3, 1));
+        assert_eq!(position(text, 99), (3, 1));
+        assert_eq!(position("", 0), (1, 1));
+    }
+
+    #[test]
+    fn knows_what_was_probably_meant() {
+        let known = ["command", "kill-time", "user"];
+        assert_eq!(nearest("comand", &known), Some("command"));
+        assert_eq!(nearest("kill_time", &known), Some("kill-time"));
+        assert_eq!(nearest("usre", &known), Some("user"));
+        assert_eq!(nearest("depends", &known), None);
+        assert_eq!(nearest("", &known), None);
+        assert_eq!(nearest("x", &[]), None);
+        assert_eq!(distance("kitten", "sitting"), 3);
+    }
+}

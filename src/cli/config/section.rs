@@ -1,0 +1,124 @@
+//! One table of the file: which keys it may have, and what they say. Knows the keys' types, not their meaning.
+//!
+//! The one rule: each key that is not known is told once, with the one that was probably meant.
+
+use std::ops::Range;
+
+use childminder::{Policy, PolicyError};
+use toml::Spanned;
+use toml::de::{DeTable, DeValue};
+
+use super::report::{Report, nearest};
+use super::value::{self, Parsed};
+
+/// The keys of a [`Policy`].
+pub(super) const POLICY: [&str; 6] =
+    ["threshold", "kill-time", "min-restart-delay", "max-restart-delay", "restart", "stop-signal"];
+
+pub(super) struct Section<'t> {
+    table: &'t DeTable<'t>,
+    /// What the keys that are not known were probably meant to be, if anything.
+    meant: Vec<Option<&'static str>>,
+}
+
+impl<'t> Section<'t> {
+    /// Tells of all keys but the known ones. `place` is the table in words.
+    pub(super) fn new(report: &mut Report<'_>, place: &str, table: &'t DeTable<'t>, known: &[&'static str]) -> Self {
+        let mut meant = Vec::new();
+        for key in table.keys().filter(|key| !known.contains(&key.get_ref().as_ref())) {
+            let nearest = nearest(key.get_ref(), known);
+            let allowed = match nearest {
+                Some(nearest) => format!("the nearest known one is `{nearest}`"),
+                None => format!("allowed are `{}`", known.join("`, `")),
+            };
+            report.add(key.span(), format!("unknown key `{}` in {place}, {allowed}", key.get_ref().escape_debug()));
+            meant.push(nearest);
+        }
+        Self { table, meant }
+    }
+
+    /// What is written at the key.
+    pub(super) fn value(&self, key: &str) -> Option<&'t Spanned<DeValue<'t>>> {
+        self.table.get(key)
+    }
+
+    /// Where the key is written.
+    pub(super) fn span(&self, key: &str) -> Option<Range<usize>> {
+        self.table.get_key_value(key).map(|(key, _)| key.span())
+    }
+
+    /// Whether the key may be missing only because it, or any other, is misspelt.
+    pub(super) fn is_misspelt(&self, key: &str) -> bool {
+        self.meant.iter().any(|meant| meant.is_none_or(|meant| meant == key))
+    }
+
+    /// What the key says, if it is there and says something sound.
+    pub(super) fn read<T>(
+        &self,
+        report: &mut Report<'_>,
+        key: &str,
+        parse: impl FnOnce(&DeValue<'_>) -> Parsed<T>,
+    ) -> Option<T> {
+        let value = self.table.get(key)?;
+        report.check(value.span(), key, value.get_ref(), parse(value.get_ref()))
+    }
+
+    /// The table at this key, if it is there and is one.
+    pub(super) fn table(&self, report: &mut Report<'_>, key: &str, allowed: &str) -> Option<&'t DeTable<'t>> {
+        let value = self.table.get(key)?;
+        report.check(value.span(), key, value.get_ref(), value.get_ref().as_table().ok_or(allowed))
+    }
+
+    /// The list at this key, element by element.
+    pub(super) fn list<T>(
+        &self,
+        report: &mut Report<'_>,
+        key: &str,
+        allowed: &str,
+        parse: impl Fn(&DeValue<'_>) -> Parsed<T>,
+    ) -> Option<Vec<T>> {
+        let value = self.table.get(key)?;
+        let list = report.check(value.span(), key, value.get_ref(), value.get_ref().as_array().ok_or(allowed))?;
+        // All are looked at, also after the first that is wrong.
+        let parsed: Vec<_> = list
+            .iter()
+            .map(|element| report.check(element.span(), key, element.get_ref(), parse(element.get_ref())))
+            .collect();
+        parsed.into_iter().collect()
+    }
+
+    /// The policy that this section makes of `defaults`.
+    pub(super) fn policy(&self, report: &mut Report<'_>, defaults: &Policy) -> Policy {
+        let mut policy = defaults.clone();
+        let durations = [
+            ("threshold", &mut policy.threshold),
+            ("kill-time", &mut policy.kill_time),
+            ("min-restart-delay", &mut policy.min_restart_delay),
+            ("max-restart-delay", &mut policy.max_restart_delay),
+        ];
+        for (key, field) in durations {
+            *field = self.read(report, key, value::duration).unwrap_or(*field);
+        }
+        policy.restart = self.read(report, "restart", value::restart).unwrap_or(policy.restart);
+        policy.stop_signal = self.read(report, "stop-signal", value::stop_signal).unwrap_or(policy.stop_signal);
+        policy
+    }
+
+    /// Checks the delays of a policy that is sound otherwise, if this section has a say in them.
+    pub(super) fn check_policy(&self, report: &mut Report<'_>, policy: &Policy) {
+        let Err(error) = policy.validate() else { return };
+        let min_key = self.span("min-restart-delay");
+        let Some(span) = min_key.clone().or_else(|| self.span("max-restart-delay")) else { return };
+        let message = match error {
+            PolicyError::MinAboveMax { min, max } if min_key.is_some() => {
+                format!("`min-restart-delay` is {min:?}, allowed is at most `max-restart-delay`, which is {max:?}")
+            }
+            PolicyError::MinAboveMax { min, max } => {
+                format!("`max-restart-delay` is {max:?}, allowed is at least `min-restart-delay`, which is {min:?}")
+            }
+            PolicyError::MaxTooShort { max } => format!("`max-restart-delay` is {max:?}, allowed is 10ms or more"),
+            _ => error.to_string(),
+        };
+        report.add(span, message);
+    }
+}

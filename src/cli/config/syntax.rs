@@ -1,0 +1,115 @@
+//! From text to tables. What the parser says of broken syntax is boiled down to what a person has to mend.
+//!
+//! The one rule: one mistake, one message: the first one of a value or of a line.
+
+use std::borrow::Cow;
+use std::ops::Range;
+
+use toml::Spanned;
+use toml::de::{DeTable, DeValue, Error};
+
+use super::report::Report;
+
+/// The text without the lines where the parser would stop for good; they are told. All else keeps its place.
+pub(super) fn without_bare_keys<'t>(report: &mut Report<'_>, text: &'t str) -> Cow<'t, str> {
+    let mut mended = Cow::Borrowed(text);
+    for error in DeTable::parse_recoverable(text).1 {
+        if error.message().starts_with("key with no value") {
+            let at = start(&error, text);
+            let line = line(text, at);
+            mended.to_mut().replace_range(line.clone(), &" ".repeat(line.len()));
+            report.add_syntax(at, in_words(&error, text), line);
+        }
+    }
+    mended
+}
+
+/// The tables as far as they can be read; what cannot is told.
+pub(super) fn parse<'t>(report: &mut Report<'_>, text: &'t str) -> Spanned<DeTable<'t>> {
+    let (table, mut errors) = DeTable::parse_recoverable(text);
+    errors.sort_by_key(|error| start(error, text));
+    let mut values = Vec::new();
+    collect_values(text, table.get_ref(), &mut values);
+
+    let mut told: Option<Range<usize>> = None;
+    let mut double_table: Option<Range<usize>> = None;
+    for error in &errors {
+        let at = start(error, text);
+        if error.message() == "duplicate key" {
+            // What is double within a table that is double itself is no mistake of its own.
+            if double_table.as_ref().is_some_and(|table| table.contains(&at)) {
+                continue;
+            }
+            let line = line(text, at);
+            let key = error.span().and_then(|span| text.get(span)).unwrap_or_default();
+            let message = format!("duplicate `{key}`, allowed is once");
+            if text[line.clone()].trim_start().starts_with('[') {
+                double_table = Some(line.start..next_table(text, line.end));
+                // Two tables in one: how their keys go together means nothing.
+                report.add_syntax(at, message, at..at);
+            } else {
+                report.add(at..at, message);
+            }
+            continue;
+        }
+        if told.as_ref().is_some_and(|told| told.start <= at && at <= told.end) {
+            continue;
+        }
+        let place = values.iter().find(|value| value.start <= at && at <= value.end);
+        let place = place.cloned().unwrap_or_else(|| line(text, at));
+        // All that follows an open bracket is taken for its content: the bracket is what matters.
+        let within = |other: &&Error| place.contains(&start(other, text)) || start(other, text) == place.end;
+        let unclosed = errors.iter().filter(within).find(|other| other.message().starts_with("unclosed "));
+        let (at, said) = unclosed.map_or((at, error), |unclosed| (place.start, unclosed));
+        // With a broken header, nobody knows whose the keys below are.
+        let line = line(text, at);
+        let is_header = text[line.clone()].trim_start().starts_with('[');
+        let end = if is_header { next_table(text, line.end).saturating_sub(2) } else { place.end };
+        report.add_syntax(at, in_words(said, text), line.start..end);
+        told = Some(place);
+    }
+    table
+}
+
+/// What was found, if it is to be seen, and what the parser says of it.
+fn in_words(error: &Error, text: &str) -> String {
+    let found = error.span().and_then(|span| text.get(span)).filter(|found| !found.trim().is_empty());
+    match found.and_then(|found| found.lines().next()) {
+        Some(found) => format!("`{}`: {}", found.escape_debug(), error.message()),
+        None => error.message().to_owned(),
+    }
+}
+
+fn start(error: &Error, text: &str) -> usize {
+    let mut start = error.span().map_or(text.len(), |span| span.start.min(text.len()));
+    while !text.is_char_boundary(start) {
+        start -= 1;
+    }
+    start
+}
+
+/// The line around an offset, without its end.
+fn line(text: &str, at: usize) -> Range<usize> {
+    let start = text[..at].rfind('\n').map_or(0, |newline| newline + 1);
+    start..text[at..].find('\n').map_or(text.len(), |newline| at + newline)
+}
+
+/// Where the next line with a table's header starts.
+fn next_table(text: &str, from: usize) -> usize {
+    text[from..]
+        .match_indices('\n')
+        .map(|(newline, _)| from + newline + 1)
+        .find(|start| text[*start..].trim_start_matches([' ', '\t']).starts_with('['))
+        .unwrap_or(text.len() + 1)
+}
+
+/// Where all values are that are no tables of their own in the file.
+fn collect_values(text: &str, table: &DeTable<'_>, values: &mut Vec<Range<usize>>) {
+    for value in table.values() {
+        let is_inline = || text.get(value.span()).is_some_and(|text| text.starts_with('{'));
+        match value.get_ref() {
+            DeValue::Table(inner) if !is_inline() => collect_values(text, inner, values),
+            _ => values.push(value.span()),
+        }
+    }
+}

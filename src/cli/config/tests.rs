@@ -1,0 +1,267 @@
+//! Whole files: what they say, and what is wrong with them. Starts nothing.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use childminder::{Limit, Policy, Resource, Restart};
+
+use super::*;
+
+const EXAMPLE: &str = include_str!("example.toml");
+
+pub(super) fn parse(text: &str) -> Result<Config, Errors> {
+    Config::parse(Path::new("/tmp/test.toml"), text.as_bytes())
+}
+
+/// What is wrong with a file, without its name.
+#[track_caller]
+fn errors(text: &str) -> Vec<String> {
+    let errors = parse(text).expect_err("a file that is wrong").to_string();
+    errors.lines().map(|line| line.strip_prefix("/tmp/test.toml:").expect(line).to_owned()).collect()
+}
+
+/// The one thing that is wrong with a process that has a command and this.
+#[track_caller]
+fn error(rest: &str) -> String {
+    let mut errors = errors(&format!("[process.a]\ncommand = [\"true\"]\n{rest}\n"));
+    assert_eq!(errors.len(), 1, "{errors:#?}");
+    errors.remove(0)
+}
+
+#[track_caller]
+fn expect_round_trip(config: &Config) {
+    let text = config.to_string();
+    // From another folder, too.
+    let again = Config::parse(Path::new("/usr/other.toml"), text.as_bytes());
+    assert_eq!(again.map_err(|errors| format!("{errors}\n{text}")).unwrap(), *config, "{text}");
+}
+
+#[test]
+fn the_example_says_what_its_comments_say() {
+    let config = parse(EXAMPLE).map_err(|errors| errors.to_string()).unwrap();
+    assert_eq!(config.socket.as_deref(), Some(Path::new("/tmp/childminder.sock")));
+    let names: Vec<_> = config.processes.iter().map(|process| process.name.as_str()).collect();
+    assert_eq!(names, ["web", "worker:1", "worker:2"]);
+    let [web, _, worker] = &config.processes[..] else { unreachable!() };
+    assert_eq!(web.settings.command, ["python3", "-m", "http.server", "8000"]);
+    assert_eq!((&web.policy, web.autostart), (&Policy::default(), true));
+    // All that is said for `web` is the default.
+    let plain = parse("[process.web]\ncommand = [\"python3\", \"-m\", \"http.server\", \"8000\"]").unwrap();
+    assert_eq!(plain.processes[0], *web);
+
+    let settings = &worker.settings;
+    assert_eq!(settings.command, ["/bin/sh", "-c", "echo worker 2 of $QUEUE; exec sleep 1000"]);
+    let environment = [("LC_ALL", "C"), ("QUEUE", "mail-2")].map(|(name, value)| (name.into(), value.into()));
+    assert_eq!(settings.environment, BTreeMap::from(environment));
+    assert_eq!((settings.umask, &settings.user), (Some(0o027), &Some(Id::Name("root".into()))));
+    let both = |value| Limit { soft: Some(value), hard: Some(value) };
+    let limits = [
+        (Resource::AddressSpace, both(512 << 20)),
+        (Resource::Core, Limit { soft: Some(0), hard: None }),
+        (Resource::OpenFiles, both(1024)),
+    ];
+    assert_eq!(settings.limits, BTreeMap::from(limits));
+    let path = "/tmp/worker-2.log".into();
+    assert_eq!(settings.stdout, Output::File { path, max_size: 10 << 20, keep: 5 });
+    assert_eq!(settings.stderr, Output::Direct { path: "/tmp/worker-2.err".into() });
+    assert_eq!(worker.policy.kill_time, Duration::from_secs(20));
+    assert_eq!(worker.policy.min_restart_delay, Duration::from_millis(500));
+    assert_eq!(worker.policy.max_restart_delay, Duration::from_secs(90));
+    assert_eq!((worker.policy.restart, worker.policy.stop_signal), (Restart::OnFailure, 2));
+    assert!(worker.command().is_ok());
+}
+
+#[test]
+fn the_example_has_every_key() {
+    let has = |key: &str| EXAMPLE.lines().any(|line| line.starts_with(&format!("{key} = ")));
+    for key in read::PROCESS.iter().chain(&section::POLICY).chain(&["socket"]) {
+        assert!(has(key), "{key}");
+    }
+}
+
+#[test]
+fn effective_settings_read_back_the_same() {
+    expect_round_trip(&parse(EXAMPLE).unwrap());
+    expect_round_trip(&parse("").unwrap());
+    expect_round_trip(
+        &parse(
+            "[monitor]\nkill-time = 0\nthreshold = 1.000000001\nmax-restart-delay = \"36500d\"\nsocket = \"s\"\n\
+             [process.\"a:b\"]\ncommand = [\"{instance}\", \"\\\"\\\\ \\u007f\\n\\t\\u001b ß\", '''x'y''']\n\
+             environment = { \"a.b\" = \"\", c = \"\\r\" }\nstop-signal = \"RTMIN+3\"\ngroups = []\n\
+             limits = { fsize = \"18446744073709551614\", cpu = { soft = 1, hard = 2 } }\ngroup = 4242\n\
+             [process.c]\nshell = \"x\"\nstdout = { file = \"x y.log\", max-size = 1000, keep = 0 }\nstderr = \"./x\"\n\
+             directory = \".\"\nstop-signal = \"64\"\nrestart = \"never\"\nautostart = false\numask = 0o7\n",
+        )
+        .map_err(|errors| errors.to_string())
+        .unwrap(),
+    );
+}
+
+#[test]
+fn paths_count_from_the_file_and_processes_keep_its_order() {
+    let text = "[process.z]\ncommand = [\"x\"]\ndirectory = \"usr\"\n[process.a]\ncommand = [\"x\"]\nstdout = \"tmp/x\"\n\
+                [monitor]\nsocket = \"run/s\"\nkill-time = 9\n";
+    let config = Config::parse(Path::new("/file"), text.as_bytes()).unwrap();
+    assert_eq!(config.socket.as_deref(), Some(Path::new("/run/s")));
+    assert_eq!(config.processes.iter().map(|process| &process.name[..]).collect::<Vec<_>>(), ["z", "a"]);
+    assert_eq!(config.processes[0].settings.directory.as_deref(), Some(Path::new("/usr")));
+    assert_eq!(config.processes[1].settings.stdout.path(), Some(Path::new("/tmp/x")));
+    // Defaults hold wherever [monitor] stands.
+    assert_eq!(config.processes[0].policy.kill_time, Duration::from_secs(9));
+}
+
+#[test]
+fn ten_errors_are_ten_messages() {
+    let text = "\
+[monitor]
+kil-time = \"5s\"
+threshold = \"5 parsecs\"
+
+[process.web]
+command = []
+user = \"no-such-user\"
+directory = \"/no/such/folder\"
+
+[process.db]
+command = \"redis-server\"
+autostart = \"yes\"
+stop-signal = \"NOPE\"
+
+[process.last]
+umask = \"022\"
+umask = \"027\"
+";
+    let expected = [
+        "2:1: unknown key `kil-time` in [monitor], the nearest known one is `kill-time`",
+        "3:13: `threshold` is \"5 parsecs\", allowed is a duration such as \"500ms\", \"5s\", \"1.5m\", \"1h\", or a number \
+         of seconds, up to 100 years",
+        "6:11: `command` is an empty list, allowed is a list of strings: the program and its arguments; see also `shell`",
+        "7:8: `user` is \"no-such-user\", allowed is the name of a user of this system, or a user's number",
+        "8:13: `directory` is \"/no/such/folder\", allowed is a directory that exists",
+        "11:11: `command` is \"redis-server\", allowed is a list of strings: the program and its arguments; see also \
+         `shell`",
+        "12:13: `autostart` is \"yes\", allowed is true or false",
+        "13:15: `stop-signal` is \"NOPE\", allowed is a signal's name, such as \"TERM\", \"SIGINT\" or \"RTMIN+3\"",
+        "15:10: neither `command` nor `shell`, allowed is one of them",
+        "17:1: duplicate `umask`, allowed is once",
+    ];
+    assert_eq!(errors(text), expected);
+}
+
+#[test]
+fn a_mistake_is_told_once() {
+    for (wrong, told) in [
+        // The parser's own follow-ups.
+        ("[process.a]\ncommand = [sh, -c]\n", "2:12: `sh`: string values must be quoted"),
+        ("[process.a]\ncommand = [\"a\"\numask = \"7\"\n[process.b]\nx = 1\n", "2:11: unclosed array"),
+        ("[process.a]\ncommand\n[process.b]\ncommand = [\"x\"]\n", "2:8: key with no value"),
+        ("[process.a]\ncommand =\nautostart = true\n", "2:10: "),
+        ("[process.a]\ncommand = [\"x\"]\numask = 022\n", "3:9: `0`: unexpected leading zero"),
+        ("[process.a\ncommand = [\"x\"]\n", "1:1: unclosed table"),
+        ("[process.a]\nshell = \"echo\numask = \"022\"\n", "2:14: invalid basic string"),
+        ("[process.a]\nshell = \"x\"\nkill-time = 5s\n", "3:13: `5s`: string values must be quoted"),
+        ("[process.]\nshell = \"x\"\n", "1:10: unquoted keys cannot be empty"),
+        // A table twice, with all of its keys.
+        ("[process.a]\nshell = \"x\"\n[process.a]\ncommand = [\"x\"]\nshell = \"y\"\n", "3:10: duplicate `a`"),
+        // A misspelt key is not a missing one, too.
+        (
+            "[process.a]\ncomand = [\"x\"]\n",
+            "2:1: unknown key `comand` in [process.a], the nearest known one is `command`",
+        ),
+        ("[process.a]\nexec = [\"x\"]\n", "2:1: unknown key `exec` in [process.a], allowed are `command`, `shell`, "),
+        ("[proces.a]\nexec = [\"x\"]\n", "1:2: unknown key `proces` in the file, the nearest known one is `process`"),
+        // Delays that go together badly only because one of them is wrong already.
+        ("[monitor]\nmax-restart-delay = \"x\"\n[process.a]\nshell = \"x\"\nmin-restart-delay = \"2h\"", "2:21: "),
+        ("[process.a]\nshell = \"x\"\nmin-restart-delay = \"2h\"\nmax-restart-delay = -1", "4:21: "),
+        // Once for all instances.
+        ("[process.a]\nshell = \"x\"\ninstances = 3\ndirectory = \"/no/{instance}\"", "4:13: "),
+        ("process = 3", "1:11: `process` is 3, allowed is a table for each process"),
+        ("[process]\na = 3", "2:5: `a` is 3, allowed is a table with `command` or `shell`"),
+    ] {
+        let errors = errors(wrong);
+        assert!(errors.len() == 1 && errors[0].starts_with(told), "{wrong:?}: {told:?}: {errors:#?}");
+    }
+}
+
+#[test]
+fn broken_syntax_does_not_hide_the_rest() {
+    let text = "[process.a]\numask\nuser = \"no-such-user\"\n[process.b]\nshell = \"x\"\nkill-time = 5s\nkeep = 1\n\
+                [process.c]\nfoo\n[process.d]\nrestart = \"x\"\nshell = \"x\"\nlimits = { cpu = }\n";
+    let places: Vec<_> =
+        errors(text).iter().map(|line| line.split(": ").next().unwrap_or_default().to_owned()).collect();
+    assert_eq!(places, ["2:6", "3:8", "6:13", "7:1", "9:4", "11:11", "13:18"]);
+}
+
+#[test]
+fn each_key_says_what_is_allowed() {
+    for (rest, told) in [
+        ("kill-time = -1", "3:13: `kill-time` is -1, allowed is a duration"),
+        ("kill-time = nan", "3:13: `kill-time` is nan, allowed is a duration"),
+        ("threshold = \"1e3s\"", "3:13: `threshold` is \"1e3s\", allowed is a duration"),
+        ("min-restart-delay = \"2h\"", "3:1: `min-restart-delay` is 7200s, allowed is at most `max-restart-delay`"),
+        ("max-restart-delay = 0.5", "3:1: `max-restart-delay` is 500ms, allowed is at least `min-restart-delay`"),
+        ("restart = \"allways\"", "3:11: `restart` is \"allways\", allowed is \"always\", \"on-failure\" or \"never\""),
+        ("umask = 22", "3:9: `umask` is 22, allowed is a mask in octal"),
+        ("umask = 0o1000", "3:9: `umask` is 0o1000, allowed is a mask in octal"),
+        ("limits = { nofiles = 1 }", "3:12: unknown key `nofiles` in `limits`, the nearest known one is `nofile`"),
+        ("limits = { nofile = -1 }", "3:21: `nofile` is -1, allowed is a number"),
+        ("limits = { core = { soft = 2, hard = 1 } }", "3:19: `core` is a table, allowed is a number"),
+        ("limits = { core = { soft = 2 } }", "3:19: `core` is a table, allowed is a number"),
+        ("limits.core = \"10 parsecs\"", "3:15: `core` is \"10 parsecs\", allowed is a number"),
+        ("group = \"no-such-group\"", "3:9: `group` is \"no-such-group\", allowed is the name of a group"),
+        (
+            "groups = [\"root\", \"no-such-group\"]",
+            "3:19: `groups` is \"no-such-group\", allowed is the name of a group",
+        ),
+        ("user = 4294967295", "3:8: `user` is 4294967295, allowed is the name of a user"),
+        ("environment = { A = 1 }", "3:21: `A` is 1, allowed is a string"),
+        ("environment = { \"A=B\" = \"\" }", "3:17: `A=B` as a variable, allowed is a name without = and NUL"),
+        ("environment = \"A=B\"", "3:15: `environment` is \"A=B\", allowed is a table of strings"),
+        ("shell = \"x\"", "3:1: both `command` and `shell`, allowed is one of them"),
+        ("instances = 0", "3:13: `instances` is 0, allowed is a number from 1 to 10000"),
+        ("stdout = \"nul\"", "3:10: `stdout` is \"nul\", allowed is \"prefix\", \"null\", \"inherit\", the path"),
+        ("stdout = \"/no/such/log\"", "3:10: `stdout` is the file \"/no/such/log\", allowed is a file in a directory"),
+        ("stdout = \"/tmp/\"", "3:10: `stdout` is the file \"/tmp/\", allowed is a file in a directory"),
+        ("stdout = { keep = 1 }", "3:10: `stdout` is a table without `file`, allowed is"),
+        ("stdout = { file = \"x\", max-size = \"0\" }", "3:35: `max-size` is \"0\", allowed is a size"),
+        ("stdout = { file = \"x\", direct = true, keep = 1 }", "3:39: rotation of a file with `direct = true`"),
+        (
+            "stdout = \"./x\"\nstderr = { file = \"x\", keep = 1 }",
+            "4:10: `stderr` is the file \"/tmp/x\", allowed is a file",
+        ),
+        ("directory = \"/etc/passwd\"", "3:13: `directory` is \"/etc/passwd\", allowed is a directory that exists"),
+        ("[process.\"a b\"]\nshell = \"x\"", "3:10: `a b` as a name, allowed are 1 to 64 letters, digits"),
+        ("[process.\"\"]\nshell = \"x\"", "3:10: `` as a name, allowed are"),
+        ("[process.\"*\"]\nshell = \"x\"", "3:10: `*` as a name, allowed are"),
+        ("[process.-a]\nshell = \"x\"", "3:10: `-a` as a name, allowed are"),
+        ("[process.b]\ncommand = [\"\", \"x\"]", "4:11: `command` is a list, allowed is a list of strings"),
+        ("[process.b]\ncommand = [\"x\", 1]", "4:17: `command` is 1, allowed is a string"),
+        ("[process.b]\nshell = \" \"", "4:9: `shell` is \" \", allowed is a string that is not empty"),
+        ("[process.b]\nshell = \"\\u0000\"", "4:9: `shell` is \"\\0\", allowed is a string that is not empty"),
+        (
+            "[process.\"b:2\"]\nshell = \"x\"\n[process.b]\nshell = \"x\"\ninstances = 2",
+            "5:10: the name `b:2` again, allowed is one that [process.b:2] has not",
+        ),
+    ] {
+        let error = error(rest);
+        assert!(error.starts_with(told), "{rest:?}: {told:?}: {error:?}");
+    }
+}
+
+#[test]
+fn a_file_that_is_none_is_told_so() {
+    let missing = Config::load(Path::new("/no/such/file.toml")).unwrap_err().to_string();
+    assert!(missing.starts_with("/no/such/file.toml: ") && missing.lines().count() == 1, "{missing}");
+    let binary = Config::parse(Path::new("x"), b"a = 1\n\xff\xfe").unwrap_err().to_string();
+    assert_eq!(binary, "x:2:1: bytes that are no UTF-8, allowed is text in UTF-8");
+}
+
+#[test]
+fn no_cut_of_a_file_breaks_the_reader() {
+    for end in (0..EXAMPLE.len()).filter(|end| EXAMPLE.is_char_boundary(*end)) {
+        let _ = parse(&EXAMPLE[..end]);
+        // And with a hole, which shifts quotes and brackets against each other.
+        let rest = EXAMPLE.get(end + 7..).unwrap_or_default();
+        let _ = parse(&format!("{}{rest}", &EXAMPLE[..end]));
+    }
+}

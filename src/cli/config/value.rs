@@ -1,0 +1,292 @@
+//! The words of the file: durations, sizes, signals, modes, users. Looks nothing up but users and groups.
+//!
+//! The one rule: an error is what is allowed instead; who asks knows what was found, and where. What is written by
+//! `show_…` reads back as the same value.
+
+use std::io;
+use std::time::Duration;
+
+use childminder::{Command, Limit, Restart, signal};
+use toml::de::DeValue;
+
+pub(super) type Parsed<T> = Result<T, &'static str>;
+
+const DURATION: &str =
+    "a duration such as \"500ms\", \"5s\", \"1.5m\", \"1h\", or a number of seconds, up to 100 years";
+const SIZE: &str = "a size such as \"10MiB\", \"10MB\", \"512k\", or a number of bytes, at least 1";
+const UMASK: &str = "a mask in octal, such as \"022\" or 0o022, up to 0o777";
+const LIMIT: &str =
+    "a number, a size such as \"10MiB\", \"unlimited\", or a table with `soft` and `hard`, soft not above hard";
+
+/// Longer than any machine runs, and far from where an `Instant` would overflow.
+const LONGEST: u128 = 100 * 365 * 86_400 * 1_000_000_000;
+
+/// In nanoseconds, the greatest first.
+const TIME_UNITS: &[(&str, u128)] = &[
+    ("d", 86_400_000_000_000),
+    ("h", 3_600_000_000_000),
+    ("m", 60_000_000_000),
+    ("s", 1_000_000_000),
+    ("ms", 1_000_000),
+    ("us", 1000),
+    ("ns", 1),
+    ("", 1_000_000_000),
+];
+
+/// In bytes, lower case. Alone, a letter counts as with "iB", as in `dd(1)`.
+const SIZE_UNITS: &[(&str, u128)] = &[
+    ("gib", 1 << 30),
+    ("mib", 1 << 20),
+    ("kib", 1 << 10),
+    ("b", 1),
+    ("", 1),
+    ("g", 1 << 30),
+    ("m", 1 << 20),
+    ("k", 1 << 10),
+    ("gb", 1_000_000_000),
+    ("mb", 1_000_000),
+    ("kb", 1000),
+];
+
+/// "1.5m" in the smallest unit, exactly.
+fn scaled(text: &str, units: &[(&str, u128)]) -> Option<u128> {
+    let number_end = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
+    let (number, unit) = text.split_at(number_end);
+    let (_, factor) = units.iter().find(|(name, _)| *name == unit.trim_start())?;
+    let (whole, fraction) = number.split_once('.').unwrap_or((number, "0"));
+    let whole = u128::from(whole.parse::<u64>().ok()?) * factor;
+    let digits = u32::try_from(fraction.len()).ok().filter(|digits| *digits <= 18)?;
+    let part = u128::from(fraction.parse::<u64>().ok()?) * factor / 10_u128.pow(digits);
+    Some(whole + part)
+}
+
+/// A duration as in the file or on the command line: "500ms", "1.5m", or seconds.
+pub(crate) fn parse_duration(text: &str) -> Option<Duration> {
+    let nanos = scaled(text, TIME_UNITS).filter(|nanos| *nanos <= LONGEST)?;
+    let seconds = u64::try_from(nanos / 1_000_000_000).ok()?;
+    Some(Duration::from_secs(seconds) + Duration::from_nanos(u64::try_from(nanos % 1_000_000_000).ok()?))
+}
+
+fn parse_size(text: &str) -> Option<u64> {
+    u64::try_from(scaled(&text.to_ascii_lowercase(), SIZE_UNITS)?).ok()
+}
+
+pub(super) fn show_duration(duration: Duration) -> String {
+    let nanos = duration.as_nanos();
+    // All but the seconds without a unit, down to 1 ns.
+    let (unit, factor) = TIME_UNITS.iter().find(|(_, factor)| nanos % factor == 0 && nanos > 0).unwrap_or(&("s", 1));
+    format!("{}{unit}", nanos / factor)
+}
+
+pub(super) fn show_size(size: u64) -> String {
+    let names = ["GiB", "MiB", "KiB", "B"].into_iter().zip(SIZE_UNITS);
+    let fits = |(name, (_, factor)): (_, &(_, u128))| {
+        (u128::from(size) % factor == 0).then(|| format!("{}{name}", u128::from(size) / factor))
+    };
+    names.into_iter().find_map(fits).unwrap_or_default()
+}
+
+pub(super) fn text(value: &DeValue<'_>) -> Parsed<String> {
+    value.as_str().filter(|text| !text.contains('\0')).map(str::to_owned).ok_or("a string without NUL")
+}
+
+/// Text that says something: a program, a script, a path.
+pub(super) fn some_text(value: &DeValue<'_>) -> Parsed<String> {
+    text(value).ok().filter(|text| !text.trim().is_empty()).ok_or("a string that is not empty")
+}
+
+pub(super) fn boolean(value: &DeValue<'_>) -> Parsed<bool> {
+    value.as_bool().ok_or("true or false")
+}
+
+pub(super) fn duration(value: &DeValue<'_>) -> Parsed<Duration> {
+    match value {
+        DeValue::String(text) => parse_duration(text),
+        DeValue::Integer(_) => integer(value).and_then(|seconds| parse_duration(&seconds.to_string())),
+        DeValue::Float(seconds) => {
+            let seconds = seconds.as_str().parse().ok().and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
+            seconds.filter(|duration| duration.as_nanos() <= LONGEST)
+        }
+        _ => None,
+    }
+    .ok_or(DURATION)
+}
+
+pub(super) fn size(value: &DeValue<'_>) -> Parsed<u64> {
+    let size = integer(value).or_else(|| value.as_str().and_then(parse_size));
+    size.filter(|size| *size > 0).ok_or(SIZE)
+}
+
+/// A number that is not negative.
+fn integer(value: &DeValue<'_>) -> Option<u64> {
+    let number = value.as_integer()?;
+    u64::from_str_radix(number.as_str(), number.radix()).ok()
+}
+
+fn number_up_to(value: &DeValue<'_>, max: u32) -> Option<u32> {
+    integer(value).and_then(|number| u32::try_from(number).ok()).filter(|number| *number <= max)
+}
+
+pub(super) fn instances(value: &DeValue<'_>) -> Parsed<u32> {
+    number_up_to(value, 10_000).filter(|number| *number > 0).ok_or("a number from 1 to 10000")
+}
+
+pub(super) fn keep(value: &DeValue<'_>) -> Parsed<u32> {
+    number_up_to(value, 1000).ok_or("a number from 0 to 1000")
+}
+
+pub(super) fn umask(value: &DeValue<'_>) -> Parsed<u32> {
+    // A bare number only where it is seen to be octal: 22 would be 0o26.
+    let digits = match value {
+        DeValue::String(text) => text.strip_prefix("0o").unwrap_or(text),
+        DeValue::Integer(number) if number.radix() == 8 => number.as_str(),
+        _ => "",
+    };
+    let mask = u32::from_str_radix(digits, 8).ok();
+    mask.filter(|mask| *mask <= 0o777 && !digits.starts_with('+')).ok_or(UMASK)
+}
+
+pub(super) fn stop_signal(value: &DeValue<'_>) -> Parsed<i32> {
+    value.as_str().and_then(signal::from_name).ok_or("a signal's name, such as \"TERM\", \"SIGINT\" or \"RTMIN+3\"")
+}
+
+pub(super) fn restart(value: &DeValue<'_>) -> Parsed<Restart> {
+    let known = [Restart::Always, Restart::OnFailure, Restart::Never];
+    let meant = known.into_iter().find(|restart| Some(show_restart(*restart)) == value.as_str());
+    meant.ok_or("\"always\", \"on-failure\" or \"never\"")
+}
+
+pub(super) fn show_restart(restart: Restart) -> &'static str {
+    match restart {
+        Restart::OnFailure => "on-failure",
+        Restart::Never => "never",
+        _ => "always",
+    }
+}
+
+pub(super) fn limit(value: &DeValue<'_>) -> Parsed<Limit> {
+    let one = |value: &DeValue<'_>| match value.as_str() {
+        Some("unlimited") => Some(None),
+        Some(text) => parse_size(text).map(Some),
+        None => integer(value).map(Some),
+    };
+    let limit = match value.as_table() {
+        None => one(value).map(|both| Limit { soft: both, hard: both }),
+        Some(table) if table.len() == 2 => table
+            .get("soft")
+            .zip(table.get("hard"))
+            .and_then(|(soft, hard)| Some(Limit { soft: one(soft.get_ref())?, hard: one(hard.get_ref())? })),
+        Some(_) => None,
+    };
+    let in_order = |limit: &Limit| limit.soft.unwrap_or(u64::MAX) <= limit.hard.unwrap_or(u64::MAX);
+    limit.filter(in_order).ok_or(LIMIT)
+}
+
+/// A user or a group, as the file has it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Id {
+    /// By its name in the system's database.
+    Name(String),
+    /// By its number, which need not be in the database.
+    Number(u32),
+}
+
+impl Id {
+    fn new(value: &DeValue<'_>) -> Option<Self> {
+        // The highest number means "unchanged" to the kernel.
+        let number = number_up_to(value, u32::MAX - 1).map(Self::Number);
+        number.or_else(|| some_text(value).ok().map(Self::Name))
+    }
+
+    /// The number as a user's.
+    pub(super) fn uid(&self) -> io::Result<u32> {
+        match self {
+            Self::Name(name) => Command::new("").user(name)?.get_uid().ok_or_else(unknown),
+            Self::Number(number) => Ok(*number),
+        }
+    }
+
+    /// The number as a group's.
+    pub(super) fn gid(&self) -> io::Result<u32> {
+        match self {
+            Self::Name(name) => Command::new("").group(name)?.get_gid().ok_or_else(unknown),
+            Self::Number(number) => Ok(*number),
+        }
+    }
+}
+
+fn unknown() -> io::Error {
+    io::ErrorKind::NotFound.into()
+}
+
+pub(super) fn user(value: &DeValue<'_>) -> Parsed<Id> {
+    Id::new(value).filter(|id| id.uid().is_ok()).ok_or("the name of a user of this system, or a user's number")
+}
+
+pub(super) fn group(value: &DeValue<'_>) -> Parsed<Id> {
+    Id::new(value).filter(|id| id.gid().is_ok()).ok_or("the name of a group of this system, or a group's number")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_are_exact_and_read_back() {
+        for (text, nanos) in [
+            ("0", 0),
+            ("5", 5_000_000_000),
+            ("500ms", 500_000_000),
+            ("1.5m", 90_000_000_000),
+            ("1 h", 3_600_000_000_000),
+            ("0.1s", 100_000_000),
+            ("1.000000001s", 1_000_000_001),
+            ("7us", 7000),
+        ] {
+            let duration = parse_duration(text).expect(text);
+            assert_eq!(duration, Duration::from_nanos(nanos), "{text}");
+            assert_eq!(parse_duration(&show_duration(duration)), Some(duration), "{text}");
+        }
+        assert_eq!(show_duration(Duration::from_secs(90)), "90s");
+        assert_eq!(show_duration(Duration::from_secs(3600)), "1h");
+        assert_eq!(show_duration(Duration::ZERO), "0s");
+        for bad in [
+            "",
+            "s",
+            ".5s",
+            "5.s",
+            "-1s",
+            "+1s",
+            "1m30s",
+            "5S",
+            "1e3",
+            "1.2.3s",
+            "5 parsecs",
+            "36501d",
+            "99999999999999999999",
+        ] {
+            assert_eq!(parse_duration(bad), None, "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn sizes_know_both_kinds_of_units() {
+        for (text, size) in [
+            ("1", 1),
+            ("512k", 524_288),
+            ("10MiB", 10 << 20),
+            ("10MB", 10_000_000),
+            ("1.5 kib", 1536),
+            ("2G", 2 << 30),
+            ("3kB", 3000),
+        ] {
+            assert_eq!(parse_size(text), Some(size), "{text}");
+            assert_eq!(parse_size(&show_size(size)), Some(size), "{text}");
+        }
+        assert_eq!(show_size(10 << 20), "10MiB");
+        assert_eq!(show_size(1001), "1001B");
+        for bad in ["", "k", "-1", "10XB", "1e3", "18446744073709551616", "17179869184G"] {
+            assert_eq!(parse_size(bad), None, "{bad:?}");
+        }
+    }
+}
