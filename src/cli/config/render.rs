@@ -28,7 +28,11 @@ impl Display for Config {
 impl Display for ProcessConfig {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
         let policy = &self.policy;
-        writeln!(f, "[process.{}]", Quoted(&self.name))?;
+        let is_bare = self.name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_".contains(&byte));
+        match is_bare {
+            true => writeln!(f, "[process.{}]", self.name)?,
+            false => writeln!(f, "[process.{}]", Quoted(&self.name))?,
+        }
         write!(f, "{}", self.settings)?;
         writeln!(f, "threshold = \"{}\"", show_duration(policy.threshold))?;
         writeln!(f, "kill-time = \"{}\"", show_duration(policy.kill_time))?;
@@ -48,7 +52,7 @@ impl Display for Settings {
             writeln!(f, "directory = {}", Quoted(&directory.to_string_lossy()))?;
         }
         let variables = self.environment.iter().map(|(name, value)| format!("{} = {}", Quoted(name), Quoted(value)));
-        writeln!(f, "environment = {{ {} }}", join(variables))?;
+        writeln!(f, "environment = {{{}}}", join(variables))?;
         writeln!(f, "clear-environment = {}", self.clear_environment)?;
         for (key, id) in [("user", &self.user), ("group", &self.group)] {
             if let Some(id) = id {
@@ -63,7 +67,7 @@ impl Display for Settings {
         }
         let limits =
             self.limits.iter().map(|(resource, limit)| format!("{} = {}", resource.name(), show_limit(*limit)));
-        writeln!(f, "limits = {{ {} }}", join(limits))?;
+        writeln!(f, "limits = {{{}}}", join(limits))?;
         writeln!(f, "stdout = {}\nstderr = {}", self.stdout, self.stderr)
     }
 }
@@ -93,8 +97,12 @@ impl Display for Id {
 }
 
 fn show_limit(limit: Limit) -> String {
-    // In quotes, as a whole number of TOML has only 63 bits.
-    let one = |value: Option<u64>| value.map_or("\"unlimited\"".to_owned(), |value| format!("\"{value}\""));
+    let one = |value: Option<u64>| match value {
+        None => "\"unlimited\"".to_owned(),
+        // A whole number of TOML has only 63 bits.
+        Some(value) if i64::try_from(value).is_err() => format!("\"{value}\""),
+        Some(value) => value.to_string(),
+    };
     if limit.soft == limit.hard {
         one(limit.soft)
     } else {

@@ -9,7 +9,7 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use super::report::{Report, nearest};
-use super::value::{self, Parsed};
+use super::value::{self, Parsed, show_duration};
 
 /// The keys of a [`Policy`].
 pub(super) const POLICY: [&str; 6] =
@@ -109,14 +109,15 @@ impl<'t> Section<'t> {
         let Err(error) = policy.validate() else { return };
         let min_key = self.span("min-restart-delay");
         let Some(span) = min_key.clone().or_else(|| self.span("max-restart-delay")) else { return };
+        let (min, max) = (show_duration(policy.min_restart_delay), show_duration(policy.max_restart_delay));
         let message = match error {
-            PolicyError::MinAboveMax { min, max } if min_key.is_some() => {
-                format!("`min-restart-delay` is {min:?}, allowed is at most `max-restart-delay`, which is {max:?}")
+            PolicyError::MinAboveMax { .. } if min_key.is_some() => {
+                format!("`min-restart-delay` is {min}, allowed is at most `max-restart-delay`, which is {max}")
             }
-            PolicyError::MinAboveMax { min, max } => {
-                format!("`max-restart-delay` is {max:?}, allowed is at least `min-restart-delay`, which is {min:?}")
+            PolicyError::MinAboveMax { .. } => {
+                format!("`max-restart-delay` is {max}, allowed is at least `min-restart-delay`, which is {min}")
             }
-            PolicyError::MaxTooShort { max } => format!("`max-restart-delay` is {max:?}, allowed is 10ms or more"),
+            PolicyError::MaxTooShort { .. } => format!("`max-restart-delay` is {max}, allowed is 10ms or more"),
             _ => error.to_string(),
         };
         report.add(span, message);

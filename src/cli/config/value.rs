@@ -103,10 +103,7 @@ pub(super) fn duration(value: &DeValue<'_>) -> Parsed<Duration> {
     match value {
         DeValue::String(text) => parse_duration(text),
         DeValue::Integer(_) => integer(value).and_then(|seconds| parse_duration(&seconds.to_string())),
-        DeValue::Float(seconds) => {
-            let seconds = seconds.as_str().parse().ok().and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
-            seconds.filter(|duration| duration.as_nanos() <= LONGEST)
-        }
+        DeValue::Float(seconds) => parse_duration(seconds.as_str()),
         _ => None,
     }
     .ok_or(DURATION)
