@@ -8,7 +8,7 @@
 //! | --- | --- |
 //! | `"status"` | `"processes"`: an array of objects |
 //! | `"start"`, `"stop"`, `"restart"` | `"names"`: those that were meant |
-//! | `"signal"`, with `"signal":"HUP"` | `"names"`: those that were signalled, with their process groups |
+//! | `"signal"`, with `"signal":"HUP"` | `"names"`: those that were signalled; not their process groups |
 //! | `"reload"` | `"added"`, `"removed"`, `"restarted"`, `"updated"`: arrays of names |
 //! | `"shutdown"` | nothing more; the supervisor closes the connection when it is down |
 //! | `"logs"`, `"follow":true` if wanted | before it, an object `"name"`, `"stream"`, `"line"` for each line; when following, there is no end |
@@ -149,11 +149,9 @@ impl Request {
         if let Some(wait) = self.wait {
             object.insert("wait".into(), wait.as_secs_f64().into());
         }
-        for (key, flag) in [
-            ("all", self.all),
-            ("progress", self.progress),
-            ("follow", self.action == Action::Logs { follow: true }),
-        ] {
+        for (key, flag) in
+            [("all", self.all), ("progress", self.progress), ("follow", self.action == Action::Logs { follow: true })]
+        {
             if flag {
                 object.insert(key.into(), true.into());
             }
@@ -210,10 +208,7 @@ pub(crate) fn refused(error: &str) -> Object {
 
 /// How far a wait is.
 pub(crate) fn progress(done: usize, of: usize) -> Object {
-    Map::from_iter([
-        ("version".to_owned(), VERSION.into()),
-        ("progress".to_owned(), json!({ "done": done, "of": of })),
-    ])
+    Map::from_iter([("version".to_owned(), VERSION.into()), ("progress".to_owned(), json!({ "done": done, "of": of }))])
 }
 
 /// A line that a process has written.

@@ -107,7 +107,8 @@ impl Server {
                 // What goes wrong with one is that one's loss.
                 Ok((stream, _)) => drop(self.admit(reactor, stream)),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
-                Err(error) if error.raw_os_error().is_some_and(|code| [libc::EINTR, libc::ECONNABORTED].contains(&code)) => {}
+                Err(error)
+                    if error.raw_os_error().is_some_and(|code| [libc::EINTR, libc::ECONNABORTED].contains(&code)) => {}
                 // No descriptors left, most likely; no event will tell of those that wait.
                 Err(_) => {
                     self.accept_at = Some(reactor.now() + PAUSE);
@@ -150,6 +151,11 @@ impl Server {
         if let Some(client) = self.clients.remove(&id) {
             reactor.deregister(client.source);
         }
+    }
+
+    /// Whether there may be requests.
+    pub(crate) fn has_work(&self) -> bool {
+        self.clients.values().any(Connection::has_work)
     }
 
     /// The requests that are to be answered now, one of each client at most.
@@ -201,6 +207,11 @@ impl Server {
     /// Whether so much may be sent to a client now as it takes.
     pub(crate) fn is_drained(&self, id: ClientId) -> bool {
         self.clients.get(&id).is_some_and(Connection::is_drained)
+    }
+
+    /// Whether there is somebody to answer.
+    pub(crate) fn is_connected(&self, id: ClientId) -> bool {
+        self.clients.get(&id).is_some_and(|client| !client.broken)
     }
 
     /// Whether the client is there, and has not said that this was all.

@@ -108,7 +108,7 @@ impl LogFile {
     fn write(&mut self, data: &[u8], written: &mut usize) -> io::Result<()> {
         while *written < data.len() {
             let rest = &data[*written..];
-            let (file, size) = self.open()?;
+            let size = self.open()?;
             let room = usize::try_from(self.max_size.saturating_sub(size)).unwrap_or(usize::MAX);
             let whole = |end: usize| rest[..end].iter().rposition(|byte| *byte == b'\n').map(|newline| newline + 1);
             let piece = match whole(rest.len().min(room)) {
@@ -120,17 +120,20 @@ impl LogFile {
                     continue;
                 }
             };
-            if self.torn {
-                (&*file).write_all(b"\n")?;
-                self.torn = false;
+            if let Some(file) = &self.file {
+                if self.torn {
+                    let mut newline: &File = file;
+                    newline.write_all(b"\n")?;
+                    self.torn = false;
+                }
+                write_counting(file, &rest[..piece], written)?;
             }
-            write_counting(file, &rest[..piece], written)?;
         }
         Ok(())
     }
 
-    /// The file, opened anew if it is not the one of this name any more, and its size.
-    fn open(&mut self) -> io::Result<(&File, u64)> {
+    /// Sees to it that the file is open, anew if it is not the one of this name any more. Its size.
+    fn open(&mut self) -> io::Result<u64> {
         let open = match (self.file.take(), fs::metadata(&self.path)) {
             (Some(file), Ok(there)) if is_same(&file.metadata()?, &there) => file,
             // Non-blocking matters where somebody has put a named pipe.
@@ -140,7 +143,8 @@ impl LogFile {
             }
         };
         let size = open.metadata()?.len();
-        Ok((self.file.insert(open), size))
+        self.file = Some(open);
+        Ok(size)
     }
 
     fn rotate(&mut self) -> io::Result<()> {
