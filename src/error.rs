@@ -201,3 +201,54 @@ impl fmt::Display for WriteError {
 }
 
 impl Error for WriteError {}
+
+/// A pipe can have one producer at a time, and has one already (Twisted's `RuntimeError`): see
+/// [`Feed::register_producer`](crate::Feed::register_producer).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct AlreadyRegistered;
+
+impl fmt::Display for AlreadyRegistered {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("the pipe already has a producer: unregister that one first")
+    }
+}
+
+impl Error for AlreadyRegistered {}
+
+/// Why [`RunToEnd::run`](crate::RunToEnd::run) has no output to return.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum RunError {
+    /// The program could not be started.
+    Spawn(SpawnError),
+    /// The input could not be read. The process was killed with its group: what it would have made of a part is worth nothing.
+    Input(io::Error),
+    /// The system refused to wait: there is no descriptor left for that, usually. A process that ran was killed with its group.
+    Wait(io::Error),
+}
+
+impl fmt::Display for RunError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Spawn(error) => error.fmt(f),
+            Self::Input(error) => write!(f, "cannot read the input: {error}"),
+            Self::Wait(error) => write!(f, "cannot wait for the process: {error}"),
+        }
+    }
+}
+
+impl Error for RunError {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        match self {
+            Self::Spawn(error) => error.source(),
+            Self::Input(error) | Self::Wait(error) => Some(error),
+        }
+    }
+}
+
+impl From<SpawnError> for RunError {
+    fn from(error: SpawnError) -> Self {
+        Self::Spawn(error)
+    }
+}

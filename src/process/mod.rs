@@ -432,6 +432,16 @@ impl Process<'_> {
         Ok(())
     }
 
+    /// Has [`Event::Drained`](crate::Event::Drained) come once all is written that is waiting for the child's descriptor `fd`,
+    /// also below the high-water mark. Whether anything is waiting: if not, no event comes.
+    ///
+    /// # Errors
+    ///
+    /// [`WriteError::NoPipe`].
+    pub fn notify_drained(&mut self, fd: i32) -> Result<bool, WriteError> {
+        Ok(self.child.writer(fd).ok_or(WriteError::NoPipe { fd })?.rest())
+    }
+
     /// Closes the child's stdin after all that was written has been flushed.
     pub fn close_stdin(&mut self) {
         self.close_after_flush(0);

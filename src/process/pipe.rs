@@ -160,6 +160,12 @@ impl Writer {
         !self.resting
     }
 
+    /// Whether anything is waiting; if so, a producer will be told when it is written, however little it is.
+    pub(crate) fn rest(&mut self) -> bool {
+        self.resting |= !self.buffer.is_empty();
+        self.resting
+    }
+
     /// Writes what is waiting, as far as the pipe has room.
     pub(crate) fn flush(&mut self) -> Flush {
         while !self.buffer.is_empty() {

@@ -648,10 +648,13 @@ impl Reactor {
     fn read(&mut self, process: Key, fd: i32, buffer: &mut [u8], handler: &mut dyn FnMut(&mut Self, Event<'_>)) {
         for _ in 0..READS {
             let Some(reader) = self.processes.get_mut(process).and_then(|child| child.reader(fd)) else { return };
-            if reader.paused {
-                return;
-            }
-            match reader.read(buffer) {
+            let read = match reader.paused {
+                // The last of it may have been read just before the pause.
+                true if reader.is_over() => Read::End,
+                true => Read::Empty,
+                false => reader.read(buffer),
+            };
+            match read {
                 Read::Empty => return,
                 Read::Data { len, more } => {
                     handler(self, Event::Data { process: ProcessId(process), fd, data: &buffer[..len] });

@@ -28,7 +28,7 @@ impl Signals {
     pub(crate) fn new() -> io::Result<Self> {
         // std opens both ends close-on-exec.
         let (read, write) = UnixStream::pair()?;
-        let delivery = SignalDelivery::with_pipe(read, write, SignalOnly::default(), [0_i32; 0])?;
+        let delivery = SignalDelivery::with_pipe(read, write, SignalOnly, [0_i32; 0])?;
         Ok(Self { delivery, watched: Vec::new() })
     }
 
@@ -83,6 +83,8 @@ impl Drop for Signals {
 /// signal-hook never takes its handler away again: a signal whose watchers are gone would be swallowed. Where the host had the
 /// default action, a second handler carries it out while no reactor of the process watches.
 mod defaults {
+    use std::collections::btree_map::Entry;
+
     use super::{Arc, AtomicBool, BTreeMap, Mutex, Ordering, PoisonError, flag, io, sys};
 
     struct Default {
@@ -94,18 +96,19 @@ mod defaults {
 
     pub(super) fn suspend(number: i32) -> io::Result<()> {
         let mut defaults = DEFAULTS.lock().unwrap_or_else(PoisonError::into_inner);
-        if !defaults.contains_key(&number) {
-            let acts = Arc::new(AtomicBool::new(false));
-            // The default of SIGCHLD is to do nothing.
-            if number != libc::SIGCHLD && sys::signal::is_default(number) {
-                flag::register_conditional_default(number, Arc::clone(&acts))?;
+        let default = match defaults.entry(number) {
+            Entry::Occupied(known) => known.into_mut(),
+            Entry::Vacant(new) => {
+                let acts = Arc::new(AtomicBool::new(false));
+                // The default of SIGCHLD is to do nothing.
+                if number != libc::SIGCHLD && sys::signal::is_default(number) {
+                    flag::register_conditional_default(number, Arc::clone(&acts))?;
+                }
+                new.insert(Default { watchers: 0, acts })
             }
-            defaults.insert(number, Default { watchers: 0, acts });
-        }
-        if let Some(default) = defaults.get_mut(&number) {
-            default.watchers += 1;
-            default.acts.store(false, Ordering::SeqCst);
-        }
+        };
+        default.watchers += 1;
+        default.acts.store(false, Ordering::SeqCst);
         Ok(())
     }
 

@@ -42,13 +42,10 @@ pub(crate) fn try_wait(pid: i32) -> Wait {
 pub(crate) fn has_ended(pid: i32) -> bool {
     let mut info = MaybeUninit::<libc::siginfo_t>::zeroed();
     let flags = libc::WEXITED | libc::WNOHANG | libc::WNOWAIT;
-    let result = cvt_retry(|| {
-        // SAFETY: `info` has room for what waitid writes; WNOHANG never blocks.
-        #[allow(clippy::cast_sign_loss)] // pids are positive
-        unsafe {
-            libc::waitid(libc::P_PID, pid as libc::id_t, info.as_mut_ptr(), flags)
-        }
-    });
+    #[allow(clippy::cast_sign_loss)] // pids are positive
+    let id = pid as libc::id_t;
+    // SAFETY: `info` has room for what waitid writes; WNOHANG never blocks.
+    let result = cvt_retry(|| unsafe { libc::waitid(libc::P_PID, id, info.as_mut_ptr(), flags) });
     // SAFETY: zeroed is a valid siginfo_t; it stays zero where nothing has ended.
     let info = unsafe { info.assume_init() };
     // SAFETY: waitid fills in the fields of SIGCHLD, or leaves them zero.

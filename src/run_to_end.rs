@@ -1,0 +1,339 @@
+//! One blocking call: run a command, feed it, collect what it says, and come back with how it ended.
+//!
+//! A layer over a reactor of its own, for harnesses and scripts; a host that has a reactor uses that. The one rule: it comes
+//! back in bounded time after the process's exit or the time-out, whoever else holds its pipes.
+
+use std::fmt;
+use std::io::{self, Read};
+use std::time::Duration;
+
+use crate::command::{Command, Stdio};
+use crate::error::RunError;
+use crate::exit::Exit;
+use crate::process::{ProcessGroup, ProcessId};
+use crate::producer::{Feed, ReadProducer};
+use crate::reactor::timers::TimerId;
+use crate::reactor::{Event, Reactor};
+
+/// What is kept of each output, unless said otherwise.
+const OUTPUT_LIMIT: usize = 16 * 1024 * 1024;
+/// From SIGTERM to SIGKILL: Twisted's figure.
+const KILL_TIME: Duration = Duration::from_secs(5);
+/// How long others may go on writing after the exit.
+const DRAIN_TIME: Duration = Duration::from_millis(20);
+/// The same where the whole group was killed, and only needs to be given the time to die.
+const KILLED_DRAIN_TIME: Duration = Duration::from_secs(1);
+/// How often it is looked whether a group that was asked to end has done so. There is no event for that.
+const POLL: Duration = Duration::from_millis(10);
+/// The most that a pipe of ours can hold: what is behind that was written after the exit.
+const PIPE: u64 = 1024 * 1024;
+
+/// Runs a command to its end, and collects its outputs: the whole life of a process in one call that blocks.
+///
+/// | | unless said otherwise |
+/// | --- | --- |
+/// | input | none: end of file at once, or what the command says of stdin |
+/// | output that is kept | 16 MiB each of stdout and stderr; the rest is read, counted and dropped |
+/// | time-out | none |
+/// | from SIGTERM to SIGKILL | 5 s |
+/// | wait for others' output after the exit | 20 ms |
+///
+/// What a program has printed when it exits is always returned (up to the limit). If somebody else then still holds its pipes,
+/// such as a daemon that it has started, they get a moment to close them and are left to themselves: see
+/// [`Output::pipes_left_open`].
+///
+/// ```
+/// use childminder::{Command, RunToEnd};
+/// use std::time::Duration;
+///
+/// let output = RunToEnd::new(Command::new("sort").arg("-n"))
+///     .input("30\n4\n".as_bytes())
+///     .timeout(Duration::from_secs(10))
+///     .run()?;
+/// assert!(output.exit.success());
+/// assert_eq!(output.stdout, b"4\n30\n");
+/// println!("{:?} of CPU, {} bytes at most", output.exit.usage.cpu_time(), output.exit.usage.max_rss);
+/// # Ok::<(), childminder::RunError>(())
+/// ```
+#[must_use = "nothing runs before `run`"]
+pub struct RunToEnd<'a> {
+    command: &'a Command,
+    input: Option<Box<dyn Read + 'a>>,
+    output_limit: usize,
+    timeout: Option<Duration>,
+    kill_time: Duration,
+    drain_time: Duration,
+}
+
+/// How a command ended, and what it said: see [`RunToEnd::run`].
+#[derive(Debug)]
+#[non_exhaustive]
+pub struct Output {
+    /// How it ended, and what it used.
+    pub exit: Exit,
+    /// What it wrote to stdout, up to the limit.
+    pub stdout: Vec<u8>,
+    /// What it wrote to stderr, up to the limit.
+    pub stderr: Vec<u8>,
+    /// How many bytes of stdout came after the limit was reached, and were dropped.
+    pub stdout_dropped: u64,
+    /// How many bytes of stderr came after the limit was reached, and were dropped.
+    pub stderr_dropped: u64,
+    /// The time was up before it exited: it was asked to end, and killed if it did not.
+    pub timed_out: bool,
+    /// Somebody else still held its pipes when we stopped reading, so not all that was written may be here. All that the
+    /// process itself wrote is.
+    pub pipes_left_open: bool,
+}
+
+impl<'a> RunToEnd<'a> {
+    /// Will run `command`.
+    pub fn new(command: &'a Command) -> Self {
+        Self {
+            command,
+            input: None,
+            output_limit: OUTPUT_LIMIT,
+            timeout: None,
+            kill_time: KILL_TIME,
+            drain_time: DRAIN_TIME,
+        }
+    }
+
+    /// What the process reads from stdin, whatever the command says of that: bytes, a file, anything that can be read. It is
+    /// read as the process takes it, so it can be of any size. A source that blocks holds up everything, the time-out too.
+    ///
+    /// On a pseudo-terminal, where nothing can be closed, the end of the input is what the terminal takes for it (Ctrl-D).
+    pub fn input(mut self, input: impl Read + 'a) -> Self {
+        self.input = Some(Box::new(input));
+        self
+    }
+
+    /// How many bytes of stdout, and as many of stderr, are kept.
+    pub fn output_limit(mut self, bytes: usize) -> Self {
+        self.output_limit = bytes;
+        self
+    }
+
+    /// How long it may run. Then its process group gets SIGTERM and SIGCONT, and SIGKILL after the
+    /// [`kill_time`](Self::kill_time).
+    pub fn timeout(mut self, timeout: Duration) -> Self {
+        self.timeout = Some(timeout);
+        self
+    }
+
+    /// How long its process group has, after the time-out, to end by itself.
+    pub fn kill_time(mut self, time: Duration) -> Self {
+        self.kill_time = time;
+        self
+    }
+
+    /// How long others that hold its pipes may go on writing after it has exited; at least 1 s after a time-out, where they have been
+    /// killed if they were of its group.
+    pub fn drain_time(mut self, time: Duration) -> Self {
+        self.drain_time = time;
+        self
+    }
+
+    /// Runs it, and blocks until it has exited.
+    ///
+    /// A time-out is no error: the output says so, and [`Exit::requested`] which signal was sent last. Output at
+    /// other descriptors than 1 and 2 is read and dropped. Members of the process group that are left after a time-out are killed, others
+    /// (after an exit in time) are left alone.
+    ///
+    /// # Errors
+    ///
+    /// [`RunError::Spawn`] if it could not be started, [`RunError::Input`] if the input could not be read, [`RunError::Wait`] if
+    /// the system refused what is needed to wait.
+    pub fn run(mut self) -> Result<Output, RunError> {
+        let mut reactor = Reactor::new().map_err(RunError::Wait)?;
+        let mut command = self.command.clone();
+        if self.input.is_some() && command.pty.is_none() {
+            command.stdin(Stdio::piped());
+        }
+        let process = reactor.spawn_process(&command)?;
+        let mut run = Run {
+            process,
+            feed: Feed::new(process, 0),
+            input_error: None,
+            output_limit: self.output_limit,
+            stdout: Capture::default(),
+            stderr: Capture::default(),
+            late: 0,
+            time_out: self.timeout.map(|timeout| reactor.call_later(timeout)),
+            kill_time: self.kill_time,
+            kill: None,
+            drained: None,
+            timed_out: false,
+            killed: false,
+            leftover: None,
+            exit: None,
+            ended: false,
+        };
+        let input = self.input.take().unwrap_or_else(|| Box::new(io::empty()));
+        let result = run.finish(&mut reactor, input, self.drain_time);
+        if result.is_err() {
+            run.kill_group(&mut reactor);
+        }
+        let exit = result.map_err(RunError::Wait)?;
+        if let Some(error) = run.input_error {
+            return Err(RunError::Input(error));
+        }
+        Ok(Output {
+            exit,
+            stdout: run.stdout.kept,
+            stderr: run.stderr.kept,
+            stdout_dropped: run.stdout.dropped,
+            stderr_dropped: run.stderr.dropped,
+            timed_out: run.timed_out,
+            pipes_left_open: !run.ended,
+        })
+    }
+}
+
+impl fmt::Debug for RunToEnd<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RunToEnd")
+            .field("command", self.command)
+            .field("output_limit", &self.output_limit)
+            .field("timeout", &self.timeout)
+            .field("kill_time", &self.kill_time)
+            .field("drain_time", &self.drain_time)
+            .finish_non_exhaustive()
+    }
+}
+
+/// A run under way.
+struct Run<'a> {
+    process: ProcessId,
+    feed: Feed<ReadProducer<Box<dyn Read + 'a>>>,
+    input_error: Option<io::Error>,
+    output_limit: usize,
+    stdout: Capture,
+    stderr: Capture,
+    /// How many bytes came after the exit.
+    late: u64,
+    time_out: Option<TimerId>,
+    kill_time: Duration,
+    kill: Option<TimerId>,
+    /// While others may go on writing.
+    drained: Option<TimerId>,
+    timed_out: bool,
+    killed: bool,
+    /// After a time-out: who of the group has outlived its leader.
+    leftover: Option<ProcessGroup>,
+    exit: Option<Exit>,
+    ended: bool,
+}
+
+/// An output, as far as it is kept.
+#[derive(Default)]
+struct Capture {
+    kept: Vec<u8>,
+    dropped: u64,
+}
+
+impl<'a> Run<'a> {
+    fn finish(&mut self, reactor: &mut Reactor, input: Box<dyn Read + 'a>, drain_time: Duration) -> io::Result<Exit> {
+        // The first and only one.
+        let _ = self.feed.register_producer(reactor, ReadProducer::new(input));
+        let exit = loop {
+            if let Some(exit) = self.exit {
+                break exit;
+            }
+            self.turn(reactor, None)?;
+        };
+        self.end_group(reactor)?;
+        self.drain(reactor, drain_time)?;
+        Ok(exit)
+    }
+
+    /// After a time-out, the rest of the group has what is left of the kill time.
+    fn end_group(&mut self, reactor: &mut Reactor) -> io::Result<()> {
+        let Some(group) = self.leftover.take() else { return Ok(()) };
+        while !self.killed && !group.is_empty() {
+            self.turn(reactor, Some(POLL))?;
+        }
+        // An error says that nobody is left.
+        let _ = group.signal(libc::SIGKILL);
+        Ok(())
+    }
+
+    /// Reads what is left in the pipes, and for a moment what others still write to them.
+    fn drain(&mut self, reactor: &mut Reactor, drain_time: Duration) -> io::Result<()> {
+        let killed = self.timed_out || self.killed;
+        self.drained = Some(reactor.call_later(if killed { drain_time.max(KILLED_DRAIN_TIME) } else { drain_time }));
+        while !self.ended && self.drained.is_some() {
+            self.turn(reactor, None)?;
+        }
+        // However late we are ourselves, what the process has written is there, and before all that others wrote since.
+        // A turn reads from each pipe its share, so none is forgotten for the sake of one that never runs dry.
+        let mut before = None;
+        while !self.ended && before != Some(self.late) && self.late < 2 * PIPE {
+            before = Some(self.late);
+            self.turn(reactor, Some(Duration::ZERO))?;
+        }
+        Ok(())
+    }
+
+    fn turn(&mut self, reactor: &mut Reactor, timeout: Option<Duration>) -> io::Result<()> {
+        reactor.turn(timeout, |reactor, event| self.handle(reactor, &event))?;
+        if let Some(error) = self.feed.producer_mut().and_then(ReadProducer::take_error) {
+            self.input_error = Some(error);
+            self.kill_group(reactor);
+        }
+        Ok(())
+    }
+
+    fn handle(&mut self, reactor: &mut Reactor, event: &Event<'_>) {
+        if self.feed.handle(reactor, event) {
+            return;
+        }
+        match *event {
+            Event::Data { fd, data, .. } => self.collect(fd, data),
+            Event::Exited { exit, .. } => {
+                self.exit = Some(*exit);
+                if self.timed_out {
+                    self.leftover = reactor.process(self.process).and_then(|process| process.leftover_group());
+                }
+            }
+            Event::Ended { .. } => self.ended = true,
+            Event::Timer(id) if Some(id) == self.time_out && self.exit.is_none() => self.time_is_up(reactor),
+            Event::Timer(id) if Some(id) == self.kill => self.kill_group(reactor),
+            Event::Timer(id) if Some(id) == self.drained => self.drained = None,
+            _ => {}
+        }
+    }
+
+    fn collect(&mut self, fd: i32, data: &[u8]) {
+        if self.exit.is_some() {
+            self.late += data.len() as u64;
+        }
+        let capture = match fd {
+            1 => &mut self.stdout,
+            2 => &mut self.stderr,
+            _ => return,
+        };
+        let room = self.output_limit - capture.kept.len();
+        let kept = data.len().min(room);
+        capture.kept.extend_from_slice(&data[..kept]);
+        capture.dropped += (data.len() - kept) as u64;
+    }
+
+    fn time_is_up(&mut self, reactor: &mut Reactor) {
+        self.timed_out = true;
+        if let Some(mut process) = reactor.process(self.process) {
+            // An error says that it has just exited.
+            let _ = process.terminate_group(libc::SIGTERM);
+            process.kill_group_at_exit();
+        }
+        self.kill = Some(reactor.call_later(self.kill_time));
+    }
+
+    fn kill_group(&mut self, reactor: &mut Reactor) {
+        self.killed = true;
+        if let Some(mut process) = reactor.process(self.process) {
+            // An error says that nobody is left.
+            let _ = process.kill_group();
+        }
+    }
+}
