@@ -52,8 +52,8 @@ pub struct ProcessMonitor<O = Log> {
     policy: Policy,
     max_line: usize,
     running: bool,
-    /// In the order in which they were added.
-    entries: BTreeMap<u64, Entry>,
+    /// In the order in which they were added. Boxed: a tree's nodes are half empty.
+    entries: BTreeMap<u64, Box<Entry>>,
     next_key: u64,
     names: HashMap<Arc<str>, u64>,
     /// Every process of ours that has not ended, the exited ones whose pipes somebody still holds among them.
@@ -326,12 +326,12 @@ impl<O: Observer> ProcessMonitor<O> {
     /// What is known of a process; `None` if there is none of this name.
     #[must_use]
     pub fn status(&self, name: &str) -> Option<Status<'_>> {
-        self.key(name).ok().and_then(|key| self.entries.get(&key)).map(Entry::status)
+        self.key(name).ok().and_then(|key| self.entries.get(&key)).map(|entry| entry.status())
     }
 
     /// What is known of all processes, in the order in which they were added.
     pub fn statuses(&self) -> impl Iterator<Item = Status<'_>> {
-        self.entries.values().filter(|entry| !entry.removed).map(Entry::status)
+        self.entries.values().filter(|entry| !entry.removed).map(|entry| entry.status())
     }
 
     fn keys(&self) -> Vec<u64> {
@@ -360,7 +360,7 @@ impl<O: Observer> ProcessMonitor<O> {
             starts: 0,
             last_exit: None,
         };
-        self.entries.insert(key, entry);
+        self.entries.insert(key, Box::new(entry));
         key
     }
 
@@ -603,7 +603,7 @@ impl<O: Observer> Service for ProcessMonitor<O> {
 
     /// Not running, and all its processes have exited, the removed ones too.
     fn is_down(&self) -> bool {
-        let down = |entry: &Entry| matches!(entry.life.state(), State::Stopped | State::Exited);
+        let down = |entry: &Box<Entry>| matches!(entry.life.state(), State::Stopped | State::Exited);
         !self.running && self.entries.values().all(down)
     }
 

@@ -452,7 +452,10 @@ impl Reactor {
             return Err(io::Error::other("a turn cannot be taken from within a turn"));
         };
         let mut buffer = std::mem::take(&mut self.buffer);
-        buffer.resize(BUFFER, 0);
+        if buffer.is_empty() {
+            // Zeroed by the kernel: what is never read into takes no memory.
+            buffer = vec![0; BUFFER];
+        }
         // Put back whatever happens: a handler may panic, and the host may catch it.
         let mut turn = Turn { reactor: self, events: Some(events), buffer };
         turn.take(timeout, handler)

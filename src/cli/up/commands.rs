@@ -77,7 +77,7 @@ impl Up {
 
     /// The names that are meant, in the order of the file.
     fn select(&self, request: &Request) -> Result<Vec<String>, Refusal> {
-        let all = || self.config.processes.iter().map(|process| &process.name);
+        let all = || self.processes.iter().map(|process| &process.name);
         if request.names.is_empty() {
             return Ok(all().cloned().collect());
         }

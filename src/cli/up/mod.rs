@@ -24,7 +24,7 @@ use std::time::Duration;
 use childminder::{Event, ProcessId, ProcessMonitor, Reactor, Service};
 use lexopt::{Arg, Parser};
 
-use super::config::{Config, DEFAULT_FILE};
+use super::config::{Config, DEFAULT_FILE, Mark};
 use super::control::Server;
 use super::{Failure, output};
 use console::Console;
@@ -81,16 +81,34 @@ pub(super) fn main(mut arguments: Parser) -> Result<u8, Failure> {
 #[derive(Debug)]
 struct Up {
     file: PathBuf,
-    /// What is in force; the file may have changed since.
-    config: Config,
+    /// In the order of the file, as it was when it was last read.
+    processes: Vec<Known>,
+    /// Where the file said then that the socket shall be.
+    socket: Option<PathBuf>,
     /// Started and stopped by the name, never as a whole: not all processes start by themselves.
     monitor: ProcessMonitor<Voice>,
     server: Server,
     waits: Vec<Wait>,
     logs: Vec<Log>,
+    /// What is started with the service.
+    autostart: Vec<String>,
     stage: Stage,
     /// Processes are not read, because nobody reads us.
     held: bool,
+}
+
+/// What is remembered of a process's settings; the monitor has the rest.
+#[derive(Debug)]
+struct Known {
+    name: String,
+    mark: Mark,
+}
+
+impl Known {
+    fn all(config: &Config) -> Vec<Self> {
+        let processes = config.processes.iter();
+        processes.map(|process| Self { name: process.name.clone(), mark: process.mark() }).collect()
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -119,8 +137,19 @@ impl Up {
             added.map_err(|error| failed(&error))?;
             monitor.observer_mut().set(process);
         }
-        let (waits, logs) = (Vec::new(), Vec::new());
-        Ok(Self { file, config, monitor, server, waits, logs, stage: Stage::New, held: false })
+        let autostart = config.processes.iter().filter(|process| process.autostart);
+        Ok(Self {
+            file,
+            processes: Known::all(&config),
+            autostart: autostart.map(|process| process.name.clone()).collect(),
+            socket: config.socket,
+            monitor,
+            server,
+            waits: Vec::new(),
+            logs: Vec::new(),
+            stage: Stage::New,
+            held: false,
+        })
     }
 
     fn voice(&mut self) -> &mut Voice {
@@ -154,7 +183,7 @@ impl Up {
     }
 
     fn show_stopping(&mut self) {
-        let all = self.config.processes.len();
+        let all = self.processes.len();
         if self.stage == Stage::Stopping && all > MANY {
             let left = self.monitor.statuses().filter(|status| status.process.is_some()).count();
             let progress = (left > 0).then(|| format!("stopping, {left} of {all} left"));
@@ -208,8 +237,7 @@ impl Service for Up {
         if let Err(error) = self.server.start(reactor) {
             self.voice().console.say(&format!("cannot be controlled: {error}"));
         }
-        let starting = self.config.processes.iter().filter(|process| process.autostart);
-        let names: Vec<_> = starting.map(|process| process.name.clone()).collect();
+        let names = std::mem::take(&mut self.autostart);
         self.start_all(reactor, &names);
         self.settle(reactor);
     }

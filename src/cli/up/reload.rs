@@ -2,14 +2,14 @@
 //!
 //! The one rule: all that can fail is done before anything is changed.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use childminder::restart::State;
 use childminder::{Command, Policy, Reactor};
 
-use super::Up;
 use super::waits::Goal;
-use crate::cli::config::{Change, Config, ProcessConfig};
+use super::{Known, Up};
+use crate::cli::config::{Change, Config, Mark, ProcessConfig};
 use crate::cli::control::protocol::{self, Object};
 
 /// What a reload has done.
@@ -67,12 +67,12 @@ impl Up {
     /// Reads the file again. The error is all that is wrong, one on a line; nothing has changed then.
     pub(super) fn reload(&mut self, reactor: &mut Reactor) -> Result<Changes, String> {
         let new = Config::load(&self.file).map_err(|errors| errors.to_string())?;
-        let old: HashMap<&str, &ProcessConfig> =
-            self.config.processes.iter().map(|process| (process.name.as_str(), process)).collect();
+        let old: HashMap<&str, Mark> =
+            self.processes.iter().map(|process| (process.name.as_str(), process.mark)).collect();
         let mut errors = Vec::new();
         let mut plan = Vec::new();
         for process in &new.processes {
-            let change = old.get(process.name.as_str()).map(|old| old.change(process));
+            let change = old.get(process.name.as_str()).map(|old| old.change(process.mark()));
             let command = match change {
                 None | Some(Change::Process) => match process.command() {
                     Ok(command) => Some(command),
@@ -92,9 +92,9 @@ impl Up {
         // What was written until now goes where it went until now.
         self.voice().flush(reactor.now());
         let mut changes = Changes::default();
-        let wanted: HashMap<&str, ()> = new.processes.iter().map(|process| (process.name.as_str(), ())).collect();
-        for process in self.config.processes.iter().filter(|process| !wanted.contains_key(process.name.as_str())) {
-            let process = process.name.clone();
+        let wanted: HashSet<&str> = new.processes.iter().map(|process| process.name.as_str()).collect();
+        let gone = self.processes.iter().filter(|process| !wanted.contains(process.name.as_str()));
+        for process in gone.map(|process| process.name.clone()) {
             let id = self.monitor.status(&process).and_then(|status| status.process);
             let _ = self.monitor.remove_process(reactor, &process);
             self.monitor.observer_mut().remove(&process, id.is_some());
@@ -128,8 +128,9 @@ impl Up {
                 _ => {}
             }
         }
-        let moved = new.socket != self.config.socket;
-        self.config = new;
+        self.processes = Known::all(&new);
+        let moved = new.socket != self.socket;
+        self.socket = new.socket;
         let console = &mut self.voice().console;
         console.say(&format!("reloaded: {}", changes.summary()));
         if moved {
