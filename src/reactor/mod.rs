@@ -451,11 +451,7 @@ impl Reactor {
         let Some(events) = self.events.take() else {
             return Err(io::Error::other("a turn cannot be taken from within a turn"));
         };
-        let mut buffer = std::mem::take(&mut self.buffer);
-        if buffer.is_empty() {
-            // Zeroed by the kernel: what is never read into takes no memory.
-            buffer = vec![0; BUFFER];
-        }
+        let buffer = std::mem::take(&mut self.buffer);
         // Put back whatever happens: a handler may panic, and the host may catch it.
         let mut turn = Turn { reactor: self, events: Some(events), buffer };
         turn.take(timeout, handler)
@@ -589,6 +585,8 @@ impl Turn<'_> {
                 if let Some(reader) = self.reactor.processes.get_mut(process).and_then(|child| child.reader(fd)) {
                     reader.queued = false;
                 }
+                // Not before there is something to read: many a host's children never write.
+                self.buffer.resize(BUFFER, 0);
                 self.reactor.read(process, fd, &mut self.buffer, handler);
             }
         }
@@ -614,6 +612,7 @@ impl Turn<'_> {
     fn bury_dead(&mut self, handler: &mut dyn FnMut(&mut Reactor, Event<'_>)) {
         self.reactor.find_dead();
         for process in std::mem::take(&mut self.reactor.dead) {
+            self.buffer.resize(BUFFER, 0);
             self.reactor.bury(process, &mut self.buffer, handler);
         }
     }

@@ -87,7 +87,7 @@ impl Connection {
 
     /// Whether there is something to do that no event will tell of.
     pub(super) fn has_work(&self) -> bool {
-        self.is_idle() && !self.broken && (self.has_line() || (self.readable && self.has_room()))
+        self.is_idle() && !self.broken && (self.has_line() || self.readable || !self.has_room())
     }
 
     /// Whether all is done, for good or not.

@@ -232,7 +232,8 @@ impl Server {
             deadline = deadline.into_iter().chain(due).min();
         }
         match (deadline, self.timer) {
-            (deadline, Some((_, armed))) if deadline == Some(armed) => return,
+            // One that is due already comes with the next turn; made anew again and again it never would.
+            (Some(at), Some((_, armed))) if at == armed || (at <= now && armed <= now) => return,
             (_, Some((timer, _))) => drop(reactor.cancel_timer(timer)),
             (_, None) => {}
         }
