@@ -24,6 +24,8 @@ pub(super) struct Voice {
     pub(super) followed: bool,
     /// Name, stream, line.
     news: Vec<(String, u8, Vec<u8>)>,
+    /// Who was started since somebody last looked.
+    pub(super) started: Vec<String>,
     /// Starts are counted and not told: many are under way.
     pub(super) quiet_starts: bool,
 }
@@ -56,6 +58,7 @@ impl Voice {
             next_number: 0,
             followed: false,
             news: Vec::new(),
+            started: Vec::new(),
             quiet_starts: false,
         }
     }
@@ -165,6 +168,7 @@ impl Observer for Voice {
     }
 
     fn started(&mut self, name: &str, pid: u32) {
+        self.started.push(name.to_owned());
         if !self.quiet_starts {
             self.report(name, &format!("started, pid {pid}"));
         }
