@@ -207,6 +207,9 @@ impl Command {
 
     /// Runs the child on a pseudo-terminal of its own: its stdin, stdout, stderr and controlling terminal, in a new
     /// session. What it prints arrives as data of descriptor 1, what is written goes to descriptor 0.
+    ///
+    /// Closing both hangs up: the child gets SIGHUP. Otherwise the terminal ends with the child, and is read to its end then; a
+    /// process that outlives the child on it delays nothing.
     pub fn pty(&mut self, pty: crate::pty::Pty) -> &mut Self {
         self.pty = Some(pty);
         self
@@ -255,7 +258,8 @@ impl Command {
         self
     }
 
-    /// Runs the child as the user of this name, with its group and its supplementary groups; looked up now.
+    /// Runs the child as the user of this name, with its group and its supplementary groups; looked up now. Where nobody has that
+    /// name it may be a number, as for `chown(1)`.
     ///
     /// # Errors
     ///
@@ -268,7 +272,10 @@ impl Command {
     /// assert!(Command::new("id").user("no-such-user").is_err());
     /// ```
     pub fn user(&mut self, name: &str) -> io::Result<&mut Self> {
-        let user = sys::user::by_name(name)?;
+        let user = match (sys::user::by_name(name), name.parse()) {
+            (Err(error), Ok(uid)) if error.kind() == io::ErrorKind::NotFound => sys::user::by_id(uid)?,
+            (user, _) => user?,
+        };
         if (user.uid, user.gid) != sys::user::own_ids() {
             self.groups = Some(user.groups);
         }

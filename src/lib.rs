@@ -1,8 +1,66 @@
 //! Run, watch and restart child processes on one thread, without a runtime.
+//!
+//! A reactor that waits for pipes, deaths, timers and signals at once, and a monitor that keeps processes running. Your program's loop, or
+//! a guest in it. The design is Twisted's (reactor, process, monitor), without its known faults.
+//!
+//! ```
+//! use childminder::{Command, ProcessMonitor, Reactor};
+//!
+//! fn main() -> Result<(), Box<dyn std::error::Error>> {
+//!     let mut reactor = Reactor::new()?;
+//!     let mut monitor = ProcessMonitor::new();
+//!     monitor.add_process(&mut reactor, "web", Command::new("sleep").arg("1000"))?;
+//! #   reactor.stop(); // so that this example ends
+//!     reactor.run_service(&mut monitor)?; // until SIGTERM or SIGINT; returns when all is down
+//!     Ok(())
+//! }
+//! ```
+//!
+//! # Overview
+//!
+//! | | |
+//! | --- | --- |
+//! | [`Reactor`] | waits, and hands out [`Event`]s: `turn`, `run`, `run_service`. Starts processes; has timers, signals, your descriptors, a [`Waker`] |
+//! | [`Command`] | what to run: program, arguments, environment, descriptors, user, limits, [`Pty`]. Plain data |
+//! | [`Process`] | a running one, by its [`ProcessId`]: write, close, pause, signal. At its end an [`Exit`] |
+//! | [`ProcessMonitor`] | keeps processes running under their names, by a [`Policy`]; tells an [`Observer`] |
+//! | [`Controlled`], [`Handle`] | the same, asked from other threads |
+//! | [`Service`], [`MultiService`] | what is started and stopped with your program |
+//! | [`RunToEnd`] | one command from start to end, in one blocking call |
+//! | [`ProcessProtocol`], [`Feed`] | layers over the events: callbacks, and input of any size |
+//! | [`simulation`] | what a policy does to a service, in virtual time |
+//!
+//! No callbacks are stored: events are lent to a closure, with the reactor in its hands. Ids are never used twice. Nothing happens but in
+//! a turn, so a host always knows when its children are looked after.
+//!
+#![cfg_attr(
+    doc,
+    doc = "The [guide] has a chapter each on a first program, your own loop, talking to a child, harnesses, testing a policy, living in other"
+)]
+#![cfg_attr(doc, doc = "people's programs, and on coming from Twisted, supervisord or tokio.")]
+//!
+//! # Platforms
+//!
+//! Linux 5.9 or later for everything; elsewhere, or where a sandbox refuses the newer calls, portable ways are taken: `fork` for
+//! [`SpawnMethod::Vfork`], SIGCHLD for [`ReapMethod::Pidfd`]. They are tested on Linux. macOS and the BSDs are kept in mind, and have been neither
+//! compiled nor run. Not for Windows.
+//!
+//! Signals are the whole process's: with pidfds no handler is installed for children; for signals that you watch, and for SIGCHLD without
+//! pidfds, one is, which calls those that were there before, and stays. Nobody else's children are ever waited for.
+//!
+//! # Features
+//!
+//! - `cli` (off): the command `childminder`, and what it needs. The library has no features.
+
+#[cfg(not(unix))]
+compile_error!("childminder needs a Unix: processes, signals and pipes are what it is made of");
 
 mod command;
 mod error;
 mod exit;
+#[cfg(any(doc, doctest))]
+pub mod guide;
+mod handle;
 mod monitor;
 mod process;
 mod producer;
@@ -19,8 +77,10 @@ mod sys;
 pub use command::{Command, Limit, Resource, Stdio};
 pub use error::{AlreadyRegistered, RunError, SignalError, SpawnError, Stage, WriteError};
 pub use exit::{Exit, Usage};
+pub use handle::{Controlled, Handle, HandleError, ProcessStatus};
 pub use monitor::lines::Escaped;
 pub use monitor::restart::{self, Policy, PolicyError, Restart};
+pub use monitor::simulation;
 pub use monitor::{Line, Log, MonitorError, Observer, ProcessMonitor, Status};
 pub use process::{Process, ProcessGroup, ProcessId};
 pub use producer::{Consumer, Feed, Producer, ReadProducer};

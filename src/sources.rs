@@ -19,6 +19,9 @@ pub(crate) enum Source {
     Signals,
     /// Another thread's wake-up.
     Waker,
+    /// The alarm clock of a nested reactor. The wake-up is all there is to it.
+    #[cfg(target_os = "linux")]
+    Alarm,
     /// The host's own.
     Host,
     /// A child's death.

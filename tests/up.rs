@@ -10,9 +10,8 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use childminder::{Event, Pty, Reactor};
 use rustix::process::Signal;
-use up_util::{Folder, PROGRAM, Up, WATCHDOG, is_alive, kill, now, text, until};
+use up_util::{Folder, PROGRAM, Up, is_alive, kill, now, on_a_terminal, text, until};
 
 fn free_port() -> u16 {
     TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
@@ -321,32 +320,6 @@ fn who_reads_nothing_makes_only_those_wait_that_write_to_it() {
     let after = up.folder.read("filed.log").len();
     until("filed to go on without a reader", || (up.folder.read("filed.log").len() > after).then_some(()));
     up.shutdown();
-}
-
-/// Runs the command on a terminal of its own until its picture has this, then ends it by Ctrl-C. All that it drew.
-fn on_a_terminal(folder: &Path, args: &[&str], parts: &[&str]) -> String {
-    let mut reactor = Reactor::new().unwrap();
-    let mut command = childminder::Command::new(PROGRAM);
-    command.args(args).current_dir(folder).env("TERM", "xterm").env_remove("NO_COLOR").pty(Pty::new().size(24, 80));
-    let id = reactor.spawn_process(&command).unwrap();
-    let (mut drawn, mut over, mut asked) = (Vec::new(), false, false);
-    let start = now();
-    while !over {
-        assert!(start.elapsed() < WATCHDOG, "{}", text(&drawn));
-        reactor
-            .turn(Some(Duration::from_secs(1)), |_, event| match event {
-                Event::Data { data, .. } => drawn.extend_from_slice(data),
-                Event::Ended { .. } => over = true,
-                _ => {}
-            })
-            .unwrap();
-        let drawn = text(&drawn);
-        if !asked && parts.iter().all(|part| drawn.contains(part)) {
-            asked = true;
-            reactor.process(id).unwrap().write(0, b"\x03").unwrap();
-        }
-    }
-    text(&drawn)
 }
 
 #[test]

@@ -3,28 +3,45 @@
 //! A reader that is slow makes the children wait, not us; one that goes away ends nothing. The one rule: a write happens only
 //! when it cannot block, and the descriptor's flags, which others share, stay as they are.
 
-use std::collections::VecDeque;
 use std::fs::File;
-use std::io::{self, Write};
+use std::io::{self, IoSlice, IsTerminal, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use childminder::{Interest, Reactor, SourceId};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
 
-/// So many bytes never block once poll(2) has said that a pipe can be written to (POSIX's `PIPE_BUF` on Linux).
+/// So many bytes never block once poll(2) has said that a pipe can be written to (POSIX's `PIPE_BUF` on Linux), and are never
+/// torn apart by others who write to it.
 const PIECE: usize = 4096;
+/// The same for a terminal: a pty that has room has room for 256 bytes of plain text, or for one control character.
+const TERMINAL_PIECE: usize = 256;
 /// With more than this waiting, the children have to wait, too.
 const HIGH_WATER: usize = 256 * 1024;
+/// With more than this waiting, nobody has read for a long time.
+const ABANDONED: usize = 16 * 1024 * 1024;
+/// What is not given back to the system as soon as it is empty.
+const KEPT: usize = 1024 * 1024;
+
+/// What an output goes to, as far as writing to it differs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    /// Takes everything at once, and cannot be polled.
+    File,
+    Terminal,
+    Pipe,
+}
 
 /// One of our outputs, and what it has not taken yet.
 #[derive(Debug)]
 pub(crate) struct Output {
     file: Arc<OwnedFd>,
-    /// A file on disk takes everything at once, and cannot be polled.
-    regular: bool,
-    waiting: VecDeque<u8>,
+    kind: Kind,
+    buffer: Vec<u8>,
+    /// So much of the buffer is out.
+    written: usize,
     /// Nobody reads it any more.
     gone: bool,
     source: Option<SourceId>,
@@ -39,11 +56,14 @@ impl Output {
         Self::new(io::stderr())
     }
 
-    fn new(stream: impl AsFd) -> io::Result<Self> {
-        let fd = stream.as_fd().try_clone_to_owned()?;
-        let file = File::from(fd);
-        let regular = file.metadata()?.is_file();
-        Ok(Self { file: Arc::new(file.into()), regular, waiting: VecDeque::new(), gone: false, source: None })
+    fn new(stream: impl AsFd + IsTerminal) -> io::Result<Self> {
+        let file = File::from(stream.as_fd().try_clone_to_owned()?);
+        let kind = match file.metadata()?.is_file() {
+            true => Kind::File,
+            false if stream.is_terminal() => Kind::Terminal,
+            false => Kind::Pipe,
+        };
+        Ok(Self { file: Arc::new(file.into()), kind, buffer: Vec::new(), written: 0, gone: false, source: None })
     }
 
     /// Has the reactor say when there is room again.
@@ -56,71 +76,143 @@ impl Output {
         self.source == Some(source)
     }
 
+    fn waiting(&self) -> usize {
+        self.buffer.len() - self.written
+    }
+
     /// Whether so much is waiting that nothing should be added.
     pub(crate) fn is_full(&self) -> bool {
-        self.waiting.len() > HIGH_WATER
+        self.waiting() > HIGH_WATER
+    }
+
+    /// Whether what is added now would only be kept for ever.
+    pub(crate) fn is_abandoned(&self) -> bool {
+        self.waiting() > ABANDONED
     }
 
     pub(crate) fn is_empty(&self) -> bool {
-        self.waiting.is_empty()
+        self.waiting() == 0
     }
 
     /// Adds to what is waiting.
     pub(crate) fn push(&mut self, pieces: &[&[u8]]) {
         if !self.gone {
             for piece in pieces {
-                self.waiting.extend(*piece);
+                self.buffer.extend_from_slice(piece);
             }
         }
     }
 
     /// Writes as much as there is room for.
     pub(crate) fn flush(&mut self) {
-        self.write(Some(Timespec { tv_sec: 0, tv_nsec: 0 }));
+        while !self.is_empty() && self.has_room(Some(Duration::ZERO)) && self.write() {}
+        self.tidy();
     }
 
-    /// Writes everything, at the end: however long the reader takes, or with so much patience for each piece.
-    pub(crate) fn finish(&mut self, patience: Option<Duration>) {
-        self.write(patience.and_then(|patience| patience.try_into().ok()));
-    }
-
-    /// Writes until nothing is left, or there has been no room for so long.
-    fn write(&mut self, patience: Option<Timespec>) {
-        while !self.waiting.is_empty() {
-            if !self.regular && !self.has_room(patience.as_ref()) {
+    /// Writes everything, at the end, however long the reader takes; or as much as it takes until `deadline`.
+    pub(crate) fn finish(&mut self, reactor: &Reactor, deadline: Option<Instant>) {
+        while !self.is_empty() {
+            let patience = time_left(reactor, deadline);
+            if self.has_room(patience) {
+                self.write();
+            } else if patience.is_some_and(|patience| patience.is_zero()) {
                 return;
             }
-            let (front, _) = self.waiting.as_slices();
-            let piece = if self.regular { front } else { &front[..front.len().min(PIECE)] };
-            match rustix::io::write(&self.file, piece) {
-                Ok(written) => drop(self.waiting.drain(..written)),
-                Err(rustix::io::Errno::INTR) => {}
-                // Somebody who shares it has made it non-blocking.
-                Err(rustix::io::Errno::AGAIN) => return,
-                // A full disk, a closed pipe, a terminal hung up: whatever it is, supervision goes on.
-                Err(error) => {
-                    self.gone = error == rustix::io::Errno::PIPE || error == rustix::io::Errno::IO;
-                    self.waiting.clear();
-                }
-            }
-        }
-        if self.waiting.capacity() > HIGH_WATER {
-            self.waiting = VecDeque::new();
         }
     }
 
-    fn has_room(&self, patience: Option<&Timespec>) -> bool {
-        let mut fds = [PollFd::new(&self.file, PollFlags::OUT)];
-        match poll(&mut fds, patience) {
-            Ok(count) => count > 0,
-            Err(error) => error == rustix::io::Errno::INTR && patience.is_none(),
+    /// Writes once. `false` if there was no room after all.
+    fn write(&mut self) -> bool {
+        let piece = self.next_piece();
+        let written = match self.kind {
+            Kind::Pipe => write_now(&self.file, piece),
+            Kind::File | Kind::Terminal => rustix::io::write(&self.file, piece),
+        };
+        match written {
+            Ok(written) => self.written += written,
+            Err(Errno::INTR) => {}
+            // Somebody else who writes to it was faster, or has made it non-blocking.
+            Err(Errno::AGAIN) => return false,
+            // A full disk, a closed pipe, a terminal hung up: whatever it is, supervision goes on.
+            Err(error) => {
+                self.gone = error == Errno::PIPE || error == Errno::IO;
+                self.written = self.buffer.len();
+            }
+        }
+        true
+    }
+
+    /// Whole lines, if possible: others may write to the same place.
+    fn next_piece(&self) -> &[u8] {
+        let waiting = &self.buffer[self.written..];
+        match self.kind {
+            Kind::File => waiting,
+            Kind::Terminal => {
+                let piece = &waiting[..waiting.len().min(TERMINAL_PIECE)];
+                let text = piece.iter().position(u8::is_ascii_control).unwrap_or(piece.len());
+                &piece[..text.max(1)]
+            }
+            Kind::Pipe => {
+                let piece = &waiting[..waiting.len().min(PIECE)];
+                piece.iter().rposition(|byte| *byte == b'\n').map_or(piece, |last| &piece[..=last])
+            }
         }
     }
+
+    /// Forgets what is out, when that costs less than it has brought.
+    fn tidy(&mut self) {
+        if self.is_empty() {
+            self.buffer.clear();
+            self.buffer.shrink_to(KEPT);
+            self.written = 0;
+        } else if self.written > self.buffer.len() / 2 {
+            self.buffer.drain(..self.written);
+            self.written = 0;
+        }
+    }
+
+    fn has_room(&self, patience: Option<Duration>) -> bool {
+        let patience = patience.and_then(|patience| Timespec::try_from(patience).ok());
+        let mut fds = [PollFd::new(&self.file, PollFlags::OUT)];
+        self.kind == Kind::File || poll(&mut fds, patience.as_ref()).is_ok_and(|count| count > 0)
+    }
+}
+
+/// How long it still is; `None` if there is no end.
+pub(crate) fn time_left(reactor: &Reactor, deadline: Option<Instant>) -> Option<Duration> {
+    deadline.map(|deadline| deadline.saturating_duration_since(reactor.now()))
+}
+
+/// Does not block even if another process has filled the pipe since it was polled, where the kernel has a way to say so.
+fn write_now(file: &OwnedFd, piece: &[u8]) -> Result<usize, Errno> {
+    #[cfg(target_os = "linux")]
+    {
+        use rustix::io::{ReadWriteFlags, pwritev2};
+        // At the file's own position, which a pipe does not have.
+        let written = pwritev2(file, &[IoSlice::new(piece)], u64::MAX, ReadWriteFlags::NOWAIT);
+        if !matches!(written, Err(Errno::OPNOTSUPP | Errno::NOSYS | Errno::INVAL | Errno::SPIPE)) {
+            return written;
+        }
+    }
+    rustix::io::write(file, piece)
+}
+
+/// One line, whatever is in it.
+pub(crate) fn one_line(text: &str) -> String {
+    let mut line = String::with_capacity(text.len());
+    for char in text.chars() {
+        if char.is_control() {
+            line.extend(char.escape_default());
+        } else {
+            line.push(char);
+        }
+    }
+    line
 }
 
 /// A message of ours on stderr, for when there is nothing to watch.
 pub(crate) fn complain(message: &str) {
-    let _ = writeln!(io::stderr(), "childminder: {message}");
+    let _ = writeln!(io::stderr(), "childminder: {}", one_line(message));
 }
 
 /// An answer on stdout, for when there is nothing to watch.

@@ -2,7 +2,8 @@
 //!
 //! The one rule: whatever becomes of our own output, the child is watched.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
+use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::time::Duration;
 
@@ -12,13 +13,13 @@ use childminder::{
 };
 use lexopt::{Arg, Parser, ValueExt};
 
-use super::output::Output;
-use super::{FAILURE, Failure};
+use super::output::{self, Output, one_line, time_left};
+use super::{FAILURE, Failure, HELP};
 
 /// What a child that has exited has left in its pipes is read, and what others still write is not waited for longer.
 const GRACE: Duration = Duration::from_millis(50);
 
-/// How long, once we were told to end, a reader of ours may take for a piece of what is left to say.
+/// How long, once we were told to end, our readers may take for what is left to say.
 const LAST_WORDS: Duration = Duration::from_secs(1);
 
 /// What the command line says.
@@ -31,28 +32,46 @@ struct Arguments {
 
 /// Runs the command that the rest of the command line names.
 pub(super) fn main(arguments: Parser) -> Result<u8, Failure> {
-    let Arguments { name, command, policy } = parse(arguments)?;
+    let Some(Arguments { name, command, policy }) = parse(arguments)? else {
+        output::say(HELP);
+        return Ok(0);
+    };
     let mut reactor = Reactor::new()?;
     let mut console = Console::new()?;
     console.out.watch(&mut reactor);
     console.err.watch(&mut reactor);
-    reactor.watch_signal(libc::SIGHUP)?;
+    // Whoever has it ignored wants to outlive a hangup: nohup(1).
+    if !signal::is_ignored(libc::SIGHUP) {
+        reactor.watch_signal(libc::SIGHUP)?;
+    }
+    // Else a log that has come to its size limit would end us.
+    reactor.watch_signal(libc::SIGXFSZ)?;
+    if signal::is_ignored(libc::SIGCHLD) {
+        // We inherited that, and while it holds nobody learns how a child has ended.
+        reactor.watch_signal(libc::SIGCHLD)?;
+    }
 
     let restart = policy.restart;
     let mut monitor = ProcessMonitor::with_observer(console);
     let added = monitor.add_process_with(&mut reactor, name.as_str(), &command, policy);
     added.map_err(|error| Failure::Other(error.to_string()))?;
-    let mut run = Run { monitor, name, restart, code: None, over: None, held: false };
+    let mut run = Run { monitor, name, restart, code: None, over: None, done: false, held: false };
     reactor.run_service(&mut run)?;
-    let console = run.monitor.observer_mut();
     // Who ends with its child is a filter like any other; who is told to end shall end.
-    let patience = if run.code.is_some() { None } else { Some(LAST_WORDS) };
-    console.out.finish(patience);
-    console.err.finish(patience);
+    let deadline = if run.done { None } else { Some(reactor.now() + LAST_WORDS) };
+    // There may be something left in the pipes themselves that there was no room for.
+    while run.held && time_left(&reactor, deadline) != Some(Duration::ZERO) {
+        let left = time_left(&reactor, deadline);
+        reactor.turn(left, |reactor, event| drop(run.handle(reactor, &event)))?;
+    }
+    let console = run.monitor.observer_mut();
+    console.out.finish(&reactor, deadline);
+    console.err.finish(&reactor, deadline);
     Ok(run.code.unwrap_or(0))
 }
 
-fn parse(mut arguments: Parser) -> Result<Arguments, Failure> {
+/// `None` if it only asks for help.
+fn parse(mut arguments: Parser) -> Result<Option<Arguments>, Failure> {
     let mut policy = Policy::default();
     let (mut name, mut cwd, mut user) = (None, None, None);
     let (mut env, mut clear_env) = (Vec::new(), false);
@@ -68,10 +87,11 @@ fn parse(mut arguments: Parser) -> Result<Arguments, Failure> {
             }
             Some(Arg::Long("name")) => name = Some(arguments.value()?.string()?),
             Some(Arg::Long("cwd")) => cwd = Some(arguments.value()?),
-            Some(Arg::Long("env")) => env.push(variable(&arguments.value()?.string()?)?),
+            Some(Arg::Long("env")) => env.push(variable(&arguments.value()?)?),
             Some(Arg::Long("clear-env")) => clear_env = true,
             Some(Arg::Long("user")) => user = Some(arguments.value()?.string()?),
             Some(Arg::Long("restart")) => policy.restart = restart(&arguments.value()?.string()?)?,
+            Some(Arg::Short('h') | Arg::Long("help")) => return Ok(None),
             Some(Arg::Value(program)) => break program,
             Some(other) => return Err(other.unexpected().into()),
             None => return Err(Failure::Usage("no command to run; try --help".into())),
@@ -98,7 +118,7 @@ fn parse(mut arguments: Parser) -> Result<Arguments, Failure> {
     if let Some(user) = user {
         run_as(&mut command, &user)?;
     }
-    Ok(Arguments { name, command, policy })
+    Ok(Some(Arguments { name, command, policy }))
 }
 
 fn seconds(arguments: &mut Parser, option: &str) -> Result<Duration, Failure> {
@@ -110,10 +130,13 @@ fn seconds(arguments: &mut Parser, option: &str) -> Result<Duration, Failure> {
     })
 }
 
-fn variable(text: &str) -> Result<(String, String), Failure> {
-    match text.split_once('=') {
-        Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
-        _ => Err(Failure::Usage(format!("--env wants KEY=VALUE, not `{text}`"))),
+fn variable(text: &OsStr) -> Result<(OsString, OsString), Failure> {
+    let bytes = text.as_bytes();
+    match bytes.iter().position(|byte| *byte == b'=') {
+        Some(end) if end > 0 => {
+            Ok((OsStr::from_bytes(&bytes[..end]).to_owned(), OsStr::from_bytes(&bytes[end + 1..]).to_owned()))
+        }
+        _ => Err(Failure::Usage(format!("--env wants KEY=VALUE, not `{}`", text.to_string_lossy()))),
     }
 }
 
@@ -134,16 +157,24 @@ fn base_name(program: &OsString) -> String {
 fn run_as(command: &mut Command, text: &str) -> Result<(), Failure> {
     let (user, group) = text.split_once(':').map_or((text, None), |(user, group)| (user, Some(group)));
     let unknown = |error: std::io::Error| Failure::Usage(format!("--user {text}: {error}"));
-    match user.parse() {
-        Ok(uid) => command.uid(uid),
-        Err(_) => command.user(user).map_err(unknown)?,
-    };
-    match group.map(|group| (group, group.parse())) {
+    if let Err(error) = command.user(user) {
+        match number(user) {
+            // With a group said it need not be in the user database.
+            Some(uid) if group.is_some() => drop(command.uid(uid)),
+            _ => return Err(unknown(error)),
+        }
+    }
+    match group.map(|group| (group, number(group))) {
         None => {}
-        Some((_, Ok(gid))) => drop(command.gid(gid)),
-        Some((group, Err(_))) => drop(command.group(group).map_err(unknown)?),
+        Some((_, Some(gid))) => drop(command.gid(gid)),
+        Some((group, None)) => drop(command.group(group).map_err(unknown)?),
     }
     Ok(())
+}
+
+/// -1 is nobody: to the kernel it means "no change".
+fn number(id: &str) -> Option<u32> {
+    id.parse().ok().filter(|id| *id != u32::MAX)
 }
 
 /// What the monitor does and what the child writes, for people to read.
@@ -162,7 +193,9 @@ impl Console {
     }
 
     fn report(&mut self, name: &str, what: &str) {
-        self.err.push(&[b"childminder: [", name.as_bytes(), b"] ", what.as_bytes(), b"\n"]);
+        if !self.err.is_abandoned() {
+            self.err.push(&[b"childminder: [", name.as_bytes(), b"] ", one_line(what).as_bytes(), b"\n"]);
+        }
     }
 
     fn flush(&mut self) {
@@ -206,7 +239,8 @@ impl Observer for Console {
         if delay.is_zero() {
             self.report(name, "restarting now");
         } else {
-            self.report(name, &format!("restarting in {} s", delay.as_secs_f64()));
+            let seconds = format!("{:.3}", delay.as_secs_f64());
+            self.report(name, &format!("restarting in {} s", seconds.trim_end_matches('0').trim_end_matches('.')));
         }
     }
 
@@ -229,6 +263,8 @@ struct Run {
     code: Option<u8>,
     /// The child is over; until then its pipes may still have something to say.
     over: Option<TimerId>,
+    /// It has ended by itself: nobody told us to.
+    done: bool,
     /// The children are not read, because nobody reads us.
     held: bool,
 }
@@ -249,7 +285,7 @@ impl Run {
             self.over = Some(reactor.call_later(GRACE));
         }
         if self.code.is_some() && reactor.processes().next().is_none() {
-            reactor.stop();
+            self.end(reactor);
         }
     }
 
@@ -275,8 +311,13 @@ impl Run {
         if self.held {
             self.over = Some(reactor.call_later(GRACE));
         } else {
-            reactor.stop();
+            self.end(reactor);
         }
+    }
+
+    fn end(&mut self, reactor: &mut Reactor) {
+        self.done = true;
+        reactor.stop();
     }
 }
 

@@ -5,7 +5,9 @@
 
 pub(crate) mod lines;
 mod observer;
+mod policy;
 pub mod restart;
+pub mod simulation;
 
 use std::collections::{BTreeMap, HashMap};
 use std::error::Error;
@@ -52,7 +54,7 @@ pub struct ProcessMonitor<O = Log> {
     policy: Policy,
     max_line: usize,
     running: bool,
-    /// In the order in which they were added. Boxed: a tree's nodes are half empty.
+    /// In the order in which they were added.
     entries: BTreeMap<u64, Box<Entry>>,
     next_key: u64,
     names: HashMap<Arc<str>, u64>,
@@ -75,13 +77,14 @@ struct Entry {
     /// To be forgotten as soon as it is down; its name is free already.
     removed: bool,
     starts: u64,
-    last_exit: Option<Exit>,
+    last_exit: Option<Box<Exit>>,
 }
 
 /// What a process writes, and for which entry.
 #[derive(Debug)]
 struct Output {
     entry: u64,
+    max_line: usize,
     streams: Vec<(i32, LineBuffer)>,
 }
 
@@ -401,23 +404,24 @@ impl<O: Observer> ProcessMonitor<O> {
     fn tell(&mut self, reactor: &mut Reactor, key: u64, input: Input) {
         let Some(entry) = self.entries.get_mut(&key) else { return };
         let mut input = input;
+        let idle = matches!(entry.life.state(), State::BackingOff { .. } | State::Exited);
+        if idle && !entry.group_left() {
+            // Nobody looked as long as nobody waited for them.
+            entry.life.handle(reactor.now(), Input::GroupGone);
+        }
         loop {
-            let action = entry.life.handle(reactor.now(), input);
-            let restart = matches!(input, Input::Exited { .. } | Input::SpawnFailed | Input::GroupGone);
-            match (action, entry.life.state()) {
-                (Some(Action::Spawn), _) if restart => self.observer.restarting(&entry.name, Duration::ZERO),
-                (None, State::BackingOff { until }) if restart => {
-                    self.observer.restarting(&entry.name, until.saturating_duration_since(reactor.now()));
-                }
-                _ => {}
-            }
+            let (now, before) = (reactor.now(), entry.life.state());
+            let action = entry.life.handle(now, input);
             match action {
                 Some(Action::Spawn) => {
+                    if matches!(input, Input::Exited { .. } | Input::GroupGone) {
+                        self.observer.restarting(&entry.name, Duration::ZERO);
+                    }
                     input = match reactor.spawn_process(&entry.command) {
                         Ok(process) => {
                             entry.process = Some(process);
                             entry.starts += 1;
-                            let output = Output { entry: key, streams: Vec::new() };
+                            let output = Output { entry: key, max_line: self.max_line, streams: Vec::new() };
                             self.outputs.insert(process, output);
                             entry.pid = reactor.process(process).and_then(|process| process.pid());
                             self.observer.started(&entry.name, entry.pid.unwrap_or_default());
@@ -428,20 +432,28 @@ impl<O: Observer> ProcessMonitor<O> {
                             Input::SpawnFailed
                         }
                     };
+                    continue;
                 }
                 Some(Action::Terminate) => {
                     let signal = entry.life.policy().stop_signal;
                     self.observer.terminating(&entry.name, signal);
                     entry.terminate(reactor, signal);
-                    break;
                 }
                 Some(Action::Kill) => {
                     self.observer.killing(&entry.name);
                     entry.kill(reactor);
-                    break;
                 }
-                None => break,
+                None => {}
             }
+            match entry.life.state() {
+                State::BackingOff { until } if entry.life.state() != before => {
+                    self.observer.restarting(&entry.name, until.saturating_duration_since(now));
+                }
+                // Nobody is left, or only those who have been killed and are not gone yet.
+                State::Stopped => entry.groups.clear(),
+                _ => {}
+            }
+            break;
         }
         entry.arm(reactor, key, &mut self.timers);
         if entry.removed && entry.life.state() == State::Stopped {
@@ -454,11 +466,15 @@ impl<O: Observer> ProcessMonitor<O> {
         let Some(output) = self.outputs.get_mut(&process) else { return };
         let key = output.entry;
         let Some(entry) = self.entries.get_mut(&key) else { return };
-        // Its last words belong before the word of its end, even if somebody else holds the pipe.
-        output.flush(&entry.name, &mut self.observer);
+        // Its last words belong before the word of its end, even if somebody else holds the pipe; but not where the rest of
+        // the line is still to be read.
+        if let Some(mut transport) = reactor.process(process) {
+            output.flush(&entry.name, &mut self.observer, |fd| transport.is_drained(fd));
+        }
         entry.process = None;
         entry.pid = None;
-        entry.last_exit = Some(*exit);
+        // Before its first start it is the process of one whose name it has taken over.
+        entry.last_exit = (entry.starts > 0).then(|| Box::new(*exit));
         let leftover = reactor.process(process).and_then(|process| process.leftover_group());
         entry.groups.extend(leftover);
         self.observer.exited(&entry.name, exit);
@@ -476,10 +492,9 @@ impl<O: Observer> ProcessMonitor<O> {
 
     fn data(&mut self, process: ProcessId, fd: i32, data: &[u8]) -> bool {
         let Some(output) = self.outputs.get_mut(&process) else { return false };
-        let max_line = self.max_line;
         if let Some(entry) = self.entries.get(&output.entry) {
             let (name, observer) = (&*entry.name, &mut self.observer);
-            output.stream(fd, max_line).push(data, &mut |piece| observer.line(&line(name, fd, piece)));
+            output.stream(fd).push(data, &mut |piece| observer.line(&line(name, fd, piece)));
         }
         true
     }
@@ -511,7 +526,7 @@ impl Entry {
             process: self.process,
             pid: self.pid,
             restarts: self.starts.saturating_sub(1),
-            last_exit: self.last_exit.as_ref(),
+            last_exit: self.last_exit.as_deref(),
         }
     }
 
@@ -570,9 +585,9 @@ impl Entry {
 }
 
 impl Output {
-    fn stream(&mut self, fd: i32, max_line: usize) -> &mut LineBuffer {
+    fn stream(&mut self, fd: i32) -> &mut LineBuffer {
         let index = self.streams.iter().position(|(number, _)| *number == fd).unwrap_or_else(|| {
-            self.streams.push((fd, LineBuffer::new(max_line)));
+            self.streams.push((fd, LineBuffer::new(self.max_line)));
             self.streams.len() - 1
         });
         &mut self.streams[index].1
@@ -585,8 +600,8 @@ impl Output {
         }
     }
 
-    fn flush(&mut self, name: &str, observer: &mut impl Observer) {
-        for (number, buffer) in &mut self.streams {
+    fn flush(&mut self, name: &str, observer: &mut impl Observer, mut is_drained: impl FnMut(i32) -> bool) {
+        for (number, buffer) in self.streams.iter_mut().filter(|(number, _)| is_drained(*number)) {
             buffer.finish(&mut |piece| observer.line(&line(name, *number, piece)));
         }
     }
@@ -603,8 +618,8 @@ impl<O: Observer> Service for ProcessMonitor<O> {
 
     /// Not running, and all its processes have exited, the removed ones too.
     fn is_down(&self) -> bool {
-        let down = |entry: &Box<Entry>| matches!(entry.life.state(), State::Stopped | State::Exited);
-        !self.running && self.entries.values().all(down)
+        let down = |entry: &Entry| matches!(entry.life.state(), State::Stopped | State::Exited);
+        !self.running && self.entries.values().all(|entry| down(entry))
     }
 
     /// Starts all processes, in the order in which they were added.

@@ -19,7 +19,8 @@ use crate::error::{SignalError, SpawnError, Stage, WriteError};
 use crate::exit::{Exit, Usage};
 use crate::slab::Key;
 use crate::sources::{Source, Sources};
-use crate::sys::{self, spawn::Spawner, wait::Wait};
+use crate::sys::wait::{State, Wait};
+use crate::sys::{self, spawn::Spawner};
 pub(crate) use pipe::{Flush, Read};
 use pipe::{Reader, Writer};
 use stdio::{Files, Side};
@@ -43,6 +44,8 @@ pub(crate) struct Child {
     pid: i32,
     /// Its pid is also the number of its process group.
     leads: bool,
+    /// It is on a pseudo-terminal: descriptor 1 is read from it and descriptor 0 written to it.
+    terminal: bool,
     pidfd: Option<(OwnedFd, Key)>,
     pipes: Vec<(i32, Pipe)>,
     /// Closed pipes that no event has told of yet.
@@ -51,13 +54,14 @@ pub(crate) struct Child {
     requested: Option<i32>,
     /// Without a pidfd nobody can signal a group safely once its leader is reaped: so it is killed just before.
     kill_group_at_exit: bool,
-    exit: Option<Exit>,
+    exit: Option<Box<Exit>>,
 }
 
 #[derive(Debug)]
 enum Pipe {
     Reader(Reader),
-    Writer(Writer),
+    /// Boxed, since most pipes are readers, which are half as large.
+    Writer(Box<Writer>),
 }
 
 /// What a spawn needs of the reactor.
@@ -94,6 +98,7 @@ impl Child {
         Ok(Self {
             pid,
             leads: command.group.leads() || files.terminal,
+            terminal: files.terminal,
             pidfd,
             pipes,
             unreported: 0,
@@ -114,7 +119,7 @@ impl Child {
     }
 
     pub(crate) fn exit(&self) -> Option<&Exit> {
-        self.exit.as_ref()
+        self.exit.as_deref()
     }
 
     /// Whether only SIGCHLD can tell of its death.
@@ -122,9 +127,14 @@ impl Child {
         self.exit.is_none() && self.pidfd.is_none()
     }
 
-    /// Whether it has died and still waits to be reaped.
+    /// Whether it has died without our having told so.
     pub(crate) fn has_ended(&self) -> bool {
-        self.exit.is_none() && sys::wait::has_ended(self.pid)
+        self.exit.is_none() && sys::wait::state(self.pid) != State::Running
+    }
+
+    /// Whether its pid certainly is its own: not if somebody else has reaped it.
+    fn holds_number(&self) -> bool {
+        self.exit.is_none() && sys::wait::state(self.pid) != State::Lost
     }
 
     /// Exited, every pipe closed, and every close told of.
@@ -137,18 +147,23 @@ impl Child {
         if self.exit.is_some() {
             return None;
         }
-        if self.kill_group_at_exit && self.leads && !self.group_outlives_leader() && self.has_ended() {
+        let may_kill = self.kill_group_at_exit && self.leads && !self.group_outlives_leader();
+        if may_kill && sys::wait::state(self.pid) == State::Zombie {
             // The zombie still holds the number.
             let _ = sys::signal::send_to_group(self.pid, libc::SIGKILL);
         }
-        let (status, usage) = match sys::wait::try_wait(self.pid) {
+        let wait = match &self.pidfd {
+            Some((pidfd, _)) => sys::wait::try_wait_exactly(pidfd.as_fd(), self.pid),
+            None => sys::wait::try_wait(self.pid),
+        };
+        let (status, usage) = match wait {
             Wait::Running => return None,
             Wait::Reaped(status, usage) => (Some(status), usage),
             Wait::Lost => (None, Usage::default()),
         };
         let wall_time = now.saturating_duration_since(self.started);
         let exit = Exit { status, usage, wall_time, requested: self.requested };
-        self.exit = Some(exit);
+        self.exit = Some(Box::new(exit));
         if let Some((_, source)) = &self.pidfd {
             sources.forget(*source);
         }
@@ -164,6 +179,11 @@ impl Child {
             Pipe::Reader(reader) => Some(reader),
             Pipe::Writer(_) => None,
         }
+    }
+
+    /// The terminal of a child that is reaped, to be read to its end.
+    pub(crate) fn hung_up_terminal(&mut self) -> Option<&mut Reader> {
+        if self.terminal { self.reader(1) } else { None }
     }
 
     fn writer(&mut self, fd: i32) -> Option<&mut Writer> {
@@ -190,6 +210,8 @@ impl Child {
 
     /// The poll says that a writer can be written to, or that its reader is gone.
     pub(crate) fn flush(&mut self, fd: i32, reader_gone: bool, sources: &mut Sources) -> Option<Notice> {
+        // Nobody has the terminal open now, and yet it can be opened again.
+        let reader_gone = reader_gone && !(self.terminal && fd == 0);
         let writer = self.writer(fd)?;
         let source = writer.source;
         let flush = if reader_gone { Flush::Broken } else { writer.flush() };
@@ -211,7 +233,7 @@ impl Child {
 
     /// Whether the kernel lets us reach the group's members by the leader's pidfd, reaped or not.
     fn group_outlives_leader(&self) -> bool {
-        self.pidfd.is_some() && sys::pidfd::group_supported()
+        self.pidfd.as_ref().is_some_and(|(pidfd, _)| sys::pidfd::group_supported(pidfd))
     }
 
     fn send(&mut self, signal: i32) -> Result<(), SignalError> {
@@ -220,7 +242,8 @@ impl Child {
         }
         match &self.pidfd {
             Some((pidfd, _)) => sys::pidfd::send(pidfd, signal)?,
-            None => sys::signal::send(self.pid, signal)?,
+            None if self.holds_number() => sys::signal::send(self.pid, signal)?,
+            None => return Err(SignalError::AlreadyExited),
         }
         self.note_request(signal);
         Ok(())
@@ -231,9 +254,9 @@ impl Child {
             return self.send(signal);
         }
         match &self.pidfd {
-            Some((pidfd, _)) if sys::pidfd::group_supported() => sys::pidfd::send_to_group(pidfd, signal)?,
-            _ if self.exit.is_some() => return Err(SignalError::AlreadyExited),
-            _ => sys::signal::send_to_group(self.pid, signal)?,
+            Some((pidfd, _)) if sys::pidfd::group_supported(pidfd) => sys::pidfd::send_to_group(pidfd, signal)?,
+            _ if self.holds_number() => sys::signal::send_to_group(self.pid, signal)?,
+            _ => return Err(SignalError::AlreadyExited),
         }
         self.note_request(signal);
         Ok(())
@@ -253,7 +276,7 @@ impl Pipe {
         let interest = if side == Side::Writer { Interest::WRITABLE } else { Interest::READABLE };
         let source = sources.register(end.as_fd(), interest, Source::Pipe { process, fd })?;
         Ok(match side {
-            Side::Writer => Self::Writer(Writer::new(end, source)),
+            Side::Writer => Self::Writer(Box::new(Writer::new(end, source))),
             Side::Reader => Self::Reader(Reader::new(end, source, false)),
             Side::Terminal => Self::Reader(Reader::new(end, source, true)),
         })
@@ -481,6 +504,11 @@ impl Process<'_> {
     pub fn pause(&mut self, fd: i32) {
         if let Some(reader) = self.child.reader(fd) {
             reader.paused = true;
+            if reader.is_over() && !reader.queued {
+                // The poll has told of its end before.
+                reader.queued = true;
+                self.sources.push_ready(reader.source);
+            }
         }
     }
 
@@ -514,6 +542,11 @@ impl Process<'_> {
     #[must_use]
     pub fn bytes_read(&mut self, fd: i32) -> Option<u64> {
         self.child.reader(fd).map(|reader| reader.bytes())
+    }
+
+    /// Whether everything was read from the child's descriptor `fd` that was there at the last look.
+    pub(crate) fn is_drained(&mut self, fd: i32) -> bool {
+        self.child.reader(fd).is_none_or(|reader| !reader.queued && !reader.paused)
     }
 
     /// Tells the child's pseudo-terminal its new size; the foreground group gets SIGWINCH.

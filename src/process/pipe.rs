@@ -28,8 +28,11 @@ pub(crate) struct Reader {
     pub(crate) paused: bool,
     /// The other end is closed: a short read no longer means that nothing is left.
     hung_up: bool,
-    /// A terminal gives a line a read, however large the buffer.
+    /// A terminal gives a line a read, however large the buffer. It is not closed before its child is reaped: that would hang up
+    /// on a child that has closed its own descriptors and is about to exit.
     terminal: bool,
+    /// The child is reaped, and with it the terminal has hung up on everybody else.
+    last_words: bool,
     /// How often in a row the buffer came back full, or [`GROWN`].
     full: u8,
     bytes: u64,
@@ -48,7 +51,17 @@ pub(crate) enum Read {
 
 impl Reader {
     pub(crate) fn new(fd: OwnedFd, source: Key, terminal: bool) -> Self {
-        Self { fd, source, queued: false, paused: false, hung_up: false, terminal, full: 0, bytes: 0 }
+        Self {
+            fd,
+            source,
+            queued: false,
+            paused: false,
+            hung_up: false,
+            terminal,
+            last_words: false,
+            full: 0,
+            bytes: 0,
+        }
     }
 
     /// How many bytes the child has sent so far.
@@ -62,11 +75,26 @@ impl Reader {
 
     /// Whether the other end is closed and nothing is left: seen without reading, so also while paused.
     pub(crate) fn is_over(&self) -> bool {
-        self.hung_up && sys::fd::unread(self.fd.as_fd()) == 0
+        if self.terminal {
+            self.last_words && !sys::fd::is_readable(self.fd.as_fd())
+        } else {
+            self.hung_up && sys::fd::is_over(self.fd.as_fd())
+        }
+    }
+
+    /// A terminal's child is reaped: what can be read now is all.
+    pub(crate) fn last_words(&mut self) {
+        self.last_words = true;
+    }
+
+    fn nothing_now(&self) -> Read {
+        if self.last_words { Read::End } else { Read::Empty }
     }
 
     pub(crate) fn read(&mut self, buffer: &mut [u8]) -> Read {
         match sys::fd::read(self.fd.as_fd(), buffer) {
+            // A terminal's master says so, or EIO, when nobody has the slave any more: but /dev/tty can still be opened.
+            Ok(0) | Err(_) if self.terminal => self.nothing_now(),
             Ok(0) => Read::End,
             Ok(len) => {
                 self.bytes += len as u64;
@@ -74,7 +102,6 @@ impl Reader {
                 Read::Data { len, more: len == buffer.len() || self.hung_up || self.terminal }
             }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => Read::Empty,
-            // A terminal's master says EIO when nobody has the slave any more.
             Err(_) => Read::End,
         }
     }

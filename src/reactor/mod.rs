@@ -132,6 +132,8 @@ impl Waker {
 ///
 /// When it is dropped its pipes are closed and its children go on running, unsupervised; those that end later stay zombies
 /// until the host does, as with [`std::process::Child`]. [`run_service`](Self::run_service) stops them before.
+/// Nothing else is left of it, but for the handlers of signals that it watched (SIGCHLD among them with [`ReapMethod::Sigchld`]): they
+/// stay, since others may have chained themselves to them, and do what was done before. [The guide](crate::guide::embedding) has the details.
 ///
 /// ```
 /// use childminder::{Command, Event, Reactor};
@@ -157,9 +159,14 @@ pub struct Reactor {
     buffer: Vec<u8>,
     sources: Sources,
     processes: Slab<Child>,
+    // What is known and not told yet. Nothing is taken out before its turn has come: a handler may panic.
+    ready: VecDeque<Ready>,
+    reading: Option<(Key, i32)>,
     notices: VecDeque<Notice>,
-    dead: Vec<Key>,
+    /// Those that may have died, or ended.
+    dead: VecDeque<Key>,
     sweep: bool,
+    come: VecDeque<i32>,
     spawner: Spawner,
     pidfds: bool,
     nofile: Option<Limit>,
@@ -168,8 +175,23 @@ pub struct Reactor {
     sigchld: Sigchld,
     hosts: Vec<(Key, Box<dyn AsFd + Send>)>,
     waker: Option<Waker>,
+    /// For hosts that nest by the descriptor alone.
+    #[cfg(target_os = "linux")]
+    alarm: Option<sys::timerfd::Timerfd>,
+    /// The last poll had no room for more events: there may be some that it has not told.
+    full: bool,
     now: Instant,
     stopping: bool,
+}
+
+/// What the poll said of a source.
+#[derive(Debug, Clone, Copy)]
+struct Ready {
+    source: Key,
+    readable: bool,
+    writable: bool,
+    /// Closed at the other end.
+    gone: bool,
 }
 
 /// Who wants to know of SIGCHLD.
@@ -211,9 +233,12 @@ impl Reactor {
             buffer: Vec::new(),
             sources,
             processes: Slab::new(),
+            ready: VecDeque::new(),
+            reading: None,
             notices: VecDeque::new(),
-            dead: Vec::new(),
+            dead: VecDeque::new(),
             sweep: false,
+            come: VecDeque::new(),
             spawner,
             pidfds: reap == ReapMethod::Pidfd,
             nofile: None,
@@ -222,6 +247,9 @@ impl Reactor {
             sigchld: Sigchld::default(),
             hosts: Vec::new(),
             waker: None,
+            #[cfg(target_os = "linux")]
+            alarm: None,
+            full: false,
             now,
             stopping: false,
         })
@@ -273,6 +301,36 @@ impl Reactor {
     #[must_use]
     pub fn next_deadline(&mut self) -> Option<Instant> {
         if self.has_work() { Some(self.now) } else { self.timers.next_deadline() }
+    }
+
+    /// Has the reactor's descriptor ([`AsFd`]) become readable at [`next_deadline`](Self::next_deadline) too: for loops that know
+    /// descriptors and no time-outs. Each turn sets it anew from now on; call this again after calls from outside of a turn
+    /// that may bring the deadline forward (a spawn, a timer, anything done to a [`Process`]). Linux only; it takes a `timerfd_create(2)`.
+    ///
+    /// # Errors
+    ///
+    /// `EMFILE` or `ENFILE`, the first time.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    ///
+    /// use childminder::Reactor;
+    ///
+    /// let mut reactor = Reactor::new()?;
+    /// reactor.call_later(Duration::from_millis(20));
+    /// reactor.arm_fd()?;
+    /// // Now `poll(2)` without a time-out would return when the timer is due.
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    #[cfg(target_os = "linux")]
+    pub fn arm_fd(&mut self) -> io::Result<()> {
+        if self.alarm.is_none() {
+            let alarm = sys::timerfd::Timerfd::new()?;
+            self.sources.register(alarm.as_fd(), mio::Interest::READABLE, Source::Alarm)?;
+            self.alarm = Some(alarm);
+        }
+        let delay = self.next_deadline().map(|deadline| deadline.saturating_duration_since(clock()));
+        self.alarm.as_ref().map_or(Ok(()), |alarm| alarm.set(delay))
     }
 
     /// Has [`Event::Timer`] come once, `delay` from [`now`](Self::now), and never in this turn. Equal times fire in the order
@@ -332,11 +390,15 @@ impl Reactor {
         self.now = clock();
         let child = result?;
         let needs_sweep = child.needs_sweep();
+        // Where the host ignores SIGCHLD, or another thread of it waits for anybody, it may be gone before it could have a pidfd.
+        let gone = needs_sweep && child.has_ended();
         let inserted = self.processes.insert(child);
         debug_assert_eq!(key, inserted);
         if needs_sweep {
             // Its pidfd could not be had, and it may be dead already: look in the next turn.
             self.sweep = true;
+        }
+        if needs_sweep && !gone {
             self.watch_children(command).or_else(|error| self.give_up(key, error))?;
         }
         Ok(ProcessId(key))
@@ -355,7 +417,7 @@ impl Reactor {
     }
 
     /// Has [`Event::Signal`] come for a signal. Handlers that the host had before are still called; the signal's default action is not
-    /// carried out as long as a reactor watches it.
+    /// carried out as long as a reactor watches it. In the thread that calls, the signal is no longer blocked.
     ///
     /// # Errors
     ///
@@ -454,12 +516,21 @@ impl Reactor {
         let buffer = std::mem::take(&mut self.buffer);
         // Put back whatever happens: a handler may panic, and the host may catch it.
         let mut turn = Turn { reactor: self, events: Some(events), buffer };
-        turn.take(timeout, handler)
+        let result = turn.take(timeout, handler);
+        drop(turn);
+        #[cfg(target_os = "linux")]
+        if self.alarm.is_some() {
+            return result.and(self.arm_fd());
+        }
+        result
     }
 
     /// Whether a turn has something to do without waiting.
     fn has_work(&self) -> bool {
-        self.sources.ready_len() > 0 || !self.notices.is_empty() || self.sweep || !self.dead.is_empty()
+        self.full
+            || self.sweep
+            || self.sources.ready_len() > 0
+            || !(self.ready.is_empty() && self.notices.is_empty() && self.dead.is_empty() && self.come.is_empty())
     }
 
     fn after(&self, delay: Duration) -> Instant {
@@ -467,8 +538,10 @@ impl Reactor {
     }
 
     fn emit_closed(&mut self, process: Key, fd: i32, lost: usize, handler: &mut dyn FnMut(&mut Self, Event<'_>)) {
+        if self.processes.get(process).is_some_and(Child::is_over) {
+            self.dead.push_back(process);
+        }
         handler(self, Event::FdClosed { process: ProcessId(process), fd, lost });
-        self.end_if_over(process, handler);
     }
 
     /// `Ended`, if nothing else is to be told of this process.
@@ -487,7 +560,32 @@ fn far(from: Instant, delay: Duration) -> Instant {
     from.checked_add(delay).unwrap_or_else(|| from + CENTURY)
 }
 
-/// Readable when a turn has something to do, except for what [`next_deadline`](Self::next_deadline) knows.
+/// Readable when a turn has something to do, except for what [`next_deadline`](Self::next_deadline) knows; after
+/// `arm_fd` (Linux) including that.
+///
+/// To nest in another loop, watch it for reading, by level or by edge; wait no longer than until
+/// [`next_deadline`](Self::next_deadline); then take one turn of no length: `turn(Some(Duration::ZERO), …)`.
+///
+/// ```
+/// use std::os::fd::AsFd;
+/// use std::time::Duration;
+///
+/// use childminder::{Command, Event, Reactor};
+///
+/// let mut reactor = Reactor::new()?;
+/// reactor.spawn_process(&Command::new("true"))?;
+/// let mut host = mio::Poll::new()?; // in place of the loop that the host has anyway
+/// let fd = reactor.as_fd().try_clone_to_owned()?;
+/// let source = &mut mio::unix::SourceFd(&std::os::fd::AsRawFd::as_raw_fd(&fd));
+/// host.registry().register(source, mio::Token(0), mio::Interest::READABLE)?;
+/// let (mut events, mut ended) = (mio::Events::with_capacity(8), false);
+/// while !ended {
+///     let timeout = reactor.next_deadline().map(|deadline| deadline.saturating_duration_since(reactor.now()));
+///     host.poll(&mut events, timeout)?;
+///     reactor.turn(Some(Duration::ZERO), |_, event| ended |= matches!(event, Event::Ended { .. }))?;
+/// }
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 impl AsFd for Reactor {
     fn as_fd(&self) -> BorrowedFd<'_> {
         sys::fd::borrow(&self.poll)
@@ -516,6 +614,10 @@ impl Drop for Turn<'_> {
     fn drop(&mut self) {
         self.reactor.events = self.events.take();
         self.reactor.buffer = std::mem::take(&mut self.buffer);
+        if let Some((process, fd)) = self.reactor.reading.take() {
+            // In the midst of a read: the poll will not tell of what is left.
+            self.reactor.read_again(process, fd);
+        }
     }
 }
 
@@ -534,17 +636,15 @@ impl Turn<'_> {
             Err(error) if error.kind() == io::ErrorKind::Interrupted => events.clear(),
             result => result?,
         }
+        self.reactor.full = events.iter().count() >= EVENTS;
         let mark = self.reactor.timers.begin_turn();
 
-        let signals = self.dispatch(handler);
+        self.take_in();
+        self.dispatch(handler);
         self.read_ready(handler);
         self.tell_notices(handler);
-        let reactor = &mut *self.reactor;
-        // The pipe is emptied before anything that it may be about: a signal that comes meanwhile is a new byte.
-        let come = if signals { reactor.signals.as_mut().map(Signals::drain) } else { None }.unwrap_or_default();
-        reactor.sweep |= come.contains(&libc::SIGCHLD);
         self.bury_dead(handler);
-        for signal in come {
+        while let Some(signal) = self.reactor.come.pop_front() {
             if signal != libc::SIGCHLD || self.reactor.sigchld.for_host {
                 handler(self.reactor, Event::Signal(signal));
             }
@@ -555,41 +655,64 @@ impl Turn<'_> {
         Ok(())
     }
 
-    /// Hands out what needs no read, and remembers the rest. Whether a signal has come.
-    fn dispatch(&mut self, handler: &mut dyn FnMut(&mut Reactor, Event<'_>)) -> bool {
-        let mut signals = false;
+    /// Remembers what the poll said, all of it before the first handler runs.
+    fn take_in(&mut self) {
+        let reactor = &mut *self.reactor;
         for event in self.events.iter().flatten() {
-            let key = Key::from_usize(event.token().0);
-            let gone = event.is_error() || event.is_read_closed() || event.is_write_closed();
-            match self.reactor.sources.get(key) {
-                // Closed by a handler in this very turn.
+            let source = Key::from_usize(event.token().0);
+            match reactor.sources.get(source) {
                 None => {}
-                Some(Source::Signals) => signals = true,
-                Some(Source::Waker) => handler(self.reactor, Event::Woken),
-                Some(Source::Pidfd { process }) => self.reactor.dead.push(process),
-                Some(Source::Pipe { process, fd }) => self.reactor.pipe_ready(process, fd, gone, handler),
-                Some(Source::Host) => {
-                    let (readable, writable) = (event.is_readable() || gone, event.is_writable());
-                    handler(self.reactor, Event::Ready { source: SourceId(key), readable, writable });
+                // The wake-up was all there is to it.
+                #[cfg(target_os = "linux")]
+                Some(Source::Alarm) => {}
+                Some(Source::Signals) => {
+                    // The pipe is emptied before anything that it may be about: a signal that comes meanwhile is a new byte.
+                    reactor.come.extend(reactor.signals.as_mut().map(Signals::drain).unwrap_or_default());
+                    reactor.sweep |= reactor.come.contains(&libc::SIGCHLD);
+                }
+                Some(Source::Pidfd { process }) => reactor.dead.push_back(process),
+                Some(Source::Waker | Source::Pipe { .. } | Source::Host) => {
+                    let gone = event.is_error() || event.is_read_closed() || event.is_write_closed();
+                    let (readable, writable) = (event.is_readable(), event.is_writable());
+                    reactor.ready.push_back(Ready { source, readable, writable, gone });
                 }
             }
         }
-        signals
+    }
+
+    /// Hands out what needs no read, and puts the rest on the list of those to read.
+    fn dispatch(&mut self, handler: &mut dyn FnMut(&mut Reactor, Event<'_>)) {
+        while let Some(Ready { source, readable, writable, gone }) = self.reactor.ready.pop_front() {
+            match self.reactor.sources.get(source) {
+                Some(Source::Waker) => handler(self.reactor, Event::Woken),
+                Some(Source::Pipe { process, fd }) => self.reactor.pipe_ready(process, fd, gone, handler),
+                Some(Source::Host) => {
+                    let source = SourceId(source);
+                    handler(self.reactor, Event::Ready { source, readable: readable || gone, writable });
+                }
+                // Closed by a handler in this very turn; the others are never among them.
+                _ => {}
+            }
+        }
     }
 
     /// Reads what is readable: each source its share, and those that have more come again in the next turn.
     fn read_ready(&mut self, handler: &mut dyn FnMut(&mut Reactor, Event<'_>)) {
         for _ in 0..self.reactor.sources.ready_len() {
             let Some(key) = self.reactor.sources.pop_ready() else { break };
+            self.need_buffer();
             if let Some(Source::Pipe { process, fd }) = self.reactor.sources.get(key) {
                 if let Some(reader) = self.reactor.processes.get_mut(process).and_then(|child| child.reader(fd)) {
                     reader.queued = false;
                 }
-                // Not before there is something to read: many a host's children never write.
-                self.buffer.resize(BUFFER, 0);
                 self.reactor.read(process, fd, &mut self.buffer, handler);
             }
         }
+    }
+
+    /// Not before there is something to read: many a supervisor only waits.
+    fn need_buffer(&mut self) {
+        self.buffer.resize(BUFFER, 0);
     }
 
     fn tell_notices(&mut self, handler: &mut dyn FnMut(&mut Reactor, Event<'_>)) {
@@ -611,9 +734,10 @@ impl Turn<'_> {
 
     fn bury_dead(&mut self, handler: &mut dyn FnMut(&mut Reactor, Event<'_>)) {
         self.reactor.find_dead();
-        for process in std::mem::take(&mut self.reactor.dead) {
-            self.buffer.resize(BUFFER, 0);
+        while let Some(process) = self.reactor.dead.front().copied() {
+            self.need_buffer();
             self.reactor.bury(process, &mut self.buffer, handler);
+            self.reactor.dead.pop_front();
         }
     }
 }
@@ -648,6 +772,12 @@ impl Reactor {
 
     /// Reads a pipe's share of a turn.
     fn read(&mut self, process: Key, fd: i32, buffer: &mut [u8], handler: &mut dyn FnMut(&mut Self, Event<'_>)) {
+        self.reading = Some((process, fd));
+        self.read_share(process, fd, buffer, handler);
+        self.reading = None;
+    }
+
+    fn read_share(&mut self, process: Key, fd: i32, buffer: &mut [u8], handler: &mut dyn FnMut(&mut Self, Event<'_>)) {
         for _ in 0..READS {
             let Some(reader) = self.processes.get_mut(process).and_then(|child| child.reader(fd)) else { return };
             let read = match reader.paused {
@@ -673,6 +803,11 @@ impl Reactor {
                 }
             }
         }
+        self.read_again(process, fd);
+    }
+
+    /// Has the next turn go on reading a pipe.
+    fn read_again(&mut self, process: Key, fd: i32) {
         if let Some(reader) = self.processes.get_mut(process).and_then(|child| child.reader(fd)) {
             if !reader.queued {
                 reader.queued = true;

@@ -6,7 +6,7 @@
 use super::{Event, Reactor};
 use crate::command::Command;
 use crate::error::{SpawnError, Stage};
-use crate::process::ProcessId;
+use crate::process::{Process, ProcessId};
 use crate::slab::Key;
 
 /// How the death of a child is noticed.
@@ -18,7 +18,9 @@ pub enum ReapMethod {
     #[default]
     Pidfd,
     /// By SIGCHLD, at which each child is asked after. The host's own handler for it is still called; a host that ignores it
-    /// no longer does.
+    /// no longer does, nor does the thread that spawns first block it.
+    ///
+    /// A host that installs a handler of its own *afterwards* must call the one that it replaces: nothing else would wake the reactor.
     Sigchld,
 }
 
@@ -49,7 +51,7 @@ impl Reactor {
         }
     }
 
-    /// Reads what a dead child has left in its pipes, reaps it and tells.
+    /// Reads what a dead child has left in its pipes, reaps it and tells; also that it has ended, if that is all.
     pub(super) fn bury(&mut self, process: Key, buffer: &mut [u8], handler: &mut dyn FnMut(&mut Self, Event<'_>)) {
         let Some(child) = self.processes.get(process) else { return };
         for fd in child.readers().collect::<Vec<_>>() {
@@ -57,8 +59,20 @@ impl Reactor {
         }
         let Some(child) = self.processes.get_mut(process) else { return };
         if let Some(exit) = child.reap(self.now, &mut self.sources) {
+            self.hang_up(process);
             handler(self, Event::Exited { process: ProcessId(process), exit: &exit });
-            self.end_if_over(process, handler);
         }
+        self.end_if_over(process, handler);
+    }
+
+    /// A terminal ends with its child, whoever else still has it: the system has hung up on them.
+    fn hang_up(&mut self, process: Key) {
+        let Some(child) = self.processes.get_mut(process) else { return };
+        let Some(terminal) = child.hung_up_terminal() else { return };
+        terminal.last_words();
+        let mut child =
+            Process { id: ProcessId(process), child, sources: &mut self.sources, notices: &mut self.notices };
+        child.close(0);
+        self.read_again(process, 1);
     }
 }

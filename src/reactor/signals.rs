@@ -51,6 +51,8 @@ impl Signals {
             defaults::suspend(number)?;
             self.delivery.handle().add_signal(number).inspect_err(|_| defaults::resume(number))?;
             self.watched.push(number);
+            // Blocked in all threads it would never come.
+            sys::signal::unblock(number);
         }
         Ok(())
     }

@@ -3,8 +3,9 @@
 //! Pure: time is an argument. It neither reads a clock nor waits nor calls anybody.
 //! The rule: each active timer has exactly one heap entry with its present `seq`; every other entry is dead.
 
-use std::cmp::Reverse;
+use std::cmp::{Ordering, Reverse};
 use std::collections::BinaryHeap;
+use std::num::NonZeroU64;
 use std::time::{Duration, Instant};
 
 use crate::slab::{Key, Slab};
@@ -45,11 +46,12 @@ pub(crate) struct Timers {
 #[derive(Debug)]
 struct Timer {
     deadline: u64,
-    seq: u64,
+    /// Not zero, so that a slot of the slab needs no word to say that it is taken.
+    seq: NonZeroU64,
 }
 
-/// Ordered by deadline, then age: `seq` is unique, so the key never decides.
-#[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
+/// Ordered by deadline, then age.
+#[derive(Debug)]
 struct Entry {
     deadline: u64,
     seq: u64,
@@ -57,8 +59,33 @@ struct Entry {
 }
 
 impl Entry {
+    /// As one number, which is compared without a branch. `seq` is unique.
+    fn order(&self) -> u128 {
+        u128::from(self.deadline) << 64 | u128::from(self.seq)
+    }
+
     fn is_live(&self, active: &Slab<Timer, { u32::MAX }>) -> bool {
-        active.get(self.key).is_some_and(|timer| timer.seq == self.seq)
+        active.get(self.key).is_some_and(|timer| timer.seq.get() == self.seq)
+    }
+}
+
+impl PartialEq for Entry {
+    fn eq(&self, other: &Self) -> bool {
+        self.order() == other.order()
+    }
+}
+
+impl Eq for Entry {}
+
+impl PartialOrd for Entry {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for Entry {
+    fn cmp(&self, other: &Self) -> Ordering {
+        self.order().cmp(&other.order())
     }
 }
 
@@ -69,7 +96,7 @@ impl Timers {
 
     pub(crate) fn insert(&mut self, deadline: Instant) -> TimerId {
         let timer = self.stamp(deadline);
-        let (deadline, seq) = (timer.deadline, timer.seq);
+        let (deadline, seq) = (timer.deadline, timer.seq.get());
         let key = self.active.insert(timer);
         self.heap.push(Reverse(Entry { deadline, seq, key }));
         TimerId(key)
@@ -85,7 +112,7 @@ impl Timers {
     /// Moves an active timer, behind those already set for the same instant. False if it was not active.
     pub(crate) fn reset(&mut self, id: TimerId, deadline: Instant) -> bool {
         let new = self.stamp(deadline);
-        let (deadline, seq) = (new.deadline, new.seq);
+        let (deadline, seq) = (new.deadline, new.seq.get());
         let Some(timer) = self.active.get_mut(id.0) else {
             return false;
         };
@@ -121,7 +148,7 @@ impl Timers {
 
     /// To be asked for once a turn, before the first [`Timers::pop_due`].
     pub(crate) const fn begin_turn(&self) -> Mark {
-        Mark(self.next_seq)
+        Mark(self.next_seq + 1)
     }
 
     /// The earliest timer that is due at `now` and was set before `mark`. It is no longer active.
@@ -153,8 +180,8 @@ impl Timers {
     }
 
     fn stamp(&mut self, deadline: Instant) -> Timer {
-        let seq = self.next_seq;
-        self.next_seq += 1;
+        let seq = NonZeroU64::MIN.saturating_add(self.next_seq);
+        self.next_seq = seq.get();
         Timer { deadline: self.nanos(deadline), seq }
     }
 

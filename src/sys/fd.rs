@@ -30,10 +30,9 @@ pub(crate) fn pipe() -> io::Result<(OwnedFd, OwnedFd)> {
 
 /// Makes a pipe's end or a terminal's master non-blocking.
 pub(crate) fn set_nonblocking(fd: BorrowedFd<'_>) -> io::Result<()> {
-    // SAFETY: F_GETFL touches no memory of ours.
-    let flags = cvt(unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_GETFL) })?;
-    // SAFETY: F_SETFL takes an int and touches no memory of ours.
-    cvt(unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_SETFL, flags | libc::O_NONBLOCK) })?;
+    let on: libc::c_int = 1;
+    // SAFETY: FIONBIO reads one int, which lives through the call.
+    cvt(unsafe { libc::ioctl(fd.as_raw_fd(), libc::FIONBIO, &raw const on) })?;
     Ok(())
 }
 
@@ -109,9 +108,28 @@ pub(crate) fn grow_pipe(fd: BorrowedFd<'_>, bytes: i32) {
     let _ = (fd, bytes);
 }
 
+/// Whether the other end is closed and nothing is left to read.
+pub(crate) fn is_over(fd: BorrowedFd<'_>) -> bool {
+    let now = poll_now(fd);
+    // The BSDs call an end readable, too.
+    now & libc::POLLHUP != 0 && (now & libc::POLLIN == 0 || unread(fd) == 0)
+}
+
+/// Whether there is something to read; of a terminal also what it has not passed on yet, as FIONREAD would not know.
+pub(crate) fn is_readable(fd: BorrowedFd<'_>) -> bool {
+    poll_now(fd) & libc::POLLIN != 0
+}
+
+fn poll_now(fd: BorrowedFd<'_>) -> libc::c_short {
+    let mut poll = libc::pollfd { fd: fd.as_raw_fd(), events: libc::POLLIN, revents: 0 };
+    // SAFETY: one pollfd, ours, for the length of the call.
+    unsafe { libc::poll(&raw mut poll, 1, 0) };
+    poll.revents
+}
+
 /// How many bytes could be read now.
 #[doc(alias = "FIONREAD")]
-pub(crate) fn unread(fd: BorrowedFd<'_>) -> usize {
+fn unread(fd: BorrowedFd<'_>) -> usize {
     let mut count: libc::c_int = 0;
     // SAFETY: FIONREAD writes one int, and `count` lives through the call.
     unsafe { libc::ioctl(fd.as_raw_fd(), libc::FIONREAD, &raw mut count) };
@@ -120,8 +138,11 @@ pub(crate) fn unread(fd: BorrowedFd<'_>) -> usize {
 
 /// The highest descriptor that is open in the host; where the system does not list them, the highest there can be.
 pub(crate) fn highest_open() -> RawFd {
-    let listed = std::fs::read_dir("/dev/fd")
-        .ok()
+    // The BSDs list the first three whatever is open, unless somebody has mounted an fdescfs(5).
+    let lists_all = cfg!(any(target_os = "linux", target_vendor = "apple"));
+    let listed = lists_all
+        .then(|| std::fs::read_dir("/dev/fd").ok())
+        .flatten()
         .and_then(|entries| entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<RawFd>().ok()).max());
     listed.unwrap_or_else(|| {
         // SAFETY: sysconf touches no memory.

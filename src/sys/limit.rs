@@ -20,7 +20,8 @@ pub(crate) fn get(resource: Resource) -> io::Result<Limit> {
     cvt(unsafe { libc::getrlimit(resource.raw() as _, limit.as_mut_ptr()) })?;
     // SAFETY: getrlimit has filled it in.
     let limit = unsafe { limit.assume_init() };
-    let value = |raw: libc::rlim_t| (raw != libc::RLIM_INFINITY).then_some(raw);
+    #[allow(clippy::unnecessary_cast, clippy::cast_sign_loss)] // signed on FreeBSD, and never negative
+    let value = |raw: libc::rlim_t| (raw != libc::RLIM_INFINITY).then_some(raw as u64);
     Ok(Limit { soft: value(limit.rlim_cur), hard: value(limit.rlim_max) })
 }
 

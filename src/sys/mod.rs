@@ -12,6 +12,8 @@ pub(crate) mod pidfd;
 pub(crate) mod pty;
 pub(crate) mod signal;
 pub(crate) mod spawn;
+#[cfg(target_os = "linux")]
+pub(crate) mod timerfd;
 pub(crate) mod user;
 pub(crate) mod wait;
 

@@ -14,7 +14,7 @@ mod linux {
     use std::ptr;
     use std::sync::OnceLock;
 
-    use super::super::{cvt, wait};
+    use super::super::cvt;
     use super::*;
 
     /// Signals the group that the process leads (Linux 6.9); the libc crate does not know it yet.
@@ -40,16 +40,20 @@ mod linux {
         send_flags(pidfd, signal, PIDFD_SIGNAL_PROCESS_GROUP)
     }
 
-    /// Whether this kernel has [`send_to_group`]; asked once.
-    pub(crate) fn group_supported() -> bool {
+    /// Whether this kernel has [`send_to_group`]. Asked of any pidfd until there is a clear answer.
+    pub(crate) fn group_supported(pidfd: &OwnedFd) -> bool {
         static SUPPORTED: OnceLock<bool> = OnceLock::new();
-        *SUPPORTED.get_or_init(|| {
-            // Signal 0 to whatever group we lead: sent, or nobody there. An old kernel refuses the flag.
-            open(wait::own_pid()).is_ok_and(|me| match send_to_group(&me, 0) {
-                Ok(()) => true,
-                Err(error) => error.raw_os_error() == Some(libc::ESRCH),
-            })
-        })
+        if let Some(supported) = SUPPORTED.get() {
+            return *supported;
+        }
+        // Signal 0 to the group that the process leads or led.
+        let supported = match send_to_group(pidfd, 0).map_err(|error| error.raw_os_error()) {
+            Ok(()) | Err(Some(libc::ESRCH)) => true,
+            Err(Some(libc::EINVAL | libc::ENOSYS)) => false,
+            // A sandbox, or a group that we may not signal.
+            Err(_) => return false,
+        };
+        *SUPPORTED.get_or_init(|| supported)
     }
 
     fn send_flags(pidfd: &OwnedFd, signal: i32, flags: libc::c_uint) -> io::Result<()> {
@@ -79,7 +83,7 @@ mod portable {
         Err(io::ErrorKind::Unsupported.into())
     }
 
-    pub(crate) fn group_supported() -> bool {
+    pub(crate) fn group_supported(_: &OwnedFd) -> bool {
         false
     }
 }

@@ -20,14 +20,59 @@ pub(crate) fn send_to_group(pgid: i32, signal: i32) -> io::Result<()> {
     Ok(())
 }
 
+/// Lets the signal through in this thread.
+pub(crate) fn unblock(signal: i32) {
+    let mut one = empty_set();
+    // SAFETY: `one` is ours; a number that is no signal is refused.
+    unsafe { libc::sigaddset(&raw mut one, signal) };
+    // SAFETY: `one` is ours; the call changes this thread's mask alone.
+    unsafe { libc::pthread_sigmask(libc::SIG_UNBLOCK, &raw const one, ptr::null_mut()) };
+}
+
 /// Whether the signal is at its default action in this process.
 pub(crate) fn is_default(signal: i32) -> bool {
+    disposition(signal) == Some(libc::SIG_DFL)
+}
+
+/// Whether the signal is ignored in this process.
+pub(crate) fn is_ignored(signal: i32) -> bool {
+    disposition(signal) == Some(libc::SIG_IGN)
+}
+
+/// The signal's action in this process; `None` for a number that is no signal.
+fn disposition(signal: i32) -> Option<libc::sighandler_t> {
     let mut action = MaybeUninit::<libc::sigaction>::zeroed();
     // SAFETY: a null new action only reads; `action` has room for the old one.
     let result = unsafe { libc::sigaction(signal, ptr::null(), action.as_mut_ptr()) };
     // SAFETY: zeroed is a valid sigaction, whether or not the call has filled it in.
     let action = unsafe { action.assume_init() };
-    result == 0 && action.sa_sigaction == libc::SIG_DFL
+    (result == 0).then_some(action.sa_sigaction)
+}
+
+/// Puts the signal back to its default action; what cannot be changed refuses, as it may. Touches no memory of the host's.
+///
+/// Past the C library, where that is possible: it keeps signals of its own out of everybody's reach (32 and 33 in glibc), which a
+/// child may have inherited as ignored all the same.
+pub(super) fn reset(signal: i32) {
+    // Everywhere but where the call is of another form.
+    #[cfg(all(target_os = "linux", not(any(target_arch = "mips", target_arch = "mips64", target_arch = "sparc64"))))]
+    {
+        // Handler, flags, restorer and mask, in whatever order: all zero is SIG_DFL without flags or mask.
+        let default = [0_u64; 8];
+        let no_old = ptr::null_mut::<u64>();
+        // SAFETY: the kernel's sigaction is shorter than this, and its set of signals has 8 bytes.
+        unsafe { libc::syscall(libc::SYS_rt_sigaction, signal, default.as_ptr(), no_old, 8_usize) };
+    }
+    #[cfg(not(all(
+        target_os = "linux",
+        not(any(target_arch = "mips", target_arch = "mips64", target_arch = "sparc64"))
+    )))]
+    {
+        // SAFETY: zeroed is SIG_DFL without flags or mask.
+        let default: libc::sigaction = unsafe { std::mem::zeroed() };
+        // SAFETY: reads a local.
+        unsafe { libc::sigaction(signal, &raw const default, ptr::null_mut()) };
+    }
 }
 
 /// An empty signal set.

@@ -1,6 +1,7 @@
 //! Reaping: without blocking, one pid at a time, and never anybody's but our own.
 
 use std::mem::MaybeUninit;
+use std::os::fd::BorrowedFd;
 use std::os::unix::process::ExitStatusExt;
 use std::process::ExitStatus;
 use std::time::Duration;
@@ -37,19 +38,77 @@ pub(crate) fn try_wait(pid: i32) -> Wait {
     }
 }
 
-/// Whether the child has ended. It is left unreaped, so that its pid and process group still are its own.
+/// Reaps the child behind the pidfd if it has ended, and never whoever may have its number by now, should somebody else have reaped
+/// it (Linux 5.4; where that is refused, as [`try_wait`]).
+#[doc(alias = "P_PIDFD")]
+pub(crate) fn try_wait_exactly(pidfd: BorrowedFd<'_>, pid: i32) -> Wait {
+    // The raw call, since the C library's leaves out the usage. Where a long has 32 bits their rusages may differ.
+    #[cfg(all(target_os = "linux", target_pointer_width = "64"))]
+    {
+        let mut info = MaybeUninit::<libc::siginfo_t>::zeroed();
+        let mut usage = MaybeUninit::<libc::rusage>::zeroed();
+        let (fd, flags) = (std::os::fd::AsRawFd::as_raw_fd(&pidfd), libc::WEXITED | libc::WNOHANG);
+        let result = cvt_retry(|| {
+            // SAFETY: both pointers are to locals of the right type; WNOHANG never blocks.
+            unsafe { libc::syscall(libc::SYS_waitid, libc::P_PIDFD, fd, info.as_mut_ptr(), flags, usage.as_mut_ptr()) }
+        });
+        // SAFETY: zeroed is a valid siginfo_t; it stays zero where nothing has ended.
+        let info = unsafe { info.assume_init() };
+        // SAFETY: zeroed is a valid rusage, whether or not the call has filled it in.
+        let usage = unsafe { usage.assume_init() };
+        // SAFETY: waitid fills in the fields of SIGCHLD, or leaves them zero.
+        let ended = unsafe { info.si_pid() } != 0;
+        // SAFETY: the same.
+        let status = unsafe { info.si_status() };
+        match result.map_err(|error| error.raw_os_error()) {
+            Ok(_) if !ended => return Wait::Running,
+            Ok(_) => return Wait::Reaped(ExitStatus::from_raw(raw_status(info.si_code, status)), convert(&usage)),
+            Err(Some(libc::ECHILD)) => return Wait::Lost,
+            // An old kernel, or a sandbox.
+            Err(_) => {}
+        }
+    }
+    let _ = pidfd;
+    try_wait(pid)
+}
+
+/// What `wait4(2)` makes of what `waitid(2)` says.
+#[cfg(all(target_os = "linux", target_pointer_width = "64"))]
+fn raw_status(code: i32, status: i32) -> i32 {
+    match code {
+        libc::CLD_EXITED => (status & 0xff) << 8,
+        libc::CLD_DUMPED => (status & 0x7f) | 0x80,
+        _ => status & 0x7f,
+    }
+}
+
+/// What has become of a child, as far as can be seen without reaping it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum State {
+    /// It lives.
+    Running,
+    /// It has ended and is unreaped, so that its pid and process group still are its own.
+    Zombie,
+    /// It is no child of ours any more: its pid may be anybody's.
+    Lost,
+}
+
+/// Looks after a child, and leaves it as it is.
 #[doc(alias = "WNOWAIT")]
-pub(crate) fn has_ended(pid: i32) -> bool {
+pub(crate) fn state(pid: i32) -> State {
     let mut info = MaybeUninit::<libc::siginfo_t>::zeroed();
     let flags = libc::WEXITED | libc::WNOHANG | libc::WNOWAIT;
     #[allow(clippy::cast_sign_loss)] // pids are positive
     let id = pid as libc::id_t;
     // SAFETY: `info` has room for what waitid writes; WNOHANG never blocks.
     let result = cvt_retry(|| unsafe { libc::waitid(libc::P_PID, id, info.as_mut_ptr(), flags) });
+    if result.is_err() {
+        return State::Lost;
+    }
     // SAFETY: zeroed is a valid siginfo_t; it stays zero where nothing has ended.
     let info = unsafe { info.assume_init() };
     // SAFETY: waitid fills in the fields of SIGCHLD, or leaves them zero.
-    result.is_err() || unsafe { info.si_pid() } != 0
+    if unsafe { info.si_pid() } == 0 { State::Running } else { State::Zombie }
 }
 
 /// Waits for a child that is killed or has called `_exit`, so there is next to nothing to wait for.

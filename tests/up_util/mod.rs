@@ -11,6 +11,7 @@ use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+use childminder::{Event, Pty, Reactor};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
@@ -236,4 +237,30 @@ pub(crate) fn ask_on(mut stream: &UnixStream, line: &str) -> Option<Value> {
     let mut answer = String::new();
     BufReader::with_capacity(1, stream).read_line(&mut answer).ok()?;
     serde_json::from_str(&answer).ok()
+}
+
+/// Runs the command on a terminal of its own until its picture has this, then ends it by Ctrl-C. All that it drew.
+pub(crate) fn on_a_terminal(folder: &Path, args: &[&str], parts: &[&str]) -> String {
+    let mut reactor = Reactor::new().unwrap();
+    let mut command = childminder::Command::new(PROGRAM);
+    command.args(args).current_dir(folder).env("TERM", "xterm").env_remove("NO_COLOR").pty(Pty::new().size(24, 80));
+    let id = reactor.spawn_process(&command).unwrap();
+    let (mut drawn, mut over, mut asked) = (Vec::new(), false, false);
+    let start = now();
+    while !over {
+        assert!(start.elapsed() < WATCHDOG, "{}", text(&drawn));
+        reactor
+            .turn(Some(Duration::from_secs(1)), |_, event| match event {
+                Event::Data { data, .. } => drawn.extend_from_slice(data),
+                Event::Ended { .. } => over = true,
+                _ => {}
+            })
+            .unwrap();
+        let drawn = text(&drawn);
+        if !asked && parts.iter().all(|part| drawn.contains(part)) {
+            asked = true;
+            reactor.process(id).unwrap().write(0, b"\x03").unwrap();
+        }
+    }
+    text(&drawn)
 }

@@ -260,7 +260,7 @@ fn watch(connection: &mut Connection, arguments: &Arguments) -> Result<u8, Failu
                 lines.push(format!("… and {hidden} more"));
             }
             // Line by line over the last picture, so that nothing flickers.
-            format!("\x1b[H{}\x1b[K\r\n\x1b[J", lines.join("\x1b[K\r\n"))
+            format!("\x1b[H{}\x1b[K\n\x1b[J", lines.join("\x1b[K\n"))
         } else {
             table::lines(processes, None).join("\n") + "\n\n"
         };

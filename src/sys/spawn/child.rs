@@ -58,10 +58,7 @@ unsafe fn set_up(plan: &mut Plan, closing: Closing, keep: &mut Option<i32>) -> R
 
     // Before the mask is lifted: with shared memory, a handler of the host's would run in the child.
     for number in 1..=crate::signal::max() {
-        // SAFETY: zeroed is SIG_DFL without flags or mask.
-        let default: libc::sigaction = unsafe { std::mem::zeroed() };
-        // SAFETY: the child's own table; SIGKILL, SIGSTOP and the C library's own two refuse, as they may.
-        unsafe { libc::sigaction(number, &raw const default, ptr::null_mut()) };
+        signal::reset(number);
     }
 
     match plan.group {
@@ -128,17 +125,14 @@ unsafe fn set_up(plan: &mut Plan, closing: Closing, keep: &mut Option<i32>) -> R
 
 /// Puts the files where the child shall have them.
 unsafe fn place(plan: &mut Plan, keep: &mut Option<i32>) -> Result<(), Failure> {
-    let above = plan.above;
-    // SAFETY: F_DUPFD_CLOEXEC takes an int.
-    let step_aside = |fd: i32| unsafe { libc::fcntl(fd, libc::F_DUPFD_CLOEXEC, above) };
     if let Some(fd) = keep {
-        if *fd < above {
-            *fd = check(step_aside(*fd).into(), Stage::Dup2, -1)?;
+        if plan.targets.contains(fd) {
+            *fd = check(step_aside(*fd, &plan.targets).into(), Stage::Dup2, *fd)?;
         }
     }
     for one in &mut plan.moves {
         if one.clashes {
-            one.source = check(step_aside(one.source).into(), Stage::Dup2, one.target)?;
+            one.source = check(step_aside(one.source, &plan.targets).into(), Stage::Dup2, one.target)?;
         }
     }
     for one in &plan.moves {
@@ -152,6 +146,20 @@ unsafe fn place(plan: &mut Plan, keep: &mut Option<i32>) -> Result<(), Failure> 
         check(result.into(), Stage::Dup2, one.target)?;
     }
     Ok(())
+}
+
+/// A duplicate at a number that is no target; -1 and the errno if there is none. The targets that are free and lower get one, too:
+/// nobody's source, and replaced when their turn comes.
+fn step_aside(fd: i32, targets: &[i32]) -> i32 {
+    let mut lowest = 0;
+    loop {
+        // SAFETY: F_DUPFD_CLOEXEC takes an int.
+        let copy = unsafe { libc::fcntl(fd, libc::F_DUPFD_CLOEXEC, lowest) };
+        if !targets.contains(&copy) {
+            return copy;
+        }
+        lowest = copy.wrapping_add(1);
+    }
 }
 
 /// Closes what the child was not given: in the gaps between its descriptors and above them.
@@ -258,6 +266,7 @@ unsafe fn exec(plan: &Plan) -> Failure {
     unsafe { libc::sigprocmask(libc::SIG_SETMASK, &raw const nobody, ptr::null_mut()) };
 
     let mut failure = Failure::new(Stage::Exec, libc::ENOENT, 0);
+    let only = plan.paths.pointers.len() == 2;
     let mut which = 0;
     for path in &plan.paths.pointers {
         if path.is_null() {
@@ -267,6 +276,7 @@ unsafe fn exec(plan: &Plan) -> Failure {
         unsafe { libc::execve(*path, plan.argv.pointers.as_ptr(), plan.env.pointers.as_ptr()) };
         let errno = errno();
         match errno {
+            _ if only => return Failure::new(Stage::Exec, errno, which),
             libc::ENOENT | libc::ENOTDIR | libc::ESTALE | libc::ENODEV | libc::ETIMEDOUT => {}
             libc::EACCES => {
                 if failure.errno != libc::EACCES {

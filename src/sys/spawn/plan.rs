@@ -28,8 +28,8 @@ pub(super) struct Plan {
     /// What to exec, first one first.
     pub(super) paths: Strings,
     pub(super) moves: Vec<Move>,
-    /// The first number above all of the child's descriptors.
-    pub(super) above: RawFd,
+    /// The numbers of the child's descriptors.
+    pub(super) targets: Vec<RawFd>,
     pub(super) group: Group,
     pub(super) terminal: bool,
     pub(super) umask: Option<libc::mode_t>,
@@ -113,7 +113,7 @@ impl Plan {
             argv,
             env,
             paths,
-            above: moves.last().map_or(0, |last| last.target.saturating_add(1)),
+            targets: moves.iter().map(|one| one.target).collect(),
             moves,
             group: if terminal { Group::Session } else { command.group },
             terminal,
@@ -144,7 +144,19 @@ impl Plan {
             Stage::Exec => {
                 let path = self.paths.get(failure.which);
                 let hint = exec_hint(command, path, failure.errno);
-                if path == command.program { error.with_hint(hint) } else { error.on(path).with_hint(hint) }
+                if path == command.program {
+                    error.with_hint(hint)
+                } else if failure.errno == libc::ENOENT {
+                    // Of all that were tried none can be blamed, unless one is there.
+                    let there =
+                        self.paths.iter().find_map(|path| Some((path, exec_hint(command, path, libc::ENOENT)?)));
+                    match there {
+                        Some((path, hint)) => error.on(path).with_hint(Some(hint)),
+                        None => error.with_hint(Some("it is in no directory of its PATH".into())),
+                    }
+                } else {
+                    error.on(path).with_hint(hint)
+                }
             }
             Stage::Chdir => error.on(command.current_dir.clone().unwrap_or_default()),
             Stage::Dup2 => error.on(format!("to descriptor {}", failure.which)),
@@ -193,8 +205,11 @@ impl Strings {
     }
 
     fn get(&self, index: i32) -> &OsStr {
-        let start = usize::try_from(index).ok().and_then(|index| self.starts.get(index)).copied().unwrap_or(0);
-        OsStr::from_bytes(self.bytes[start..].split(|byte| *byte == 0).next().unwrap_or_default())
+        usize::try_from(index).ok().and_then(|index| self.iter().nth(index)).unwrap_or_default()
+    }
+
+    fn iter(&self) -> impl Iterator<Item = &OsStr> {
+        self.bytes.split(|byte| *byte == 0).map(OsStr::from_bytes)
     }
 
     /// `LISTEN_FDS` and its company, where there are sockets to hand over; the place for the digits of the pid.
@@ -232,16 +247,20 @@ fn environment(command: &Command, env: &mut Strings) -> Result<Option<OsString>,
         let pushed = env.push(&[key.as_bytes(), b"=", value.as_bytes()]);
         pushed.map_err(|Nul| format!("a NUL byte in the environment variable {key:?}"))
     };
+    // Sockets of the child's own: those that the host was given itself would be found first.
+    let is_ours = |key: &OsStr| {
+        !command.listen.is_empty() && ["LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES"].iter().any(|name| key == *name)
+    };
     if !command.env_clear {
         for (key, value) in std::env::vars_os() {
             // What std takes for a variable's name may start with "="; nobody looks such a one up.
-            if !command.env.contains_key(&key) && find_byte(b'=', key.as_bytes()).is_none() {
+            if !command.env.contains_key(&key) && !is_ours(&key) && find_byte(b'=', key.as_bytes()).is_none() {
                 push(&key, &value)?;
             }
         }
     }
     for (key, value) in &command.env {
-        if let Some(value) = value {
+        if let Some(value) = value.as_ref().filter(|_| !is_ours(key)) {
             push(key, value)?;
         }
     }
@@ -282,8 +301,11 @@ type Credentials = (Option<u32>, Option<u32>, Option<Vec<libc::gid_t>>);
 /// Which ids to take on. What the host has already needs no right and changes nothing; whoever becomes somebody else leaves
 /// the host's groups behind.
 fn credentials(command: &Command) -> Result<Credentials, SpawnError> {
-    let (own_uid, own_gid) = user::own_ids();
     let (uid, gid) = (command.uid, command.gid);
+    if uid.is_none() && gid.is_none() && command.groups.is_none() {
+        return Ok((None, None, None));
+    }
+    let (own_uid, own_gid) = user::own_ids();
     if command.groups.is_none() && uid.is_none_or(|uid| uid == own_uid) && gid.is_none_or(|gid| gid == own_gid) {
         return Ok((None, None, None));
     }

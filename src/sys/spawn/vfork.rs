@@ -8,6 +8,7 @@ use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 use std::ptr::{self, NonNull};
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use super::Failure;
 use super::child::{self, Closing};
@@ -47,7 +48,7 @@ impl Vfork {
         if REFUSED.load(Ordering::Relaxed) {
             return self.clone(plan, Closing::Each(fd::highest_open()));
         }
-        let sources: Vec<i32> = plan.moves.iter().map(|one| one.source).collect();
+        let moves = plan.moves.clone();
         let used = self.bring_down(plan).map_err(|error| Failure::ours(Stage::Dup2, &error))?;
         let from = plan.moves.iter().map(|one| one.source.saturating_add(1)).max().unwrap_or(0);
         #[allow(clippy::cast_sign_loss)] // descriptors are not negative
@@ -60,9 +61,7 @@ impl Vfork {
         match result {
             Err(failure) if failure.stage() == Stage::CloseRange => {
                 REFUSED.store(true, Ordering::Relaxed);
-                for (one, source) in plan.moves.iter_mut().zip(sources) {
-                    one.source = source;
-                }
+                plan.moves = moves;
                 self.clone(plan, Closing::Each(fd::highest_open()))
             }
             result => result,
@@ -72,14 +71,13 @@ impl Vfork {
     /// Duplicates high sources to the slots; how many slots that took.
     fn bring_down(&self, plan: &mut Plan) -> io::Result<usize> {
         let mut used = 0;
-        let targets: Vec<i32> = plan.moves.iter().map(|one| one.target).collect();
         for one in plan.moves.iter_mut().filter(|one| one.source >= LOW && one.source != one.target) {
             let Some(slot) = self.slots.get(used) else { break };
             // SAFETY: the plan's sources are borrowed from their owners for the length of the spawn.
             let source = unsafe { BorrowedFd::borrow_raw(one.source) };
             fd::replace(slot, source)?;
             one.source = slot.as_raw_fd();
-            one.clashes = targets.contains(&one.source);
+            one.clashes = plan.targets.contains(&one.source);
             used += 1;
         }
         Ok(used)
@@ -88,7 +86,7 @@ impl Vfork {
     fn clone(&self, plan: &mut Plan, closing: Closing) -> Result<i32, Failure> {
         let files = if matches!(closing, Closing::Unshare(_)) { libc::CLONE_FILES } else { 0 };
         let flags = libc::CLONE_VM | libc::CLONE_VFORK | files | libc::SIGCHLD;
-        let dumpable = plan.changes_credentials().then(dumpable);
+        let dumpable = plan.changes_credentials().then(KeepDumpable::new);
         let mut shared = Shared { plan, closing, failure: None };
         let pid = {
             let _blocked = BlockAll::new();
@@ -96,9 +94,7 @@ impl Vfork {
             // returns only after the child's exec or end; the child does nothing but what `child::run` may.
             cvt(unsafe { libc::clone(run_child, self.stack.top(), flags, (&raw mut shared).cast()) })
         };
-        if let Some(before) = dumpable {
-            restore_dumpable(before);
-        }
+        drop(dumpable);
         let pid = pid.map_err(|error| Failure::ours(Stage::Clone, &error))?;
         // SAFETY: the child is gone from this memory; volatile, because the compiler has not seen it write.
         match unsafe { ptr::read_volatile(&raw const shared.failure) } {
@@ -121,15 +117,27 @@ extern "C" fn run_child(shared: *mut libc::c_void) -> libc::c_int {
     unsafe { libc::_exit(127) }
 }
 
-/// The host's dumpable flag, which a child in the same memory clears when it changes its user.
-fn dumpable() -> i32 {
-    // SAFETY: touches no memory.
-    unsafe { libc::prctl(libc::PR_GET_DUMPABLE) }
+/// Gives the host its dumpable flag back, which a child in the same memory clears when it changes its user. One at a time: of two, the
+/// second would find the flag already cleared.
+struct KeepDumpable {
+    before: i32,
+    _alone: MutexGuard<'static, ()>,
 }
 
-fn restore_dumpable(before: i32) {
-    // SAFETY: touches no memory. The kernel refuses 2, which only it may set, and which a change of user leaves as it is.
-    unsafe { libc::prctl(libc::PR_SET_DUMPABLE, before) };
+impl KeepDumpable {
+    fn new() -> Self {
+        static ALONE: Mutex<()> = Mutex::new(());
+        let alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
+        // SAFETY: touches no memory.
+        Self { before: unsafe { libc::prctl(libc::PR_GET_DUMPABLE) }, _alone: alone }
+    }
+}
+
+impl Drop for KeepDumpable {
+    fn drop(&mut self) {
+        // SAFETY: touches no memory. The kernel refuses 2, which only it may set, and which a change of user leaves as it is.
+        unsafe { libc::prctl(libc::PR_SET_DUMPABLE, self.before) };
+    }
 }
 
 /// The child's stack, with a page below it that nobody may touch.

@@ -1,0 +1,159 @@
+//! What an idle supervisor costs: memory, wake-ups, and the size of the command's binary.
+//!
+//! Each supervisor is this program again, in a process of its own. The one rule: it is measured from outside, by what the
+//! kernel says of it.
+
+mod support;
+
+use std::fs;
+use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command as StdCommand, Stdio as StdStdio};
+use std::time::Duration;
+
+use childminder::{Command, Event, ProcessMonitor, Reactor, Service};
+use support::raw::{Loop, Spec};
+use support::{Bench, Target, program, raw, rest};
+
+/// `kind count program`: what the process is to supervise, and with what.
+const ROLE: &str = "CHILDMINDER_BENCH_SUPERVISOR";
+
+/// Plays a supervisor of idle children: says "up" once all run, and goes on until it is killed.
+fn supervise(role: &str) {
+    let mut words = role.splitn(3, ' ');
+    let mut word = || words.next().expect("three words");
+    let (kind, count, path) = (word(), word().parse::<usize>().expect("a number"), word());
+    match kind {
+        "childminder" => {
+            let mut reactor = Reactor::new().expect("reactor");
+            let mut monitor = ProcessMonitor::new();
+            let mut command = Command::new(path);
+            command.arg("idle").parent_death_signal(libc::SIGKILL);
+            for number in 0..count {
+                monitor.add_process(&mut reactor, number.to_string(), &command).expect("add");
+            }
+            monitor.start_service(&mut reactor);
+            println!("up");
+            reactor.run(|reactor, event: Event<'_>| drop(monitor.handle(reactor, &event))).expect("run");
+        }
+        "raw" => {
+            let mut raw = Loop::new();
+            let mut spec = Spec::new(Path::new(path), &["idle"], [false, true, true]);
+            spec.die_with_parent = true;
+            for _ in 0..count {
+                raw.spawn(&spec);
+            }
+            println!("up");
+            loop {
+                raw.turn(|_| {}, |_| {});
+            }
+        }
+        _ => {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("runtime");
+            let local = tokio::task::LocalSet::new();
+            let piped = StdStdio::piped;
+            local.block_on(&runtime, async {
+                for _ in 0..count {
+                    let mut command = StdCommand::new(path);
+                    command.arg("idle").stdin(StdStdio::null()).stdout(piped()).stderr(piped());
+                    raw::with_parent_death(&mut command);
+                    let mut child = tokio::process::Command::from(command).spawn().expect("spawn");
+                    tokio::task::spawn_local(async move { child.wait().await });
+                }
+                tokio::task::yield_now().await;
+                println!("up");
+                std::future::pending::<()>().await;
+            });
+        }
+    }
+}
+
+/// A supervisor in a process of its own; killed, with its children, at the drop.
+struct Supervisor(Child);
+
+impl Drop for Supervisor {
+    fn drop(&mut self) {
+        self.0.kill().expect("kill");
+        self.0.wait().expect("wait");
+    }
+}
+
+impl Supervisor {
+    fn start(kind: &str, count: usize, path: &Path) -> Self {
+        let mut command = StdCommand::new(std::env::current_exe().expect("own path"));
+        command.env(ROLE, format!("{kind} {count} {}", path.display())).stdout(StdStdio::piped());
+        let mut child = command.spawn().expect("supervisor");
+        let mut line = String::new();
+        BufReader::new(child.stdout.take().expect("stdout")).read_line(&mut line).expect("line");
+        assert_eq!(line, "up\n");
+        rest(Duration::from_millis(100));
+        Self(child)
+    }
+
+    /// Private dirty memory and PSS, in KiB.
+    fn memory(&self) -> [f64; 2] {
+        let text = fs::read_to_string(format!("/proc/{}/smaps_rollup", self.0.id())).expect("smaps_rollup");
+        ["Private_Dirty:", "Pss:"].map(|name| number(&text, name))
+    }
+
+    /// How often it has gone to sleep or was put to it so far.
+    fn switches(&self) -> f64 {
+        let text = fs::read_to_string(format!("/proc/{}/status", self.0.id())).expect("status");
+        number(&text, "voluntary_ctxt_switches:") + number(&text, "nonvoluntary_ctxt_switches:")
+    }
+}
+
+/// What stands after `name` at the beginning of a line.
+fn number(text: &str, name: &str) -> f64 {
+    let line = text.lines().find_map(|line| line.strip_prefix(name));
+    line.and_then(|rest| rest.split_whitespace().next()?.parse().ok()).unwrap_or(f64::NAN)
+}
+
+/// The command, where it has been built in the same profile.
+fn binary() -> Option<PathBuf> {
+    let own = std::env::current_exe().ok()?;
+    Some(own.parent()?.parent()?.join("childminder")).filter(|path| path.exists())
+}
+
+fn main() {
+    if let Ok(role) = std::env::var(ROLE) {
+        return supervise(&role);
+    }
+    let mut bench = Bench::new("footprint");
+    let Some(path) = program::build() else { return };
+    let (few, many) = (bench.size(100, 10), bench.size(1000, 30));
+    let mut measure = |kind: &'static str, count: usize| {
+        let [dirty, pss] = Supervisor::start(kind, count, &path).memory();
+        let [more, _] = Supervisor::start(kind, many, &path).memory();
+        [dirty, pss, (more - dirty) / (many - count) as f64]
+    };
+    let [dirty, pss, each] = bench.contest(
+        ["private dirty memory with 100 idle children, KiB", "PSS, KiB", "private dirty memory a further child, KiB"],
+        5,
+        &mut [
+            ("childminder", &mut || measure("childminder", few)),
+            ("raw loop", &mut || measure("raw", few)),
+            ("tokio", &mut || measure("tokio", few)),
+        ],
+    );
+    let us = "childminder monitor";
+    let of = |contest: &support::Contest| contest.of("childminder").to_vec();
+    bench.figure("private dirty memory, 100 idle children", us, "KiB", &of(&dirty), Target::AtMost(250.0));
+    bench.figure("PSS, 100 idle children", us, "KiB", &of(&pss), Target::AtMost(700.0));
+    bench.figure("private dirty memory, each further child", us, "KiB", &of(&each), Target::AtMost(1.0));
+
+    let supervisor = Supervisor::start("childminder", few, &path);
+    let before = supervisor.switches();
+    rest(Duration::from_secs(bench.size(20, 1) as u64));
+    let wakeups = supervisor.switches() - before;
+    bench.figure("wake-ups in 20 s, 100 idle children", us, "", &[wakeups], Target::AtMost(0.0));
+
+    match binary().and_then(|path| fs::metadata(path).ok()) {
+        Some(file) => {
+            let size = file.len() as f64 / 1e6;
+            bench.figure("the command's binary", "childminder command", "MB", &[size], Target::AtMost(1.0));
+        }
+        None => eprintln!("the command is not built: cargo build --release --features cli"),
+    }
+    bench.finish();
+}

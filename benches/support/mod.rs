@@ -1,0 +1,197 @@
+//! What the benches share: contestants in turn, medians with their spread, one line and one row a result.
+//!
+//! Reports and does not gate: the exit code says nothing of the figures. The one rule: contestants are measured in turn,
+//! round by round, and a ratio compares two figures of the same round.
+
+#![allow(dead_code)] // no bench uses all of it
+
+pub(crate) mod program;
+pub(crate) mod raw;
+pub(crate) mod readme;
+
+use std::time::{Duration, Instant};
+
+/// The one place where the benches read the clock.
+#[allow(clippy::disallowed_methods)]
+pub(crate) fn clock() -> Instant {
+    Instant::now()
+}
+
+/// Lets everything come to rest before the next measurement.
+#[allow(clippy::disallowed_methods)]
+pub(crate) fn rest(duration: Duration) {
+    std::thread::sleep(duration);
+}
+
+pub(crate) fn micros(since: Instant) -> f64 {
+    since.elapsed().as_secs_f64() * 1e6
+}
+
+/// What a figure is held against.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Target {
+    AtMost(f64),
+    AtLeast(f64),
+    /// Told for comparison.
+    None,
+}
+
+impl Target {
+    fn met(self, value: f64) -> &'static str {
+        match self {
+            Self::AtMost(limit) if value <= limit => "met",
+            Self::AtLeast(limit) if value >= limit => "met",
+            Self::AtMost(_) | Self::AtLeast(_) => "**missed**",
+            Self::None => "",
+        }
+    }
+}
+
+/// One bench under way.
+#[derive(Debug)]
+pub(crate) struct Bench {
+    name: &'static str,
+    test: bool,
+    readme: bool,
+    rows: Vec<String>,
+}
+
+impl Bench {
+    /// `--test` runs everything once, as small as it can be; `--readme` keeps the table in README.md. What else cargo passes is of no
+    /// concern.
+    pub(crate) fn new(name: &'static str) -> Self {
+        let asked = |flag: &str| std::env::args().any(|arg| arg == flag);
+        println!("\n== {name}");
+        raw::raise_fd_limit();
+        Self { name, test: asked("--test"), readme: asked("--readme"), rows: Vec::new() }
+    }
+
+    pub(crate) fn is_test(&self) -> bool {
+        self.test
+    }
+
+    /// A size: the one to measure with, or the one for `--test`.
+    pub(crate) fn size(&self, full: usize, test: usize) -> usize {
+        if self.test { test } else { full }
+    }
+
+    /// Runs the contestants in turn and prints what came of it. Each says `K` things a round, of which `titles` tells what they are.
+    pub(crate) fn contest<const K: usize>(
+        &self,
+        titles: [&str; K],
+        rounds: usize,
+        contestants: &mut [(&str, &mut dyn FnMut() -> [f64; K])],
+    ) -> [Contest; K] {
+        let rounds = self.size(rounds, 1);
+        let mut contests = titles.map(|title| Contest {
+            title: title.into(),
+            names: contestants.iter().map(|(name, _)| (*name).into()).collect(),
+            samples: vec![Vec::new(); contestants.len()],
+        });
+        for round in 0..rounds {
+            for offset in 0..contestants.len() {
+                // Nobody is always the first or always after the same one.
+                let index = (round + offset) % contestants.len();
+                let figures = contestants[index].1();
+                for (contest, figure) in contests.iter_mut().zip(figures) {
+                    contest.samples[index].push(figure);
+                }
+            }
+        }
+        for contest in &contests {
+            contest.print();
+        }
+        contests
+    }
+
+    /// A ratio of two contestants, round by round.
+    pub(crate) fn ratio(&mut self, contest: &Contest, name: &str, versus: &str, target: Target) {
+        let pairs = contest.of(name).iter().zip(contest.of(versus));
+        let ratios: Vec<f64> = pairs.map(|(one, other)| one / other).collect();
+        self.result(&contest.title, name, &format!("× {versus}"), &ratios, target);
+    }
+
+    /// A figure by itself, in `unit`.
+    pub(crate) fn figure(&mut self, what: &str, name: &str, unit: &str, samples: &[f64], target: Target) {
+        self.result(what, name, unit, samples, target);
+    }
+
+    fn result(&mut self, what: &str, name: &str, unit: &str, samples: &[f64], target: Target) {
+        let Spread { median, low, high } = spread(samples);
+        let met = target.met(median);
+        let limit = match target {
+            Target::AtMost(limit) => format!("at most {limit}"),
+            Target::AtLeast(limit) => format!("at least {limit}"),
+            Target::None => String::new(),
+        };
+        let (median, range) = (short(median), format!("{}–{}", short(low), short(high)));
+        println!("RESULT\t{}\t{what}\t{name}\t{median}\t{range}\t{unit}\t{limit}\t{met}", self.name);
+        self.rows.push(format!("| {} | {what} | {name} | {median} ({range}) {unit} | {limit} | {met} |", self.name));
+    }
+
+    /// To be called last: keeps the README's table where that was asked for.
+    pub(crate) fn finish(self) {
+        if self.readme && !self.test {
+            match readme::update(self.name, &self.rows) {
+                Ok(()) => println!("README.md: {} rows", self.rows.len()),
+                Err(error) => eprintln!("README.md: {error}"),
+            }
+        }
+    }
+}
+
+/// Some contestants' figures, one a round.
+#[derive(Debug)]
+pub(crate) struct Contest {
+    title: String,
+    names: Vec<String>,
+    samples: Vec<Vec<f64>>,
+}
+
+impl Contest {
+    pub(crate) fn of(&self, name: &str) -> &[f64] {
+        let index = self.names.iter().position(|known| known == name);
+        index.map_or(&[], |index| &self.samples[index])
+    }
+
+    fn print(&self) {
+        println!("\n{}", self.title);
+        for (name, samples) in self.names.iter().zip(&self.samples) {
+            let Spread { median, low, high } = spread(samples);
+            println!("  {name:<34} {:>9}   ({}–{})", short(median), short(low), short(high));
+        }
+    }
+}
+
+struct Spread {
+    median: f64,
+    low: f64,
+    high: f64,
+}
+
+/// Median and quartiles.
+fn spread(samples: &[f64]) -> Spread {
+    let mut sorted = samples.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    let at =
+        |quarter: usize| sorted.get((sorted.len().saturating_sub(1) * quarter + 2) / 4).copied().unwrap_or(f64::NAN);
+    Spread { median: at(2), low: at(1), high: at(3) }
+}
+
+pub(crate) fn median(samples: &[f64]) -> f64 {
+    spread(samples).median
+}
+
+pub(crate) fn percentile(samples: &mut [f64], percent: usize) -> f64 {
+    samples.sort_by(f64::total_cmp);
+    samples.get((samples.len() * percent / 100).min(samples.len().saturating_sub(1))).copied().unwrap_or(f64::NAN)
+}
+
+/// Three significant digits are more than a shared machine gives.
+fn short(value: f64) -> String {
+    match value.abs() {
+        large if large >= 100.0 => format!("{value:.0}"),
+        medium if medium >= 10.0 => format!("{value:.1}"),
+        _ => format!("{value:.2}"),
+    }
+}

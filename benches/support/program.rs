@@ -1,0 +1,102 @@
+//! The children: one static program of a few hundred bytes without a C library, so that what is measured is not the dynamic
+//! loader. Built once a run by `cc`.
+//!
+//! The one rule: a mode does one thing, and says so on stdout if it says anything.
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+/// `argv[1]` is the mode, `argv[2]` and `argv[3]` are numbers:
+///
+/// - none: exits at once;
+/// - `idle`: waits for ever;
+/// - `deaf`: ignores SIGTERM, says so by a line, waits for ever;
+/// - `stamp`: writes the time (8 bytes), waits for a byte on stdin, writes the time again and exits;
+/// - `flood MIB`: writes so many MiB of 100-byte lines, in blocks of 64 KiB;
+/// - `drip MICROS N`: every so often, N times, a line of 24 bytes that begins with the time (8 bytes).
+const SOURCE: &str = r##"
+#if defined(__x86_64__)
+__asm__(".globl _start\n_start: mov %rsp,%rdi\n and $-16,%rsp\n call start\n");
+static long sys(long n, long a, long b, long c, long d) {
+    long r; register long r10 __asm__("r10") = d;
+    __asm__ volatile("syscall" : "=a"(r) : "a"(n), "D"(a), "S"(b), "d"(c), "r"(r10) : "rcx", "r11", "memory");
+    return r;
+}
+enum { READ = 0, WRITE = 1, SIGACTION = 13, NANOSLEEP = 35, CLOCK = 228, PPOLL = 271, EXIT = 231 };
+#elif defined(__aarch64__)
+__asm__(".globl _start\n_start: mov x0, sp\n bl start\n");
+static long sys(long n, long a, long b, long c, long d) {
+    register long x8 __asm__("x8") = n; register long x0 __asm__("x0") = a; register long x1 __asm__("x1") = b;
+    register long x2 __asm__("x2") = c; register long x3 __asm__("x3") = d;
+    __asm__ volatile("svc 0" : "+r"(x0) : "r"(x8), "r"(x1), "r"(x2), "r"(x3) : "memory");
+    return x0;
+}
+enum { READ = 63, WRITE = 64, SIGACTION = 134, NANOSLEEP = 101, CLOCK = 113, PPOLL = 73, EXIT = 94 };
+#endif
+static long now(void) {
+    long t[2]; sys(CLOCK, 1, (long)t, 0, 0);
+    return t[0] * 1000000000 + t[1];
+}
+static long number(const char *s) {
+    long n = 0; while (*s) n = n * 10 + (*s++ - '0');
+    return n;
+}
+static void idle(void) { for (;;) sys(PPOLL, 0, 0, 0, 0); }
+static char block[65500];
+void start(long *stack) {
+    long argc = stack[0]; char **argv = (char **)(stack + 1); char byte; long t;
+    if (argc > 1) switch (argv[1][0]) {
+    case 'i': idle();
+    case 'd': if (argv[1][1] == 'e') {
+            long ignore[4] = { 1, 0, 0, 0 };
+            sys(SIGACTION, 15, (long)ignore, 0, 8); sys(WRITE, 1, (long)"!\n", 2, 0); idle();
+        } else {
+            long pause[2] = { 0, number(argv[2]) * 1000 };
+            for (long n = number(argv[3]); n > 0; n--) {
+                sys(NANOSLEEP, (long)pause, 0, 0, 0);
+                for (int i = 0; i < 23; i++) block[i] = 'x';
+                /* In letters, so that no byte of it ends the line. */
+                t = now(); for (int i = 0; i < 16; i++) block[i] = 'a' + (t >> (4 * i) & 15);
+                block[23] = '\n'; sys(WRITE, 1, (long)block, 24, 0);
+            }
+        } break;
+    case 's': t = now(); sys(WRITE, 1, (long)&t, 8, 0);
+        sys(READ, 0, (long)&byte, 1, 0);
+        t = now(); sys(WRITE, 1, (long)&t, 8, 0); break;
+    case 'f': for (long i = 0; i < 65500; i++) block[i] = i % 100 == 99 ? '\n' : 'x';
+        for (long left = number(argv[2]) << 20; left > 0; left -= 65500) sys(WRITE, 1, (long)block, 65500, 0);
+        break;
+    }
+    for (;;) sys(EXIT, 0, 0, 0, 0);
+}
+"##;
+
+/// Where the program is, or `None` with a word on stderr where `cc` cannot build it.
+pub(crate) fn build() -> Option<PathBuf> {
+    let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join("bench-child");
+    if compile(&path).is_none() {
+        eprintln!("skipped: it takes `cc` on x86-64 or AArch64 Linux to build the child");
+        return None;
+    }
+    Some(path)
+}
+
+fn compile(path: &Path) -> Option<()> {
+    let mut cc = Command::new("cc")
+        .args([
+            "-O1",
+            "-static",
+            "-nostdlib",
+            "-fno-stack-protector",
+            "-fno-builtin",
+            "-fno-tree-loop-distribute-patterns",
+        ])
+        .args(["-Wl,--build-id=none", "-s", "-x", "c", "-", "-o"])
+        .arg(path)
+        .stdin(Stdio::piped())
+        .spawn()
+        .ok()?;
+    cc.stdin.take()?.write_all(SOURCE.as_bytes()).ok()?;
+    cc.wait().ok()?.success().then_some(())
+}

@@ -1,0 +1,358 @@
+//! The limit: the same work in a loop on the system calls, for one program, without a policy, an event or a check too many.
+//!
+//! The only `unsafe` of the benches. The one rule: the child's side does what the library's does (its own table of
+//! descriptors is copied, the plainest way, unless `unshare` says otherwise), so that the difference is the parent's.
+
+#![allow(unsafe_code)]
+#![allow(clippy::multiple_unsafe_ops_per_block)] // a raw loop, not a library
+
+use std::ffi::{CString, c_char, c_int, c_void};
+use std::fs::File;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::Command;
+use std::ptr;
+use std::time::Duration;
+
+unsafe extern "C" {
+    static environ: *const *const c_char;
+}
+
+/// What to start, with every pointer that exec wants.
+#[derive(Debug)]
+pub(crate) struct Spec {
+    argv: Vec<*const c_char>,
+    _args: Vec<CString>,
+    /// The child's 0, 1 and 2: a pipe to us, or `/dev/null`.
+    pub(crate) pipes: [bool; 3],
+    /// Or these descriptors, where there are some.
+    pub(crate) files: [Option<RawFd>; 3],
+    pub(crate) setsid: bool,
+    pub(crate) limits: Vec<(i32, libc::rlimit)>,
+    pub(crate) die_with_parent: bool,
+    /// `CLONE_FILES` and `close_range` instead of a copy of the table.
+    pub(crate) unshare: bool,
+}
+
+// SAFETY: the pointers are into `_args`, which nobody changes.
+unsafe impl Send for Spec {}
+// SAFETY: as above.
+unsafe impl Sync for Spec {}
+
+impl Spec {
+    pub(crate) fn new(program: &Path, args: &[&str], pipes: [bool; 3]) -> Self {
+        let all = std::iter::once(program.to_str().unwrap_or_default()).chain(args.iter().copied());
+        let args: Vec<CString> = all.map(|arg| CString::new(arg).unwrap_or_default()).collect();
+        let argv = args.iter().map(|arg| arg.as_ptr()).chain([ptr::null()]).collect();
+        Self {
+            argv,
+            _args: args,
+            pipes,
+            files: [None; 3],
+            die_with_parent: false,
+            setsid: false,
+            limits: Vec::new(),
+            unshare: false,
+        }
+    }
+}
+
+struct Job<'a> {
+    spec: &'a Spec,
+    files: [RawFd; 3],
+    errno: i32,
+}
+
+extern "C" fn child(job: *mut c_void) -> c_int {
+    // SAFETY: the parent's own job, and the parent stands still.
+    let job = unsafe { &mut *job.cast::<Job<'_>>() };
+    // SAFETY: async-signal-safe calls only, on memory that lives until the exec.
+    unsafe {
+        if job.spec.unshare {
+            let from = job.files.iter().max().map_or(0, |fd| fd + 1);
+            libc::syscall(libc::SYS_close_range, from, u32::MAX, libc::CLOSE_RANGE_UNSHARE);
+        }
+        let default: libc::sigaction = std::mem::zeroed();
+        for signal in 1..=64 {
+            libc::sigaction(signal, &raw const default, ptr::null_mut());
+        }
+        if job.spec.setsid {
+            libc::setsid();
+        } else {
+            libc::setpgid(0, 0);
+        }
+        for (target, source) in (0..).zip(job.files) {
+            libc::dup2(source, target);
+        }
+        for (resource, limit) in &job.spec.limits {
+            libc::setrlimit(*resource as _, limit);
+        }
+        if job.spec.unshare {
+            libc::syscall(libc::SYS_close_range, 3, u32::MAX, 0);
+        }
+        if job.spec.die_with_parent {
+            libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL);
+        }
+        let mut none: libc::sigset_t = std::mem::zeroed();
+        libc::sigemptyset(&raw mut none);
+        libc::sigprocmask(libc::SIG_SETMASK, &raw const none, ptr::null_mut());
+        libc::execve(job.spec.argv[0], job.spec.argv.as_ptr(), environ);
+        job.errno = *libc::__errno_location();
+        libc::_exit(127)
+    }
+}
+
+/// Spawns on a stack of its own.
+#[derive(Debug)]
+pub(crate) struct Spawner {
+    stack: Vec<u8>,
+    null: OwnedFd,
+}
+
+impl Spawner {
+    pub(crate) fn new() -> Self {
+        let null = File::options().read(true).write(true).open("/dev/null").expect("/dev/null");
+        Self { stack: vec![0; 32 * 1024], null: null.into() }
+    }
+
+    /// The pid and our ends of the pipes.
+    pub(crate) fn spawn(&mut self, spec: &Spec) -> (i32, [Option<OwnedFd>; 3]) {
+        let mut ours = [None, None, None];
+        let mut theirs = [None, None, None];
+        for number in 0..3 {
+            if spec.pipes[number] {
+                let (read, write) = pipe();
+                let (read, write) = (OwnedFd::from(read), OwnedFd::from(write));
+                let (our, their) = if number == 0 { (write, read) } else { (read, write) };
+                // SAFETY: touches no memory.
+                unsafe { libc::fcntl(our.as_raw_fd(), libc::F_SETFL, libc::O_NONBLOCK) };
+                (ours[number], theirs[number]) = (Some(our), Some(their));
+            }
+        }
+        let files = [0, 1, 2].map(|number: usize| {
+            let given = spec.files[number].unwrap_or(self.null.as_raw_fd());
+            theirs[number].as_ref().map_or(given, AsRawFd::as_raw_fd)
+        });
+        let mut job = Job { spec, files, errno: 0 };
+        let shared = if spec.unshare { libc::CLONE_FILES } else { 0 };
+        let flags = libc::CLONE_VM | libc::CLONE_VFORK | libc::SIGCHLD | shared;
+        // SAFETY: the stack is ours, is large enough and stays until the exec, before which clone does not return; the
+        // masks are locals.
+        let pid = unsafe {
+            let (mut all, mut before): (libc::sigset_t, libc::sigset_t) = std::mem::zeroed();
+            libc::sigfillset(&raw mut all);
+            libc::pthread_sigmask(libc::SIG_SETMASK, &raw const all, &raw mut before);
+            let top = self.stack.as_mut_ptr().add(self.stack.len() & !15);
+            let top = top.sub(top.addr() & 15);
+            let pid = libc::clone(child, top.cast(), flags, (&raw mut job).cast());
+            libc::pthread_sigmask(libc::SIG_SETMASK, &raw const before, ptr::null_mut());
+            pid
+        };
+        assert!(pid > 0 && job.errno == 0, "raw spawn: {pid}, errno {}", job.errno);
+        (pid, ours)
+    }
+}
+
+/// One child of a [`Loop`].
+#[derive(Debug)]
+struct Child {
+    pid: i32,
+    _pidfd: OwnedFd,
+    pipes: [Option<OwnedFd>; 3],
+    slot: usize,
+}
+
+/// A supervisor by hand: pidfds and pipes in one epoll.
+#[derive(Debug)]
+pub(crate) struct Loop {
+    spawner: Spawner,
+    epoll: OwnedFd,
+    children: Vec<Option<Child>>,
+    free: Vec<usize>,
+    events: Vec<libc::epoll_event>,
+    buffer: Vec<u8>,
+}
+
+const PIDFD: u64 = 3;
+
+impl Loop {
+    pub(crate) fn new() -> Self {
+        // SAFETY: a new descriptor, which is ours alone.
+        let epoll = unsafe { OwnedFd::from_raw_fd(libc::epoll_create1(libc::EPOLL_CLOEXEC)) };
+        let events = vec![libc::epoll_event { events: 0, u64: 0 }; 1024];
+        let (children, free) = (Vec::new(), Vec::new());
+        Self { spawner: Spawner::new(), epoll, children, free, events, buffer: vec![0; 65536] }
+    }
+
+    fn add(&self, fd: RawFd, events: c_int, token: u64) {
+        let events = (events | libc::EPOLLET) as u32;
+        let mut event = libc::epoll_event { events, u64: token };
+        // SAFETY: `event` lives through the call.
+        let added = unsafe { libc::epoll_ctl(self.epoll.as_raw_fd(), libc::EPOLL_CTL_ADD, fd, &raw mut event) };
+        assert_eq!(added, 0);
+    }
+
+    pub(crate) fn spawn(&mut self, spec: &Spec) -> i32 {
+        let slot = self.free.pop().unwrap_or_else(|| {
+            self.children.push(None);
+            self.children.len() - 1
+        });
+        let (pid, pipes) = self.spawner.spawn(spec);
+        // SAFETY: a new descriptor, which is ours alone.
+        let pidfd = unsafe { OwnedFd::from_raw_fd(libc::syscall(libc::SYS_pidfd_open, pid, 0) as RawFd) };
+        let token = (slot as u64) << 2;
+        self.add(pidfd.as_raw_fd(), libc::EPOLLIN, token | PIDFD);
+        for (number, pipe) in (0..).zip(&pipes) {
+            if let Some(pipe) = pipe {
+                let events = if number == 0 { libc::EPOLLOUT } else { libc::EPOLLIN };
+                self.add(pipe.as_raw_fd(), events, token | number);
+            }
+        }
+        self.children[slot] = Some(Child { pid, _pidfd: pidfd, pipes, slot });
+        pid
+    }
+
+    pub(crate) fn pids(&self) -> Vec<i32> {
+        self.children.iter().flatten().map(|child| child.pid).collect()
+    }
+
+    /// Waits once, and reads and reaps what there is. `died` hears of each child that was reaped, `data` of what was read.
+    pub(crate) fn turn(&mut self, mut died: impl FnMut(&mut Self), mut data: impl FnMut(&[u8])) {
+        let mut events = std::mem::take(&mut self.events);
+        // SAFETY: room for as many events.
+        let count = unsafe { libc::epoll_wait(self.epoll.as_raw_fd(), events.as_mut_ptr(), events.len() as i32, -1) };
+        for event in &events[..usize::try_from(count).unwrap_or(0)] {
+            let (slot, number) = ((event.u64 >> 2) as usize, event.u64 & 3);
+            let Some(child) = &mut self.children[slot] else { continue };
+            if number != PIDFD {
+                if number > 0 && child.pipes[number as usize].is_some() {
+                    // Once: whoever has more is reported again by a level-triggered poll, which this one replaces.
+                    if drain(&mut child.pipes[number as usize], &mut self.buffer, &mut data) {
+                        child.pipes[number as usize] = None;
+                    }
+                }
+                continue;
+            }
+            for pipe in &mut child.pipes[1..] {
+                drain(pipe, &mut self.buffer, &mut data);
+            }
+            let (mut status, pid, slot) = (0, child.pid, child.slot);
+            // SAFETY: zeroed is a valid rusage; both are locals.
+            let reaped = unsafe {
+                let mut usage: libc::rusage = std::mem::zeroed();
+                libc::wait4(pid, &raw mut status, libc::WNOHANG, &raw mut usage)
+            };
+            if reaped == pid {
+                self.children[slot] = None;
+                self.free.push(slot);
+                died(self);
+            }
+        }
+        self.events = events;
+    }
+}
+
+/// Reads until nothing is there; whether that was the end.
+fn drain(pipe: &mut Option<OwnedFd>, buffer: &mut [u8], data: &mut impl FnMut(&[u8])) -> bool {
+    let Some(pipe) = pipe else { return false };
+    loop {
+        match read(pipe.as_raw_fd(), buffer) {
+            0 => return true,
+            len if len < 0 => return false,
+            len => data(&buffer[..len as usize]),
+        }
+    }
+}
+
+/// To read from, to write to.
+pub(crate) fn pipe() -> (File, File) {
+    let mut ends = [0; 2];
+    // SAFETY: room for two descriptors, which are ours alone.
+    unsafe {
+        assert_eq!(libc::pipe2(ends.as_mut_ptr(), libc::O_CLOEXEC), 0);
+        (File::from_raw_fd(ends[0]), File::from_raw_fd(ends[1]))
+    }
+}
+
+pub(crate) fn set_pipe_size(fd: RawFd, bytes: c_int) {
+    // SAFETY: touches no memory.
+    unsafe { libc::fcntl(fd, libc::F_SETPIPE_SZ, bytes) };
+}
+
+/// One read.
+pub(crate) fn read(fd: RawFd, buffer: &mut [u8]) -> isize {
+    // SAFETY: the buffer has so much room.
+    unsafe { libc::read(fd, buffer.as_mut_ptr().cast(), buffer.len()) }
+}
+
+pub(crate) fn wait_blocking(pid: i32) {
+    let mut status = 0;
+    // SAFETY: a local.
+    unsafe { libc::waitpid(pid, &raw mut status, 0) };
+}
+
+/// Whether the child was reaped just now.
+pub(crate) fn wait_nohang(pid: i32) -> bool {
+    let mut status = 0;
+    // SAFETY: a local.
+    unsafe { libc::waitpid(pid, &raw mut status, libc::WNOHANG) == pid }
+}
+
+pub(crate) fn kill(pid: i32, signal: i32) {
+    // SAFETY: touches no memory.
+    unsafe { libc::kill(pid, signal) };
+}
+
+/// What this thread has used of the processor.
+pub(crate) fn thread_cpu() -> Duration {
+    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: a local.
+    unsafe { libc::clock_gettime(libc::CLOCK_THREAD_CPUTIME_ID, &raw mut time) };
+    Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
+}
+
+/// The clock that the children stamp with, in nanoseconds.
+pub(crate) fn monotonic() -> u64 {
+    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: a local.
+    unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &raw mut time) };
+    time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64
+}
+
+pub(crate) fn raise_fd_limit() {
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: a local.
+    unsafe {
+        libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit);
+        limit.rlim_cur = limit.rlim_max;
+        libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit);
+    }
+}
+
+/// std's slow path: what a session and limits take in std.
+pub(crate) fn with_pre_exec(command: &mut Command, limits: Vec<(i32, libc::rlimit)>) {
+    let hook = move || {
+        // SAFETY: async-signal-safe calls.
+        unsafe {
+            libc::setsid();
+            for (resource, limit) in &limits {
+                libc::setrlimit(*resource as _, limit);
+            }
+        }
+        Ok(())
+    };
+    // SAFETY: the hook allocates nothing and takes no lock.
+    unsafe { command.pre_exec(hook) };
+}
+
+/// Nothing is left behind when a supervisor is killed.
+pub(crate) fn with_parent_death(command: &mut Command) {
+    // SAFETY: touches no memory.
+    let hook = || match unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) } {
+        0 => Ok(()),
+        _ => Err(std::io::Error::last_os_error()),
+    };
+    // SAFETY: the hook allocates nothing and takes no lock.
+    unsafe { command.pre_exec(hook) };
+}

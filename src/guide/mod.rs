@@ -1,0 +1,40 @@
+//! Chapters, each short, each with an example that is run as a test.
+//!
+//! Text only: nothing of the library is here, and nothing of this is in a build.
+//!
+//! 1. [A first program](first_program)
+//! 2. [Your own loop](own_loop)
+//! 3. [Talking to a child](talking_to_a_child)
+//! 4. [A harness](harness)
+//! 5. [Your policy in virtual time](virtual_time)
+//! 6. [In other people's programs](embedding)
+//! 7. [Coming from Twisted](from_twisted)
+//! 8. [Coming from supervisord](from_supervisord)
+//! 9. [Coming from tokio::process](from_tokio)
+
+#[doc = include_str!("first_program.md")]
+pub mod first_program {}
+
+#[doc = include_str!("own_loop.md")]
+pub mod own_loop {}
+
+#[doc = include_str!("talking_to_a_child.md")]
+pub mod talking_to_a_child {}
+
+#[doc = include_str!("harness.md")]
+pub mod harness {}
+
+#[doc = include_str!("virtual_time.md")]
+pub mod virtual_time {}
+
+#[doc = include_str!("embedding.md")]
+pub mod embedding {}
+
+#[doc = include_str!("from_twisted.md")]
+pub mod from_twisted {}
+
+#[doc = include_str!("from_supervisord.md")]
+pub mod from_supervisord {}
+
+#[doc = include_str!("from_tokio.md")]
+pub mod from_tokio {}

@@ -1,0 +1,421 @@
+//! Every state with every input, in tables: what follows, what is to be done, and the wait after the next instant death.
+//! Checks single steps only. The rule: a table names all inputs, in one order.
+
+use super::*;
+
+/// The wait after the next instant death, in seconds, in the tables: it was 4.
+const KEPT: u64 = 4;
+const FRESH: u64 = 1;
+const GROWN: u64 = 8;
+
+/// One line of a table: an input, the state that follows, what is to be done, the next wait.
+type Row = (I, S, Option<Action>, u64);
+
+/// Checks what each input does to `state` at `now`.
+#[track_caller]
+fn check(policy: &Policy, now: Instant, state: S, rows: &[Row]) {
+    for &(input, next_state, action, delay) in rows {
+        let mut it = Lifecycle { policy: policy.clone(), state, delay: secs(KEPT), group_left: false };
+        let found = (it.handle(now, input), it.state(), it.delay);
+        let expected = (action, next_state, secs(delay));
+        assert_eq!(found, expected, "{state:?} and {input:?}");
+    }
+}
+
+/// As `check`, with the default policy; the rows must be all inputs.
+#[track_caller]
+fn check_all(now: Instant, state: S, rows: [Row; 12]) {
+    let inputs = rows.map(|(input, ..)| input);
+    let all = [
+        I::Start,
+        I::Stop,
+        I::Restart,
+        I::Kill,
+        I::Spawned,
+        I::SpawnFailed,
+        CRASH,
+        CRASH_LEFT,
+        DONE,
+        DONE_LEFT,
+        I::GroupGone,
+        I::Timeout,
+    ];
+    assert_eq!(inputs, all);
+    check(&Policy::default(), now, state, &rows);
+}
+
+fn stopping(kill_at: Option<Instant>, next: Next, leader: Leader) -> S {
+    S::Stopping { kill_at, next, leader }
+}
+
+#[test]
+fn every_pair_of_a_process_that_is_not_there() {
+    let now = World::new(Policy::default()).now;
+    let unwanted = stopping(Some(now + secs(5)), Next::Stay, Leader::Alive);
+    let backing_off = S::BackingOff { until: now + secs(4) };
+    check_all(
+        now,
+        S::Stopped,
+        [
+            (I::Start, S::Starting, SPAWN, FRESH),
+            (I::Stop, S::Stopped, None, KEPT),
+            (I::Restart, S::Starting, SPAWN, FRESH),
+            (I::Kill, S::Stopped, None, KEPT),
+            (I::Spawned, unwanted, TERM, KEPT),
+            (I::SpawnFailed, S::Stopped, None, KEPT),
+            (CRASH, S::Stopped, None, KEPT),
+            (CRASH_LEFT, S::Stopped, None, KEPT),
+            (DONE, S::Stopped, None, KEPT),
+            (DONE_LEFT, S::Stopped, None, KEPT),
+            (I::GroupGone, S::Stopped, None, KEPT),
+            (I::Timeout, S::Stopped, None, KEPT),
+        ],
+    );
+    check_all(
+        now,
+        S::Exited,
+        [
+            (I::Start, S::Starting, SPAWN, FRESH),
+            (I::Stop, S::Stopped, None, KEPT),
+            (I::Restart, S::Starting, SPAWN, FRESH),
+            (I::Kill, S::Stopped, None, KEPT),
+            (I::Spawned, unwanted, TERM, KEPT),
+            (I::SpawnFailed, S::Exited, None, KEPT),
+            (CRASH, S::Exited, None, KEPT),
+            (CRASH_LEFT, S::Exited, None, KEPT),
+            (DONE, S::Exited, None, KEPT),
+            (DONE_LEFT, S::Exited, None, KEPT),
+            (I::GroupGone, S::Exited, None, KEPT),
+            (I::Timeout, S::Exited, None, KEPT),
+        ],
+    );
+    check_all(
+        now,
+        S::Starting,
+        [
+            (I::Start, S::Starting, None, KEPT),
+            (I::Stop, S::Stopped, None, KEPT),
+            (I::Restart, S::Starting, None, KEPT),
+            (I::Kill, S::Stopped, None, KEPT),
+            (I::Spawned, S::Running { since: now }, None, KEPT),
+            (I::SpawnFailed, backing_off, None, GROWN),
+            (CRASH, backing_off, None, GROWN),
+            (CRASH_LEFT, backing_off, None, GROWN),
+            (DONE, backing_off, None, GROWN),
+            (DONE_LEFT, backing_off, None, GROWN),
+            (I::GroupGone, S::Starting, None, KEPT),
+            (I::Timeout, S::Starting, None, KEPT),
+        ],
+    );
+}
+
+#[test]
+fn every_pair_of_a_running_process() {
+    let since = World::new(Policy::default()).now;
+    let running = S::Running { since };
+
+    let now = since + secs(1); // a long run
+    let terminated = |next| stopping(Some(now + secs(5)), next, Leader::Alive);
+    let killed = stopping(None, Next::Stay, Leader::Alive);
+    check_all(
+        now,
+        running,
+        [
+            (I::Start, running, None, KEPT),
+            (I::Stop, terminated(Next::Stay), TERM, KEPT),
+            (I::Restart, terminated(Next::Start), TERM, KEPT),
+            (I::Kill, killed, KILL, KEPT),
+            (I::Spawned, running, None, KEPT),
+            (I::SpawnFailed, running, None, KEPT),
+            (CRASH, S::Starting, SPAWN, FRESH),
+            (CRASH_LEFT, S::Starting, SPAWN, FRESH),
+            (DONE, S::Starting, SPAWN, FRESH),
+            (DONE_LEFT, S::Starting, SPAWN, FRESH),
+            (I::GroupGone, running, None, KEPT),
+            (I::Timeout, running, None, KEPT),
+        ],
+    );
+
+    let now = since + Duration::from_millis(999); // an instant death
+    let terminated = |next| stopping(Some(now + secs(5)), next, Leader::Alive);
+    let backing_off = S::BackingOff { until: now + secs(4) };
+    check_all(
+        now,
+        running,
+        [
+            (I::Start, running, None, KEPT),
+            (I::Stop, terminated(Next::Stay), TERM, KEPT),
+            (I::Restart, terminated(Next::Start), TERM, KEPT),
+            (I::Kill, killed, KILL, KEPT),
+            (I::Spawned, running, None, KEPT),
+            (I::SpawnFailed, running, None, KEPT),
+            (CRASH, backing_off, None, GROWN),
+            (CRASH_LEFT, backing_off, None, GROWN),
+            (DONE, backing_off, None, GROWN),
+            (DONE_LEFT, backing_off, None, GROWN),
+            (I::GroupGone, running, None, KEPT),
+            (I::Timeout, running, None, KEPT),
+        ],
+    );
+}
+
+#[test]
+fn every_pair_of_a_process_that_backs_off() {
+    let now = World::new(Policy::default()).now;
+    let until = now + secs(2);
+    let backing_off = S::BackingOff { until };
+    check_all(
+        now,
+        backing_off,
+        [
+            (I::Start, S::Starting, SPAWN, FRESH),
+            (I::Stop, S::Stopped, None, KEPT),
+            (I::Restart, S::Starting, SPAWN, KEPT),
+            (I::Kill, S::Stopped, None, KEPT),
+            (I::Spawned, S::Running { since: now }, None, KEPT),
+            (I::SpawnFailed, backing_off, None, KEPT),
+            (CRASH, backing_off, None, KEPT),
+            (CRASH_LEFT, backing_off, None, KEPT),
+            (DONE, backing_off, None, KEPT),
+            (DONE_LEFT, backing_off, None, KEPT),
+            (I::GroupGone, backing_off, None, KEPT),
+            (I::Timeout, backing_off, None, KEPT), // too early
+        ],
+    );
+    for due in [until, until + secs(1)] {
+        let rows = [(I::Timeout, S::Starting, SPAWN, KEPT)];
+        check(&Policy::default(), due, backing_off, &rows);
+    }
+}
+
+#[test]
+fn every_pair_of_a_process_that_was_terminated() {
+    let now = World::new(Policy::default()).now;
+    let kill_at = now + secs(2);
+    let alive = |next| stopping(Some(kill_at), next, Leader::Alive);
+    let gone = |next| stopping(Some(kill_at), next, Leader::Gone);
+    let killed = |next| stopping(None, next, Leader::Alive);
+    check_all(
+        now,
+        alive(Next::Stay),
+        [
+            (I::Start, alive(Next::Start), None, FRESH),
+            (I::Stop, alive(Next::Stay), None, KEPT),
+            (I::Restart, alive(Next::Start), None, FRESH),
+            (I::Kill, killed(Next::Stay), KILL, KEPT),
+            (I::Spawned, alive(Next::Stay), None, KEPT),
+            (I::SpawnFailed, alive(Next::Stay), None, KEPT),
+            (CRASH, S::Stopped, None, KEPT),
+            (CRASH_LEFT, gone(Next::Stay), None, KEPT),
+            (DONE, S::Stopped, None, KEPT),
+            (DONE_LEFT, gone(Next::Stay), None, KEPT),
+            (I::GroupGone, alive(Next::Stay), None, KEPT),
+            (I::Timeout, alive(Next::Stay), None, KEPT), // too early
+        ],
+    );
+    check_all(
+        now,
+        alive(Next::Start),
+        [
+            (I::Start, alive(Next::Start), None, KEPT),
+            (I::Stop, alive(Next::Stay), None, KEPT),
+            (I::Restart, alive(Next::Start), None, KEPT),
+            (I::Kill, killed(Next::Stay), KILL, KEPT),
+            (I::Spawned, alive(Next::Start), None, KEPT),
+            (I::SpawnFailed, alive(Next::Start), None, KEPT),
+            (CRASH, S::Starting, SPAWN, KEPT),
+            (CRASH_LEFT, gone(Next::Start), None, KEPT),
+            (DONE, S::Starting, SPAWN, KEPT),
+            (DONE_LEFT, gone(Next::Start), None, KEPT),
+            (I::GroupGone, alive(Next::Start), None, KEPT),
+            (I::Timeout, alive(Next::Start), None, KEPT), // too early
+        ],
+    );
+    check_all(
+        now,
+        gone(Next::Stay),
+        [
+            (I::Start, gone(Next::Start), None, FRESH),
+            (I::Stop, gone(Next::Stay), None, KEPT),
+            (I::Restart, gone(Next::Start), None, FRESH),
+            (I::Kill, S::Stopped, KILL, KEPT),
+            (I::Spawned, alive(Next::Stay), TERM, KEPT),
+            (I::SpawnFailed, gone(Next::Stay), None, KEPT),
+            (CRASH, S::Stopped, None, KEPT),
+            (CRASH_LEFT, gone(Next::Stay), None, KEPT),
+            (DONE, S::Stopped, None, KEPT),
+            (DONE_LEFT, gone(Next::Stay), None, KEPT),
+            (I::GroupGone, S::Stopped, None, KEPT),
+            (I::Timeout, gone(Next::Stay), None, KEPT), // too early
+        ],
+    );
+    check_all(
+        now,
+        gone(Next::Start),
+        [
+            (I::Start, gone(Next::Start), None, KEPT),
+            (I::Stop, gone(Next::Stay), None, KEPT),
+            (I::Restart, gone(Next::Start), None, KEPT),
+            (I::Kill, S::Stopped, KILL, KEPT),
+            (I::Spawned, alive(Next::Start), TERM, KEPT),
+            (I::SpawnFailed, gone(Next::Start), None, KEPT),
+            (CRASH, S::Starting, SPAWN, KEPT),
+            (CRASH_LEFT, gone(Next::Start), None, KEPT),
+            (DONE, S::Starting, SPAWN, KEPT),
+            (DONE_LEFT, gone(Next::Start), None, KEPT),
+            (I::GroupGone, S::Starting, SPAWN, KEPT),
+            (I::Timeout, gone(Next::Start), None, KEPT), // too early
+        ],
+    );
+    for due in [kill_at, kill_at + secs(1)] {
+        let again = S::BackingOff { until: due };
+        for (state, next_state) in [
+            (alive(Next::Stay), killed(Next::Stay)),
+            (alive(Next::Start), killed(Next::Start)),
+            (gone(Next::Stay), S::Stopped),
+            (gone(Next::Start), again),
+        ] {
+            let rows = [(I::Timeout, next_state, KILL, KEPT)];
+            check(&Policy::default(), due, state, &rows);
+        }
+    }
+}
+
+#[test]
+fn every_pair_of_a_process_that_was_killed() {
+    let now = World::new(Policy::default()).now;
+    let alive = |next| stopping(None, next, Leader::Alive);
+    check_all(
+        now,
+        alive(Next::Stay),
+        [
+            (I::Start, alive(Next::Start), None, FRESH),
+            (I::Stop, alive(Next::Stay), None, KEPT),
+            (I::Restart, alive(Next::Start), None, FRESH),
+            (I::Kill, alive(Next::Stay), KILL, KEPT),
+            (I::Spawned, alive(Next::Stay), None, KEPT),
+            (I::SpawnFailed, alive(Next::Stay), None, KEPT),
+            (CRASH, S::Stopped, None, KEPT),
+            (CRASH_LEFT, S::Stopped, None, KEPT),
+            (DONE, S::Stopped, None, KEPT),
+            (DONE_LEFT, S::Stopped, None, KEPT),
+            (I::GroupGone, alive(Next::Stay), None, KEPT),
+            (I::Timeout, alive(Next::Stay), None, KEPT),
+        ],
+    );
+    check_all(
+        now,
+        alive(Next::Start),
+        [
+            (I::Start, alive(Next::Start), None, KEPT),
+            (I::Stop, alive(Next::Stay), None, KEPT),
+            (I::Restart, alive(Next::Start), None, KEPT),
+            (I::Kill, alive(Next::Stay), KILL, KEPT),
+            (I::Spawned, alive(Next::Start), None, KEPT),
+            (I::SpawnFailed, alive(Next::Start), None, KEPT),
+            (CRASH, S::Starting, SPAWN, KEPT),
+            (CRASH_LEFT, S::Starting, SPAWN, KEPT),
+            (DONE, S::Starting, SPAWN, KEPT),
+            (DONE_LEFT, S::Starting, SPAWN, KEPT),
+            (I::GroupGone, alive(Next::Start), None, KEPT),
+            (I::Timeout, alive(Next::Start), None, KEPT),
+        ],
+    );
+    // No input leads here: with the group killed, the exit of its leader ends the stop.
+    let gone = |next| stopping(None, next, Leader::Gone);
+    check_all(
+        now,
+        gone(Next::Stay),
+        [
+            (I::Start, gone(Next::Start), None, FRESH),
+            (I::Stop, gone(Next::Stay), None, KEPT),
+            (I::Restart, gone(Next::Start), None, FRESH),
+            (I::Kill, S::Stopped, KILL, KEPT),
+            (I::Spawned, alive(Next::Stay), TERM, KEPT),
+            (I::SpawnFailed, gone(Next::Stay), None, KEPT),
+            (CRASH, S::Stopped, None, KEPT),
+            (CRASH_LEFT, S::Stopped, None, KEPT),
+            (DONE, S::Stopped, None, KEPT),
+            (DONE_LEFT, S::Stopped, None, KEPT),
+            (I::GroupGone, S::Stopped, None, KEPT),
+            (I::Timeout, gone(Next::Stay), None, KEPT),
+        ],
+    );
+    check_all(
+        now,
+        gone(Next::Start),
+        [
+            (I::Start, gone(Next::Start), None, KEPT),
+            (I::Stop, gone(Next::Stay), None, KEPT),
+            (I::Restart, gone(Next::Start), None, KEPT),
+            (I::Kill, S::Stopped, KILL, KEPT),
+            (I::Spawned, alive(Next::Start), TERM, KEPT),
+            (I::SpawnFailed, gone(Next::Start), None, KEPT),
+            (CRASH, S::Starting, SPAWN, KEPT),
+            (CRASH_LEFT, S::Starting, SPAWN, KEPT),
+            (DONE, S::Starting, SPAWN, KEPT),
+            (DONE_LEFT, S::Starting, SPAWN, KEPT),
+            (I::GroupGone, S::Starting, SPAWN, KEPT),
+            (I::Timeout, gone(Next::Start), None, KEPT),
+        ],
+    );
+}
+
+#[test]
+fn every_end_under_the_other_policies() {
+    let now = World::new(Policy::default()).now;
+    let later = now + secs(1);
+    let running = S::Running { since: now };
+    let backing_off = S::BackingOff { until: now + secs(4) };
+
+    let never = with_restart(Restart::Never);
+    let over = [
+        (CRASH, S::Exited, None, KEPT),
+        (CRASH_LEFT, S::Exited, None, KEPT),
+        (DONE, S::Exited, None, KEPT),
+        (DONE_LEFT, S::Exited, None, KEPT),
+    ];
+    check(&never, now, running, &over);
+    check(&never, later, running, &over);
+    check(&never, now, S::Starting, &over);
+    let failed = [(I::SpawnFailed, S::Exited, None, KEPT)];
+    check(&never, now, S::Starting, &failed);
+
+    let on_failure = with_restart(Restart::OnFailure);
+    let instant = [
+        (CRASH, backing_off, None, GROWN),
+        (CRASH_LEFT, backing_off, None, GROWN),
+        (DONE, S::Exited, None, KEPT),
+        (DONE_LEFT, S::Exited, None, KEPT),
+    ];
+    check(&on_failure, now, running, &instant);
+    check(&on_failure, now, S::Starting, &instant);
+    let failed = [(I::SpawnFailed, backing_off, None, GROWN)];
+    check(&on_failure, now, S::Starting, &failed);
+    let long = [
+        (CRASH, S::Starting, SPAWN, FRESH),
+        (CRASH_LEFT, S::Starting, SPAWN, FRESH),
+        (DONE, S::Exited, None, KEPT),
+        (DONE_LEFT, S::Exited, None, KEPT),
+    ];
+    check(&on_failure, later, running, &long);
+}
+
+#[test]
+fn a_stop_is_also_for_those_who_outlived_a_crash() {
+    let now = World::new(Policy::default()).now;
+    let told = |state, inputs: &[I]| {
+        let mut it = Lifecycle { policy: Policy::default(), state, delay: secs(KEPT), group_left: true };
+        let action = inputs.iter().map(|input| it.handle(now, *input)).last().flatten();
+        (action, it.state(), it.group_left)
+    };
+    let terminated = stopping(Some(now + secs(5)), Next::Stay, Leader::Gone);
+    for state in [S::Exited, S::BackingOff { until: now + secs(2) }] {
+        assert_eq!(told(state, &[I::Stop]), (TERM, terminated, true));
+        assert_eq!(told(state, &[I::Kill]), (KILL, S::Stopped, false));
+        assert_eq!(told(state, &[I::GroupGone, I::Stop]), (None, S::Stopped, false));
+        assert_eq!(told(state, &[I::GroupGone, I::Kill]), (None, S::Stopped, false));
+        assert_eq!(told(state, &[I::Stop, I::GroupGone]), (None, S::Stopped, false));
+        assert_eq!(told(state, &[I::Start]), (SPAWN, S::Starting, true));
+    }
+}

@@ -1,0 +1,63 @@
+//! What the compiler can promise for us: what may go to another thread, and what may be shared.
+
+use childminder::restart::{Lifecycle, Policy};
+use childminder::simulation::Timeline;
+use childminder::{
+    Command, Controlled, Event, Exit, Handle, HandleError, Line, Log, MonitorError, MultiService, Process,
+    ProcessGroup, ProcessId, ProcessMonitor, ProcessStatus, Pty, Reactor, SignalError, SourceId, SpawnError, Status,
+    Stdio, TimerId, Waker, WriteError,
+};
+
+const fn send<T: Send>() {}
+const fn send_and_sync<T: Send + Sync>() {}
+const fn error<T: std::error::Error + Send + Sync + 'static>() {}
+
+/// Whatever holds a reactor can be made on one thread and run on another.
+const _: () = {
+    send::<Reactor>();
+    send::<Process<'_>>();
+    send::<Event<'_>>();
+    send::<ProcessMonitor>();
+    send::<Controlled>();
+    send::<MultiService>();
+};
+
+/// Whatever is a value, or is meant for other threads, can be shared.
+const _: () = {
+    send_and_sync::<Waker>();
+    send_and_sync::<Handle<Log>>();
+    send_and_sync::<ProcessStatus>();
+    send_and_sync::<ProcessMonitor>();
+    send_and_sync::<Command>();
+    send_and_sync::<Stdio>();
+    send_and_sync::<Pty>();
+    send_and_sync::<Exit>();
+    send_and_sync::<Line<'_>>();
+    send_and_sync::<Status<'_>>();
+    send_and_sync::<Policy>();
+    send_and_sync::<Lifecycle>();
+    send_and_sync::<Timeline>();
+    send_and_sync::<ProcessId>();
+    send_and_sync::<ProcessGroup>();
+    send_and_sync::<TimerId>();
+    send_and_sync::<SourceId>();
+};
+
+/// Whatever is an error can go through `?` into anybody's.
+const _: () = {
+    error::<SpawnError>();
+    error::<SignalError>();
+    error::<WriteError>();
+    error::<MonitorError>();
+    error::<HandleError>();
+};
+
+/// No matter whether the observer can be shared, as long as it can be sent.
+#[test]
+fn an_observer_that_can_be_sent_is_enough() {
+    struct Cell(#[allow(dead_code)] std::cell::Cell<u8>);
+    impl childminder::Observer for Cell {}
+    send::<ProcessMonitor<Cell>>();
+    send::<Controlled<Cell>>();
+    send_and_sync::<Handle<Cell>>();
+}

@@ -1,0 +1,39 @@
+//! A host in which every thread blocks SIGCHLD, as those do that read it from a signalfd.
+//!
+//! The test runs this very program again under `env --block-signal`, because the harness has a thread of its own.
+
+mod util;
+
+use childminder::{Command, Event, Reactor, ReapMethod, SpawnMethod};
+use util::{COMBINATIONS, World, sh, status_field};
+
+#[test]
+fn deaths_are_seen_all_the_same() {
+    let mut world = World::new(COMBINATIONS[0]);
+    let mut command = Command::new("env");
+    let own = std::env::current_exe().unwrap();
+    command.arg("--block-signal").arg(own).args(["--ignored", "--exact", "all_blocked", "--nocapture"]);
+    let outcome = world.run(&command);
+    assert!(outcome.exit.success(), "{outcome:?}");
+    assert!(outcome.out.contains("1 passed"), "{outcome:?}");
+}
+
+#[test]
+#[ignore = "run by the other one"]
+fn all_blocked() {
+    assert_ne!(status_field("self", "SigBlk"), "0".repeat(16));
+    for combination in COMBINATIONS {
+        assert_eq!(World::new(combination).run(&sh("exit 3")).exit.code(), Some(3));
+    }
+    // So is a signal that the host wants to hear of.
+    let mut reactor = Reactor::with_methods(SpawnMethod::Vfork, ReapMethod::Pidfd).unwrap();
+    reactor.watch_signal(libc::SIGUSR1).unwrap();
+    reactor.spawn_process(&sh(&format!("kill -USR1 {}", std::process::id()))).unwrap();
+    let (deadline, mut come) = (util::now() + util::WATCHDOG, false);
+    while !come {
+        assert!(util::now() < deadline, "no signal");
+        let turned =
+            reactor.turn(Some(util::WATCHDOG), |_, event| come |= matches!(event, Event::Signal(libc::SIGUSR1)));
+        turned.unwrap();
+    }
+}

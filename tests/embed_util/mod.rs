@@ -1,0 +1,231 @@
+//! What the tests of embedding share: the methods, a watchdog, a look at /proc, and what a host does behind our back.
+//!
+//! The only file of these tests with `unsafe`. The one rule: it does what hosts do, not what we would do.
+
+#![allow(dead_code, unsafe_code)] // each test file takes what it needs; hosts call libc
+
+use std::fs;
+use std::io;
+use std::mem::MaybeUninit;
+use std::ptr;
+use std::time::Instant;
+
+use childminder::{Command, Event, Exit, ProcessId, Reactor, ReapMethod, SpawnMethod};
+
+/// Both ways to spawn, by both ways to reap.
+pub(crate) const METHODS: [(SpawnMethod, ReapMethod); 4] = [
+    (SpawnMethod::Vfork, ReapMethod::Pidfd),
+    (SpawnMethod::Vfork, ReapMethod::Sigchld),
+    (SpawnMethod::Fork, ReapMethod::Pidfd),
+    (SpawnMethod::Fork, ReapMethod::Sigchld),
+];
+
+/// Rounds of each case.
+pub(crate) const ROUNDS: usize = 100;
+
+/// Ends the whole process by SIGALRM, however it hangs.
+pub(crate) fn watchdog(seconds: u32) {
+    // SAFETY: alarm touches no memory.
+    unsafe { libc::alarm(seconds) };
+}
+
+#[allow(clippy::disallowed_methods)] // a host has a clock of its own
+pub(crate) fn now() -> Instant {
+    Instant::now()
+}
+
+/// Runs a command to its end.
+pub(crate) fn run(reactor: &mut Reactor, command: &Command) -> Exit {
+    let id = reactor.spawn_process(command).unwrap();
+    finish(reactor, id)
+}
+
+/// Turns until a process has ended.
+pub(crate) fn finish(reactor: &mut Reactor, id: ProcessId) -> Exit {
+    let mut how = None;
+    while how.is_none() {
+        let handler = |_: &mut Reactor, event: Event<'_>| match event {
+            Event::Ended { process, exit } if process == id => how = Some(*exit),
+            _ => {}
+        };
+        reactor.turn(None, handler).unwrap();
+    }
+    how.unwrap()
+}
+
+/// `sh -c 'exit code'`, by a quicker shell-less way where there is one.
+pub(crate) fn exits_with(code: i32) -> Command {
+    match code {
+        0 => Command::new("true"),
+        1 => Command::new("false"),
+        code => {
+            let mut command = Command::new("sh");
+            command.arg("-c").arg(format!("exit {code}"));
+            command
+        }
+    }
+}
+
+/// What is open in this process, without what the look itself opens.
+pub(crate) fn open_fds() -> usize {
+    fs::read_dir("/proc/self/fd").unwrap().count() - 1
+}
+
+pub(crate) fn threads() -> usize {
+    fs::read_dir("/proc/self/task").unwrap().count()
+}
+
+/// Resident memory in KiB.
+pub(crate) fn rss() -> u64 {
+    let status = fs::read_to_string("/proc/self/status").unwrap();
+    let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
+    line.split_whitespace().nth(1).unwrap().parse().unwrap()
+}
+
+/// Children of this process, zombies among them.
+pub(crate) fn children() -> Vec<String> {
+    let mut all = Vec::new();
+    for task in fs::read_dir("/proc/self/task").unwrap() {
+        let list = fs::read_to_string(task.unwrap().path().join("children")).unwrap_or_default();
+        all.extend(list.split_whitespace().map(str::to_owned));
+    }
+    all
+}
+
+/// Handler (or 0 for the default, 1 for ignored) and flags of each signal.
+pub(crate) fn dispositions() -> Vec<(i32, usize, i32)> {
+    (1..=64).filter_map(|signal| action(signal).map(|it| (signal, it.sa_sigaction, it.sa_flags))).collect()
+}
+
+fn action(signal: i32) -> Option<libc::sigaction> {
+    let mut action = MaybeUninit::<libc::sigaction>::zeroed();
+    // SAFETY: a null new action only reads; `action` has room for the old one.
+    let result = unsafe { libc::sigaction(signal, ptr::null(), action.as_mut_ptr()) };
+    // SAFETY: zeroed is a valid sigaction.
+    (result == 0).then(|| unsafe { action.assume_init() })
+}
+
+/// Sets a disposition as C programs do, and says what was before.
+pub(crate) fn set_action(signal: i32, handler: usize, flags: i32) -> usize {
+    let mut new = action(signal).unwrap();
+    let before = new.sa_sigaction;
+    new.sa_sigaction = handler;
+    new.sa_flags = flags;
+    // SAFETY: `new` is a valid action; the handlers of these tests only use atomics.
+    let result = unsafe { libc::sigaction(signal, &raw const new, ptr::null_mut()) };
+    assert_eq!(result, 0);
+    before
+}
+
+/// Calls a handler that was there before, as a well-behaved host does.
+pub(crate) fn call_handler(handler: usize, signal: i32, info: *mut libc::siginfo_t, context: *mut libc::c_void) {
+    type Handler = extern "C" fn(i32, *mut libc::siginfo_t, *mut libc::c_void);
+    if handler > 1 {
+        // SAFETY: it was installed with SA_SIGINFO by signal-hook, which has this signature.
+        let handler = unsafe { std::mem::transmute::<usize, Handler>(handler) };
+        handler(signal, info, context);
+    }
+}
+
+/// `waitpid(-1)`: whoever it is. `None` if there is no child at all.
+pub(crate) fn steal() -> Option<i32> {
+    let mut status = 0;
+    // SAFETY: `status` is a local.
+    let pid = unsafe { libc::waitpid(-1, &raw mut status, 0) };
+    (pid > 0).then_some(pid)
+}
+
+/// Waits for one child; its raw status, or the errno.
+pub(crate) fn wait_for(pid: i32) -> io::Result<i32> {
+    let mut status = 0;
+    loop {
+        // SAFETY: `status` is a local.
+        if unsafe { libc::waitpid(pid, &raw mut status, 0) } == pid {
+            return Ok(status);
+        }
+        let error = io::Error::last_os_error();
+        if error.kind() != io::ErrorKind::Interrupted {
+            return Err(error);
+        }
+    }
+}
+
+/// Waits until a child has ended, and leaves it unreaped.
+pub(crate) fn await_zombie(pid: i32) {
+    let mut info = MaybeUninit::<libc::siginfo_t>::zeroed();
+    let id = pid.unsigned_abs();
+    // SAFETY: `info` has room for what waitid writes.
+    let result = unsafe { libc::waitid(libc::P_PID, id, info.as_mut_ptr(), libc::WEXITED | libc::WNOWAIT) };
+    assert_eq!(result, 0);
+}
+
+/// Blocks or unblocks a signal in this thread.
+pub(crate) fn mask(how: i32, signals: &[i32]) {
+    let mut set = MaybeUninit::<libc::sigset_t>::zeroed();
+    // SAFETY: `set` has room for what sigemptyset writes.
+    unsafe { libc::sigemptyset(set.as_mut_ptr()) };
+    for signal in signals {
+        // SAFETY: sigemptyset has initialised it.
+        unsafe { libc::sigaddset(set.as_mut_ptr(), *signal) };
+    }
+    // SAFETY: the set is ours; the call changes this thread's mask alone.
+    unsafe { libc::pthread_sigmask(how, set.as_ptr(), ptr::null_mut()) };
+}
+
+/// Forks without an exec: `in_child` runs in the child, which then ends with its result. It must not allocate more than glibc
+/// allows after a fork, which is to say: in a single-threaded moment, anything.
+pub(crate) fn fork(in_child: impl FnOnce() -> i32) -> i32 {
+    // SAFETY: glibc makes its allocator usable in the child; the child leaves by `_exit`.
+    let pid = unsafe { libc::fork() };
+    assert!(pid >= 0);
+    if pid == 0 {
+        let code = in_child();
+        // SAFETY: ends the child alone, without the test harness's exit handlers.
+        unsafe { libc::_exit(code) };
+    }
+    pid
+}
+
+/// In a forked child: runs the destructor of what the parent goes on using in its own memory.
+pub(crate) fn drop_copy<T>(value: &T) {
+    // SAFETY: only called in a forked child, which ends right afterwards without touching the original.
+    drop(unsafe { ptr::read(value) });
+}
+
+/// Shared libraries by `dlopen(3)`.
+pub(crate) mod plugin {
+    use std::ffi::CString;
+    use std::os::unix::ffi::OsStrExt;
+    use std::path::Path;
+
+    pub(crate) struct Plugin(usize);
+
+    pub(crate) fn load(path: &Path) -> Plugin {
+        let path = CString::new(path.as_os_str().as_bytes()).unwrap();
+        // SAFETY: a path that ends in NUL; the library's constructors are those of Rust's std.
+        let handle = unsafe { libc::dlopen(path.as_ptr(), libc::RTLD_NOW | libc::RTLD_LOCAL) };
+        assert!(!handle.is_null());
+        Plugin(handle as usize)
+    }
+
+    impl Plugin {
+        /// Calls a function without arguments that returns an int.
+        pub(crate) fn call(&self, name: &str) -> i32 {
+            let name = CString::new(name).unwrap();
+            // SAFETY: the handle is open until the drop.
+            let function = unsafe { libc::dlsym(self.0 as *mut libc::c_void, name.as_ptr()) };
+            assert!(!function.is_null());
+            // SAFETY: the library's function has this signature.
+            let function = unsafe { std::mem::transmute::<*mut libc::c_void, extern "C" fn() -> i32>(function) };
+            function()
+        }
+    }
+
+    impl Drop for Plugin {
+        fn drop(&mut self) {
+            // SAFETY: the handle is open, and nobody is in the library any more.
+            let result = unsafe { libc::dlclose(self.0 as *mut libc::c_void) };
+            assert_eq!(result, 0);
+        }
+    }
+}

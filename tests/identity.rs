@@ -1,0 +1,151 @@
+//! Users and groups of children.
+//!
+//! Needs root, and says so if it is not. What a host without rights may do is in unprivileged.rs.
+
+mod util;
+
+use childminder::{Command, Stage};
+use util::{COMBINATIONS, World, field_of, is_root, on_all_combinations};
+
+const NOBODY: u32 = 65_534;
+/// A number that no user has.
+const STRANGER: u32 = 4_000_123;
+
+/// uids, gids and groups of the child, as the kernel has them.
+#[track_caller]
+fn ids(world: &mut World, command: &Command) -> (String, String, String) {
+    let said = world.output(command);
+    let field = |name| field_of(&said, name).split_whitespace().collect::<Vec<_>>().join(" ");
+    (field("Uid"), field("Gid"), field("Groups"))
+}
+
+fn status() -> Command {
+    let mut command = Command::new("cat");
+    command.arg("/proc/self/status");
+    command
+}
+
+fn four(id: u32) -> String {
+    format!("{id} {id} {id} {id}")
+}
+
+fn passwd(uid: u32) -> (String, u32) {
+    let passwd = std::fs::read_to_string("/etc/passwd").unwrap();
+    let line = passwd.lines().find(|line| line.split(':').nth(2) == Some(&uid.to_string())).expect("an entry");
+    let mut fields = line.split(':');
+    (fields.next().unwrap().to_owned(), fields.nth(2).unwrap().parse().unwrap())
+}
+
+on_all_combinations! {
+    // P10, B20: test_changeUID; uid alone: the user's own group and groups, nothing of root's
+    fn a_user(world: &mut World) {
+        if !is_root() {
+            return;
+        }
+        let (_, gid) = passwd(NOBODY);
+        let (uids, gids, groups) = ids(world, status().uid(NOBODY));
+        assert_eq!((uids, gids), (four(NOBODY), four(gid)));
+        assert!(!groups.split(' ').any(|group| group == "0"), "{groups}");
+        assert!(groups.split(' ').any(|group| group == gid.to_string()), "{groups}");
+        // The same by name.
+        let (name, _) = passwd(NOBODY);
+        let by_name = ids(world, status().user(&name).unwrap());
+        assert_eq!(by_name, ids(world, status().uid(NOBODY)));
+    }
+
+    // P10, B20: test_changeGID; gid alone: no supplementary groups are left over
+    fn a_group(world: &mut World) {
+        if !is_root() {
+            return;
+        }
+        assert_eq!(ids(world, status().gid(7)), (four(0), four(7), String::new()));
+    }
+
+    // P10: user and group
+    fn both(world: &mut World) {
+        if !is_root() {
+            return;
+        }
+        let (uids, gids, groups) = ids(world, status().uid(NOBODY).gid(7));
+        assert_eq!((uids, gids), (four(NOBODY), four(7)));
+        assert!(groups.split(' ').any(|group| group == "7") && !groups.split(' ').any(|group| group == "0"), "{groups}");
+        assert_eq!(ids(world, status().uid(NOBODY).gid(7).groups(&[9, 8])), (four(NOBODY), four(7), "8 9".into()));
+        assert_eq!(ids(world, status().groups(&[])), (four(0), four(0), String::new()));
+        assert_eq!(ids(world, status().groups(&[5])), (four(0), four(0), "5".into()));
+    }
+
+    // P10: a user that is in no database
+    fn a_stranger(world: &mut World) {
+        if !is_root() {
+            return;
+        }
+        for command in [status().uid(STRANGER), status().uid(STRANGER).groups(&[7])] {
+            let error = world.reactor.spawn_process(command).unwrap_err();
+            assert_eq!(error.stage(), Stage::User);
+            assert_eq!(error.io_error().kind(), std::io::ErrorKind::NotFound);
+            assert!(error.to_string().contains("4000123"), "{error}");
+        }
+        assert_eq!(ids(world, status().uid(STRANGER).gid(7)), (four(STRANGER), four(7), String::new()));
+        assert_eq!(ids(world, status().uid(STRANGER).gid(7).groups(&[8])), (four(STRANGER), four(7), "8".into()));
+        assert_eq!(Command::new("id").user("no-such-user").unwrap_err().kind(), std::io::ErrorKind::NotFound);
+    }
+
+    // P10: what the host is already
+    fn ourselves(world: &mut World) {
+        let own = std::fs::read_to_string("/proc/self/status").unwrap();
+        let field = |name: &str| field_of(&own, name).split_whitespace().collect::<Vec<_>>().join(" ");
+        let id = |name: &str| field(name).split(' ').nth(1).unwrap().parse().unwrap();
+        let expected = (field("Uid"), field("Gid"), field("Groups"));
+        assert_eq!(ids(world, status().uid(id("Uid"))), expected);
+        assert_eq!(ids(world, status().gid(id("Gid"))), expected);
+        assert_eq!(ids(world, status().uid(id("Uid")).gid(id("Gid"))), expected);
+    }
+
+    // the directory is entered and limits are raised with the host's rights, the program is run with the user's
+    fn rights_on_the_way(world: &mut World) {
+        if !is_root() {
+            return;
+        }
+        let dir = util::TempDir::new("rights");
+        let secret = dir.file("secret/file", "x", 0o600);
+        std::os::unix::fs::chown(secret.parent().unwrap(), Some(0), Some(0)).unwrap();
+        std::fs::set_permissions(secret.parent().unwrap(), std::os::unix::fs::PermissionsExt::from_mode(0o700)).unwrap();
+        let mut command = Command::new("readlink");
+        command.arg("/proc/self/cwd").uid(NOBODY).current_dir(secret.parent().unwrap());
+        assert_eq!(world.output(&command), format!("{}\n", secret.parent().unwrap().display()));
+        let program = dir.file("secret/program", "#!/bin/sh\n", 0o755);
+        let mut command = Command::new(program);
+        let error = world.reactor.spawn_process(command.uid(NOBODY)).unwrap_err();
+        assert_eq!((error.stage(), error.io_error().raw_os_error()), (Stage::Exec, Some(libc::EACCES)));
+    }
+
+    // mockFork… SetUid: nothing of the host changes
+    fn the_host_stays_what_it_is(world: &mut World) {
+        if !is_root() {
+            return;
+        }
+        let fields = || {
+            let said = std::fs::read_to_string("/proc/thread-self/status").unwrap();
+            ["Uid", "Gid", "Groups", "CapEff", "SigBlk"].map(|field| field_of(&said, field))
+        };
+        let before = fields();
+        world.output(status().uid(NOBODY));
+        // SIGKILL must not find the child a nobody's while it has our memory, but it may while it waits.
+        let mut command = Command::new("/no/such");
+        world.reactor.spawn_process(command.uid(NOBODY)).unwrap_err();
+        assert_eq!(fields(), before);
+    }
+
+    // the signal asked for survives the change of user, which clears it
+    fn parent_death_signal(world: &mut World) {
+        if !is_root() {
+            return;
+        }
+        let mut command = Command::new("sleep");
+        command.arg("1000").uid(NOBODY).parent_death_signal(libc::SIGUSR1);
+        let id = std::thread::scope(|scope| {
+            scope.spawn(|| world.reactor.spawn_process(&command).unwrap()).join().unwrap()
+        });
+        assert_eq!(world.until_ended(id).exit.signal(), Some(libc::SIGUSR1));
+    }
+}

@@ -1,0 +1,142 @@
+//! What processes write, as lines.
+//!
+//! Real programs. The one rule: every byte appears, once.
+
+mod monitor_util;
+
+use childminder::{Command, Exit, Line, Observer, Policy, ProcessMonitor, Reactor, Restart, Service};
+use monitor_util::{WATCHDOG, now, sh};
+
+/// What the lines came to.
+#[derive(Debug, Default)]
+struct Lines {
+    /// (fd, bytes, continued, cut)
+    all: Vec<(i32, Vec<u8>, bool, bool)>,
+    exits: usize,
+}
+
+impl Observer for Lines {
+    fn line(&mut self, line: &Line<'_>) {
+        self.all.push((line.fd, line.bytes.to_vec(), line.continued, line.cut));
+    }
+    fn exited(&mut self, _: &str, _: &Exit) {
+        self.exits += 1;
+    }
+}
+
+/// Runs a program once, to its end.
+fn lines_of(command: &Command, max_line: Option<usize>) -> Vec<(i32, Vec<u8>, bool, bool)> {
+    let mut reactor = Reactor::new().unwrap();
+    let mut monitor = ProcessMonitor::with_observer(Lines::default());
+    let mut once = Policy::default();
+    once.restart = Restart::Never;
+    if let Some(bytes) = max_line {
+        monitor.set_max_line(bytes);
+    }
+    monitor.add_process_with(&mut reactor, "it", command, once).unwrap();
+    monitor.start_service(&mut reactor);
+    let end = now() + WATCHDOG;
+    while monitor.observer().exits == 0 || reactor.processes().count() > 0 {
+        assert!(now() < end, "it goes on");
+        let timeout = Some(std::time::Duration::from_millis(100));
+        reactor.turn(timeout, |reactor, event| _ = monitor.handle(reactor, &event)).unwrap();
+    }
+    std::mem::take(&mut monitor.observer_mut().all)
+}
+
+fn whole(text: &[u8]) -> (i32, Vec<u8>, bool, bool) {
+    (1, text.to_vec(), false, false)
+}
+
+// L4, B2: no extra empty line at the end, whether or not there is a newline; an empty line is one.
+#[test]
+fn the_last_line_is_told_once() {
+    assert_eq!(lines_of(&sh("printf 'one\\ntwo\\n'"), None), [whole(b"one"), whole(b"two")]);
+    assert_eq!(lines_of(&sh("printf 'one\\ntwo'"), None), [whole(b"one"), whole(b"two")]);
+    assert_eq!(lines_of(&sh("printf '\\n\\n'"), None), [whole(b""), whole(b"")]);
+    assert_eq!(lines_of(&sh("true"), None), []);
+    assert_eq!(lines_of(&sh("printf x; kill -9 $$"), None), [whole(b"x")]);
+}
+
+// L1, L3
+#[test]
+fn all_bytes_pass() {
+    let lines = lines_of(&sh("printf 'a\\000b\\r\\n\\377\\376\\n\\303\\244'"), None);
+    assert_eq!(lines, [whole(b"a\0b\r"), whole(b"\xff\xfe"), whole(b"\xc3\xa4")]);
+}
+
+// L8
+#[test]
+fn stdout_and_stderr_are_two_streams() {
+    let mut lines = lines_of(&sh("printf out; printf err >&2; printf put; printf or >&2"), None);
+    lines.sort();
+    assert_eq!(lines, [(1, b"output".to_vec(), false, false), (2, b"error".to_vec(), false, false)]);
+}
+
+// L6, L7, B1, R2
+#[test]
+fn a_long_line_comes_in_pieces_and_the_stream_goes_on() {
+    let lines = lines_of(&sh("head -c 1048577 /dev/zero; echo; echo after"), None);
+    let (after, pieces) = lines.split_last().unwrap();
+    assert_eq!(after, &whole(b"after"));
+    assert_eq!(pieces.len(), 65);
+    assert!(pieces[..64].iter().all(|(_, bytes, _, cut)| bytes.len() == 16384 && *cut));
+    assert_eq!(pieces[64], (1, vec![0], true, false));
+    assert!(!pieces[0].2 && pieces[1..].iter().all(|(_, _, continued, _)| *continued));
+    assert!(pieces.iter().all(|(_, bytes, ..)| bytes.iter().all(|byte| *byte == 0)));
+}
+
+#[test]
+fn the_limit_can_be_set() {
+    let cut = |text: &[u8], continued, cut| (1, text.to_vec(), continued, cut);
+    let expected = [cut(b"abc", false, true), cut(b"def", true, true), cut(b"g", true, false), whole(b"xyz")];
+    assert_eq!(lines_of(&sh("echo abcdefg; echo xyz"), Some(3)), expected);
+    assert_eq!(lines_of(&sh("echo ab"), Some(0)), [cut(b"a", false, true), cut(b"b", true, false)]);
+}
+
+// A limit that is set while a process runs is not for this process.
+#[test]
+fn a_new_limit_is_for_new_processes() {
+    let mut world = monitor_util::World::new();
+    let mut command = sh("echo ready; read x; echo $x >&2; exec sleep 1000");
+    command.stdin(childminder::Stdio::piped());
+    world.add("it", &command);
+    world.start();
+    world.until_ready("it", 1);
+    world.monitor.set_max_line(3);
+    let process = world.monitor.status("it").unwrap().process.unwrap();
+    world.reactor.process(process).unwrap().write(0, b"abcdefg\n").unwrap();
+    world.until("its word", |world| world.lines("it").len() == 2);
+    assert_eq!(world.lines("it")[1], "[it] abcdefg");
+}
+
+// Data before death is never lost, and comes before the exit is told.
+#[test]
+fn the_last_words_come_before_the_exit() {
+    monitor_util::each_way(|world| {
+        let mut once = monitor_util::patient();
+        once.restart = Restart::Never;
+        world.add_with("it", &sh("seq 1 20000; printf end; exit 3"), once);
+        world.start();
+        world.until_told("exited", "it", 1);
+        let lines = world.lines("it");
+        assert_eq!((lines.len(), lines[0], lines[19_999], lines[20_000]), (20_001, "[it] 1", "[it] 20000", "[it] end"));
+        assert!(matches!(world.told("it").last(), Some((_, monitor_util::Told::Exited { .. }))));
+    });
+}
+
+// B7: also if somebody else holds the pipe; what this one writes later is a line of its own.
+#[test]
+fn the_last_words_do_not_wait_for_the_pipe() {
+    monitor_util::each_way(|world| {
+        let mut command = sh("(read x <&3; echo later) & printf last; exit 3");
+        command.fd(3, childminder::Stdio::writer());
+        world.add_with("it", &command, monitor_util::sulky());
+        world.start();
+        let process = world.monitor.status("it").unwrap().process.unwrap();
+        world.until_told("exited", "it", 1);
+        assert_eq!(world.lines("it"), ["[it] last"]);
+        world.reactor.process(process).unwrap().close(3);
+        world.until("the later word", |world| world.lines("it") == ["[it] last", "[it] later"]);
+    });
+}

@@ -1,0 +1,327 @@
+//! Stopping: the group, the kill time, those who outlive their leader, and the end that is told.
+//!
+//! Real programs. The one rule: what is gone is gone from /proc, and no upper bound is tight.
+
+mod monitor_util;
+
+use std::time::Duration;
+
+use childminder::restart::State;
+use childminder::{ReapMethod, Restart, Service};
+use monitor_util::{IDLE, KILL_TIME, STUBBORN, World, deadly, each_way, group, now, patient, sh, sulky};
+
+/// Far above the kill time, far below anything that would have gone on.
+const SOON: Duration = Duration::from_secs(10);
+
+// M11, B6
+#[test]
+fn a_stop_of_the_service_completes() {
+    each_way(|world| {
+        for name in ["one", "two"] {
+            world.add(name, &sh(IDLE));
+        }
+        world.add_with("backs off", &sh("exit 1"), sulky());
+        world.start();
+        world.until_ready("one", 1);
+        world.until_ready("two", 1);
+        world.until_told("restarting", "backs off", 1);
+        world.stop();
+        assert!(!world.monitor.is_running() && !world.monitor.is_down());
+        world.until_down();
+        for name in ["one", "two"] {
+            assert_eq!(world.story(name), ["started", "terminating", "exited"]);
+        }
+        world.expect_no_timer();
+    });
+}
+
+// B6, B9: who ignores SIGTERM is killed at the kill time, with its group.
+#[test]
+fn the_stubborn_are_killed_at_the_kill_time_with_their_group() {
+    each_way(|world| {
+        world.add_with("it", &sh("trap '' TERM; sleep 1000 & sh -c 'sleep 1000 & wait' & echo ready; wait"), deadly());
+        world.start();
+        world.until_ready("it", 1);
+        let pid = world.pid("it");
+        world.until("its family", |_| group(pid).len() == 4);
+        let asked = now();
+        world.stop();
+        world.until_down();
+        assert!(now() - asked >= KILL_TIME && now() - asked < SOON, "{:?}", now() - asked);
+        assert_eq!(world.story("it"), ["started", "terminating", "killing", "exited"]);
+        assert_eq!(world.monitor.status("it").unwrap().last_exit.unwrap().signal(), Some(9));
+        world.until("its family is gone", |_| group(pid).is_empty());
+        world.expect_no_timer();
+    });
+}
+
+// B12: one signal, one kill timer, however often it is told to stop.
+#[test]
+fn a_second_stop_neither_signals_nor_waits_anew() {
+    let mut world = World::new();
+    // Without a command of its own, of whose end the shell would tell.
+    world.add_with("it", &sh("trap 'echo term' TERM; echo ready; while :; do :; done"), deadly());
+    world.start();
+    world.until_ready("it", 1);
+    world.stop_process("it");
+    world.until("it got the signal", |world| world.lines("it").contains(&"[it] term"));
+    world.stop_process("it");
+    world.stop();
+    world.stop();
+    world.until_down();
+    assert_eq!(world.story("it"), ["started", "terminating", "killing", "exited"]);
+    assert_eq!(world.lines("it"), ["[it] ready", "[it] term"]);
+    let waited = world.last("killing", "it") - world.last("terminating", "it");
+    assert!(waited < KILL_TIME + SOON, "{waited:?}");
+}
+
+#[test]
+fn a_kill_of_the_service_does_not_wait() {
+    each_way(|world| {
+        // Its kill time never comes.
+        world.add("at once", &sh(STUBBORN));
+        world.add("after a stop", &sh(STUBBORN));
+        world.add_with("backs off", &sh("exit 1"), sulky());
+        world.start();
+        world.until_ready("at once", 1);
+        world.until_ready("after a stop", 1);
+        world.until_told("restarting", "backs off", 1);
+        world.stop_process("after a stop");
+        world.monitor.kill_service(&mut world.reactor);
+        world.until_down();
+        assert_eq!(world.story("at once"), ["started", "killing", "exited"]);
+        assert_eq!(world.story("after a stop"), ["started", "terminating", "killing", "exited"]);
+        world.expect_no_timer();
+    });
+}
+
+// M12
+#[test]
+fn a_start_of_the_service_while_all_are_dying_starts_them_again() {
+    each_way(|world| {
+        world.add("it", &sh(IDLE));
+        world.start();
+        world.until_ready("it", 1);
+        world.stop();
+        world.start();
+        world.until_ready("it", 2);
+        assert_eq!(world.story("it"), ["started", "terminating", "exited", "restarting", "started"]);
+        world.stop();
+        world.start();
+        world.stop();
+        world.until_down();
+        assert_eq!(world.count("started", "it"), 2);
+    });
+}
+
+// process-compose #520: the leader's end is not the end of the stop.
+#[test]
+fn those_who_outlive_a_stopped_leader_are_killed_at_the_kill_time() {
+    each_way(|world| {
+        let script = "(trap '' TERM; echo ready; exec sleep 1000) & exec sleep 1000";
+        world.add_with("it", &sh(script), deadly());
+        world.start();
+        world.until_ready("it", 1);
+        let pid = world.pid("it");
+        let asked = now();
+        world.stop();
+        world.until_told("exited", "it", 1);
+        if world.reap == ReapMethod::Pidfd {
+            assert!(!world.monitor.is_down(), "one is left");
+            assert_eq!(group(pid).len(), 1);
+        }
+        world.until_down();
+        if world.reap == ReapMethod::Pidfd {
+            assert!(now() - asked >= KILL_TIME, "{:?}", now() - asked);
+            assert_eq!(world.story("it"), ["started", "terminating", "exited", "killing"]);
+        }
+        world.until("it is gone", |_| group(pid).is_empty());
+        world.expect_no_timer();
+    });
+}
+
+// The same for a restart: the new one starts when the old group is gone.
+#[test]
+fn a_restart_waits_for_the_old_group() {
+    let mut world = World::new();
+    let script = "(trap '' TERM; echo ready; exec sleep 1000) & exec sleep 1000";
+    world.add_with("it", &sh(script), deadly());
+    world.start();
+    world.until_ready("it", 1);
+    let old = world.pid("it");
+    world.restart_process("it");
+    world.until_told("started", "it", 2);
+    assert_eq!(world.story("it"), ["started", "terminating", "exited", "killing", "restarting", "started"]);
+    world.until("the old ones are gone", |_| group(old).is_empty());
+}
+
+// The group may go by itself before the kill time: then that is all.
+#[test]
+fn a_stop_ends_when_the_last_of_the_group_is_gone() {
+    let mut world = World::new();
+    // It goes when its descriptor 3 does, which is the end of a pipe that only we hold.
+    let mut command = sh("(trap '' TERM; echo ready; read x <&3) & exec sleep 1000 3<&-");
+    command.fd(3, childminder::Stdio::writer());
+    world.add("it", &command);
+    world.start();
+    world.until_ready("it", 1);
+    let (pid, process) = (world.pid("it"), world.monitor.status("it").unwrap().process.unwrap());
+    world.stop();
+    world.until_told("exited", "it", 1);
+    assert_eq!((world.monitor.is_down(), group(pid).len()), (false, 1));
+    world.reactor.process(process).unwrap().close(3);
+    world.until_down();
+    assert_eq!((group(pid), world.story("it")), (vec![], vec!["started", "terminating", "exited"]));
+}
+
+// Those a crash has left behind: while its successor runs, while it backs off, and after its last exit.
+#[test]
+fn those_who_outlived_a_crash_are_stopped_with_the_service() {
+    let mut never = deadly();
+    never.restart = Restart::Never;
+    let mut backs_off = sulky();
+    backs_off.kill_time = KILL_TIME;
+    for policy in [backs_off, never, deadly()] {
+        for stubborn in [false, true] {
+            let mut world = World::new();
+            let trap = if stubborn { "trap '' TERM" } else { ":" };
+            let dir = monitor_util::Dir::new("crash");
+            let again = dir.path("again");
+            let script = format!(
+                "[ -e {again} ] && exec sleep 1000; : > {again}; ({trap}; echo ready; exec sleep 1000) & read x; exit 1"
+            );
+            let mut command = sh(&script);
+            command.stdin(childminder::Stdio::piped());
+            world.add_with("it", &command, policy.clone());
+            world.start();
+            world.until_ready("it", 1);
+            let (pid, process) = (world.pid("it"), world.monitor.status("it").unwrap().process.unwrap());
+            world.reactor.process(process).unwrap().close_stdin();
+            world.until_told("exited", "it", 1);
+            if policy == deadly() {
+                world.until_told("started", "it", 2);
+            }
+            assert_eq!(group(pid).len(), 1, "it is left alone at first");
+            world.stop();
+            world.until_down();
+            world.until("it is gone", |_| group(pid).is_empty());
+            assert_eq!(world.count("terminating", "it"), 1);
+            assert_eq!(world.state("it"), State::Stopped);
+            world.expect_no_timer();
+        }
+    }
+}
+
+// And by a kill, and when it is removed.
+#[test]
+fn those_who_outlived_a_crash_are_killed_or_removed_with_it() {
+    for kill in [false, true] {
+        let mut world = World::new();
+        let mut policy = sulky();
+        policy.kill_time = KILL_TIME;
+        world.add_with("it", &sh("(trap '' TERM; exec sleep 1000) & exit 1"), policy);
+        world.start();
+        let pid = world.pid("it");
+        world.until_told("restarting", "it", 1);
+        if kill {
+            world.monitor.kill_service(&mut world.reactor);
+        } else {
+            world.remove("it");
+            world.stop();
+        }
+        world.until_down();
+        world.until("it is gone", |_| group(pid).is_empty());
+        world.expect_no_timer();
+    }
+}
+
+// If they have gone by themselves, a stop in backoff has nobody to signal.
+#[test]
+fn nobody_is_terminated_who_is_gone() {
+    let mut world = World::new();
+    let mut command = sh("(read x) <&3 & exit 1");
+    command.fd(3, childminder::Stdio::writer());
+    world.add_with("it", &command, sulky());
+    world.start();
+    let (pid, process) = (world.pid("it"), world.monitor.status("it").unwrap().process.unwrap());
+    world.until_told("restarting", "it", 1);
+    let left = group(pid);
+    assert_eq!(left.len(), 1);
+    world.reactor.process(process).unwrap().close(3);
+    // Init may take its time to bury it.
+    let gone = |pid: u32| !std::path::Path::new("/proc").join(pid.to_string()).exists();
+    world.until("they are gone", |_| left.iter().all(|pid| gone(*pid)));
+    world.stop();
+    assert!(world.monitor.is_down());
+    assert_eq!(world.count("terminating", "it"), 0);
+}
+
+// A stopped child does not act on SIGTERM by itself.
+#[test]
+fn a_suspended_process_is_stopped_properly() {
+    each_way(|world| {
+        let mut command = sh("trap 'echo bye; exit 0' TERM; echo ready; read x");
+        command.stdin(childminder::Stdio::piped());
+        world.add("it", &command);
+        world.start();
+        world.until_ready("it", 1);
+        let process = world.monitor.status("it").unwrap().process.unwrap();
+        let pid = world.pid("it");
+        world.reactor.process(process).unwrap().signal_group(19).unwrap();
+        world.until("it is suspended", |_| {
+            let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+            stat.rsplit_once(')').unwrap().1.trim_start().starts_with('T')
+        });
+        world.stop();
+        world.until_down();
+        assert_eq!(world.story("it"), ["started", "terminating", "exited"]);
+        assert_eq!(world.lines("it"), ["[it] ready", "[it] bye"]);
+    });
+}
+
+#[test]
+fn the_stop_signal_is_the_policy_s() {
+    let mut policy = patient();
+    policy.stop_signal = 2;
+    let mut world = World::new();
+    world.add_with("it", &sh("trap 'echo int; exit 0' INT; trap '' TERM; echo ready; while :; do :; done"), policy);
+    world.start();
+    world.until_ready("it", 1);
+    world.stop();
+    world.until_down();
+    assert_eq!(world.lines("it"), ["[it] ready", "[it] int"]);
+}
+
+// It dies by itself in the moment in which it is told to: no restart, no complaint.
+#[test]
+fn a_stop_of_what_has_died_already() {
+    each_way(|world| {
+        world.add("it", &sh("exit 3"));
+        world.start();
+        let pid = world.pid("it");
+        world.until_dead(pid);
+        world.stop();
+        world.until_down();
+        assert_eq!(world.count("started", "it"), 1);
+        assert_eq!(world.monitor.status("it").unwrap().last_exit.unwrap().code(), Some(3));
+    });
+}
+
+// B7: a pipe that somebody else holds does not keep the service up.
+#[test]
+fn a_stop_does_not_wait_for_pipes() {
+    each_way(|world| {
+        // Who has left the group is nobody's, and goes when our end of its descriptor 3 does.
+        let mut command = sh("setsid sh -c 'echo ready; read x <&3; echo gone' & exec sleep 1000");
+        command.fd(3, childminder::Stdio::writer());
+        world.add("it", &command);
+        world.start();
+        world.until_ready("it", 1);
+        let process = world.monitor.status("it").unwrap().process.unwrap();
+        world.stop();
+        world.until_down();
+        assert_eq!(world.story("it"), ["started", "terminating", "exited"]);
+        world.reactor.process(process).expect("it has not ended").close(3);
+        world.until("its last words", |world| world.lines("it") == ["[it] ready", "[it] gone"]);
+    });
+}

@@ -1,0 +1,105 @@
+//! A thousand reactors, made, used and dropped: descriptors, threads, memory and signals are as before.
+
+#![cfg(target_os = "linux")]
+
+mod embed_util;
+
+use std::io;
+use std::os::unix::net::UnixStream;
+use std::time::Duration;
+
+use childminder::{
+    Command, Controlled, Event, Interest, Line, Observer, ProcessMonitor, Reactor, ReapMethod, Service, SpawnMethod,
+    Stdio,
+};
+
+use embed_util::{METHODS, children, dispositions, open_fds, rss, threads, watchdog};
+
+const CYCLES: usize = 1_000;
+/// What the allocator may keep for itself, in KiB.
+const SLACK: u64 = 1024;
+
+struct Quiet;
+
+impl Observer for Quiet {
+    fn line(&mut self, _: &Line<'_>) {}
+}
+
+/// Everything that a reactor can hold, part of it still held when it is dropped.
+fn cycle((spawn, reap): (SpawnMethod, ReapMethod)) -> io::Result<()> {
+    let mut reactor = Reactor::with_methods(spawn, reap)?;
+    let (ours, _theirs) = UnixStream::pair()?;
+    reactor.register(ours, Interest::Both)?;
+    reactor.waker()?.wake()?;
+    reactor.arm_fd()?;
+    reactor.call_later(Duration::from_secs(1000));
+    let (mut monitor, handle) = Controlled::new(&mut reactor, ProcessMonitor::with_observer(Quiet))?;
+    monitor.monitor_mut().add_process(&mut reactor, "sleeper", Command::new("sleep").arg("1000")).unwrap();
+    monitor.start_service(&mut reactor);
+    let cat = reactor.spawn_process(Command::new("cat").stdin(Stdio::piped())).unwrap();
+    assert!(reactor.process(cat).unwrap().write(0, b"hello").unwrap());
+    reactor.process(cat).unwrap().close_stdin();
+    assert!(reactor.spawn_process(&Command::new("/nonexistent")).is_err());
+    monitor.stop_service(&mut reactor);
+    while !monitor.is_down() || reactor.processes().next().is_some() {
+        let handler = |reactor: &mut Reactor, event: Event<'_>| {
+            monitor.handle(reactor, &event);
+        };
+        reactor.turn(None, handler)?;
+    }
+    drop(reactor);
+    drop(monitor);
+    assert!(handle.statuses().is_err());
+    Ok(())
+}
+
+/// One test: it looks at the whole process. Those with pidfds first, since they change no signal's action at all.
+#[test]
+fn nothing_is_left() {
+    watchdog(300);
+    let untouched = dispositions();
+    for methods in [METHODS[0], METHODS[2], METHODS[1], METHODS[3]] {
+        // The first ones leave what is kept for good: buffers of the allocator, and with SIGCHLD its handler.
+        for _ in 0..50 {
+            cycle(methods).unwrap();
+        }
+        let state = || (open_fds(), threads(), dispositions(), children());
+        let (before, memory) = (state(), rss());
+        for _ in 0..CYCLES {
+            cycle(methods).unwrap();
+        }
+        let memory_after = rss();
+        println!(
+            "{methods:?}: {} descriptors, {} threads, {memory} KiB before and {memory_after} after",
+            before.0, before.1
+        );
+        assert_eq!(state(), before);
+        assert!(memory_after <= memory + SLACK, "{memory} KiB before, {memory_after} after");
+        if methods.1 == ReapMethod::Pidfd {
+            assert_eq!(dispositions(), untouched);
+        }
+    }
+    let changed: Vec<i32> =
+        std::iter::zip(untouched, dispositions()).filter(|(a, b)| a != b).map(|(a, _)| a.0).collect();
+    assert_eq!(changed, [libc::SIGCHLD], "its handler stays, and no other");
+    watched_signals();
+}
+
+/// Watching a signal leaves its handler, and nothing for each time.
+fn watched_signals() {
+    let cycle = || {
+        let mut reactor = Reactor::new().unwrap();
+        reactor.watch_signal(libc::SIGUSR1).unwrap();
+        reactor.watch_signal(libc::SIGUSR2).unwrap();
+        reactor.unwatch_signal(libc::SIGUSR1);
+    };
+    for _ in 0..50 {
+        cycle();
+    }
+    let (fds, memory) = (open_fds(), rss());
+    for _ in 0..CYCLES {
+        cycle();
+    }
+    assert_eq!(open_fds(), fds);
+    assert!(rss() <= memory + SLACK);
+}

@@ -1,0 +1,447 @@
+//! The pipes: writing, reading, closing, pausing.
+//!
+//! Real programs at the other end. Changes nothing of this process.
+
+mod util;
+
+use std::io::IoSlice;
+
+use childminder::{Command, Event, Stdio, WriteError};
+use util::{COMBINATIONS, Outcome, World, on_all_combinations, sh};
+
+fn cat() -> Command {
+    let mut command = Command::new("cat");
+    command.stdin(Stdio::piped());
+    command
+}
+
+/// Bytes that tell when one is missing or doubled.
+fn pattern(len: usize) -> Vec<u8> {
+    (0..len as u32).map(|number| (number.wrapping_mul(2_654_435_761) >> 24) as u8).collect()
+}
+
+on_all_combinations! {
+    // P16: test_write, test_writeSequence, test_writeToChild, test_stdio
+    fn write(world: &mut World) {
+        let id = world.spawn(&cat());
+        assert!(world.process(id).write(0, b"one ").unwrap());
+        let pieces = [b"two ".as_slice(), b"", b"three "];
+        assert!(world.process(id).write_vectored(0, &pieces.map(IoSlice::new)).unwrap());
+        assert!(world.process(id).write_vectored(0, &[]).unwrap());
+        assert!(world.process(id).write(0, b"").unwrap());
+        let many: Vec<IoSlice<'_>> = (0..3000).map(|_| IoSlice::new(b"x")).collect();
+        assert!(world.process(id).write_vectored(0, &many).unwrap());
+        world.process(id).close_stdin();
+        let outcome = world.until_ended(id);
+        assert_eq!(outcome.out, format!("one two three {}", "x".repeat(3000)));
+        assert!(outcome.exit.success());
+        assert_eq!(world.log.closed(id, 0), Some(0));
+    }
+
+    // P17: test_writeToChildBadFileDescriptor; nothing is dropped in silence
+    fn write_to_nothing(world: &mut World) {
+        let id = world.spawn(&cat());
+        assert_eq!(world.process(id).write(13, b"x"), Err(WriteError::NoPipe { fd: 13 }));
+        assert_eq!(world.process(id).write(1, b"x"), Err(WriteError::NoPipe { fd: 1 }));
+        assert_eq!(world.process(id).pending(13), None);
+        assert_eq!(world.process(id).set_high_water(13, 1), Err(WriteError::NoPipe { fd: 13 }));
+        world.process(id).close(0);
+        assert_eq!(world.process(id).write(0, b"x"), Err(WriteError::NoPipe { fd: 0 }));
+        // P21: no pipe, no effect
+        world.process(id).close(13);
+        world.process(id).close(0);
+        world.process(id).close_after_flush(13);
+        world.process(id).pause(13);
+        world.process(id).resume(13);
+        assert!(world.until_ended(id).exit.success());
+    }
+
+    // test_echo: 70 kB there and back, stdin closed from within the handler
+    fn echo_70_kb(world: &mut World) {
+        let data = pattern(70_000);
+        let id = world.spawn(&cat());
+        world.process(id).write(0, &data).unwrap();
+        let mut seen = 0;
+        world.until_with(
+            |reactor, event| {
+                if let Event::Data { process, data, .. } = event {
+                    seen += data.len();
+                    if seen == 70_000 {
+                        reactor.process(*process).unwrap().close_stdin();
+                    }
+                }
+            },
+            |log| log.ended(id),
+        );
+        assert!(world.log.data(id, 1) == data);
+        assert!(world.log.exit(id).unwrap().success());
+        world.log.expect_in_order(id);
+    }
+
+    // P18: all of it arrives, and what is written after the close is refused, not smuggled in
+    fn a_slow_reader_gets_all(world: &mut World) {
+        let data = pattern(300_000);
+        let mut command = sh("read go <&3; cat");
+        command.stdin(Stdio::piped()).fd(3, Stdio::writer());
+        let id = world.spawn(&command);
+        assert!(!world.process(id).write(0, &data).unwrap());
+        world.process(id).close_stdin();
+        assert_eq!(world.process(id).write(0, b"b"), Err(WriteError::Closing { fd: 0 }));
+        let pending = world.process(id).pending(0).unwrap();
+        assert!(pending > 200_000 && pending < 300_000, "{pending}");
+        world.settle();
+        assert_eq!(world.process(id).pending(0), Some(pending));
+        world.process(id).write(3, b"go\n").unwrap();
+        world.until(|log| log.ended(id));
+        assert!(world.log.data(id, 1) == data);
+        assert_eq!(world.log.closed(id, 0), Some(0));
+        assert_eq!(world.log.drained(id), 0);
+        world.log.expect_in_order(id);
+    }
+
+    // P34: rest above the mark, not at it; told once when all is written
+    fn high_water_and_drained(world: &mut World) {
+        let mut command = sh("read go <&3; cat >/dev/null");
+        command.stdin(Stdio::piped()).fd(3, Stdio::writer());
+        let id = world.spawn(&command);
+        // Fill the pipe itself.
+        let mut room = 0;
+        while world.process(id).pending(0) == Some(0) {
+            assert!(world.process(id).write(0, &[0; 1000]).unwrap());
+            room += 1000;
+        }
+        let pending = world.process(id).pending(0).unwrap();
+        assert!(world.process(id).write(0, &vec![0; 65_536 - pending]).unwrap(), "at the mark, after {room}");
+        assert!(!world.process(id).write(0, b"!").unwrap());
+        assert!(!world.process(id).write(0, b"!").unwrap());
+        assert_eq!(world.process(id).pending(0), Some(65_538));
+        world.settle();
+        assert_eq!(world.log.drained(id), 0);
+        world.process(id).write(3, b"go\n").unwrap();
+        world.until(|log| log.drained(id) == 1);
+        assert_eq!(world.process(id).pending(0), Some(0));
+        // Below the mark nobody is told.
+        world.process(id).set_high_water(0, 1_000_000).unwrap();
+        assert!(world.process(id).write(0, &vec![0; 500_000]).unwrap());
+        world.process(id).close_stdin();
+        world.until_ended(id);
+        assert_eq!(world.log.drained(id), 1);
+    }
+
+    // high water 0: any byte that does not fit asks to rest
+    fn no_buffer_wanted(world: &mut World) {
+        let id = world.spawn(&cat());
+        world.process(id).set_high_water(0, 0).unwrap();
+        assert!(world.process(id).write(0, b"fits").unwrap());
+        assert!(!world.process(id).write(0, &vec![0; 100_000]).unwrap());
+        world.until(|log| log.drained(id) == 1);
+        world.process(id).close_stdin();
+        world.until_ended(id);
+        assert_eq!(world.log.data(id, 1).len(), 100_004);
+    }
+
+    // P22: seen without a write, and a write is no error but a loss told in bytes
+    fn the_child_closes_its_stdin(world: &mut World) {
+        let mut command = sh("exec 0<&-; echo closed; read go <&3");
+        command.stdin(Stdio::piped()).fd(3, Stdio::writer());
+        let id = world.spawn(&command);
+        world.until(|log| log.closed(id, 0).is_some());
+        assert_eq!(world.log.closed(id, 0), Some(0));
+        assert_eq!(world.log.exit(id), None);
+        assert_eq!(world.process(id).write(0, b"x"), Err(WriteError::NoPipe { fd: 0 }));
+        world.process(id).write(3, b"go\n").unwrap();
+        world.until_ended(id);
+    }
+
+    // P22: EPIPE on the write itself
+    fn a_write_to_a_gone_reader(world: &mut World) {
+        let mut command = sh("exec 0<&-; echo closed; read go <&3");
+        command.stdin(Stdio::piped()).fd(3, Stdio::writer());
+        let id = world.spawn(&command);
+        let mut wrote = None;
+        world.until_with(
+            |reactor, event| {
+                // In the same turn, most likely before the close itself was told of.
+                if let (Event::Data { process, fd: 1, .. }, None) = (event, wrote) {
+                    wrote = Some(reactor.process(*process).unwrap().write(0, b"lost!"));
+                }
+            },
+            |log| log.closed(id, 0).is_some() && !log.data(id, 1).is_empty(),
+        );
+        match wrote {
+            Some(Ok(false)) => assert_eq!(world.log.closed(id, 0), Some(5)),
+            // Another test's child had the other end, too, for the moment until its exec; or the close was told of before the data.
+            Some(Ok(true) | Err(WriteError::NoPipe { fd: 0 })) | None => assert_eq!(world.log.closed(id, 0), Some(0)),
+            other => panic!("{other:?}"),
+        }
+        world.process(id).write(3, b"go\n").unwrap();
+        world.until_ended(id);
+    }
+
+    // what was lost is told in bytes: by a death, by a close of ours, by a close after the flush that cannot be
+    fn lost_bytes(world: &mut World) {
+        let mut command = Command::new("sleep");
+        command.arg("1000").stdin(Stdio::piped()).fd(3, Stdio::writer()).fd(4, Stdio::writer());
+        let id = world.spawn(&command);
+        for fd in [0, 3, 4] {
+            assert!(!world.process(id).write(fd, &[7; 300_000]).unwrap());
+        }
+        let pending = world.process(id).pending(0).unwrap();
+        world.process(id).close(3);
+        world.process(id).close_after_flush(4);
+        assert_eq!(world.log.closed(id, 3), None, "told from inside a call");
+        world.until(|log| log.closed(id, 3).is_some());
+        assert_eq!(world.log.closed(id, 3), Some(pending));
+        world.process(id).signal(libc::SIGKILL).unwrap();
+        world.until_ended(id);
+        assert_eq!(world.log.closed(id, 0), Some(pending));
+        assert_eq!(world.log.closed(id, 4), Some(pending));
+    }
+
+    // P20, P21: ClosingPipesTests test_stdout, test_stderr
+    fn closing_ours_gives_epipe(world: &mut World) {
+        // Again and again: a child of another test's may have our end, too, for the moment until its exec.
+        for fd in [1, 2] {
+            let mut command = sh(&format!("read go; trap '' PIPE; while echo x >&{fd}; do :; done; exit 42"));
+            command.stdin(Stdio::piped());
+            let id = world.spawn(&command);
+            world.process(id).close(fd);
+            world.until(|log| log.closed(id, fd).is_some());
+            world.process(id).write(0, b"go\n").unwrap();
+            let outcome = world.until_ended(id);
+            assert_eq!(outcome.exit.code(), Some(42));
+            assert_eq!(world.log.data(id, fd), b"");
+        }
+        let mut command = sh("read go; while :; do echo x; done");
+        command.stdin(Stdio::piped());
+        let id = world.spawn(&command);
+        world.process(id).close_after_flush(1);
+        world.process(id).write(0, b"go\n").unwrap();
+        assert_eq!(world.until_ended(id).exit.signal(), Some(libc::SIGPIPE));
+    }
+
+    // P21, B30: test_close, test_processEnded: every pipe, those above 2, too
+    fn close_all(world: &mut World) {
+        let mut command = sh("read a; read b <&3; cat >/dev/null; test \"$a$b\" = xy");
+        command.stdin(Stdio::piped()).fd(3, Stdio::writer()).fd(5, Stdio::reader());
+        let first = world.spawn(&command);
+        let second = world.spawn(&command);
+        for id in [first, second] {
+            world.process(id).write(0, b"x\n").unwrap();
+            world.process(id).write(3, b"y\n").unwrap();
+            world.process(id).close_all();
+            world.process(id).close_all();
+            let outcome = world.until_ended(id);
+            assert!(outcome.exit.success(), "{outcome:?}");
+            for fd in [0, 1, 2, 3, 5] {
+                assert_eq!(world.log.closed(id, fd), Some(0));
+            }
+        }
+    }
+
+    // test_childConnectionLost
+    fn closed_one_after_another(world: &mut World) {
+        let mut command = sh("exec 2>&-; read a; exec 1>&-; read b; exit 0");
+        command.stdin(Stdio::piped());
+        let id = world.spawn(&command);
+        world.until(|log| log.closed(id, 2).is_some());
+        assert_eq!(world.log.closed(id, 1), None);
+        world.process(id).write(0, b"a\n").unwrap();
+        world.until(|log| log.closed(id, 1).is_some());
+        assert_eq!((world.log.closed(id, 0), world.log.exit(id)), (None, None));
+        world.process(id).write(0, b"b\n").unwrap();
+        assert!(world.until_ended(id).exit.success());
+    }
+
+    // P33: test_pauseAndResumeProducing; the child waits meanwhile, and loses nothing
+    fn pause_and_resume(world: &mut World) {
+        let mut command = sh("head -c 1000000 /dev/zero; echo done >&2");
+        command.stdin(Stdio::null());
+        let id = world.spawn(&command);
+        world.process(id).pause(1);
+        world.process(id).pause(1);
+        for _ in 0..20 {
+            world.turn_with(std::time::Duration::from_millis(1), |_, _| {});
+        }
+        assert_eq!((world.log.data(id, 1).len(), world.log.text(id, 2).as_str()), (0, ""));
+        assert_eq!(world.process(id).bytes_read(1), Some(0));
+        world.process(id).resume(1);
+        world.process(id).resume(1);
+        let mut paused = 0;
+        // And again and again, in the middle of it.
+        world.until_with(
+            |reactor, event| {
+                if let Event::Data { process, fd: 1, .. } = event {
+                    paused += 1;
+                    let mut process = reactor.process(*process).unwrap();
+                    process.pause_all();
+                    if paused % 2 == 0 {
+                        process.resume_all();
+                    } else {
+                        reactor.call_later(std::time::Duration::ZERO);
+                    }
+                }
+                if let Event::Timer(_) = event {
+                    if let Some(mut process) = reactor.process(id) {
+                        process.resume_all();
+                    }
+                }
+            },
+            |log| log.ended(id),
+        );
+        assert_eq!(world.log.data(id, 1).len(), 1_000_000);
+        assert_eq!(world.log.text(id, 2), "done\n");
+        world.log.expect_in_order(id);
+    }
+
+    // P33, B31: exit and an end of file with nothing before it are seen while paused
+    fn the_end_while_paused(world: &mut World) {
+        let mut command = sh("read go; exit 3");
+        command.stdin(Stdio::piped());
+        let id = world.spawn(&command);
+        world.process(id).pause_all();
+        world.settle();
+        world.process(id).write(0, b"go\n").unwrap();
+        assert_eq!(world.until_ended(id).exit.code(), Some(3));
+    }
+
+    // B31: the same where the pause comes when the end of file is known already
+    fn paused_at_the_last_data(world: &mut World) {
+        let id = world.spawn(&sh("echo last; exit 3"));
+        // Both the data and the end are there before the first read.
+        let pid = world.process(id).pid().unwrap();
+        let deadline = util::now() + util::WATCHDOG;
+        while !util::status_field(&pid.to_string(), "State").starts_with('Z') {
+            assert!(util::now() < deadline);
+            std::thread::yield_now();
+        }
+        world.until_with(
+            |reactor, event| {
+                if let Event::Data { process, .. } = event {
+                    reactor.process(*process).unwrap().pause_all();
+                }
+            },
+            |log| log.ended(id),
+        );
+        assert_eq!(world.log.text(id, 1), "last\n");
+        world.log.expect_in_order(id);
+    }
+
+    // B31: what is left to read waits for the resume, and so does the end; the exit does not
+    fn data_and_the_end_while_paused(world: &mut World) {
+        let id = world.spawn(&sh("echo unread; exit 3"));
+        world.process(id).pause_all();
+        world.until(|log| log.exit(id).is_some());
+        world.until(|log| log.closed(id, 2).is_some());
+        world.settle();
+        assert_eq!((world.log.data(id, 1).len(), world.log.closed(id, 1), world.log.ended(id)), (0, None, false));
+        world.process(id).resume_all();
+        assert_eq!(world.until_ended(id).out, "unread\n");
+    }
+
+    // P23: nothing that was written before a death is lost
+    fn data_before_the_death(world: &mut World) {
+        for len in [1, 4096, 65_536, 65_537, 200_000, 1_000_000] {
+            let mut command = sh(&format!("head -c {len} /dev/zero; kill -9 $$"));
+            command.stderr(Stdio::null());
+            let id = world.spawn(&command);
+            world.until_ended(id);
+            assert_eq!(world.log.data(id, 1).len(), len);
+        }
+    }
+
+    // P23: a noisy child does not keep the others waiting
+    fn a_flood_beside_a_drip(world: &mut World) {
+        let mut flood = Command::new("cat");
+        let flood = world.spawn(flood.arg("/dev/zero"));
+        world.until(|log| !log.data(flood, 1).is_empty());
+        let mut turns = 0;
+        let drip = world.spawn(&sh("for i in 1 2 3 4 5; do echo $i; done"));
+        let deadline = util::now() + util::WATCHDOG;
+        while !world.log.ended(drip) {
+            world.log.0.retain(|(id, _)| *id != flood);
+            world.turn_with(util::WATCHDOG, |_, _| {});
+            turns += 1;
+            assert!(util::now() < deadline, "{turns}");
+        }
+        assert_eq!(world.log.text(drip, 1), "1\n2\n3\n4\n5\n");
+        assert!(world.process(flood).bytes_read(1).unwrap() > 0);
+        world.process(flood).kill_group().unwrap();
+        world.until(|log| log.ended(flood));
+    }
+
+    // P1 … test_process, five stages, 25 at once: test_manyProcesses
+    fn many_processes(world: &mut World) {
+        let script = "read a; echo 1 $a; exec 1>&-; read b; echo 2 $b >&2; exec 2>&-; read c; exit 23";
+        let mut command = sh(script);
+        command.stdin(Stdio::piped());
+        let ids: Vec<_> = (0..25).map(|_| world.spawn(&command)).collect();
+        for id in &ids {
+            world.process(*id).write(0, b"x\n").unwrap();
+        }
+        world.until_with(
+            |reactor, event| {
+                if let Event::FdClosed { process, fd: 1 | 2, .. } = event {
+                    if let Some(mut process) = reactor.process(*process) {
+                        let _ = process.write(0, b"y\n");
+                    }
+                }
+            },
+            |log| ids.iter().all(|id| log.ended(*id)),
+        );
+        for id in ids {
+            let Outcome { out, err, exit } = world.until_ended(id);
+            assert_eq!((out.as_str(), err.as_str(), exit.code()), ("1 x\n", "2 y\n", Some(23)));
+        }
+    }
+
+    // A handler that closes what is being read.
+    fn closed_from_within_its_data(world: &mut World) {
+        let mut command = Command::new("yes");
+        command.stderr(Stdio::null());
+        let id = world.spawn(&command);
+        world.until_with(
+            |reactor, event| {
+                if let Event::Data { process, fd, .. } = event {
+                    reactor.process(*process).unwrap().close(*fd);
+                }
+            },
+            |log| log.ended(id),
+        );
+        assert_eq!(world.log.exit(id).unwrap().signal(), Some(libc::SIGPIPE));
+        assert_eq!(world.log.of(id).filter(|what| matches!(what, util::What::Data(..))).count(), 1);
+        world.log.expect_in_order(id);
+    }
+
+    // B25: a handler that panics costs nothing but that event
+    fn a_panic_in_the_handler(world: &mut World) {
+        let mut command = sh("head -c 500000 /dev/zero; cat");
+        command.stdin(Stdio::piped());
+        let mut ids: Vec<_> = (0..4).map(|_| world.spawn(&command)).collect();
+        for id in &ids {
+            world.process(*id).write(0, &[0; 200_000]).unwrap();
+            world.process(*id).close_stdin();
+        }
+        let terminal = world.spawn(sh("seq 1 100").pty(childminder::Pty::new().raw()));
+        ids.push(terminal);
+        let mut events = 0;
+        let deadline = util::now() + util::WATCHDOG;
+        let log = &mut world.log;
+        while !ids.iter().all(|id| log.ended(*id)) {
+            assert!(util::now() < deadline, "something was lost");
+            let turn = std::panic::AssertUnwindSafe(|| {
+                world.reactor.turn(Some(util::WATCHDOG), |_, event| {
+                    log.note(&event);
+                    events += 1;
+                    std::panic::resume_unwind(Box::new("on purpose"));
+                })
+            });
+            let _ = std::panic::catch_unwind(turn);
+        }
+        for id in &ids {
+            assert_eq!(log.data(*id, 1).len(), if *id == terminal { 292 } else { 700_000 });
+            log.expect_in_order(*id);
+        }
+        assert!(events > 20, "{events}");
+    }
+}

@@ -1,0 +1,93 @@
+//! A sandbox that refuses the newer system calls: everything works without them, by the slower ways.
+//!
+//! One test, in a process of its own: a refusal is remembered for good.
+
+#![allow(unsafe_code)]
+#![cfg(target_os = "linux")]
+
+mod util;
+
+use std::fs::File;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::sync::Arc;
+
+use childminder::{Command, Event, Stdio};
+use util::{COMBINATIONS, TempDir, World, sh};
+
+/// Has this thread and its children refuse the calls of these numbers, as container runtimes do.
+fn refuse(calls: &[libc::c_long]) {
+    let statement = |code: u32, k: u32| libc::sock_filter { code: code as u16, jt: 0, jf: 0, k };
+    // The number of the call is the first field of what the filter sees.
+    let mut filter = vec![statement(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, 0)];
+    for call in calls {
+        filter.push(libc::sock_filter {
+            code: (libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K) as u16,
+            jt: 0,
+            jf: 1,
+            k: *call as u32,
+        });
+        filter.push(statement(libc::BPF_RET | libc::BPF_K, libc::SECCOMP_RET_ERRNO | libc::EPERM as u32));
+    }
+    filter.push(statement(libc::BPF_RET | libc::BPF_K, libc::SECCOMP_RET_ALLOW));
+    let program = libc::sock_fprog { len: filter.len() as u16, filter: filter.as_mut_ptr() };
+    // SAFETY: touches no memory.
+    assert_eq!(unsafe { libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) }, 0);
+    // SAFETY: the program lives through the call.
+    let result = unsafe { libc::prctl(libc::PR_SET_SECCOMP, libc::SECCOMP_MODE_FILTER, &raw const program) };
+    assert_eq!(result, 0);
+}
+
+#[test]
+fn without_close_range_and_pidfds() {
+    refuse(&[libc::SYS_close_range, libc::SYS_pidfd_open]);
+    let dir = TempDir::new("sandbox");
+    let _filler: Vec<File> = (0..100).map(|_| File::open("/dev/null").unwrap()).collect();
+    let open = |name: &str| -> Arc<OwnedFd> { Arc::new(File::open(dir.file(name, name, 0o600)).unwrap().into()) };
+    let (a, b, c) = (open("a"), open("b"), open("c"));
+    // The very first spawn of the process is the one that is refused, half-way through: a ring of high numbers.
+    let mut ring = Command::new("sh");
+    ring.args(["-c", r#"for fd in "$@"; do cat /proc/$$/fd/$fd; done; ls -1v /proc/$$/fd; :"#, "sh"]);
+    // With one slot taken by stdout, two of the ring have been moved by then.
+    ring.stdin(Stdio::closed()).stderr(Stdio::closed());
+    let mut listed = vec![1];
+    for (target, file) in [(&a, &c), (&b, &a), (&c, &b)] {
+        let target = target.as_raw_fd();
+        assert!(target >= 64);
+        ring.fd(target, Arc::clone(file)).arg(target.to_string());
+        listed.push(target);
+    }
+    listed.sort_unstable();
+    let listed: String = listed.iter().map(|fd| format!("{fd}\n")).collect();
+    for combination in COMBINATIONS {
+        let mut world = World::new(combination);
+        assert_eq!(world.output(&ring), format!("cab{listed}"));
+        let error = world.reactor.spawn_process(&Command::new("/no/such")).unwrap_err();
+        assert_eq!(error.io_error().raw_os_error(), Some(libc::ENOENT));
+        let ids: Vec<_> = (0..10).map(|code| (code, world.spawn(&sh(&format!("exit {code}"))))).collect();
+        for (code, id) in ids {
+            assert_eq!(world.until_ended(id).exit.code(), Some(code));
+        }
+        let mut command = sh("sleep 1000 >/dev/null 2>&1 & echo $!; read go; exit 5");
+        let id = world.spawn(command.stdin(Stdio::piped()));
+        world.until_said(id, 1, "\n");
+        world.process(id).kill_group_at_exit();
+        world.process(id).write(0, b"go\n").unwrap();
+        world.until_with(
+            |reactor, event| {
+                if let Event::Exited { process, .. } = event {
+                    assert!(reactor.process(*process).unwrap().leftover_group().is_none());
+                }
+            },
+            |log| log.ended(id),
+        );
+        let left = world.log.text(id, 1);
+        let deadline = util::now() + util::WATCHDOG;
+        while std::fs::read_to_string(format!("/proc/{}/stat", left.trim())).is_ok_and(|stat| !stat.contains(") Z")) {
+            assert!(util::now() < deadline, "it lives");
+            std::thread::yield_now();
+        }
+        let id = world.spawn(Command::new("sleep").arg("1000"));
+        world.process(id).kill_group().unwrap();
+        assert_eq!(world.until_ended(id).exit.signal(), Some(libc::SIGKILL));
+    }
+}

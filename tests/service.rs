@@ -1,0 +1,397 @@
+//! Services, and what `run_service` does with them: start, signals, stop, the end.
+//!
+//! Signals are the whole process's. The one rule: a test that raises one runs in a process of its own.
+
+mod monitor_util;
+
+use std::io::{self, Read, Write};
+use std::os::unix::net::UnixStream;
+use std::os::unix::process::ExitStatusExt;
+use std::process::ExitStatus;
+use std::sync::{Arc, Mutex, mpsc};
+use std::time::Duration;
+
+use childminder::{Event, Interest, MultiService, ProcessMonitor, Reactor, ReapMethod, Service, SpawnMethod};
+use monitor_util::{Diary, IDLE, STUBBORN, Told, WATCHDOG, World, now, patient, sh};
+
+const SIGINT: i32 = 2;
+const SIGTERM: i32 = 15;
+
+/// Runs `body` in a process of its own, and says how that ended. `name` is the test's.
+fn apart(name: &str, body: impl FnOnce()) -> Option<ExitStatus> {
+    const SCENARIO: &str = "CHILDMINDER_TEST_SCENARIO";
+    if std::env::var_os(SCENARIO).is_some_and(|scenario| scenario == name) {
+        body();
+        return None;
+    }
+    let mut command = std::process::Command::new(std::env::current_exe().unwrap());
+    let mut child = command.args(["--exact", name, "--nocapture"]).env(SCENARIO, name).spawn().unwrap();
+    let pid = child.id().to_string();
+    let (sender, receiver) = mpsc::channel();
+    std::thread::spawn(move || sender.send(child.wait().unwrap()));
+    match receiver.recv_timeout(2 * WATCHDOG) {
+        Ok(status) => Some(status),
+        Err(_) => {
+            let _ = std::process::Command::new("kill").args(["-9", &pid]).status();
+            panic!("{name} does not end");
+        }
+    }
+}
+
+fn expect_apart(name: &str, body: impl FnOnce()) {
+    assert!(apart(name, body).is_none_or(|status| status.success()));
+}
+
+fn raise(signal: i32) {
+    signal_hook::low_level::raise(signal).unwrap();
+}
+
+/// A monitor, and something to be done when its process is ready, and when it has been told to stop.
+struct Scripted {
+    monitor: ProcessMonitor<Diary>,
+    ready: Option<fn(&mut Reactor)>,
+    stopping: Option<fn(&mut Reactor)>,
+}
+
+impl Scripted {
+    fn new(reactor: &mut Reactor, script: &str, ready: fn(&mut Reactor)) -> Self {
+        let mut monitor = ProcessMonitor::with_observer(Diary::default());
+        monitor.set_policy(patient()).unwrap();
+        monitor.add_process(reactor, "it", &sh(script)).unwrap();
+        Self { monitor, ready: Some(ready), stopping: None }
+    }
+
+    fn story(&self) -> Vec<Told> {
+        self.monitor.observer().0.iter().map(|(_, told)| told.clone()).collect()
+    }
+}
+
+impl Service for Scripted {
+    fn is_running(&self) -> bool {
+        self.monitor.is_running()
+    }
+    fn is_down(&self) -> bool {
+        self.monitor.is_down()
+    }
+    fn start_service(&mut self, reactor: &mut Reactor) {
+        self.monitor.start_service(reactor);
+    }
+    fn stop_service(&mut self, reactor: &mut Reactor) {
+        self.monitor.stop_service(reactor);
+        if let Some(act) = self.stopping.take() {
+            act(reactor);
+        }
+    }
+    fn kill_service(&mut self, reactor: &mut Reactor) {
+        self.monitor.kill_service(reactor);
+    }
+    fn handle(&mut self, reactor: &mut Reactor, event: &Event<'_>) -> bool {
+        let mine = self.monitor.handle(reactor, event);
+        let ready = self.monitor.observer().0.iter().any(|(_, told)| matches!(told, Told::Line { .. }));
+        if let (Some(act), true) = (self.ready, ready) {
+            self.ready = None;
+            act(reactor);
+        }
+        mine
+    }
+}
+
+fn is_story(story: &[Told], expected: &[&str]) {
+    let word = |told: &Told| match told {
+        Told::Line { .. } => "line",
+        Told::Started { .. } => "started",
+        Told::Terminating { .. } => "terminating",
+        Told::Killing { .. } => "killing",
+        Told::Exited { .. } => "exited",
+        Told::Restarting { .. } => "restarting",
+        Told::StartFailed { .. } => "start failed",
+    };
+    assert_eq!(story.iter().map(word).collect::<Vec<_>>(), expected);
+}
+
+const STOPPED: [&str; 4] = ["started", "line", "terminating", "exited"];
+
+fn each_reactor(test: impl Fn(Reactor)) {
+    for spawn in [SpawnMethod::Vfork, SpawnMethod::Fork] {
+        for reap in [ReapMethod::Pidfd, ReapMethod::Sigchld] {
+            test(Reactor::with_methods(spawn, reap).unwrap());
+        }
+    }
+}
+
+#[test]
+fn sigterm_and_sigint_stop_the_service() {
+    expect_apart("sigterm_and_sigint_stop_the_service", || {
+        let raisers: [fn(&mut Reactor); 2] = [|_| raise(SIGTERM), |_| raise(SIGINT)];
+        for ready in raisers {
+            each_reactor(|mut reactor| {
+                let mut service = Scripted::new(&mut reactor, IDLE, ready);
+                reactor.run_service(&mut service).unwrap();
+                assert!(service.is_down());
+                is_story(&service.story(), &STOPPED);
+                assert_eq!(reactor.next_deadline(), None);
+            });
+        }
+    });
+}
+
+// B28
+#[test]
+fn a_second_signal_kills_at_once() {
+    expect_apart("a_second_signal_kills_at_once", || {
+        for second in [(|_| raise(SIGTERM)) as fn(&mut Reactor), |_| raise(SIGINT)] {
+            each_reactor(|mut reactor| {
+                let mut service = Scripted::new(&mut reactor, STUBBORN, |_| raise(SIGTERM));
+                service.stopping = Some(second);
+                reactor.run_service(&mut service).unwrap();
+                is_story(&service.story(), &["started", "line", "terminating", "killing", "exited"]);
+            });
+        }
+    });
+}
+
+#[test]
+fn stop_stops_the_service_and_a_signal_then_kills_it() {
+    expect_apart("stop_stops_the_service_and_a_signal_then_kills_it", || {
+        each_reactor(|mut reactor| {
+            let mut service = Scripted::new(&mut reactor, IDLE, Reactor::stop);
+            // A second one has no effect.
+            service.stopping = Some(Reactor::stop);
+            reactor.run_service(&mut service).unwrap();
+            is_story(&service.story(), &STOPPED);
+
+            let mut service = Scripted::new(&mut reactor, STUBBORN, Reactor::stop);
+            service.stopping = Some(|_| raise(SIGTERM));
+            reactor.run_service(&mut service).unwrap();
+            is_story(&service.story(), &["started", "line", "terminating", "killing", "exited"]);
+        });
+    });
+}
+
+// B28: the handlers are restored.
+#[test]
+fn afterwards_sigterm_ends_the_program_again() {
+    let status = apart("afterwards_sigterm_ends_the_program_again", || {
+        for _ in 0..2 {
+            let mut reactor = Reactor::new().unwrap();
+            let mut service = Scripted::new(&mut reactor, IDLE, |_| raise(SIGTERM));
+            reactor.run_service(&mut service).unwrap();
+        }
+        raise(SIGTERM);
+        std::process::exit(3);
+    });
+    assert!(status.is_none_or(|status| status.signal() == Some(SIGTERM)), "{status:?}");
+}
+
+#[test]
+fn a_handler_of_the_host_is_called_during_and_after() {
+    expect_apart("a_handler_of_the_host_is_called_during_and_after", || {
+        // The signal-hook crate's own safe way: a pipe with a byte a signal.
+        let (mut read, write) = UnixStream::pair().unwrap();
+        signal_hook::low_level::pipe::register(SIGTERM, write).unwrap();
+        read.set_read_timeout(Some(WATCHDOG)).unwrap();
+        let mut hear = || read.read_exact(&mut [0]).expect("the handler was called");
+        let mut reactor = Reactor::new().unwrap();
+        let mut service = Scripted::new(&mut reactor, IDLE, |_| raise(SIGTERM));
+        reactor.run_service(&mut service).unwrap();
+        hear();
+        raise(SIGTERM);
+        hear();
+    });
+}
+
+// A signal that the host watches already ends the service all the same, and is the host's afterwards.
+#[test]
+fn a_signal_that_the_host_watches_stays_watched() {
+    expect_apart("a_signal_that_the_host_watches_stays_watched", || {
+        let mut reactor = Reactor::new().unwrap();
+        reactor.watch_signal(SIGTERM).unwrap();
+        let mut service = Scripted::new(&mut reactor, IDLE, |_| raise(SIGTERM));
+        reactor.run_service(&mut service).unwrap();
+        raise(SIGTERM);
+        let mut heard = Vec::new();
+        let end = now() + WATCHDOG;
+        while heard.is_empty() {
+            assert!(now() < end);
+            let note = |_: &mut Reactor, event: Event<'_>| {
+                if let Event::Signal(signal) = event {
+                    heard.push(signal);
+                }
+            };
+            reactor.turn(Some(Duration::from_millis(100)), note).unwrap();
+        }
+        assert_eq!(heard, [SIGTERM]);
+        assert!(reactor.unwatch_signal(SIGTERM) && !reactor.unwatch_signal(SIGINT));
+    });
+}
+
+type Calls = Arc<Mutex<Vec<String>>>;
+
+/// Notes what it is told to do.
+struct Recorder {
+    name: &'static str,
+    calls: Calls,
+    running: bool,
+    refuses: bool,
+}
+
+impl Recorder {
+    fn new(name: &'static str, calls: &Calls) -> Self {
+        Self { name, calls: Arc::clone(calls), running: false, refuses: false }
+    }
+
+    fn note(&self, what: &str) {
+        self.calls.lock().unwrap().push(format!("{what} {}", self.name));
+    }
+}
+
+impl Service for Recorder {
+    fn name(&self) -> Option<&str> {
+        Some(self.name)
+    }
+    fn is_running(&self) -> bool {
+        self.running
+    }
+    fn is_down(&self) -> bool {
+        !self.running
+    }
+    fn privileged_start_service(&mut self, _: &mut Reactor) -> io::Result<()> {
+        self.note("bind");
+        if self.refuses { Err(io::Error::other("the port is taken")) } else { Ok(()) }
+    }
+    fn start_service(&mut self, _: &mut Reactor) {
+        self.note("start");
+        self.running = true;
+    }
+    fn stop_service(&mut self, _: &mut Reactor) {
+        self.note("stop");
+        self.running = false;
+    }
+    fn kill_service(&mut self, _: &mut Reactor) {
+        self.note("kill");
+        self.running = false;
+    }
+    fn handle(&mut self, _: &mut Reactor, event: &Event<'_>) -> bool {
+        if let Event::Woken = event {
+            self.note("wake");
+        }
+        self.name == "second" && matches!(event, Event::Woken)
+    }
+}
+
+#[test]
+fn services_start_in_order_and_stop_in_reverse() {
+    let calls = Calls::default();
+    let mut reactor = Reactor::new().unwrap();
+    let mut all = MultiService::new();
+    for name in ["first", "second", "third"] {
+        all.add_service(&mut reactor, Recorder::new(name, &calls));
+    }
+    assert!(all.is_down() && !all.is_running());
+    let all_of = |what: &str, names: [&str; 3]| names.map(|name| format!("{what} {name}"));
+    let (order, reverse) = (["first", "second", "third"], ["third", "second", "first"]);
+    all.privileged_start_service(&mut reactor).unwrap();
+    assert_eq!(calls.lock().unwrap().split_off(0), all_of("bind", order));
+    all.start_service(&mut reactor);
+    assert_eq!(calls.lock().unwrap().split_off(0), all_of("start", order));
+    assert!(all.is_running() && !all.is_down());
+    // An event goes to the first that takes it.
+    assert!(all.handle(&mut reactor, &Event::Woken));
+    assert_eq!(calls.lock().unwrap().split_off(0), ["wake first", "wake second"]);
+    all.stop_service(&mut reactor);
+    assert_eq!(calls.lock().unwrap().split_off(0), all_of("stop", reverse));
+    assert!(all.is_down());
+    all.kill_service(&mut reactor);
+    assert_eq!(calls.lock().unwrap().split_off(0), all_of("kill", reverse));
+
+    all.start_service(&mut reactor);
+    all.add_service(&mut reactor, Recorder::new("late", &calls));
+    assert_eq!(calls.lock().unwrap().last().unwrap(), "start late");
+    assert!(all.service_named("late").is_some_and(|late| late.is_running()));
+    assert!(all.service_named("later").is_none());
+    assert!(format!("{all:?}").contains("late"));
+}
+
+#[test]
+fn a_privileged_start_that_fails_starts_nothing() {
+    let calls = Calls::default();
+    let mut reactor = Reactor::new().unwrap();
+    let mut all = MultiService::new();
+    all.add_service(&mut reactor, Recorder::new("first", &calls));
+    all.add_service(&mut reactor, Recorder { refuses: true, ..Recorder::new("second", &calls) });
+    all.add_service(&mut reactor, Recorder::new("third", &calls));
+    let error = reactor.run_service(&mut all).unwrap_err();
+    assert_eq!(error.to_string(), "the port is taken");
+    assert_eq!(*calls.lock().unwrap(), ["bind first", "bind second"]);
+}
+
+#[test]
+fn a_service_is_started_with_its_rights_before_it_runs() {
+    let calls = Calls::default();
+    let mut reactor = Reactor::new().unwrap();
+    let mut service = Recorder::new("it", &calls);
+    reactor.stop();
+    reactor.run_service(&mut service).unwrap();
+    assert_eq!(*calls.lock().unwrap(), ["bind it", "start it", "stop it"]);
+}
+
+// Monitors of one program do not take each other's events; one of them may take longer to stop.
+#[test]
+fn two_monitors_in_one_program() {
+    expect_apart("two_monitors_in_one_program", || {
+        each_reactor(|mut reactor| {
+            let first = Scripted::new(&mut reactor, IDLE, |_| ());
+            let mut second = Scripted::new(&mut reactor, STUBBORN, |_| raise(SIGTERM));
+            second.monitor.set_process_policy("it", monitor_util::deadly()).unwrap();
+            let mut all = MultiService::new();
+            all.add_service(&mut reactor, first);
+            all.add_service(&mut reactor, second);
+            reactor.run_service(&mut all).unwrap();
+            assert!(all.is_down());
+            assert_eq!(reactor.processes().count(), 0);
+        });
+    });
+}
+
+// The host's own timer, descriptor and process in the monitor's loop.
+#[test]
+fn the_host_s_own_things_in_the_same_loop() {
+    monitor_util::each_way(|world| {
+        let World { reactor, monitor, .. } = world;
+        let mut policy = patient();
+        policy.min_restart_delay = Duration::ZERO;
+        monitor.set_policy(policy).unwrap();
+        monitor.add_process(reactor, "it", &sh("echo it; exit 1")).unwrap();
+        let (mut ours, mut theirs) = UnixStream::pair().unwrap();
+        ours.set_nonblocking(true).unwrap();
+        let source = reactor.register(ours.try_clone().unwrap(), Interest::Readable).unwrap();
+        let timer = reactor.call_later(Duration::from_millis(30));
+        let process = reactor.spawn_process(&sh("echo mine; exit 5")).unwrap();
+        monitor.start_service(reactor);
+        theirs.write_all(b"!").unwrap();
+        let (mut fired, mut read, mut said, mut code) = (0, Vec::new(), Vec::new(), None);
+        let end = now() + WATCHDOG;
+        while fired == 0 || read.is_empty() || code.is_none() || monitor.observer().0.len() < 20 {
+            assert!(now() < end, "{fired} {read:?} {said:?} {code:?}");
+            let handle = |reactor: &mut Reactor, event: Event<'_>| {
+                if monitor.handle(reactor, &event) {
+                    return;
+                }
+                match event {
+                    Event::Timer(id) if id == timer => fired += 1,
+                    Event::Ready { source: of, readable: true, .. } if of == source => {
+                        let mut byte = [0];
+                        ours.read_exact(&mut byte).unwrap();
+                        read.extend(byte);
+                    }
+                    Event::Data { process: of, fd: 1, data } if of == process => said.extend_from_slice(data),
+                    Event::Exited { process: of, exit } if of == process => code = exit.code(),
+                    Event::FdClosed { process: of, .. } | Event::Ended { process: of, .. } if of == process => {}
+                    other => panic!("nobody's: {other:?}"),
+                }
+            };
+            reactor.turn(Some(Duration::from_millis(100)), handle).unwrap();
+        }
+        assert_eq!((fired, &read[..], &said[..], code), (1, &b"!"[..], &b"mine\n"[..], Some(5)));
+    });
+}

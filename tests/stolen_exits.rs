@@ -1,0 +1,48 @@
+//! Children that somebody else of this process has reaped first.
+//!
+//! One test, in a process of its own: it waits for other people's children.
+
+#![allow(unsafe_code)]
+
+mod util;
+
+use childminder::{SignalError, Stdio};
+use util::{COMBINATIONS, World, sh};
+
+/// Takes whatever child of this process dies next; false if there is none.
+fn steal() -> bool {
+    // SAFETY: a null status is not written.
+    unsafe { libc::waitpid(-1, std::ptr::null_mut(), 0) > 0 }
+}
+
+// P38, B15: one exit, one end, and a status that says that it is unknown; ErrorECHILDInReapProcess
+#[test]
+fn unknown_but_not_lost() {
+    for combination in COMBINATIONS {
+        let mut world = World::new(combination);
+        let mut command = sh("sleep 1000 >/dev/null 2>&1 & echo $!; read go; exit 3");
+        let id = world.spawn(command.stdin(Stdio::piped()));
+        world.until_said(id, 1, "\n");
+        world.process(id).kill_group_at_exit();
+        world.process(id).write(0, b"go\n").unwrap();
+        assert!(steal());
+        // Nobody's number any more: no signal is sent to it.
+        assert!(matches!(world.process(id).signal(libc::SIGTERM), Err(SignalError::AlreadyExited)));
+        let outcome = world.until_ended(id);
+        assert_eq!((outcome.exit.status, outcome.exit.requested), (None, None));
+        world.settle();
+        assert!(world.log.ended(id));
+        // Nor to the group of that number, even where it was asked to be killed.
+        let left: i32 = outcome.out.trim().parse().unwrap();
+        let state = std::fs::read_to_string(format!("/proc/{left}/stat")).unwrap();
+        assert!(!state.rsplit_once(") ").unwrap().1.starts_with('Z'), "{state}");
+        // SAFETY: touches no memory; the process is ours, and nobody waits for it before.
+        assert_eq!(unsafe { libc::kill(left, libc::SIGKILL) }, 0);
+        // And a second child's.
+        let id = world.spawn(&sh("exit 4"));
+        assert!(steal());
+        let other = world.spawn(&sh("exit 5"));
+        assert_eq!(world.until_ended(id).exit.status, None);
+        assert_eq!(world.until_ended(other).exit.code(), Some(5));
+    }
+}

@@ -1,0 +1,49 @@
+//! A shared library with a reactor in it is loaded, used and unloaded, a hundred times, and nothing of it is left.
+//!
+//! With pidfds no signal handler is installed, so there is none that could point to where the library was.
+
+#![cfg(target_os = "linux")]
+
+mod embed_util;
+
+use std::env;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::thread;
+
+use embed_util::{ROUNDS, children, dispositions, open_fds, plugin, threads, watchdog};
+
+/// Cargo builds it with all the tests, but not with this one alone.
+fn build() -> PathBuf {
+    let target = Path::new(env!("CARGO_TARGET_TMPDIR")).parent().unwrap();
+    let mut cargo = Command::new(env!("CARGO"));
+    cargo.args(["build", "--quiet", "--offline", "--example", "unloadable", "--target-dir"]).arg(target);
+    let built = cargo.current_dir(env!("CARGO_MANIFEST_DIR")).env_remove("CARGO_BUILD_TARGET").status().unwrap();
+    assert!(built.success());
+    target.join("debug/examples/libunloadable.so")
+}
+
+fn is_mapped() -> bool {
+    fs::read_to_string("/proc/self/maps").unwrap().contains("libunloadable")
+}
+
+#[test]
+fn a_plugin_can_be_unloaded() {
+    watchdog(300);
+    let library = build();
+    let state = || (open_fds(), threads(), dispositions(), children());
+    let before = state();
+    for _ in 0..ROUNDS {
+        let loaded = plugin::load(&library);
+        // What the library keeps for each thread goes with the thread, and holds the library as long.
+        let code = thread::scope(|scope| scope.spawn(|| loaded.call("run_a_child")).join().unwrap());
+        assert_eq!(code, 7);
+        assert!(is_mapped());
+        drop(loaded);
+        assert!(!is_mapped());
+    }
+    assert_eq!(state(), before);
+    // A signal that nobody handles any more finds nothing.
+    assert!(Command::new("true").status().unwrap().success());
+}
