@@ -3,7 +3,7 @@
 //! The one rule: never waited for. Who is slow makes the processes wait that write there, and nobody else.
 
 use std::io::{self, IsTerminal};
-use std::time::Duration;
+use std::time::Instant;
 
 use childminder::{Line, Reactor, SourceId};
 
@@ -123,10 +123,10 @@ impl Console {
         self.out.is_empty() && self.err.is_empty()
     }
 
-    /// Writes what is left, at the end.
-    pub(super) fn finish(&mut self, patience: Duration) {
+    /// Writes what is left, at the end, as far as it is taken until then.
+    pub(super) fn finish(&mut self, reactor: &Reactor, deadline: Instant) {
         self.set_progress(None);
-        self.out.finish(Some(patience));
-        self.err.finish(Some(patience));
+        self.out.finish(reactor, Some(deadline));
+        self.err.finish(reactor, Some(deadline));
     }
 }

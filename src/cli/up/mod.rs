@@ -33,7 +33,7 @@ use logs::Log;
 use voice::Voice;
 use waits::Wait;
 
-/// How long, once we were told to end, a reader of ours may take for a piece of what is left to say.
+/// How long, once all is down, a reader of ours may take for what is left to say.
 const LAST_WORDS: Duration = Duration::from_secs(1);
 /// With more than this on a terminal, starts and stops are shown as progress.
 const MANY: usize = 10;
@@ -74,7 +74,8 @@ pub(super) fn main(mut arguments: Parser) -> Result<u8, Failure> {
     let mut reactor = Reactor::new()?;
     let mut up = Up::new(&mut reactor, std::path::absolute(file)?, config)?;
     let result = reactor.run_service(&mut up);
-    up.voice().console.finish(LAST_WORDS);
+    let deadline = reactor.now() + LAST_WORDS;
+    up.voice().console.finish(&reactor, deadline);
     Ok(result.map(|()| 0)?)
 }
 
