@@ -3,14 +3,17 @@
 //! Nothing here runs a process itself. The one rule: what is wrong with the command line is said in one line, before
 //! anything is started, with exit code 2.
 
-#[allow(dead_code, unused_imports)] // until `up` and `check` read it
+mod check;
 pub(crate) mod config;
+mod control;
 mod output;
 mod run;
+mod up;
 
 use std::fmt;
 use std::process::ExitCode;
 
+use control::client;
 use lexopt::{Arg, Parser};
 
 const HELP: &str = "\
@@ -89,6 +92,11 @@ fn dispatch(mut arguments: Parser) -> Result<u8, Failure> {
         Some(Arg::Short('h') | Arg::Long("help")) => output::say(HELP),
         Some(Arg::Long("version")) => output::say(concat!("childminder ", env!("CARGO_PKG_VERSION"), "\n")),
         Some(Arg::Value(command)) if command == "run" => return run::main(arguments),
+        Some(Arg::Value(command)) if command == "up" => return up::main(arguments),
+        Some(Arg::Value(command)) if command == "check" => return check::main(arguments),
+        Some(Arg::Value(command)) if client::COMMANDS.iter().any(|known| command == *known) => {
+            return client::main(&command.to_string_lossy(), arguments);
+        }
         Some(Arg::Value(other)) => {
             return Err(Failure::Usage(format!("no such command: {}; try --help", other.to_string_lossy())));
         }

@@ -219,3 +219,8 @@ pub(crate) fn complain(message: &str) {
 pub(crate) fn say(text: &str) {
     let _ = io::stdout().write_all(text.as_bytes());
 }
+
+/// Lines on stderr that say themselves what they are about.
+pub(crate) fn complain_plainly(lines: &str) {
+    let _ = writeln!(io::stderr(), "{lines}");
+}

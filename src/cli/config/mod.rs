@@ -14,9 +14,9 @@ mod value;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-pub(crate) use process::{Change, Output, ProcessConfig, Settings};
+pub(crate) use process::{Change, Mark, Output, ProcessConfig, Settings};
 pub(crate) use report::Errors;
-pub(crate) use value::{Id, parse_duration};
+pub(crate) use value::parse_duration;
 
 /// The file's name where none is given.
 pub(crate) const DEFAULT_FILE: &str = "childminder.toml";

@@ -3,7 +3,9 @@
 //! The one rule: the settings compare, the command is made of them: what is equal here runs on over a reload.
 
 use std::collections::BTreeMap;
+use std::fmt::Display;
 use std::fs::File;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -77,16 +79,37 @@ pub(crate) enum Change {
     Process,
 }
 
-impl ProcessConfig {
+/// What is kept of a process to see at a reload what has changed: far smaller than the settings themselves.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Mark {
+    settings: u64,
+    all: u64,
+}
+
+impl Mark {
     /// What has changed in the newer settings of the same name.
-    pub(crate) fn change(&self, newer: &Self) -> Change {
+    pub(crate) fn change(self, newer: Self) -> Change {
         if self.settings != newer.settings {
             Change::Process
-        } else if self != newer {
+        } else if self.all != newer.all {
             Change::Policy
         } else {
             Change::Nothing
         }
+    }
+}
+
+/// Of the settings as they are written in full: those that read back as equal are equal.
+fn hash(text: &impl Display) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    text.to_string().hash(&mut hasher);
+    hasher.finish()
+}
+
+impl ProcessConfig {
+    /// What tells these settings from others.
+    pub(crate) fn mark(&self) -> Mark {
+        Mark { settings: hash(&self.settings), all: hash(self) }
     }
 
     /// The command that the settings describe. Opens (and if need be, makes) the files that the process writes itself.
@@ -177,11 +200,12 @@ mod tests {
     fn a_reload_tells_apart_what_changed() {
         let read =
             |rest: &str| parse(&format!("[process.a]\ncommand = [\"true\"]\n{rest}")).unwrap().processes.remove(0);
+        let read = |rest: &str| read(rest).mark();
         let old = read("");
-        assert_eq!(old.change(&read("# nothing\n")), Change::Nothing);
-        assert_eq!(old.change(&read("kill-time = 5.0")), Change::Nothing);
-        assert_eq!(old.change(&read("kill-time = 6")), Change::Policy);
-        assert_eq!(old.change(&read("autostart = false")), Change::Policy);
+        assert_eq!(old.change(read("# nothing\n")), Change::Nothing);
+        assert_eq!(old.change(read("kill-time = 5.0")), Change::Nothing);
+        assert_eq!(old.change(read("kill-time = 6")), Change::Policy);
+        assert_eq!(old.change(read("autostart = false")), Change::Policy);
         for rest in [
             "environment = { A = \"1\" }",
             "umask = \"077\"",
@@ -190,7 +214,7 @@ mod tests {
             "stdout = \"null\"",
             "user = 0",
         ] {
-            assert_eq!(old.change(&read(rest)), Change::Process, "{rest}");
+            assert_eq!(old.change(read(rest)), Change::Process, "{rest}");
         }
     }
 

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use childminder::{Limit, Policy, Resource, Restart};
 
+use super::value::Id;
 use super::*;
 
 const EXAMPLE: &str = include_str!("example.toml");

@@ -1,0 +1,50 @@
+//! `childminder check`: what is wrong with the file, or what it comes to.
+//!
+//! The one rule: nothing is started and nothing is made.
+
+use std::path::PathBuf;
+
+use lexopt::{Arg, Parser};
+
+use super::config::{Config, DEFAULT_FILE};
+use super::{Failure, output};
+
+const HELP: &str = "\
+childminder check says all that is wrong with the file of `childminder up`, each with its place.
+
+usage: childminder check [-c FILE] [--effective]
+
+  -c, --config FILE   the file (childminder.toml)
+      --effective     prints all settings that hold, defaults and instances too, as a file again
+  -h, --help          this text
+
+It ends with 0 if the file is sound, and with 2 otherwise.
+";
+
+pub(super) fn main(mut arguments: Parser) -> Result<u8, Failure> {
+    let mut file = PathBuf::from(DEFAULT_FILE);
+    let mut effective = false;
+    while let Some(argument) = arguments.next()? {
+        match argument {
+            Arg::Short('c') | Arg::Long("config") => file = arguments.value()?.into(),
+            Arg::Long("effective") => effective = true,
+            Arg::Short('h') | Arg::Long("help") => {
+                output::say(HELP);
+                return Ok(0);
+            }
+            other => return Err(other.unexpected().into()),
+        }
+    }
+    match Config::load(&file) {
+        Ok(config) => {
+            if effective {
+                output::say(&config.to_string());
+            }
+            Ok(0)
+        }
+        Err(errors) => {
+            output::complain_plainly(&errors.to_string());
+            Ok(2)
+        }
+    }
+}

@@ -1,0 +1,14 @@
+//! The control of a running supervisor from the shell: the protocol, its server within the supervisor, and its clients.
+//!
+//! The server knows nothing of processes: it hands out requests and takes answers. The one rule: whatever a client sends or
+//! does not read, it costs that client its connection at most.
+
+pub(super) mod client;
+mod connection;
+pub(super) mod glob;
+pub(super) mod protocol;
+pub(super) mod server;
+mod socket;
+mod table;
+
+pub(super) use server::{ClientId, Server};

@@ -1,0 +1,288 @@
+//! The control protocol, version 1. Reads and writes nothing but bytes in memory.
+//!
+//! A client connects to the supervisor's Unix socket and sends requests: one JSON object a line, in UTF-8, at most 64 KiB
+//! each. Each is answered by one JSON object a line, in the order of the requests, and the next one is looked at when its
+//! answer has been read.
+//!
+//! | request: `"command"` | answer, beside `"version":1,"ok":true` |
+//! | --- | --- |
+//! | `"status"` | `"processes"`: an array of objects |
+//! | `"start"`, `"stop"`, `"restart"` | `"names"`: those that were meant |
+//! | `"signal"`, with `"signal":"HUP"` | `"names"`: those that were signalled; not their process groups |
+//! | `"reload"` | `"added"`, `"removed"`, `"restarted"`, `"updated"`: arrays of names |
+//! | `"shutdown"` | nothing more; the supervisor closes the connection when it is down |
+//! | `"logs"`, `"follow":true` if wanted | before it, an object `"name"`, `"stream"`, `"line"` for each line; when following, there is no end |
+//!
+//! - `"version":1` has to be in each request.
+//! - `"names":["web","worker:*"]` says which processes are meant, `"all":true` that all are; in a name `*` stands for any
+//!   characters and `?` for one. `status` and `logs` without names mean all. A name that fits none is an error, and
+//!   nothing is done.
+//! - `"wait":30` has the answer to `start`, `stop`, `restart` and `reload` come when the processes are running or down,
+//!   or as an error after so many seconds. With `"progress":true`, lines with `"progress":{"done":1,"of":3}` come before it.
+//! - What is refused is answered by `{"version":1,"ok":false,"error":"…"}`, and for a file with mistakes also by `"errors"`, one a
+//!   line, as `childminder check` says them.
+//!
+//! A process in the answer to `status` has: `name`; `state`, one of `running`, `stopped`, `backing-off`, `stopping`, `exited`; `pid`;
+//! `uptime` and `cpu` in seconds, `peak_memory` in bytes; `restarts`; `retry_in`, the seconds until a process that backs off is
+//! started; `last_exit`, an object with `code` or `signal`, and `text`. What is not known or makes no sense is `null`.
+//!
+//! ```json
+//! {"version":1,"command":"stop","names":["worker:*"],"wait":30}
+//! {"names":["worker:1","worker:2"],"ok":true,"version":1}
+//! ```
+//!
+//! The one rule: a request means exactly what is written here, or it is refused.
+
+use std::time::Duration;
+
+use serde_json::{Map, Value, json};
+
+pub(crate) const VERSION: u64 = 1;
+/// The longest line of a request.
+pub(crate) const MAX_REQUEST: usize = 64 * 1024;
+/// The longest wait: longer than anybody waits, and far from where a clock would overflow.
+const MAX_WAIT: f64 = 365.0 * 86_400.0;
+
+pub(crate) type Object = Map<String, Value>;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Action {
+    Status,
+    Start,
+    Stop,
+    Restart,
+    Signal(i32),
+    Reload,
+    Shutdown,
+    Logs { follow: bool },
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Request {
+    pub(crate) action: Action,
+    pub(crate) names: Vec<String>,
+    pub(crate) all: bool,
+    pub(crate) wait: Option<Duration>,
+    pub(crate) progress: bool,
+}
+
+impl Request {
+    /// Reads a line. The error is for the one who has sent it.
+    pub(crate) fn parse(line: &[u8]) -> Result<Self, String> {
+        let value: Value = serde_json::from_slice(line).map_err(|error| format!("not JSON: {error}"))?;
+        let Value::Object(object) = value else { return Err("a request is a JSON object".into()) };
+        match object.get("version").map(Value::as_u64) {
+            Some(Some(VERSION)) => {}
+            Some(_) => return Err(format!("only version {VERSION} of the protocol is known here")),
+            None => return Err("`version` is missing".into()),
+        }
+        const KNOWN: [&str; 8] = ["version", "command", "names", "all", "wait", "progress", "signal", "follow"];
+        if let Some(unknown) = object.keys().find(|key| !KNOWN.contains(&key.as_str())) {
+            return Err(format!("unknown key `{}`", shortened(unknown)));
+        }
+        let flag = |key: &str| match object.get(key) {
+            None => Ok(false),
+            Some(value) => value.as_bool().ok_or_else(|| format!("`{key}` is true or false")),
+        };
+        let text = |key: &str| match object.get(key).map(Value::as_str) {
+            Some(Some(text)) => Ok(text),
+            Some(None) => Err(format!("`{key}` is a string")),
+            None => Err(format!("`{key}` is missing")),
+        };
+        let follow = flag("follow")?;
+        let action = match text("command")? {
+            "status" => Action::Status,
+            "start" => Action::Start,
+            "stop" => Action::Stop,
+            "restart" => Action::Restart,
+            "signal" => Action::Signal(signal(text("signal")?)?),
+            "reload" => Action::Reload,
+            "shutdown" => Action::Shutdown,
+            "logs" => Action::Logs { follow },
+            other => return Err(format!("unknown command `{}`", shortened(other))),
+        };
+        let request = Self {
+            action,
+            names: names(object.get("names"))?,
+            all: flag("all")?,
+            wait: wait(object.get("wait"))?,
+            progress: flag("progress")?,
+        };
+        request.check()
+    }
+
+    fn check(self) -> Result<Self, String> {
+        if !self.names.is_empty() && self.all {
+            return Err("either `names` or `all`".into());
+        }
+        let named = !self.names.is_empty() || self.all;
+        match self.action {
+            Action::Start | Action::Stop | Action::Restart | Action::Signal(_) if !named => {
+                Err("which processes? `names` or `all` is missing".into())
+            }
+            Action::Reload | Action::Shutdown if named => Err("`names` and `all` make no sense here".into()),
+            _ => Ok(self),
+        }
+    }
+
+    /// As a line, with its newline.
+    pub(crate) fn to_line(&self) -> Vec<u8> {
+        let command = match self.action {
+            Action::Status => "status",
+            Action::Start => "start",
+            Action::Stop => "stop",
+            Action::Restart => "restart",
+            Action::Signal(_) => "signal",
+            Action::Reload => "reload",
+            Action::Shutdown => "shutdown",
+            Action::Logs { .. } => "logs",
+        };
+        let mut object = Map::new();
+        object.insert("version".into(), VERSION.into());
+        object.insert("command".into(), command.into());
+        if let Action::Signal(signal) = self.action {
+            object.insert("signal".into(), signal.to_string().into());
+        }
+        if !self.names.is_empty() {
+            object.insert("names".into(), self.names.clone().into());
+        }
+        if let Some(wait) = self.wait {
+            object.insert("wait".into(), wait.as_secs_f64().into());
+        }
+        for (key, flag) in
+            [("all", self.all), ("progress", self.progress), ("follow", self.action == Action::Logs { follow: true })]
+        {
+            if flag {
+                object.insert(key.into(), true.into());
+            }
+        }
+        line(object)
+    }
+}
+
+fn names(value: Option<&Value>) -> Result<Vec<String>, String> {
+    let Some(value) = value else { return Ok(Vec::new()) };
+    let texts = value.as_array().map(|names| names.iter().map(|name| name.as_str().map(str::to_owned)));
+    texts.and_then(Iterator::collect).ok_or_else(|| "`names` is an array of strings".into())
+}
+
+fn wait(value: Option<&Value>) -> Result<Option<Duration>, String> {
+    let Some(value) = value else { return Ok(None) };
+    let seconds = value.as_f64().filter(|seconds| *seconds <= MAX_WAIT);
+    let wait = seconds.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
+    wait.map(Some).ok_or_else(|| "`wait` is a number of seconds, up to a year".into())
+}
+
+/// A signal that can be sent by its name or number.
+pub(crate) fn signal(name: &str) -> Result<i32, String> {
+    childminder::signal::from_name(name).ok_or_else(|| format!("unknown signal `{}`", shortened(name)))
+}
+
+/// What is quoted of a request in an error shall not be longer than the error.
+fn shortened(text: &str) -> String {
+    text.chars().take(40).collect::<String>().escape_debug().to_string()
+}
+
+/// An object as a line of the protocol, with its newline.
+pub(crate) fn line(object: Object) -> Vec<u8> {
+    let mut line = Value::Object(object).to_string().into_bytes();
+    line.push(b'\n');
+    line
+}
+
+fn answer(ok: bool) -> Object {
+    Map::from_iter([("version".to_owned(), VERSION.into()), ("ok".to_owned(), ok.into())])
+}
+
+/// The start of an answer to what was done.
+pub(crate) fn done() -> Object {
+    answer(true)
+}
+
+/// The answer to what was not done.
+pub(crate) fn refused(error: &str) -> Object {
+    let mut object = answer(false);
+    object.insert("error".into(), error.into());
+    object
+}
+
+/// How far a wait is.
+pub(crate) fn progress(done: usize, of: usize) -> Object {
+    Map::from_iter([("version".to_owned(), VERSION.into()), ("progress".to_owned(), json!({ "done": done, "of": of }))])
+}
+
+/// A line that a process has written.
+pub(crate) fn log_line(name: &str, stream: u8, text: &[u8]) -> Object {
+    let stream = if stream == 2 { "stderr" } else { "stdout" };
+    Map::from_iter([
+        ("version".to_owned(), VERSION.into()),
+        ("name".to_owned(), name.into()),
+        ("stream".to_owned(), stream.into()),
+        ("line".to_owned(), childminder::Escaped(text).to_string().into()),
+    ])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_written_is_read() {
+        for action in [
+            Action::Status,
+            Action::Start,
+            Action::Stop,
+            Action::Restart,
+            Action::Signal(9),
+            Action::Reload,
+            Action::Shutdown,
+            Action::Logs { follow: true },
+            Action::Logs { follow: false },
+        ] {
+            let named = !matches!(action, Action::Reload | Action::Shutdown);
+            let request = Request {
+                action,
+                names: if named { vec!["web*".into(), "ä\n\"".into()] } else { Vec::new() },
+                all: false,
+                wait: Some(Duration::from_millis(1500)),
+                progress: true,
+            };
+            assert_eq!(Request::parse(&request.to_line()), Ok(request));
+        }
+    }
+
+    #[test]
+    fn what_is_not_understood_is_refused() {
+        let deep = "[".repeat(10_000);
+        for (line, error) in [
+            ("", "not JSON"),
+            ("{", "not JSON"),
+            ("\u{0}", "not JSON"),
+            (&*deep, "not JSON"),
+            ("[1]", "a request is a JSON object"),
+            ("{}", "`version` is missing"),
+            (r#"{"version":2,"command":"stop"}"#, "only version 1"),
+            (r#"{"version":"1"}"#, "only version 1"),
+            (r#"{"version":1}"#, "`command` is missing"),
+            (r#"{"version":1,"command":7}"#, "`command` is a string"),
+            (r#"{"version":1,"command":"halt"}"#, "unknown command `halt`"),
+            (r#"{"version":1,"command":"stop"}"#, "which processes?"),
+            (r#"{"version":1,"command":"stop","all":"yes"}"#, "`all` is true or false"),
+            (r#"{"version":1,"command":"stop","name":["a"]}"#, "unknown key `name`"),
+            (r#"{"version":1,"command":"stop","names":"a"}"#, "`names` is an array of strings"),
+            (r#"{"version":1,"command":"stop","names":["a",1]}"#, "`names` is an array of strings"),
+            (r#"{"version":1,"command":"stop","names":["a"],"all":true}"#, "either `names` or `all`"),
+            (r#"{"version":1,"command":"stop","all":true,"wait":-1}"#, "`wait` is a number"),
+            (r#"{"version":1,"command":"stop","all":true,"wait":1e300}"#, "`wait` is a number"),
+            (r#"{"version":1,"command":"signal","all":true}"#, "`signal` is missing"),
+            (r#"{"version":1,"command":"signal","all":true,"signal":"0"}"#, "unknown signal `0`"),
+            (r#"{"version":1,"command":"signal","all":true,"signal":"SIGNOPE"}"#, "unknown signal `SIGNOPE`"),
+            (r#"{"version":1,"command":"shutdown","all":true}"#, "make no sense here"),
+        ] {
+            let said = Request::parse(line.as_bytes()).unwrap_err();
+            assert!(said.contains(error), "{line}: {said}");
+            assert!(said.len() < 200);
+        }
+        assert!(Request::parse(b"{\"version\":1,\"command\":\"\xff\"}").is_err());
+    }
+}

@@ -1,0 +1,242 @@
+//! The control socket in the reactor: clients come, requests go out to the supervisor, answers come back.
+//!
+//! Carries nothing out. The one rule: no client can hold the others up, or the supervisor: what it may use is counted, and what
+//! it does not read is not kept for it for long.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use childminder::{Event, Interest, Reactor, SourceId, TimerId};
+
+use super::connection::{Connection, Input};
+use super::protocol::{self, MAX_REQUEST, Object, Request};
+use super::socket::{self, SocketFile};
+
+/// As many clients at a time; when one more comes, the one that has been idle longest goes.
+const CLIENTS: usize = 64;
+/// Requests in one turn: processes die and write meanwhile, too.
+const REQUESTS: usize = 64;
+/// When no more connections can be taken: until the next try.
+const PAUSE: Duration = Duration::from_secs(1);
+
+/// A client. Never reused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct ClientId(u64);
+
+#[derive(Debug)]
+pub(crate) struct Server {
+    listener: Arc<UnixListener>,
+    _file: SocketFile,
+    source: Option<SourceId>,
+    clients: BTreeMap<ClientId, Connection>,
+    next_id: u64,
+    /// Who was served last: the next one is the one behind it.
+    last: ClientId,
+    /// When there is to be another try to take connections.
+    accept_at: Option<Instant>,
+    timer: Option<(TimerId, Instant)>,
+}
+
+impl Server {
+    /// Where it listens if nobody says otherwise.
+    pub(crate) fn default_path() -> PathBuf {
+        socket::default_path()
+    }
+
+    /// Listens there. Nobody is answered before [`start`](Self::start).
+    pub(crate) fn bind(path: &Path) -> io::Result<Self> {
+        let (listener, file) = SocketFile::bind(path)?;
+        Ok(Self {
+            listener: Arc::new(listener),
+            _file: file,
+            source: None,
+            clients: BTreeMap::new(),
+            next_id: 1,
+            last: ClientId(0),
+            accept_at: None,
+            timer: None,
+        })
+    }
+
+    pub(crate) fn start(&mut self, reactor: &mut Reactor) -> io::Result<()> {
+        self.source = Some(reactor.register(Arc::clone(&self.listener), Interest::Readable)?);
+        Ok(())
+    }
+
+    /// Takes an event. `false` if it was not meant for this.
+    pub(crate) fn handle(&mut self, reactor: &mut Reactor, event: &Event<'_>) -> bool {
+        match *event {
+            Event::Ready { source, .. } if self.source == Some(source) => self.accept(reactor),
+            Event::Ready { source, readable, writable } => {
+                let client = self.clients.values_mut().find(|client| client.source == source);
+                let Some(client) = client else { return false };
+                let now = reactor.now();
+                if readable {
+                    client.set_readable();
+                    if client.busy {
+                        client.read(now);
+                    }
+                }
+                if writable {
+                    client.flush(now);
+                }
+            }
+            Event::Timer(id) if self.timer.is_some_and(|(timer, _)| timer == id) => {
+                self.timer = None;
+                let now = reactor.now();
+                if self.accept_at.is_some_and(|at| at <= now) {
+                    self.accept(reactor);
+                }
+                for client in self.clients.values_mut() {
+                    client.check(now);
+                }
+            }
+            _ => return false,
+        }
+        true
+    }
+
+    fn accept(&mut self, reactor: &mut Reactor) {
+        self.accept_at = None;
+        loop {
+            match self.listener.accept() {
+                // What goes wrong with one is that one's loss.
+                Ok((stream, _)) => drop(self.admit(reactor, stream)),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
+                Err(error)
+                    if error.raw_os_error().is_some_and(|code| [libc::EINTR, libc::ECONNABORTED].contains(&code)) => {}
+                // No descriptors left, most likely; no event will tell of those that wait.
+                Err(_) => {
+                    self.accept_at = Some(reactor.now() + PAUSE);
+                    return;
+                }
+            }
+        }
+    }
+
+    fn admit(&mut self, reactor: &mut Reactor, stream: UnixStream) -> io::Result<()> {
+        stream.set_nonblocking(true)?;
+        let refuse = |stream: &UnixStream, why: &str| {
+            // It fits into an empty socket buffer, or nobody cares.
+            let _ = io::Write::write(&mut &*stream, &protocol::line(protocol::refused(why)));
+        };
+        if !socket::is_peer_allowed(&stream) {
+            refuse(&stream, "you are neither root nor the user that this supervisor runs as");
+            return Ok(());
+        }
+        if self.clients.len() >= CLIENTS {
+            let idle = self.clients.iter().filter(|(_, client)| client.is_idle());
+            let Some(longest) = idle.min_by_key(|(_, client)| client.active).map(|(id, _)| *id) else {
+                refuse(&stream, "too many clients");
+                return Ok(());
+            };
+            if let Some(client) = self.clients.get_mut(&longest) {
+                client.send(&protocol::line(protocol::refused("idle, and there are too many clients")), reactor.now());
+            }
+            self.drop_client(reactor, longest);
+        }
+        let stream = Arc::new(stream);
+        let source = reactor.register(Arc::clone(&stream), Interest::Both)?;
+        let id = ClientId(self.next_id);
+        self.next_id += 1;
+        self.clients.insert(id, Connection::new(source, stream, reactor.now()));
+        Ok(())
+    }
+
+    fn drop_client(&mut self, reactor: &mut Reactor, id: ClientId) {
+        if let Some(client) = self.clients.remove(&id) {
+            reactor.deregister(client.source);
+        }
+    }
+
+    /// Whether there may be requests.
+    pub(crate) fn has_work(&self) -> bool {
+        self.clients.values().any(Connection::has_work)
+    }
+
+    /// The requests that are to be answered now, one of each client at most.
+    pub(crate) fn requests(&mut self, now: Instant) -> Vec<(ClientId, Request)> {
+        let mut requests = Vec::new();
+        let after = self.clients.range(ClientId(self.last.0 + 1)..).map(|(id, _)| *id);
+        let order: Vec<ClientId> = after.chain(self.clients.range(..=self.last).map(|(id, _)| *id)).collect();
+        let mut looked_at = 0;
+        for id in order {
+            let Some(client) = self.clients.get_mut(&id) else { continue };
+            while looked_at < REQUESTS && requests.len() < CLIENTS {
+                let Some(input) = client.next(now) else { break };
+                looked_at += 1;
+                self.last = id;
+                let refusal = match input {
+                    // An empty line asks nothing.
+                    Input::Line(line) if line.trim_ascii().is_empty() => continue,
+                    Input::Line(line) => match Request::parse(&line) {
+                        Ok(request) => {
+                            client.busy = true;
+                            requests.push((id, request));
+                            break;
+                        }
+                        Err(error) => error,
+                    },
+                    Input::TooLong => format!("a request is at most {MAX_REQUEST} bytes"),
+                };
+                client.send(&protocol::line(protocol::refused(&refusal)), now);
+            }
+        }
+        requests
+    }
+
+    /// Answers the request of a client.
+    pub(crate) fn answer(&mut self, id: ClientId, answer: Object, now: Instant) {
+        if let Some(client) = self.clients.get_mut(&id) {
+            client.busy = false;
+            client.send(&protocol::line(answer), now);
+        }
+    }
+
+    /// Sends something before the answer. Whether the client is still there to take it; one that leaves too much of it is not.
+    pub(crate) fn send_before(&mut self, id: ClientId, object: Object, now: Instant) -> bool {
+        let Some(client) = self.clients.get_mut(&id) else { return false };
+        client.stream(&protocol::line(object), now);
+        !client.broken
+    }
+
+    /// Whether so much may be sent to a client now as it takes.
+    pub(crate) fn is_drained(&self, id: ClientId) -> bool {
+        self.clients.get(&id).is_some_and(Connection::is_drained)
+    }
+
+    /// Whether there is somebody to answer.
+    pub(crate) fn is_connected(&self, id: ClientId) -> bool {
+        self.clients.get(&id).is_some_and(|client| !client.broken)
+    }
+
+    /// Whether the client is there, and has not said that this was all.
+    pub(crate) fn is_listening(&self, id: ClientId) -> bool {
+        self.clients.get(&id).is_some_and(|client| !client.broken && !client.has_ended())
+    }
+
+    /// Lets those go that are done, and sees to it that those who wait are looked after in time.
+    pub(crate) fn settle(&mut self, reactor: &mut Reactor) {
+        let over = self.clients.iter().filter(|(_, client)| client.is_over());
+        for id in over.map(|(id, _)| *id).collect::<Vec<_>>() {
+            self.drop_client(reactor, id);
+        }
+        let now = reactor.now();
+        let mut deadline = self.accept_at;
+        for client in self.clients.values() {
+            let due = if client.has_work() { Some(now) } else { client.deadline() };
+            deadline = deadline.into_iter().chain(due).min();
+        }
+        match (deadline, self.timer) {
+            // One that is due already comes with the next turn; made anew again and again it never would.
+            (Some(at), Some((_, armed))) if at == armed || (at <= now && armed <= now) => return,
+            (_, Some((timer, _))) => drop(reactor.cancel_timer(timer)),
+            (_, None) => {}
+        }
+        self.timer = deadline.map(|at| (reactor.call_later(at.saturating_duration_since(now)), at));
+    }
+}

@@ -1,0 +1,149 @@
+//! The status table for people. Prints nothing.
+//!
+//! The one rule: every row fits the width, and only names are ever cut.
+
+use serde_json::Value;
+
+const HEADER: [&str; 8] = ["NAME", "STATE", "PID", "UPTIME", "RESTARTS", "LAST EXIT", "CPU", "PEAK"];
+/// Between two columns.
+const GAP: usize = 2;
+
+/// The processes of an answer as lines, the header first; not wider than `width` if there is one.
+pub(super) fn lines(processes: &[Value], width: Option<usize>) -> Vec<String> {
+    let mut rows = vec![HEADER.map(str::to_owned)];
+    rows.extend(processes.iter().map(row));
+    let mut widths = [0; HEADER.len()];
+    for row in &rows {
+        for (width, cell) in widths.iter_mut().zip(row) {
+            *width = cell.chars().count().max(*width);
+        }
+    }
+    if let Some(width) = width {
+        let others: usize = widths[1..].iter().map(|width| width + GAP).sum();
+        widths[0] = widths[0].min(width.saturating_sub(others).max(HEADER[0].len()));
+    }
+    rows.iter().map(|row| line(row, &widths)).collect()
+}
+
+fn line(row: &[String; 8], widths: &[usize; 8]) -> String {
+    let mut line = format!("{:<1$}", cut(&row[0], widths[0]), widths[0]);
+    line += &format!("{:GAP$}{:<2$}", "", row[1], widths[1]);
+    for (cell, width) in row[2..].iter().zip(&widths[2..]) {
+        line += &format!("{:GAP$}{cell:>width$}", "");
+    }
+    line
+}
+
+/// The start and the end of a name tell it apart: of instances, the end.
+fn cut(name: &str, width: usize) -> String {
+    let length = name.chars().count();
+    if length <= width {
+        return name.to_owned();
+    }
+    let end = (width - 1) / 2;
+    let start = width - 1 - end;
+    name.chars().take(start).chain(['…']).chain(name.chars().skip(length - end)).collect()
+}
+
+fn row(process: &Value) -> [String; 8] {
+    let seconds = |key: &str| process[key].as_f64();
+    let dash = |cell: Option<String>| cell.unwrap_or_else(|| "-".into());
+    let uptime = seconds("uptime").map(duration);
+    let retry = seconds("retry_in").map(|seconds| format!("in {}", duration(seconds)));
+    [
+        process["name"].as_str().unwrap_or("?").to_owned(),
+        process["state"].as_str().unwrap_or("?").to_owned(),
+        dash(process["pid"].as_u64().map(|pid| pid.to_string())),
+        dash(uptime.or(retry)),
+        dash(process["restarts"].as_u64().map(|restarts| restarts.to_string())),
+        last_exit(&process["last_exit"]),
+        dash(seconds("cpu").map(cpu)),
+        dash(process["peak_memory"].as_u64().map(size)),
+    ]
+}
+
+fn last_exit(exit: &Value) -> String {
+    match (exit["code"].as_i64(), exit["signal"].as_str()) {
+        (Some(code), _) => format!("code {code}"),
+        (None, Some(signal)) => signal.to_owned(),
+        (None, None) => (if exit.is_null() { "-" } else { "unknown" }).to_owned(),
+    }
+}
+
+/// Two units at most: `59s`, `3m07s`, `12h05m`, `400d03h`.
+fn duration(seconds: f64) -> String {
+    let seconds = seconds.max(0.0) as u64;
+    match (seconds / 86_400, seconds / 3600 % 24, seconds / 60 % 60, seconds % 60) {
+        (0, 0, 0, seconds) => format!("{seconds}s"),
+        (0, 0, minutes, seconds) => format!("{minutes}m{seconds:02}s"),
+        (0, hours, minutes, _) => format!("{hours}h{minutes:02}m"),
+        (days, hours, ..) => format!("{days}d{hours:02}h"),
+    }
+}
+
+fn cpu(seconds: f64) -> String {
+    if seconds < 60.0 { format!("{seconds:.2}s") } else { duration(seconds) }
+}
+
+/// `4K`, `1.6M`, `123M`, `1.5G`.
+fn size(bytes: u64) -> String {
+    let mut value = bytes as f64 / 1024.0;
+    for unit in ["K", "M", "G"] {
+        if value < 1000.0 {
+            let digits = usize::from(value < 10.0 && unit != "K");
+            return format!("{value:.digits$}{unit}");
+        }
+        value /= 1024.0;
+    }
+    format!("{value:.1}T")
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn busy(name: &str) -> Value {
+        json!({
+            "name": name, "state": "backing-off", "pid": 4_194_304, "uptime": null, "retry_in": 3599.9, "restarts": 99_999_999,
+            "last_exit": { "code": null, "signal": "SIGRTMIN+29", "text": "" }, "cpu": 1e8, "peak_memory": 123_456_789_012_u64,
+        })
+    }
+
+    #[test]
+    fn the_worst_row_fits() {
+        for line in lines(&[busy("a-very-long-name-of-a-process:12"), busy("x")], Some(80)) {
+            assert!(line.chars().count() <= 80, "{line}");
+        }
+        assert!(
+            lines(&[busy("a-very-long-name-of-a-process:12")], None)[1]
+                .starts_with("a-very-long-name-of-a-process:12 ")
+        );
+        assert_eq!(cut("a-very-long-name:12", 10), "a-ver…e:12");
+    }
+
+    #[test]
+    fn says_what_a_person_wants() {
+        let web = json!({
+            "name": "web", "state": "running", "pid": 42, "uptime": 3725.5, "retry_in": null, "restarts": 1,
+            "last_exit": { "code": 3, "signal": null, "text": "exit status 3" }, "cpu": 0.13, "peak_memory": 12_345_678,
+        });
+        let idle = json!({ "name": "idle", "state": "stopped", "pid": null, "restarts": 0, "last_exit": null });
+        assert_eq!(
+            lines(&[web, idle], Some(80)),
+            [
+                "NAME  STATE    PID  UPTIME  RESTARTS  LAST EXIT    CPU  PEAK",
+                "web   running   42   1h02m         1     code 3  0.13s   12M",
+                "idle  stopped    -       -         0          -      -     -",
+            ]
+        );
+    }
+
+    #[test]
+    fn figures_are_short() {
+        assert_eq!([0.0, 59.9, 60.0, 3600.0, 86_400.0].map(duration), ["0s", "59s", "1m00s", "1h00m", "1d00h"]);
+        assert_eq!([1 << 12, 1 << 20, 1_700_000, 1 << 30, 5 << 40].map(size), ["4K", "1.0M", "1.6M", "1.0G", "5.0T"]);
+        assert_eq!([0.0, 59.99, 61.0].map(cpu), ["0.00s", "59.99s", "1m01s"]);
+    }
+}

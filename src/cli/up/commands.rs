@@ -1,0 +1,154 @@
+//! What clients ask for, done. Knows no bytes and no sockets.
+//!
+//! The one rule: a request is refused as a whole or done as a whole; what it does not name is not touched.
+
+use childminder::{ProcessId, Reactor, Service};
+use serde_json::Value;
+
+use super::logs::Log;
+use super::waits::{Goal, Wait};
+use super::{Stage, Up, status};
+use crate::cli::control::protocol::{self, Action, Object, Request};
+use crate::cli::control::{ClientId, glob};
+
+impl Up {
+    /// Does what clients have asked for since the last time.
+    pub(super) fn execute_requests(&mut self, reactor: &mut Reactor) {
+        if !self.server.has_work() {
+            return;
+        }
+        for (client, request) in self.server.requests(reactor.now()) {
+            let answer = match self.execute(reactor, client, request) {
+                Ok(Some(answer)) => answer,
+                // It comes later.
+                Ok(None) => continue,
+                Err(refusal) => refusal.0,
+            };
+            self.server.answer(client, answer, reactor.now());
+        }
+    }
+
+    fn execute(
+        &mut self,
+        reactor: &mut Reactor,
+        client: ClientId,
+        request: Request,
+    ) -> Result<Option<Object>, Refusal> {
+        if self.stage != Stage::Running && matches!(request.action, Action::Start | Action::Restart | Action::Reload) {
+            return Err("shutting down".into());
+        }
+        let (names, goals) = match request.action {
+            Action::Status => {
+                let names = self.select(&request)?;
+                return Ok(Some(with(protocol::done(), "processes", self.statuses(reactor, &names))));
+            }
+            Action::Logs { follow } => {
+                let names = self.select(&request)?;
+                self.logs.push(Log::new(client, names, request.names, follow));
+                return Ok(None);
+            }
+            Action::Shutdown => {
+                if self.stage == Stage::Stopping {
+                    self.monitor.kill_service(reactor);
+                } else {
+                    reactor.stop();
+                }
+                return Ok(Some(protocol::done()));
+            }
+            Action::Signal(signal) => {
+                let names = self.signal(reactor, self.select(&request)?, signal)?;
+                return Ok(Some(with(protocol::done(), "names", names.into())));
+            }
+            Action::Reload => {
+                let changes = self.reload(reactor).map_err(Refusal::with_errors)?;
+                let goals = changes.goals();
+                (changes.into_answer(), goals)
+            }
+            Action::Start | Action::Stop | Action::Restart => {
+                let names = self.select(&request)?;
+                let goals = self.control(reactor, request.action, &names);
+                (with(protocol::done(), "names", names.into()), goals)
+            }
+        };
+        let Some(timeout) = request.wait else { return Ok(Some(names)) };
+        self.waits.push(Wait::new(reactor, client, goals, names, timeout, request.progress));
+        Ok(None)
+    }
+
+    /// The names that are meant, in the order of the file.
+    fn select(&self, request: &Request) -> Result<Vec<String>, Refusal> {
+        let all = || self.processes.iter().map(|process| &process.name);
+        if request.names.is_empty() {
+            return Ok(all().cloned().collect());
+        }
+        let mut names = Vec::new();
+        if let Some(unknown) = request.names.iter().find(|pattern| !all().any(|name| glob::matches(pattern, name))) {
+            return Err(format!("there is no process `{}`", unknown.chars().take(100).collect::<String>()).into());
+        }
+        let is_meant = |name: &&String| request.names.iter().any(|pattern| glob::matches(pattern, name));
+        names.extend(all().filter(is_meant).cloned());
+        Ok(names)
+    }
+
+    fn control(&mut self, reactor: &mut Reactor, action: Action, names: &[String]) -> Vec<(String, Goal)> {
+        let before: Vec<Option<ProcessId>> = names.iter().map(|name| self.process(name)).collect();
+        match action {
+            Action::Start => self.start_all(reactor, names),
+            Action::Stop => names.iter().for_each(|name| drop(self.monitor.stop_process(reactor, name))),
+            _ => names.iter().for_each(|name| drop(self.monitor.restart_process(reactor, name))),
+        }
+        let goal = |(name, process): (&String, Option<ProcessId>)| {
+            let goal = match action {
+                Action::Start => Goal::Running { instead_of: None },
+                Action::Stop => Goal::Down { process },
+                _ => Goal::Running { instead_of: process },
+            };
+            (name.clone(), goal)
+        };
+        names.iter().zip(before).map(goal).collect()
+    }
+
+    fn signal(&mut self, reactor: &mut Reactor, names: Vec<String>, signal: i32) -> Result<Vec<String>, Refusal> {
+        let reached: Vec<String> = names
+            .into_iter()
+            .filter(|name| {
+                let process = self.process(name).and_then(|id| reactor.process(id));
+                process.is_some_and(|mut process| process.signal(signal).is_ok())
+            })
+            .collect();
+        if reached.is_empty() { Err("none of them is running".into()) } else { Ok(reached) }
+    }
+
+    fn statuses(&self, reactor: &Reactor, names: &[String]) -> Value {
+        let statuses = names.iter().filter_map(|name| self.monitor.status(name));
+        statuses.map(|status| status::object(&status, reactor.now())).collect()
+    }
+}
+
+fn with(mut object: Object, key: &str, value: Value) -> Object {
+    object.insert(key.into(), value);
+    object
+}
+
+/// Why a request is refused.
+pub(super) struct Refusal(Object);
+
+impl Refusal {
+    /// With each mistake of the file on a line of its own.
+    fn with_errors(errors: String) -> Self {
+        let lines: Value = errors.lines().collect();
+        Self(with(protocol::refused(&format!("nothing is changed:\n{errors}")), "errors", lines))
+    }
+}
+
+impl From<&str> for Refusal {
+    fn from(error: &str) -> Self {
+        Self(protocol::refused(error))
+    }
+}
+
+impl From<String> for Refusal {
+    fn from(error: String) -> Self {
+        error.as_str().into()
+    }
+}

@@ -1,0 +1,297 @@
+//! `childminder up`: several processes from one file, kept running, under the control of a socket.
+//!
+//! Decides nothing about restarts; the monitor does. The one rule: whatever becomes of the file, of the output and of the clients, the
+//! processes are watched.
+//!
+//! What a process needs before it counts as up (readiness, dependencies, health) belongs into `waits` and `reload`, where
+//! states are looked at; what it tells us of itself beside stdout and stderr into `voice`.
+
+mod commands;
+mod console;
+mod files;
+mod logs;
+mod recent;
+mod reload;
+mod status;
+mod usage;
+mod voice;
+mod waits;
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use childminder::restart::State;
+use childminder::{Event, ProcessId, ProcessMonitor, Reactor, Service, Status};
+use lexopt::{Arg, Parser};
+
+use super::config::{Config, DEFAULT_FILE, Mark};
+use super::control::Server;
+use super::{Failure, output};
+use console::Console;
+use logs::Log;
+use voice::Voice;
+use waits::Wait;
+
+/// How long, once all is down, a reader of ours may take for what is left to say.
+const LAST_WORDS: Duration = Duration::from_secs(1);
+/// With more than this on a terminal, starts and stops are shown as progress.
+const MANY: usize = 10;
+
+const HELP: &str = "\
+childminder up runs the processes of a file, and keeps them running.
+
+usage: childminder up [-c FILE]
+
+  -c, --config FILE   the file (childminder.toml)
+  -h, --help          this text
+
+SIGTERM and SIGINT stop them all and end this command with 0, a second one kills; SIGHUP reads the file again and
+touches only what has changed. `childminder status` and the others talk to it. 2 is a mistake in the file or in the
+command line, 125 any other failure.
+";
+
+/// Runs what the file says.
+pub(super) fn main(mut arguments: Parser) -> Result<u8, Failure> {
+    let mut file = PathBuf::from(DEFAULT_FILE);
+    while let Some(argument) = arguments.next()? {
+        match argument {
+            Arg::Short('c') | Arg::Long("config") => file = arguments.value()?.into(),
+            Arg::Short('h') | Arg::Long("help") => {
+                output::say(HELP);
+                return Ok(0);
+            }
+            other => return Err(other.unexpected().into()),
+        }
+    }
+    let config = match Config::load(&file) {
+        Ok(config) => config,
+        Err(errors) => {
+            output::complain_plainly(&errors.to_string());
+            return Ok(2);
+        }
+    };
+    let mut reactor = Reactor::new()?;
+    let mut up = Up::new(&mut reactor, std::path::absolute(file)?, config)?;
+    let result = reactor.run_service(&mut up);
+    let deadline = reactor.now() + LAST_WORDS;
+    up.voice().console.finish(&reactor, deadline);
+    Ok(result.map(|()| 0)?)
+}
+
+/// The monitor, with all that is around it.
+#[derive(Debug)]
+struct Up {
+    file: PathBuf,
+    /// In the order of the file, as it was when it was last read.
+    processes: Vec<Known>,
+    /// Where the file said then that the socket shall be.
+    socket: Option<PathBuf>,
+    /// Started and stopped by the name, never as a whole: not all processes start by themselves.
+    monitor: ProcessMonitor<Voice>,
+    server: Server,
+    waits: Vec<Wait>,
+    logs: Vec<Log>,
+    /// What is started with the service.
+    autostart: Vec<String>,
+    stage: Stage,
+    /// Processes are not read, because nobody reads us.
+    held: bool,
+}
+
+/// What is remembered of a process's settings; the monitor has the rest.
+#[derive(Debug)]
+struct Known {
+    name: String,
+    mark: Mark,
+}
+
+impl Known {
+    fn all(config: &Config) -> Vec<Self> {
+        let processes = config.processes.iter();
+        processes.map(|process| Self { name: process.name.clone(), mark: process.mark() }).collect()
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    New,
+    Running,
+    Stopping,
+}
+
+impl Up {
+    /// Adds all processes and starts none.
+    fn new(reactor: &mut Reactor, file: PathBuf, config: Config) -> Result<Self, Failure> {
+        let socket = config.socket.clone().unwrap_or_else(Server::default_path);
+        let bound = Server::bind(&socket);
+        let server = bound.map_err(|error| Failure::Other(format!("{}: {error}", socket.display())))?;
+        // As far as it goes: with less, only fewer processes fit.
+        let _ = reactor.raise_fd_limit();
+        let mut console = Console::new()?;
+        console.watch(reactor);
+        reactor.watch_signal(libc::SIGHUP)?;
+        let mut monitor = ProcessMonitor::with_observer(Voice::new(console));
+        for process in &config.processes {
+            let failed = |error: &dyn std::fmt::Display| Failure::Other(format!("[{}] {error}", process.name));
+            let command = process.command().map_err(|error| failed(&error))?;
+            let added = monitor.add_process_with(reactor, process.name.as_str(), &command, process.policy.clone());
+            added.map_err(|error| failed(&error))?;
+            monitor.observer_mut().set(process);
+        }
+        let autostart = config.processes.iter().filter(|process| process.autostart);
+        Ok(Self {
+            file,
+            processes: Known::all(&config),
+            autostart: autostart.map(|process| process.name.clone()).collect(),
+            socket: config.socket,
+            monitor,
+            server,
+            waits: Vec::new(),
+            logs: Vec::new(),
+            stage: Stage::New,
+            held: false,
+        })
+    }
+
+    fn voice(&mut self) -> &mut Voice {
+        self.monitor.observer_mut()
+    }
+
+    /// Starts these processes, one after the other.
+    fn start_all(&mut self, reactor: &mut Reactor, names: &[String]) {
+        let many = names.len() > MANY && self.voice().console.shows_progress();
+        self.voice().quiet_starts = many;
+        for (index, name) in names.iter().enumerate() {
+            if many {
+                let progress = format!("starting, {index} of {}", names.len());
+                self.voice().console.set_progress(Some(progress));
+                self.voice().console.flush();
+            }
+            let _ = self.monitor.start_process(reactor, name);
+        }
+        if many {
+            let running = names.iter().filter(|name| self.process(name).is_some()).count();
+            let console = &mut self.voice().console;
+            console.set_progress(None);
+            console.say(&format!("started {running} of {}", names.len()));
+            self.voice().quiet_starts = false;
+        }
+    }
+
+    /// The living process of a name.
+    fn process(&self, name: &str) -> Option<ProcessId> {
+        self.monitor.status(name).and_then(|status| status.process)
+    }
+
+    fn show_stopping(&mut self) {
+        let all = self.processes.len();
+        if self.stage == Stage::Stopping && all > MANY {
+            let left = self.monitor.statuses().filter(|status| status.process.is_some()).count();
+            let progress = (left > 0).then(|| format!("stopping, {left} of {all} left"));
+            self.voice().console.set_progress(progress);
+        }
+    }
+
+    /// A process has ended by itself. What is left of its group goes before the next one comes: a worker that outlives its
+    /// master would keep the port.
+    fn kill_leftovers(&mut self, reactor: &mut Reactor, process: ProcessId) {
+        let ended_by_itself =
+            |status: Status<'_>| status.process == Some(process) && matches!(status.state, State::Running { .. });
+        if self.monitor.statuses().any(ended_by_itself) {
+            let group = reactor.process(process).and_then(|process| process.leftover_group());
+            let _ = group.map(|group| group.signal(libc::SIGKILL));
+        }
+    }
+
+    /// Where that could not be done later, it is done by the reactor, before the process is reaped.
+    fn prepare_leftovers(&mut self, reactor: &mut Reactor) {
+        for name in std::mem::take(&mut self.voice().started) {
+            if let Some(mut process) = self.process(&name).and_then(|id| reactor.process(id)) {
+                process.kill_group_at_exit();
+            }
+        }
+    }
+
+    /// After whatever has happened.
+    fn settle(&mut self, reactor: &mut Reactor) {
+        self.prepare_leftovers(reactor);
+        self.execute_requests(reactor);
+        self.settle_waits(reactor);
+        self.settle_logs(reactor);
+        self.show_stopping();
+        self.voice().flush(reactor.now());
+        self.hold_or_release(reactor);
+        self.server.settle(reactor);
+    }
+
+    /// Has those wait who write to our own output, while nobody reads it.
+    fn hold_or_release(&mut self, reactor: &mut Reactor) {
+        let console = &self.monitor.observer().console;
+        let hold = console.is_full();
+        if !(hold || self.held && console.is_empty()) {
+            return;
+        }
+        self.held = hold;
+        let statuses = self.monitor.statuses();
+        let named: HashMap<_, _> = statuses.filter_map(|status| Some((status.process?, status.name))).collect();
+        for id in reactor.processes().collect::<Vec<_>>() {
+            let Some(mut process) = reactor.process(id) else { continue };
+            // Those without a name have exited, and others hold their pipes.
+            let name = named.get(&id).copied().unwrap_or_default();
+            for fd in self.monitor.observer().console_fds(name) {
+                if hold { process.pause(fd) } else { process.resume(fd) }
+            }
+        }
+    }
+}
+
+impl Service for Up {
+    fn is_running(&self) -> bool {
+        self.stage == Stage::Running
+    }
+
+    fn is_down(&self) -> bool {
+        self.stage != Stage::Running && self.monitor.is_down()
+    }
+
+    fn start_service(&mut self, reactor: &mut Reactor) {
+        self.stage = Stage::Running;
+        if let Err(error) = self.server.start(reactor) {
+            self.voice().console.say(&format!("cannot be controlled: {error}"));
+        }
+        let names = std::mem::take(&mut self.autostart);
+        self.start_all(reactor, &names);
+        self.settle(reactor);
+    }
+
+    fn stop_service(&mut self, reactor: &mut Reactor) {
+        self.stage = Stage::Stopping;
+        self.monitor.stop_service(reactor);
+        self.settle(reactor);
+    }
+
+    fn kill_service(&mut self, reactor: &mut Reactor) {
+        self.stage = Stage::Stopping;
+        self.monitor.kill_service(reactor);
+        self.settle(reactor);
+    }
+
+    fn handle(&mut self, reactor: &mut Reactor, event: &Event<'_>) -> bool {
+        let handled = match *event {
+            Event::Signal(libc::SIGHUP) => {
+                self.reload_and_tell(reactor);
+                true
+            }
+            Event::Ready { source, .. } if self.voice().console.is(source) => true,
+            Event::Timer(id) if self.wait_is_over(reactor, id) => true,
+            Event::Exited { process, .. } => {
+                self.kill_leftovers(reactor, process);
+                self.monitor.handle(reactor, event)
+            }
+            _ => self.server.handle(reactor, event) || self.monitor.handle(reactor, event),
+        };
+        self.settle(reactor);
+        handled
+    }
+}

@@ -1,0 +1,152 @@
+//! The file again: what has changed is carried out, and nothing else is touched.
+//!
+//! The one rule: all that can fail is done before anything is changed.
+
+use std::collections::{HashMap, HashSet};
+
+use childminder::restart::State;
+use childminder::{Command, Policy, Reactor};
+
+use super::waits::Goal;
+use super::{Known, Up};
+use crate::cli::config::{Change, Config, Mark, ProcessConfig};
+use crate::cli::control::protocol::{self, Object};
+
+/// What a reload has done.
+#[derive(Debug, Default)]
+pub(super) struct Changes {
+    added: Vec<String>,
+    removed: Vec<String>,
+    /// They have new settings; those that were up are started again.
+    restarted: Vec<String>,
+    /// They run on, under a new policy.
+    updated: Vec<String>,
+    goals: Vec<(String, Goal)>,
+}
+
+impl Changes {
+    /// What it will have come to in the end.
+    pub(super) fn goals(&self) -> Vec<(String, Goal)> {
+        self.goals.clone()
+    }
+
+    pub(super) fn into_answer(self) -> Object {
+        let mut answer = protocol::done();
+        for (key, names) in
+            [("added", self.added), ("removed", self.removed), ("restarted", self.restarted), ("updated", self.updated)]
+        {
+            answer.insert(key.into(), names.into());
+        }
+        answer
+    }
+
+    fn summary(&self) -> String {
+        let parts = [
+            ("added", &self.added),
+            ("removed", &self.removed),
+            ("restarted", &self.restarted),
+            ("updated", &self.updated),
+        ];
+        let parts = parts.iter().filter(|(_, names)| !names.is_empty());
+        let parts: Vec<_> = parts.map(|(what, names)| format!("{what} {}", names.join(", "))).collect();
+        if parts.is_empty() { "nothing has changed".into() } else { parts.join("; ") }
+    }
+}
+
+impl Up {
+    /// Reads the file again, because of a signal.
+    pub(super) fn reload_and_tell(&mut self, reactor: &mut Reactor) {
+        if self.stage != super::Stage::Running {
+            return;
+        }
+        if let Err(errors) = self.reload(reactor) {
+            self.voice().console.say(&format!("not reloaded:\n{errors}"));
+        }
+    }
+
+    /// Reads the file again. The error is all that is wrong, one on a line; nothing has changed then.
+    pub(super) fn reload(&mut self, reactor: &mut Reactor) -> Result<Changes, String> {
+        let new = Config::load(&self.file).map_err(|errors| errors.to_string())?;
+        let old: HashMap<&str, Mark> =
+            self.processes.iter().map(|process| (process.name.as_str(), process.mark)).collect();
+        let mut errors = Vec::new();
+        let mut plan = Vec::new();
+        for process in &new.processes {
+            let change = old.get(process.name.as_str()).map(|old| old.change(process.mark()));
+            let command = match change {
+                None | Some(Change::Process) => match process.command() {
+                    Ok(command) => Some(command),
+                    Err(error) => {
+                        errors.push(format!("[{}] {error}", process.name));
+                        continue;
+                    }
+                },
+                Some(_) => None,
+            };
+            plan.push((process, change, command));
+        }
+        if !errors.is_empty() {
+            return Err(errors.join("\n"));
+        }
+
+        // What was written until now goes where it went until now.
+        self.voice().flush(reactor.now());
+        let mut changes = Changes::default();
+        let wanted: HashSet<&str> = new.processes.iter().map(|process| process.name.as_str()).collect();
+        let gone = self.processes.iter().filter(|process| !wanted.contains(process.name.as_str()));
+        for process in gone.map(|process| process.name.clone()) {
+            let id = self.monitor.status(&process).and_then(|status| status.process);
+            let _ = self.monitor.remove_process(reactor, &process);
+            self.monitor.observer_mut().remove(&process, id.is_some());
+            changes.goals.push((process.clone(), Goal::Down { process: id }));
+            changes.removed.push(process);
+        }
+        for (process, change, command) in plan {
+            match (change, command) {
+                (Some(Change::Policy), _) => {
+                    let _ = self.monitor.set_process_policy(&process.name, process.policy.clone());
+                    changes.updated.push(process.name.clone());
+                }
+                (None, Some(command)) => {
+                    self.add(reactor, process, &command, process.autostart);
+                    if process.autostart {
+                        changes.goals.push((process.name.clone(), Goal::Running { instead_of: None }));
+                    }
+                    changes.added.push(process.name.clone());
+                }
+                (Some(_), Some(command)) => {
+                    let status = self.monitor.status(&process.name);
+                    let up = status.is_some_and(|status| !matches!(status.state, State::Stopped | State::Exited));
+                    let id = status.and_then(|status| status.process);
+                    let _ = self.monitor.remove_process(reactor, &process.name);
+                    self.add(reactor, process, &command, up);
+                    if up {
+                        changes.goals.push((process.name.clone(), Goal::Running { instead_of: id }));
+                    }
+                    changes.restarted.push(process.name.clone());
+                }
+                _ => {}
+            }
+        }
+        self.processes = Known::all(&new);
+        let moved = new.socket != self.socket;
+        self.socket = new.socket;
+        let console = &mut self.voice().console;
+        console.say(&format!("reloaded: {}", changes.summary()));
+        if moved {
+            console.say("the socket stays where it is until the next start");
+        }
+        Ok(changes)
+    }
+
+    fn add(&mut self, reactor: &mut Reactor, process: &ProcessConfig, command: &Command, start: bool) {
+        self.monitor.observer_mut().set(process);
+        let policy: Policy = process.policy.clone();
+        let name = process.name.as_str();
+        let added = self.monitor.add_process_with(reactor, name, command, policy);
+        let started = added.and_then(|()| if start { self.monitor.start_process(reactor, name) } else { Ok(()) });
+        if let Err(error) = started {
+            self.voice().console.say(&format!("[{name}] {error}"));
+        }
+    }
+}

@@ -1,0 +1,50 @@
+//! What is known of a process, as the protocol has it.
+//!
+//! The one rule: what is not known is null.
+
+use std::time::Instant;
+
+use childminder::Status;
+use childminder::restart::State;
+use serde_json::{Value, json};
+
+use super::usage::Usage;
+
+pub(super) fn state_name(state: State) -> &'static str {
+    match state {
+        State::Stopped => "stopped",
+        State::BackingOff { .. } => "backing-off",
+        State::Stopping { .. } => "stopping",
+        State::Exited => "exited",
+        // A start is over when it can be asked for.
+        _ => "running",
+    }
+}
+
+pub(super) fn object(status: &Status<'_>, now: Instant) -> Value {
+    let usage = status.pid.map(Usage::of).unwrap_or_default();
+    let uptime = match status.state {
+        State::Running { since } => Some(now.saturating_duration_since(since).as_secs_f64()),
+        _ => None,
+    };
+    let retry_in = match status.state {
+        State::BackingOff { until } => Some(until.saturating_duration_since(now).as_secs_f64()),
+        _ => None,
+    };
+    let last_exit = status.last_exit.map(|exit| {
+        let signal =
+            exit.signal().map(|number| childminder::signal::name(number).unwrap_or_else(|| number.to_string()));
+        json!({ "code": exit.code(), "signal": signal, "text": exit.to_string() })
+    });
+    json!({
+        "name": status.name,
+        "state": state_name(status.state),
+        "pid": status.pid,
+        "uptime": uptime,
+        "restarts": status.restarts,
+        "retry_in": retry_in,
+        "last_exit": last_exit,
+        "cpu": usage.cpu.map(|cpu| cpu.as_secs_f64()),
+        "peak_memory": usage.peak_memory,
+    })
+}

@@ -1,0 +1,205 @@
+//! What the supervisor hears of its processes, and where it goes: to the console, to files, to those who follow.
+//!
+//! Decides nothing about processes. The one rule: nothing here waits, and nothing here grows: what cannot be passed on is
+//! counted and dropped.
+
+use std::collections::HashMap;
+use std::time::{Duration, Instant};
+
+use childminder::{Exit, Line, Observer, SpawnError, signal};
+
+use super::console::Console;
+use super::files::LogFile;
+use super::recent::Recent;
+use crate::cli::config::{Output, ProcessConfig};
+
+#[derive(Debug)]
+pub(super) struct Voice {
+    pub(super) console: Console,
+    files: Vec<Option<LogFile>>,
+    streams: HashMap<String, Streams>,
+    /// The number of the next name, for its colour.
+    next_number: usize,
+    /// Somebody follows: what comes is kept for the rest of the turn.
+    pub(super) followed: bool,
+    /// Name, stream, line.
+    news: Vec<(String, u8, Vec<u8>)>,
+    /// Who was started since somebody last looked.
+    pub(super) started: Vec<String>,
+    /// Starts are counted and not told: many are under way.
+    pub(super) quiet_starts: bool,
+}
+
+/// What one process writes.
+#[derive(Debug)]
+struct Streams {
+    number: usize,
+    out: Sink,
+    err: Sink,
+    recent: Recent,
+    /// The process is not wanted any more; it is forgotten when it has exited.
+    removed: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Sink {
+    Console,
+    File(usize),
+    /// It does not come by us.
+    Elsewhere,
+}
+
+impl Voice {
+    pub(super) fn new(console: Console) -> Self {
+        Self {
+            console,
+            files: Vec::new(),
+            streams: HashMap::new(),
+            next_number: 0,
+            followed: false,
+            news: Vec::new(),
+            started: Vec::new(),
+            quiet_starts: false,
+        }
+    }
+
+    /// Has the output of a process go where its settings say. Its last lines stay.
+    pub(super) fn set(&mut self, process: &ProcessConfig) {
+        let out = self.sink(&process.settings.stdout);
+        let err = self.sink(&process.settings.stderr);
+        let next = self.next_number;
+        let streams = self.streams.entry(process.name.clone()).or_insert_with(|| {
+            self.next_number += 1;
+            Streams { number: next, out, err, recent: Recent::default(), removed: false }
+        });
+        (streams.out, streams.err, streams.removed) = (out, err, false);
+        self.close_unused_files();
+    }
+
+    /// Forgets a process, at once or, if it is `alive`, when it has exited.
+    pub(super) fn remove(&mut self, name: &str, alive: bool) {
+        if let Some(streams) = self.streams.get_mut(name) {
+            streams.removed = true;
+            if !alive {
+                self.streams.remove(name);
+                self.close_unused_files();
+            }
+        }
+    }
+
+    fn sink(&mut self, output: &Output) -> Sink {
+        let Output::File { path, max_size, keep } = output else {
+            return if *output == Output::Prefix { Sink::Console } else { Sink::Elsewhere };
+        };
+        // One file, however many write to it: they must not rotate it under each other.
+        let known = self.files.iter().position(|file| file.as_ref().is_some_and(|file| file.path() == path));
+        let free = || self.files.iter().position(Option::is_none);
+        let index = known.or_else(free).unwrap_or_else(|| {
+            self.files.push(None);
+            self.files.len() - 1
+        });
+        match &mut self.files[index] {
+            Some(file) => file.set_limits(*max_size, *keep),
+            none => *none = Some(LogFile::new(path.clone(), *max_size, *keep)),
+        }
+        Sink::File(index)
+    }
+
+    fn close_unused_files(&mut self) {
+        for (index, file) in self.files.iter_mut().enumerate() {
+            let used = Sink::File(index);
+            if !self.streams.values().any(|streams| streams.out == used || streams.err == used) {
+                *file = None;
+            }
+        }
+    }
+
+    /// Which of a process's descriptors write to the console; all of those whose process is not known any more.
+    pub(super) fn console_fds(&self, name: &str) -> impl Iterator<Item = i32> {
+        let streams = self.streams.get(name);
+        let (out, err) = streams.map_or((Sink::Console, Sink::Console), |streams| (streams.out, streams.err));
+        [(1, out), (2, err)].into_iter().filter(|(_, sink)| *sink == Sink::Console).map(|(fd, _)| fd)
+    }
+
+    /// The last lines of a process, each with its stream.
+    pub(super) fn recent(&mut self, name: &str, see: impl FnMut(u8, &[u8])) {
+        if let Some(streams) = self.streams.get_mut(name) {
+            streams.recent.for_each(see);
+        }
+    }
+
+    /// What has come since the last call, if somebody follows.
+    pub(super) fn take_news(&mut self) -> Vec<(String, u8, Vec<u8>)> {
+        std::mem::take(&mut self.news)
+    }
+
+    /// Passes on what was heard in this turn.
+    pub(super) fn flush(&mut self, now: Instant) {
+        for file in self.files.iter_mut().flatten() {
+            if let Some(said) = file.flush(now) {
+                self.console.say(&said);
+            }
+        }
+        self.console.flush();
+    }
+
+    fn report(&mut self, name: &str, what: &str) {
+        self.console.say(&format!("[{name}] {what}"));
+    }
+}
+
+impl Observer for Voice {
+    fn line(&mut self, line: &Line<'_>) {
+        let stream = if line.fd == 2 { 2 } else { 1 };
+        if self.followed {
+            self.news.push((line.name.to_owned(), stream, line.bytes.to_vec()));
+        }
+        // Of a process that was removed, somebody still holds the pipe.
+        let Some(streams) = self.streams.get_mut(line.name) else { return self.console.line(line, 0) };
+        streams.recent.push(stream, line.bytes);
+        match if stream == 2 { streams.err } else { streams.out } {
+            Sink::File(index) => {
+                if let Some(Some(file)) = self.files.get_mut(index) {
+                    file.push(line.bytes);
+                }
+            }
+            Sink::Console | Sink::Elsewhere => self.console.line(line, streams.number),
+        }
+    }
+
+    fn started(&mut self, name: &str, pid: u32) {
+        self.started.push(name.to_owned());
+        if !self.quiet_starts {
+            self.report(name, &format!("started, pid {pid}"));
+        }
+    }
+
+    fn start_failed(&mut self, name: &str, error: &SpawnError) {
+        self.report(name, &format!("could not start: {error}"));
+    }
+
+    fn exited(&mut self, name: &str, exit: &Exit) {
+        let (wall, cpu) = (exit.wall_time.as_secs_f64(), exit.usage.cpu_time().as_secs_f64());
+        self.report(name, &format!("exited: {exit}, after {wall:.3} s, {cpu:.3} s CPU"));
+        if self.streams.get(name).is_some_and(|streams| streams.removed) {
+            self.streams.remove(name);
+        }
+    }
+
+    fn restarting(&mut self, name: &str, delay: Duration) {
+        if delay.is_zero() {
+            self.report(name, "restarting now");
+        } else {
+            self.report(name, &format!("restarting in {} s", delay.as_secs_f64()));
+        }
+    }
+
+    fn terminating(&mut self, name: &str, signal: i32) {
+        let signal = signal::name(signal).unwrap_or_else(|| signal.to_string());
+        self.report(name, &format!("terminating, {signal} sent"));
+    }
+
+    fn killing(&mut self, name: &str) {
+        self.report(name, "killed, SIGKILL sent");
+    }
+}

@@ -1,0 +1,244 @@
+//! The control of `childminder up` from the shell: its commands, their answers and exit codes; who may use the socket.
+#![cfg(feature = "cli")]
+
+mod up_util;
+
+use std::fs;
+use std::io::Read;
+use std::os::unix::fs::PermissionsExt;
+use std::process::{Command, Stdio};
+
+use rustix::process::Signal;
+use up_util::{Folder, PROGRAM, Up, text, until};
+
+const SLEEPS: &str = "
+[process.web]
+command = [\"sleep\", \"1000\"]
+[process.worker]
+command = [\"sleep\", \"1000\"]
+instances = 2
+[process.lazy]
+command = [\"sleep\", \"1000\"]
+autostart = false
+";
+
+fn states(up: &Up) -> Vec<(String, String)> {
+    let word = |value: &serde_json::Value| value.as_str().unwrap().to_owned();
+    up.statuses().iter().map(|status| (word(&status["name"]), word(&status["state"]))).collect()
+}
+
+#[track_caller]
+fn assert_states(up: &Up, expected: [&str; 4]) {
+    let names = ["web", "worker:1", "worker:2", "lazy"];
+    let expected: Vec<_> = names.into_iter().zip(expected).map(|(a, b)| (a.to_owned(), b.to_owned())).collect();
+    assert_eq!(states(up), expected);
+}
+
+#[test]
+fn starts_stops_and_restarts_what_is_named() {
+    let up = Up::start(SLEEPS);
+    assert_states(&up, ["running", "running", "running", "stopped"]);
+    let web = up.pid_of("web");
+    up.ok(&["stop", "worker:*", "--wait"]);
+    assert_states(&up, ["running", "stopped", "stopped", "stopped"]);
+    up.ok(&["start", "worker:?", "lazy", "--wait", "--timeout", "30s"]);
+    assert_states(&up, ["running", "running", "running", "running"]);
+    assert_eq!(up.pid_of("web"), web);
+
+    up.ok(&["restart", "web", "--wait"]);
+    assert_ne!(up.pid_of("web"), web);
+    let status = up.status("web");
+    assert_eq!((&status["restarts"], &status["last_exit"]["signal"]), (&1.into(), &"SIGTERM".into()));
+    up.ok(&["stop", "--all", "--wait"]);
+    assert_states(&up, ["stopped"; 4]);
+    up.shutdown();
+}
+
+#[test]
+fn says_in_json_what_a_program_wants() {
+    let up = Up::start("[process.a]\nshell = \"exit 3\"\nrestart = \"never\"\n[process.b]\ncommand = [\"false\"]\n");
+    let a = up.until_state("a", "exited");
+    assert_eq!(a["last_exit"], serde_json::json!({ "code": 3, "signal": null, "text": "exit status 3" }));
+    assert!(a["pid"].is_null() && a["uptime"].is_null(), "{a}");
+    let b = up.until_state("b", "backing-off");
+    assert!(b["retry_in"].as_f64().is_some(), "{b}");
+    up.ok(&["stop", "b"]);
+    assert_eq!(up.status("b")["state"], "stopped");
+}
+
+#[test]
+fn sends_signals() {
+    let up = Up::start(
+        "[process.a]\nshell = \"trap 'echo got usr1' USR1; echo ready; while :; do sleep 0.05; done\"\n[process.b]\ncommand = [\"sleep\", \"1000\"]\nautostart = false\n",
+    );
+    up.until_read("out", "[a] ready");
+    up.ok(&["signal", "usr1", "a"]);
+    up.until_read("out", "[a] got usr1");
+    assert_eq!(up.fails(&["signal", "SIGUSR1", "b"]), (1, "childminder: none of them is running\n".into()));
+    up.ok(&["signal", "9", "a"]);
+    until("a restart", || (up.status("a")["restarts"] == 1).then_some(()));
+}
+
+#[test]
+fn refuses_in_words_and_by_exit_code() {
+    let up = Up::start(SLEEPS);
+    let before = up.statuses().iter().map(|status| status["pid"].clone()).collect::<Vec<_>>();
+    for (args, code, part) in [
+        (&["stop"][..], 2, "which processes?"),
+        (&["stop", "web", "--all"], 2, "either NAME… or --all"),
+        (&["stop", "web", "--timeout", "1s"], 2, "--timeout goes with --wait"),
+        (&["stop", "web", "--wait", "--timeout", "soon"], 2, "--timeout wants a duration"),
+        (&["signal", "web"], 2, "unknown signal `web`"),
+        (&["signal"], 2, "which signal?"),
+        (&["shutdown", "web"], 2, "unexpected argument"),
+        (&["status", "--follow"], 2, "invalid option"),
+        (&["stop", "nobody"], 1, "there is no process `nobody`"),
+        (&["stop", "web", "nob*"], 1, "there is no process `nob*`"),
+        (&["status", "nobody"], 1, "there is no process `nobody`"),
+        (&["status", "--socket", "/no/such/socket"], 125, "no supervisor is running at /no/such/socket"),
+        (&["status", "-c", "nothing.toml"], 2, "nothing.toml"),
+    ] {
+        let (exit, said) = up.fails(args);
+        assert_eq!(exit, code, "{args:?} {said}");
+        assert!(said.contains(part) && said.lines().count() == 1, "{args:?} {said}");
+    }
+    let after = up.statuses().iter().map(|status| status["pid"].clone()).collect::<Vec<_>>();
+    assert_eq!(before, after, "refused, and done all the same");
+    up.shutdown();
+}
+
+#[test]
+fn a_wait_ends_with_its_time_or_when_it_is_in_vain() {
+    let up = Up::start(
+        "[process.stubborn]\nshell = \"trap '' TERM; echo ready; while :; do sleep 0.05; done\"\nkill-time = \"1h\"\n[process.missing]\ncommand = [\"/no/such/program\"]\n[process.other]\ncommand = [\"sleep\", \"1000\"]\n",
+    );
+    up.until_read("out", "[stubborn] ready");
+    let (code, said) = up.fails(&["stop", "stubborn", "other", "--wait", "--timeout", "200ms"]);
+    assert_eq!((code, &*said), (1, "childminder: not reached within 0.2 s: stubborn is stopping\n"));
+    let (code, said) = up.fails(&["start", "missing", "--wait", "--timeout", "0.1s"]);
+    assert_eq!((code, &*said), (1, "childminder: not reached within 0.1 s: missing is backing-off\n"));
+
+    let mut waiting = Command::new(PROGRAM);
+    waiting.args(["start", "missing", "--wait"]).current_dir(&up.folder.0).stderr(Stdio::piped());
+    let waiting = waiting.spawn().unwrap();
+    // It is known to wait when it has been heard: the process has been tried once more.
+    until("another try", || (up.folder.read("err").matches("[missing] could not start").count() > 2).then_some(()));
+    up.ok(&["stop", "missing"]);
+    let output = waiting.wait_with_output().unwrap();
+    assert_eq!((output.status.code(), &*text(&output.stderr)), (Some(1), "childminder: missing was stopped\n"));
+}
+
+#[test]
+fn shows_the_last_lines_and_those_to_come() {
+    let up = Up::start(
+        "[process.a]\nshell = \"seq 1 150; echo err >&2; while [ ! -e go ]; do sleep 0.02; done; echo new; exec sleep 1000\"\ndirectory = \".\"\n[process.b]\nshell = \"echo other; exec sleep 1000\"\nstdout = \"null\"\n",
+    );
+    up.until_read("err", "[a] started");
+    up.until_read("out", "[a] 150");
+    up.until_read("err", "[a] err");
+    let lines = up.ok(&["logs", "a"]);
+    assert_eq!(lines.lines().count(), 100);
+    assert!(lines.contains("[a] 150\n") && lines.contains("[a] err\n") && !lines.contains("[a] 50\n"), "{lines}");
+    assert_eq!(up.ok(&["logs", "b"]), "");
+
+    let mut follow = Command::new(PROGRAM);
+    follow.args(["logs", "-f", "--json", "a"]).current_dir(&up.folder.0).stdout(Stdio::piped());
+    let mut follow = follow.spawn().unwrap();
+    let mut out = follow.stdout.take().unwrap();
+    let mut seen = Vec::new();
+    let mut buffer = [0; 4096];
+    while !text(&seen).contains("\"line\":\"err\"") {
+        let count = out.read(&mut buffer).unwrap();
+        assert!(count > 0, "{}", text(&seen));
+        seen.extend_from_slice(&buffer[..count]);
+    }
+    up.folder.write("go", "");
+    while !text(&seen).contains("\"line\":\"new\"") {
+        let count = out.read(&mut buffer).unwrap();
+        assert!(count > 0, "{}", text(&seen));
+        seen.extend_from_slice(&buffer[..count]);
+    }
+    assert_eq!(text(&seen).lines().count(), 101);
+    // When the supervisor goes, there is nothing more to follow.
+    up.shutdown();
+    assert_eq!(follow.wait().unwrap().code(), Some(125));
+}
+
+#[test]
+fn one_instance_per_socket_and_a_dead_ones_is_replaced() {
+    let mut up = Up::start(SLEEPS);
+    let mode = fs::metadata(up.socket()).unwrap().permissions().mode() & 0o777;
+    assert_eq!(mode, 0o600);
+    let (code, said) = up.fails(&["up"]);
+    assert_eq!(code, 125);
+    assert!(said.ends_with("/s: another instance is running\n"), "{said}");
+    assert_states(&up, ["running", "running", "running", "stopped"]);
+
+    let pids = [up.pid_of("web"), up.pid_of("worker:1"), up.pid_of("worker:2")];
+    up.signal(Signal::KILL);
+    up.wait();
+    assert!(up.socket().exists(), "left behind by the dead one");
+    pids.map(|pid| up_util::kill(pid, Signal::KILL));
+    let folder = std::mem::replace(&mut up.folder, Folder::new());
+    Up::start_in(folder, SLEEPS).shutdown();
+}
+
+#[test]
+fn of_many_that_start_at_once_one_runs() {
+    let folder = Folder::new();
+    folder.write("childminder.toml", "[monitor]\nsocket = \"s\"\n[process.a]\ncommand = [\"sleep\", \"1000\"]\n");
+    drop(std::os::unix::net::UnixListener::bind(folder.join("s")).unwrap());
+    let mut command = Command::new(PROGRAM);
+    command.arg("up").current_dir(&folder.0).stdout(Stdio::null()).stderr(Stdio::null());
+    let mut all: Vec<_> = (0..6).map(|_| command.spawn().unwrap()).collect();
+    let mut codes = Vec::new();
+    until("all but one to give up", || {
+        all.retain_mut(|child| match child.try_wait().unwrap() {
+            Some(status) => {
+                codes.push(status.code());
+                false
+            }
+            None => true,
+        });
+        (all.len() == 1).then_some(())
+    });
+    assert_eq!(codes, [Some(125); 5]);
+    let mut up = Up { folder, child: all.remove(0) };
+    up.wait_for_socket();
+    up.shutdown();
+}
+
+#[test]
+fn another_user_is_refused() {
+    if !rustix::process::geteuid().is_root() {
+        eprintln!("skipped: only root can be somebody else");
+        return;
+    }
+    let up = Up::start(SLEEPS);
+    // As open as it can be by mistake: who is at the other end still counts.
+    let open = |path: &std::path::Path, mode| fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+    open(&up.folder.0, 0o755);
+    open(&up.socket(), 0o777);
+    let program = up.folder.join("childminder");
+    fs::copy(PROGRAM, &program).unwrap();
+    open(&program, 0o755);
+    let script = format!(
+        "import socket; s = socket.socket(socket.AF_UNIX); s.connect({:?}); s.sendall(b'{{\"version\":1,\"command\":\"shutdown\"}}\\n'); print(s.recv(1000).decode())",
+        up.socket()
+    );
+    let as_nobody = |args: &[&str]| {
+        let mut command = Command::new("setpriv");
+        command.args(["--reuid", "65534", "--regid", "65534", "--clear-groups"]).args(args);
+        command.output().unwrap()
+    };
+    let output = as_nobody(&["/usr/bin/python3", "-c", &script]);
+    if output.status.success() {
+        assert!(text(&output.stdout).contains("you are neither root nor the user"), "{}", text(&output.stdout));
+    } else {
+        eprintln!("not asked by python3: {}", text(&output.stderr));
+    }
+    let output = as_nobody(&[program.to_str().unwrap(), "shutdown", "--socket", up.socket().to_str().unwrap()]);
+    assert_ne!(output.status.code(), Some(0));
+    assert_states(&up, ["running", "running", "running", "stopped"]);
+    up.shutdown();
+}

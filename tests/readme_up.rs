@@ -1,0 +1,105 @@
+//! Every example of the README's chapter on `childminder up`, run as it stands there. Numbers and spaces may differ.
+#![cfg(feature = "cli")]
+
+mod up_util;
+
+use std::process::{Command, Stdio};
+
+use up_util::{Folder, PROGRAM, Up, ask_on, connect, on_a_terminal, text, until};
+
+const README: &str = include_str!("../README.md");
+
+/// The chapter's fenced blocks of this language.
+fn blocks(language: &str) -> Vec<&'static str> {
+    let (_, chapter) = README.split_once("run by tests/readme_up.rs -->").expect("the chapter's mark");
+    let chapter = chapter.split_once("\n## ").map_or(chapter, |(chapter, _)| chapter);
+    let parts = chapter.split("```").skip(1).step_by(2);
+    parts.filter_map(|block| block.strip_prefix(language)?.strip_prefix('\n')).collect()
+}
+
+/// What stays the same from one run to the next.
+fn essence(output: &str) -> String {
+    let word =
+        |word: &str| if word.starts_with(|c: char| c.is_ascii_digit()) { "#".to_owned() } else { word.to_owned() };
+    let line = |line: &str| line.split_whitespace().map(word).collect::<Vec<_>>().join(" ");
+    output.lines().map(line).collect::<Vec<_>>().join("\n")
+}
+
+/// Commands, each with what it says.
+fn examples() -> Vec<(&'static str, &'static str)> {
+    let mut examples = Vec::new();
+    for block in blocks("console") {
+        for example in block.strip_prefix("$ ").unwrap().split("\n$ ") {
+            examples.push(example.split_once('\n').unwrap_or((example, "")));
+        }
+    }
+    examples
+}
+
+#[test]
+fn every_command_does_what_the_readme_says() {
+    let folder = Folder::new();
+    folder.write("childminder.toml", blocks("toml")[0]);
+    let mut up: Option<Up> = None;
+    let mut folder = Some(folder);
+    let bin = std::path::Path::new(PROGRAM).parent().unwrap();
+    let path = format!("{}:{}", bin.display(), std::env::var("PATH").unwrap());
+    let examples = examples();
+    assert!(examples.len() > 15, "{examples:?}");
+    for (command, expected) in examples {
+        let here = |up: &Option<Up>, folder: &Option<Folder>| match (up, folder) {
+            (Some(up), _) => up.folder.0.clone(),
+            (None, Some(folder)) => folder.0.clone(),
+            (None, None) => unreachable!("one of them has it"),
+        };
+        if command == "childminder up" {
+            let folder = folder.take().unwrap();
+            let output = |name: &str| Stdio::from(std::fs::File::create(folder.join(name)).unwrap());
+            let mut command = Command::new(PROGRAM);
+            command.arg("up").current_dir(&folder.0).stdout(output("out")).stderr(output("err"));
+            let child = command.spawn().unwrap();
+            let started = up.insert(Up { folder, child });
+            for line in expected.lines() {
+                until(line, || {
+                    let said = essence(&(started.folder.read("out") + &started.folder.read("err")));
+                    said.lines().any(|said| said == essence(line)).then_some(())
+                });
+            }
+            continue;
+        }
+        if command.ends_with("--watch") {
+            let args: Vec<&str> = command.split(' ').skip(1).collect();
+            on_a_terminal(&here(&up, &folder), &args, &["NAME", "clock"]);
+            continue;
+        }
+        let run = || {
+            let output =
+                Command::new("sh").args(["-c", command]).env("PATH", &path).current_dir(here(&up, &folder)).output();
+            let output = output.unwrap();
+            essence(&(text(&output.stdout) + &text(&output.stderr)))
+        };
+        if ["status", "logs"].iter().any(|looks| command.contains(looks)) {
+            // What is shown may take a moment to be so.
+            let mut last = String::new();
+            until(&format!("{command}\n{expected}"), || {
+                last = run();
+                (last == essence(expected)).then_some(())
+            });
+        } else {
+            assert_eq!(run(), essence(expected), "{command}");
+        }
+    }
+    let mut up = up.unwrap();
+    assert_eq!(up.wait().code(), Some(0));
+}
+
+#[test]
+fn the_protocol_is_as_the_readme_says() {
+    let processes = blocks("toml")[0].split_once("[process.worker]").unwrap().1;
+    let up = Up::start(&format!("[process.worker]\nautostart = false\n{processes}"));
+    let stream = connect(&up.socket());
+    let lines: Vec<&str> = blocks("json")[0].lines().collect();
+    for pair in lines.chunks(2) {
+        assert_eq!(ask_on(&stream, pair[0]).unwrap().to_string(), pair[1], "{}", pair[0]);
+    }
+}

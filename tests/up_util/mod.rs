@@ -1,0 +1,266 @@
+//! A supervisor to be tested, in a folder of its own, and the commands that talk to it.
+//!
+//! The one rule: every wait is for something to be seen, under a watchdog, and nothing outlives its test.
+#![allow(dead_code)]
+
+use std::fs;
+use std::io::{BufRead, BufReader, Write};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use childminder::{Event, Pty, Reactor};
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::Value;
+
+/// Longer than anything here takes on the slowest machine.
+pub(crate) const WATCHDOG: Duration = Duration::from_secs(60);
+
+pub(crate) const PROGRAM: &str = env!("CARGO_BIN_EXE_childminder");
+
+#[allow(clippy::disallowed_methods)] // a test measures
+pub(crate) fn now() -> Instant {
+    Instant::now()
+}
+
+/// Looks until there is something to see.
+#[track_caller]
+pub(crate) fn until<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
+    let start = now();
+    loop {
+        if let Some(seen) = look() {
+            return seen;
+        }
+        assert!(start.elapsed() < WATCHDOG, "never seen: {what}");
+        std::thread::park_timeout(Duration::from_millis(10));
+    }
+}
+
+/// A folder that goes with the test.
+pub(crate) struct Folder(pub(crate) PathBuf);
+
+impl Folder {
+    pub(crate) fn new() -> Self {
+        static COUNT: AtomicUsize = AtomicUsize::new(0);
+        let number = COUNT.fetch_add(1, Ordering::Relaxed);
+        let path = std::env::temp_dir().join(format!("childminder-up-{}-{number}", std::process::id()));
+        let _ = fs::remove_dir_all(&path);
+        fs::create_dir_all(&path).unwrap();
+        Self(path)
+    }
+
+    pub(crate) fn join(&self, name: &str) -> PathBuf {
+        self.0.join(name)
+    }
+
+    pub(crate) fn write(&self, name: &str, text: &str) {
+        fs::write(self.join(name), text).unwrap();
+    }
+
+    pub(crate) fn read(&self, name: &str) -> String {
+        fs::read_to_string(self.join(name)).unwrap_or_default()
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+/// A running `childminder up`. Its stdout and stderr are the files `out` and `err` of the folder.
+pub(crate) struct Up {
+    pub(crate) folder: Folder,
+    pub(crate) child: Child,
+}
+
+impl Up {
+    /// With this file, behind a `[monitor]` with a socket `s`.
+    #[track_caller]
+    pub(crate) fn start(processes: &str) -> Self {
+        Self::start_in(Folder::new(), processes)
+    }
+
+    #[track_caller]
+    pub(crate) fn start_in(folder: Folder, processes: &str) -> Self {
+        folder.write("childminder.toml", &file(processes));
+        let output = |name: &str| Stdio::from(fs::File::create(folder.join(name)).unwrap());
+        let mut command = Command::new(PROGRAM);
+        command.arg("up").current_dir(&folder.0).stdin(Stdio::null()).stdout(output("out")).stderr(output("err"));
+        let child = command.spawn().unwrap();
+        let mut up = Self { folder, child };
+        up.wait_for_socket();
+        up
+    }
+
+    #[track_caller]
+    pub(crate) fn wait_for_socket(&mut self) {
+        until("an answer from the socket", || {
+            assert!(self.child.try_wait().unwrap().is_none(), "{}", self.folder.read("err"));
+            UnixStream::connect(self.socket()).ok().filter(|stream| {
+                stream.set_read_timeout(Some(WATCHDOG)).unwrap();
+                ask_on(stream, r#"{"version":1,"command":"status","names":[]}"#).is_some()
+            })
+        });
+    }
+
+    pub(crate) fn socket(&self) -> PathBuf {
+        self.folder.join("s")
+    }
+
+    pub(crate) fn pid(&self) -> i32 {
+        self.child.id() as i32
+    }
+
+    /// The file from now on, as in [`start`](Self::start).
+    pub(crate) fn write_file(&self, processes: &str) {
+        self.folder.write("childminder.toml", &file(processes));
+    }
+
+    /// One of the other commands.
+    #[track_caller]
+    pub(crate) fn command(&self, args: &[&str]) -> Output {
+        let mut command = Command::new(PROGRAM);
+        command.args(args).current_dir(&self.folder.0).stdin(Stdio::null());
+        command.output().unwrap()
+    }
+
+    /// One that has to be done. What it said.
+    #[track_caller]
+    pub(crate) fn ok(&self, args: &[&str]) -> String {
+        let output = self.command(args);
+        let (out, err) = (text(&output.stdout), text(&output.stderr));
+        assert!(output.status.success(), "{args:?}: {} {out}{err}\n{}", output.status, self.folder.read("err"));
+        out
+    }
+
+    /// One that has to fail. Its exit code, and what it said of it.
+    #[track_caller]
+    pub(crate) fn fails(&self, args: &[&str]) -> (i32, String) {
+        let output = self.command(args);
+        assert!(!output.status.success(), "{args:?}: {}", text(&output.stdout));
+        (output.status.code().unwrap(), text(&output.stderr))
+    }
+
+    #[track_caller]
+    pub(crate) fn statuses(&self) -> Vec<Value> {
+        let Ok(Value::Array(statuses)) = serde_json::from_str(&self.ok(&["status", "--json"])) else {
+            panic!("status is no array");
+        };
+        statuses
+    }
+
+    #[track_caller]
+    pub(crate) fn status(&self, name: &str) -> Value {
+        let mut statuses = self.statuses();
+        let index = statuses.iter().position(|status| status["name"] == name);
+        index.map_or(Value::Null, |index| statuses.swap_remove(index))
+    }
+
+    #[track_caller]
+    pub(crate) fn pid_of(&self, name: &str) -> i32 {
+        self.status(name)["pid"].as_i64().unwrap_or_else(|| panic!("{name} is not running")) as i32
+    }
+
+    /// Waits for a state of a process.
+    #[track_caller]
+    pub(crate) fn until_state(&self, name: &str, state: &str) -> Value {
+        until(&format!("{name} {state}"), || Some(self.status(name)).filter(|status| status["state"] == state))
+    }
+
+    /// Waits for something in one of the folder's files.
+    #[track_caller]
+    pub(crate) fn until_read(&self, name: &str, part: &str) -> String {
+        until(&format!("{part:?} in {name}"), || Some(self.folder.read(name)).filter(|text| text.contains(part)))
+    }
+
+    pub(crate) fn signal(&self, signal: Signal) {
+        kill(self.pid(), signal);
+    }
+
+    #[track_caller]
+    pub(crate) fn wait(&mut self) -> ExitStatus {
+        until("the end of the supervisor", || self.child.try_wait().unwrap())
+    }
+
+    #[track_caller]
+    pub(crate) fn shutdown(mut self) -> String {
+        self.ok(&["shutdown", "--wait"]);
+        assert_eq!(self.wait().code(), Some(0));
+        assert!(!self.socket().exists());
+        self.folder.read("err")
+    }
+}
+
+impl Drop for Up {
+    fn drop(&mut self) {
+        // The second one kills what is left.
+        while matches!(self.child.try_wait(), Ok(None)) {
+            self.signal(Signal::TERM);
+            self.signal(Signal::CONT);
+            std::thread::park_timeout(Duration::from_millis(20));
+        }
+    }
+}
+
+fn file(processes: &str) -> String {
+    format!("[monitor]\nsocket = \"s\"\n\n{processes}")
+}
+
+pub(crate) fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+pub(crate) fn kill(pid: i32, signal: Signal) {
+    let _ = kill_process(Pid::from_raw(pid).unwrap(), signal);
+}
+
+/// Whether there is such a process, zombies not counted.
+pub(crate) fn is_alive(pid: i32) -> bool {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    stat.rsplit_once(") ").is_some_and(|(_, rest)| !rest.starts_with(['Z', 'X']))
+}
+
+/// A connection to the socket.
+pub(crate) fn connect(socket: &Path) -> UnixStream {
+    let stream = UnixStream::connect(socket).unwrap();
+    stream.set_read_timeout(Some(WATCHDOG)).unwrap();
+    stream.set_write_timeout(Some(WATCHDOG)).unwrap();
+    stream
+}
+
+/// Sends a line and reads one; none if the other end has closed.
+pub(crate) fn ask_on(mut stream: &UnixStream, line: &str) -> Option<Value> {
+    stream.write_all(format!("{line}\n").as_bytes()).ok()?;
+    let mut answer = String::new();
+    BufReader::with_capacity(1, stream).read_line(&mut answer).ok()?;
+    serde_json::from_str(&answer).ok()
+}
+
+/// Runs the command on a terminal of its own until its picture has this, then ends it by Ctrl-C. All that it drew.
+pub(crate) fn on_a_terminal(folder: &Path, args: &[&str], parts: &[&str]) -> String {
+    let mut reactor = Reactor::new().unwrap();
+    let mut command = childminder::Command::new(PROGRAM);
+    command.args(args).current_dir(folder).env("TERM", "xterm").env_remove("NO_COLOR").pty(Pty::new().size(24, 80));
+    let id = reactor.spawn_process(&command).unwrap();
+    let (mut drawn, mut over, mut asked) = (Vec::new(), false, false);
+    let start = now();
+    while !over {
+        assert!(start.elapsed() < WATCHDOG, "{}", text(&drawn));
+        reactor
+            .turn(Some(Duration::from_secs(1)), |_, event| match event {
+                Event::Data { data, .. } => drawn.extend_from_slice(data),
+                Event::Ended { .. } => over = true,
+                _ => {}
+            })
+            .unwrap();
+        let drawn = text(&drawn);
+        if !asked && parts.iter().all(|part| drawn.contains(part)) {
+            asked = true;
+            reactor.process(id).unwrap().write(0, b"\x03").unwrap();
+        }
+    }
+    text(&drawn)
+}
