@@ -4,13 +4,13 @@
 
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
-use std::fs::File;
-use std::io;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use crate::sys;
+use crate::limit::{Limit, Resource};
+use crate::pty::Pty;
+use crate::stdio::Stdio;
 
 /// A program to run, and the surroundings it runs in.
 ///
@@ -44,7 +44,7 @@ pub struct Command {
     /// What was said of descriptors; 0, 1 and 2 have defaults.
     pub(crate) fds: BTreeMap<i32, Stdio>,
     pub(crate) listen: Vec<(String, Arc<OwnedFd>)>,
-    pub(crate) pty: Option<crate::pty::Pty>,
+    pub(crate) pty: Option<Pty>,
     pub(crate) group: Group,
     pub(crate) uid: Option<u32>,
     pub(crate) gid: Option<u32>,
@@ -210,7 +210,7 @@ impl Command {
     ///
     /// Closing both hangs up: the child gets SIGHUP. Otherwise the terminal ends with the child, and is read to its end then; a
     /// process that outlives the child on it delays nothing.
-    pub fn pty(&mut self, pty: crate::pty::Pty) -> &mut Self {
+    pub fn pty(&mut self, pty: Pty) -> &mut Self {
         self.pty = Some(pty);
         self
     }
@@ -256,39 +256,6 @@ impl Command {
     pub fn groups(&mut self, groups: &[u32]) -> &mut Self {
         self.groups = Some(groups.to_vec());
         self
-    }
-
-    /// Runs the child as the user of this name, with its group and its supplementary groups; looked up now. Where nobody has that
-    /// name it may be a number, as for `chown(1)`.
-    ///
-    /// # Errors
-    ///
-    /// `NotFound` if there is no such user; otherwise what the system's database said.
-    ///
-    /// ```
-    /// use childminder::Command;
-    ///
-    /// assert!(Command::new("id").user("root").is_ok());
-    /// assert!(Command::new("id").user("no-such-user").is_err());
-    /// ```
-    pub fn user(&mut self, name: &str) -> io::Result<&mut Self> {
-        let user = match (sys::user::by_name(name), name.parse()) {
-            (Err(error), Ok(uid)) if error.kind() == io::ErrorKind::NotFound => sys::user::by_id(uid)?,
-            (user, _) => user?,
-        };
-        if (user.uid, user.gid) != sys::user::own_ids() {
-            self.groups = Some(user.groups);
-        }
-        Ok(self.uid(user.uid).gid(user.gid))
-    }
-
-    /// Runs the child as the group of this name; looked up now. Otherwise as [`gid`](Self::gid).
-    ///
-    /// # Errors
-    ///
-    /// `NotFound` if there is no such group; otherwise what the system's database said.
-    pub fn group(&mut self, name: &str) -> io::Result<&mut Self> {
-        Ok(self.gid(sys::user::group_by_name(name)?))
     }
 
     /// The child's file mode creation mask.
@@ -347,142 +314,4 @@ impl Command {
     pub fn get_gid(&self) -> Option<u32> {
         self.gid
     }
-}
-
-/// What a child has at one of its descriptors.
-///
-/// Besides the constructors, anything that is or holds a descriptor of ours can be given with `From`; the child gets a
-/// duplicate, ours stays open as long as the command (or its clone) lives.
-#[derive(Debug, Clone)]
-pub struct Stdio(pub(crate) Source);
-
-#[derive(Debug, Clone)]
-pub(crate) enum Source {
-    Piped,
-    Reader,
-    Writer,
-    Null,
-    Inherit,
-    Closed,
-    SameAs(i32),
-    Given(Arc<OwnedFd>),
-}
-
-impl Stdio {
-    /// A pipe: one that we write at descriptor 0, one that we read at any other.
-    #[must_use]
-    pub fn piped() -> Self {
-        Self(Source::Piped)
-    }
-
-    /// A pipe that we read and the child writes (Twisted's `"r"`).
-    #[must_use]
-    pub fn reader() -> Self {
-        Self(Source::Reader)
-    }
-
-    /// A pipe that we write and the child reads (Twisted's `"w"`).
-    #[must_use]
-    pub fn writer() -> Self {
-        Self(Source::Writer)
-    }
-
-    /// `/dev/null`.
-    #[must_use]
-    pub fn null() -> Self {
-        Self(Source::Null)
-    }
-
-    /// The host's descriptor of the same number.
-    #[must_use]
-    pub fn inherit() -> Self {
-        Self(Source::Inherit)
-    }
-
-    /// Nothing: the descriptor is closed in the child.
-    #[must_use]
-    pub fn closed() -> Self {
-        Self(Source::Closed)
-    }
-
-    /// What the child has at descriptor `fd`, as the shell's `2>&1`: `.stderr(Stdio::same_as(1))`. Naming one that is itself a
-    /// `same_as` is refused at the spawn.
-    #[must_use]
-    pub fn same_as(fd: i32) -> Self {
-        Self(Source::SameAs(fd))
-    }
-}
-
-impl From<OwnedFd> for Stdio {
-    fn from(fd: OwnedFd) -> Self {
-        Self(Source::Given(Arc::new(fd)))
-    }
-}
-
-impl From<Arc<OwnedFd>> for Stdio {
-    fn from(fd: Arc<OwnedFd>) -> Self {
-        Self(Source::Given(fd))
-    }
-}
-
-impl From<File> for Stdio {
-    fn from(file: File) -> Self {
-        OwnedFd::from(file).into()
-    }
-}
-
-/// A soft and a hard resource limit, in the resource's own unit; `None` is no limit (`RLIM_INFINITY`).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[allow(clippy::exhaustive_structs)] // it is POSIX's rlimit
-pub struct Limit {
-    /// What counts now.
-    pub soft: Option<u64>,
-    /// How far the soft limit may be raised without rights.
-    pub hard: Option<u64>,
-}
-
-macro_rules! resources {
-    ($($(#[$attr:meta])* $variant:ident = $constant:ident, $name:literal;)*) => {
-        /// A resource that can be limited: see `setrlimit(2)` for each one's unit and meaning.
-        #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-        #[non_exhaustive]
-        pub enum Resource {
-            $($(#[$attr])* #[doc = concat!("`", stringify!($constant), "`")] $variant,)*
-        }
-
-        impl Resource {
-            /// All of this platform's.
-            pub const ALL: &[Self] = &[$($(#[$attr])* Self::$variant,)*];
-
-            /// The short name: `nofile` for `RLIMIT_NOFILE`.
-            #[must_use]
-            pub fn name(self) -> &'static str {
-                match self { $($(#[$attr])* Self::$variant => $name,)* }
-            }
-
-            #[allow(clippy::unnecessary_cast)] // c_int or c_uint, by the libc
-            pub(crate) fn raw(self) -> i32 {
-                match self { $($(#[$attr])* Self::$variant => libc::$constant as i32,)* }
-            }
-        }
-    };
-}
-
-resources! {
-    AddressSpace = RLIMIT_AS, "as";
-    Core = RLIMIT_CORE, "core";
-    Cpu = RLIMIT_CPU, "cpu";
-    Data = RLIMIT_DATA, "data";
-    FileSize = RLIMIT_FSIZE, "fsize";
-    #[cfg(target_os = "linux")] Locks = RLIMIT_LOCKS, "locks";
-    Memlock = RLIMIT_MEMLOCK, "memlock";
-    #[cfg(target_os = "linux")] MessageQueues = RLIMIT_MSGQUEUE, "msgqueue";
-    #[cfg(target_os = "linux")] Nice = RLIMIT_NICE, "nice";
-    OpenFiles = RLIMIT_NOFILE, "nofile";
-    Processes = RLIMIT_NPROC, "nproc";
-    ResidentSet = RLIMIT_RSS, "rss";
-    #[cfg(target_os = "linux")] RealTimePriority = RLIMIT_RTPRIO, "rtprio";
-    #[cfg(target_os = "linux")] RealTimeCpu = RLIMIT_RTTIME, "rttime";
-    #[cfg(target_os = "linux")] PendingSignals = RLIMIT_SIGPENDING, "sigpending";
-    Stack = RLIMIT_STACK, "stack";
 }

@@ -61,6 +61,7 @@ mod exit;
 #[cfg(any(doc, doctest))]
 pub mod guide;
 mod handle;
+mod limit;
 mod monitor;
 mod process;
 mod producer;
@@ -72,12 +73,14 @@ mod service;
 pub mod signal;
 mod slab;
 mod sources;
+mod stdio;
 mod sys;
 
-pub use command::{Command, Limit, Resource, Stdio};
+pub use command::Command;
 pub use error::{AlreadyRegistered, RunError, SignalError, SpawnError, Stage, WriteError};
 pub use exit::{Exit, Usage};
 pub use handle::{Controlled, Handle, HandleError, ProcessStatus};
+pub use limit::{Limit, Resource};
 pub use monitor::lines::Escaped;
 pub use monitor::restart::{self, Policy, PolicyError, Restart};
 pub use monitor::simulation;
@@ -90,6 +93,7 @@ pub use reactor::timers::TimerId;
 pub use reactor::{Event, Interest, Reactor, ReapMethod, SourceId, Waker};
 pub use run_to_end::{Output, RunToEnd};
 pub use service::{MultiService, Service};
+pub use stdio::Stdio;
 pub use sys::spawn::SpawnMethod;
 
 /// The README's examples are tests.

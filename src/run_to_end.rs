@@ -7,13 +7,14 @@ use std::fmt;
 use std::io::{self, Read};
 use std::time::Duration;
 
-use crate::command::{Command, Stdio};
+use crate::command::Command;
 use crate::error::RunError;
 use crate::exit::Exit;
 use crate::process::{ProcessGroup, ProcessId};
 use crate::producer::{Feed, ReadProducer};
 use crate::reactor::timers::TimerId;
 use crate::reactor::{Event, Reactor};
+use crate::stdio::Stdio;
 
 /// What is kept of each output, unless said otherwise.
 const OUTPUT_LIMIT: usize = 16 * 1024 * 1024;

@@ -6,8 +6,9 @@ use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use crate::command::{Command, Source, Stdio};
+use crate::command::Command;
 use crate::error::{SpawnError, Stage};
+use crate::stdio::{Source, Stdio};
 use crate::sys;
 use crate::sys::spawn::ChildFile;
 

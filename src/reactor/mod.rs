@@ -3,9 +3,11 @@
 //! Knows no services and no policy. The only file that reads the clock: after each wait, be it the poll or a spawn, which
 //! waits for the exec. The one rule: an event is never delivered from inside a call, only from a turn.
 
+mod event;
 mod reaper;
 mod signals;
 pub(crate) mod timers;
+mod turn;
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -16,114 +18,22 @@ use std::time::{Duration, Instant};
 
 use mio::{Events, Poll};
 
-use crate::command::{Command, Limit, Resource};
+use crate::command::Command;
 use crate::error::SpawnError;
-use crate::exit::Exit;
-use crate::process::{Child, Notice, Process, ProcessId, Read, Surroundings};
+use crate::limit::{Limit, Resource};
+use crate::process::{Child, Notice, Process, ProcessId, Surroundings};
 use crate::slab::{Key, Slab};
 use crate::sources::{Source, Sources};
 use crate::sys;
 use crate::sys::spawn::{SpawnMethod, Spawner};
+pub use event::{Event, Interest, SourceId, Waker};
 pub use reaper::ReapMethod;
 use signals::Signals;
 use timers::{TimerId, Timers};
+use turn::{Ready, Turn};
 
-/// One read; as much as a Linux pipe holds.
-const BUFFER: usize = 64 * 1024;
-/// Reads of one source in one turn: a noisy child must not make the quiet ones wait.
-const READS: usize = 4;
 /// Events of one poll; those above it come with the next.
 const EVENTS: usize = 1024;
-
-/// Something that has happened: lent to the handler of [`Reactor::turn`].
-#[derive(Debug)]
-#[non_exhaustive]
-pub enum Event<'a> {
-    /// A process has written something. At most 64 KiB, and never empty.
-    Data {
-        /// Who.
-        process: ProcessId,
-        /// At which of its descriptors.
-        fd: i32,
-        /// What. Lent from the reactor's read buffer.
-        data: &'a [u8],
-    },
-    /// A pipe to a process is closed, by it or by us: once for each pipe.
-    FdClosed {
-        /// Whose.
-        process: ProcessId,
-        /// Its descriptor.
-        fd: i32,
-        /// How many bytes were taken by [`Process::write`] and not by the pipe.
-        lost: usize,
-    },
-    /// All is written that was waiting for a process's descriptor, and a producer had been asked to rest.
-    Drained {
-        /// Whose.
-        process: ProcessId,
-        /// Its descriptor.
-        fd: i32,
-    },
-    /// A process has exited and is reaped. What it wrote before is still coming, if it has not come already.
-    Exited {
-        /// Who.
-        process: ProcessId,
-        /// How.
-        exit: &'a Exit,
-    },
-    /// A process has exited and all its pipes are closed: the last event of this process, exactly once.
-    Ended {
-        /// Who.
-        process: ProcessId,
-        /// How it exited.
-        exit: &'a Exit,
-    },
-    /// The time of a timer has come.
-    Timer(TimerId),
-    /// A watched signal has come, once or more often.
-    Signal(i32),
-    /// A descriptor of the host's has become ready. Edge-triggered: not told again before a read or write said `WouldBlock`.
-    Ready {
-        /// Which.
-        source: SourceId,
-        /// It can be read, or is closed at the other end.
-        readable: bool,
-        /// It can be written.
-        writable: bool,
-    },
-    /// A [`Waker`] was used, once or more often.
-    Woken,
-}
-
-/// What the host wants to know of a descriptor of its own.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Interest {
-    /// When it can be read.
-    Readable,
-    /// When it can be written.
-    Writable,
-    /// Both.
-    Both,
-}
-
-/// A descriptor of the host's in a reactor: see [`Reactor::register`]. Never reused.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct SourceId(Key);
-
-/// Wakes a reactor from another thread: [`Event::Woken`] comes.
-#[derive(Debug, Clone)]
-pub struct Waker(Arc<mio::Waker>);
-
-impl Waker {
-    /// Wakes the reactor, or its next turn if it is not waiting now.
-    ///
-    /// # Errors
-    ///
-    /// What the system says; nothing is known that would make it say anything.
-    pub fn wake(&self) -> io::Result<()> {
-        self.0.wake()
-    }
-}
 
 /// Waits for child processes, their pipes, timers, signals and the host's own descriptors, on the thread that calls it.
 ///
@@ -182,16 +92,6 @@ pub struct Reactor {
     full: bool,
     now: Instant,
     stopping: bool,
-}
-
-/// What the poll said of a source.
-#[derive(Debug, Clone, Copy)]
-struct Ready {
-    source: Key,
-    readable: bool,
-    writable: bool,
-    /// Closed at the other end.
-    gone: bool,
 }
 
 /// Who wants to know of SIGCHLD.
@@ -536,22 +436,6 @@ impl Reactor {
     fn after(&self, delay: Duration) -> Instant {
         far(self.now(), delay)
     }
-
-    fn emit_closed(&mut self, process: Key, fd: i32, lost: usize, handler: &mut dyn FnMut(&mut Self, Event<'_>)) {
-        if self.processes.get(process).is_some_and(Child::is_over) {
-            self.dead.push_back(process);
-        }
-        handler(self, Event::FdClosed { process: ProcessId(process), fd, lost });
-    }
-
-    /// `Ended`, if nothing else is to be told of this process.
-    fn end_if_over(&mut self, process: Key, handler: &mut dyn FnMut(&mut Self, Event<'_>)) {
-        if self.processes.get(process).is_some_and(Child::is_over) {
-            if let Some(exit) = self.processes.remove(process).and_then(|child| child.exit().copied()) {
-                handler(self, Event::Ended { process: ProcessId(process), exit: &exit });
-            }
-        }
-    }
 }
 
 /// Durations beyond what an `Instant` can hold are "never" for all that anybody will see.
@@ -600,219 +484,5 @@ impl fmt::Debug for Reactor {
             .field("hosts", &self.hosts.len())
             .field("now", &self.now)
             .finish_non_exhaustive()
-    }
-}
-
-/// A turn under way: its events and its read buffer are out of the reactor, which the handler has in its hands.
-struct Turn<'a> {
-    reactor: &'a mut Reactor,
-    events: Option<Events>,
-    buffer: Vec<u8>,
-}
-
-impl Drop for Turn<'_> {
-    fn drop(&mut self) {
-        self.reactor.events = self.events.take();
-        self.reactor.buffer = std::mem::take(&mut self.buffer);
-        if let Some((process, fd)) = self.reactor.reading.take() {
-            // In the midst of a read: the poll will not tell of what is left.
-            self.reactor.read_again(process, fd);
-        }
-    }
-}
-
-impl Turn<'_> {
-    fn take(&mut self, timeout: Option<Duration>, handler: &mut dyn FnMut(&mut Reactor, Event<'_>)) -> io::Result<()> {
-        let timeout = if self.reactor.has_work() {
-            Some(Duration::ZERO)
-        } else {
-            let due = self.reactor.timers.next_deadline().map(|deadline| deadline.saturating_duration_since(clock()));
-            timeout.into_iter().chain(due).min()
-        };
-        let Some(events) = &mut self.events else { return Ok(()) };
-        let polled = self.reactor.poll.poll(events, timeout);
-        self.reactor.now = clock();
-        match polled {
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => events.clear(),
-            result => result?,
-        }
-        self.reactor.full = events.iter().count() >= EVENTS;
-        let mark = self.reactor.timers.begin_turn();
-
-        self.take_in();
-        self.dispatch(handler);
-        self.read_ready(handler);
-        self.tell_notices(handler);
-        self.bury_dead(handler);
-        while let Some(signal) = self.reactor.come.pop_front() {
-            if signal != libc::SIGCHLD || self.reactor.sigchld.for_host {
-                handler(self.reactor, Event::Signal(signal));
-            }
-        }
-        while let Some(id) = self.reactor.timers.pop_due(self.reactor.now, mark) {
-            handler(self.reactor, Event::Timer(id));
-        }
-        Ok(())
-    }
-
-    /// Remembers what the poll said, all of it before the first handler runs.
-    fn take_in(&mut self) {
-        let reactor = &mut *self.reactor;
-        for event in self.events.iter().flatten() {
-            let source = Key::from_usize(event.token().0);
-            match reactor.sources.get(source) {
-                None => {}
-                // The wake-up was all there is to it.
-                #[cfg(target_os = "linux")]
-                Some(Source::Alarm) => {}
-                Some(Source::Signals) => {
-                    // The pipe is emptied before anything that it may be about: a signal that comes meanwhile is a new byte.
-                    reactor.come.extend(reactor.signals.as_mut().map(Signals::drain).unwrap_or_default());
-                    reactor.sweep |= reactor.come.contains(&libc::SIGCHLD);
-                }
-                Some(Source::Pidfd { process }) => reactor.dead.push_back(process),
-                Some(Source::Waker | Source::Pipe { .. } | Source::Host) => {
-                    let gone = event.is_error() || event.is_read_closed() || event.is_write_closed();
-                    let (readable, writable) = (event.is_readable(), event.is_writable());
-                    reactor.ready.push_back(Ready { source, readable, writable, gone });
-                }
-            }
-        }
-    }
-
-    /// Hands out what needs no read, and puts the rest on the list of those to read.
-    fn dispatch(&mut self, handler: &mut dyn FnMut(&mut Reactor, Event<'_>)) {
-        while let Some(Ready { source, readable, writable, gone }) = self.reactor.ready.pop_front() {
-            match self.reactor.sources.get(source) {
-                Some(Source::Waker) => handler(self.reactor, Event::Woken),
-                Some(Source::Pipe { process, fd }) => self.reactor.pipe_ready(process, fd, gone, handler),
-                Some(Source::Host) => {
-                    let source = SourceId(source);
-                    handler(self.reactor, Event::Ready { source, readable: readable || gone, writable });
-                }
-                // Closed by a handler in this very turn; the others are never among them.
-                _ => {}
-            }
-        }
-    }
-
-    /// Reads what is readable: each source its share, and those that have more come again in the next turn.
-    fn read_ready(&mut self, handler: &mut dyn FnMut(&mut Reactor, Event<'_>)) {
-        for _ in 0..self.reactor.sources.ready_len() {
-            let Some(key) = self.reactor.sources.pop_ready() else { break };
-            self.need_buffer();
-            if let Some(Source::Pipe { process, fd }) = self.reactor.sources.get(key) {
-                if let Some(reader) = self.reactor.processes.get_mut(process).and_then(|child| child.reader(fd)) {
-                    reader.queued = false;
-                }
-                self.reactor.read(process, fd, &mut self.buffer, handler);
-            }
-        }
-    }
-
-    /// Not before there is something to read: many a supervisor only waits.
-    fn need_buffer(&mut self) {
-        self.buffer.resize(BUFFER, 0);
-    }
-
-    fn tell_notices(&mut self, handler: &mut dyn FnMut(&mut Reactor, Event<'_>)) {
-        for _ in 0..self.reactor.notices.len() {
-            match self.reactor.notices.pop_front() {
-                Some(Notice::Closed { process, fd, lost }) => {
-                    if let Some(child) = self.reactor.processes.get_mut(process) {
-                        child.reported();
-                    }
-                    self.reactor.emit_closed(process, fd, lost, handler);
-                }
-                Some(Notice::Drained { process, fd }) => {
-                    handler(self.reactor, Event::Drained { process: ProcessId(process), fd });
-                }
-                None => break,
-            }
-        }
-    }
-
-    fn bury_dead(&mut self, handler: &mut dyn FnMut(&mut Reactor, Event<'_>)) {
-        self.reactor.find_dead();
-        while let Some(process) = self.reactor.dead.front().copied() {
-            self.need_buffer();
-            self.reactor.bury(process, &mut self.buffer, handler);
-            self.reactor.dead.pop_front();
-        }
-    }
-}
-
-impl Reactor {
-    /// The poll has something to say of a pipe of ours.
-    fn pipe_ready(&mut self, process: Key, fd: i32, gone: bool, handler: &mut dyn FnMut(&mut Self, Event<'_>)) {
-        let Some(child) = self.processes.get_mut(process) else { return };
-        let Some(reader) = child.reader(fd) else {
-            match child.flush(fd, gone, &mut self.sources) {
-                Some(Notice::Closed { process, fd, lost }) => self.emit_closed(process, fd, lost, handler),
-                Some(Notice::Drained { process, fd }) => {
-                    handler(self, Event::Drained { process: ProcessId(process), fd });
-                }
-                None => {}
-            }
-            return;
-        };
-        if gone {
-            reader.hang_up();
-        }
-        if reader.paused {
-            if reader.is_over() {
-                child.close(fd, &mut self.sources);
-                self.emit_closed(process, fd, 0, handler);
-            }
-        } else if !reader.queued {
-            reader.queued = true;
-            self.sources.push_ready(reader.source);
-        }
-    }
-
-    /// Reads a pipe's share of a turn.
-    fn read(&mut self, process: Key, fd: i32, buffer: &mut [u8], handler: &mut dyn FnMut(&mut Self, Event<'_>)) {
-        self.reading = Some((process, fd));
-        self.read_share(process, fd, buffer, handler);
-        self.reading = None;
-    }
-
-    fn read_share(&mut self, process: Key, fd: i32, buffer: &mut [u8], handler: &mut dyn FnMut(&mut Self, Event<'_>)) {
-        for _ in 0..READS {
-            let Some(reader) = self.processes.get_mut(process).and_then(|child| child.reader(fd)) else { return };
-            let read = match reader.paused {
-                // The last of it may have been read just before the pause.
-                true if reader.is_over() => Read::End,
-                true => Read::Empty,
-                false => reader.read(buffer),
-            };
-            match read {
-                Read::Empty => return,
-                Read::Data { len, more } => {
-                    handler(self, Event::Data { process: ProcessId(process), fd, data: &buffer[..len] });
-                    if !more {
-                        return;
-                    }
-                }
-                Read::End => {
-                    if let Some(child) = self.processes.get_mut(process) {
-                        child.close(fd, &mut self.sources);
-                    }
-                    self.emit_closed(process, fd, 0, handler);
-                    return;
-                }
-            }
-        }
-        self.read_again(process, fd);
-    }
-
-    /// Has the next turn go on reading a pipe.
-    fn read_again(&mut self, process: Key, fd: i32) {
-        if let Some(reader) = self.processes.get_mut(process).and_then(|child| child.reader(fd)) {
-            if !reader.queued {
-                reader.queued = true;
-                self.sources.push_ready(reader.source);
-            }
-        }
     }
 }

@@ -4,7 +4,7 @@ use std::io;
 use std::mem::MaybeUninit;
 
 use super::cvt;
-use crate::command::{Limit, Resource};
+use crate::limit::{Limit, Resource};
 
 /// The limit as the kernel wants it.
 pub(super) fn raw(limit: Limit) -> libc::rlimit {

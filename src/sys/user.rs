@@ -5,6 +5,44 @@ use std::io;
 use std::mem::MaybeUninit;
 use std::ptr;
 
+use crate::command::Command;
+
+/// What a command can only say by asking the system. Plain data does not ask, so it is said here.
+impl Command {
+    /// Runs the child as the user of this name, with its group and its supplementary groups; looked up now. Where nobody has that
+    /// name it may be a number, as for `chown(1)`.
+    ///
+    /// # Errors
+    ///
+    /// `NotFound` if there is no such user; otherwise what the system's database said.
+    ///
+    /// ```
+    /// use childminder::Command;
+    ///
+    /// assert!(Command::new("id").user("root").is_ok());
+    /// assert!(Command::new("id").user("no-such-user").is_err());
+    /// ```
+    pub fn user(&mut self, name: &str) -> io::Result<&mut Self> {
+        let user = match (by_name(name), name.parse()) {
+            (Err(error), Ok(uid)) if error.kind() == io::ErrorKind::NotFound => by_id(uid)?,
+            (user, _) => user?,
+        };
+        if (user.uid, user.gid) != own_ids() {
+            self.groups = Some(user.groups);
+        }
+        Ok(self.uid(user.uid).gid(user.gid))
+    }
+
+    /// Runs the child as the group of this name; looked up now. Otherwise as [`gid`](Self::gid).
+    ///
+    /// # Errors
+    ///
+    /// `NotFound` if there is no such group; otherwise what the system's database said.
+    pub fn group(&mut self, name: &str) -> io::Result<&mut Self> {
+        Ok(self.gid(group_by_name(name)?))
+    }
+}
+
 /// A user with all groups it is in.
 pub(crate) struct User {
     pub(crate) uid: u32,

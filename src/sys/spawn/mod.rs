@@ -14,8 +14,9 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use super::fd;
-use crate::command::{Command, Limit};
+use crate::command::Command;
 use crate::error::{SpawnError, Stage};
+use crate::limit::Limit;
 use plan::Plan;
 
 /// How a child is made.

@@ -12,8 +12,9 @@ use std::path::{Path, PathBuf};
 use std::ptr;
 
 use super::{ChildFile, Failure, raw_files};
-use crate::command::{Command, Group, Limit, Resource};
+use crate::command::{Command, Group};
 use crate::error::{SpawnError, Stage};
+use crate::limit::{Limit, Resource};
 use crate::signal;
 use crate::sys::{bytes::find_byte, limit, user, wait};
 

@@ -1,0 +1,59 @@
+//! Resource limits by name. Sets none: `sys` does.
+//!
+//! The one rule: one table, with each platform's own.
+
+/// A soft and a hard resource limit, in the resource's own unit; `None` is no limit (`RLIM_INFINITY`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[allow(clippy::exhaustive_structs)] // it is POSIX's rlimit
+pub struct Limit {
+    /// What counts now.
+    pub soft: Option<u64>,
+    /// How far the soft limit may be raised without rights.
+    pub hard: Option<u64>,
+}
+
+macro_rules! resources {
+    ($($(#[$attr:meta])* $variant:ident = $constant:ident, $name:literal;)*) => {
+        /// A resource that can be limited: see `setrlimit(2)` for each one's unit and meaning.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        #[non_exhaustive]
+        pub enum Resource {
+            $($(#[$attr])* #[doc = concat!("`", stringify!($constant), "`")] $variant,)*
+        }
+
+        impl Resource {
+            /// All of this platform's.
+            pub const ALL: &[Self] = &[$($(#[$attr])* Self::$variant,)*];
+
+            /// The short name: `nofile` for `RLIMIT_NOFILE`.
+            #[must_use]
+            pub fn name(self) -> &'static str {
+                match self { $($(#[$attr])* Self::$variant => $name,)* }
+            }
+
+            #[allow(clippy::unnecessary_cast)] // c_int or c_uint, by the libc
+            pub(crate) fn raw(self) -> i32 {
+                match self { $($(#[$attr])* Self::$variant => libc::$constant as i32,)* }
+            }
+        }
+    };
+}
+
+resources! {
+    AddressSpace = RLIMIT_AS, "as";
+    Core = RLIMIT_CORE, "core";
+    Cpu = RLIMIT_CPU, "cpu";
+    Data = RLIMIT_DATA, "data";
+    FileSize = RLIMIT_FSIZE, "fsize";
+    #[cfg(target_os = "linux")] Locks = RLIMIT_LOCKS, "locks";
+    Memlock = RLIMIT_MEMLOCK, "memlock";
+    #[cfg(target_os = "linux")] MessageQueues = RLIMIT_MSGQUEUE, "msgqueue";
+    #[cfg(target_os = "linux")] Nice = RLIMIT_NICE, "nice";
+    OpenFiles = RLIMIT_NOFILE, "nofile";
+    Processes = RLIMIT_NPROC, "nproc";
+    ResidentSet = RLIMIT_RSS, "rss";
+    #[cfg(target_os = "linux")] RealTimePriority = RLIMIT_RTPRIO, "rtprio";
+    #[cfg(target_os = "linux")] RealTimeCpu = RLIMIT_RTTIME, "rttime";
+    #[cfg(target_os = "linux")] PendingSignals = RLIMIT_SIGPENDING, "sigpending";
+    Stack = RLIMIT_STACK, "stack";
+}

@@ -1,0 +1,288 @@
+//! What the reactor keeps of a child: the process itself, and our ends of its pipes.
+//!
+//! Hands out no events: says what has come of a call. The one rule: no signal is ever sent to a number that may be somebody else's by now.
+
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::time::Instant;
+
+use mio::Interest;
+
+use super::pipe::{Flush, Reader, Writer};
+use super::stdio::{Files, Side};
+use crate::command::Command;
+use crate::error::{SignalError, SpawnError, Stage};
+use crate::exit::{Exit, Usage};
+use crate::limit::Limit;
+use crate::slab::Key;
+use crate::sources::{Source, Sources};
+use crate::sys::wait::{State, Wait};
+use crate::sys::{self, spawn::Spawner};
+
+/// Something that a call has brought about and that an event must tell of, in a later turn.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Notice {
+    /// A pipe is closed; so many bytes were taken and not delivered.
+    Closed { process: Key, fd: i32, lost: usize },
+    /// A producer may go on.
+    Drained { process: Key, fd: i32 },
+}
+
+/// What the reactor keeps of a child.
+#[derive(Debug)]
+pub(crate) struct Child {
+    pub(super) pid: i32,
+    /// Its pid is also the number of its process group.
+    pub(super) leads: bool,
+    /// It is on a pseudo-terminal: descriptor 1 is read from it and descriptor 0 written to it.
+    terminal: bool,
+    pub(super) pidfd: Option<(OwnedFd, Key)>,
+    pub(super) pipes: Vec<(i32, Pipe)>,
+    /// Closed pipes that no event has told of yet.
+    pub(super) unreported: usize,
+    started: Instant,
+    requested: Option<i32>,
+    /// Without a pidfd nobody can signal a group safely once its leader is reaped: so it is killed just before.
+    pub(super) kill_group_at_exit: bool,
+    pub(super) exit: Option<Box<Exit>>,
+}
+
+#[derive(Debug)]
+pub(super) enum Pipe {
+    Reader(Reader),
+    /// Boxed, since most pipes are readers, which are half as large.
+    Writer(Box<Writer>),
+}
+
+/// What a spawn needs of the reactor.
+pub(crate) struct Surroundings<'a> {
+    pub(crate) spawner: &'a Spawner,
+    pub(crate) sources: &'a mut Sources,
+    pub(crate) nofile: Option<Limit>,
+    pub(crate) pidfds: bool,
+    pub(crate) started: Instant,
+}
+
+impl Child {
+    /// Starts the command as process `key`. After an error nothing of it is left.
+    pub(crate) fn spawn(command: &Command, key: Key, around: &mut Surroundings<'_>) -> Result<Self, SpawnError> {
+        let mut files = Files::open(command, around.spawner.null())?;
+        let mut pipes = Vec::with_capacity(files.ours.len());
+        let watched = files.ours.drain(..).try_for_each(|(fd, end, side)| {
+            pipes.push((fd, Pipe::open(end, side, key, fd, around.sources)?));
+            Ok(())
+        });
+        let spawned = watched
+            .map_err(|error| SpawnError::new(command.program.clone(), Stage::Pipe, error))
+            .and_then(|()| around.spawner.spawn(command, &files.for_child(), files.terminal, around.nofile));
+        let pid = match spawned {
+            Ok(pid) => pid,
+            Err(error) => {
+                for (_, pipe) in pipes {
+                    around.sources.forget(pipe.source());
+                }
+                return Err(error);
+            }
+        };
+        let pidfd = if around.pidfds { watch(pid, key, around.sources) } else { None };
+        Ok(Self {
+            pid,
+            leads: command.group.leads() || files.terminal,
+            terminal: files.terminal,
+            pidfd,
+            pipes,
+            unreported: 0,
+            started: around.started,
+            requested: None,
+            kill_group_at_exit: false,
+            exit: None,
+        })
+    }
+
+    /// Ends it without a word: for a child that nobody could watch.
+    pub(crate) fn abandon(self, sources: &mut Sources) {
+        let _ = sys::signal::send(self.pid, libc::SIGKILL);
+        sys::wait::reap_killed(self.pid);
+        for (_, pipe) in self.pipes {
+            sources.forget(pipe.source());
+        }
+    }
+
+    pub(crate) fn exit(&self) -> Option<&Exit> {
+        self.exit.as_deref()
+    }
+
+    /// Whether only SIGCHLD can tell of its death.
+    pub(crate) fn needs_sweep(&self) -> bool {
+        self.exit.is_none() && self.pidfd.is_none()
+    }
+
+    /// Whether it has died without our having told so.
+    pub(crate) fn has_ended(&self) -> bool {
+        self.exit.is_none() && sys::wait::state(self.pid) != State::Running
+    }
+
+    /// Whether its pid certainly is its own: not if somebody else has reaped it.
+    fn holds_number(&self) -> bool {
+        self.exit.is_none() && sys::wait::state(self.pid) != State::Lost
+    }
+
+    /// Exited, every pipe closed, and every close told of.
+    pub(crate) fn is_over(&self) -> bool {
+        self.exit.is_some() && self.pipes.is_empty() && self.unreported == 0
+    }
+
+    /// Reaps it if it has died; `None` if it lives, or was reaped before.
+    pub(crate) fn reap(&mut self, now: Instant, sources: &mut Sources) -> Option<Exit> {
+        if self.exit.is_some() {
+            return None;
+        }
+        let may_kill = self.kill_group_at_exit && self.leads && !self.group_outlives_leader();
+        if may_kill && sys::wait::state(self.pid) == State::Zombie {
+            // The zombie still holds the number.
+            let _ = sys::signal::send_to_group(self.pid, libc::SIGKILL);
+        }
+        let wait = match &self.pidfd {
+            Some((pidfd, _)) => sys::wait::try_wait_exactly(pidfd.as_fd(), self.pid),
+            None => sys::wait::try_wait(self.pid),
+        };
+        let (status, usage) = match wait {
+            Wait::Running => return None,
+            Wait::Reaped(status, usage) => (Some(status), usage),
+            Wait::Lost => (None, Usage::default()),
+        };
+        let wall_time = now.saturating_duration_since(self.started);
+        let exit = Exit { status, usage, wall_time, requested: self.requested };
+        self.exit = Some(Box::new(exit));
+        if let Some((_, source)) = &self.pidfd {
+            sources.forget(*source);
+        }
+        Some(exit)
+    }
+
+    pub(crate) fn readers(&self) -> impl Iterator<Item = i32> {
+        self.pipes.iter().filter(|(_, pipe)| matches!(pipe, Pipe::Reader(_))).map(|(fd, _)| *fd)
+    }
+
+    pub(crate) fn reader(&mut self, fd: i32) -> Option<&mut Reader> {
+        match self.pipe(fd)? {
+            Pipe::Reader(reader) => Some(reader),
+            Pipe::Writer(_) => None,
+        }
+    }
+
+    /// The terminal of a child that is reaped, to be read to its end.
+    pub(crate) fn hung_up_terminal(&mut self) -> Option<&mut Reader> {
+        if self.terminal { self.reader(1) } else { None }
+    }
+
+    pub(super) fn writer(&mut self, fd: i32) -> Option<&mut Writer> {
+        match self.pipe(fd)? {
+            Pipe::Writer(writer) => Some(writer),
+            Pipe::Reader(_) => None,
+        }
+    }
+
+    fn pipe(&mut self, fd: i32) -> Option<&mut Pipe> {
+        self.pipes.iter_mut().find(|(number, _)| *number == fd).map(|(_, pipe)| pipe)
+    }
+
+    /// Closes our end. What the child has not taken is lost: how much that is, or `None` if there was no pipe.
+    pub(crate) fn close(&mut self, fd: i32, sources: &mut Sources) -> Option<usize> {
+        let index = self.pipes.iter().position(|(number, _)| *number == fd)?;
+        let (_, pipe) = self.pipes.remove(index);
+        sources.forget(pipe.source());
+        match pipe {
+            Pipe::Writer(writer) => Some(writer.pending()),
+            Pipe::Reader(_) => Some(0),
+        }
+    }
+
+    /// The poll says that a writer can be written to, or that its reader is gone.
+    pub(crate) fn flush(&mut self, fd: i32, reader_gone: bool, sources: &mut Sources) -> Option<Notice> {
+        // Nobody has the terminal open now, and yet it can be opened again.
+        let reader_gone = reader_gone && !(self.terminal && fd == 0);
+        let writer = self.writer(fd)?;
+        let source = writer.source;
+        let flush = if reader_gone { Flush::Broken } else { writer.flush() };
+        let closing = writer.closing;
+        let Some(Source::Pipe { process, .. }) = sources.get(source) else { return None };
+        match flush {
+            Flush::Pending => None,
+            Flush::Done { .. } if closing => Some(Notice::Closed { process, fd, lost: self.close(fd, sources)? }),
+            Flush::Done { rested: true } => Some(Notice::Drained { process, fd }),
+            Flush::Done { rested: false } => None,
+            Flush::Broken => Some(Notice::Closed { process, fd, lost: self.close(fd, sources)? }),
+        }
+    }
+
+    /// An event has told of a close that was asked for by a call.
+    pub(crate) fn reported(&mut self) {
+        self.unreported = self.unreported.saturating_sub(1);
+    }
+
+    /// Whether the kernel lets us reach the group's members by the leader's pidfd, reaped or not.
+    pub(super) fn group_outlives_leader(&self) -> bool {
+        self.pidfd.as_ref().is_some_and(|(pidfd, _)| sys::pidfd::group_supported(pidfd))
+    }
+
+    pub(super) fn send(&mut self, signal: i32) -> Result<(), SignalError> {
+        if self.exit.is_some() {
+            return Err(SignalError::AlreadyExited);
+        }
+        match &self.pidfd {
+            Some((pidfd, _)) => sys::pidfd::send(pidfd, signal)?,
+            None if self.holds_number() => sys::signal::send(self.pid, signal)?,
+            None => return Err(SignalError::AlreadyExited),
+        }
+        self.note_request(signal);
+        Ok(())
+    }
+
+    pub(super) fn send_to_group(&mut self, signal: i32) -> Result<(), SignalError> {
+        if !self.leads {
+            return self.send(signal);
+        }
+        match &self.pidfd {
+            Some((pidfd, _)) if sys::pidfd::group_supported(pidfd) => sys::pidfd::send_to_group(pidfd, signal)?,
+            _ if self.holds_number() => sys::signal::send_to_group(self.pid, signal)?,
+            _ => return Err(SignalError::AlreadyExited),
+        }
+        self.note_request(signal);
+        Ok(())
+    }
+
+    /// Signal 0 only asks, and SIGCONT ends nothing.
+    fn note_request(&mut self, signal: i32) {
+        if signal != 0 && signal != libc::SIGCONT {
+            self.requested = Some(signal);
+        }
+    }
+}
+
+impl Pipe {
+    fn open(end: OwnedFd, side: Side, process: Key, fd: i32, sources: &mut Sources) -> io::Result<Self> {
+        sys::fd::set_nonblocking(end.as_fd())?;
+        let interest = if side == Side::Writer { Interest::WRITABLE } else { Interest::READABLE };
+        let source = sources.register(end.as_fd(), interest, Source::Pipe { process, fd })?;
+        Ok(match side {
+            Side::Writer => Self::Writer(Box::new(Writer::new(end, source))),
+            Side::Reader => Self::Reader(Reader::new(end, source, false)),
+            Side::Terminal => Self::Reader(Reader::new(end, source, true)),
+        })
+    }
+
+    fn source(&self) -> Key {
+        match self {
+            Self::Reader(reader) => reader.source,
+            Self::Writer(writer) => writer.source,
+        }
+    }
+}
+
+/// A pidfd in the poll set, or nothing where the system has none for us.
+fn watch(pid: i32, process: Key, sources: &mut Sources) -> Option<(OwnedFd, Key)> {
+    let pidfd = sys::pidfd::open(pid).ok()?;
+    let source = sources.register(pidfd.as_fd(), Interest::READABLE, Source::Pidfd { process }).ok()?;
+    Some((pidfd, source))
+}

@@ -1,0 +1,101 @@
+//! What a reactor has to say, and the names of what it speaks of.
+//!
+//! Plain data. The one rule: what is lent here is the handler's for the length of its call.
+
+use std::io;
+use std::sync::Arc;
+
+use super::timers::TimerId;
+use crate::exit::Exit;
+use crate::process::ProcessId;
+use crate::slab::Key;
+
+/// Something that has happened: lent to the handler of [`Reactor::turn`](crate::Reactor::turn).
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum Event<'a> {
+    /// A process has written something. At most 64 KiB, and never empty.
+    Data {
+        /// Who.
+        process: ProcessId,
+        /// At which of its descriptors.
+        fd: i32,
+        /// What. Lent from the reactor's read buffer.
+        data: &'a [u8],
+    },
+    /// A pipe to a process is closed, by it or by us: once for each pipe.
+    FdClosed {
+        /// Whose.
+        process: ProcessId,
+        /// Its descriptor.
+        fd: i32,
+        /// How many bytes were taken by [`Process::write`](crate::Process::write) and not by the pipe.
+        lost: usize,
+    },
+    /// All is written that was waiting for a process's descriptor, and a producer had been asked to rest.
+    Drained {
+        /// Whose.
+        process: ProcessId,
+        /// Its descriptor.
+        fd: i32,
+    },
+    /// A process has exited and is reaped. What it wrote before is still coming, if it has not come already.
+    Exited {
+        /// Who.
+        process: ProcessId,
+        /// How.
+        exit: &'a Exit,
+    },
+    /// A process has exited and all its pipes are closed: the last event of this process, exactly once.
+    Ended {
+        /// Who.
+        process: ProcessId,
+        /// How it exited.
+        exit: &'a Exit,
+    },
+    /// The time of a timer has come.
+    Timer(TimerId),
+    /// A watched signal has come, once or more often.
+    Signal(i32),
+    /// A descriptor of the host's has become ready. Edge-triggered: not told again before a read or write said `WouldBlock`.
+    Ready {
+        /// Which.
+        source: SourceId,
+        /// It can be read, or is closed at the other end.
+        readable: bool,
+        /// It can be written.
+        writable: bool,
+    },
+    /// A [`Waker`] was used, once or more often.
+    Woken,
+}
+
+/// What the host wants to know of a descriptor of its own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Interest {
+    /// When it can be read.
+    Readable,
+    /// When it can be written.
+    Writable,
+    /// Both.
+    Both,
+}
+
+/// A descriptor of the host's in a reactor: see [`Reactor::register`](crate::Reactor::register). Never reused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct SourceId(pub(super) Key);
+
+/// Wakes a reactor from another thread: [`Event::Woken`] comes.
+#[derive(Debug, Clone)]
+pub struct Waker(pub(super) Arc<mio::Waker>);
+
+impl Waker {
+    /// Wakes the reactor, or its next turn if it is not waiting now.
+    ///
+    /// # Errors
+    ///
+    /// What the system says; nothing is known that would make it say anything.
+    pub fn wake(&self) -> io::Result<()> {
+        self.0.wake()
+    }
+}

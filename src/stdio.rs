@@ -1,0 +1,89 @@
+//! What a child may have at its descriptors. Plain data; opens nothing.
+//!
+//! The one rule: what is given stays open as long as a command holds it, so that it can be given again.
+
+use std::fs::File;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+
+/// What a child has at one of its descriptors.
+///
+/// Besides the constructors, anything that is or holds a descriptor of ours can be given with `From`; the child gets a
+/// duplicate, ours stays open as long as the command (or its clone) lives.
+#[derive(Debug, Clone)]
+pub struct Stdio(pub(crate) Source);
+
+#[derive(Debug, Clone)]
+pub(crate) enum Source {
+    Piped,
+    Reader,
+    Writer,
+    Null,
+    Inherit,
+    Closed,
+    SameAs(i32),
+    Given(Arc<OwnedFd>),
+}
+
+impl Stdio {
+    /// A pipe: one that we write at descriptor 0, one that we read at any other.
+    #[must_use]
+    pub fn piped() -> Self {
+        Self(Source::Piped)
+    }
+
+    /// A pipe that we read and the child writes (Twisted's `"r"`).
+    #[must_use]
+    pub fn reader() -> Self {
+        Self(Source::Reader)
+    }
+
+    /// A pipe that we write and the child reads (Twisted's `"w"`).
+    #[must_use]
+    pub fn writer() -> Self {
+        Self(Source::Writer)
+    }
+
+    /// `/dev/null`.
+    #[must_use]
+    pub fn null() -> Self {
+        Self(Source::Null)
+    }
+
+    /// The host's descriptor of the same number.
+    #[must_use]
+    pub fn inherit() -> Self {
+        Self(Source::Inherit)
+    }
+
+    /// Nothing: the descriptor is closed in the child.
+    #[must_use]
+    pub fn closed() -> Self {
+        Self(Source::Closed)
+    }
+
+    /// What the child has at descriptor `fd`, as the shell's `2>&1`: `.stderr(Stdio::same_as(1))`. Naming one that is itself a
+    /// `same_as` is refused at the spawn.
+    #[must_use]
+    pub fn same_as(fd: i32) -> Self {
+        Self(Source::SameAs(fd))
+    }
+}
+
+impl From<OwnedFd> for Stdio {
+    fn from(fd: OwnedFd) -> Self {
+        Self(Source::Given(Arc::new(fd)))
+    }
+}
+
+impl From<Arc<OwnedFd>> for Stdio {
+    fn from(fd: Arc<OwnedFd>) -> Self {
+        Self(Source::Given(fd))
+    }
+}
+
+impl From<File> for Stdio {
+    fn from(file: File) -> Self {
+        OwnedFd::from(file).into()
+    }
+}
