@@ -18,7 +18,7 @@ use childminder::{Event, ProcessId, Pty, Reactor};
 /// Longer than anything here takes on the slowest machine.
 const WATCHDOG: Duration = Duration::from_secs(60);
 /// How much later than planned something may happen on a busy machine.
-const SLACK: Duration = Duration::from_secs(2);
+const SLACK: Duration = Duration::from_secs(5);
 
 const OUT: u8 = 1;
 const ERR: u8 = 2;
@@ -271,7 +271,7 @@ fn a_long_run_is_followed_by_a_restart_at_once() {
     let mut running = start(&["-t", "0.3", "-m", "60", "--", "sh", "-c", "echo up; exec sleep 0.4"]);
     let times = starts(&mut running, 4);
     assert_gaps(&times, &[400, 400, 400]);
-    let exited = running.expect(ERR, "exited: exit status 0, after 0.4");
+    let exited = running.expect(ERR, "exited: exit status 0, after ");
     assert!(exited.text.starts_with("childminder: [sh] "), "{exited:?}");
     running.expect(ERR, "[sh] restarting now");
     for _ in 0..3 {

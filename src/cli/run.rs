@@ -59,10 +59,13 @@ pub(super) fn main(arguments: Parser) -> Result<u8, Failure> {
     reactor.run_service(&mut run)?;
     // Who ends with its child is a filter like any other; who is told to end shall end.
     let deadline = if run.done { None } else { Some(reactor.now() + LAST_WORDS) };
-    // There may be something left in the pipes themselves that there was no room for.
-    while run.held && time_left(&reactor, deadline) != Some(Duration::ZERO) {
-        let left = time_left(&reactor, deadline);
-        reactor.turn(left, |reactor, event| {
+    // What was written before the end is still read, also where there was no room for it until now.
+    let mut more = !run.done;
+    while (more || run.held) && time_left(&reactor, deadline) != Some(Duration::ZERO) {
+        let wait = if run.held { time_left(&reactor, deadline) } else { Some(Duration::ZERO) };
+        more = false;
+        reactor.turn(wait, |reactor, event| {
+            more |= matches!(event, Event::Data { .. });
             run.handle(reactor, &event);
         })?;
     }
