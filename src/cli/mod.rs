@@ -19,7 +19,13 @@ use lexopt::{Arg, Parser};
 const HELP: &str = "\
 childminder runs, watches and restarts processes.
 
-usage: childminder run [OPTION]... [--] COMMAND [ARG]...
+usage: childminder run [OPTION]... [--] COMMAND [ARG]...   one process
+       childminder up [-c FILE]                            those of a file
+       childminder check [-c FILE] [--effective]           what is wrong with the file
+       childminder status | start | stop | restart | signal | reload | shutdown | logs
+                                                           talks to `up`; each has a --help
+
+childminder run:
 
   -t, --threshold SECS         one that lived shorter than this has died an instant death (1)
   -k, --killtime SECS          from the stop signal to SIGKILL (5)

@@ -3,6 +3,7 @@
 //! Decides nothing: `restart` does, and what it says is carried out here on the reactor. The one rule: an entry's machine hears of
 //! everything that happens to its process, in the order in which it happens.
 
+mod entry;
 pub(crate) mod lines;
 mod observer;
 mod policy;
@@ -13,20 +14,19 @@ use std::collections::{BTreeMap, HashMap};
 use std::error::Error;
 use std::fmt;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use crate::command::Command;
 use crate::exit::Exit;
-use crate::process::{ProcessGroup, ProcessId};
+use crate::process::ProcessId;
 use crate::reactor::timers::TimerId;
 use crate::reactor::{Event, Reactor};
 use crate::service::Service;
-use lines::{LineBuffer, MAX_LINE, Piece};
+pub use entry::Status;
+use entry::{Entry, Output, line};
+use lines::MAX_LINE;
 pub use observer::{Line, Log, Observer};
-use restart::{Action, Input, Leader, Lifecycle, Policy, PolicyError, State};
-
-/// How often to look whether those who have outlived a stopped leader are gone: no event tells of them.
-const PROBE: Duration = Duration::from_millis(50);
+use restart::{Action, Input, Lifecycle, Policy, PolicyError, State};
 
 /// Keeps processes running: starts each, starts it again when it has exited, backs off when that happens too fast, and stops them
 /// all with the whole of their process groups. Twisted's `ProcessMonitor`.
@@ -63,49 +63,6 @@ pub struct ProcessMonitor<O = Log> {
     /// Every process of ours that has not ended, the exited ones whose pipes somebody still holds among them.
     outputs: HashMap<ProcessId, Output>,
     timers: HashMap<TimerId, u64>,
-}
-
-/// One name and all that is known of it.
-#[derive(Debug)]
-struct Entry {
-    name: Arc<str>,
-    command: Command,
-    life: Lifecycle,
-    process: Option<ProcessId>,
-    pid: Option<u32>,
-    timer: Option<(TimerId, Instant)>,
-    /// What is left of the groups of earlier processes of this name.
-    groups: Vec<ProcessGroup>,
-    /// To be forgotten as soon as it is down; its name is free already.
-    removed: bool,
-    starts: u64,
-    last_exit: Option<Box<Exit>>,
-}
-
-/// What a process writes, and for which entry.
-#[derive(Debug)]
-struct Output {
-    entry: u64,
-    max_line: usize,
-    streams: Vec<(i32, LineBuffer)>,
-}
-
-/// What is known of one process: see [`ProcessMonitor::status`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct Status<'a> {
-    /// Its name.
-    pub name: &'a str,
-    /// What it is doing, and since or until when.
-    pub state: State,
-    /// Its process, while there is one.
-    pub process: Option<ProcessId>,
-    /// The process's number in the system, while there is one.
-    pub pid: Option<u32>,
-    /// How often it has been started again, for whatever reason.
-    pub restarts: u64,
-    /// How its last process ended.
-    pub last_exit: Option<&'a Exit>,
 }
 
 /// Why a monitor did not do what it was asked to. Nothing has changed then.
@@ -518,99 +475,6 @@ impl<O: Observer> ProcessMonitor<O> {
         self.tell(reactor, key, Input::Timeout);
         true
     }
-}
-
-impl Entry {
-    fn status(&self) -> Status<'_> {
-        Status {
-            name: &self.name,
-            state: self.life.state(),
-            process: self.process,
-            pid: self.pid,
-            restarts: self.starts.saturating_sub(1),
-            last_exit: self.last_exit.as_deref(),
-        }
-    }
-
-    fn waits_for_group(&self) -> bool {
-        matches!(self.life.state(), State::Stopping { leader: Leader::Gone, .. })
-    }
-
-    /// Whether anybody is left of the groups of its earlier processes.
-    fn group_left(&mut self) -> bool {
-        self.groups.retain(|group| !group.is_empty());
-        !self.groups.is_empty()
-    }
-
-    fn terminate(&mut self, reactor: &mut Reactor, signal: i32) {
-        // A process that cannot be signalled any more has exited, and its event is on the way.
-        if let Some(mut process) = self.process.and_then(|id| reactor.process(id)) {
-            let _ = process.terminate_group(signal);
-            process.kill_group_at_exit();
-        }
-        for group in &self.groups {
-            let _ = group.signal(signal);
-            let _ = group.signal(libc::SIGCONT);
-        }
-    }
-
-    fn kill(&mut self, reactor: &mut Reactor) {
-        if let Some(mut process) = self.process.and_then(|id| reactor.process(id)) {
-            let _ = process.kill_group();
-            process.kill_group_at_exit();
-        }
-        for group in self.groups.drain(..) {
-            let _ = group.signal(libc::SIGKILL);
-        }
-    }
-
-    /// Sees to it that exactly one timer is armed if the machine waits for something, and none otherwise.
-    fn arm(&mut self, reactor: &mut Reactor, key: u64, timers: &mut HashMap<TimerId, u64>) {
-        let mut deadline = self.life.deadline();
-        if self.waits_for_group() {
-            let probe = reactor.now() + PROBE;
-            deadline = Some(deadline.map_or(probe, |deadline| deadline.min(probe)));
-        }
-        if self.timer.map(|(_, armed)| armed) == deadline {
-            return;
-        }
-        if let Some((id, _)) = self.timer.take() {
-            reactor.cancel_timer(id);
-            timers.remove(&id);
-        }
-        if let Some(deadline) = deadline {
-            let id = reactor.call_later(deadline.saturating_duration_since(reactor.now()));
-            timers.insert(id, key);
-            self.timer = Some((id, deadline));
-        }
-    }
-}
-
-impl Output {
-    fn stream(&mut self, fd: i32) -> &mut LineBuffer {
-        let index = self.streams.iter().position(|(number, _)| *number == fd).unwrap_or_else(|| {
-            self.streams.push((fd, LineBuffer::new(self.max_line)));
-            self.streams.len() - 1
-        });
-        &mut self.streams[index].1
-    }
-
-    /// Hands on the last line of a stream, if it has not ended in a newline.
-    fn finish(&mut self, fd: i32, name: &str, observer: &mut impl Observer) {
-        for (number, buffer) in self.streams.iter_mut().filter(|(number, _)| *number == fd) {
-            buffer.finish(&mut |piece| observer.line(&line(name, *number, piece)));
-        }
-    }
-
-    fn flush(&mut self, name: &str, observer: &mut impl Observer, mut is_drained: impl FnMut(i32) -> bool) {
-        for (number, buffer) in self.streams.iter_mut().filter(|(number, _)| is_drained(*number)) {
-            buffer.finish(&mut |piece| observer.line(&line(name, *number, piece)));
-        }
-    }
-}
-
-fn line<'a>(name: &'a str, fd: i32, piece: Piece<'a>) -> Line<'a> {
-    Line { name, fd, bytes: piece.bytes, continued: piece.continued, cut: piece.cut }
 }
 
 impl<O: Observer> Service for ProcessMonitor<O> {

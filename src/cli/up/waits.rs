@@ -45,7 +45,14 @@ impl Goal {
                 let down = status.is_none_or(|status| matches!(status.state, State::Stopped | State::Exited));
                 // One that was removed has no status any more, and may still be on its way out.
                 let gone = process.and_then(|id| reactor.process(id)).is_none_or(|process| process.exit().is_some());
-                if down && gone { Progress::Reached } else { Progress::Pending }
+                match status.map(|status| status.state) {
+                    _ if down && gone => Progress::Reached,
+                    // Its stop is over: this is another one's start.
+                    Some(State::Running { .. } | State::BackingOff { .. }) if gone => {
+                        Progress::Impossible("was started again")
+                    }
+                    _ => Progress::Pending,
+                }
             }
         }
     }

@@ -1,0 +1,155 @@
+//! What a monitor knows of one name, and of what one process writes.
+//!
+//! Carries out what it is told; decides nothing. The one rule: whoever may be left of a process is reached by handles, never by numbers.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::lines::{LineBuffer, Piece};
+use super::observer::{Line, Observer};
+use super::restart::{Leader, Lifecycle, State};
+use crate::command::Command;
+use crate::exit::Exit;
+use crate::process::{ProcessGroup, ProcessId};
+use crate::reactor::Reactor;
+use crate::reactor::timers::TimerId;
+
+/// How often to look whether those who have outlived a stopped leader are gone: no event tells of them.
+const PROBE: Duration = Duration::from_millis(50);
+
+/// One name and all that is known of it.
+#[derive(Debug)]
+pub(super) struct Entry {
+    pub(super) name: Arc<str>,
+    pub(super) command: Command,
+    pub(super) life: Lifecycle,
+    pub(super) process: Option<ProcessId>,
+    pub(super) pid: Option<u32>,
+    pub(super) timer: Option<(TimerId, Instant)>,
+    /// What is left of the groups of earlier processes of this name.
+    pub(super) groups: Vec<ProcessGroup>,
+    /// To be forgotten as soon as it is down; its name is free already.
+    pub(super) removed: bool,
+    pub(super) starts: u64,
+    pub(super) last_exit: Option<Box<Exit>>,
+}
+
+/// What a process writes, and for which entry.
+#[derive(Debug)]
+pub(super) struct Output {
+    pub(super) entry: u64,
+    pub(super) max_line: usize,
+    pub(super) streams: Vec<(i32, LineBuffer)>,
+}
+
+/// What is known of one process: see [`ProcessMonitor::status`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Status<'a> {
+    /// Its name.
+    pub name: &'a str,
+    /// What it is doing, and since or until when.
+    pub state: State,
+    /// Its process, while there is one.
+    pub process: Option<ProcessId>,
+    /// The process's number in the system, while there is one.
+    pub pid: Option<u32>,
+    /// How often it has been started again, for whatever reason.
+    pub restarts: u64,
+    /// How its last process ended.
+    pub last_exit: Option<&'a Exit>,
+}
+
+impl Entry {
+    pub(super) fn status(&self) -> Status<'_> {
+        Status {
+            name: &self.name,
+            state: self.life.state(),
+            process: self.process,
+            pid: self.pid,
+            restarts: self.starts.saturating_sub(1),
+            last_exit: self.last_exit.as_deref(),
+        }
+    }
+
+    pub(super) fn waits_for_group(&self) -> bool {
+        matches!(self.life.state(), State::Stopping { leader: Leader::Gone, .. })
+    }
+
+    /// Whether anybody is left of the groups of its earlier processes.
+    pub(super) fn group_left(&mut self) -> bool {
+        self.groups.retain(|group| !group.is_empty());
+        !self.groups.is_empty()
+    }
+
+    pub(super) fn terminate(&mut self, reactor: &mut Reactor, signal: i32) {
+        // A process that cannot be signalled any more has exited, and its event is on the way.
+        if let Some(mut process) = self.process.and_then(|id| reactor.process(id)) {
+            let _ = process.terminate_group(signal);
+            process.kill_group_at_exit();
+        }
+        for group in &self.groups {
+            let _ = group.signal(signal);
+            let _ = group.signal(libc::SIGCONT);
+        }
+    }
+
+    pub(super) fn kill(&mut self, reactor: &mut Reactor) {
+        if let Some(mut process) = self.process.and_then(|id| reactor.process(id)) {
+            let _ = process.kill_group();
+            process.kill_group_at_exit();
+        }
+        for group in self.groups.drain(..) {
+            let _ = group.signal(libc::SIGKILL);
+        }
+    }
+
+    /// Sees to it that exactly one timer is armed if the machine waits for something, and none otherwise.
+    pub(super) fn arm(&mut self, reactor: &mut Reactor, key: u64, timers: &mut HashMap<TimerId, u64>) {
+        let mut deadline = self.life.deadline();
+        if self.waits_for_group() {
+            let probe = reactor.now() + PROBE;
+            deadline = Some(deadline.map_or(probe, |deadline| deadline.min(probe)));
+        }
+        if self.timer.map(|(_, armed)| armed) == deadline {
+            return;
+        }
+        if let Some((id, _)) = self.timer.take() {
+            reactor.cancel_timer(id);
+            timers.remove(&id);
+        }
+        if let Some(deadline) = deadline {
+            let id = reactor.call_later(deadline.saturating_duration_since(reactor.now()));
+            timers.insert(id, key);
+            self.timer = Some((id, deadline));
+        }
+    }
+}
+
+impl Output {
+    pub(super) fn stream(&mut self, fd: i32) -> &mut LineBuffer {
+        let index = self.streams.iter().position(|(number, _)| *number == fd).unwrap_or_else(|| {
+            self.streams.push((fd, LineBuffer::new(self.max_line)));
+            self.streams.len() - 1
+        });
+        &mut self.streams[index].1
+    }
+
+    /// Hands on the last line of a stream, if it has not ended in a newline.
+    pub(super) fn finish(&mut self, fd: i32, name: &str, observer: &mut impl Observer) {
+        for (number, buffer) in self.streams.iter_mut().filter(|(number, _)| *number == fd) {
+            buffer.finish(&mut |piece| observer.line(&line(name, *number, piece)));
+        }
+    }
+
+    pub(super) fn flush(&mut self, name: &str, observer: &mut impl Observer, mut is_drained: impl FnMut(i32) -> bool) {
+        for (number, buffer) in self.streams.iter_mut().filter(|(number, _)| is_drained(*number)) {
+            buffer.finish(&mut |piece| observer.line(&line(name, *number, piece)));
+        }
+    }
+}
+
+pub(super) fn line<'a>(name: &'a str, fd: i32, piece: Piece<'a>) -> Line<'a> {
+    Line { name, fd, bytes: piece.bytes, continued: piece.continued, cut: piece.cut }
+}
