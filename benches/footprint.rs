@@ -34,7 +34,7 @@ fn supervise(role: &str) {
             }
             monitor.start_service(&mut reactor);
             println!("up");
-            reactor.run(|reactor, event: Event<'_>| drop(monitor.handle(reactor, &event))).expect("run");
+            reactor.run(|reactor, event: Event<'_>| _ = monitor.handle(reactor, &event)).expect("run");
         }
         "raw" => {
             let mut raw = Loop::new();
@@ -122,7 +122,7 @@ fn main() {
     let mut bench = Bench::new("footprint");
     let Some(path) = program::build() else { return };
     let (few, many) = (bench.size(100, 10), bench.size(1000, 30));
-    let mut measure = |kind: &'static str, count: usize| {
+    let measure = |kind: &'static str, count: usize| {
         let [dirty, pss] = Supervisor::start(kind, count, &path).memory();
         let [more, _] = Supervisor::start(kind, many, &path).memory();
         [dirty, pss, (more - dirty) / (many - count) as f64]

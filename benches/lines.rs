@@ -58,7 +58,7 @@ fn monitor() -> ProcessMonitor<Count> {
 /// Turns until the observer has heard enough.
 fn until(reactor: &mut Reactor, monitor: &mut ProcessMonitor<Count>, enough: impl Fn(&Count) -> bool) {
     while !enough(monitor.observer()) {
-        reactor.turn(None, |reactor, event| drop(monitor.handle(reactor, &event))).expect("turn");
+        reactor.turn(None, |reactor, event| _ = monitor.handle(reactor, &event)).expect("turn");
     }
 }
 

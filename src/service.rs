@@ -179,7 +179,9 @@ impl Reactor {
                     }
                     stopping = true;
                 }
-                event => drop(service.handle(reactor, &event)),
+                event => {
+                    service.handle(reactor, &event);
+                }
             })?;
         }
         Ok(())

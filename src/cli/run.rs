@@ -62,7 +62,9 @@ pub(super) fn main(arguments: Parser) -> Result<u8, Failure> {
     // There may be something left in the pipes themselves that there was no room for.
     while run.held && time_left(&reactor, deadline) != Some(Duration::ZERO) {
         let left = time_left(&reactor, deadline);
-        reactor.turn(left, |reactor, event| drop(run.handle(reactor, &event)))?;
+        reactor.turn(left, |reactor, event| {
+            run.handle(reactor, &event);
+        })?;
     }
     let console = run.monitor.observer_mut();
     console.out.finish(&reactor, deadline);

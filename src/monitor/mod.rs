@@ -45,7 +45,9 @@ const PROBE: Duration = Duration::from_millis(50);
 ///
 /// monitor.stop_service(&mut reactor);
 /// while !monitor.is_down() {
-///     reactor.turn(None, |reactor, event| drop(monitor.handle(reactor, &event)))?;
+///     reactor.turn(None, |reactor, event| {
+///         monitor.handle(reactor, &event);
+///     })?;
 /// }
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```

@@ -35,7 +35,9 @@ use crate::signal;
 /// monitor.add_process(&mut reactor, "greeter", Command::new("sh").args(["-c", "echo hello; exit 3"]))?;
 /// monitor.start_service(&mut reactor);
 /// while monitor.observer().0.len() < 2 {
-///     reactor.turn(None, |reactor, event| drop(monitor.handle(reactor, &event)))?;
+///     reactor.turn(None, |reactor, event| {
+///         monitor.handle(reactor, &event);
+///     })?;
 /// }
 /// assert_eq!(monitor.observer().0, ["[greeter] hello", "greeter: exit status 3"]);
 /// # Ok::<(), Box<dyn std::error::Error>>(())
