@@ -178,7 +178,9 @@ fn one_instance_per_socket_and_a_dead_ones_is_replaced() {
     up.signal(Signal::KILL);
     up.wait();
     assert!(up.socket().exists(), "left behind by the dead one");
-    pids.into_iter().for_each(|pid| up_util::kill(pid, Signal::KILL));
+    for pid in pids {
+        up_util::kill(pid, Signal::KILL);
+    }
     let folder = std::mem::replace(&mut up.folder, Folder::new());
     Up::start_in(folder, SLEEPS).shutdown();
 }

@@ -199,6 +199,17 @@ pub(crate) fn done() -> Object {
     answer(true)
 }
 
+/// The answer to `status`, as a line. One process at a time, because thousands of them as values take megabytes.
+pub(crate) fn processes(processes: impl Iterator<Item = Value>) -> Vec<u8> {
+    let mut line = String::from("{\"ok\":true,\"processes\":[");
+    for (index, process) in processes.enumerate() {
+        line += if index == 0 { "" } else { "," };
+        line += &process.to_string();
+    }
+    line += &format!("],\"version\":{VERSION}}}\n");
+    line.into_bytes()
+}
+
 /// The answer to what was not done.
 pub(crate) fn refused(error: &str) -> Object {
     let mut object = answer(false);

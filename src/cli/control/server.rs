@@ -191,9 +191,14 @@ impl Server {
 
     /// Answers the request of a client.
     pub(crate) fn answer(&mut self, id: ClientId, answer: Object, now: Instant) {
+        self.answer_line(id, &protocol::line(answer), now);
+    }
+
+    /// [`answer`](Self::answer), by what is a line already.
+    pub(crate) fn answer_line(&mut self, id: ClientId, line: &[u8], now: Instant) {
         if let Some(client) = self.clients.get_mut(&id) {
             client.busy = false;
-            client.send(&protocol::line(answer), now);
+            client.send(line, now);
         }
     }
 

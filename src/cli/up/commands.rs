@@ -22,9 +22,9 @@ impl Up {
                 Ok(Some(answer)) => answer,
                 // It comes later.
                 Ok(None) => continue,
-                Err(refusal) => refusal.0,
+                Err(refusal) => protocol::line(refusal.0),
             };
-            self.server.answer(client, answer, reactor.now());
+            self.server.answer_line(client, &answer, reactor.now());
         }
     }
 
@@ -33,14 +33,14 @@ impl Up {
         reactor: &mut Reactor,
         client: ClientId,
         request: Request,
-    ) -> Result<Option<Object>, Refusal> {
+    ) -> Result<Option<Vec<u8>>, Refusal> {
         if self.stage != Stage::Running && matches!(request.action, Action::Start | Action::Restart | Action::Reload) {
             return Err("shutting down".into());
         }
         let (names, goals) = match request.action {
             Action::Status => {
                 let names = self.select(&request)?;
-                return Ok(Some(with(protocol::done(), "processes", self.statuses(reactor, &names))));
+                return Ok(Some(self.statuses(reactor, &names)));
             }
             Action::Logs { follow } => {
                 let names = self.select(&request)?;
@@ -53,11 +53,11 @@ impl Up {
                 } else {
                     reactor.stop();
                 }
-                return Ok(Some(protocol::done()));
+                return Ok(Some(protocol::line(protocol::done())));
             }
             Action::Signal(signal) => {
                 let names = self.signal(reactor, self.select(&request)?, signal)?;
-                return Ok(Some(with(protocol::done(), "names", names.into())));
+                return Ok(Some(protocol::line(with(protocol::done(), "names", names.into()))));
             }
             Action::Reload => {
                 let changes = self.reload(reactor).map_err(Refusal::with_errors)?;
@@ -70,7 +70,7 @@ impl Up {
                 (with(protocol::done(), "names", names.into()), goals)
             }
         };
-        let Some(timeout) = request.wait else { return Ok(Some(names)) };
+        let Some(timeout) = request.wait else { return Ok(Some(protocol::line(names))) };
         self.waits.push(Wait::new(reactor, client, goals, names, timeout, request.progress));
         Ok(None)
     }
@@ -119,9 +119,9 @@ impl Up {
         if reached.is_empty() { Err("none of them is running".into()) } else { Ok(reached) }
     }
 
-    fn statuses(&self, reactor: &Reactor, names: &[String]) -> Value {
+    fn statuses(&self, reactor: &Reactor, names: &[String]) -> Vec<u8> {
         let statuses = names.iter().filter_map(|name| self.monitor.status(name));
-        statuses.map(|status| status::object(&status, reactor.now())).collect()
+        protocol::processes(statuses.map(|status| status::object(&status, reactor.now())))
     }
 }
 
