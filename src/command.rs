@@ -2,13 +2,13 @@
 //!
 //! The one rule: a command can be spawned again and again, and means the same each time.
 
-use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::limit::{Limit, Resource};
+use crate::map::Map;
 use crate::pty::Pty;
 use crate::stdio::Stdio;
 
@@ -39,10 +39,10 @@ pub struct Command {
     pub(crate) arg0: Option<OsString>,
     pub(crate) args: Vec<OsString>,
     pub(crate) env_clear: bool,
-    pub(crate) env: BTreeMap<OsString, Option<OsString>>,
+    pub(crate) env: Map<OsString, Option<OsString>>,
     pub(crate) current_dir: Option<PathBuf>,
     /// What was said of descriptors; 0, 1 and 2 have defaults.
-    pub(crate) fds: BTreeMap<i32, Stdio>,
+    pub(crate) fds: Map<i32, Stdio>,
     pub(crate) listen: Vec<(String, Arc<OwnedFd>)>,
     pub(crate) pty: Option<Pty>,
     pub(crate) group: Group,
@@ -51,7 +51,7 @@ pub struct Command {
     pub(crate) groups: Option<Vec<u32>>,
     pub(crate) umask: Option<u32>,
     pub(crate) nice: Option<i32>,
-    pub(crate) limits: BTreeMap<Resource, Limit>,
+    pub(crate) limits: Map<Resource, Limit>,
     pub(crate) parent_death_signal: Option<i32>,
 }
 
@@ -85,9 +85,9 @@ impl Command {
             arg0: None,
             args: Vec::new(),
             env_clear: false,
-            env: BTreeMap::new(),
+            env: Map::new(),
             current_dir: None,
-            fds: BTreeMap::new(),
+            fds: Map::new(),
             listen: Vec::new(),
             pty: None,
             group: Group::Own,
@@ -96,7 +96,7 @@ impl Command {
             groups: None,
             umask: None,
             nice: None,
-            limits: BTreeMap::new(),
+            limits: Map::new(),
             parent_death_signal: None,
         }
     }

@@ -62,6 +62,7 @@ mod exit;
 pub mod guide;
 mod handle;
 mod limit;
+mod map;
 mod monitor;
 mod process;
 mod producer;

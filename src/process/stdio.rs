@@ -60,7 +60,7 @@ impl<'a> Files<'a> {
                 }
             }
         }
-        for (fd, stdio) in &command.fds {
+        for (fd, stdio) in command.fds.iter() {
             if *fd < 0 {
                 return Err(refuse("a descriptor with a negative number"));
             }

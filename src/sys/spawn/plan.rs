@@ -260,7 +260,7 @@ fn environment(command: &Command, env: &mut Strings) -> Result<Option<OsString>,
             }
         }
     }
-    for (key, value) in &command.env {
+    for (key, value) in command.env.iter() {
         if let Some(value) = value.as_ref().filter(|_| !is_ours(key)) {
             push(key, value)?;
         }
