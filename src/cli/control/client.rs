@@ -283,7 +283,11 @@ fn terminal_size() -> (usize, usize) {
 
 fn help(command: &str) -> String {
     let (what, arguments, options) = match command {
-        "status" => ("shows the state of processes", " [NAME]...", "      --watch         draws it again every second, until Ctrl-C\n"),
+        "status" => (
+            "shows the state of processes",
+            " [NAME]...",
+            "      --watch         draws it again every second, until Ctrl-C\n",
+        ),
         "start" => ("starts processes", " NAME... | --all", WAIT),
         "stop" => ("stops processes, until they are started again", " NAME... | --all", WAIT),
         "restart" => ("stops processes and starts them again", " NAME... | --all", WAIT),
