@@ -1,7 +1,7 @@
 //! Run, watch and restart child processes on one thread, without a runtime.
 //!
-//! A reactor that waits for pipes, deaths, timers and signals at once, and a monitor that keeps processes running. Your program's loop, or
-//! a guest in it. The design is Twisted's (reactor, process, monitor), without its known faults.
+//! A reactor that waits for pipes, deaths, timers and signals at once, and a monitor that keeps processes running. The reactor is your
+//! program's loop, or a guest in it. The design is Twisted's (reactor, process, monitor); the README says what is different.
 //!
 //! ```
 //! use childminder::{Command, ProcessMonitor, Reactor};
@@ -30,8 +30,8 @@
 //! | [`ProcessProtocol`], [`Feed`] | layers over the events: callbacks, and input of any size |
 //! | [`simulation`] | what a policy does to a service, in virtual time |
 //!
-//! No callbacks are stored: events are lent to a closure, with the reactor in its hands. Ids are never used twice. Nothing happens but in
-//! a turn, so a host always knows when its children are looked after.
+//! No callbacks are stored: a turn lends each event to your closure, together with the reactor. Ids are never used twice. Nothing
+//! happens but in a turn, so a host always knows when its children are looked after.
 //!
 #![cfg_attr(
     doc,
@@ -41,12 +41,12 @@
 //!
 //! # Platforms
 //!
-//! Linux 5.9 or later for everything; elsewhere, or where a sandbox refuses the newer calls, portable ways are taken: `fork` for
-//! [`SpawnMethod::Vfork`], SIGCHLD for [`ReapMethod::Pidfd`]. They are tested on Linux. macOS and the BSDs are kept in mind, and have been neither
-//! compiled nor run. Not for Windows.
+//! Linux 5.9 or later for everything (6.9 for signals to those of a process group that outlive their leader); elsewhere, or where a sandbox refuses the newer calls, portable ways are taken: `fork` for
+//! [`SpawnMethod::Vfork`], SIGCHLD for [`ReapMethod::Pidfd`]. They are tested on Linux. macOS and the BSDs are kept in mind, but
+//! childminder has been neither compiled nor run there. Not for Windows.
 //!
-//! Signals are the whole process's: with pidfds no handler is installed for children; for signals that you watch, and for SIGCHLD without
-//! pidfds, one is, which calls those that were there before, and stays. Nobody else's children are ever waited for.
+//! Signal handlers belong to the whole process. With pidfds none is installed for children. For signals that you watch, and for SIGCHLD
+//! without pidfds, one is, which calls the one that was there before, and stays. Nobody else's children are ever waited for.
 //!
 //! # Features
 //!

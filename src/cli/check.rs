@@ -10,12 +10,12 @@ use super::config::{Config, DEFAULT_FILE};
 use super::{Failure, output};
 
 const HELP: &str = "\
-childminder check says all that is wrong with the file of `childminder up`, each with its place.
+childminder check prints each mistake in the file of `childminder up`, with line and column.
 
 usage: childminder check [-c FILE] [--effective]
 
   -c, --config FILE   the file (childminder.toml)
-      --effective     prints all settings that hold, defaults and instances too, as a file again
+      --effective     prints every setting, defaults and instances too, as a file again
   -h, --help          this text
 
 It ends with 0 if the file is sound, and with 2 otherwise.

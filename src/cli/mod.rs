@@ -27,21 +27,22 @@ usage: childminder run [OPTION]... [--] COMMAND [ARG]...   one process
 
 childminder run:
 
-  -t, --threshold SECS         one that lived shorter than this has died an instant death (1)
-  -k, --killtime SECS          from the stop signal to SIGKILL (5)
-  -m, --minrestartdelay SECS   the wait after the first instant death; it doubles with each (1)
+  -t, --threshold SECS         a run shorter than this is an instant death (1)
+  -k, --killtime SECS          the time from SIGTERM to SIGKILL (5)
+  -m, --minrestartdelay SECS   the wait after the first instant death; it doubles with each further one (1)
   -M, --maxrestartdelay SECS   the longest wait (3600)
-      --name NAME              what its lines are marked with (the program's base name)
+      --name NAME              the mark of its lines (the program's base name)
       --cwd DIR                its working directory
-      --env KEY=VALUE          a variable of its environment, added to ours
+      --env KEY=VALUE          a variable added to its environment; may be repeated
       --clear-env              starts from an empty environment
-      --user USER[:GROUP]      who it runs as, by name or number
+      --user USER[:GROUP]      the user it runs as, by name or number; a number that is not in
+                               the user database needs the group
       --restart WHEN           always (the default), on-failure or never
 
-What it writes comes out line by line as `[NAME] line`. SIGTERM and SIGINT stop it and end this command with 0, a
-second one kills; SIGHUP restarts it. With `--restart never` or `on-failure` this command ends with its child: with the
-child's exit code, 128+N for signal N, 127 if it was not found, 126 if it is not executable. 2 is a mistake in the
-command line, 125 any other failure of our own.
+What the process writes comes out line by line as `[NAME] line`. SIGTERM and SIGINT stop it and end this command with 0,
+a second one kills; SIGHUP restarts it. With `--restart never` this command ends with its child, and with `on-failure` as
+soon as the child succeeds: with the child's exit code, 128+N for signal N, 127 if it was not found, 126 if it is not
+executable. 2 is a mistake in the command line, 125 any other failure of our own.
 
   -h, --help                   this text
       --version                the version

@@ -283,7 +283,11 @@ fn terminal_size() -> (usize, usize) {
 
 fn help(command: &str) -> String {
     let (what, arguments, options) = match command {
-        "status" => ("says how processes are", " [NAME]...", "      --watch         draws it again every second\n"),
+        "status" => (
+            "shows the state of processes",
+            " [NAME]...",
+            "      --watch         draws it again every second, until Ctrl-C\n",
+        ),
         "start" => ("starts processes", " NAME... | --all", WAIT),
         "stop" => ("stops processes, until they are started again", " NAME... | --all", WAIT),
         "restart" => ("stops processes and starts them again", " NAME... | --all", WAIT),
@@ -293,21 +297,21 @@ fn help(command: &str) -> String {
         _ => (
             "prints the last lines that processes have written",
             " [NAME]...",
-            "  -f, --follow        and those to come\n",
+            "  -f, --follow        goes on with those to come, until Ctrl-C\n",
         ),
     };
     let names = if arguments.is_empty() { "" } else { "In NAME, `*` stands for any characters and `?` for one.\n" };
     format!(
         "childminder {command} {what}.\n\nusage: childminder {command} [OPTION]...{arguments}\n\n{options}\
-         \x20     --json          for programs\n\
-         \x20     --socket PATH   where the supervisor listens (as the file says)\n\
+         \x20     --json          prints JSON, for programs\n\
+         \x20     --socket PATH   where the supervisor listens (default: what the file says)\n\
          \x20 -c, --config FILE   the supervisor's file (childminder.toml)\n\
          \x20 -h, --help          this text\n\n{names}\
          It ends with 0 if it is done, 1 if it was refused or not reached, 2 for a mistake in the command line, and 125 if\n\
-         there is no supervisor.\n"
+         there is no supervisor, or for another failure.\n"
     )
 }
 
-const WAIT: &str = "      --wait          until it is done
-      --timeout TIME  how long at most, such as 5s or 2m (60s)
+const WAIT: &str = "      --wait          waits until it is done
+      --timeout TIME  waits at most so long, such as 5s or 2m (60s)
 ";
