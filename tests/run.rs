@@ -828,6 +828,14 @@ fn with_on_failure_the_command_ends_with_its_childs_success() {
 }
 
 #[test]
+fn with_on_failure_what_is_not_there_is_not_announced_again() {
+    let (code, _, err) = run(&["--restart", "on-failure", "/no/such/program"]);
+    assert_eq!(code, Some(127));
+    assert_eq!(err.len(), 1, "{err:?}");
+    assert!(err[0].contains("could not start"), "{err:?}");
+}
+
+#[test]
 fn the_command_ends_with_its_child_whoever_holds_the_pipes() {
     let mark = format!("HOLDS={}", std::process::id());
     let script = "sleep 1000 & echo done; exit 6";

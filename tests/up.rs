@@ -207,7 +207,8 @@ fn a_reload_touches_only_what_changed() {
     assert!(
         said.contains("nothing is changed")
             && said.contains("childminder.toml:5:")
-            && said.contains("childminder.toml:6:"),
+            && said.contains("childminder.toml:6:")
+            && said.lines().count() == 3,
         "{said}"
     );
     up.signal(Signal::HUP);

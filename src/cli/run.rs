@@ -37,7 +37,7 @@ pub(super) fn main(arguments: Parser) -> Result<u8, Failure> {
         return Ok(0);
     };
     let mut reactor = Reactor::new()?;
-    let mut console = Console::new()?;
+    let mut console = Console::new(policy.restart)?;
     console.out.watch(&mut reactor);
     console.err.watch(&mut reactor);
     // Whoever has it ignored wants to outlive a hangup: nohup(1).
@@ -187,14 +187,20 @@ fn number(id: &str) -> Option<u32> {
 struct Console {
     out: Output,
     err: Output,
+    restart: Restart,
     started: bool,
     /// What this command would end with now, if it ended with its child.
     code: u8,
 }
 
 impl Console {
-    fn new() -> Result<Self, Failure> {
-        Ok(Self { out: Output::stdout()?, err: Output::stderr()?, started: false, code: 0 })
+    fn new(restart: Restart) -> Result<Self, Failure> {
+        Ok(Self { out: Output::stdout()?, err: Output::stderr()?, restart, started: false, code: 0 })
+    }
+
+    /// What was never there, or is no program, will not be there when it is tried again.
+    fn gives_up(&self) -> bool {
+        self.restart == Restart::OnFailure && !self.started && matches!(self.code, 126 | 127)
     }
 
     fn report(&mut self, name: &str, what: &str) {
@@ -241,6 +247,9 @@ impl Observer for Console {
     }
 
     fn restarting(&mut self, name: &str, delay: Duration) {
+        if self.gives_up() {
+            return;
+        }
         if delay.is_zero() {
             self.report(name, "restarting now");
         } else {
@@ -282,7 +291,7 @@ impl Run {
         let Some(status) = self.monitor.status(&self.name) else { return };
         let over = match self.restart {
             Restart::Always => false,
-            Restart::OnFailure if !self.monitor.observer().started && self.monitor.observer().code != FAILURE => true,
+            Restart::OnFailure if self.monitor.observer().gives_up() => true,
             _ => status.state == childminder::restart::State::Exited,
         };
         if over && self.monitor.is_running() && self.code.is_none() {

@@ -63,6 +63,9 @@ pub(crate) fn main(command: &str, arguments: Parser) -> Result<u8, Failure> {
             output::say(&format!("{answer}\n"));
         } else {
             output::complain(answer["error"].as_str().unwrap_or("it was refused without a reason"));
+            for line in answer["errors"].as_array().into_iter().flatten().filter_map(|line| line.as_str()) {
+                output::complain_plainly(line);
+            }
         }
         return Ok(1);
     }

@@ -137,7 +137,7 @@ impl Refusal {
     /// With each mistake of the file on a line of its own.
     fn with_errors(errors: String) -> Self {
         let lines: Value = errors.lines().collect();
-        Self(with(protocol::refused(&format!("nothing is changed:\n{errors}")), "errors", lines))
+        Self(with(protocol::refused("the file has mistakes; nothing is changed"), "errors", lines))
     }
 }
 
