@@ -33,11 +33,7 @@ fn cases() -> Vec<(Command, Vec<Refused>, Stage)> {
         (plain(), vec![(libc::SYS_epoll_ctl, None, libc::ENOSPC)], Stage::Pipe),
         (on_terminal(), vec![(libc::SYS_ioctl, Some((1, libc::TIOCSCTTY as u32)), libc::EPERM)], Stage::Terminal),
         (on_terminal(), vec![(libc::SYS_ioctl, Some((1, libc::TIOCGPTPEER as u32)), libc::ENFILE)], Stage::Pipe),
-        (
-            plain(),
-            vec![(libc::SYS_clone, None, libc::EAGAIN), (libc::SYS_clone3, None, libc::EAGAIN)],
-            Stage::Clone,
-        ),
+        (plain(), vec![(libc::SYS_clone, None, libc::EAGAIN), (libc::SYS_clone3, None, libc::EAGAIN)], Stage::Clone),
         (plain(), vec![(libc::SYS_setpgid, None, libc::EACCES)], Stage::Setpgid),
         (command(|c| c.setsid(true)), vec![(libc::SYS_setsid, None, libc::EPERM)], Stage::Setsid),
         (command(|c| c.nice(5)), vec![(libc::SYS_setpriority, None, libc::EACCES)], Stage::Nice),

@@ -10,12 +10,8 @@ pub(crate) type Refused = (libc::c_long, Option<(u32, u32)>, i32);
 /// Has this thread and its children refuse these calls, as container runtimes do.
 pub(crate) fn refuse(calls: &[Refused]) {
     let statement = |code: u32, k: u32| libc::sock_filter { code: code as u16, jt: 0, jf: 0, k };
-    let unless = |k: u32, jf: u8| libc::sock_filter {
-        code: (libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K) as u16,
-        jt: 0,
-        jf,
-        k,
-    };
+    let unless =
+        |k: u32, jf: u8| libc::sock_filter { code: (libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K) as u16, jt: 0, jf, k };
     let load = |offset: u32| statement(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, offset);
     let mut filter = Vec::new();
     for (call, argument, errno) in calls {
