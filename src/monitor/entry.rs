@@ -43,7 +43,7 @@ pub(super) struct Output {
     pub(super) streams: Vec<(i32, LineBuffer)>,
 }
 
-/// What is known of one process: see [`ProcessMonitor::status`].
+/// What is known of one process: see [`ProcessMonitor::status`](crate::ProcessMonitor::status).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Status<'a> {

@@ -85,7 +85,7 @@ impl Process<'_> {
     }
 
     /// Sends a signal to the process group that it leads; to itself alone if it leads none (see
-    /// [`Command::inherit_process_group`]).
+    /// [`Command::inherit_process_group`](crate::Command::inherit_process_group)).
     ///
     /// # Errors
     ///
