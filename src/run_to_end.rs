@@ -13,8 +13,9 @@ use crate::exit::Exit;
 use crate::process::{ProcessGroup, ProcessId};
 use crate::producer::{Feed, ReadProducer};
 use crate::reactor::timers::TimerId;
-use crate::reactor::{Event, Reactor};
+use crate::reactor::{Event, Reactor, ReapMethod};
 use crate::stdio::Stdio;
+use crate::sys::spawn::SpawnMethod;
 
 /// What is kept of each output, unless said otherwise.
 const OUTPUT_LIMIT: usize = 16 * 1024 * 1024;
@@ -64,6 +65,7 @@ pub struct RunToEnd<'a> {
     timeout: Option<Duration>,
     kill_time: Duration,
     drain_time: Duration,
+    methods: (SpawnMethod, ReapMethod),
 }
 
 /// How a command ended, and what it said: see [`RunToEnd::run`].
@@ -97,6 +99,7 @@ impl<'a> RunToEnd<'a> {
             timeout: None,
             kill_time: KILL_TIME,
             drain_time: DRAIN_TIME,
+            methods: Default::default(),
         }
     }
 
@@ -135,6 +138,12 @@ impl<'a> RunToEnd<'a> {
         self
     }
 
+    /// How it is started and reaped, as in [`Reactor::with_methods`]; the defaults are the best that the system has.
+    pub fn methods(mut self, spawn: SpawnMethod, reap: ReapMethod) -> Self {
+        self.methods = (spawn, reap);
+        self
+    }
+
     /// Runs it, and blocks until it has exited.
     ///
     /// A time-out is no error: the output says so, and [`Exit::requested`] which signal was sent last. Output at
@@ -146,7 +155,8 @@ impl<'a> RunToEnd<'a> {
     /// [`RunError::Spawn`] if it could not be started, [`RunError::Input`] if the input could not be read, [`RunError::Wait`] if
     /// the system refused what is needed to wait.
     pub fn run(mut self) -> Result<Output, RunError> {
-        let mut reactor = Reactor::new().map_err(RunError::Wait)?;
+        let (spawn, reap) = self.methods;
+        let mut reactor = Reactor::with_methods(spawn, reap).map_err(RunError::Wait)?;
         let mut command = self.command.clone();
         if self.input.is_some() && command.pty.is_none() {
             command.stdin(Stdio::piped());
@@ -199,6 +209,7 @@ impl fmt::Debug for RunToEnd<'_> {
             .field("timeout", &self.timeout)
             .field("kill_time", &self.kill_time)
             .field("drain_time", &self.drain_time)
+            .field("methods", &self.methods)
             .finish_non_exhaustive()
     }
 }

@@ -114,14 +114,14 @@ on_all_combinations! {
         assert!(usage.minor_faults > 1000 && usage.voluntary_switches > 0, "{exit:?}");
     }
 
-    // P26, P27, P31: order, and what can be asked when
+    // P26, P27, P31, P40, test_unsetPid, test_processTransportInterface: order, and what can be asked when
     fn order(world: &mut World) {
         let mut command = sh("echo out; echo err >&2; exit 4");
         command.stdin(Stdio::piped());
         let id = world.spawn(&command);
         let pid = world.process(id).pid();
         assert!(pid.is_some());
-        assert_eq!(world.process(id).exit(), None);
+        assert_eq!((world.process(id).id(), world.process(id).exit()), (id, None));
         let mut seen = Vec::new();
         world.until_with(
             |reactor, event| match event {

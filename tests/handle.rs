@@ -90,7 +90,7 @@ fn answers_every_request() {
         assert_eq!(handle.add_process("a", &sleeper()), Err(HandleError::Gone));
         assert_eq!(handle.shut_down(), Err(HandleError::Gone));
     }
-    assert_eq!(children(), [""; 0]);
+    assert_eq!(children(), []);
 
     nobody_is_left_waiting();
     panics_are_the_reactors();

@@ -136,6 +136,16 @@ on_all_combinations! {
         assert_eq!(fields(), before);
     }
 
+    // PTYSetUid: a terminal of one's own, that another user can use
+    fn a_user_on_a_terminal(world: &mut World) {
+        if !is_root() {
+            return;
+        }
+        let mut command = util::sh("id -u; id -g; test -t 0 && echo seen >/dev/tty");
+        let outcome = world.run(command.uid(NOBODY).gid(7).pty(childminder::Pty::new()));
+        assert_eq!((outcome.out.as_str(), outcome.exit.code()), ("65534\r\n7\r\nseen\r\n", Some(0)));
+    }
+
     // the signal asked for survives the change of user, which clears it
     fn parent_death_signal(world: &mut World) {
         if !is_root() {

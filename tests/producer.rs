@@ -1,5 +1,7 @@
 //! Producers for a pipe to a child, against real programs: TWISTED.md's P19, P22, P34 and B30.
 
+mod util;
+
 use std::io::{self, Read};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -8,6 +10,7 @@ use childminder::{
     AlreadyRegistered, Command, Consumer, Event, Exit, Feed, ProcessId, Producer, Reactor, ReadProducer, Stdio,
     WriteError,
 };
+use util::{COMBINATIONS, World, on_all_combinations};
 
 /// Turns until `handler` says that it is done; fails if that takes too long.
 #[track_caller]
@@ -96,155 +99,152 @@ impl Producer for Scripted {
     }
 }
 
-// P34: no stdin, no use for a producer.
-#[test]
-fn without_a_pipe_a_producer_is_stopped_at_once() {
-    let mut reactor = Reactor::new().unwrap();
-    let process = reactor.spawn_process(&Command::new("true")).unwrap();
-    let log = Log::default();
-    let mut feed = Feed::new(process, 0);
-    feed.register_producer(&mut reactor, Scripted::pull(&log, &[b"a"])).unwrap();
-    assert_eq!(log.all(), ["stop"]);
-    // It is not registered, so another one may come.
-    feed.register_producer(&mut reactor, Scripted::push(&log)).unwrap();
-    assert_eq!(log.all(), ["stop", "stop"]);
-    turn_until(&mut reactor, |reactor, event| {
-        assert!(!feed.handle(reactor, event));
-        matches!(event, Event::Ended { .. })
-    });
-    assert_eq!(log.all(), ["stop", "stop"]);
-}
-
-// P34: one producer at a time.
-#[test]
-fn a_second_producer_is_refused() {
-    let mut reactor = Reactor::new().unwrap();
-    let process = reactor.spawn_process(Command::new("cat").stdin(Stdio::piped())).unwrap();
-    let (first, second) = (Log::default(), Log::default());
-    let mut feed = Feed::new(process, 0);
-    feed.register_producer(&mut reactor, Scripted::push(&first)).unwrap();
-    let refused = feed.register_producer(&mut reactor, Scripted::push(&second));
-    let _: AlreadyRegistered = refused.unwrap_err();
-    assert!(feed.unregister_producer(&mut reactor).is_some());
-    feed.register_producer(&mut reactor, Scripted::push(&second)).unwrap();
-    feed.unregister_producer(&mut reactor);
-    reactor.process(process).unwrap().close_stdin();
-    turn_until(&mut reactor, |reactor, event| {
-        feed.handle(reactor, event);
-        matches!(event, Event::Ended { .. })
-    });
-    // Neither had anything to hear.
-    assert_eq!((first.all(), second.all()), (vec![], vec![]));
-}
-
-// P34, and B30 the other way round: paused above the high-water mark, once; resumed when all is written.
-#[test]
-fn a_push_producer_is_paused_once_and_resumed_when_drained() {
-    let mut reactor = Reactor::new().unwrap();
-    let process = waiting_cat(&mut reactor);
-    let log = Log::default();
-    let mut feed = Feed::new(process, 0);
-    feed.register_producer(&mut reactor, Scripted::push(&log)).unwrap();
-    assert_eq!(log.all(), [] as [&str; 0], "a push producer begins by itself");
-
-    // The pipe first, then exactly the mark.
-    let mut sent = 0;
-    while reactor.process(process).unwrap().pending(0) == Some(0) {
-        assert!(feed.write(&mut reactor, &[b'x'; 4096]).unwrap());
-        sent += 4096;
-    }
-    let pending = reactor.process(process).unwrap().pending(0).unwrap();
-    let rest = vec![b'x'; 64 * 1024 - pending];
-    assert!(feed.write(&mut reactor, &rest).unwrap(), "65536 bytes are not above the mark");
-    assert_eq!(log.count("pause"), 0);
-    for _ in 0..3 {
-        assert!(!feed.write(&mut reactor, b"x").unwrap());
-    }
-    assert_eq!(log.all(), ["pause"], "once, not at every write");
-    sent += rest.len() + 3;
-
-    let_go(&mut reactor, process);
-    let mut received = 0;
-    turn_until(&mut reactor, |reactor, event| {
-        if feed.handle(reactor, event) {
-            return false;
-        }
-        if let Event::Data { data, .. } = event {
-            received += data.len();
-        }
-        received == sent && log.count("resume") == 1
-    });
-    assert_eq!(log.all(), ["pause", "resume"]);
-    feed.close(&mut reactor);
-    assert!(feed.write(&mut reactor, b"y").is_ok(), "closed only when the producer is gone");
-    feed.unregister_producer(&mut reactor);
-    assert!(matches!(feed.write(&mut reactor, b"z"), Err(WriteError::NoPipe { .. } | WriteError::Closing { .. })));
-    turn_until(&mut reactor, |reactor, event| {
-        feed.handle(reactor, event);
-        if let Event::Data { data, .. } = event {
-            received += data.len();
-        }
-        matches!(event, Event::Ended { .. })
-    });
-    assert_eq!(received, sent + 1);
-}
-
-// P34: a pull producer is resumed at once, and again whenever all is written, also far below the high-water mark.
-#[test]
-fn a_pull_producer_is_resumed_at_each_drain() {
-    let mut reactor = Reactor::new().unwrap();
-    let process = waiting_cat(&mut reactor);
-    let log = Log::default();
-    let mut feed = Feed::new(process, 0);
-    // More than the pipe takes, but less than the mark above that.
-    let block = vec![b'x'; 100_000];
-    feed.register_producer(&mut reactor, Scripted::pull(&log, &[&block, &block, b"end"])).unwrap();
-    assert_eq!(log.all(), ["resume"]);
-    let pending = reactor.process(process).unwrap().pending(0).unwrap();
-    assert!(pending > 0 && pending < 64 * 1024, "{pending}");
-    // P19: the close waits.
-    feed.close(&mut reactor);
-    let_go(&mut reactor, process);
-    let mut received = Vec::new();
-    turn_until(&mut reactor, |reactor, event| {
-        feed.handle(reactor, event);
-        if let Event::Data { data, .. } = event {
-            received.extend_from_slice(data);
-        }
-        matches!(event, Event::Ended { .. })
-    });
-    assert_eq!(log.all(), ["resume"; 4]);
-    assert_eq!(received.len(), 200_003);
-    assert!(received.ends_with(b"end"));
-}
-
-// P22, P34: the child closes its end.
-#[test]
-fn a_child_that_closes_its_stdin_stops_the_producer_once() {
-    for streaming in [true, false] {
-        let mut reactor = Reactor::new().unwrap();
-        let mut command = Command::new("sh");
-        command.args(["-c", "exec 0<&-; echo closed; read line <&3"]).stdin(Stdio::piped()).fd(3, Stdio::writer());
-        let process = reactor.spawn_process(&command).unwrap();
+on_all_combinations! {
+    // P34: no stdin, no use for a producer.
+    fn without_a_pipe_a_producer_is_stopped_at_once(world: &mut World) {
+        let reactor = &mut world.reactor;
+        let process = reactor.spawn_process(&Command::new("true")).unwrap();
         let log = Log::default();
         let mut feed = Feed::new(process, 0);
-        let endless = vec![b'x'; 1 << 20];
-        let mut producer = Scripted::pull(&log, &[&endless, &endless]);
-        producer.streaming = streaming;
-        feed.register_producer(&mut reactor, producer).unwrap();
-        let mut lost = None;
-        turn_until(&mut reactor, |reactor, event| {
+        feed.register_producer(reactor, Scripted::pull(&log, &[b"a"])).unwrap();
+        assert_eq!(log.all(), ["stop"]);
+        // It is not registered, so another one may come.
+        feed.register_producer(reactor, Scripted::push(&log)).unwrap();
+        assert_eq!(log.all(), ["stop", "stop"]);
+        turn_until(reactor, |reactor, event| {
+            assert!(!feed.handle(reactor, event));
+            matches!(event, Event::Ended { .. })
+        });
+        assert_eq!(log.all(), ["stop", "stop"]);
+    }
+
+    // P34: one producer at a time.
+    fn a_second_producer_is_refused(world: &mut World) {
+        let reactor = &mut world.reactor;
+        let process = reactor.spawn_process(Command::new("cat").stdin(Stdio::piped())).unwrap();
+        let (first, second) = (Log::default(), Log::default());
+        let mut feed = Feed::new(process, 0);
+        feed.register_producer(reactor, Scripted::push(&first)).unwrap();
+        let refused = feed.register_producer(reactor, Scripted::push(&second));
+        let _: AlreadyRegistered = refused.unwrap_err();
+        assert!(feed.unregister_producer(reactor).is_some());
+        feed.register_producer(reactor, Scripted::push(&second)).unwrap();
+        feed.unregister_producer(reactor);
+        reactor.process(process).unwrap().close_stdin();
+        turn_until(reactor, |reactor, event| {
             feed.handle(reactor, event);
-            if let Event::FdClosed { fd: 0, lost: bytes, .. } = event {
-                lost = Some(*bytes);
-                assert_eq!(log.count("stop"), 1);
-                let_go(reactor, process);
+            matches!(event, Event::Ended { .. })
+        });
+        // Neither had anything to hear.
+        assert_eq!((first.all(), second.all()), (vec![], vec![]));
+    }
+
+    // P34, and B30 the other way round: paused above the high-water mark, once; resumed when all is written.
+    fn a_push_producer_is_paused_once_and_resumed_when_drained(world: &mut World) {
+        let reactor = &mut world.reactor;
+        let process = waiting_cat(reactor);
+        let log = Log::default();
+        let mut feed = Feed::new(process, 0);
+        feed.register_producer(reactor, Scripted::push(&log)).unwrap();
+        assert_eq!(log.all(), [] as [&str; 0], "a push producer begins by itself");
+
+        // The pipe first, then exactly the mark.
+        let mut sent = 0;
+        while reactor.process(process).unwrap().pending(0) == Some(0) {
+            assert!(feed.write(reactor, &[b'x'; 4096]).unwrap());
+            sent += 4096;
+        }
+        let pending = reactor.process(process).unwrap().pending(0).unwrap();
+        let rest = vec![b'x'; 64 * 1024 - pending];
+        assert!(feed.write(reactor, &rest).unwrap(), "65536 bytes are not above the mark");
+        assert_eq!(log.count("pause"), 0);
+        for _ in 0..3 {
+            assert!(!feed.write(reactor, b"x").unwrap());
+        }
+        assert_eq!(log.all(), ["pause"], "once, not at every write");
+        sent += rest.len() + 3;
+
+        let_go(reactor, process);
+        let mut received = 0;
+        turn_until(reactor, |reactor, event| {
+            if feed.handle(reactor, event) {
+                return false;
+            }
+            if let Event::Data { data, .. } = event {
+                received += data.len();
+            }
+            received == sent && log.count("resume") == 1
+        });
+        assert_eq!(log.all(), ["pause", "resume"]);
+        feed.close(reactor);
+        assert!(feed.write(reactor, b"y").is_ok(), "closed only when the producer is gone");
+        feed.unregister_producer(reactor);
+        assert!(matches!(feed.write(reactor, b"z"), Err(WriteError::NoPipe { .. } | WriteError::Closing { .. })));
+        turn_until(reactor, |reactor, event| {
+            feed.handle(reactor, event);
+            if let Event::Data { data, .. } = event {
+                received += data.len();
             }
             matches!(event, Event::Ended { .. })
         });
-        assert_eq!(log.count("stop"), 1, "{:?}", log.all());
-        assert_eq!(lost.unwrap() > 0, !streaming);
-        assert_eq!(feed.write(&mut reactor, b"x"), Err(WriteError::NoPipe { fd: 0 }));
+        assert_eq!(received, sent + 1);
+    }
+
+    // P34: a pull producer is resumed at once, and again whenever all is written, also far below the high-water mark.
+    fn a_pull_producer_is_resumed_at_each_drain(world: &mut World) {
+        let reactor = &mut world.reactor;
+        let process = waiting_cat(reactor);
+        let log = Log::default();
+        let mut feed = Feed::new(process, 0);
+        // More than the pipe takes, but less than the mark above that.
+        let block = vec![b'x'; 100_000];
+        feed.register_producer(reactor, Scripted::pull(&log, &[&block, &block, b"end"])).unwrap();
+        assert_eq!(log.all(), ["resume"]);
+        let pending = reactor.process(process).unwrap().pending(0).unwrap();
+        assert!(pending > 0 && pending < 64 * 1024, "{pending}");
+        // P19: the close waits.
+        feed.close(reactor);
+        let_go(reactor, process);
+        let mut received = Vec::new();
+        turn_until(reactor, |reactor, event| {
+            feed.handle(reactor, event);
+            if let Event::Data { data, .. } = event {
+                received.extend_from_slice(data);
+            }
+            matches!(event, Event::Ended { .. })
+        });
+        assert_eq!(log.all(), ["resume"; 4]);
+        assert_eq!(received.len(), 200_003);
+        assert!(received.ends_with(b"end"));
+    }
+
+    // P22, P34: the child closes its end.
+    fn a_child_that_closes_its_stdin_stops_the_producer_once(world: &mut World) {
+        for streaming in [true, false] {
+            let reactor = &mut world.reactor;
+            let mut command = Command::new("sh");
+            command.args(["-c", "exec 0<&-; echo closed; read line <&3"]).stdin(Stdio::piped()).fd(3, Stdio::writer());
+            let process = reactor.spawn_process(&command).unwrap();
+            let log = Log::default();
+            let mut feed = Feed::new(process, 0);
+            let endless = vec![b'x'; 1 << 20];
+            let mut producer = Scripted::pull(&log, &[&endless, &endless]);
+            producer.streaming = streaming;
+            feed.register_producer(reactor, producer).unwrap();
+            let mut lost = None;
+            turn_until(reactor, |reactor, event| {
+                feed.handle(reactor, event);
+                if let Event::FdClosed { fd: 0, lost: bytes, .. } = event {
+                    lost = Some(*bytes);
+                    assert_eq!(log.count("stop"), 1);
+                    let_go(reactor, process);
+                }
+                matches!(event, Event::Ended { .. })
+            });
+            assert_eq!(log.count("stop"), 1, "{:?}", log.all());
+            assert_eq!(lost.unwrap() > 0, !streaming);
+            assert_eq!(feed.write(reactor, b"x"), Err(WriteError::NoPipe { fd: 0 }));
+        }
     }
 }
 
@@ -265,35 +265,36 @@ impl Producer for Hesitant {
     }
 }
 
-#[test]
-fn a_pull_producer_without_data_is_not_asked_over_and_over() {
-    let mut reactor = Reactor::new().unwrap();
-    let process = reactor.spawn_process(Command::new("cat").stdin(Stdio::piped())).unwrap();
-    let log = Log::default();
-    let mut feed = Feed::new(process, 0);
-    feed.register_producer(&mut reactor, Hesitant(log.clone())).unwrap();
-    let timer = reactor.call_later(Duration::from_millis(30));
-    turn_until(&mut reactor, |reactor, event| {
-        feed.handle(reactor, event);
-        matches!(event, Event::Timer(id) if *id == timer)
-    });
-    assert_eq!(log.all(), ["resume"]);
-    feed.write(&mut reactor, b"from the host").unwrap();
-    turn_until(&mut reactor, |reactor, event| {
-        feed.handle(reactor, event);
-        matches!(event, Event::Ended { .. })
-    });
-    assert_eq!(log.all(), ["resume", "resume"]);
+on_all_combinations! {
+    fn a_pull_producer_without_data_is_not_asked_over_and_over(world: &mut World) {
+        let reactor = &mut world.reactor;
+        let process = reactor.spawn_process(Command::new("cat").stdin(Stdio::piped())).unwrap();
+        let log = Log::default();
+        let mut feed = Feed::new(process, 0);
+        feed.register_producer(reactor, Hesitant(log.clone())).unwrap();
+        let timer = reactor.call_later(Duration::from_millis(30));
+        turn_until(reactor, |reactor, event| {
+            feed.handle(reactor, event);
+            matches!(event, Event::Timer(id) if *id == timer)
+        });
+        assert_eq!(log.all(), ["resume"]);
+        feed.write(reactor, b"from the host").unwrap();
+        turn_until(reactor, |reactor, event| {
+            feed.handle(reactor, event);
+            matches!(event, Event::Ended { .. })
+        });
+        assert_eq!(log.all(), ["resume", "resume"]);
+    }
 }
 
 /// Feeds `source` to `sh -c script`: what came back, how it ended, and the most that was waiting.
-fn feed_to<R: Read>(source: R, script: &str) -> (Vec<u8>, Exit, usize, Option<io::Error>) {
-    let mut reactor = Reactor::new().unwrap();
+fn feed_to<R: Read>(world: &mut World, source: R, script: &str) -> (Vec<u8>, Exit, usize, Option<io::Error>) {
+    let reactor = &mut world.reactor;
     let process = reactor.spawn_process(Command::new("sh").args(["-c", script]).stdin(Stdio::piped())).unwrap();
     let mut feed = Feed::new(process, 0);
-    feed.register_producer(&mut reactor, ReadProducer::new(source)).unwrap();
+    feed.register_producer(reactor, ReadProducer::new(source)).unwrap();
     let (mut received, mut exit, mut most) = (Vec::new(), None, 0);
-    turn_until(&mut reactor, |reactor, event| {
+    turn_until(reactor, |reactor, event| {
         feed.handle(reactor, event);
         most = most.max(reactor.process(process).and_then(|mut process| process.pending(0)).unwrap_or(0));
         match event {
@@ -306,21 +307,21 @@ fn feed_to<R: Read>(source: R, script: &str) -> (Vec<u8>, Exit, usize, Option<io
     (received, exit.unwrap(), most, feed.producer_mut().unwrap().take_error())
 }
 
-#[test]
-fn a_large_source_reaches_a_slow_child_in_bounded_memory() {
-    let source = io::repeat(b'x').take(20_000_000);
-    let (received, exit, most, error) = feed_to(source, "dd bs=512 count=2000 >/dev/null 2>&1; wc -c");
-    let received: u64 = String::from_utf8(received).unwrap().trim().parse().unwrap();
-    assert!(received > 18_000_000, "{received}");
-    assert!(exit.success() && error.is_none());
-    assert!(most <= 64 * 1024, "{most}");
-}
+on_all_combinations! {
+    fn a_large_source_reaches_a_slow_child_in_bounded_memory(world: &mut World) {
+        let source = io::repeat(b'x').take(20_000_000);
+        let (received, exit, most, error) = feed_to(world, source, "dd bs=512 count=2000 >/dev/null 2>&1; wc -c");
+        let received: u64 = String::from_utf8(received).unwrap().trim().parse().unwrap();
+        assert!(received > 18_000_000, "{received}");
+        assert!(exit.success() && error.is_none());
+        assert!(most <= 64 * 1024, "{most}");
+    }
 
-#[test]
-fn an_empty_source_is_an_end_of_file() {
-    let (received, exit, ..) = feed_to(io::empty(), "cat; echo done");
-    assert_eq!(received, b"done\n");
-    assert!(exit.success());
+    fn an_empty_source_is_an_end_of_file(world: &mut World) {
+        let (received, exit, ..) = feed_to(world, io::empty(), "cat; echo done");
+        assert_eq!(received, b"done\n");
+        assert!(exit.success());
+    }
 }
 
 struct Failing(usize);
@@ -339,58 +340,57 @@ impl Read for Failing {
     }
 }
 
-#[test]
-fn a_read_error_ends_the_input_and_is_kept() {
-    let (received, exit, _, error) = feed_to(Failing(0), "cat");
-    assert_eq!(received, b"some");
-    assert!(exit.success());
-    assert_eq!(error.unwrap().to_string(), "the disk is gone");
-}
-
-#[test]
-fn a_child_that_takes_all_does_not_starve_the_others() {
-    let mut reactor = Reactor::new().unwrap();
-    let swallow =
-        reactor.spawn_process(Command::new("sh").args(["-c", "exec cat >/dev/null"]).stdin(Stdio::piped())).unwrap();
-    let mut feed = Feed::new(swallow, 0);
-    feed.register_producer(&mut reactor, ReadProducer::new(io::repeat(0))).unwrap();
-    let quiet = reactor.spawn_process(Command::new("cat").stdin(Stdio::piped())).unwrap();
-    reactor.process(quiet).unwrap().write(0, b"ping").unwrap();
-    let mut pongs = 0;
-    turn_until(&mut reactor, |reactor, event| {
-        if feed.handle(reactor, event) {
-            return false;
-        }
-        match event {
-            Event::Data { process, .. } if *process == quiet => {
-                pongs += 1;
-                reactor.process(quiet).unwrap().write(0, b"ping").unwrap();
-            }
-            _ => {}
-        }
-        pongs == 50
-    });
-    for process in [swallow, quiet] {
-        reactor.process(process).unwrap().kill_group().unwrap();
+on_all_combinations! {
+    fn a_read_error_ends_the_input_and_is_kept(world: &mut World) {
+        let (received, exit, _, error) = feed_to(world, Failing(0), "cat");
+        assert_eq!(received, b"some");
+        assert!(exit.success());
+        assert_eq!(error.unwrap().to_string(), "the disk is gone");
     }
-    let mut left = 2;
-    turn_until(&mut reactor, |reactor, event| {
-        feed.handle(reactor, event);
-        left -= i32::from(matches!(event, Event::Ended { .. }));
-        left == 0
-    });
-}
 
-// B31: the last byte, the end of file and the pause in one turn.
-#[test]
-fn an_end_of_file_behind_the_last_byte_is_seen_while_paused() {
-    let mut reactor = Reactor::new().unwrap();
-    let command = Command::new("echo");
-    let process = reactor.spawn_process(&command).unwrap();
-    turn_until(&mut reactor, |reactor, event| {
-        if let Event::Data { .. } = event {
-            reactor.process(process).unwrap().pause_all();
+    fn a_child_that_takes_all_does_not_starve_the_others(world: &mut World) {
+        let reactor = &mut world.reactor;
+        let swallow =
+            reactor.spawn_process(Command::new("sh").args(["-c", "exec cat >/dev/null"]).stdin(Stdio::piped())).unwrap();
+        let mut feed = Feed::new(swallow, 0);
+        feed.register_producer(reactor, ReadProducer::new(io::repeat(0))).unwrap();
+        let quiet = reactor.spawn_process(Command::new("cat").stdin(Stdio::piped())).unwrap();
+        reactor.process(quiet).unwrap().write(0, b"ping").unwrap();
+        let mut pongs = 0;
+        turn_until(reactor, |reactor, event| {
+            if feed.handle(reactor, event) {
+                return false;
+            }
+            match event {
+                Event::Data { process, .. } if *process == quiet => {
+                    pongs += 1;
+                    reactor.process(quiet).unwrap().write(0, b"ping").unwrap();
+                }
+                _ => {}
+            }
+            pongs == 50
+        });
+        for process in [swallow, quiet] {
+            reactor.process(process).unwrap().kill_group().unwrap();
         }
-        matches!(event, Event::Ended { .. })
-    });
+        let mut left = 2;
+        turn_until(reactor, |reactor, event| {
+            feed.handle(reactor, event);
+            left -= i32::from(matches!(event, Event::Ended { .. }));
+            left == 0
+        });
+    }
+
+    // B31: the last byte, the end of file and the pause in one turn.
+    fn an_end_of_file_behind_the_last_byte_is_seen_while_paused(world: &mut World) {
+        let reactor = &mut world.reactor;
+        let command = Command::new("echo");
+        let process = reactor.spawn_process(&command).unwrap();
+        turn_until(reactor, |reactor, event| {
+            if let Event::Data { .. } = event {
+                reactor.process(process).unwrap().pause_all();
+            }
+            matches!(event, Event::Ended { .. })
+        });
+    }
 }

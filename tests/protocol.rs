@@ -1,12 +1,14 @@
 //! ProcessProtocol in the order that Twisted promises, and better where its own fails: TWISTED.md's P1, P24-P28, B24, B25, B29.
 
+mod util;
+
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use childminder::{
-    Command, Event, Exit, Process, ProcessId, ProcessProtocol, ProtocolResult, Protocols, Reactor, ReapMethod,
-    SpawnMethod, Stdio,
+    Command, Event, Exit, Process, ProcessId, ProcessProtocol, ProtocolResult, Protocols, Reactor, Stdio,
 };
+use util::{COMBINATIONS, World, on_all_combinations};
 
 type Log = Arc<Mutex<Vec<String>>>;
 
@@ -98,14 +100,14 @@ fn sh(script: &str) -> Command {
 
 /// The log of one protocol for one script, whose stdin is closed at once.
 #[track_caller]
-fn run(script: &str) -> Vec<String> {
-    let mut reactor = Reactor::new().unwrap();
+fn run(world: &mut World, script: &str) -> Vec<String> {
+    let reactor = &mut world.reactor;
     let mut protocols = Protocols::new();
     let log = Log::default();
     let recorder = Recorder { log: Arc::clone(&log), ..Recorder::default() };
-    let id = protocols.spawn_process(&mut reactor, &sh(script), recorder).unwrap();
+    let id = protocols.spawn_process(reactor, &sh(script), recorder).unwrap();
     reactor.process(id).unwrap().close_stdin();
-    turn_to_the_end(&mut reactor, &mut protocols);
+    turn_to_the_end(reactor, &mut protocols);
     let log = log.lock().unwrap();
     log.clone()
 }
@@ -119,84 +121,77 @@ fn output(log: &[String], call: &str) -> String {
     log.iter().filter_map(|said| said.strip_prefix(&prefix)?.strip_suffix('"')).collect()
 }
 
-// P1; B29 (P36) the other way round: nothing but connection_made from inside the call, however dead the process is by then.
-#[test]
-fn connection_made_and_nothing_else_comes_before_spawn_returns() {
-    for spawn in [SpawnMethod::Vfork, SpawnMethod::Fork] {
-        for reap in [ReapMethod::Pidfd, ReapMethod::Sigchld] {
-            let mut reactor = Reactor::with_methods(spawn, reap).unwrap();
-            let mut protocols = Protocols::new();
-            let log = Log::default();
-            let recorder = Recorder { log: Arc::clone(&log), ..Recorder::default() };
-            let mut command = Command::new("true");
-            command.stdout(Stdio::null()).stderr(Stdio::null());
-            protocols.spawn_process(&mut reactor, &command, recorder).unwrap();
-            assert_eq!(*log.lock().unwrap(), ["made"]);
-            // It is dead by the time that this one has come to its end.
-            let other = Recorder::default();
-            let mut wait = sh("exit 0");
-            wait.stdin(Stdio::null());
-            protocols.spawn_process(&mut reactor, &wait, other).unwrap();
-            assert_eq!(*log.lock().unwrap(), ["made"]);
-            turn_to_the_end(&mut reactor, &mut protocols);
-            assert_eq!(*log.lock().unwrap(), ["made", "exited exit status 0", "ended exit status 0"]);
+on_all_combinations! {
+    // P1; B29 (P36) the other way round: nothing but connection_made from inside the call, however dead the process is by then.
+    fn connection_made_and_nothing_else_comes_before_spawn_returns(world: &mut World) {
+        let reactor = &mut world.reactor;
+        let mut protocols = Protocols::new();
+        let log = Log::default();
+        let recorder = Recorder { log: Arc::clone(&log), ..Recorder::default() };
+        let mut command = Command::new("true");
+        command.stdout(Stdio::null()).stderr(Stdio::null());
+        protocols.spawn_process(reactor, &command, recorder).unwrap();
+        assert_eq!(*log.lock().unwrap(), ["made"]);
+        // It is dead by the time that this one has come to its end.
+        let other = Recorder::default();
+        let mut wait = sh("exit 0");
+        wait.stdin(Stdio::null());
+        protocols.spawn_process(reactor, &wait, other).unwrap();
+        assert_eq!(*log.lock().unwrap(), ["made"]);
+        turn_to_the_end(reactor, &mut protocols);
+        assert_eq!(*log.lock().unwrap(), ["made", "exited exit status 0", "ended exit status 0"]);
+    }
+
+    fn a_protocol_whose_process_cannot_start_hears_nothing(world: &mut World) {
+        let reactor = &mut world.reactor;
+        let mut protocols = Protocols::new();
+        let log = Log::default();
+        let recorder = Recorder { log: Arc::clone(&log), ..Recorder::default() };
+        assert!(protocols.spawn_process(reactor, &Command::new("/no/such/program"), recorder).is_err());
+        assert!(protocols.is_empty());
+        assert!(log.lock().unwrap().is_empty());
+    }
+
+    // P24, P26, P29, B24: each once, the end last, the same exit for both, which says how it was.
+    fn each_call_comes_once_and_the_end_last(world: &mut World) {
+        let log = run(world, "echo one; echo two >&2; exit 3");
+        assert_eq!(log[0], "made");
+        assert_eq!(output(&log, "out"), "one\\n");
+        assert_eq!(output(&log, "err"), "two\\n");
+        for call in ["made", "in lost", "out lost", "err lost", "exited exit status 3", "ended exit status 3"] {
+            assert_eq!(count(&log, call), 1, "{call} in {log:?}");
+        }
+        assert_eq!(log.last().unwrap(), "ended exit status 3");
+        for stream in ["out", "err"] {
+            let data = log.iter().rposition(|said| said.starts_with(&format!("{stream} \""))).unwrap();
+            let lost = log.iter().position(|said| *said == format!("{stream} lost")).unwrap();
+            assert!(data < lost, "{log:?}");
         }
     }
-}
 
-#[test]
-fn a_protocol_whose_process_cannot_start_hears_nothing() {
-    let mut reactor = Reactor::new().unwrap();
-    let mut protocols = Protocols::new();
-    let log = Log::default();
-    let recorder = Recorder { log: Arc::clone(&log), ..Recorder::default() };
-    assert!(protocols.spawn_process(&mut reactor, &Command::new("/no/such/program"), recorder).is_err());
-    assert!(protocols.is_empty());
-    assert!(log.lock().unwrap().is_empty());
-}
-
-// P24, P26, P29, B24: each once, the end last, the same exit for both, which says how it was.
-#[test]
-fn each_call_comes_once_and_the_end_last() {
-    let log = run("echo one; echo two >&2; exit 3");
-    assert_eq!(log[0], "made");
-    assert_eq!(output(&log, "out"), "one\\n");
-    assert_eq!(output(&log, "err"), "two\\n");
-    for call in ["made", "in lost", "out lost", "err lost", "exited exit status 3", "ended exit status 3"] {
-        assert_eq!(count(&log, call), 1, "{call} in {log:?}");
+    // B24
+    fn a_signal_is_told_of_as_such(world: &mut World) {
+        let log = run(world, "kill -KILL $$");
+        assert_eq!(count(&log, "exited signal 9 (SIGKILL)"), 1, "{log:?}");
+        assert_eq!(log.last().unwrap(), "ended signal 9 (SIGKILL)");
     }
-    assert_eq!(log.last().unwrap(), "ended exit status 3");
-    for stream in ["out", "err"] {
-        let data = log.iter().rposition(|said| said.starts_with(&format!("{stream} \""))).unwrap();
-        let lost = log.iter().position(|said| *said == format!("{stream} lost")).unwrap();
-        assert!(data < lost, "{log:?}");
-    }
-}
 
-// B24
-#[test]
-fn a_signal_is_told_of_as_such() {
-    let log = run("kill -KILL $$");
-    assert_eq!(count(&log, "exited signal 9 (SIGKILL)"), 1, "{log:?}");
-    assert_eq!(log.last().unwrap(), "ended signal 9 (SIGKILL)");
-}
-
-// P24, and test_process of §2.4: the child closes one after the other.
-#[test]
-fn each_lost_connection_is_told_of_when_it_is_lost() {
-    let mut reactor = Reactor::new().unwrap();
-    let mut protocols = Protocols::new();
-    let log = Log::default();
-    let recorder = Recorder { log: Arc::clone(&log), ..Recorder::default() };
-    let script = "read a; exec 1>&-; read a; exec 2>&-; read a; exec 0<&-; read a <&3; exit 23";
-    let id = protocols.spawn_process(&mut reactor, sh(script).fd(3, Stdio::writer()), recorder).unwrap();
-    for (fd, lost) in [(0, "out lost"), (0, "err lost"), (0, "in lost"), (3, "ended exit status 23")] {
-        assert_eq!(count(&log.lock().unwrap(), lost), 0);
-        reactor.process(id).unwrap().write(fd, b"\n").unwrap();
-        turn_until(&mut reactor, &mut protocols, |_| count(&log.lock().unwrap(), lost) == 1);
+    // P24, and test_process of §2.4: the child closes one after the other.
+    fn each_lost_connection_is_told_of_when_it_is_lost(world: &mut World) {
+        let reactor = &mut world.reactor;
+        let mut protocols = Protocols::new();
+        let log = Log::default();
+        let recorder = Recorder { log: Arc::clone(&log), ..Recorder::default() };
+        let script = "read a; exec 1>&-; read a; exec 2>&-; read a; exec 0<&-; read a <&3; exit 23";
+        let id = protocols.spawn_process(reactor, sh(script).fd(3, Stdio::writer()), recorder).unwrap();
+        for (fd, lost) in [(0, "out lost"), (0, "err lost"), (0, "in lost"), (3, "ended exit status 23")] {
+            assert_eq!(count(&log.lock().unwrap(), lost), 0);
+            reactor.process(id).unwrap().write(fd, b"\n").unwrap();
+            turn_until(reactor, &mut protocols, |_| count(&log.lock().unwrap(), lost) == 1);
+        }
+        let told = ["made", "out lost", "err lost", "in lost", "exited exit status 23", "ended exit status 23"];
+        assert_eq!(*log.lock().unwrap(), told);
     }
-    let told = ["made", "out lost", "err lost", "in lost", "exited exit status 23", "ended exit status 23"];
-    assert_eq!(*log.lock().unwrap(), told);
 }
 
 /// For what is neither stdin, stdout nor stderr.
@@ -218,88 +213,86 @@ impl ProcessProtocol for Numbers {
     }
 }
 
-// P23, P24: ProcessProtocolTests of §2.4.
-#[test]
-fn other_descriptors_come_by_number() {
-    let mut reactor = Reactor::new().unwrap();
-    let mut protocols = Protocols::new();
-    let log = Log::default();
-    let mut command = Command::new("sh");
-    command.args(["-c", "echo out; echo five >&5"]).stderr(Stdio::null()).fd(5, Stdio::reader());
-    protocols.spawn_process(&mut reactor, &command, Numbers(Arc::clone(&log))).unwrap();
-    turn_to_the_end(&mut reactor, &mut protocols);
-    let mut log = log.lock().unwrap().clone();
-    log.sort();
-    assert_eq!(log, ["1 \"out\\n\"", "1 lost", "5 \"five\\n\"", "5 lost"]);
-}
-
-// P27, P28: the exit is told of while somebody else holds the pipes; the end when those are closed, and their data before.
-#[test]
-fn a_grandchild_that_holds_the_pipes_delays_the_end_and_not_the_exit() {
-    let mut reactor = Reactor::new().unwrap();
-    let mut protocols = Protocols::new();
-    let log = Log::default();
-    let recorder = Recorder { log: Arc::clone(&log), ..Recorder::default() };
-    let script = "exec 3<&0; (read a <&3; echo late) & exit 0";
-    let id = protocols.spawn_process(&mut reactor, &sh(script), recorder).unwrap();
-    turn_until(&mut reactor, &mut protocols, |_| count(&log.lock().unwrap(), "exited") == 1);
-    assert_eq!(*log.lock().unwrap(), ["made", "exited exit status 0"]);
-    let mut process = reactor.process(id).expect("it has not ended");
-    assert_eq!(process.pid(), None);
-    process.write(0, b"\n").unwrap();
-    turn_to_the_end(&mut reactor, &mut protocols);
-    let log = log.lock().unwrap();
-    let place = |call: &str| log.iter().position(|said| said == call);
-    assert!(place("out \"late\\n\"").is_some_and(|data| Some(data) < place("out lost")), "{log:?}");
-    assert_eq!(log.last().unwrap(), "ended exit status 0");
-    assert_eq!(log.len(), 7, "{log:?}");
-}
-
-// P1, P24-P26; B25 the other way round: an error or a panic anywhere closes no pipe, and every other call still comes.
-#[test]
-fn an_error_or_a_panic_breaks_nothing_else() {
-    const CALLS: &[&str] = &["made", "out", "err", "in lost", "out lost", "err lost", "exited", "ended"];
-    for (fails, panics) in [(CALLS, &[][..]), (&[][..], CALLS)] {
-        let mut reactor = Reactor::new().unwrap();
+on_all_combinations! {
+    // P23, P24: ProcessProtocolTests of §2.4.
+    fn other_descriptors_come_by_number(world: &mut World) {
+        let reactor = &mut world.reactor;
         let mut protocols = Protocols::new();
         let log = Log::default();
-        let recorder = Recorder { log: Arc::clone(&log), fails, panics };
-        let script = sh("echo 1; read a; echo 2; echo 3 >&2; exit 4");
-        let id = protocols.spawn_process(&mut reactor, &script, recorder).unwrap();
-        turn_until(&mut reactor, &mut protocols, |_| count(&log.lock().unwrap(), "out") == 1);
-        // Were the pipe closed by now, SIGPIPE would end it at the second line.
-        reactor.process(id).unwrap().write(0, b"\n").unwrap();
-        turn_to_the_end(&mut reactor, &mut protocols);
-        let log = log.lock().unwrap();
-        assert_eq!(output(&log, "out"), "1\\n2\\n", "{log:?}");
-        assert_eq!(output(&log, "err"), "3\\n", "{log:?}");
-        for call in ["made", "in lost", "out lost", "err lost", "exited exit status 4", "ended exit status 4"] {
-            assert_eq!(count(&log, call), 1, "{call} in {log:?}");
-        }
-        assert_eq!(log.last().unwrap(), "ended exit status 4");
+        let mut command = Command::new("sh");
+        command.args(["-c", "echo out; echo five >&5"]).stderr(Stdio::null()).fd(5, Stdio::reader());
+        protocols.spawn_process(reactor, &command, Numbers(Arc::clone(&log))).unwrap();
+        turn_to_the_end(reactor, &mut protocols);
+        let mut log = log.lock().unwrap().clone();
+        log.sort();
+        assert_eq!(log, ["1 \"out\\n\"", "1 lost", "5 \"five\\n\"", "5 lost"]);
     }
-}
 
-#[test]
-fn a_panicking_protocol_does_not_harm_another() {
-    let mut reactor = Reactor::new().unwrap();
-    let mut protocols = Protocols::new();
-    let mut logs = Vec::new();
-    for n in 0..10 {
+    // P27, P28: the exit is told of while somebody else holds the pipes; the end when those are closed, and their data before.
+    fn a_grandchild_that_holds_the_pipes_delays_the_end_and_not_the_exit(world: &mut World) {
+        let reactor = &mut world.reactor;
+        let mut protocols = Protocols::new();
         let log = Log::default();
-        let panics: &[&str] = if n % 2 == 0 { &["out", "exited", "ended"] } else { &[] };
-        let recorder = Recorder { log: Arc::clone(&log), panics, ..Recorder::default() };
-        let id = protocols.spawn_process(&mut reactor, &sh("cat"), recorder).unwrap();
-        let mut process = reactor.process(id).unwrap();
-        process.write(0, b"hello").unwrap();
-        process.close_stdin();
-        logs.push(log);
-    }
-    turn_to_the_end(&mut reactor, &mut protocols);
-    for log in logs {
-        let log = log.lock().unwrap().clone();
-        assert_eq!(output(&log, "out"), "hello");
+        let recorder = Recorder { log: Arc::clone(&log), ..Recorder::default() };
+        let script = "exec 3<&0; (read a <&3; echo late) & exit 0";
+        let id = protocols.spawn_process(reactor, &sh(script), recorder).unwrap();
+        turn_until(reactor, &mut protocols, |_| count(&log.lock().unwrap(), "exited") == 1);
+        assert_eq!(*log.lock().unwrap(), ["made", "exited exit status 0"]);
+        let mut process = reactor.process(id).expect("it has not ended");
+        assert_eq!(process.pid(), None);
+        process.write(0, b"\n").unwrap();
+        turn_to_the_end(reactor, &mut protocols);
+        let log = log.lock().unwrap();
+        let place = |call: &str| log.iter().position(|said| said == call);
+        assert!(place("out \"late\\n\"").is_some_and(|data| Some(data) < place("out lost")), "{log:?}");
         assert_eq!(log.last().unwrap(), "ended exit status 0");
+        assert_eq!(log.len(), 7, "{log:?}");
+    }
+
+    // P1, P24-P26, test_processExitedRaises, errorInProcessEnded; B25 the other way round: an error or a panic anywhere closes no pipe, and every other call still comes.
+    fn an_error_or_a_panic_breaks_nothing_else(world: &mut World) {
+        const CALLS: &[&str] = &["made", "out", "err", "in lost", "out lost", "err lost", "exited", "ended"];
+        for (fails, panics) in [(CALLS, &[][..]), (&[][..], CALLS)] {
+            let reactor = &mut world.reactor;
+            let mut protocols = Protocols::new();
+            let log = Log::default();
+            let recorder = Recorder { log: Arc::clone(&log), fails, panics };
+            let script = sh("echo 1; read a; echo 2; echo 3 >&2; exit 4");
+            let id = protocols.spawn_process(reactor, &script, recorder).unwrap();
+            turn_until(reactor, &mut protocols, |_| count(&log.lock().unwrap(), "out") == 1);
+            // Were the pipe closed by now, SIGPIPE would end it at the second line.
+            reactor.process(id).unwrap().write(0, b"\n").unwrap();
+            turn_to_the_end(reactor, &mut protocols);
+            let log = log.lock().unwrap();
+            assert_eq!(output(&log, "out"), "1\\n2\\n", "{log:?}");
+            assert_eq!(output(&log, "err"), "3\\n", "{log:?}");
+            for call in ["made", "in lost", "out lost", "err lost", "exited exit status 4", "ended exit status 4"] {
+                assert_eq!(count(&log, call), 1, "{call} in {log:?}");
+            }
+            assert_eq!(log.last().unwrap(), "ended exit status 4");
+        }
+    }
+
+    fn a_panicking_protocol_does_not_harm_another(world: &mut World) {
+        let reactor = &mut world.reactor;
+        let mut protocols = Protocols::new();
+        let mut logs = Vec::new();
+        for n in 0..10 {
+            let log = Log::default();
+            let panics: &[&str] = if n % 2 == 0 { &["out", "exited", "ended"] } else { &[] };
+            let recorder = Recorder { log: Arc::clone(&log), panics, ..Recorder::default() };
+            let id = protocols.spawn_process(reactor, &sh("cat"), recorder).unwrap();
+            let mut process = reactor.process(id).unwrap();
+            process.write(0, b"hello").unwrap();
+            process.close_stdin();
+            logs.push(log);
+        }
+        turn_to_the_end(reactor, &mut protocols);
+        for log in logs {
+            let log = log.lock().unwrap().clone();
+            assert_eq!(output(&log, "out"), "hello");
+            assert_eq!(log.last().unwrap(), "ended exit status 0");
+        }
     }
 }
 
@@ -330,34 +323,35 @@ impl ProcessProtocol for Echo {
     }
 }
 
-// test_echo of §2.4
-#[test]
-fn what_is_written_by_a_protocol_comes_back() {
-    let mut reactor = Reactor::new().unwrap();
-    let mut protocols = Protocols::new();
-    let exit = Arc::new(Mutex::new(None));
-    let echo = Echo { sent: 70_000, received: 0, exit: Arc::clone(&exit) };
-    protocols.spawn_process(&mut reactor, &sh("cat"), echo).unwrap();
-    turn_to_the_end(&mut reactor, &mut protocols);
-    let (received, exit) = exit.lock().unwrap().unwrap();
-    assert_eq!(received, 70_000);
-    assert!(exit.success());
-}
+on_all_combinations! {
+    // test_echo of §2.4
+    fn what_is_written_by_a_protocol_comes_back(world: &mut World) {
+        let reactor = &mut world.reactor;
+        let mut protocols = Protocols::new();
+        let exit = Arc::new(Mutex::new(None));
+        let echo = Echo { sent: 70_000, received: 0, exit: Arc::clone(&exit) };
+        protocols.spawn_process(reactor, &sh("cat"), echo).unwrap();
+        turn_to_the_end(reactor, &mut protocols);
+        let (received, exit) = exit.lock().unwrap().unwrap();
+        assert_eq!(received, 70_000);
+        assert!(exit.success());
+    }
 
-#[test]
-fn other_processes_are_left_to_the_host() {
-    let mut reactor = Reactor::new().unwrap();
-    let mut protocols = Protocols::new();
-    let id = reactor.spawn_process(Command::new("echo").arg("hello")).unwrap();
-    let watchdog = reactor.call_later(Duration::from_secs(30));
-    let mut ended = false;
-    while !ended {
-        reactor
-            .turn(None, |reactor, event| {
-                assert!(!matches!(event, Event::Timer(timer) if timer == watchdog));
-                assert!(!protocols.handle(reactor, &event));
-                ended |= matches!(event, Event::Ended { process, .. } if process == id);
-            })
-            .unwrap();
+    // P5: a process without a protocol
+    fn other_processes_are_left_to_the_host(world: &mut World) {
+        let reactor = &mut world.reactor;
+        let mut protocols = Protocols::new();
+        let id = reactor.spawn_process(Command::new("echo").arg("hello")).unwrap();
+        let watchdog = reactor.call_later(Duration::from_secs(30));
+        let mut ended = false;
+        while !ended {
+            reactor
+                .turn(None, |reactor, event| {
+                    assert!(!matches!(event, Event::Timer(timer) if timer == watchdog));
+                    assert!(!protocols.handle(reactor, &event));
+                    ended |= matches!(event, Event::Ended { process, .. } if process == id);
+                })
+                .unwrap();
+        }
     }
 }

@@ -1,11 +1,35 @@
 //! One call for a whole process: output, input, limits, time-outs, what others hold open; and the figures against GNU time's.
 
+mod util;
+
 use std::io::{self, Read};
 use std::path::Path;
 use std::sync::mpsc;
 use std::time::Duration;
 
-use childminder::{Command, Output, Pty, RunError, RunToEnd, Stage, Stdio};
+use childminder::{Command, Output, Pty, ReapMethod, RunError, RunToEnd, SpawnMethod, Stage, Stdio};
+use util::{COMBINATIONS, on_all_combinations, sh};
+
+/// One way to spawn and one to reap: all that a harness has of a reactor.
+#[derive(Clone, Copy)]
+struct Harness((SpawnMethod, ReapMethod));
+
+impl Harness {
+    fn new(methods: (SpawnMethod, ReapMethod)) -> Self {
+        Self(methods)
+    }
+
+    fn run_to_end(self, command: &Command) -> RunToEnd<'_> {
+        let (spawn, reap) = self.0;
+        RunToEnd::new(command).methods(spawn, reap)
+    }
+
+    #[track_caller]
+    fn run(self, command: &Command) -> Output {
+        let command = command.clone();
+        within_30_s(move || self.run_to_end(&command).run().unwrap())
+    }
+}
 
 /// Fails instead of hanging: what blocks is under test here.
 #[track_caller]
@@ -21,48 +45,36 @@ fn within_30_s<T: Send + 'static>(what: impl FnOnce() -> T + Send + 'static) -> 
     }
 }
 
-fn sh(script: &str) -> Command {
-    let mut command = Command::new("sh");
-    command.args(["-c", script]);
-    command
-}
+on_all_combinations! {
+    fn returns_what_it_said_and_how_it_ended(harness: &mut Harness) {
+        let output = harness.run(&sh("echo out; echo err >&2; exit 3"));
+        assert_eq!(output.exit.code(), Some(3));
+        assert_eq!((&output.stdout[..], &output.stderr[..]), (&b"out\n"[..], &b"err\n"[..]));
+        assert!(!output.timed_out && !output.pipes_left_open);
+        assert_eq!(output.exit.requested, None);
+    }
 
-#[track_caller]
-fn run(command: &Command) -> Output {
-    let command = command.clone();
-    within_30_s(move || RunToEnd::new(&command).run().unwrap())
-}
+    fn feeds_more_than_a_pipe_holds_in_both_directions(harness: &mut Harness) {
+        let harness = *harness;
+        let input: Vec<u8> = (0..3_000_000_u32).map(|n| (n % 251) as u8).collect();
+        let expected = input.clone();
+        let output = within_30_s(move || harness.run_to_end(&Command::new("cat")).input(&input[..]).run().unwrap());
+        assert!(output.stdout == expected);
+        assert!(output.exit.success());
+    }
 
-#[test]
-fn returns_what_it_said_and_how_it_ended() {
-    let output = run(&sh("echo out; echo err >&2; exit 3"));
-    assert_eq!(output.exit.code(), Some(3));
-    assert_eq!((&output.stdout[..], &output.stderr[..]), (&b"out\n"[..], &b"err\n"[..]));
-    assert!(!output.timed_out && !output.pipes_left_open);
-    assert_eq!(output.exit.requested, None);
-}
+    fn an_input_that_nobody_reads_is_no_error(harness: &mut Harness) {
+        let harness = *harness;
+        let output = within_30_s(move || harness.run_to_end(&sh("exec head -c 3")).input(io::repeat(b'x')).run().unwrap());
+        assert_eq!(output.stdout, b"xxx");
+        assert!(output.exit.success() && !output.pipes_left_open);
+    }
 
-#[test]
-fn feeds_more_than_a_pipe_holds_in_both_directions() {
-    let input: Vec<u8> = (0..3_000_000_u32).map(|n| (n % 251) as u8).collect();
-    let expected = input.clone();
-    let output = within_30_s(move || RunToEnd::new(&Command::new("cat")).input(&input[..]).run().unwrap());
-    assert!(output.stdout == expected);
-    assert!(output.exit.success());
-}
-
-#[test]
-fn an_input_that_nobody_reads_is_no_error() {
-    let output = within_30_s(|| RunToEnd::new(&sh("exec head -c 3")).input(io::repeat(b'x')).run().unwrap());
-    assert_eq!(output.stdout, b"xxx");
-    assert!(output.exit.success() && !output.pipes_left_open);
-}
-
-#[test]
-fn without_an_input_stdin_is_at_its_end() {
-    for stdin in [Stdio::null(), Stdio::piped()] {
-        let output = run(sh("cat; echo done").stdin(stdin));
-        assert_eq!(output.stdout, b"done\n");
+    fn without_an_input_stdin_is_at_its_end(harness: &mut Harness) {
+        for stdin in [Stdio::null(), Stdio::piped()] {
+            let output = harness.run(sh("cat; echo done").stdin(stdin));
+            assert_eq!(output.stdout, b"done\n");
+        }
     }
 }
 
@@ -78,133 +90,135 @@ impl Read for Failing {
     }
 }
 
-#[test]
-fn an_input_that_cannot_be_read_is_an_error_and_kills() {
-    for read_before in [false, true] {
-        let result = within_30_s(move || {
-            // It would go on for ever after the end of its input.
-            RunToEnd::new(&sh("trap '' TERM; cat; exec sleep 1234")).input(Failing(read_before)).run()
-        });
-        match result {
-            Err(RunError::Input(error)) => assert_eq!(error.to_string(), "the disk is gone"),
+on_all_combinations! {
+    fn an_input_that_cannot_be_read_is_an_error_and_kills(harness: &mut Harness) {
+        let harness = *harness;
+        for read_before in [false, true] {
+            let result = within_30_s(move || {
+                // It would go on for ever after the end of its input.
+                harness.run_to_end(&sh("trap '' TERM; cat; exec sleep 1234")).input(Failing(read_before)).run()
+            });
+            match result {
+                Err(RunError::Input(error)) => assert_eq!(error.to_string(), "the disk is gone"),
+                other => panic!("{other:?}"),
+            }
+        }
+    }
+
+    fn a_program_that_there_is_not_is_an_error(harness: &mut Harness) {
+        match harness.run_to_end(&Command::new("/no/such/program")).run() {
+            Err(RunError::Spawn(error)) => assert_eq!(error.stage(), Stage::Exec),
             other => panic!("{other:?}"),
         }
     }
-}
 
-#[test]
-fn a_program_that_there_is_not_is_an_error() {
-    match RunToEnd::new(&Command::new("/no/such/program")).run() {
-        Err(RunError::Spawn(error)) => assert_eq!(error.stage(), Stage::Exec),
-        other => panic!("{other:?}"),
+    fn output_beyond_the_limit_is_counted_and_dropped(harness: &mut Harness) {
+        let harness = *harness;
+        let output = within_30_s(move || {
+            let command = sh("head -c 3000000 /dev/zero; printf 1234567890 >&2");
+            harness.run_to_end(&command).output_limit(1000).run().unwrap()
+        });
+        assert_eq!((output.stdout.len(), output.stdout_dropped), (1000, 2_999_000));
+        assert_eq!((&output.stderr[..], output.stderr_dropped), (&b"1234567890"[..], 0));
+        assert!(output.exit.success());
+    }
+
+    fn a_time_out_terminates_the_group_and_keeps_the_output(harness: &mut Harness) {
+        let harness = *harness;
+        let output = within_30_s(move || {
+            let command = sh("echo before; sleep 1234 & sleep 1234");
+            harness.run_to_end(&command).timeout(Duration::from_secs(1)).run().unwrap()
+        });
+        assert!(output.timed_out && !output.pipes_left_open);
+        assert_eq!(output.exit.signal(), Some(libc::SIGTERM));
+        assert_eq!(output.exit.requested, Some(libc::SIGTERM));
+        assert_eq!(output.stdout, b"before\n");
+        assert!(output.exit.wall_time >= Duration::from_secs(1));
+    }
+
+    fn what_ignores_the_request_is_killed(harness: &mut Harness) {
+        let harness = *harness;
+        let output = within_30_s(move || {
+            let command = sh("trap '' TERM; echo ready; while :; do sleep 1234; done");
+            let run = harness.run_to_end(&command).timeout(Duration::from_secs(1)).kill_time(Duration::from_millis(100));
+            run.run().unwrap()
+        });
+        assert!(output.timed_out && !output.pipes_left_open);
+        assert_eq!(output.exit.signal(), Some(libc::SIGKILL));
+        assert_eq!(output.exit.requested, Some(libc::SIGKILL));
+    }
+
+    fn a_stopped_process_acts_on_the_request(harness: &mut Harness) {
+        let harness = *harness;
+        let output = within_30_s(move || {
+            let command = sh("trap 'echo asked; exit 7' TERM; kill -STOP $$; exit 8");
+            harness.run_to_end(&command).timeout(Duration::from_secs(1)).kill_time(Duration::from_secs(20)).run().unwrap()
+        });
+        assert_eq!(output.exit.code(), Some(7));
+        assert_eq!(output.stdout, b"asked\n");
+    }
+
+    /// The leader obeys, a member of its group does not: its pipe is closed by the kill, so that this one sees the end of file.
+    fn members_that_outlive_a_timed_out_leader_are_killed(harness: &mut Harness) {
+        let harness = *harness;
+        let output = within_30_s(move || {
+            let command = sh("(trap '' TERM; echo ready; while :; do sleep 1234; done) & wait");
+            let run = harness.run_to_end(&command).timeout(Duration::from_secs(1)).kill_time(Duration::from_millis(200));
+            run.drain_time(Duration::from_secs(20)).run().unwrap()
+        });
+        assert!(output.timed_out && !output.pipes_left_open);
+        assert_eq!(output.exit.signal(), Some(libc::SIGTERM));
+        assert_eq!(output.stdout, b"ready\n");
     }
 }
 
-#[test]
-fn output_beyond_the_limit_is_counted_and_dropped() {
-    let output = within_30_s(|| {
-        let command = sh("head -c 3000000 /dev/zero; printf 1234567890 >&2");
-        RunToEnd::new(&command).output_limit(1000).run().unwrap()
-    });
-    assert_eq!((output.stdout.len(), output.stdout_dropped), (1000, 2_999_000));
-    assert_eq!((&output.stderr[..], output.stderr_dropped), (&b"1234567890"[..], 0));
-    assert!(output.exit.success());
-}
-
-#[test]
-fn a_time_out_terminates_the_group_and_keeps_the_output() {
-    let output = within_30_s(|| {
-        let command = sh("echo before; sleep 1234 & sleep 1234");
-        RunToEnd::new(&command).timeout(Duration::from_secs(1)).run().unwrap()
-    });
-    assert!(output.timed_out && !output.pipes_left_open);
-    assert_eq!(output.exit.signal(), Some(libc::SIGTERM));
-    assert_eq!(output.exit.requested, Some(libc::SIGTERM));
-    assert_eq!(output.stdout, b"before\n");
-    assert!(output.exit.wall_time >= Duration::from_secs(1));
-}
-
-#[test]
-fn what_ignores_the_request_is_killed() {
-    let output = within_30_s(|| {
-        let command = sh("trap '' TERM; echo ready; while :; do sleep 1234; done");
-        let run = RunToEnd::new(&command).timeout(Duration::from_secs(1)).kill_time(Duration::from_millis(100));
-        run.run().unwrap()
-    });
-    assert!(output.timed_out && !output.pipes_left_open);
-    assert_eq!(output.exit.signal(), Some(libc::SIGKILL));
-    assert_eq!(output.exit.requested, Some(libc::SIGKILL));
-}
-
-#[test]
-fn a_stopped_process_acts_on_the_request() {
-    let output = within_30_s(|| {
-        let command = sh("trap 'echo asked; exit 7' TERM; kill -STOP $$; exit 8");
-        RunToEnd::new(&command).timeout(Duration::from_secs(1)).kill_time(Duration::from_secs(20)).run().unwrap()
-    });
-    assert_eq!(output.exit.code(), Some(7));
-    assert_eq!(output.stdout, b"asked\n");
-}
-
-/// The leader obeys, a member of its group does not: its pipe is closed by the kill, so that this one sees the end of file.
-#[test]
-fn members_that_outlive_a_timed_out_leader_are_killed() {
-    let output = within_30_s(|| {
-        let command = sh("(trap '' TERM; echo ready; while :; do sleep 1234; done) & wait");
-        let run = RunToEnd::new(&command).timeout(Duration::from_secs(1)).kill_time(Duration::from_millis(200));
-        run.drain_time(Duration::from_secs(20)).run().unwrap()
-    });
-    assert!(output.timed_out && !output.pipes_left_open);
-    assert_eq!(output.exit.signal(), Some(libc::SIGTERM));
-    assert_eq!(output.stdout, b"ready\n");
-}
-
 /// Ends the grandchild that a test has left, by the number that it printed first.
-fn kill_the_one_that_is_left(output: &Output) {
+fn kill_the_one_that_is_left(harness: Harness, output: &Output) {
     let pid = String::from_utf8_lossy(&output.stdout).lines().next().unwrap().to_owned();
-    let kill = RunToEnd::new(&sh(&format!("kill -KILL {pid}"))).run().unwrap();
+    let kill = harness.run(&sh(&format!("kill -KILL {pid}")));
     assert!(kill.exit.success(), "it was left to itself");
 }
 
-#[test]
-fn a_grandchild_that_holds_the_pipes_holds_up_nobody() {
-    let output = run(&sh("sleep 1234 & echo $!; head -c 50000 /dev/zero; exit 5"));
-    assert_eq!(output.exit.code(), Some(5));
-    assert!(output.pipes_left_open && !output.timed_out);
-    assert!(output.stdout.len() > 50_000, "all that it wrote itself is there");
-    kill_the_one_that_is_left(&output);
-}
+on_all_combinations! {
+    fn a_grandchild_that_holds_the_pipes_holds_up_nobody(harness: &mut Harness) {
+        let output = harness.run(&sh("sleep 1234 & echo $!; head -c 50000 /dev/zero; exit 5"));
+        assert_eq!(output.exit.code(), Some(5));
+        assert!(output.pipes_left_open && !output.timed_out);
+        assert!(output.stdout.len() > 50_000, "all that it wrote itself is there");
+        kill_the_one_that_is_left(*harness, &output);
+    }
 
-#[test]
-fn a_grandchild_that_never_stops_writing_holds_up_nobody() {
-    let output = within_30_s(|| {
-        let command = sh("yes & echo $! >&2; printf last >&2; exit 5");
-        RunToEnd::new(&command).output_limit(100).drain_time(Duration::ZERO).run().unwrap()
-    });
-    assert_eq!(output.exit.code(), Some(5));
-    // It ends by itself: its pipe is broken now.
-    assert!(output.pipes_left_open);
-    assert!(output.stderr.ends_with(b"\nlast"));
-}
+    fn a_grandchild_that_never_stops_writing_holds_up_nobody(harness: &mut Harness) {
+        let harness = *harness;
+        let output = within_30_s(move || {
+            let command = sh("yes & echo $! >&2; printf last >&2; exit 5");
+            harness.run_to_end(&command).output_limit(100).drain_time(Duration::ZERO).run().unwrap()
+        });
+        assert_eq!(output.exit.code(), Some(5));
+        // It ends by itself: its pipe is broken now.
+        assert!(output.pipes_left_open);
+        assert!(output.stderr.ends_with(b"\nlast"));
+    }
 
-#[test]
-fn a_grandchild_that_is_soon_done_is_waited_for() {
-    let output = within_30_s(|| {
-        let command = sh("(sleep 0.05; echo late) & exit 0");
-        RunToEnd::new(&command).drain_time(Duration::from_secs(20)).run().unwrap()
-    });
-    assert_eq!(output.stdout, b"late\n");
-    assert!(!output.pipes_left_open);
-}
+    fn a_grandchild_that_is_soon_done_is_waited_for(harness: &mut Harness) {
+        let harness = *harness;
+        let output = within_30_s(move || {
+            let command = sh("(sleep 0.05; echo late) & exit 0");
+            harness.run_to_end(&command).drain_time(Duration::from_secs(20)).run().unwrap()
+        });
+        assert_eq!(output.stdout, b"late\n");
+        assert!(!output.pipes_left_open);
+    }
 
-#[test]
-fn runs_on_a_pseudo_terminal() {
-    let output = within_30_s(|| {
-        let mut command = sh("test -t 0 && cat");
-        RunToEnd::new(command.pty(Pty::new().echo(false))).input("hello\n\u{4}".as_bytes()).run().unwrap()
-    });
-    assert_eq!(String::from_utf8_lossy(&output.stdout), "hello\r\n");
-    assert!(output.exit.success());
+    fn runs_on_a_pseudo_terminal(harness: &mut Harness) {
+        let harness = *harness;
+        let output = within_30_s(move || {
+            let mut command = sh("test -t 0 && cat");
+            harness.run_to_end(command.pty(Pty::new().echo(false))).input("hello\n\u{4}".as_bytes()).run().unwrap()
+        });
+        assert_eq!(String::from_utf8_lossy(&output.stdout), "hello\r\n");
+        assert!(output.exit.success());
+    }
 }
 
 const TIME: &str = "/usr/bin/time";
@@ -219,14 +233,14 @@ struct Timed {
 }
 
 /// `None`, with a word, where there is no GNU time.
-fn timed(command: &Command) -> Option<(Timed, Output)> {
+fn timed(harness: Harness, command: &Command) -> Option<(Timed, Output)> {
     if !Path::new(TIME).exists() {
         println!("skipped: there is no {TIME}");
         return None;
     }
     let mut time = Command::new(TIME);
     time.arg("-v").arg(command.get_program()).args(command.get_args()).env("LC_ALL", "C");
-    let output = run(&time);
+    let output = harness.run(&time);
     let text = String::from_utf8_lossy(&output.stderr).into_owned();
     let find =
         |name: &str| text.lines().find_map(|line| line.trim().strip_prefix(name)).map(|value| value.trim().to_owned());
@@ -247,46 +261,45 @@ fn assert_close(ours: f64, theirs: f64, tolerance: f64, what: &str) {
     assert!((ours - theirs).abs() <= tolerance, "{what}: {ours} here, {theirs} by {TIME}");
 }
 
-#[test]
-fn cpu_agrees_with_gnu_time() {
-    let command = sh("i=0; while [ $i -lt 400000 ]; do i=$((i+1)); done; head -c 200000000 /dev/zero >/dev/null");
-    let Some((theirs, both)) = timed(&command) else { return };
-    // The same run seen from outside: GNU time adds next to nothing to what it measures, and cuts to 10 ms.
-    let usage = both.exit.usage;
-    assert!(usage.cpu_time() > Duration::from_millis(50), "{usage:?}");
-    assert_close(usage.user_time.as_secs_f64(), theirs.user, 0.03, "user time of one run");
-    assert_close(usage.system_time.as_secs_f64(), theirs.system, 0.03, "system time of one run");
-    // Of its own: the same work, which costs more on a machine that has more to do.
-    let ours = run(&command).exit.usage.cpu_time().as_secs_f64();
-    let theirs = theirs.user + theirs.system;
-    assert!(ours < theirs * 3.0 && theirs < ours * 3.0, "CPU of two runs: {ours} here, {theirs} by {TIME}");
-}
-
-#[test]
-fn peak_memory_agrees_with_gnu_time() {
-    // Far more than this process, whose own peak a child's begins with: one buffer, and what waits in a pipeline.
-    let mut dd = Command::new("dd");
-    dd.args(["if=/dev/zero", "of=/dev/null", "bs=96M", "count=1"]);
-    let tail = sh("head -c 64000000 /dev/zero | tail -c 64000000 | wc -c");
-    for (command, least) in [(dd, 96 << 20), (tail, 64_000_000)] {
-        let Some((theirs, both)) = timed(&command) else { return };
-        let ours = run(&command);
-        assert_eq!((ours.exit.code(), theirs.code), (Some(0), Some(0)));
-        let mib = 1024.0 * 1024.0;
-        let rss = ours.exit.usage.max_rss;
-        assert!(rss >= least, "{rss}");
-        assert_close(rss as f64 / mib, theirs.max_rss_kib as f64 / 1024.0, 2.0, "peak of two runs");
-        assert_close(both.exit.usage.max_rss as f64 / mib, theirs.max_rss_kib as f64 / 1024.0, 0.1, "peak of one run");
+on_all_combinations! {
+    fn cpu_agrees_with_gnu_time(harness: &mut Harness) {
+        let command = sh("i=0; while [ $i -lt 400000 ]; do i=$((i+1)); done; head -c 200000000 /dev/zero >/dev/null");
+        let Some((theirs, both)) = timed(*harness, &command) else { return };
+        // The same run seen from outside: GNU time adds next to nothing to what it measures, and cuts to 10 ms.
+        let usage = both.exit.usage;
+        assert!(usage.cpu_time() > Duration::from_millis(50), "{usage:?}");
+        assert_close(usage.user_time.as_secs_f64(), theirs.user, 0.03, "user time of one run");
+        assert_close(usage.system_time.as_secs_f64(), theirs.system, 0.03, "system time of one run");
+        // Of its own: the same work, which costs more on a machine that has more to do.
+        let ours = harness.run(&command).exit.usage.cpu_time().as_secs_f64();
+        let theirs = theirs.user + theirs.system;
+        assert!(ours < theirs * 3.0 && theirs < ours * 3.0, "CPU of two runs: {ours} here, {theirs} by {TIME}");
     }
-}
 
-#[test]
-fn the_exit_agrees_with_gnu_time() {
-    let commands =
-        [Command::new("true"), Command::new("false"), sh("exit 42"), sh("kill -KILL $$"), sh("kill -TERM $$")];
-    for command in commands {
-        let Some((theirs, _)) = timed(&command) else { return };
-        let ours = run(&command).exit;
-        assert_eq!((ours.code(), ours.signal()), (theirs.code, theirs.signal), "{command:?}");
+    fn peak_memory_agrees_with_gnu_time(harness: &mut Harness) {
+        // Far more than this process, whose own peak a child's begins with: one buffer, and what waits in a pipeline.
+        let mut dd = Command::new("dd");
+        dd.args(["if=/dev/zero", "of=/dev/null", "bs=96M", "count=1"]);
+        let tail = sh("head -c 64000000 /dev/zero | tail -c 64000000 | wc -c");
+        for (command, least) in [(dd, 96 << 20), (tail, 64_000_000)] {
+            let Some((theirs, both)) = timed(*harness, &command) else { return };
+            let ours = harness.run(&command);
+            assert_eq!((ours.exit.code(), theirs.code), (Some(0), Some(0)));
+            let mib = 1024.0 * 1024.0;
+            let rss = ours.exit.usage.max_rss;
+            assert!(rss >= least, "{rss}");
+            assert_close(rss as f64 / mib, theirs.max_rss_kib as f64 / 1024.0, 2.0, "peak of two runs");
+            assert_close(both.exit.usage.max_rss as f64 / mib, theirs.max_rss_kib as f64 / 1024.0, 0.1, "peak of one run");
+        }
+    }
+
+    fn the_exit_agrees_with_gnu_time(harness: &mut Harness) {
+        let commands =
+            [Command::new("true"), Command::new("false"), sh("exit 42"), sh("kill -KILL $$"), sh("kill -TERM $$")];
+        for command in commands {
+            let Some((theirs, _)) = timed(*harness, &command) else { return };
+            let ours = harness.run(&command).exit;
+            assert_eq!((ours.code(), ours.signal()), (theirs.code, theirs.signal), "{command:?}");
+        }
     }
 }

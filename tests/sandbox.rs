@@ -2,9 +2,10 @@
 //!
 //! One test, in a process of its own: a refusal is remembered for good.
 
-#![allow(unsafe_code)]
-#![cfg(target_os = "linux")]
+#![cfg(all(target_os = "linux", target_endian = "little"))]
 
+#[path = "util/seccomp.rs"]
+mod seccomp;
 mod util;
 
 use std::fs::File;
@@ -14,32 +15,9 @@ use std::sync::Arc;
 use childminder::{Command, Event, Stdio};
 use util::{COMBINATIONS, TempDir, World, sh};
 
-/// Has this thread and its children refuse the calls of these numbers, as container runtimes do.
-fn refuse(calls: &[libc::c_long]) {
-    let statement = |code: u32, k: u32| libc::sock_filter { code: code as u16, jt: 0, jf: 0, k };
-    // The number of the call is the first field of what the filter sees.
-    let mut filter = vec![statement(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, 0)];
-    for call in calls {
-        filter.push(libc::sock_filter {
-            code: (libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K) as u16,
-            jt: 0,
-            jf: 1,
-            k: *call as u32,
-        });
-        filter.push(statement(libc::BPF_RET | libc::BPF_K, libc::SECCOMP_RET_ERRNO | libc::EPERM as u32));
-    }
-    filter.push(statement(libc::BPF_RET | libc::BPF_K, libc::SECCOMP_RET_ALLOW));
-    let program = libc::sock_fprog { len: filter.len() as u16, filter: filter.as_mut_ptr() };
-    // SAFETY: touches no memory.
-    assert_eq!(unsafe { libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) }, 0);
-    // SAFETY: the program lives through the call.
-    let result = unsafe { libc::prctl(libc::PR_SET_SECCOMP, libc::SECCOMP_MODE_FILTER, &raw const program) };
-    assert_eq!(result, 0);
-}
-
 #[test]
 fn without_close_range_and_pidfds() {
-    refuse(&[libc::SYS_close_range, libc::SYS_pidfd_open]);
+    seccomp::refuse(&[libc::SYS_close_range, libc::SYS_pidfd_open].map(|call| (call, None, libc::EPERM)));
     let dir = TempDir::new("sandbox");
     let _filler: Vec<File> = (0..100).map(|_| File::open("/dev/null").unwrap()).collect();
     let open = |name: &str| -> Arc<OwnedFd> { Arc::new(File::open(dir.file(name, name, 0o600)).unwrap().into()) };

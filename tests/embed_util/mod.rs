@@ -2,23 +2,18 @@
 //!
 //! The only file of these tests with `unsafe`. The one rule: it does what hosts do, not what we would do.
 
-#![allow(dead_code, unsafe_code)] // each test file takes what it needs; hosts call libc
+#![allow(dead_code, unused_imports, unsafe_code)] // each test file takes what it needs; hosts call libc
 
 use std::fs;
 use std::io;
 use std::mem::MaybeUninit;
 use std::ptr;
-use std::time::Instant;
 
-use childminder::{Command, Event, Exit, ProcessId, Reactor, ReapMethod, SpawnMethod};
+use childminder::{Command, Event, Exit, ProcessId, Reactor};
 
-/// Both ways to spawn, by both ways to reap.
-pub(crate) const METHODS: [(SpawnMethod, ReapMethod); 4] = [
-    (SpawnMethod::Vfork, ReapMethod::Pidfd),
-    (SpawnMethod::Vfork, ReapMethod::Sigchld),
-    (SpawnMethod::Fork, ReapMethod::Pidfd),
-    (SpawnMethod::Fork, ReapMethod::Sigchld),
-];
+#[path = "../util/mod.rs"]
+mod util;
+pub(crate) use util::{COMBINATIONS as METHODS, children, now, open_fds, threads};
 
 /// Rounds of each case.
 pub(crate) const ROUNDS: usize = 100;
@@ -27,11 +22,6 @@ pub(crate) const ROUNDS: usize = 100;
 pub(crate) fn watchdog(seconds: u32) {
     // SAFETY: alarm touches no memory.
     unsafe { libc::alarm(seconds) };
-}
-
-#[allow(clippy::disallowed_methods)] // a host has a clock of its own
-pub(crate) fn now() -> Instant {
-    Instant::now()
 }
 
 /// Runs a command to its end.
@@ -58,21 +48,8 @@ pub(crate) fn exits_with(code: i32) -> Command {
     match code {
         0 => Command::new("true"),
         1 => Command::new("false"),
-        code => {
-            let mut command = Command::new("sh");
-            command.arg("-c").arg(format!("exit {code}"));
-            command
-        }
+        code => util::sh(&format!("exit {code}")),
     }
-}
-
-/// What is open in this process, without what the look itself opens.
-pub(crate) fn open_fds() -> usize {
-    fs::read_dir("/proc/self/fd").unwrap().count() - 1
-}
-
-pub(crate) fn threads() -> usize {
-    fs::read_dir("/proc/self/task").unwrap().count()
 }
 
 /// Resident memory in KiB.
@@ -80,16 +57,6 @@ pub(crate) fn rss() -> u64 {
     let status = fs::read_to_string("/proc/self/status").unwrap();
     let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
     line.split_whitespace().nth(1).unwrap().parse().unwrap()
-}
-
-/// Children of this process, zombies among them.
-pub(crate) fn children() -> Vec<String> {
-    let mut all = Vec::new();
-    for task in fs::read_dir("/proc/self/task").unwrap() {
-        let list = fs::read_to_string(task.unwrap().path().join("children")).unwrap_or_default();
-        all.extend(list.split_whitespace().map(str::to_owned));
-    }
-    all
 }
 
 /// Handler (or 0 for the default, 1 for ignored) and flags of each signal.

@@ -2,7 +2,7 @@
 //!
 //! The one rule: no wait without a watchdog, and none is a sleep.
 
-#![allow(dead_code)] // Each test file takes what it needs.
+#![allow(dead_code, unused_imports)] // Each test file takes what it needs.
 
 use std::collections::VecDeque;
 use std::fs;
@@ -14,8 +14,9 @@ use childminder::{
     Command, Event, Exit, Line, Observer, Policy, ProcessMonitor, Reactor, ReapMethod, Service, SpawnError, SpawnMethod,
 };
 
-/// After this long without what a test waits for, it has failed.
-pub(crate) const WATCHDOG: Duration = Duration::from_secs(30);
+#[path = "../util/mod.rs"]
+mod util;
+pub(crate) use util::{WATCHDOG, now, sh};
 
 /// What a monitor told, in its order.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -58,11 +59,6 @@ impl Told {
 
 #[derive(Debug, Default)]
 pub(crate) struct Diary(pub(crate) VecDeque<(Instant, Told)>);
-
-#[allow(clippy::disallowed_methods)]
-pub(crate) fn now() -> Instant {
-    Instant::now()
-}
 
 impl Diary {
     fn note(&mut self, told: Told) {
@@ -145,12 +141,6 @@ pub(crate) fn deadly() -> Policy {
 }
 
 pub(crate) const KILL_TIME: Duration = Duration::from_millis(300);
-
-pub(crate) fn sh(script: &str) -> Command {
-    let mut command = Command::new("sh");
-    command.args(["-c", script]);
-    command
-}
 
 /// Says "ready", then does nothing until it is told to end.
 pub(crate) const IDLE: &str = "echo ready; exec sleep 1000";

@@ -18,22 +18,23 @@ pub(crate) const COMBINATIONS: [(SpawnMethod, ReapMethod); 4] = [
     (SpawnMethod::Fork, ReapMethod::Sigchld),
 ];
 
-/// Makes four tests of each function: `name::vfork_pidfd`, `name::vfork_sigchld`, `name::fork_pidfd`, `name::fork_sigchld`.
+/// Makes four tests of each function: `name::vfork_pidfd`, `name::vfork_sigchld`, `name::fork_pidfd`, `name::fork_sigchld`. The argument
+/// is a [`World`], or whatever else can be made from a combination.
 #[allow(unused_macros)]
 macro_rules! on_all_combinations {
-    ($($(#[$meta:meta])* fn $name:ident($world:ident: &mut World) $body:block)*) => { $(
+    ($($(#[$meta:meta])* fn $name:ident($world:ident: &mut $World:ident) $body:block)*) => { $(
         $(#[$meta])*
         mod $name {
             use super::*;
-            fn body($world: &mut World) $body
+            fn body($world: &mut $World) $body
             #[test]
-            fn vfork_pidfd() { body(&mut World::new(COMBINATIONS[0])) }
+            fn vfork_pidfd() { body(&mut $World::new(COMBINATIONS[0])) }
             #[test]
-            fn vfork_sigchld() { body(&mut World::new(COMBINATIONS[1])) }
+            fn vfork_sigchld() { body(&mut $World::new(COMBINATIONS[1])) }
             #[test]
-            fn fork_pidfd() { body(&mut World::new(COMBINATIONS[2])) }
+            fn fork_pidfd() { body(&mut $World::new(COMBINATIONS[2])) }
             #[test]
-            fn fork_sigchld() { body(&mut World::new(COMBINATIONS[3])) }
+            fn fork_sigchld() { body(&mut $World::new(COMBINATIONS[3])) }
         }
     )* };
 }

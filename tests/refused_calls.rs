@@ -1,0 +1,100 @@
+//! Each system call of a spawn fails once: the right error from each step, and nothing left behind.
+//!
+//! What real limits can do is in refusals.rs. One test, in a process of its own: it counts what the whole process has open.
+
+#![cfg(all(target_os = "linux", target_endian = "little"))]
+
+#[path = "util/seccomp.rs"]
+mod seccomp;
+mod util;
+
+use childminder::{Command, Limit, Pty, Resource, Stage, Stdio};
+use seccomp::{Refused, refuse};
+use util::{COMBINATIONS, World, is_root, open_fds};
+
+fn command(how: impl FnOnce(&mut Command) -> &mut Command) -> Command {
+    let mut command = Command::new("/bin/true");
+    command.stdin(Stdio::piped());
+    how(&mut command);
+    command
+}
+
+/// What is asked for, what is refused to it, and the step that must say so.
+fn cases() -> Vec<(Command, Vec<Refused>, Stage)> {
+    let plain = || command(|c| c);
+    let on_terminal = || {
+        let mut command = Command::new("/bin/true");
+        command.pty(Pty::new());
+        command
+    };
+    let limit = Limit { soft: Some(0), hard: Some(0) };
+    let mut all = vec![
+        (plain(), vec![(libc::SYS_pipe2, None, libc::ENFILE)], Stage::Pipe),
+        (plain(), vec![(libc::SYS_epoll_ctl, None, libc::ENOSPC)], Stage::Pipe),
+        (on_terminal(), vec![(libc::SYS_ioctl, Some((1, libc::TIOCSCTTY as u32)), libc::EPERM)], Stage::Terminal),
+        (on_terminal(), vec![(libc::SYS_ioctl, Some((1, libc::TIOCGPTPEER as u32)), libc::ENFILE)], Stage::Pipe),
+        (plain(), vec![(libc::SYS_clone, None, libc::EAGAIN), (libc::SYS_clone3, None, libc::EAGAIN)], Stage::Clone),
+        (plain(), vec![(libc::SYS_setpgid, None, libc::EACCES)], Stage::Setpgid),
+        (command(|c| c.setsid(true)), vec![(libc::SYS_setsid, None, libc::EPERM)], Stage::Setsid),
+        (command(|c| c.nice(5)), vec![(libc::SYS_setpriority, None, libc::EACCES)], Stage::Nice),
+        (
+            command(|c| c.rlimit(Resource::Core, limit)),
+            vec![(libc::SYS_prlimit64, Some((1, libc::RLIMIT_CORE)), libc::EPERM)],
+            Stage::Rlimit,
+        ),
+        (command(|c| c.current_dir("/")), vec![(libc::SYS_chdir, None, libc::EIO)], Stage::Chdir),
+        (
+            command(|c| c.parent_death_signal(libc::SIGTERM)),
+            vec![(libc::SYS_prctl, Some((0, libc::PR_SET_PDEATHSIG as u32)), libc::EINVAL)],
+            Stage::ParentDeath,
+        ),
+        // It "succeeds", and says that the parent is 0: that one has died in between.
+        (command(|c| c.parent_death_signal(libc::SIGTERM)), vec![(libc::SYS_getppid, None, 0)], Stage::ParentDeath),
+        (plain(), vec![(libc::SYS_execve, None, libc::ENOMEM)], Stage::Exec),
+    ];
+    if is_root() {
+        let user = || command(|c| c.uid(7).gid(7).groups(&[7]));
+        // EAGAIN is what a user with too many processes gets.
+        all.push((user(), vec![(libc::SYS_setgroups, None, libc::ENOMEM)], Stage::Setgroups));
+        all.push((user(), vec![(libc::SYS_setgid, None, libc::EPERM)], Stage::Setgid));
+        all.push((user(), vec![(libc::SYS_setuid, None, libc::EAGAIN)], Stage::Setuid));
+    }
+    all
+}
+
+/// With all that a spawn keeps for the next one, so that what is open afterwards can be compared.
+fn warm(world: &mut World, command: &Command) {
+    assert!(world.run(command).exit.success());
+    world.log.0.clear();
+}
+
+// WithForkError, ForkErrorCloseFDs, ErrorInPipe, ClosePTY
+#[test]
+fn each_step_fails_whole() {
+    for (command, refused, stage) in cases() {
+        for combination in COMBINATIONS {
+            let errno = if refused[0].2 == 0 { libc::ESRCH } else { refused[0].2 };
+            std::thread::scope(|scope| {
+                let there = scope.spawn(|| {
+                    let mut world = World::new(combination);
+                    warm(&mut world, &command);
+                    let before = open_fds();
+                    refuse(&refused);
+                    for _ in 0..3 {
+                        let error = world.reactor.spawn_process(&command).expect_err("a refusal");
+                        let got = (error.stage(), error.io_error().raw_os_error());
+                        assert_eq!(got, (stage, Some(errno)), "{combination:?}: {error}");
+                        assert_eq!(open_fds(), before, "{combination:?}: {error}");
+                        assert_eq!(util::children(), [], "{combination:?}: {error}");
+                    }
+                    assert_eq!(world.reactor.processes().count(), 0);
+                    world.settle();
+                    assert!(world.log.0.is_empty(), "{:?}", world.log);
+                });
+                if let Err(panic) = there.join() {
+                    std::panic::resume_unwind(panic);
+                }
+            });
+        }
+    }
+}
