@@ -11,7 +11,7 @@ use super::observer::{Line, Observer};
 use super::restart::{Leader, Lifecycle, State};
 use crate::command::Command;
 use crate::exit::Exit;
-use crate::process::{ProcessGroup, ProcessId};
+use crate::process::{Living, ProcessGroup, ProcessId};
 use crate::reactor::Reactor;
 use crate::reactor::timers::TimerId;
 
@@ -33,6 +33,22 @@ pub(super) struct Entry {
     pub(super) removed: bool,
     pub(super) starts: u64,
     pub(super) last_exit: Option<Box<Exit>>,
+}
+
+/// A look at who lives, shared by all that ask at the same time.
+#[derive(Debug, Default)]
+pub(super) struct Look {
+    at: Option<Instant>,
+    living: Option<Living>,
+}
+
+impl Look {
+    fn at(&mut self, now: Instant) -> &mut Option<Living> {
+        if self.at.replace(now) != Some(now) {
+            self.living = None;
+        }
+        &mut self.living
+    }
 }
 
 /// What a process writes, and for which entry.
@@ -78,8 +94,9 @@ impl Entry {
     }
 
     /// Whether anybody is left of the groups of its earlier processes.
-    pub(super) fn group_left(&mut self) -> bool {
-        self.groups.retain(|group| !group.is_empty());
+    pub(super) fn group_left(&mut self, now: Instant, look: &mut Look) -> bool {
+        let living = look.at(now);
+        self.groups.retain(|group| group.is_left(living));
         !self.groups.is_empty()
     }
 

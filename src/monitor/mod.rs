@@ -23,7 +23,7 @@ use crate::reactor::timers::TimerId;
 use crate::reactor::{Event, Reactor};
 use crate::service::Service;
 pub use entry::Status;
-use entry::{Entry, Output, line};
+use entry::{Entry, Look, Output, line};
 use lines::MAX_LINE;
 pub use observer::{Line, Log, Observer};
 use restart::{Action, Input, Lifecycle, Policy, PolicyError, State};
@@ -63,6 +63,7 @@ pub struct ProcessMonitor<O = Log> {
     /// Every process of ours that has not ended, the exited ones whose pipes somebody still holds among them.
     outputs: HashMap<ProcessId, Output>,
     timers: HashMap<TimerId, u64>,
+    look: Look,
 }
 
 /// Why a monitor did not do what it was asked to. Nothing has changed then.
@@ -130,6 +131,7 @@ impl<O: Observer> ProcessMonitor<O> {
             names: HashMap::new(),
             outputs: HashMap::new(),
             timers: HashMap::new(),
+            look: Look::default(),
         }
     }
 
@@ -364,7 +366,7 @@ impl<O: Observer> ProcessMonitor<O> {
         let Some(entry) = self.entries.get_mut(&key) else { return };
         let mut input = input;
         let idle = matches!(entry.life.state(), State::BackingOff { .. } | State::Exited);
-        if idle && !entry.group_left() {
+        if idle && !entry.group_left(reactor.now(), &mut self.look) {
             // Nobody looked as long as nobody waited for them.
             entry.life.handle(reactor.now(), Input::GroupGone);
         }
@@ -437,14 +439,18 @@ impl<O: Observer> ProcessMonitor<O> {
         let leftover = reactor.process(process).and_then(|process| process.leftover_group());
         entry.groups.extend(leftover);
         self.observer.exited(&entry.name, exit);
-        let group_left = entry.group_left();
+        // A restart does not wait for a look at who they are, as long as there are not more and more of them.
+        let group_left = match entry.life.state() {
+            State::Running { .. } if entry.groups.len() < 2 => !entry.groups.is_empty(),
+            _ => entry.group_left(reactor.now(), &mut self.look),
+        };
         self.tell(reactor, key, Input::Exited { success: exit.success(), group_left });
     }
 
     /// Looks whether those who outlived a stopped leader are gone by now.
     fn probe(&mut self, reactor: &mut Reactor, key: u64) {
         let Some(entry) = self.entries.get_mut(&key) else { return };
-        if entry.waits_for_group() && !entry.group_left() {
+        if entry.waits_for_group() && !entry.group_left(reactor.now(), &mut self.look) {
             self.tell(reactor, key, Input::GroupGone);
         }
     }

@@ -4,13 +4,13 @@
 //! one rule: a call has its effect now, and what there is to tell of it comes as an event in a later turn.
 
 mod child;
+mod group;
 mod pipe;
 mod stdio;
 
 use std::collections::VecDeque;
 use std::fmt;
 use std::io::{self, IoSlice};
-use std::os::fd::OwnedFd;
 
 use crate::error::{SignalError, WriteError};
 use crate::exit::Exit;
@@ -19,6 +19,8 @@ use crate::sources::Sources;
 use crate::sys;
 use child::Pipe;
 pub(crate) use child::{Child, Notice, Surroundings};
+pub(crate) use group::Living;
+pub use group::ProcessGroup;
 use pipe::Flush;
 pub(crate) use pipe::Read;
 
@@ -134,7 +136,7 @@ impl Process<'_> {
             return None;
         }
         sys::pidfd::send_to_group(pidfd, 0).ok()?;
-        Some(ProcessGroup { pidfd: pidfd.try_clone().ok()? })
+        Some(ProcessGroup { pidfd: pidfd.try_clone().ok()?, number: self.child.pid })
     }
 
     /// Writes to the child's descriptor `fd`: what there is room for now, and the rest as soon as there is. All of
@@ -302,29 +304,5 @@ impl fmt::Debug for Process<'_> {
             .field("pipes", &pipes)
             .field("exit", &self.child.exit)
             .finish()
-    }
-}
-
-/// What is left of a process group after its leader was reaped. It reaches the group's members and nobody else, whatever
-/// the system has done with the leader's number since.
-#[derive(Debug)]
-pub struct ProcessGroup {
-    pidfd: OwnedFd,
-}
-
-impl ProcessGroup {
-    /// Whether nobody is left.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        sys::pidfd::send_to_group(&self.pidfd, 0).is_err()
-    }
-
-    /// Sends a signal to all members.
-    ///
-    /// # Errors
-    ///
-    /// [`SignalError::AlreadyExited`] if nobody is left, or what `kill(2)` says.
-    pub fn signal(&self, signal: i32) -> Result<(), SignalError> {
-        Ok(sys::pidfd::send_to_group(&self.pidfd, signal)?)
     }
 }
