@@ -263,6 +263,11 @@ impl Observer for Console {
         self.report(name, &format!("terminating, {signal} sent"));
     }
 
+    fn signal_refused(&mut self, name: &str, signal: i32, error: &std::io::Error) {
+        let signal = signal::name(signal).unwrap_or_else(|| signal.to_string());
+        self.report(name, &format!("cannot send {signal}: {error}"));
+    }
+
     fn killing(&mut self, name: &str) {
         self.report(name, "killed, SIGKILL sent");
     }

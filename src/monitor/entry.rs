@@ -3,6 +3,7 @@
 //! Carries out what it is told; decides nothing. The one rule: whoever may be left of a process is reached by handles, never by numbers.
 
 use std::collections::HashMap;
+use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -10,6 +11,7 @@ use super::lines::{LineBuffer, Piece};
 use super::observer::{Line, Observer};
 use super::restart::{Leader, Lifecycle, State};
 use crate::command::Command;
+use crate::error::SignalError;
 use crate::exit::Exit;
 use crate::process::{Living, ProcessGroup, ProcessId};
 use crate::reactor::Reactor;
@@ -100,26 +102,32 @@ impl Entry {
         !self.groups.is_empty()
     }
 
-    pub(super) fn terminate(&mut self, reactor: &mut Reactor, signal: i32) {
-        // A process that cannot be signalled any more has exited, and its event is on the way.
+    /// Asks all of it to end. An error is a right that is missing: a process that has exited meanwhile is none, its event is on
+    /// the way.
+    pub(super) fn terminate(&mut self, reactor: &mut Reactor, signal: i32) -> io::Result<()> {
+        let mut result = Ok(());
         if let Some(mut process) = self.process.and_then(|id| reactor.process(id)) {
-            let _ = process.terminate_group(signal);
+            result = refused(process.terminate_group(signal));
             process.kill_group_at_exit();
         }
         for group in &self.groups {
             let _ = group.signal(signal);
             let _ = group.signal(libc::SIGCONT);
         }
+        result
     }
 
-    pub(super) fn kill(&mut self, reactor: &mut Reactor) {
+    /// Kills all of it; errors as of [`terminate`](Self::terminate).
+    pub(super) fn kill(&mut self, reactor: &mut Reactor) -> io::Result<()> {
+        let mut result = Ok(());
         if let Some(mut process) = self.process.and_then(|id| reactor.process(id)) {
-            let _ = process.kill_group();
+            result = refused(process.kill_group());
             process.kill_group_at_exit();
         }
         for group in self.groups.drain(..) {
             let _ = group.signal(libc::SIGKILL);
         }
+        result
     }
 
     /// Sees to it that exactly one timer is armed if the machine waits for something, and none otherwise.
@@ -141,6 +149,13 @@ impl Entry {
             timers.insert(id, key);
             self.timer = Some((id, deadline));
         }
+    }
+}
+
+fn refused(sent: Result<(), SignalError>) -> io::Result<()> {
+    match sent {
+        Err(SignalError::Os(error)) => Err(error),
+        Err(SignalError::AlreadyExited) | Ok(()) => Ok(()),
     }
 }
 

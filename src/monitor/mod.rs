@@ -398,11 +398,15 @@ impl<O: Observer> ProcessMonitor<O> {
                 Some(Action::Terminate) => {
                     let signal = entry.life.policy().stop_signal;
                     self.observer.terminating(&entry.name, signal);
-                    entry.terminate(reactor, signal);
+                    if let Err(error) = entry.terminate(reactor, signal) {
+                        self.observer.signal_refused(&entry.name, signal, &error);
+                    }
                 }
                 Some(Action::Kill) => {
                     self.observer.killing(&entry.name);
-                    entry.kill(reactor);
+                    if let Err(error) = entry.kill(reactor) {
+                        self.observer.signal_refused(&entry.name, libc::SIGKILL, &error);
+                    }
                 }
                 None => {}
             }

@@ -3,6 +3,7 @@
 //! The one rule: told as it happens, lent and not kept; nothing queues up.
 
 use std::fmt;
+use std::io;
 use std::time::Duration;
 
 use log::{debug, info, warn};
@@ -78,6 +79,13 @@ pub trait Observer {
     /// A process that had not stopped in time is killed, with its group.
     fn killing(&mut self, name: &str) {
         warn!(target: "childminder::monitor", name; "[{name}] killing");
+    }
+
+    /// The signal that was told of just before could not be sent: the process runs as somebody whom we may not signal. It
+    /// stops when it does so by itself.
+    fn signal_refused(&mut self, name: &str, signal: i32, error: &io::Error) {
+        let signal = signal::name(signal).unwrap_or_else(|| signal.to_string());
+        warn!(target: "childminder::monitor", name; "[{name}] cannot send {signal}: {error}");
     }
 }
 

@@ -202,4 +202,9 @@ impl Observer for Voice {
     fn killing(&mut self, name: &str) {
         self.report(name, "killed, SIGKILL sent");
     }
+
+    fn signal_refused(&mut self, name: &str, signal: i32, error: &std::io::Error) {
+        let signal = signal::name(signal).unwrap_or_else(|| signal.to_string());
+        self.report(name, &format!("cannot send {signal}: {error}"));
+    }
 }

@@ -49,10 +49,13 @@ impl Vfork {
             return self.clone(plan, Closing::Each(fd::highest_open()));
         }
         let moves = plan.moves.clone();
-        let used = self.bring_down(plan).map_err(|error| Failure::ours(Stage::Dup2, &error))?;
-        let from = plan.moves.iter().map(|one| one.source.saturating_add(1)).max().unwrap_or(0);
-        #[allow(clippy::cast_sign_loss)] // descriptors are not negative
-        let result = self.clone(plan, Closing::Unshare(from as u32));
+        let mut used = 0;
+        let result =
+            self.bring_down(plan, &mut used).map_err(|error| Failure::ours(Stage::Dup2, &error)).and_then(|()| {
+                let from = plan.moves.iter().map(|one| one.source.saturating_add(1)).max().unwrap_or(0);
+                #[allow(clippy::cast_sign_loss)] // descriptors are not negative
+                self.clone(plan, Closing::Unshare(from as u32))
+            });
         for slot in &self.slots[..used] {
             // What the slot holds is the child's end of a pipe: while it stays open there is no end of file. dup3 to a
             // descriptor that is open cannot fail for want of anything.
@@ -68,19 +71,18 @@ impl Vfork {
         }
     }
 
-    /// Duplicates high sources to the slots; how many slots that took.
-    fn bring_down(&self, plan: &mut Plan) -> io::Result<usize> {
-        let mut used = 0;
+    /// Duplicates high sources to the slots, and counts those that it has used, also on an error.
+    fn bring_down(&self, plan: &mut Plan, used: &mut usize) -> io::Result<()> {
         for one in plan.moves.iter_mut().filter(|one| one.source >= LOW && one.source != one.target) {
-            let Some(slot) = self.slots.get(used) else { break };
+            let Some(slot) = self.slots.get(*used) else { break };
             // SAFETY: the plan's sources are borrowed from their owners for the length of the spawn.
             let source = unsafe { BorrowedFd::borrow_raw(one.source) };
             fd::replace(slot, source)?;
             one.source = slot.as_raw_fd();
             one.clashes = plan.targets.contains(&one.source);
-            used += 1;
+            *used += 1;
         }
-        Ok(used)
+        Ok(())
     }
 
     fn clone(&self, plan: &mut Plan, closing: Closing) -> Result<i32, Failure> {
