@@ -67,20 +67,6 @@ pub fn from_name(name: &str) -> Option<i32> {
     real_time(short).or_else(|| upper.parse().ok()).filter(|number| (1..=max()).contains(number))
 }
 
-/// Whether this process ignores a signal, as one that nohup(1) has started ignores SIGHUP: a program should leave it so.
-///
-/// ```
-/// use childminder::signal;
-///
-/// // Rust's runtime ignores it, so that a closed pipe is an error and not the end.
-/// assert!(signal::is_ignored(signal::from_name("PIPE").unwrap()));
-/// ```
-#[must_use]
-#[doc(alias = "SIG_IGN")]
-pub fn is_ignored(number: i32) -> bool {
-    crate::sys::signal::is_ignored(number)
-}
-
 /// A signal's name with `SIG`, if it has one.
 ///
 /// ```

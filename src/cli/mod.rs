@@ -9,6 +9,7 @@ mod control;
 mod output;
 mod run;
 mod up;
+mod words;
 
 use std::fmt;
 use std::process::ExitCode;

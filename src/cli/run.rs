@@ -8,13 +8,12 @@ use std::path::Path;
 use std::time::Duration;
 
 use childminder::{
-    Command, Event, Exit, Line, Observer, Policy, ProcessMonitor, Reactor, Restart, Service, SpawnError, Stage,
-    TimerId, signal,
+    Command, Event, Exit, Line, Observer, Policy, ProcessMonitor, Reactor, Restart, Service, SpawnError, Stage, TimerId,
 };
 use lexopt::{Arg, Parser, ValueExt};
 
 use super::output::{self, Output, one_line, time_left};
-use super::{FAILURE, Failure, HELP};
+use super::{FAILURE, Failure, HELP, words};
 
 /// What a child that has exited has left in its pipes is read, and what others still write is not waited for longer.
 const GRACE: Duration = Duration::from_millis(50);
@@ -41,12 +40,12 @@ pub(super) fn main(arguments: Parser) -> Result<u8, Failure> {
     console.out.watch(&mut reactor);
     console.err.watch(&mut reactor);
     // Whoever has it ignored wants to outlive a hangup: nohup(1).
-    if !signal::is_ignored(libc::SIGHUP) {
+    if !Reactor::ignores_signal(libc::SIGHUP) {
         reactor.watch_signal(libc::SIGHUP)?;
     }
     // Else a log that has come to its size limit would end us.
     reactor.watch_signal(libc::SIGXFSZ)?;
-    if signal::is_ignored(libc::SIGCHLD) {
+    if Reactor::ignores_signal(libc::SIGCHLD) {
         // We inherited that, and while it holds nobody learns how a child has ended.
         reactor.watch_signal(libc::SIGCHLD)?;
     }
@@ -224,7 +223,7 @@ impl Observer for Console {
 
     fn started(&mut self, name: &str, pid: u32) {
         self.started = true;
-        self.report(name, &format!("started, pid {pid}"));
+        self.report(name, &words::started(pid));
     }
 
     fn start_failed(&mut self, name: &str, error: &SpawnError) {
@@ -242,34 +241,26 @@ impl Observer for Console {
             (None, Some(signal)) => u8::try_from(128 + signal).unwrap_or(FAILURE),
             (None, None) => FAILURE,
         };
-        let (wall, cpu) = (exit.wall_time.as_secs_f64(), exit.usage.cpu_time().as_secs_f64());
-        self.report(name, &format!("exited: {exit}, after {wall:.3} s, {cpu:.3} s CPU"));
+        self.report(name, &words::exited(exit));
     }
 
     fn restarting(&mut self, name: &str, delay: Duration) {
         if self.gives_up() {
             return;
         }
-        if delay.is_zero() {
-            self.report(name, "restarting now");
-        } else {
-            let seconds = format!("{:.3}", delay.as_secs_f64());
-            self.report(name, &format!("restarting in {} s", seconds.trim_end_matches('0').trim_end_matches('.')));
-        }
+        self.report(name, &words::restarting(delay));
     }
 
     fn terminating(&mut self, name: &str, signal: i32) {
-        let signal = signal::name(signal).unwrap_or_else(|| signal.to_string());
-        self.report(name, &format!("terminating, {signal} sent"));
+        self.report(name, &words::terminating(signal));
     }
 
     fn signal_refused(&mut self, name: &str, signal: i32, error: &std::io::Error) {
-        let signal = signal::name(signal).unwrap_or_else(|| signal.to_string());
-        self.report(name, &format!("cannot send {signal}: {error}"));
+        self.report(name, &words::refused(signal, error));
     }
 
     fn killing(&mut self, name: &str) {
-        self.report(name, "killed, SIGKILL sent");
+        self.report(name, words::killing());
     }
 }
 

@@ -342,6 +342,18 @@ impl Reactor {
         self.signals.as_mut().map_or(Ok(()), |signals| signals.watch(signal))
     }
 
+    /// Whether this process ignores a signal, as one that nohup(1) has started ignores SIGHUP: a program should leave it so.
+    ///
+    /// ```
+    /// // Rust's runtime ignores it, so that a closed pipe is an error and not the end.
+    /// assert!(childminder::Reactor::ignores_signal(libc::SIGPIPE));
+    /// ```
+    #[must_use]
+    #[doc(alias = "SIG_IGN")]
+    pub fn ignores_signal(signal: i32) -> bool {
+        sys::signal::is_ignored(signal)
+    }
+
     /// Takes back [`watch_signal`](Self::watch_signal): where the host had the default action, it applies again.
     /// Whether the signal was watched.
     pub fn unwatch_signal(&mut self, signal: i32) -> bool {

@@ -6,12 +6,13 @@
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
-use childminder::{Exit, Line, Observer, SpawnError, signal};
+use childminder::{Exit, Line, Observer, SpawnError};
 
 use super::console::Console;
 use super::files::LogFile;
 use super::recent::Recent;
 use crate::cli::config::{Output, ProcessConfig};
+use crate::cli::words;
 
 #[derive(Debug)]
 pub(super) struct Voice {
@@ -170,7 +171,7 @@ impl Observer for Voice {
     fn started(&mut self, name: &str, pid: u32) {
         self.started.push(name.to_owned());
         if !self.quiet_starts {
-            self.report(name, &format!("started, pid {pid}"));
+            self.report(name, &words::started(pid));
         }
     }
 
@@ -179,32 +180,25 @@ impl Observer for Voice {
     }
 
     fn exited(&mut self, name: &str, exit: &Exit) {
-        let (wall, cpu) = (exit.wall_time.as_secs_f64(), exit.usage.cpu_time().as_secs_f64());
-        self.report(name, &format!("exited: {exit}, after {wall:.3} s, {cpu:.3} s CPU"));
+        self.report(name, &words::exited(exit));
         if self.streams.get(name).is_some_and(|streams| streams.removed) {
             self.streams.remove(name);
         }
     }
 
     fn restarting(&mut self, name: &str, delay: Duration) {
-        if delay.is_zero() {
-            self.report(name, "restarting now");
-        } else {
-            self.report(name, &format!("restarting in {} s", delay.as_secs_f64()));
-        }
+        self.report(name, &words::restarting(delay));
     }
 
     fn terminating(&mut self, name: &str, signal: i32) {
-        let signal = signal::name(signal).unwrap_or_else(|| signal.to_string());
-        self.report(name, &format!("terminating, {signal} sent"));
+        self.report(name, &words::terminating(signal));
     }
 
     fn killing(&mut self, name: &str) {
-        self.report(name, "killed, SIGKILL sent");
+        self.report(name, words::killing());
     }
 
     fn signal_refused(&mut self, name: &str, signal: i32, error: &std::io::Error) {
-        let signal = signal::name(signal).unwrap_or_else(|| signal.to_string());
-        self.report(name, &format!("cannot send {signal}: {error}"));
+        self.report(name, &words::refused(signal, error));
     }
 }
