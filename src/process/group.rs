@@ -34,11 +34,11 @@ impl ProcessGroup {
         !gone && living.get_or_insert_with(Living::look).has(self.number)
     }
 
-    /// Sends a signal to all members.
+    /// Sends a signal to all members. Dead ones that nobody has reaped take it, without effect.
     ///
     /// # Errors
     ///
-    /// [`SignalError::AlreadyExited`] if nobody is left, or what `kill(2)` says.
+    /// [`SignalError::AlreadyExited`] if there are no members, or what `kill(2)` says.
     pub fn signal(&self, signal: i32) -> Result<(), SignalError> {
         Ok(sys::pidfd::send_to_group(&self.pidfd, signal)?)
     }
