@@ -245,8 +245,8 @@ impl Command {
         self
     }
 
-    /// Runs the child as this group. Where the host may, its supplementary groups are dropped unless
-    /// [`groups`](Self::groups) or [`uid`](Self::uid) say which to have.
+    /// Runs the child as this group. The host's supplementary groups are dropped unless [`groups`](Self::groups) or
+    /// [`uid`](Self::uid) say which to have; a host without the right to drop them is refused. Its own group changes nothing.
     pub fn gid(&mut self, id: u32) -> &mut Self {
         self.gid = Some(id);
         self
