@@ -11,16 +11,27 @@ impl<K: PartialEq, V> Map<K, V> {
         Self(Vec::new())
     }
 
-    /// Sets a key's value, in the place of one that it had.
-    pub(crate) fn insert(&mut self, key: K, value: V) {
-        match self.0.iter_mut().find(|(known, _)| *known == key) {
-            Some((_, old)) => *old = value,
-            None => self.0.push((key, value)),
+    /// Sets a key's value, in the place of one that it had, which is returned.
+    pub(crate) fn insert(&mut self, key: K, value: V) -> Option<V> {
+        match self.get_mut(&key) {
+            Some(old) => Some(std::mem::replace(old, value)),
+            None => {
+                self.0.push((key, value));
+                None
+            }
         }
     }
 
+    pub(crate) fn get(&self, key: &K) -> Option<&V> {
+        self.iter().find(|(known, _)| *known == key).map(|(_, value)| value)
+    }
+
+    pub(crate) fn get_mut(&mut self, key: &K) -> Option<&mut V> {
+        self.0.iter_mut().find(|(known, _)| known == key).map(|(_, value)| value)
+    }
+
     pub(crate) fn contains_key(&self, key: &K) -> bool {
-        self.keys().any(|known| known == key)
+        self.get(key).is_some()
     }
 
     pub(crate) fn keys(&self) -> impl Iterator<Item = &K> {
@@ -43,9 +54,8 @@ mod tests {
     #[test]
     fn a_key_has_one_value_and_keeps_its_place() {
         let mut map = Map::new();
-        for (key, value) in [("a", 1), ("b", 2), ("a", 3)] {
-            map.insert(key, value);
-        }
+        assert_eq!([("a", 1), ("b", 2), ("a", 3)].map(|(key, value)| map.insert(key, value)), [None, None, Some(1)]);
+        assert_eq!((map.get(&"a"), map.get(&"c")), (Some(&3), None));
         assert_eq!(map.iter().collect::<Vec<_>>(), [(&"a", &3), (&"b", &2)]);
         assert!(map.contains_key(&"b"));
         map.clear();

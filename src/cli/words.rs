@@ -9,16 +9,25 @@ pub(crate) fn started(pid: u32) -> String {
 }
 
 pub(crate) fn exited(exit: &Exit) -> String {
-    let (wall, cpu) = (exit.wall_time.as_secs_f64(), exit.usage.cpu_time().as_secs_f64());
-    format!("exited: {exit}, after {wall:.3} s, {cpu:.3} s CPU")
+    format!("exited: {exit}, after {} s, {} s CPU", millis(exit.wall_time), millis(exit.usage.cpu_time()))
 }
 
 pub(crate) fn restarting(delay: Duration) -> String {
     if delay.is_zero() {
         return "restarting now".into();
     }
-    let seconds = format!("{:.3}", delay.as_secs_f64());
-    format!("restarting in {} s", seconds.trim_end_matches('0').trim_end_matches('.'))
+    format!("restarting in {} s", seconds(delay))
+}
+
+/// Seconds with as many digits as it takes, three behind the point at most: `90`, `0.5`.
+pub(crate) fn seconds(time: Duration) -> String {
+    millis(time).trim_end_matches('0').trim_end_matches('.').to_owned()
+}
+
+/// Seconds with three digits behind the point. Without the floating-point formatting of std, which is large.
+fn millis(time: Duration) -> String {
+    let millis = time.saturating_add(Duration::from_micros(500)).as_millis();
+    format!("{}.{:03}", millis / 1000, millis % 1000)
 }
 
 pub(crate) fn terminating(number: i32) -> String {
@@ -35,4 +44,16 @@ pub(crate) fn refused(number: i32, error: &std::io::Error) -> String {
 
 fn name(number: i32) -> String {
     signal::name(number).unwrap_or_else(|| number.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn seconds_are_short_and_rounded() {
+        let said = [0, 500_000, 1_000_400, 1_000_500, 90_000_000].map(|micros| seconds(Duration::from_micros(micros)));
+        assert_eq!(said, ["0", "0.5", "1", "1.001", "90"]);
+        assert_eq!(seconds(Duration::MAX), "18446744073709551616");
+    }
 }

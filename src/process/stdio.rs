@@ -2,12 +2,12 @@
 //!
 //! Opens, but starts nothing. The one rule: whatever was opened is closed again by the drop, if the spawn does not happen.
 
-use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use crate::command::Command;
 use crate::error::{SpawnError, Stage};
+use crate::map::Map;
 use crate::stdio::{Source, Stdio};
 use crate::sys;
 use crate::sys::spawn::ChildFile;
@@ -25,11 +25,11 @@ pub(super) enum Side {
 }
 
 /// All files of a spawn.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Files<'a> {
     /// Our ends, by the child's descriptor.
     pub(super) ours: Vec<(i32, OwnedFd, Side)>,
-    theirs: BTreeMap<i32, Theirs<'a>>,
+    theirs: Map<i32, Theirs<'a>>,
     /// The child's descriptor 0 is to be its controlling terminal.
     pub(super) terminal: bool,
 }
@@ -45,7 +45,7 @@ impl<'a> Files<'a> {
     pub(super) fn open(command: &'a Command, null: BorrowedFd<'a>) -> Result<Self, SpawnError> {
         let fail = |stage, error| SpawnError::new(command.program.clone(), stage, error);
         let refuse = |what| fail(Stage::Command, io::Error::new(io::ErrorKind::InvalidInput, what));
-        let mut files = Self::default();
+        let mut files = Self { ours: Vec::new(), theirs: Map::new(), terminal: false };
 
         match command.pty {
             Some(_) if command.fds.keys().any(|fd| *fd <= 2) => {
@@ -71,7 +71,7 @@ impl<'a> Files<'a> {
                 return Err(refuse("a descriptor that is also a listening socket's"));
             }
         }
-        for theirs in files.theirs.values() {
+        for (_, theirs) in files.theirs.iter() {
             if let Theirs::SameAs(other) = theirs {
                 if !matches!(files.theirs.get(other), Some(Theirs::Opened(_) | Theirs::Lent(_))) {
                     return Err(refuse("a descriptor that is to be the same as one that there is not"));

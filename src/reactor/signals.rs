@@ -3,7 +3,6 @@
 //! Handlers go through signal-hook, which calls those that the host had before. The one rule: a signal that nobody watches any
 //! more does again what it did before, as far as the platform lets us see to it.
 
-use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
@@ -15,6 +14,7 @@ use signal_hook::flag;
 use signal_hook::iterator::backend::SignalDelivery;
 use signal_hook::iterator::exfiltrator::SignalOnly;
 
+use crate::map::Map;
 use crate::{signal, sys};
 
 /// The signals that one reactor watches.
@@ -85,32 +85,28 @@ impl Drop for Signals {
 /// signal-hook never takes its handler away again: a signal whose watchers are gone would be swallowed. Where the host had the
 /// default action, a second handler carries it out while no reactor of the process watches.
 mod defaults {
-    use std::collections::btree_map::Entry;
-
-    use super::{Arc, AtomicBool, BTreeMap, Mutex, Ordering, PoisonError, flag, io, sys};
+    use super::{Arc, AtomicBool, Map, Mutex, Ordering, PoisonError, flag, io, sys};
 
     struct Default {
         watchers: usize,
         acts: Arc<AtomicBool>,
     }
 
-    static DEFAULTS: Mutex<BTreeMap<i32, Default>> = Mutex::new(BTreeMap::new());
+    static DEFAULTS: Mutex<Map<i32, Default>> = Mutex::new(Map::new());
 
     pub(super) fn suspend(number: i32) -> io::Result<()> {
         let mut defaults = DEFAULTS.lock().unwrap_or_else(PoisonError::into_inner);
-        let default = match defaults.entry(number) {
-            Entry::Occupied(known) => known.into_mut(),
-            Entry::Vacant(new) => {
-                let acts = Arc::new(AtomicBool::new(false));
-                // The default of SIGCHLD is to do nothing.
-                if number != libc::SIGCHLD && sys::signal::is_default(number) {
-                    flag::register_conditional_default(number, Arc::clone(&acts))?;
-                }
-                new.insert(Default { watchers: 0, acts })
-            }
-        };
-        default.watchers += 1;
-        default.acts.store(false, Ordering::SeqCst);
+        if let Some(default) = defaults.get_mut(&number) {
+            default.watchers += 1;
+            default.acts.store(false, Ordering::SeqCst);
+            return Ok(());
+        }
+        let acts = Arc::new(AtomicBool::new(false));
+        // The default of SIGCHLD is to do nothing.
+        if number != libc::SIGCHLD && sys::signal::is_default(number) {
+            flag::register_conditional_default(number, Arc::clone(&acts))?;
+        }
+        defaults.insert(number, Default { watchers: 1, acts });
         Ok(())
     }
 

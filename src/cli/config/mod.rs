@@ -3,6 +3,7 @@
 //! The one rule: all that can be wrong with the file is found here, at once and with its place; afterwards the settings
 //! are sound.
 
+mod instances;
 mod process;
 mod read;
 mod render;
@@ -14,6 +15,7 @@ mod value;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use instances::Table;
 pub(crate) use process::{Change, Mark, Output, ProcessConfig, Settings};
 pub(crate) use report::Errors;
 pub(crate) use value::parse_duration;
@@ -22,12 +24,13 @@ pub(crate) use value::parse_duration;
 pub(crate) const DEFAULT_FILE: &str = "childminder.toml";
 
 /// All that the file says.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug)]
 pub(crate) struct Config {
     /// Where the control socket shall be, if the file says so. Absolute.
     pub(crate) socket: Option<PathBuf>,
-    /// In the order of the file, instances one after the other.
-    pub(crate) processes: Vec<ProcessConfig>,
+    /// The folder that relative paths count from.
+    base: PathBuf,
+    tables: Vec<Table>,
 }
 
 impl Config {

@@ -2,10 +2,9 @@
 //!
 //! The one rule: the settings compare, the command is made of them: what is equal here runs on over a reload.
 
-use std::collections::BTreeMap;
-use std::fmt::Display;
+use std::fmt::{Display, Write};
 use std::fs::File;
-use std::hash::{DefaultHasher, Hash, Hasher};
+use std::hash::{DefaultHasher, Hasher};
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -14,7 +13,7 @@ use childminder::{Command, Limit, Policy, Resource, Stdio};
 use super::value::Id;
 
 /// One process; of a table with `instances`, one of them.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, PartialEq, Eq)]
 pub(crate) struct ProcessConfig {
     /// Unique within the file. Letters, digits and `-_.:@+`, so that it needs no quoting and is no glob.
     pub(crate) name: String,
@@ -27,18 +26,20 @@ pub(crate) struct ProcessConfig {
 }
 
 /// What is run, and in which surroundings.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Settings {
     /// The program and its arguments; never empty. A `shell` is here already `/bin/sh -c …`.
     pub(crate) command: Vec<String>,
     pub(crate) directory: Option<PathBuf>,
-    pub(crate) environment: BTreeMap<String, String>,
+    /// Sorted by name, each name once.
+    pub(crate) environment: Vec<(String, String)>,
     pub(crate) clear_environment: bool,
     pub(crate) user: Option<Id>,
     pub(crate) group: Option<Id>,
     pub(crate) groups: Option<Vec<Id>>,
     pub(crate) umask: Option<u32>,
-    pub(crate) limits: BTreeMap<Resource, Limit>,
+    /// Sorted, each resource once.
+    pub(crate) limits: Vec<(Resource, Limit)>,
     pub(crate) stdout: Output,
     pub(crate) stderr: Output,
 }
@@ -100,10 +101,17 @@ impl Mark {
 }
 
 /// Of the settings as they are written in full: those that read back as equal are equal.
-fn hash(text: &impl Display) -> u64 {
-    let mut hasher = DefaultHasher::new();
-    text.to_string().hash(&mut hasher);
-    hasher.finish()
+fn hash(settings: &impl Display) -> u64 {
+    struct Text(DefaultHasher);
+    impl Write for Text {
+        fn write_str(&mut self, text: &str) -> std::fmt::Result {
+            self.0.write(text.as_bytes());
+            Ok(())
+        }
+    }
+    let mut text = Text(DefaultHasher::new());
+    let _ = write!(text, "{settings}");
+    text.0.finish()
 }
 
 impl ProcessConfig {
@@ -125,7 +133,7 @@ impl ProcessConfig {
         if settings.clear_environment {
             command.env_clear();
         }
-        command.envs(&settings.environment);
+        command.envs(settings.environment.iter().map(|(name, value)| (name, value)));
         if let Some(directory) = &settings.directory {
             command.current_dir(directory);
         }
@@ -193,13 +201,12 @@ mod tests {
     use std::fs;
     use std::time::Duration;
 
-    use super::super::tests::parse;
+    use super::super::tests::only_process;
     use super::*;
 
     #[test]
     fn a_reload_tells_apart_what_changed() {
-        let read =
-            |rest: &str| parse(&format!("[process.a]\ncommand = [\"true\"]\n{rest}")).unwrap().processes.remove(0);
+        let read = |rest: &str| only_process(&format!("[process.a]\ncommand = [\"true\"]\n{rest}"));
         let read = |rest: &str| read(rest).mark();
         let old = read("");
         assert_eq!(old.change(read("# nothing\n")), Change::Nothing);
@@ -228,7 +235,7 @@ mod tests {
              umask = \"027\"\nlimits = {{ core = 0 }}\nenvironment = {{ A = \"1\" }}\nclear-environment = true\n\
              stdout = {{ file = {file:?}, direct = true }}\nstderr = \"null\"\n"
         );
-        let command = parse(&text).unwrap().processes[0].command().unwrap();
+        let command = only_process(&text).command().unwrap();
         let mut reactor = childminder::Reactor::new().unwrap();
         reactor.spawn_process(&command).unwrap();
         let mut ended = false;

@@ -2,18 +2,20 @@
 //!
 //! The one rule: a table is checked as it is written, once, before it is multiplied into instances.
 
-use std::collections::BTreeMap;
+use std::collections::HashMap;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 
 use childminder::{Limit, Policy, Resource};
 use toml::Spanned;
 use toml::de::{DeString, DeTable, DeValue};
 
-use super::report::{Errors, Report};
+use super::instances::{Table, expand_path, numbered, numbers};
+use super::report::{self, Errors, Report};
 use super::section::{POLICY, Section};
 use super::value::{self, Parsed};
-use super::{Config, Output, ProcessConfig, Settings, syntax};
+use super::{Config, Output, Settings, syntax};
 
 pub(super) const PROCESS: [&str; 14] = [
     "command",
@@ -37,9 +39,6 @@ const OUTPUT: &str = "\"prefix\", \"null\", \"inherit\", the path of a file with
 const MAX_SIZE: u64 = 10 << 20;
 const KEEP: u32 = 5;
 
-/// What stands for the number of an instance.
-const INSTANCE: &str = "{instance}";
-
 pub(super) fn config(file: &Path, base: &Path, bytes: &[u8]) -> Result<Config, Errors> {
     let text = match std::str::from_utf8(bytes) {
         Ok(text) => text,
@@ -54,7 +53,7 @@ pub(super) fn config(file: &Path, base: &Path, bytes: &[u8]) -> Result<Config, E
     let mut report = Report::new(text);
     let mended = syntax::without_bare_keys(&mut report, text);
     let root = syntax::parse(&mut report, &mended);
-    let mut reader = Reader { report: &mut report, base, names: BTreeMap::new(), files: BTreeMap::new() };
+    let mut reader = Reader { report: &mut report, base, names: HashMap::new(), files: HashMap::new() };
     let config = reader.config(root.get_ref(), text.len());
     if report.is_sound() { Ok(config) } else { Err(report.into_errors(file)) }
 }
@@ -64,9 +63,9 @@ struct Reader<'r, 't> {
     /// The folder that relative paths count from.
     base: &'r Path,
     /// All names up to now, and the table each one is from.
-    names: BTreeMap<String, String>,
+    names: HashMap<String, Rc<str>>,
     /// All files that are written to up to now.
-    files: BTreeMap<PathBuf, Output>,
+    files: HashMap<PathBuf, Output>,
 }
 
 impl Reader<'_, '_> {
@@ -82,16 +81,18 @@ impl Reader<'_, '_> {
             defaults = self.policy(&monitor, &defaults);
             defaults.1 = self.report.count() == before;
         }
-        let mut processes = Vec::new();
+        let mut tables = Vec::new();
         if let Some(table) = root.table(self.report, "process", "a table for each process, such as [process.web]") {
-            let mut tables: Vec<_> = table.iter().collect();
-            tables.sort_by_key(|(name, _)| name.span().start);
-            let ends: Vec<_> = tables.iter().skip(1).map(|(name, _)| name.span().start).chain([end]).collect();
-            for ((name, table), end) in tables.into_iter().zip(ends) {
-                processes.extend(self.processes(name, table, end, &defaults));
+            let mut written = Vec::new();
+            for (name, table) in table {
+                report::insert_by(&mut written, (name, table), |(name, _)| name.span().start);
+            }
+            let ends: Vec<_> = written.iter().skip(1).map(|(name, _)| name.span().start).chain([end]).collect();
+            for ((name, table), end) in written.into_iter().zip(ends) {
+                tables.extend(self.process(name, table, end, &defaults));
             }
         }
-        Config { socket, processes }
+        Config { socket, base: self.base.to_owned(), tables }
     }
 
     /// The policy of a table, and whether it and its defaults are sound.
@@ -104,36 +105,31 @@ impl Reader<'_, '_> {
         (policy, *sound)
     }
 
-    /// The instances of one table, which ends before `end`.
-    fn processes(
+    /// One table, which ends before `end`.
+    fn process(
         &mut self,
         key: &Spanned<DeString<'_>>,
         value: &Spanned<DeValue<'_>>,
         end: usize,
         defaults: &(Policy, bool),
-    ) -> Vec<ProcessConfig> {
-        let place = format!("[process.{}]", key.get_ref().escape_debug());
+    ) -> Option<Table> {
+        let name = key.get_ref();
+        let place = format!("[process.{}]", name.escape_debug());
         let table = value.get_ref().as_table().ok_or("a table with `command` or `shell`");
-        let Some(table) = self.report.check(value.span(), key.get_ref(), value.get_ref(), table) else {
-            return Vec::new();
-        };
+        let table = self.report.check(value.span(), name, value.get_ref(), table)?;
         let section = Section::new(self.report, &place, table, &[&PROCESS, &POLICY[..]].concat());
-        let instances = match section.read(self.report, "instances", value::instances) {
-            Some(count) => (1..=count).map(Some).collect(),
-            None => vec![None],
-        };
-        let names: Vec<_> = instances.iter().map(|instance| numbered(key.get_ref(), *instance)).collect();
+        let instances = section.read(self.report, "instances", value::instances);
         // The last is the longest.
-        if key.get_ref().is_empty() || !names.last().is_some_and(|name| is_name(name)) {
+        if name.is_empty() || !is_name(&numbered(name, instances)) {
             let allowed = "allowed are 1 to 64 letters, digits and any of \"-_.:@+\", with no \"-\" in front";
-            self.report.add(key.span(), format!("`{}` as a name, {allowed}", key.get_ref().escape_debug()));
+            self.report.add(key.span(), format!("`{}` as a name, {allowed}", name.escape_debug()));
         }
-        let template = Settings {
+        let settings = Settings {
             command: self.command(&section, key.span().start..key.span().end, end),
             directory: section.read(self.report, "directory", |value| {
-                let directory = value::some_text(value)?;
-                let exists = |instance: &Option<u32>| self.base.join(expand(&directory, *instance)).is_dir();
-                if instances.iter().all(exists) { Ok(directory.into()) } else { Err("a directory that exists") }
+                let directory = PathBuf::from(value::some_text(value)?);
+                let exists = |instance| expand_path(&directory, self.base, instance).is_dir();
+                if numbers(instances).all(exists) { Ok(directory) } else { Err("a directory that exists") }
             }),
             environment: self.environment(&section),
             clear_environment: section.read(self.report, "clear-environment", value::boolean).unwrap_or(false),
@@ -142,23 +138,24 @@ impl Reader<'_, '_> {
             groups: section.list(self.report, "groups", "a list of groups", value::group),
             umask: section.read(self.report, "umask", value::umask),
             limits: self.limits(&section),
-            stdout: self.output(&section, "stdout", &instances),
-            stderr: self.output(&section, "stderr", &instances),
+            stdout: self.output(&section, "stdout", instances),
+            stderr: self.output(&section, "stderr", instances),
         };
         let (policy, _) = self.policy(&section, defaults);
         let autostart = section.read(self.report, "autostart", value::boolean).unwrap_or(true);
+        self.check_names(name, place.into(), key.span(), instances);
+        Some(Table { name: name.to_string(), instances, settings, policy, autostart })
+    }
 
-        let mut processes = Vec::new();
-        for (name, instance) in names.into_iter().zip(instances) {
-            if let Some(other) = self.names.insert(name.clone(), place.clone()) {
+    /// Sees to it that no instance of this table has the name of another.
+    fn check_names(&mut self, name: &str, place: Rc<str>, span: Range<usize>, instances: Option<u32>) {
+        for name in numbers(instances).map(|instance| numbered(name, instance)) {
+            if let Some(other) = self.names.get(&name) {
                 let message = format!("the name `{}` again, allowed is one that {other} has not", name.escape_debug());
-                self.report.add(key.span(), message);
-                break;
+                return self.report.add(span, message);
             }
-            let settings = expand_settings(&template, self.base, instance);
-            processes.push(ProcessConfig { name, settings, policy: policy.clone(), autostart });
+            self.names.insert(name, Rc::clone(&place));
         }
-        processes
     }
 
     fn command(&mut self, section: &Section<'_>, name: Range<usize>, end: usize) -> Vec<String> {
@@ -185,8 +182,8 @@ impl Reader<'_, '_> {
         }
     }
 
-    fn environment(&mut self, section: &Section<'_>) -> BTreeMap<String, String> {
-        let mut environment = BTreeMap::new();
+    fn environment(&mut self, section: &Section<'_>) -> Vec<(String, String)> {
+        let mut environment = Vec::new();
         let table = section.table(self.report, "environment", "a table of strings");
         for (name, value) in table.into_iter().flatten() {
             if name.get_ref().is_empty() || name.get_ref().contains(['=', '\0']) {
@@ -194,14 +191,14 @@ impl Reader<'_, '_> {
                 self.report.add(name.span(), format!("`{found}` as a variable, allowed is a name without = and NUL"));
             }
             let text = self.report.check(value.span(), name.get_ref(), value.get_ref(), value::text(value.get_ref()));
-            environment.insert(name.get_ref().to_string(), text.unwrap_or_default());
+            environment.push((name.get_ref().to_string(), text.unwrap_or_default()));
         }
         environment
     }
 
-    fn limits(&mut self, section: &Section<'_>) -> BTreeMap<Resource, Limit> {
+    fn limits(&mut self, section: &Section<'_>) -> Vec<(Resource, Limit)> {
         let Some(table) = section.table(self.report, "limits", "a table of limits, such as { nofile = 1024 }") else {
-            return BTreeMap::new();
+            return Vec::new();
         };
         let known: Vec<_> = Resource::ALL.iter().map(|resource| resource.name()).collect();
         let section = Section::new(self.report, "`limits`", table, &known);
@@ -212,15 +209,15 @@ impl Reader<'_, '_> {
     }
 
     /// Where the output goes, its path as it is written.
-    fn output(&mut self, section: &Section<'_>, key: &str, instances: &[Option<u32>]) -> Output {
+    fn output(&mut self, section: &Section<'_>, key: &str, instances: Option<u32>) -> Output {
         let Some(value) = section.value(key) else { return Output::Prefix };
         let output = match value.get_ref() {
             DeValue::Table(table) => self.file(key, value.span(), table),
             other => self.report.check(value.span(), key, other, simple_output(other)),
         };
         let Some(output) = output else { return Output::Prefix };
-        for instance in instances {
-            let placed = expand_output(&output, self.base, *instance);
+        for instance in numbers(instances) {
+            let placed = output.expand(self.base, instance);
             let Some(path) = placed.path() else { break };
             let folder_exists = path.parent().is_some_and(Path::is_dir) && !path.is_dir();
             let allowed = if !folder_exists {
@@ -269,40 +266,4 @@ fn simple_output(value: &DeValue<'_>) -> Parsed<Output> {
 fn is_name(name: &str) -> bool {
     let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.:@+".contains(&byte);
     (1..=64).contains(&name.len()) && name.bytes().all(allowed) && !name.starts_with('-')
-}
-
-/// The name of one instance.
-fn numbered(name: &str, instance: Option<u32>) -> String {
-    instance.map_or_else(|| name.to_owned(), |number| format!("{name}:{number}"))
-}
-
-fn expand(text: &str, instance: Option<u32>) -> String {
-    instance.map_or_else(|| text.to_owned(), |number| text.replace(INSTANCE, &number.to_string()))
-}
-
-/// The path of one instance, counted from the file's folder.
-fn expand_path(path: &Path, base: &Path, instance: Option<u32>) -> PathBuf {
-    base.join(expand(&path.to_string_lossy(), instance))
-}
-
-fn expand_output(output: &Output, base: &Path, instance: Option<u32>) -> Output {
-    match output.clone() {
-        Output::File { path, max_size, keep } => {
-            Output::File { path: expand_path(&path, base, instance), max_size, keep }
-        }
-        Output::Direct { path } => Output::Direct { path: expand_path(&path, base, instance) },
-        other => other,
-    }
-}
-
-fn expand_settings(template: &Settings, base: &Path, instance: Option<u32>) -> Settings {
-    let environment = template.environment.iter().map(|(name, value)| (name.clone(), expand(value, instance)));
-    Settings {
-        command: template.command.iter().map(|arg| expand(arg, instance)).collect(),
-        directory: template.directory.as_ref().map(|directory| expand_path(directory, base, instance)),
-        environment: environment.collect(),
-        stdout: expand_output(&template.stdout, base, instance),
-        stderr: expand_output(&template.stderr, base, instance),
-        ..template.clone()
-    }
 }

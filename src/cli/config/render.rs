@@ -15,7 +15,7 @@ impl Display for Config {
         if let Some(socket) = &self.socket {
             writeln!(f, "[monitor]\nsocket = {}\n", Quoted(&socket.to_string_lossy()))?;
         }
-        for (index, process) in self.processes.iter().enumerate() {
+        for (index, process) in self.processes().enumerate() {
             if index > 0 {
                 writeln!(f)?;
             }

@@ -49,6 +49,7 @@ pub(super) struct Report<'t> {
     text: &'t str,
     /// Where the syntax is broken: what is found there means nothing.
     spoiled: Vec<Range<usize>>,
+    /// In the order of the file.
     problems: Vec<(usize, String)>,
     told: usize,
 }
@@ -62,13 +63,13 @@ impl<'t> Report<'t> {
     pub(super) fn add(&mut self, span: Range<usize>, message: String) {
         self.told += 1;
         if !self.is_spoiled(&span) {
-            self.problems.push((span.start, message));
+            insert_by(&mut self.problems, (span.start, message), |(offset, _)| *offset);
         }
     }
 
     /// Says that the syntax is broken at `at`, and with it all that is in `spoiled`.
     pub(super) fn add_syntax(&mut self, at: usize, message: String, spoiled: Range<usize>) {
-        self.problems.push((at, message));
+        insert_by(&mut self.problems, (at, message), |(offset, _)| *offset);
         self.spoiled.push(spoiled);
     }
 
@@ -103,12 +104,17 @@ impl<'t> Report<'t> {
     }
 
     /// All that was wrong, in the order of the file.
-    pub(super) fn into_errors(mut self, file: &Path) -> Errors {
-        self.problems.sort_by_key(|(offset, _)| *offset);
+    pub(super) fn into_errors(self, file: &Path) -> Errors {
         let text = self.text;
         let locate = |(offset, message)| Located { at: Some(position(text, offset)), message };
         Errors { file: file.to_owned(), list: self.problems.into_iter().map(locate).collect() }
     }
+}
+
+/// Puts one more into a list that is sorted by `key`, behind its equals: for a few, and far smaller than a sort.
+pub(super) fn insert_by<T>(list: &mut Vec<T>, new: T, key: impl Fn(&T) -> usize) {
+    let at = list.partition_point(|known| key(known) <= key(&new));
+    list.insert(at, new);
 }
 
 /// Line and column of a byte offset.

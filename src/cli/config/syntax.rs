@@ -8,7 +8,7 @@ use std::ops::Range;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue, Error};
 
-use super::report::Report;
+use super::report::{Report, insert_by};
 
 /// The text without the lines where the parser would stop for good; they are told. All else keeps its place.
 pub(super) fn without_bare_keys<'t>(report: &mut Report<'_>, text: &'t str) -> Cow<'t, str> {
@@ -26,8 +26,11 @@ pub(super) fn without_bare_keys<'t>(report: &mut Report<'_>, text: &'t str) -> C
 
 /// The tables as far as they can be read; what cannot is told.
 pub(super) fn parse<'t>(report: &mut Report<'_>, text: &'t str) -> Spanned<DeTable<'t>> {
-    let (table, mut errors) = DeTable::parse_recoverable(text);
-    errors.sort_by_key(|error| start(error, text));
+    let (table, found) = DeTable::parse_recoverable(text);
+    let mut errors = Vec::new();
+    for error in found {
+        insert_by(&mut errors, error, |error| start(error, text));
+    }
     let mut values = Vec::new();
     collect_values(text, table.get_ref(), &mut values);
 

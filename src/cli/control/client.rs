@@ -16,7 +16,7 @@ use toml::de::DeTable;
 use super::protocol::{self, Action, Request};
 use super::{socket, table};
 use crate::cli::config::{DEFAULT_FILE, parse_duration};
-use crate::cli::{Failure, output};
+use crate::cli::{Failure, output, words};
 
 /// How long a wait takes at most, if nobody says.
 const TIMEOUT: Duration = Duration::from_secs(60);
@@ -190,7 +190,7 @@ impl Connection {
         self.stream.get_mut().set_read_timeout(Some(timeout.max(Duration::from_millis(1))))?;
         let result = self.stream.read_until(b'\n', &mut Vec::new());
         if result.is_err() || socket::connect_to(socket).is_ok() {
-            output::complain(&format!("not down within {} s", timeout.as_secs_f64()));
+            output::complain(&format!("not down within {} s", words::seconds(timeout)));
             return Ok(1);
         }
         Ok(0)

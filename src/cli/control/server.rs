@@ -3,7 +3,6 @@
 //! Carries nothing out. The one rule: no client can hold the others up, or the supervisor: what it may use is counted, and what
 //! it does not read is not kept for it for long.
 
-use std::collections::BTreeMap;
 use std::io;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
@@ -32,7 +31,8 @@ pub(crate) struct Server {
     listener: Arc<UnixListener>,
     _file: SocketFile,
     source: Option<SourceId>,
-    clients: BTreeMap<ClientId, Connection>,
+    /// In the order in which they came.
+    clients: Vec<(ClientId, Connection)>,
     next_id: u64,
     /// Who was served last: the next one is the one behind it.
     last: ClientId,
@@ -54,7 +54,7 @@ impl Server {
             listener: Arc::new(listener),
             _file: file,
             source: None,
-            clients: BTreeMap::new(),
+            clients: Vec::new(),
             next_id: 1,
             last: ClientId(0),
             accept_at: None,
@@ -72,7 +72,7 @@ impl Server {
         match *event {
             Event::Ready { source, .. } if self.source == Some(source) => self.accept(reactor),
             Event::Ready { source, readable, writable } => {
-                let client = self.clients.values_mut().find(|client| client.source == source);
+                let client = self.clients.iter_mut().map(|(_, client)| client).find(|client| client.source == source);
                 let Some(client) = client else { return false };
                 let now = reactor.now();
                 if readable {
@@ -91,7 +91,7 @@ impl Server {
                 if self.accept_at.is_some_and(|at| at <= now) {
                     self.accept(reactor);
                 }
-                for client in self.clients.values_mut() {
+                for (_, client) in &mut self.clients {
                     client.check(now);
                 }
             }
@@ -134,7 +134,7 @@ impl Server {
                 refuse(&stream, "too many clients");
                 return Ok(());
             };
-            if let Some(client) = self.clients.get_mut(&longest) {
+            if let Some(client) = self.client_mut(longest) {
                 client.send(&protocol::line(protocol::refused("idle, and there are too many clients")), reactor.now());
             }
             self.drop_client(reactor, longest);
@@ -143,29 +143,37 @@ impl Server {
         let source = reactor.register(Arc::clone(&stream), Interest::Both)?;
         let id = ClientId(self.next_id);
         self.next_id += 1;
-        self.clients.insert(id, Connection::new(source, stream, reactor.now()));
+        self.clients.push((id, Connection::new(source, stream, reactor.now())));
         Ok(())
     }
 
+    fn client(&self, id: ClientId) -> Option<&Connection> {
+        self.clients.iter().find(|(known, _)| *known == id).map(|(_, client)| client)
+    }
+
+    fn client_mut(&mut self, id: ClientId) -> Option<&mut Connection> {
+        self.clients.iter_mut().find(|(known, _)| *known == id).map(|(_, client)| client)
+    }
+
     fn drop_client(&mut self, reactor: &mut Reactor, id: ClientId) {
-        if let Some(client) = self.clients.remove(&id) {
-            reactor.deregister(client.source);
+        if let Some(index) = self.clients.iter().position(|(known, _)| *known == id) {
+            reactor.deregister(self.clients.remove(index).1.source);
         }
     }
 
     /// Whether there may be requests.
     pub(crate) fn has_work(&self) -> bool {
-        self.clients.values().any(Connection::has_work)
+        self.clients.iter().any(|(_, client)| client.has_work())
     }
 
     /// The requests that are to be answered now, one of each client at most.
     pub(crate) fn requests(&mut self, now: Instant) -> Vec<(ClientId, Request)> {
         let mut requests = Vec::new();
-        let after = self.clients.range(ClientId(self.last.0 + 1)..).map(|(id, _)| *id);
-        let order: Vec<ClientId> = after.chain(self.clients.range(..=self.last).map(|(id, _)| *id)).collect();
+        let next = self.clients.partition_point(|(id, _)| *id <= self.last);
+        let (served, after) = self.clients.split_at_mut(next);
         let mut looked_at = 0;
-        for id in order {
-            let Some(client) = self.clients.get_mut(&id) else { continue };
+        for (id, client) in after.iter_mut().chain(served) {
+            let id = *id;
             while looked_at < REQUESTS && requests.len() < CLIENTS {
                 let Some(input) = client.next(now) else { break };
                 looked_at += 1;
@@ -196,7 +204,7 @@ impl Server {
 
     /// [`answer`](Self::answer), by what is a line already.
     pub(crate) fn answer_line(&mut self, id: ClientId, line: &[u8], now: Instant) {
-        if let Some(client) = self.clients.get_mut(&id) {
+        if let Some(client) = self.client_mut(id) {
             client.busy = false;
             client.send(line, now);
         }
@@ -204,24 +212,24 @@ impl Server {
 
     /// Sends something before the answer. Whether the client is still there to take it; one that leaves too much of it is not.
     pub(crate) fn send_before(&mut self, id: ClientId, object: Object, now: Instant) -> bool {
-        let Some(client) = self.clients.get_mut(&id) else { return false };
+        let Some(client) = self.client_mut(id) else { return false };
         client.stream(&protocol::line(object), now);
         !client.broken
     }
 
     /// Whether so much may be sent to a client now as it takes.
     pub(crate) fn is_drained(&self, id: ClientId) -> bool {
-        self.clients.get(&id).is_some_and(Connection::is_drained)
+        self.client(id).is_some_and(Connection::is_drained)
     }
 
     /// Whether there is somebody to answer.
     pub(crate) fn is_connected(&self, id: ClientId) -> bool {
-        self.clients.get(&id).is_some_and(|client| !client.broken)
+        self.client(id).is_some_and(|client| !client.broken)
     }
 
     /// Whether the client is there, and has not said that this was all.
     pub(crate) fn is_listening(&self, id: ClientId) -> bool {
-        self.clients.get(&id).is_some_and(|client| !client.broken && !client.has_ended())
+        self.client(id).is_some_and(|client| !client.broken && !client.has_ended())
     }
 
     /// Lets those go that are done, and sees to it that those who wait are looked after in time.
@@ -232,7 +240,7 @@ impl Server {
         }
         let now = reactor.now();
         let mut deadline = self.accept_at;
-        for client in self.clients.values() {
+        for (_, client) in &self.clients {
             let due = if client.has_work() { Some(now) } else { client.deadline() };
             deadline = deadline.into_iter().chain(due).min();
         }

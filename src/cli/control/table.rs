@@ -82,20 +82,23 @@ fn duration(seconds: f64) -> String {
 }
 
 fn cpu(seconds: f64) -> String {
-    if seconds < 60.0 { format!("{seconds:.2}s") } else { duration(seconds) }
+    let hundredths = (seconds * 100.0).round() as u64;
+    if hundredths < 6000 { format!("{}.{:02}s", hundredths / 100, hundredths % 100) } else { duration(seconds) }
 }
 
 /// `4K`, `1.6M`, `123M`, `1.5G`.
 fn size(bytes: u64) -> String {
-    let mut value = bytes as f64 / 1024.0;
+    let mut tenths = u128::from(bytes) * 10 / 1024;
     for unit in ["K", "M", "G"] {
-        if value < 1000.0 {
-            let digits = usize::from(value < 10.0 && unit != "K");
-            return format!("{value:.digits$}{unit}");
+        if tenths < 100 && unit != "K" {
+            return format!("{}.{}{unit}", tenths / 10, tenths % 10);
         }
-        value /= 1024.0;
+        if tenths < 10_000 {
+            return format!("{}{unit}", (tenths + 5) / 10);
+        }
+        tenths /= 1024;
     }
-    format!("{value:.1}T")
+    format!("{}.{}T", tenths / 10, tenths % 10)
 }
 
 #[cfg(test)]

@@ -25,7 +25,7 @@ use childminder::restart::State;
 use childminder::{Event, ProcessId, ProcessMonitor, Reactor, Service, Status};
 use lexopt::{Arg, Parser};
 
-use super::config::{Config, DEFAULT_FILE, Mark};
+use super::config::{Config, DEFAULT_FILE, Mark, ProcessConfig};
 use super::control::Server;
 use super::{Failure, output};
 use console::Console;
@@ -107,9 +107,8 @@ struct Known {
 }
 
 impl Known {
-    fn all(config: &Config) -> Vec<Self> {
-        let processes = config.processes.iter();
-        processes.map(|process| Self { name: process.name.clone(), mark: process.mark() }).collect()
+    fn new(process: &ProcessConfig) -> Self {
+        Self { name: process.name.clone(), mark: process.mark() }
     }
 }
 
@@ -123,28 +122,33 @@ enum Stage {
 impl Up {
     /// Adds all processes and starts none.
     fn new(reactor: &mut Reactor, file: PathBuf, config: Config) -> Result<Self, Failure> {
-        let socket = config.socket.clone().unwrap_or_else(Server::default_path);
-        let bound = Server::bind(&socket);
-        let server = bound.map_err(|error| Failure::Other(format!("{}: {error}", socket.display())))?;
+        let socket = config.socket.clone();
+        let path = socket.clone().unwrap_or_else(Server::default_path);
+        let server = Server::bind(&path).map_err(|error| Failure::Other(format!("{}: {error}", path.display())))?;
         // As far as it goes: with less, only fewer processes fit.
         let _ = reactor.raise_fd_limit();
         let mut console = Console::new()?;
         console.watch(reactor);
         reactor.watch_signal(libc::SIGHUP)?;
         let mut monitor = ProcessMonitor::with_observer(Voice::new(console));
-        for process in &config.processes {
+        let mut processes = Vec::new();
+        let mut autostart = Vec::new();
+        for process in config.into_processes() {
             let failed = |error: &dyn std::fmt::Display| Failure::Other(format!("[{}] {error}", process.name));
             let command = process.command().map_err(|error| failed(&error))?;
             let added = monitor.add_process_with(reactor, process.name.as_str(), &command, process.policy.clone());
             added.map_err(|error| failed(&error))?;
-            monitor.observer_mut().set(process);
+            monitor.observer_mut().set(&process);
+            processes.push(Known::new(&process));
+            if process.autostart {
+                autostart.push(process.name);
+            }
         }
-        let autostart = config.processes.iter().filter(|process| process.autostart);
         Ok(Self {
             file,
-            processes: Known::all(&config),
-            autostart: autostart.map(|process| process.name.clone()).collect(),
-            socket: config.socket,
+            processes,
+            autostart,
+            socket,
             monitor,
             server,
             waits: Vec::new(),

@@ -2,7 +2,7 @@
 //!
 //! The one rule: all that can fail is done before anything is changed.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 
 use childminder::restart::State;
 use childminder::{Command, Policy, Reactor};
@@ -67,12 +67,18 @@ impl Up {
     /// Reads the file again. The error is all that is wrong, one on a line; nothing has changed then.
     pub(super) fn reload(&mut self, reactor: &mut Reactor) -> Result<Changes, String> {
         let new = Config::load(&self.file).map_err(|errors| errors.to_string())?;
-        let old: HashMap<&str, Mark> =
-            self.processes.iter().map(|process| (process.name.as_str(), process.mark)).collect();
+        let old = marks(&self.processes);
         let mut errors = Vec::new();
         let mut plan = Vec::new();
-        for process in &new.processes {
-            let change = old.get(process.name.as_str()).map(|old| old.change(process.mark()));
+        let mut known = Vec::new();
+        let socket = new.socket.clone();
+        for process in new.into_processes() {
+            let now = Known::new(&process);
+            let change = old.get(process.name.as_str()).map(|old| old.change(now.mark));
+            known.push(now);
+            if change == Some(Change::Nothing) {
+                continue;
+            }
             let command = match change {
                 None | Some(Change::Process) => match process.command() {
                     Ok(command) => Some(command),
@@ -92,9 +98,10 @@ impl Up {
         // What was written until now goes where it went until now.
         self.voice().flush(reactor.now());
         let mut changes = Changes::default();
-        let wanted: HashSet<&str> = new.processes.iter().map(|process| process.name.as_str()).collect();
-        let gone = self.processes.iter().filter(|process| !wanted.contains(process.name.as_str()));
-        for process in gone.map(|process| process.name.clone()) {
+        let before = std::mem::replace(&mut self.processes, known);
+        let wanted = marks(&self.processes);
+        let gone: Vec<_> = before.into_iter().filter(|process| !wanted.contains_key(process.name.as_str())).collect();
+        for Known { name: process, .. } in gone {
             let id = self.monitor.status(&process).and_then(|status| status.process);
             let _ = self.monitor.remove_process(reactor, &process);
             self.monitor.observer_mut().remove(&process, id.is_some());
@@ -108,7 +115,7 @@ impl Up {
                     changes.updated.push(process.name.clone());
                 }
                 (None, Some(command)) => {
-                    self.add(reactor, process, &command, process.autostart);
+                    self.add(reactor, &process, &command, process.autostart);
                     if process.autostart {
                         changes.goals.push((process.name.clone(), Goal::Running { instead_of: None }));
                     }
@@ -119,7 +126,7 @@ impl Up {
                     let up = status.is_some_and(|status| !matches!(status.state, State::Stopped | State::Exited));
                     let id = status.and_then(|status| status.process);
                     let _ = self.monitor.remove_process(reactor, &process.name);
-                    self.add(reactor, process, &command, up);
+                    self.add(reactor, &process, &command, up);
                     if up {
                         changes.goals.push((process.name.clone(), Goal::Running { instead_of: id }));
                     }
@@ -128,9 +135,8 @@ impl Up {
                 _ => {}
             }
         }
-        self.processes = Known::all(&new);
-        let moved = new.socket != self.socket;
-        self.socket = new.socket;
+        let moved = socket != self.socket;
+        self.socket = socket;
         let console = &mut self.voice().console;
         console.say(&format!("reloaded: {}", changes.summary()));
         if moved {
@@ -149,4 +155,8 @@ impl Up {
             self.voice().console.say(&format!("[{name}] {error}"));
         }
     }
+}
+
+fn marks(processes: &[Known]) -> HashMap<&str, Mark> {
+    processes.iter().map(|process| (process.name.as_str(), process.mark)).collect()
 }

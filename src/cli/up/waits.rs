@@ -11,6 +11,7 @@ use super::voice::Voice;
 use super::{Up, status};
 use crate::cli::control::ClientId;
 use crate::cli::control::protocol::{self, Object};
+use crate::cli::words;
 
 /// What a process shall come to.
 #[derive(Debug, Clone, Copy)]
@@ -125,7 +126,7 @@ impl Up {
                 missing.push(format!("{name} is {state}"));
             }
         }
-        let error = format!("not reached within {} s: {}", wait.timeout.as_secs_f64(), missing.join(", "));
+        let error = format!("not reached within {} s: {}", words::seconds(wait.timeout), missing.join(", "));
         self.server.answer(wait.client, protocol::refused(&error), reactor.now());
         true
     }

@@ -79,7 +79,8 @@ impl Plan {
         }
         argv.finish();
 
-        let mut env = Strings::default();
+        // What grows leaves its smaller selves behind in the allocator: most environments fit.
+        let mut env = Strings { bytes: Vec::with_capacity(4096), starts: Vec::with_capacity(64), pointers: Vec::new() };
         let path = environment(command, &mut env).map_err(refuse)?;
         let listen_pid = env.push_listen(command).map_err(refuse)?;
         env.finish();
@@ -201,8 +202,8 @@ impl Strings {
 
     /// Nothing may be pushed after this: the pointers would dangle.
     fn finish(&mut self) {
-        self.pointers = self.starts.iter().map(|start| self.bytes[*start..].as_ptr().cast()).collect();
-        self.pointers.push(ptr::null());
+        let pointers = self.starts.iter().map(|start| self.bytes[*start..].as_ptr().cast());
+        self.pointers = pointers.chain([ptr::null()]).collect();
     }
 
     fn get(&self, index: i32) -> &OsStr {
@@ -285,15 +286,11 @@ fn candidates(program: &OsStr, path: Option<&OsStr>, paths: &mut Strings) -> Res
 /// Sorted by target, with those marked that have to step aside.
 fn moves(files: &[(RawFd, RawFd)]) -> Vec<Move> {
     let is_target = |fd| files.iter().any(|(target, _)| *target == fd);
-    let mut moves: Vec<_> = files
-        .iter()
-        .map(|(target, source)| Move {
-            target: *target,
-            source: *source,
-            clashes: source != target && is_target(*source),
-        })
-        .collect();
-    moves.sort_by_key(|one| one.target);
+    let mut moves = Vec::with_capacity(files.len());
+    for (target, source) in files {
+        let at = moves.partition_point(|known: &Move| known.target < *target);
+        moves.insert(at, Move { target: *target, source: *source, clashes: source != target && is_target(*source) });
+    }
     moves
 }
 

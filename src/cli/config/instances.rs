@@ -1,0 +1,107 @@
+//! From the tables of the file to processes: a table with `instances` stands for several of them.
+//!
+//! The one rule: a table is kept as it is written, and multiplied one by one, as its processes are asked for.
+
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+
+use childminder::Policy;
+
+use super::{Config, Output, ProcessConfig, Settings};
+
+/// What stands for the number of an instance.
+const INSTANCE: &str = "{instance}";
+
+/// One table of the file, which is sound. Paths are as they are written.
+#[derive(Debug)]
+pub(super) struct Table {
+    pub(super) name: String,
+    /// How many of it, if the table says so.
+    pub(super) instances: Option<u32>,
+    pub(super) settings: Settings,
+    pub(super) policy: Policy,
+    pub(super) autostart: bool,
+}
+
+impl Config {
+    /// All processes, in the order of the file, instances one after the other.
+    pub(crate) fn processes(&self) -> impl Iterator<Item = ProcessConfig> {
+        self.tables
+            .iter()
+            .flat_map(|table| numbers(table.instances).map(|instance| table.process(&self.base, instance)))
+    }
+
+    /// [`processes`](Self::processes), each table forgotten as soon as it is over.
+    pub(crate) fn into_processes(self) -> impl Iterator<Item = ProcessConfig> {
+        let Self { base, tables, .. } = self;
+        let base: Rc<Path> = base.into();
+        tables.into_iter().flat_map(move |table| {
+            let base = Rc::clone(&base);
+            numbers(table.instances).map(move |instance| table.process(&base, instance))
+        })
+    }
+}
+
+impl Table {
+    fn process(&self, base: &Path, instance: Option<u32>) -> ProcessConfig {
+        ProcessConfig {
+            name: numbered(&self.name, instance),
+            settings: self.settings.expand(base, instance),
+            policy: self.policy.clone(),
+            autostart: self.autostart,
+        }
+    }
+}
+
+/// The numbers of a table's instances; one without a number if it has none.
+pub(super) fn numbers(instances: Option<u32>) -> impl Iterator<Item = Option<u32>> {
+    let none = instances.is_none().then_some(None);
+    (1..=instances.unwrap_or(0)).map(Some).chain(none)
+}
+
+/// The name of one instance.
+pub(super) fn numbered(name: &str, instance: Option<u32>) -> String {
+    instance.map_or_else(|| name.to_owned(), |number| format!("{name}:{number}"))
+}
+
+fn expand(text: &str, instance: Option<u32>) -> String {
+    instance.map_or_else(|| text.to_owned(), |number| text.replace(INSTANCE, &number.to_string()))
+}
+
+/// The path of one instance.
+pub(super) fn expand_path(path: &Path, base: &Path, instance: Option<u32>) -> PathBuf {
+    base.join(expand(&path.to_string_lossy(), instance))
+}
+
+impl Output {
+    /// The output of one instance.
+    pub(super) fn expand(&self, base: &Path, instance: Option<u32>) -> Self {
+        match self {
+            Self::File { path, max_size, keep } => {
+                Self::File { path: expand_path(path, base, instance), max_size: *max_size, keep: *keep }
+            }
+            Self::Direct { path } => Self::Direct { path: expand_path(path, base, instance) },
+            Self::Prefix | Self::Null | Self::Inherit => self.clone(),
+        }
+    }
+}
+
+impl Settings {
+    /// The settings of one instance.
+    fn expand(&self, base: &Path, instance: Option<u32>) -> Self {
+        let environment = self.environment.iter().map(|(name, value)| (name.clone(), expand(value, instance)));
+        Self {
+            command: self.command.iter().map(|arg| expand(arg, instance)).collect(),
+            directory: self.directory.as_ref().map(|directory| expand_path(directory, base, instance)),
+            environment: environment.collect(),
+            clear_environment: self.clear_environment,
+            user: self.user.clone(),
+            group: self.group.clone(),
+            groups: self.groups.clone(),
+            umask: self.umask,
+            limits: self.limits.clone(),
+            stdout: self.stdout.expand(base, instance),
+            stderr: self.stderr.expand(base, instance),
+        }
+    }
+}
