@@ -36,24 +36,44 @@ use crate::stdio::Stdio;
 #[derive(Debug, Clone)]
 pub struct Command {
     pub(crate) program: OsString,
-    pub(crate) arg0: Option<OsString>,
     pub(crate) args: Vec<OsString>,
     pub(crate) env_clear: bool,
     pub(crate) env: Map<OsString, Option<OsString>>,
     pub(crate) current_dir: Option<PathBuf>,
     /// What was said of descriptors; 0, 1 and 2 have defaults.
     pub(crate) fds: Map<i32, Stdio>,
+    pub(crate) group: Group,
+    pub(crate) parent_death_signal: Option<i32>,
+    /// Boxed: most commands have none, and a monitor keeps one command a process.
+    attributes: Option<Box<Attributes>>,
+}
+
+/// What a child seldom has otherwise than its host.
+#[derive(Debug, Clone)]
+pub(crate) struct Attributes {
+    pub(crate) arg0: Option<OsString>,
     pub(crate) listen: Vec<(String, Arc<OwnedFd>)>,
     pub(crate) pty: Option<Pty>,
-    pub(crate) group: Group,
     pub(crate) uid: Option<u32>,
     pub(crate) gid: Option<u32>,
     pub(crate) groups: Option<Vec<u32>>,
     pub(crate) umask: Option<u32>,
     pub(crate) nice: Option<i32>,
     pub(crate) limits: Map<Resource, Limit>,
-    pub(crate) parent_death_signal: Option<i32>,
 }
+
+/// Those of a command of which nothing was said.
+static INHERITED: Attributes = Attributes {
+    arg0: None,
+    listen: Vec::new(),
+    pty: None,
+    uid: None,
+    gid: None,
+    groups: None,
+    umask: None,
+    nice: None,
+    limits: Map::new(),
+};
 
 /// Which process group and session the child is in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -82,23 +102,23 @@ impl Command {
     pub fn new(program: impl AsRef<OsStr>) -> Self {
         Self {
             program: program.as_ref().to_owned(),
-            arg0: None,
             args: Vec::new(),
             env_clear: false,
             env: Map::new(),
             current_dir: None,
             fds: Map::new(),
-            listen: Vec::new(),
-            pty: None,
             group: Group::Own,
-            uid: None,
-            gid: None,
-            groups: None,
-            umask: None,
-            nice: None,
-            limits: Map::new(),
             parent_death_signal: None,
+            attributes: None,
         }
+    }
+
+    pub(crate) fn attributes(&self) -> &Attributes {
+        self.attributes.as_deref().unwrap_or(&INHERITED)
+    }
+
+    fn attributes_mut(&mut self) -> &mut Attributes {
+        self.attributes.get_or_insert_with(|| Box::new(INHERITED.clone()))
     }
 
     /// Adds an argument.
@@ -116,7 +136,7 @@ impl Command {
     /// What the program sees as its own name, instead of the program as given.
     #[doc(alias = "argv0")]
     pub fn arg0(&mut self, arg0: impl AsRef<OsStr>) -> &mut Self {
-        self.arg0 = Some(arg0.as_ref().to_owned());
+        self.attributes_mut().arg0 = Some(arg0.as_ref().to_owned());
         self
     }
 
@@ -201,7 +221,7 @@ impl Command {
     /// A colon or a NUL in the name is refused at the spawn.
     #[doc(alias = "LISTEN_FDS")]
     pub fn listen_fd(&mut self, name: impl Into<String>, socket: impl Into<OwnedFd>) -> &mut Self {
-        self.listen.push((name.into(), Arc::new(socket.into())));
+        self.attributes_mut().listen.push((name.into(), Arc::new(socket.into())));
         self
     }
 
@@ -211,7 +231,7 @@ impl Command {
     /// Closing both hangs up: the child gets SIGHUP. Otherwise the terminal ends with the child, and is read to its end then; a
     /// process that outlives the child on it delays nothing.
     pub fn pty(&mut self, pty: Pty) -> &mut Self {
-        self.pty = Some(pty);
+        self.attributes_mut().pty = Some(pty);
         self
     }
 
@@ -241,32 +261,32 @@ impl Command {
     /// are the user's own, from the system's database: those of the host are never left over. A host that already is this
     /// user and group needs no rights for it and keeps its groups.
     pub fn uid(&mut self, id: u32) -> &mut Self {
-        self.uid = Some(id);
+        self.attributes_mut().uid = Some(id);
         self
     }
 
     /// Runs the child as this group. The host's supplementary groups are dropped unless [`groups`](Self::groups) or
     /// [`uid`](Self::uid) say which to have; a host without the right to drop them is refused. Its own group changes nothing.
     pub fn gid(&mut self, id: u32) -> &mut Self {
-        self.gid = Some(id);
+        self.attributes_mut().gid = Some(id);
         self
     }
 
     /// The child's supplementary groups: exactly these.
     pub fn groups(&mut self, groups: &[u32]) -> &mut Self {
-        self.groups = Some(groups.to_vec());
+        self.attributes_mut().groups = Some(groups.to_vec());
         self
     }
 
     /// The child's file mode creation mask.
     pub fn umask(&mut self, mask: u32) -> &mut Self {
-        self.umask = Some(mask);
+        self.attributes_mut().umask = Some(mask);
         self
     }
 
     /// The child's scheduling priority, from -20 (most) to 19 (least); below the host's own it needs the right.
     pub fn nice(&mut self, nice: i32) -> &mut Self {
-        self.nice = Some(nice);
+        self.attributes_mut().nice = Some(nice);
         self
     }
 
@@ -280,7 +300,7 @@ impl Command {
     /// ```
     #[doc(alias = "setrlimit")]
     pub fn rlimit(&mut self, resource: Resource, limit: Limit) -> &mut Self {
-        self.limits.insert(resource, limit);
+        self.attributes_mut().limits.insert(resource, limit);
         self
     }
 
@@ -306,12 +326,12 @@ impl Command {
     /// The user id that the child shall run as, where one was given.
     #[must_use]
     pub fn get_uid(&self) -> Option<u32> {
-        self.uid
+        self.attributes().uid
     }
 
     /// The group id that the child shall run as, where one was given.
     #[must_use]
     pub fn get_gid(&self) -> Option<u32> {
-        self.gid
+        self.attributes().gid
     }
 }

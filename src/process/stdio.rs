@@ -47,7 +47,7 @@ impl<'a> Files<'a> {
         let refuse = |what| fail(Stage::Command, io::Error::new(io::ErrorKind::InvalidInput, what));
         let mut files = Self { ours: Vec::new(), theirs: Map::new(), terminal: false };
 
-        match command.pty {
+        match command.attributes().pty {
             Some(_) if command.fds.keys().any(|fd| *fd <= 2) => {
                 return Err(refuse("descriptors 0, 1 and 2 are the pseudo-terminal's"));
             }
@@ -66,7 +66,7 @@ impl<'a> Files<'a> {
             }
             files.add(*fd, stdio, null).map_err(|(stage, error)| fail(stage, error))?;
         }
-        for (fd, (_, socket)) in (3..).zip(&command.listen) {
+        for (fd, (_, socket)) in (3..).zip(&command.attributes().listen) {
             if files.theirs.insert(fd, Theirs::Lent(socket.as_fd())).is_some() {
                 return Err(refuse("a descriptor that is also a listening socket's"));
             }

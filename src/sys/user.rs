@@ -28,7 +28,7 @@ impl Command {
             (user, _) => user?,
         };
         if (user.uid, user.gid) != own_ids() {
-            self.groups = Some(user.groups);
+            self.groups(&user.groups);
         }
         Ok(self.uid(user.uid).gid(user.gid))
     }

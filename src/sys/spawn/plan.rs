@@ -71,8 +71,9 @@ impl Plan {
         }
         let nul = |what: &str| refuse(format!("a NUL byte in {what}"));
 
+        let attributes = command.attributes();
         let mut argv = Strings::default();
-        argv.push(&[command.arg0.as_ref().unwrap_or(&command.program).as_bytes()])
+        argv.push(&[attributes.arg0.as_ref().unwrap_or(&command.program).as_bytes()])
             .map_err(|Nul| nul("the program's name"))?;
         for arg in &command.args {
             argv.push(&[arg.as_bytes()]).map_err(|Nul| nul("an argument"))?;
@@ -91,7 +92,7 @@ impl Plan {
 
         let dir = command.current_dir.as_ref().map(|dir| CString::new(dir.as_os_str().as_bytes()));
         let dir = dir.transpose().map_err(|_| nul("the working directory"))?;
-        if command.nice.is_some_and(|nice| !(-20..=19).contains(&nice)) {
+        if attributes.nice.is_some_and(|nice| !(-20..=19).contains(&nice)) {
             return Err(refuse("a nice value outside -20 to 19".into()));
         }
         if command.parent_death_signal.is_some_and(|number| !(1..=signal::max()).contains(&number)) {
@@ -105,8 +106,8 @@ impl Plan {
         }
 
         let mut limits: Vec<_> =
-            command.limits.iter().map(|(resource, value)| (resource.raw(), limit::raw(*value))).collect();
-        if let (Some(before), false) = (nofile, command.limits.contains_key(&Resource::OpenFiles)) {
+            attributes.limits.iter().map(|(resource, value)| (resource.raw(), limit::raw(*value))).collect();
+        if let (Some(before), false) = (nofile, attributes.limits.contains_key(&Resource::OpenFiles)) {
             limits.push((Resource::OpenFiles.raw(), limit::raw(before)));
         }
         let (uid, gid, groups) = credentials(command)?;
@@ -119,8 +120,8 @@ impl Plan {
             moves,
             group: if terminal { Group::Session } else { command.group },
             terminal,
-            umask: command.umask.map(|mask| mask as libc::mode_t),
-            nice: command.nice,
+            umask: attributes.umask.map(|mask| mask as libc::mode_t),
+            nice: attributes.nice,
             limits,
             dir,
             groups,
@@ -217,16 +218,17 @@ impl Strings {
     /// `LISTEN_FDS` and its company, where there are sockets to hand over; the place for the digits of the pid.
     fn push_listen(&mut self, command: &Command) -> Result<Option<*mut u8>, String> {
         const PID: &[u8] = b"LISTEN_PID=";
-        if command.listen.is_empty() {
+        let listen = &command.attributes().listen;
+        if listen.is_empty() {
             return Ok(None);
         }
-        let names: Vec<&str> = command.listen.iter().map(|(name, _)| name.as_str()).collect();
+        let names: Vec<&str> = listen.iter().map(|(name, _)| name.as_str()).collect();
         if names.iter().any(|name| name.contains(':')) {
             return Err("a colon in the name of a listening socket".into());
         }
         let names = names.join(":");
         self.push(&[b"LISTEN_FDNAMES=", names.as_bytes()]).map_err(|Nul| "a NUL byte in a socket's name")?;
-        self.push(&[b"LISTEN_FDS=", command.listen.len().to_string().as_bytes()]).map_err(|Nul| "")?;
+        self.push(&[b"LISTEN_FDS=", listen.len().to_string().as_bytes()]).map_err(|Nul| "")?;
         self.starts.push(self.bytes.len());
         self.bytes.extend_from_slice(PID);
         // Room for any pid and the NUL after it; all zero until the child writes its digits.
@@ -251,7 +253,8 @@ fn environment(command: &Command, env: &mut Strings) -> Result<Option<OsString>,
     };
     // Sockets of the child's own: those that the host was given itself would be found first.
     let is_ours = |key: &OsStr| {
-        !command.listen.is_empty() && ["LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES"].iter().any(|name| key == *name)
+        !command.attributes().listen.is_empty()
+            && ["LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES"].iter().any(|name| key == *name)
     };
     if !command.env_clear {
         for (key, value) in std::env::vars_os() {
@@ -299,16 +302,17 @@ type Credentials = (Option<u32>, Option<u32>, Option<Vec<libc::gid_t>>);
 /// Which ids to take on. What the host has already needs no right and changes nothing; whoever becomes somebody else leaves
 /// the host's groups behind.
 fn credentials(command: &Command) -> Result<Credentials, SpawnError> {
-    let (uid, gid) = (command.uid, command.gid);
-    if uid.is_none() && gid.is_none() && command.groups.is_none() {
+    let attributes = command.attributes();
+    let (uid, gid) = (attributes.uid, attributes.gid);
+    if uid.is_none() && gid.is_none() && attributes.groups.is_none() {
         return Ok((None, None, None));
     }
     let (own_uid, own_gid) = user::own_ids();
-    if command.groups.is_none() && uid.is_none_or(|uid| uid == own_uid) && gid.is_none_or(|gid| gid == own_gid) {
+    if attributes.groups.is_none() && uid.is_none_or(|uid| uid == own_uid) && gid.is_none_or(|gid| gid == own_gid) {
         return Ok((None, None, None));
     }
     let lookup = |uid| user::by_id(uid).map_err(|error| SpawnError::new(command.program.clone(), Stage::User, error));
-    let (gid, groups) = match (uid, gid, &command.groups) {
+    let (gid, groups) = match (uid, gid, &attributes.groups) {
         (_, gid @ Some(_), Some(groups)) => (gid, Some(groups.clone())),
         (None, gid, groups) => (gid, Some(groups.clone().unwrap_or_default())),
         (Some(uid), Some(gid), None) => match user::by_id(uid) {
