@@ -7,13 +7,13 @@ mod support;
 
 use std::fs;
 use std::io::{BufRead, BufReader};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Child, Command as StdCommand, Stdio as StdStdio};
 use std::time::Duration;
 
 use childminder::{Command, Event, ProcessMonitor, Reactor, Service};
 use support::raw::{Loop, Spec};
-use support::{Bench, Target, program, raw, rest};
+use support::{Bench, Target, outside, program, raw, rest};
 
 /// `kind count program`: what the process is to supervise, and with what.
 const ROLE: &str = "CHILDMINDER_BENCH_SUPERVISOR";
@@ -90,29 +90,9 @@ impl Supervisor {
         Self(child)
     }
 
-    /// Private dirty memory and PSS, in KiB.
-    fn memory(&self) -> [f64; 2] {
-        let text = fs::read_to_string(format!("/proc/{}/smaps_rollup", self.0.id())).expect("smaps_rollup");
-        ["Private_Dirty:", "Pss:"].map(|name| number(&text, name))
+    fn pid(&self) -> i32 {
+        self.0.id() as i32
     }
-
-    /// How often it has gone to sleep or was put to it so far.
-    fn switches(&self) -> f64 {
-        let text = fs::read_to_string(format!("/proc/{}/status", self.0.id())).expect("status");
-        number(&text, "voluntary_ctxt_switches:") + number(&text, "nonvoluntary_ctxt_switches:")
-    }
-}
-
-/// What stands after `name` at the beginning of a line.
-fn number(text: &str, name: &str) -> f64 {
-    let line = text.lines().find_map(|line| line.strip_prefix(name));
-    line.and_then(|rest| rest.split_whitespace().next()?.parse().ok()).unwrap_or(f64::NAN)
-}
-
-/// The command, where it has been built in the same profile.
-fn binary() -> Option<PathBuf> {
-    let own = std::env::current_exe().ok()?;
-    Some(own.parent()?.parent()?.join("childminder")).filter(|path| path.exists())
 }
 
 fn main() {
@@ -123,8 +103,8 @@ fn main() {
     let Some(path) = program::build() else { return };
     let (few, many) = (bench.size(100, 10), bench.size(1000, 30));
     let measure = |kind: &'static str, count: usize| {
-        let [dirty, pss] = Supervisor::start(kind, count, &path).memory();
-        let [more, _] = Supervisor::start(kind, many, &path).memory();
+        let [dirty, pss] = outside::memory(Supervisor::start(kind, count, &path).pid());
+        let [more, _] = outside::memory(Supervisor::start(kind, many, &path).pid());
         [dirty, pss, (more - dirty) / (many - count) as f64]
     };
     let [dirty, pss, each] = bench.contest(
@@ -143,17 +123,14 @@ fn main() {
     bench.figure("private dirty memory, each further child", us, "KiB", &of(&each), Target::AtMost(1.0));
 
     let supervisor = Supervisor::start("childminder", few, &path);
-    let before = supervisor.switches();
+    let before = outside::switches(supervisor.pid());
     rest(Duration::from_secs(bench.size(20, 1) as u64));
-    let wakeups = supervisor.switches() - before;
+    let wakeups = outside::switches(supervisor.pid()) - before;
     bench.figure("wake-ups in 20 s, 100 idle children", us, "", &[wakeups], Target::AtMost(0.0));
 
-    match binary().and_then(|path| fs::metadata(path).ok()) {
-        Some(file) => {
-            let size = file.len() as f64 / 1e6;
-            bench.figure("the command's binary", "childminder command", "MB", &[size], Target::AtMost(1.0));
-        }
-        None => eprintln!("the command is not built: cargo build --release --features cli"),
+    if let Some(file) = outside::binary().and_then(|path| fs::metadata(path).ok()) {
+        let size = file.len() as f64 / 1e6;
+        bench.figure("the command's binary", "childminder command", "MB", &[size], Target::AtMost(1.0));
     }
     bench.finish();
 }

@@ -5,6 +5,7 @@
 
 #![allow(dead_code)] // no bench uses all of it
 
+pub(crate) mod outside;
 pub(crate) mod program;
 pub(crate) mod raw;
 pub(crate) mod readme;
@@ -192,6 +193,7 @@ fn short(value: f64) -> String {
     match value.abs() {
         large if large >= 100.0 => format!("{value:.0}"),
         medium if medium >= 10.0 => format!("{value:.1}"),
+        small if small > 0.0 && small < 0.1 => format!("{value:.4}"),
         _ => format!("{value:.2}"),
     }
 }

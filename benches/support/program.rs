@@ -11,6 +11,9 @@ use std::process::{Command, Stdio};
 ///
 /// - none: exits at once;
 /// - `idle`: waits for ever;
+/// - `at:PATH`: writes the time and its pid (8 bytes each) into the pipe of that name, waits for ever and dies with its parent; exits
+///   at once if nobody reads the pipe. One word, so that it fits on a `#!` line;
+/// - `ready:PATH`: the same, and says to descriptor 3 that it is ready, as s6 wants it;
 /// - `deaf`: ignores SIGTERM, says so by a line, waits for ever;
 /// - `stamp`: writes the time (8 bytes), waits for a byte on stdin, writes the time again and exits;
 /// - `flood MIB`: writes so many MiB of 100-byte lines, in blocks of 64 KiB;
@@ -23,7 +26,8 @@ static long sys(long n, long a, long b, long c, long d) {
     __asm__ volatile("syscall" : "=a"(r) : "a"(n), "D"(a), "S"(b), "d"(c), "r"(r10) : "rcx", "r11", "memory");
     return r;
 }
-enum { READ = 0, WRITE = 1, SIGACTION = 13, NANOSLEEP = 35, CLOCK = 228, PPOLL = 271, EXIT = 231 };
+enum { READ = 0, WRITE = 1, SIGACTION = 13, NANOSLEEP = 35, GETPID = 39, PRCTL = 157, CLOCK = 228, EXIT = 231, OPENAT = 257,
+    PPOLL = 271 };
 #elif defined(__aarch64__)
 __asm__(".globl _start\n_start: mov x0, sp\n bl start\n");
 static long sys(long n, long a, long b, long c, long d) {
@@ -32,7 +36,8 @@ static long sys(long n, long a, long b, long c, long d) {
     __asm__ volatile("svc 0" : "+r"(x0) : "r"(x8), "r"(x1), "r"(x2), "r"(x3) : "memory");
     return x0;
 }
-enum { READ = 63, WRITE = 64, SIGACTION = 134, NANOSLEEP = 101, CLOCK = 113, PPOLL = 73, EXIT = 94 };
+enum { OPENAT = 56, READ = 63, WRITE = 64, PPOLL = 73, EXIT = 94, NANOSLEEP = 101, CLOCK = 113, SIGACTION = 134, PRCTL = 167,
+    GETPID = 172 };
 #endif
 static long now(void) {
     long t[2]; sys(CLOCK, 1, (long)t, 0, 0);
@@ -48,6 +53,17 @@ void start(long *stack) {
     long argc = stack[0]; char **argv = (char **)(stack + 1); char byte; long t;
     if (argc > 1) switch (argv[1][0]) {
     case 'i': idle();
+    case 'a': case 'r': {
+            long sign[2] = { now(), sys(GETPID, 0, 0, 0, 0) };
+            sys(PRCTL, 1 /* PR_SET_PDEATHSIG */, 9, 0, 0);
+            char *path = argv[1]; while (*path++ != ':');
+            /* Whose parent died before that finds no reader. */
+            long pipe = sys(OPENAT, -100, (long)path, 04001 /* O_WRONLY | O_NONBLOCK */, 0);
+            if (pipe < 0) break;
+            sys(WRITE, pipe, (long)sign, 16, 0);
+            if (argv[1][0] == 'r') sys(WRITE, 3, (long)"\n", 1, 0);
+            idle();
+        } break;
     case 'd': if (argv[1][1] == 'e') {
             long ignore[4] = { 1, 0, 0, 0 };
             sys(SIGACTION, 15, (long)ignore, 0, 8); sys(WRITE, 1, (long)"!\n", 2, 0); idle();

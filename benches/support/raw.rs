@@ -9,6 +9,7 @@
 use std::ffi::{CString, c_char, c_int, c_void};
 use std::fs::File;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::Command;
@@ -275,6 +276,13 @@ pub(crate) fn pipe() -> (File, File) {
     }
 }
 
+/// A pipe with a name.
+pub(crate) fn mkfifo(path: &Path) {
+    let path = CString::new(path.as_os_str().as_bytes()).expect("a path");
+    // SAFETY: a string that ends.
+    assert_eq!(unsafe { libc::mkfifo(path.as_ptr(), 0o600) }, 0);
+}
+
 pub(crate) fn set_pipe_size(fd: RawFd, bytes: c_int) {
     // SAFETY: touches no memory.
     unsafe { libc::fcntl(fd, libc::F_SETPIPE_SZ, bytes) };
@@ -309,6 +317,18 @@ pub(crate) fn thread_cpu() -> Duration {
     let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
     // SAFETY: a local.
     unsafe { libc::clock_gettime(libc::CLOCK_THREAD_CPUTIME_ID, &raw mut time) };
+    Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
+}
+
+/// What another process has used of the processor so far.
+pub(crate) fn process_cpu(pid: i32) -> Duration {
+    let mut clock = 0;
+    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: locals.
+    unsafe {
+        assert_eq!(libc::clock_getcpuclockid(pid, &raw mut clock), 0);
+        libc::clock_gettime(clock, &raw mut time);
+    }
     Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
 }
 

@@ -1,0 +1,38 @@
+//! What can be seen of a process from outside.
+//!
+//! Nothing is asked of the process itself. The one rule: whoever is looked at is not woken by it.
+
+use std::fs;
+use std::path::PathBuf;
+
+/// Private dirty memory and PSS, in KiB.
+pub(crate) fn memory(pid: i32) -> [f64; 2] {
+    let text = fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).expect("smaps_rollup");
+    ["Private_Dirty:", "Pss:"].map(|name| number(&text, name))
+}
+
+/// How often its threads have gone to sleep or were put to it so far.
+pub(crate) fn switches(pid: i32) -> f64 {
+    let threads = fs::read_dir(format!("/proc/{pid}/task")).expect("task");
+    let of = |thread: std::io::Result<fs::DirEntry>| {
+        let text = fs::read_to_string(thread.expect("thread").path().join("status")).expect("status");
+        number(&text, "voluntary_ctxt_switches:") + number(&text, "nonvoluntary_ctxt_switches:")
+    };
+    threads.map(of).sum()
+}
+
+/// What stands after `name` at the beginning of a line.
+fn number(text: &str, name: &str) -> f64 {
+    let line = text.lines().find_map(|line| line.strip_prefix(name));
+    line.and_then(|rest| rest.split_whitespace().next()?.parse().ok()).unwrap_or(f64::NAN)
+}
+
+/// The command, where it has been built in the same profile.
+pub(crate) fn binary() -> Option<PathBuf> {
+    let own = std::env::current_exe().ok()?;
+    let path = Some(own.parent()?.parent()?.join("childminder")).filter(|path| path.exists());
+    if path.is_none() {
+        eprintln!("the command is not built: cargo build --release --features cli");
+    }
+    path
+}
