@@ -14,7 +14,8 @@ use crate::stdio::Stdio;
 
 /// A program to run, and the surroundings it runs in.
 ///
-/// The methods are those of [`std::process::Command`] wherever std has one. Where nothing is said:
+/// The methods are those of [`std::process::Command`] wherever std has one. A clone costs next to nothing, however long the command is.
+/// Where nothing is said:
 ///
 /// | | |
 /// | --- | --- |
@@ -34,7 +35,11 @@ use crate::stdio::Stdio;
 /// assert_eq!(command.get_program(), "sort");
 /// ```
 #[derive(Debug, Clone)]
-pub struct Command {
+pub struct Command(Arc<Parts>);
+
+/// What a command says; shared by its clones until one of them says something else.
+#[derive(Debug, Clone)]
+pub(crate) struct Parts {
     pub(crate) program: OsString,
     pub(crate) args: Vec<OsString>,
     pub(crate) env_clear: bool,
@@ -44,7 +49,7 @@ pub struct Command {
     pub(crate) fds: Map<i32, Stdio>,
     pub(crate) group: Group,
     pub(crate) parent_death_signal: Option<i32>,
-    /// Boxed: most commands have none, and a monitor keeps one command a process.
+    /// Boxed: most commands have none, and there may be thousands of them.
     attributes: Option<Box<Attributes>>,
 }
 
@@ -95,12 +100,18 @@ impl Group {
     }
 }
 
+impl Parts {
+    pub(crate) fn attributes(&self) -> &Attributes {
+        self.attributes.as_deref().unwrap_or(&INHERITED)
+    }
+}
+
 impl Command {
     /// A command that runs `program`: a path if there is a slash in it, else a name that is looked up in the `PATH` of
     /// the *child's* environment (`/bin:/usr/bin` if it has none), on every spawn path alike. A relative path counts from the
     /// child's working directory.
     pub fn new(program: impl AsRef<OsStr>) -> Self {
-        Self {
+        Self(Arc::new(Parts {
             program: program.as_ref().to_owned(),
             args: Vec::new(),
             env_clear: false,
@@ -110,26 +121,30 @@ impl Command {
             group: Group::Own,
             parent_death_signal: None,
             attributes: None,
-        }
+        }))
     }
 
-    pub(crate) fn attributes(&self) -> &Attributes {
-        self.attributes.as_deref().unwrap_or(&INHERITED)
+    pub(crate) fn parts(&self) -> &Parts {
+        &self.0
+    }
+
+    fn parts_mut(&mut self) -> &mut Parts {
+        Arc::make_mut(&mut self.0)
     }
 
     fn attributes_mut(&mut self) -> &mut Attributes {
-        self.attributes.get_or_insert_with(|| Box::new(INHERITED.clone()))
+        self.parts_mut().attributes.get_or_insert_with(|| Box::new(INHERITED.clone()))
     }
 
     /// Adds an argument.
     pub fn arg(&mut self, arg: impl AsRef<OsStr>) -> &mut Self {
-        self.args.push(arg.as_ref().to_owned());
+        self.parts_mut().args.push(arg.as_ref().to_owned());
         self
     }
 
     /// Adds arguments.
     pub fn args(&mut self, args: impl IntoIterator<Item = impl AsRef<OsStr>>) -> &mut Self {
-        self.args.extend(args.into_iter().map(|arg| arg.as_ref().to_owned()));
+        self.parts_mut().args.extend(args.into_iter().map(|arg| arg.as_ref().to_owned()));
         self
     }
 
@@ -142,7 +157,7 @@ impl Command {
 
     /// Sets a variable of the child's environment.
     pub fn env(&mut self, key: impl AsRef<OsStr>, value: impl AsRef<OsStr>) -> &mut Self {
-        self.env.insert(key.as_ref().to_owned(), Some(value.as_ref().to_owned()));
+        self.parts_mut().env.insert(key.as_ref().to_owned(), Some(value.as_ref().to_owned()));
         self
     }
 
@@ -156,20 +171,20 @@ impl Command {
 
     /// Takes a variable out of the child's environment.
     pub fn env_remove(&mut self, key: impl AsRef<OsStr>) -> &mut Self {
-        self.env.insert(key.as_ref().to_owned(), None);
+        self.parts_mut().env.insert(key.as_ref().to_owned(), None);
         self
     }
 
     /// Starts from an empty environment; what [`env`](Self::env) said before is forgotten too.
     pub fn env_clear(&mut self) -> &mut Self {
-        self.env_clear = true;
-        self.env.clear();
+        self.parts_mut().env_clear = true;
+        self.parts_mut().env.clear();
         self
     }
 
     /// The child's working directory. Entered with the host's rights, before the user changes.
     pub fn current_dir(&mut self, dir: impl AsRef<Path>) -> &mut Self {
-        self.current_dir = Some(dir.as_ref().to_owned());
+        self.parts_mut().current_dir = Some(dir.as_ref().to_owned());
         self
     }
 
@@ -210,7 +225,7 @@ impl Command {
     /// ```
     #[doc(alias = "childFDs")]
     pub fn fd(&mut self, fd: i32, stdio: impl Into<Stdio>) -> &mut Self {
-        self.fds.insert(fd, stdio.into());
+        self.parts_mut().fds.insert(fd, stdio.into());
         self
     }
 
@@ -238,20 +253,20 @@ impl Command {
     /// Puts the child into the process group `pgid`; 0 is a new group of its own, which is also the default.
     #[doc(alias = "setpgid")]
     pub fn process_group(&mut self, pgid: i32) -> &mut Self {
-        self.group = if pgid == 0 { Group::Own } else { Group::Join(pgid) };
+        self.parts_mut().group = if pgid == 0 { Group::Own } else { Group::Join(pgid) };
         self
     }
 
     /// Leaves the child in the host's process group: what the terminal sends to the host (Ctrl-C), it gets too, and
     /// signals for its group go to itself alone.
     pub fn inherit_process_group(&mut self) -> &mut Self {
-        self.group = Group::Inherit;
+        self.parts_mut().group = Group::Inherit;
         self
     }
 
     /// Makes the child the leader of a new session, without a terminal.
     pub fn setsid(&mut self, setsid: bool) -> &mut Self {
-        self.group = if setsid { Group::Session } else { Group::Own };
+        self.parts_mut().group = if setsid { Group::Session } else { Group::Own };
         self
     }
 
@@ -308,30 +323,30 @@ impl Command {
     /// refused elsewhere). A host that is gone already before the child could ask for it ends the child, too.
     #[doc(alias = "PR_SET_PDEATHSIG")]
     pub fn parent_death_signal(&mut self, signal: i32) -> &mut Self {
-        self.parent_death_signal = Some(signal);
+        self.parts_mut().parent_death_signal = Some(signal);
         self
     }
 
     /// The program as given.
     #[must_use]
     pub fn get_program(&self) -> &OsStr {
-        &self.program
+        &self.0.program
     }
 
     /// The arguments, without the program's own name.
     pub fn get_args(&self) -> impl ExactSizeIterator<Item = &OsStr> {
-        self.args.iter().map(OsString::as_os_str)
+        self.0.args.iter().map(OsString::as_os_str)
     }
 
     /// The user id that the child shall run as, where one was given.
     #[must_use]
     pub fn get_uid(&self) -> Option<u32> {
-        self.attributes().uid
+        self.0.attributes().uid
     }
 
     /// The group id that the child shall run as, where one was given.
     #[must_use]
     pub fn get_gid(&self) -> Option<u32> {
-        self.attributes().gid
+        self.0.attributes().gid
     }
 }

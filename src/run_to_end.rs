@@ -158,7 +158,7 @@ impl<'a> RunToEnd<'a> {
         let (spawn, reap) = self.methods;
         let mut reactor = Reactor::with_methods(spawn, reap).map_err(RunError::Wait)?;
         let mut command = self.command.clone();
-        if self.input.is_some() && command.attributes().pty.is_none() {
+        if self.input.is_some() && command.parts().attributes().pty.is_none() {
             command.stdin(Stdio::piped());
         }
         let process = reactor.spawn_process(&command)?;

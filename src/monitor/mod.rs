@@ -54,7 +54,7 @@ use restart::{Action, Input, Lifecycle, Policy, PolicyError, State};
 /// ```
 pub struct ProcessMonitor<O = Log> {
     observer: O,
-    policy: Policy,
+    policy: Arc<Policy>,
     max_line: usize,
     running: bool,
     /// In the order in which they were added.
@@ -124,7 +124,7 @@ impl<O: Observer> ProcessMonitor<O> {
     pub fn with_observer(observer: O) -> Self {
         Self {
             observer,
-            policy: Policy::default(),
+            policy: Arc::default(),
             max_line: MAX_LINE,
             running: false,
             entries: BTreeMap::new(),
@@ -158,7 +158,8 @@ impl<O: Observer> ProcessMonitor<O> {
     /// # Errors
     ///
     /// [`MonitorError::Policy`] if it makes no sense.
-    pub fn set_policy(&mut self, policy: Policy) -> Result<(), MonitorError> {
+    pub fn set_policy(&mut self, policy: impl Into<Arc<Policy>>) -> Result<(), MonitorError> {
+        let policy = policy.into();
         policy.validate()?;
         self.policy = policy;
         Ok(())
@@ -169,7 +170,8 @@ impl<O: Observer> ProcessMonitor<O> {
     /// # Errors
     ///
     /// [`MonitorError::Unknown`], or [`MonitorError::Policy`] if it makes no sense.
-    pub fn set_process_policy(&mut self, name: &str, policy: Policy) -> Result<(), MonitorError> {
+    pub fn set_process_policy(&mut self, name: &str, policy: impl Into<Arc<Policy>>) -> Result<(), MonitorError> {
+        let policy = policy.into();
         policy.validate()?;
         let key = self.key(name)?;
         if let Some(entry) = self.entries.get_mut(&key) {
@@ -196,7 +198,7 @@ impl<O: Observer> ProcessMonitor<O> {
         name: impl Into<String>,
         command: &Command,
     ) -> Result<(), MonitorError> {
-        let policy = self.policy.clone();
+        let policy = Arc::clone(&self.policy);
         self.add_process_with(reactor, name, command, policy)
     }
 
@@ -210,9 +212,9 @@ impl<O: Observer> ProcessMonitor<O> {
         reactor: &mut Reactor,
         name: impl Into<String>,
         command: &Command,
-        policy: Policy,
+        policy: impl Into<Arc<Policy>>,
     ) -> Result<(), MonitorError> {
-        let name = name.into();
+        let (name, policy) = (name.into(), policy.into());
         policy.validate()?;
         let key = match self.names.get(name.as_str()) {
             Some(key) if self.entries.get(key).is_some_and(|entry| entry.removed) => self.reuse(*key, command, policy),
@@ -309,7 +311,7 @@ impl<O: Observer> ProcessMonitor<O> {
         key.copied().ok_or_else(|| MonitorError::Unknown(name.to_owned()))
     }
 
-    fn insert(&mut self, name: Arc<str>, command: &Command, policy: Policy) -> u64 {
+    fn insert(&mut self, name: Arc<str>, command: &Command, policy: Arc<Policy>) -> u64 {
         let key = self.next_key;
         self.next_key += 1;
         self.names.insert(Arc::clone(&name), key);
@@ -330,7 +332,7 @@ impl<O: Observer> ProcessMonitor<O> {
     }
 
     /// A name comes back while its old process is on its way out: the entry is the new one's from now on, and its place is the last.
-    fn reuse(&mut self, old: u64, command: &Command, policy: Policy) -> u64 {
+    fn reuse(&mut self, old: u64, command: &Command, policy: Arc<Policy>) -> u64 {
         let Some(mut entry) = self.entries.remove(&old) else { return old };
         let key = self.next_key;
         self.next_key += 1;

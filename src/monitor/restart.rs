@@ -2,6 +2,7 @@
 //! Spawns nothing, signals nobody and reads no clock. The rule: pure, time is an argument; what is pending
 //! lives in the state, so that leaving the state is what cancels it.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 pub use super::policy::{Policy, PolicyError, Restart};
@@ -183,7 +184,8 @@ pub enum Leader {
 /// ```
 #[derive(Debug)]
 pub struct Lifecycle {
-    policy: Policy,
+    /// Most processes of a monitor have the same one.
+    policy: Arc<Policy>,
     state: State,
     /// The wait after the next instant death.
     delay: Duration,
@@ -204,7 +206,8 @@ impl Lifecycle {
     ///
     /// assert_eq!(Lifecycle::new(Policy::default()).deadline(), None);
     /// ```
-    pub fn new(policy: Policy) -> Self {
+    pub fn new(policy: impl Into<Arc<Policy>>) -> Self {
+        let policy = policy.into();
         Self { state: State::Stopped, delay: policy.first_delay(), policy, group_left: false }
     }
 
@@ -237,7 +240,8 @@ impl Lifecycle {
     /// web.set_policy(once);
     /// assert_eq!(web.policy().restart, Restart::Never);
     /// ```
-    pub fn set_policy(&mut self, policy: Policy) {
+    pub fn set_policy(&mut self, policy: impl Into<Arc<Policy>>) {
+        let policy = policy.into();
         // Not `Duration::clamp`, which panics if min > max.
         self.delay = self.delay.max(policy.min_restart_delay).min(policy.max_restart_delay);
         self.policy = policy;

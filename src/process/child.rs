@@ -10,7 +10,7 @@ use mio::Interest;
 
 use super::pipe::{Flush, Reader, Writer};
 use super::stdio::{Files, Side};
-use crate::command::Command;
+use crate::command::Parts;
 use crate::error::{SignalError, SpawnError, Stage};
 use crate::exit::{Exit, Usage};
 use crate::limit::Limit;
@@ -65,7 +65,7 @@ pub(crate) struct Surroundings<'a> {
 
 impl Child {
     /// Starts the command as process `key`. After an error nothing of it is left.
-    pub(crate) fn spawn(command: &Command, key: Key, around: &mut Surroundings<'_>) -> Result<Self, SpawnError> {
+    pub(crate) fn spawn(command: &Parts, key: Key, around: &mut Surroundings<'_>) -> Result<Self, SpawnError> {
         let mut files = Files::open(command, around.spawner.null())?;
         let mut pipes = Vec::with_capacity(files.ours.len());
         let watched = files.ours.drain(..).try_for_each(|(fd, end, side)| {

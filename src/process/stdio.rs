@@ -5,7 +5,7 @@
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use crate::command::Command;
+use crate::command::Parts;
 use crate::error::{SpawnError, Stage};
 use crate::map::Map;
 use crate::stdio::{Source, Stdio};
@@ -42,7 +42,7 @@ enum Theirs<'a> {
 }
 
 impl<'a> Files<'a> {
-    pub(super) fn open(command: &'a Command, null: BorrowedFd<'a>) -> Result<Self, SpawnError> {
+    pub(super) fn open(command: &'a Parts, null: BorrowedFd<'a>) -> Result<Self, SpawnError> {
         let fail = |stage, error| SpawnError::new(command.program.clone(), stage, error);
         let refuse = |what| fail(Stage::Command, io::Error::new(io::ErrorKind::InvalidInput, what));
         let mut files = Self { ours: Vec::new(), theirs: Map::new(), terminal: false };

@@ -286,7 +286,7 @@ impl Reactor {
             pidfds: self.pidfds,
             started,
         };
-        let result = Child::spawn(command, key, &mut around);
+        let result = Child::spawn(command.parts(), key, &mut around);
         self.now = clock();
         let child = result?;
         let needs_sweep = child.needs_sweep();

@@ -4,6 +4,7 @@
 
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
+use std::sync::Arc;
 
 use childminder::Policy;
 
@@ -19,7 +20,7 @@ pub(super) struct Table {
     /// How many of it, if the table says so.
     pub(super) instances: Option<u32>,
     pub(super) settings: Settings,
-    pub(super) policy: Policy,
+    pub(super) policy: Arc<Policy>,
     pub(super) autostart: bool,
 }
 
@@ -47,7 +48,7 @@ impl Table {
         ProcessConfig {
             name: numbered(&self.name, instance),
             settings: self.settings.expand(base, instance),
-            policy: self.policy.clone(),
+            policy: Arc::clone(&self.policy),
             autostart: self.autostart,
         }
     }

@@ -7,6 +7,7 @@ use std::fs::File;
 use std::hash::{DefaultHasher, Hasher};
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use childminder::{Command, Limit, Policy, Resource, Stdio};
 
@@ -20,7 +21,7 @@ pub(crate) struct ProcessConfig {
     /// What a running process cannot take over.
     pub(crate) settings: Settings,
     /// How it is restarted and stopped: can change while it runs.
-    pub(crate) policy: Policy,
+    pub(crate) policy: Arc<Policy>,
     /// Whether it is started with the supervisor.
     pub(crate) autostart: bool,
 }

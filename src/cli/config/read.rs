@@ -144,7 +144,7 @@ impl Reader<'_, '_> {
         let (policy, _) = self.policy(&section, defaults);
         let autostart = section.read(self.report, "autostart", value::boolean).unwrap_or(true);
         self.check_names(name, place.into(), key.span(), instances);
-        Some(Table { name: name.to_string(), instances, settings, policy, autostart })
+        Some(Table { name: name.to_string(), instances, settings, policy: policy.into(), autostart })
     }
 
     /// Sees to it that no instance of this table has the name of another.

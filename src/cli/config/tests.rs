@@ -52,7 +52,7 @@ fn the_example_says_what_its_comments_say() {
     assert_eq!(names, ["web", "worker:1", "worker:2"]);
     let [web, _, worker] = &processes[..] else { unreachable!() };
     assert_eq!(web.settings.command, ["python3", "-m", "http.server", "8000"]);
-    assert_eq!((&web.policy, web.autostart), (&Policy::default(), true));
+    assert_eq!((&*web.policy, web.autostart), (&Policy::default(), true));
     // All that is said for `web` is the default.
     let plain = only_process("[process.web]\ncommand = [\"python3\", \"-m\", \"http.server\", \"8000\"]");
     assert_eq!(plain, *web);

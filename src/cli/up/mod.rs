@@ -19,10 +19,11 @@ mod waits;
 
 use std::collections::HashMap;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use childminder::restart::State;
-use childminder::{Event, ProcessId, ProcessMonitor, Reactor, Service, Status};
+use childminder::{Command, Event, ProcessId, ProcessMonitor, Reactor, Service, Status};
 use lexopt::{Arg, Parser};
 
 use super::config::{Config, DEFAULT_FILE, Mark, ProcessConfig};
@@ -133,16 +134,23 @@ impl Up {
         let mut monitor = ProcessMonitor::with_observer(Voice::new(console));
         let mut processes = Vec::new();
         let mut autostart = Vec::new();
+        let mut last = None;
         for process in config.into_processes() {
             let failed = |error: &dyn std::fmt::Display| Failure::Other(format!("[{}] {error}", process.name));
-            let command = process.command().map_err(|error| failed(&error))?;
-            let added = monitor.add_process_with(reactor, process.name.as_str(), &command, process.policy.clone());
+            let command = match &last {
+                // Instances mostly differ in nothing: then their commands are one.
+                Some((settings, command)) if *settings == process.settings => Command::clone(command),
+                _ => process.command().map_err(|error| failed(&error))?,
+            };
+            let policy = Arc::clone(&process.policy);
+            let added = monitor.add_process_with(reactor, process.name.as_str(), &command, policy);
             added.map_err(|error| failed(&error))?;
             monitor.observer_mut().set(&process);
             processes.push(Known::new(&process));
             if process.autostart {
                 autostart.push(process.name);
             }
+            last = Some((process.settings, command));
         }
         Ok(Self {
             file,

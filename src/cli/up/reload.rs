@@ -3,9 +3,10 @@
 //! The one rule: all that can fail is done before anything is changed.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use childminder::restart::State;
-use childminder::{Command, Policy, Reactor};
+use childminder::{Command, Reactor};
 
 use super::waits::Goal;
 use super::{Known, Up};
@@ -111,7 +112,7 @@ impl Up {
         for (process, change, command) in plan {
             match (change, command) {
                 (Some(Change::Policy), _) => {
-                    let _ = self.monitor.set_process_policy(&process.name, process.policy.clone());
+                    let _ = self.monitor.set_process_policy(&process.name, Arc::clone(&process.policy));
                     changes.updated.push(process.name.clone());
                 }
                 (None, Some(command)) => {
@@ -147,9 +148,8 @@ impl Up {
 
     fn add(&mut self, reactor: &mut Reactor, process: &ProcessConfig, command: &Command, start: bool) {
         self.monitor.observer_mut().set(process);
-        let policy: Policy = process.policy.clone();
         let name = process.name.as_str();
-        let added = self.monitor.add_process_with(reactor, name, command, policy);
+        let added = self.monitor.add_process_with(reactor, name, command, Arc::clone(&process.policy));
         let started = added.and_then(|()| if start { self.monitor.start_process(reactor, name) } else { Ok(()) });
         if let Err(error) = started {
             self.voice().console.say(&format!("[{name}] {error}"));

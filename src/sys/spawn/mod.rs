@@ -14,7 +14,7 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use super::fd;
-use crate::command::Command;
+use crate::command::Parts;
 use crate::error::{SpawnError, Stage};
 use crate::limit::Limit;
 use plan::Plan;
@@ -70,7 +70,7 @@ impl Spawner {
     /// Returns when the program runs or has failed to: until then this thread stands still.
     pub(crate) fn spawn(
         &self,
-        command: &Command,
+        command: &Parts,
         files: &[ChildFile<'_>],
         terminal: bool,
         nofile: Option<Limit>,

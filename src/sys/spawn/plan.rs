@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use std::ptr;
 
 use super::{ChildFile, Failure, raw_files};
-use crate::command::{Command, Group};
+use crate::command::{Group, Parts};
 use crate::error::{SpawnError, Stage};
 use crate::limit::{Limit, Resource};
 use crate::signal;
@@ -57,7 +57,7 @@ pub(super) struct Move {
 
 impl Plan {
     pub(super) fn new(
-        command: &Command,
+        command: &Parts,
         files: &[ChildFile<'_>],
         terminal: bool,
         nofile: Option<Limit>,
@@ -140,7 +140,7 @@ impl Plan {
     }
 
     /// The error that a failure means to the caller.
-    pub(super) fn explain(&self, command: &Command, failure: Failure) -> SpawnError {
+    pub(super) fn explain(&self, command: &Parts, failure: Failure) -> SpawnError {
         let stage = failure.stage();
         let error = SpawnError::new(command.program.clone(), stage, io::Error::from_raw_os_error(failure.errno));
         match stage {
@@ -216,7 +216,7 @@ impl Strings {
     }
 
     /// `LISTEN_FDS` and its company, where there are sockets to hand over; the place for the digits of the pid.
-    fn push_listen(&mut self, command: &Command) -> Result<Option<*mut u8>, String> {
+    fn push_listen(&mut self, command: &Parts) -> Result<Option<*mut u8>, String> {
         const PID: &[u8] = b"LISTEN_PID=";
         let listen = &command.attributes().listen;
         if listen.is_empty() {
@@ -239,7 +239,7 @@ impl Strings {
 }
 
 /// Pushes the child's environment and returns its `PATH`.
-fn environment(command: &Command, env: &mut Strings) -> Result<Option<OsString>, String> {
+fn environment(command: &Parts, env: &mut Strings) -> Result<Option<OsString>, String> {
     let mut path = None;
     let mut push = |key: &OsStr, value: &OsStr| {
         if key.is_empty() || find_byte(b'=', key.as_bytes()).is_some() {
@@ -301,7 +301,7 @@ type Credentials = (Option<u32>, Option<u32>, Option<Vec<libc::gid_t>>);
 
 /// Which ids to take on. What the host has already needs no right and changes nothing; whoever becomes somebody else leaves
 /// the host's groups behind.
-fn credentials(command: &Command) -> Result<Credentials, SpawnError> {
+fn credentials(command: &Parts) -> Result<Credentials, SpawnError> {
     let attributes = command.attributes();
     let (uid, gid) = (attributes.uid, attributes.gid);
     if uid.is_none() && gid.is_none() && attributes.groups.is_none() {
@@ -328,7 +328,7 @@ fn credentials(command: &Command) -> Result<Credentials, SpawnError> {
 }
 
 /// What an errno of exec does not say.
-fn exec_hint(command: &Command, path: &OsStr, errno: i32) -> Option<String> {
+fn exec_hint(command: &Parts, path: &OsStr, errno: i32) -> Option<String> {
     let path = match &command.current_dir {
         Some(dir) => dir.join(path),
         None => PathBuf::from(path),

@@ -15,7 +15,7 @@ type Row = (I, S, Option<Action>, u64);
 #[track_caller]
 fn check(policy: &Policy, now: Instant, state: S, rows: &[Row]) {
     for &(input, next_state, action, delay) in rows {
-        let mut it = Lifecycle { policy: policy.clone(), state, delay: secs(KEPT), group_left: false };
+        let mut it = Lifecycle { policy: policy.clone().into(), state, delay: secs(KEPT), group_left: false };
         let found = (it.handle(now, input), it.state(), it.delay);
         let expected = (action, next_state, secs(delay));
         assert_eq!(found, expected, "{state:?} and {input:?}");
@@ -405,7 +405,7 @@ fn every_end_under_the_other_policies() {
 fn a_stop_is_also_for_those_who_outlived_a_crash() {
     let now = World::new(Policy::default()).now;
     let told = |state, inputs: &[I]| {
-        let mut it = Lifecycle { policy: Policy::default(), state, delay: secs(KEPT), group_left: true };
+        let mut it = Lifecycle { policy: Policy::default().into(), state, delay: secs(KEPT), group_left: true };
         let action = inputs.iter().map(|input| it.handle(now, *input)).last().flatten();
         (action, it.state(), it.group_left)
     };
