@@ -132,12 +132,9 @@ fn a_hundred_idle_services_cost_next_to_nothing() {
     };
     let (all, own) = (figure("Pss:"), figure("Pss_Anon:"));
     eprintln!("100 idle services: {all} kB PSS, of which {own} kB is not the program's file");
-    if !cfg!(debug_assertions) {
-        assert!(own <= 512, "{own} kB");
-        // Newer kernels (6.18) map whole folios of the page cache: then all of the program counts, whether it is used or not.
-        let program = fs::metadata(PROGRAM).unwrap().len() / 1024;
-        assert!(all <= 512 + program, "{all} kB");
-    }
+    // What is the program's file depends on the kernel: newer ones (6.18) map whole folios of the page cache, used or not. That much of
+    // it counts is the bench's to tell.
+    assert!(own <= 512, "{own} kB");
 }
 
 #[test]
