@@ -25,7 +25,8 @@ const DEFAULT_PATH: &str = "/bin:/usr/bin";
 #[derive(Debug)]
 pub(super) struct Plan {
     pub(super) argv: Strings,
-    pub(super) env: Strings,
+    /// None: the host's, as it is when the child looks.
+    pub(super) env: Option<Strings>,
     /// What to exec, first one first.
     pub(super) paths: Strings,
     pub(super) moves: Vec<Move>,
@@ -80,14 +81,22 @@ impl Plan {
         }
         argv.finish();
 
-        // What grows leaves its smaller selves behind in the allocator: most environments fit.
-        let mut env = Strings { bytes: Vec::with_capacity(4096), starts: Vec::with_capacity(64), pointers: Vec::new() };
-        let path = environment(command, &mut env).map_err(refuse)?;
-        let listen_pid = env.push_listen(command).map_err(refuse)?;
-        env.finish();
-
         let mut paths = Strings::default();
-        candidates(&command.program, path.as_deref(), &mut paths).map_err(|Nul| nul("the program's name or PATH"))?;
+        let (env, listen_pid) = if inherits_environment(command) {
+            // Copying it would cost more than all else here.
+            let path = || std::env::var_os("PATH");
+            candidates(&command.program, path, &mut paths).map_err(|Nul| nul("the program's name or PATH"))?;
+            (None, None)
+        } else {
+            // What grows leaves its smaller selves behind in the allocator: most environments fit.
+            let (bytes, starts) = (Vec::with_capacity(4096), Vec::with_capacity(64));
+            let mut env = Strings { bytes, starts, pointers: Vec::new() };
+            let path = environment(command, &mut env).map_err(refuse)?;
+            let listen_pid = env.push_listen(command).map_err(refuse)?;
+            env.finish();
+            candidates(&command.program, || path, &mut paths).map_err(|Nul| nul("the program's name or PATH"))?;
+            (Some(env), listen_pid)
+        };
         paths.finish();
 
         let dir = command.current_dir.as_ref().map(|dir| CString::new(dir.as_os_str().as_bytes()));
@@ -238,6 +247,11 @@ impl Strings {
     }
 }
 
+/// Whether the child can be given the host's environment as it is. Elsewhere it is copied: the C library may keep it out of reach.
+fn inherits_environment(command: &Parts) -> bool {
+    cfg!(target_os = "linux") && !command.env_clear && command.env.is_empty() && command.attributes().listen.is_empty()
+}
+
 /// Pushes the child's environment and returns its `PATH`.
 fn environment(command: &Parts, env: &mut Strings) -> Result<Option<OsString>, String> {
     let mut path = None;
@@ -273,12 +287,13 @@ fn environment(command: &Parts, env: &mut Strings) -> Result<Option<OsString>, S
 }
 
 /// Pushes the paths to try, as execvp(3) would.
-fn candidates(program: &OsStr, path: Option<&OsStr>, paths: &mut Strings) -> Result<(), Nul> {
+fn candidates(program: &OsStr, path: impl FnOnce() -> Option<OsString>, paths: &mut Strings) -> Result<(), Nul> {
     let program = program.as_bytes();
     if find_byte(b'/', program).is_some() {
         return paths.push(&[program]);
     }
-    for dir in path.unwrap_or(OsStr::new(DEFAULT_PATH)).as_bytes().split(|byte| *byte == b':') {
+    let path = path().unwrap_or_else(|| DEFAULT_PATH.into());
+    for dir in path.as_bytes().split(|byte| *byte == b':') {
         // POSIX: an empty entry is the working directory.
         let separator: &[u8] = if dir.is_empty() || dir.ends_with(b"/") { b"" } else { b"/" };
         paths.push(&[dir, separator, program])?;
