@@ -118,7 +118,7 @@ unsafe fn set_up(plan: &mut Plan, closing: Closing, keep: &mut Option<i32>) -> R
         check(unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, number) }.into(), Stage::ParentDeath, number)?;
         // The parent may have died before the kernel knew that we care.
         // SAFETY: touches no memory.
-        if unsafe { libc::getppid() } != plan.parent {
+        if plan.parent != Some(unsafe { libc::getppid() }) {
             return Err(Failure::new(Stage::ParentDeath, libc::ESRCH, number));
         }
     }

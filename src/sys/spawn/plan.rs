@@ -42,7 +42,8 @@ pub(super) struct Plan {
     pub(super) gid: Option<u32>,
     pub(super) uid: Option<u32>,
     pub(super) parent_death_signal: Option<i32>,
-    pub(super) parent: i32,
+    /// Who the parent is, if its death is to be told.
+    pub(super) parent: Option<i32>,
     /// Where the digits of `LISTEN_PID` go, which only the child knows.
     pub(super) listen_pid: Option<*mut u8>,
 }
@@ -137,7 +138,7 @@ impl Plan {
             gid,
             uid,
             parent_death_signal: command.parent_death_signal,
-            parent: wait::own_pid(),
+            parent: command.parent_death_signal.map(|_| wait::own_pid()),
             listen_pid,
         })
     }
