@@ -101,8 +101,8 @@ fn bare(path: &Path, mebibytes: usize, pipe_size: Option<i32>) -> [f64; 1] {
     [all as f64 / took]
 }
 
-/// epoll and reads until a pipe is empty.
-fn by_hand(path: &Path, children: usize, mebibytes: usize) -> [f64; 1] {
+/// epoll and reads until a pipe is empty; `split` looks for the newlines, too.
+fn by_hand(path: &Path, children: usize, mebibytes: usize, split: bool) -> [f64; 1] {
     let mut raw = Loop::new();
     let mebibytes_text = mebibytes.to_string();
     let spec = Spec::new(path, &["flood", &mebibytes_text], [false, true, false]);
@@ -114,7 +114,15 @@ fn by_hand(path: &Path, children: usize, mebibytes: usize) -> [f64; 1] {
     let all = children * written(mebibytes);
     let mut took = 0.0;
     while dead < children {
-        raw.turn(|_| dead += 1, |data| read += data.len());
+        raw.turn(
+            |_| dead += 1,
+            |data| {
+                read += data.len();
+                if split {
+                    raw::each_line(data, |line| _ = std::hint::black_box(line));
+                }
+            },
+        );
         if read == all && took == 0.0 {
             took = micros(start);
         }
@@ -184,10 +192,12 @@ fn main() {
         7,
         &mut [
             ("childminder monitor", &mut || ours(&path, children, mebibytes)),
-            ("bare epoll and read", &mut || by_hand(&path, children, mebibytes)),
+            ("bare epoll and read", &mut || by_hand(&path, children, mebibytes, false)),
+            ("bare epoll, read and memchr", &mut || by_hand(&path, children, mebibytes, true)),
         ],
     );
     bench.ratio(&many, "childminder monitor", "bare epoll and read", Target::AtLeast(0.9));
+    bench.ratio(&many, "childminder monitor", "bare epoll, read and memchr", Target::None);
 
     let (quiet, lines) = (bench.size(1000, 10), bench.size(10, 2));
     let [late, usual] = bench.contest(

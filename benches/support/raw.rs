@@ -254,6 +254,21 @@ impl Loop {
     }
 }
 
+/// The lines that lie within `data` as a whole, by the C library's `memchr`.
+pub(crate) fn each_line(mut data: &[u8], mut line: impl FnMut(&[u8])) {
+    loop {
+        let start = data.as_ptr();
+        // SAFETY: valid for as many bytes, and read no further.
+        let found = unsafe { libc::memchr(start.cast(), i32::from(b'\n'), data.len()) };
+        if found.is_null() {
+            return;
+        }
+        let (whole, rest) = data.split_at(found.addr() - start.addr());
+        line(whole);
+        data = &rest[1..];
+    }
+}
+
 /// Reads until nothing is there; whether that was the end.
 fn drain(pipe: &mut Option<OwnedFd>, buffer: &mut [u8], data: &mut impl FnMut(&[u8])) -> bool {
     let Some(pipe) = pipe else { return false };

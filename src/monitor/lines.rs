@@ -51,8 +51,13 @@ impl LineBuffer {
                 None => return self.partial.extend_from_slice(data),
             };
             let (bytes, rest) = data.split_at(end);
-            self.hand_out(bytes, cut, sink);
             data = if cut { rest } else { &rest[1..] };
+            if self.partial.is_empty() {
+                // Nearly every line.
+                sink(Piece { bytes, continued: mem::replace(&mut self.continued, cut), cut });
+            } else {
+                self.hand_out(bytes, cut, sink);
+            }
         }
     }
 
@@ -67,15 +72,9 @@ impl LineBuffer {
 
     /// Hands out the line under way with `bytes` at its end.
     fn hand_out(&mut self, bytes: &[u8], cut: bool, sink: &mut impl FnMut(Piece<'_>)) {
-        let continued = mem::replace(&mut self.continued, cut);
         let mut joined = mem::take(&mut self.partial);
-        let bytes = if joined.is_empty() {
-            bytes
-        } else {
-            joined.extend_from_slice(bytes);
-            &joined
-        };
-        sink(Piece { bytes, continued, cut });
+        joined.extend_from_slice(bytes);
+        sink(Piece { bytes: &joined, continued: mem::replace(&mut self.continued, cut), cut });
     }
 }
 

@@ -12,8 +12,12 @@ use crate::sys;
 
 /// A producer should rest when more than this is waiting: Twisted's figure, and one Linux pipe.
 const HIGH_WATER: usize = 64 * 1024;
-/// What a pipe that keeps being full is raised to: it triples the throughput of a flood.
-const LARGE_PIPE: i32 = 256 * 1024;
+/// What a pipe that keeps being full is raised to, so that the child writes on while we read: it triples the throughput of a flood, and
+/// more brings no more.
+const LARGE_PIPE: i32 = 128 * 1024;
+
+/// So much at once is a full pipe, or nearly: blocks that are no multiple of a page never fill it to the last byte.
+const MUCH: usize = 32 * 1024;
 
 /// The pipe has been raised already.
 const GROWN: u8 = 2;
@@ -33,7 +37,7 @@ pub(crate) struct Reader {
     terminal: bool,
     /// The child is reaped, and with it the terminal has hung up on everybody else.
     last_words: bool,
-    /// How often in a row the buffer came back full, or [`GROWN`].
+    /// How often in a row it was full, or [`GROWN`].
     full: u8,
     bytes: u64,
 }
@@ -98,7 +102,7 @@ impl Reader {
             Ok(0) => Read::End,
             Ok(len) => {
                 self.bytes += len as u64;
-                self.note_full(len == buffer.len());
+                self.note_full(len >= MUCH);
                 Read::Data { len, more: len == buffer.len() || self.hung_up || self.terminal }
             }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => Read::Empty,

@@ -18,7 +18,7 @@ use crate::sources::Source;
 /// One read; as much as a Linux pipe holds.
 const BUFFER: usize = 64 * 1024;
 /// Reads of one source in one turn: a noisy child must not make the quiet ones wait.
-const READS: usize = 4;
+const READS: usize = 2;
 /// What the poll said of a source.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Ready {
