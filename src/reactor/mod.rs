@@ -236,8 +236,7 @@ impl Reactor {
     /// Has [`Event::Timer`] come once, `delay` from [`now`](Self::now), and never in this turn. Equal times fire in the order
     /// in which they were asked for.
     pub fn call_later(&mut self, delay: Duration) -> TimerId {
-        let deadline = self.after(delay);
-        self.timers.insert(deadline)
+        self.timers.insert(self.now(), delay)
     }
 
     /// Takes back a timer. Whether it was still to fire.
@@ -247,14 +246,13 @@ impl Reactor {
 
     /// Has a timer fire `delay` from now instead. Whether it was still to fire.
     pub fn reset_timer(&mut self, id: TimerId, delay: Duration) -> bool {
-        let deadline = self.after(delay);
-        self.timers.reset(id, deadline)
+        self.timers.reset(id, self.now(), delay)
     }
 
     /// Has a timer fire `delay` later than it would have. Whether it was still to fire.
     pub fn delay_timer(&mut self, id: TimerId, delay: Duration) -> bool {
         match self.timers.deadline(id) {
-            Some(deadline) => self.timers.reset(id, far(deadline, delay)),
+            Some(deadline) => self.timers.reset(id, deadline, delay),
             None => false,
         }
     }
@@ -444,16 +442,6 @@ impl Reactor {
             || self.sources.ready_len() > 0
             || !(self.ready.is_empty() && self.notices.is_empty() && self.dead.is_empty() && self.come.is_empty())
     }
-
-    fn after(&self, delay: Duration) -> Instant {
-        far(self.now(), delay)
-    }
-}
-
-/// Durations beyond what an `Instant` can hold are "never" for all that anybody will see.
-fn far(from: Instant, delay: Duration) -> Instant {
-    const CENTURY: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
-    from.checked_add(delay).unwrap_or_else(|| from + CENTURY)
 }
 
 /// Readable when a turn has something to do, except for what [`next_deadline`](Self::next_deadline) knows; after

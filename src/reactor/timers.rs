@@ -94,8 +94,9 @@ impl Timers {
         Self { base, next_seq: 0, active: Slab::new(), heap: BinaryHeap::new(), parked: Vec::new(), parked_in: Mark(0) }
     }
 
-    pub(crate) fn insert(&mut self, deadline: Instant) -> TimerId {
-        let timer = self.stamp(deadline);
+    /// Sets a timer for `delay` after `from`.
+    pub(crate) fn insert(&mut self, from: Instant, delay: Duration) -> TimerId {
+        let timer = self.stamp(from, delay);
         let (deadline, seq) = (timer.deadline, timer.seq.get());
         let key = self.active.insert(timer);
         self.heap.push(Reverse(Entry { deadline, seq, key }));
@@ -109,9 +110,9 @@ impl Timers {
         cancelled
     }
 
-    /// Moves an active timer, behind those already set for the same instant. False if it was not active.
-    pub(crate) fn reset(&mut self, id: TimerId, deadline: Instant) -> bool {
-        let new = self.stamp(deadline);
+    /// Moves an active timer to `delay` after `from`, behind those already set for the same instant. False if it was not active.
+    pub(crate) fn reset(&mut self, id: TimerId, from: Instant, delay: Duration) -> bool {
+        let new = self.stamp(from, delay);
         let (deadline, seq) = (new.deadline, new.seq.get());
         let Some(timer) = self.active.get_mut(id.0) else {
             return false;
@@ -179,15 +180,14 @@ impl Timers {
         None
     }
 
-    fn stamp(&mut self, deadline: Instant) -> Timer {
+    fn stamp(&mut self, from: Instant, delay: Duration) -> Timer {
         let seq = NonZeroU64::MIN.saturating_add(self.next_seq);
         self.next_seq = seq.get();
-        Timer { deadline: self.nanos(deadline), seq }
+        Timer { deadline: self.nanos(from).saturating_add(nanos(delay)), seq }
     }
 
     fn nanos(&self, instant: Instant) -> u64 {
-        let since = instant.saturating_duration_since(self.base);
-        u64::try_from(since.as_nanos()).unwrap_or(NEVER)
+        nanos(instant.saturating_duration_since(self.base))
     }
 
     fn instant(&self, nanos: u64) -> Instant {
@@ -208,6 +208,10 @@ impl Timers {
             self.parked.retain(|Reverse(entry)| entry.is_live(active));
         }
     }
+}
+
+fn nanos(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).unwrap_or(NEVER)
 }
 
 #[cfg(test)]
@@ -233,11 +237,11 @@ mod tests {
         }
 
         fn insert(&mut self, millis: u64) -> TimerId {
-            self.it.insert(self.at(millis))
+            self.it.insert(self.at(millis), Duration::ZERO)
         }
 
         fn reset(&mut self, id: TimerId, millis: u64) -> bool {
-            self.it.reset(id, self.at(millis))
+            self.it.reset(id, self.at(millis), Duration::ZERO)
         }
 
         fn deadline(&self, id: TimerId) -> Option<u64> {
@@ -408,13 +412,13 @@ mod tests {
         let mut world = World::new();
         let second = Duration::from_secs(1);
         let before = world.base - second;
-        let past = world.it.insert(before);
+        let past = world.it.insert(before, Duration::ZERO);
         assert_eq!(world.it.deadline(past), Some(world.base));
         let mark = world.it.begin_turn();
         assert_eq!(world.it.pop_due(before, mark), Some(past));
 
         let last = world.base + Duration::from_nanos(u64::MAX);
-        let never = world.it.insert(last + second);
+        let never = world.it.insert(last + second, Duration::ZERO);
         let mark = world.it.begin_turn();
         assert_eq!(world.it.deadline(never), Some(last));
         assert_eq!(world.it.pop_due(last, mark), None);
