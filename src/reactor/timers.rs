@@ -34,6 +34,8 @@ pub(crate) struct Mark(u64);
 #[derive(Debug)]
 pub(crate) struct Timers {
     base: Instant,
+    /// The last instant that timers were counted from, and its nanoseconds: within a turn it is always the same.
+    last: (Instant, u64),
     next_seq: u64,
     // These keys are never tokens, so they have all 32 bits on every target.
     active: Slab<Timer, { u32::MAX }>,
@@ -91,7 +93,7 @@ impl Ord for Entry {
 
 impl Timers {
     pub(crate) const fn new(base: Instant) -> Self {
-        Self { base, next_seq: 0, active: Slab::new(), heap: BinaryHeap::new(), parked: Vec::new(), parked_in: Mark(0) }
+        Self { base, last: (base, 0), next_seq: 0, active: Slab::new(), heap: BinaryHeap::new(), parked: Vec::new(), parked_in: Mark(0) }
     }
 
     /// Sets a timer for `delay` after `from`.
@@ -183,7 +185,10 @@ impl Timers {
     fn stamp(&mut self, from: Instant, delay: Duration) -> Timer {
         let seq = NonZeroU64::MIN.saturating_add(self.next_seq);
         self.next_seq = seq.get();
-        Timer { deadline: self.nanos(from).saturating_add(nanos(delay)), seq }
+        if from != self.last.0 {
+            self.last = (from, self.nanos(from));
+        }
+        Timer { deadline: self.last.1.saturating_add(nanos(delay)), seq }
     }
 
     fn nanos(&self, instant: Instant) -> u64 {
