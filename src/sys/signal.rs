@@ -49,7 +49,7 @@ fn disposition(signal: i32) -> Option<libc::sighandler_t> {
     (result == 0).then_some(action.sa_sigaction)
 }
 
-/// Puts the signal back to its default action; what cannot be changed refuses, as it may. Touches no memory of the host's.
+/// Puts the signal back to its default action. Touches no memory of the host's.
 ///
 /// Past the C library, where that is possible: it keeps signals of its own out of everybody's reach (32 and 33 in glibc), which a
 /// child may have inherited as ignored all the same.

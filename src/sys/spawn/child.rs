@@ -60,7 +60,9 @@ unsafe fn set_up(plan: &mut Plan, closing: Closing, keep: &mut Option<i32>) -> R
 
     // Before the mask is lifted: with shared memory, a handler of the host's would run in the child.
     for number in 1..=crate::signal::max() {
-        signal::reset(number);
+        if number != libc::SIGKILL && number != libc::SIGSTOP {
+            signal::reset(number);
+        }
     }
 
     match plan.group {
