@@ -93,7 +93,15 @@ impl Ord for Entry {
 
 impl Timers {
     pub(crate) const fn new(base: Instant) -> Self {
-        Self { base, last: (base, 0), next_seq: 0, active: Slab::new(), heap: BinaryHeap::new(), parked: Vec::new(), parked_in: Mark(0) }
+        Self {
+            base,
+            last: (base, 0),
+            next_seq: 0,
+            active: Slab::new(),
+            heap: BinaryHeap::new(),
+            parked: Vec::new(),
+            parked_in: Mark(0),
+        }
     }
 
     /// Sets a timer for `delay` after `from`.

@@ -11,7 +11,7 @@ mod plan;
 mod vfork;
 
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use super::fd;
 use crate::command::Parts;
@@ -110,9 +110,4 @@ impl Failure {
     fn stage(self) -> Stage {
         usize::try_from(self.stage).ok().and_then(|index| Stage::ALL.get(index)).copied().unwrap_or(Stage::Clone)
     }
-}
-
-/// The raw descriptors of `files`, in their order.
-fn raw_files(files: &[ChildFile<'_>]) -> Vec<(i32, i32)> {
-    files.iter().map(|(target, source)| (*target, source.as_raw_fd())).collect()
 }

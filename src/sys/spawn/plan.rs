@@ -5,13 +5,13 @@
 
 use std::ffi::{CString, OsStr, OsString};
 use std::io::{self, BufRead};
-use std::os::fd::RawFd;
+use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::ptr;
 
-use super::{ChildFile, Failure, raw_files};
+use super::{ChildFile, Failure};
 use crate::command::{Group, Parts};
 use crate::error::{SpawnError, Stage};
 use crate::limit::{Limit, Resource};
@@ -74,7 +74,9 @@ impl Plan {
         let nul = |what: &str| refuse(format!("a NUL byte in {what}"));
 
         let attributes = command.attributes();
-        let mut argv = Strings::default();
+        let bytes =
+            command.args.iter().chain([attributes.arg0.as_ref().unwrap_or(&command.program)]).map(|arg| arg.len() + 1);
+        let mut argv = Strings::with_room(bytes.sum(), command.args.len() + 1);
         argv.push(&[attributes.arg0.as_ref().unwrap_or(&command.program).as_bytes()])
             .map_err(|Nul| nul("the program's name"))?;
         for arg in &command.args {
@@ -82,7 +84,7 @@ impl Plan {
         }
         argv.finish();
 
-        let mut paths = Strings::default();
+        let mut paths = Strings::with_room(command.program.len() + 1, 1);
         let (env, listen_pid) = if inherits_environment(command) {
             // Copying it would cost more than all else here.
             let path = || std::env::var_os("PATH");
@@ -90,8 +92,7 @@ impl Plan {
             (None, None)
         } else {
             // What grows leaves its smaller selves behind in the allocator: most environments fit.
-            let (bytes, starts) = (Vec::with_capacity(4096), Vec::with_capacity(64));
-            let mut env = Strings { bytes, starts, pointers: Vec::new() };
+            let mut env = Strings::with_room(4096, 64);
             let path = environment(command, &mut env).map_err(refuse)?;
             let listen_pid = env.push_listen(command).map_err(refuse)?;
             env.finish();
@@ -121,7 +122,7 @@ impl Plan {
             limits.push((Resource::OpenFiles.raw(), limit::raw(before)));
         }
         let (uid, gid, groups) = credentials(command)?;
-        let moves = moves(&raw_files(files));
+        let moves = moves(files);
         Ok(Self {
             argv,
             env,
@@ -187,7 +188,7 @@ impl Plan {
 }
 
 /// C strings one after another in one allocation, and the null-terminated array of pointers to them that exec wants.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Strings {
     bytes: Vec<u8>,
     starts: Vec<usize>,
@@ -198,6 +199,11 @@ pub(super) struct Strings {
 struct Nul;
 
 impl Strings {
+    /// For so many bytes in so many strings; for more it grows.
+    fn with_room(bytes: usize, count: usize) -> Self {
+        Self { bytes: Vec::with_capacity(bytes), starts: Vec::with_capacity(count), pointers: Vec::new() }
+    }
+
     fn push(&mut self, parts: &[&[u8]]) -> Result<(), Nul> {
         let start = self.bytes.len();
         for part in parts {
@@ -303,12 +309,13 @@ fn candidates(program: &OsStr, path: impl FnOnce() -> Option<OsString>, paths: &
 }
 
 /// Sorted by target, with those marked that have to step aside.
-fn moves(files: &[(RawFd, RawFd)]) -> Vec<Move> {
+fn moves(files: &[ChildFile<'_>]) -> Vec<Move> {
     let is_target = |fd| files.iter().any(|(target, _)| *target == fd);
     let mut moves = Vec::with_capacity(files.len());
     for (target, source) in files {
-        let at = moves.partition_point(|known: &Move| known.target < *target);
-        moves.insert(at, Move { target: *target, source: *source, clashes: source != target && is_target(*source) });
+        let (target, source) = (*target, source.as_raw_fd());
+        let at = moves.partition_point(|known: &Move| known.target < target);
+        moves.insert(at, Move { target, source, clashes: source != target && is_target(source) });
     }
     moves
 }

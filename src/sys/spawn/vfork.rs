@@ -12,7 +12,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use super::Failure;
 use super::child::{self, Closing};
-use super::plan::Plan;
+use super::plan::{Move, Plan};
 use crate::error::Stage;
 use crate::sys::{cvt, fd, signal::BlockAll, wait};
 
@@ -48,8 +48,8 @@ impl Vfork {
         if REFUSED.load(Ordering::Relaxed) {
             return self.clone(plan, Closing::Each(fd::highest_open()));
         }
-        let moves = plan.moves.clone();
         let mut used = 0;
+        let before = plan.moves.iter().any(is_high).then(|| plan.moves.clone());
         let result =
             self.bring_down(plan, &mut used).map_err(|error| Failure::ours(Stage::Dup2, &error)).and_then(|()| {
                 let from = plan.moves.iter().map(|one| one.source.saturating_add(1)).max().unwrap_or(0);
@@ -64,7 +64,9 @@ impl Vfork {
         match result {
             Err(failure) if failure.stage() == Stage::CloseRange => {
                 REFUSED.store(true, Ordering::Relaxed);
-                plan.moves = moves;
+                if let Some(before) = before {
+                    plan.moves = before;
+                }
                 self.clone(plan, Closing::Each(fd::highest_open()))
             }
             result => result,
@@ -73,7 +75,7 @@ impl Vfork {
 
     /// Duplicates high sources to the slots, and counts those that it has used, also on an error.
     fn bring_down(&self, plan: &mut Plan, used: &mut usize) -> io::Result<()> {
-        for one in plan.moves.iter_mut().filter(|one| one.source >= LOW && one.source != one.target) {
+        for one in plan.moves.iter_mut().filter(|one| is_high(one)) {
             let Some(slot) = self.slots.get(*used) else { break };
             // SAFETY: the plan's sources are borrowed from their owners for the length of the spawn.
             let source = unsafe { BorrowedFd::borrow_raw(one.source) };
@@ -107,6 +109,10 @@ impl Vfork {
             }
         }
     }
+}
+
+fn is_high(one: &Move) -> bool {
+    one.source >= LOW && one.source != one.target
 }
 
 extern "C" fn run_child(shared: *mut libc::c_void) -> libc::c_int {
