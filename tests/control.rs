@@ -67,6 +67,21 @@ fn says_in_json_what_a_program_wants() {
 }
 
 #[test]
+fn says_why_a_start_failed_until_one_succeeds() {
+    let up = Up::start(
+        "[process.a]\nshell = \"exec ./program 1000\"\n[process.b]\ncommand = [\"./program\", \"1000\"]\nmin-restart-delay = 0.05\nmax-restart-delay = 0.05\n",
+    );
+    assert!(up.status("a")["start_error"].is_null());
+    let b = up.until_state("b", "backing-off");
+    let error = b["start_error"].as_str().unwrap();
+    assert!(error.contains("./program") && error.contains("No such file"), "{error}");
+    assert!(up.ok(&["status", "b"]).contains("no start"));
+    std::os::unix::fs::symlink("/bin/sleep", up.folder.join("program")).unwrap();
+    let b = up.until_state("b", "running");
+    assert!(b["start_error"].is_null(), "{b}");
+}
+
+#[test]
 fn sends_signals() {
     let up = Up::start(
         "[process.a]\nshell = \"trap 'echo got usr1' USR1; echo ready; while :; do sleep 0.05; done\"\n[process.b]\ncommand = [\"sleep\", \"1000\"]\nautostart = false\n",

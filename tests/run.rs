@@ -879,8 +879,8 @@ fn a_mistake_in_the_command_line_is_one_clear_line() {
     let others: &[(&[&str], &str)] = &[
         (&["-t-1"], "--threshold"),
         (&["--killtime=-1"], "--killtime"),
-        (&["-m", "2", "-M", "1"], "min_restart_delay"),
-        (&["-M", "0"], "max_restart_delay"),
+        (&["-m", "2", "-M", "1"], "--minrestartdelay 2s is above --maxrestartdelay 1s"),
+        (&["-m", "0", "-M", "0.001"], "--maxrestartdelay 1ms is too short"),
         (&["--name", ""], "NAME"),
         (&["--name="], "NAME"),
         (&["--name", "a\nb"], "NAME"),
@@ -898,7 +898,7 @@ fn a_mistake_in_the_command_line_is_one_clear_line() {
         (&["--nonsense"], "--nonsense"),
         (&["--non\nsense"], "--non"),
         (&["-x"], "-x"),
-        (&["-c"], "-c"),
+        (&["-c"], "try --help"),
     ];
     mistakes.extend(others.iter().map(|(args, word)| (args.to_vec(), *word)));
     for (args, word) in mistakes {
@@ -949,8 +949,10 @@ fn help_and_version_are_answered_on_stdout() {
         assert!(String::from_utf8_lossy(&output.stdout).contains("usage: childminder run "), "{args:?}");
         assert_eq!(output.stderr, b"", "{args:?}");
     }
-    let output = Command::new(env!("CARGO_BIN_EXE_childminder")).arg("--version").output().unwrap();
-    assert_eq!(output.stdout, format!("childminder {}\n", env!("CARGO_PKG_VERSION")).as_bytes());
+    for arg in ["--version", "-V"] {
+        let output = Command::new(env!("CARGO_BIN_EXE_childminder")).arg(arg).output().unwrap();
+        assert_eq!(output.stdout, format!("childminder {}\n", env!("CARGO_PKG_VERSION")).as_bytes());
+    }
 }
 
 // What the child gets.

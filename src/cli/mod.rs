@@ -46,7 +46,7 @@ soon as the child succeeds: with the child's exit code, 128+N for signal N, 127 
 executable. 2 is a mistake in the command line, 125 any other failure of our own.
 
   -h, --help                   this text
-      --version                the version
+  -V, --version                the version
 ";
 
 /// A failure of our own.
@@ -71,7 +71,7 @@ impl fmt::Display for Failure {
 
 impl From<lexopt::Error> for Failure {
     fn from(error: lexopt::Error) -> Self {
-        Self::Usage(error.to_string())
+        Self::Usage(format!("{error}; try --help"))
     }
 }
 
@@ -98,7 +98,9 @@ pub(crate) fn main(arguments: Parser) -> ExitCode {
 fn dispatch(mut arguments: Parser) -> Result<u8, Failure> {
     match arguments.next()? {
         Some(Arg::Short('h') | Arg::Long("help")) => output::say(HELP),
-        Some(Arg::Long("version")) => output::say(concat!("childminder ", env!("CARGO_PKG_VERSION"), "\n")),
+        Some(Arg::Short('V') | Arg::Long("version")) => {
+            output::say(concat!("childminder ", env!("CARGO_PKG_VERSION"), "\n"))
+        }
         Some(Arg::Value(command)) if command == "run" => return run::main(arguments),
         Some(Arg::Value(command)) if command == "up" => return up::main(arguments),
         Some(Arg::Value(command)) if command == "check" => return check::main(arguments),

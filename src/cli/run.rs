@@ -8,7 +8,8 @@ use std::path::Path;
 use std::time::Duration;
 
 use childminder::{
-    Command, Event, Exit, Line, Observer, Policy, ProcessMonitor, Reactor, Restart, Service, SpawnError, Stage, TimerId,
+    Command, Event, Exit, Line, Observer, Policy, PolicyError, ProcessMonitor, Reactor, Restart, Service, SpawnError,
+    Stage, TimerId,
 };
 use lexopt::{Arg, Parser, ValueExt};
 
@@ -104,7 +105,13 @@ fn parse(mut arguments: Parser) -> Result<Option<Arguments>, Failure> {
     if program.is_empty() {
         return Err(Failure::Usage("the command to run is empty".into()));
     }
-    policy.validate().map_err(|error| Failure::Usage(error.to_string()))?;
+    policy.validate().map_err(|error| match error {
+        PolicyError::MinAboveMax { min, max } => {
+            Failure::Usage(format!("--minrestartdelay {min:?} is above --maxrestartdelay {max:?}"))
+        }
+        PolicyError::MaxTooShort { max } => Failure::Usage(format!("--maxrestartdelay {max:?} is too short")),
+        other => Failure::Usage(other.to_string()),
+    })?;
     let name = name.unwrap_or_else(|| base_name(&program));
     if name.is_empty() || name.contains(char::is_control) {
         return Err(Failure::Usage("NAME is empty or has control characters in it".into()));

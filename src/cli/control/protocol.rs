@@ -24,7 +24,8 @@
 //!
 //! A process in the answer to `status` has: `name`; `state`, one of `running`, `stopped`, `backing-off`, `stopping`, `exited`; `pid`;
 //! `uptime` and `cpu` in seconds, `peak_memory` in bytes; `restarts`; `retry_in`, the seconds until a process that backs off is
-//! started; `last_exit`, an object with `code` or `signal`, and `text`. What is not known or makes no sense is `null`.
+//! started; `start_error`, why the last start failed; `last_exit`, an object with `code` or `signal`, and `text`. What is not known or
+//! makes no sense is `null`.
 //!
 //! ```json
 //! {"version":1,"command":"stop","names":["worker:*"],"wait":30}

@@ -56,7 +56,7 @@ fn row(process: &Value) -> [String; 8] {
         dash(process["pid"].as_u64().map(|pid| pid.to_string())),
         dash(uptime.or(retry)),
         dash(process["restarts"].as_u64().map(|restarts| restarts.to_string())),
-        last_exit(&process["last_exit"]),
+        if process["start_error"].is_string() { "no start".to_owned() } else { last_exit(&process["last_exit"]) },
         dash(seconds("cpu").map(cpu)),
         dash(process["peak_memory"].as_u64().map(size)),
     ]
@@ -133,12 +133,14 @@ mod tests {
             "last_exit": { "code": 3, "signal": null, "text": "exit status 3" }, "cpu": 0.13, "peak_memory": 12_345_678,
         });
         let idle = json!({ "name": "idle", "state": "stopped", "pid": null, "restarts": 0, "last_exit": null });
+        let gone = json!({ "name": "gone", "state": "backing-off", "retry_in": 2.5, "restarts": 0, "start_error": "no such file" });
         assert_eq!(
-            lines(&[web, idle], Some(80)),
+            lines(&[web, idle, gone], Some(80)),
             [
-                "NAME  STATE    PID  UPTIME  RESTARTS  LAST EXIT    CPU  PEAK",
-                "web   running   42   1h02m         1     code 3  0.13s   12M",
-                "idle  stopped    -       -         0          -      -     -",
+                "NAME  STATE        PID  UPTIME  RESTARTS  LAST EXIT    CPU  PEAK",
+                "web   running       42   1h02m         1     code 3  0.13s   12M",
+                "idle  stopped        -       -         0          -      -     -",
+                "gone  backing-off    -   in 2s         0   no start      -     -",
             ]
         );
     }

@@ -120,8 +120,9 @@ impl Up {
     }
 
     fn statuses(&self, reactor: &Reactor, names: &[String]) -> Vec<u8> {
-        let statuses = names.iter().filter_map(|name| self.monitor.status(name));
-        protocol::processes(statuses.map(|status| status::object(&status, reactor.now())))
+        let voice = self.monitor.observer();
+        let statuses = names.iter().filter_map(|name| Some((self.monitor.status(name)?, voice.start_error(name))));
+        protocol::processes(statuses.map(|(status, error)| status::object(&status, error, reactor.now())))
     }
 }
 

@@ -21,7 +21,7 @@ pub(super) fn state_name(state: State) -> &'static str {
     }
 }
 
-pub(super) fn object(status: &Status<'_>, now: Instant) -> Value {
+pub(super) fn object(status: &Status<'_>, start_error: Option<&str>, now: Instant) -> Value {
     let usage = status.pid.map(Usage::of).unwrap_or_default();
     let uptime = match status.state {
         State::Running { since } => Some(now.saturating_duration_since(since).as_secs_f64()),
@@ -43,6 +43,7 @@ pub(super) fn object(status: &Status<'_>, now: Instant) -> Value {
         "uptime": uptime,
         "restarts": status.restarts,
         "retry_in": retry_in,
+        "start_error": start_error,
         "last_exit": last_exit,
         "cpu": usage.cpu.map(|cpu| cpu.as_secs_f64()),
         "peak_memory": usage.peak_memory,

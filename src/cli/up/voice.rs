@@ -38,6 +38,8 @@ struct Streams {
     out: Sink,
     err: Sink,
     recent: Recent,
+    /// Why its last start failed.
+    start_error: Option<Box<str>>,
     /// The process is not wanted any more; it is forgotten when it has exited.
     removed: bool,
 }
@@ -71,7 +73,7 @@ impl Voice {
         let next = self.next_number;
         let streams = self.streams.entry(process.name.clone()).or_insert_with(|| {
             self.next_number += 1;
-            Streams { number: next, out, err, recent: Recent::default(), removed: false }
+            Streams { number: next, out, err, recent: Recent::default(), start_error: None, removed: false }
         });
         (streams.out, streams.err, streams.removed) = (out, err, false);
         self.close_unused_files();
@@ -129,6 +131,11 @@ impl Voice {
         }
     }
 
+    /// Why the last start of a process failed, if it did.
+    pub(super) fn start_error(&self, name: &str) -> Option<&str> {
+        self.streams.get(name)?.start_error.as_deref()
+    }
+
     /// What has come since the last call, if somebody follows.
     pub(super) fn take_news(&mut self) -> Vec<(String, u8, Vec<u8>)> {
         std::mem::take(&mut self.news)
@@ -170,13 +177,20 @@ impl Observer for Voice {
 
     fn started(&mut self, name: &str, pid: u32) {
         self.started.push(name.to_owned());
+        if let Some(streams) = self.streams.get_mut(name) {
+            streams.start_error = None;
+        }
         if !self.quiet_starts {
             self.report(name, &words::started(pid));
         }
     }
 
     fn start_failed(&mut self, name: &str, error: &SpawnError) {
+        let error = error.to_string();
         self.report(name, &format!("could not start: {error}"));
+        if let Some(streams) = self.streams.get_mut(name) {
+            streams.start_error = Some(error.into());
+        }
     }
 
     fn exited(&mut self, name: &str, exit: &Exit) {
