@@ -281,14 +281,17 @@ on_all_combinations! {
         let mut dd = Command::new("dd");
         dd.args(["if=/dev/zero", "of=/dev/null", "bs=96M", "count=1"]);
         let tail = sh("head -c 64000000 /dev/zero | tail -c 64000000 | wc -c");
-        for (command, least) in [(dd, 96 << 20), (tail, 64_000_000)] {
+        // What `tail` keeps depends on the pieces in which it comes: two runs of it may differ.
+        for (command, least, same_again) in [(dd, 96 << 20, true), (tail, 64_000_000, false)] {
             let Some((theirs, both)) = timed(*harness, &command) else { return };
             let ours = harness.run(&command);
             assert_eq!((ours.exit.code(), theirs.code), (Some(0), Some(0)));
             let mib = 1024.0 * 1024.0;
             let rss = ours.exit.usage.max_rss;
             assert!(rss >= least, "{rss}");
-            assert_close(rss as f64 / mib, theirs.max_rss_kib as f64 / 1024.0, 2.0, "peak of two runs");
+            if same_again {
+                assert_close(rss as f64 / mib, theirs.max_rss_kib as f64 / 1024.0, 2.0, "peak of two runs");
+            }
             assert_close(both.exit.usage.max_rss as f64 / mib, theirs.max_rss_kib as f64 / 1024.0, 0.1, "peak of one run");
         }
     }

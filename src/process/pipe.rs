@@ -86,12 +86,6 @@ impl Reader {
         }
     }
 
-    /// Whether a poll that tells of a hang-up and of no data means the end. Linux says so of pipes (`pipe_poll`); a terminal may come
-    /// back.
-    pub(crate) fn ends_without_data(&self) -> bool {
-        cfg!(target_os = "linux") && !self.terminal
-    }
-
     /// A terminal's child is reaped: what can be read now is all.
     pub(crate) fn last_words(&mut self) {
         self.last_words = true;

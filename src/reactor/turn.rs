@@ -115,7 +115,7 @@ impl Turn<'_> {
         while let Some(Ready { source, readable, writable, gone }) = self.reactor.ready.pop_front() {
             match self.reactor.sources.get(source) {
                 Some(Source::Waker) => handler(self.reactor, Event::Woken),
-                Some(Source::Pipe { process, fd }) => self.reactor.pipe_ready(process, fd, readable, gone, handler),
+                Some(Source::Pipe { process, fd }) => self.reactor.pipe_ready(process, fd, gone, handler),
                 Some(Source::Host) => {
                     let source = SourceId(source);
                     handler(self.reactor, Event::Ready { source, readable: readable || gone, writable });
@@ -174,14 +174,7 @@ impl Turn<'_> {
 
 impl Reactor {
     /// The poll has something to say of a pipe of ours.
-    fn pipe_ready(
-        &mut self,
-        process: Key,
-        fd: i32,
-        readable: bool,
-        gone: bool,
-        handler: &mut dyn FnMut(&mut Self, Event<'_>),
-    ) {
+    fn pipe_ready(&mut self, process: Key, fd: i32, gone: bool, handler: &mut dyn FnMut(&mut Self, Event<'_>)) {
         let Some(child) = self.processes.get_mut(process) else { return };
         let Some(reader) = child.reader(fd) else {
             match child.flush(fd, gone, &mut self.sources) {
@@ -196,13 +189,12 @@ impl Reactor {
         if gone {
             reader.hang_up();
         }
-        // Two system calls less for each child that dies: with neither data nor writers, nothing will come.
-        let over = if gone && !readable { reader.ends_without_data() } else { reader.paused && reader.is_over() };
-        if over {
-            child.close(fd, &mut self.sources);
-            self.emit_closed(process, fd, 0, handler);
-        } else if reader.paused {
-            // It keeps what it has.
+        // A hang-up without data is no proof that nothing is left: the kernel looks at the data first, and at the writers after.
+        if reader.paused {
+            if reader.is_over() {
+                child.close(fd, &mut self.sources);
+                self.emit_closed(process, fd, 0, handler);
+            }
         } else if !reader.queued {
             reader.queued = true;
             self.sources.push_ready(reader.source);
