@@ -42,10 +42,6 @@ impl<K: PartialEq, V> Map<K, V> {
         self.0.iter().map(|(key, value)| (key, value))
     }
 
-    pub(crate) fn is_empty(&self) -> bool {
-        self.0.is_empty()
-    }
-
     pub(crate) fn clear(&mut self) {
         self.0.clear();
     }
@@ -63,6 +59,6 @@ mod tests {
         assert_eq!(map.iter().collect::<Vec<_>>(), [(&"a", &3), (&"b", &2)]);
         assert!(map.contains_key(&"b"));
         map.clear();
-        assert!(map.is_empty() && !map.contains_key(&"a"));
+        assert!(!map.contains_key(&"a"));
     }
 }

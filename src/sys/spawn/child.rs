@@ -6,8 +6,6 @@
 //! a process of that user could stop the child, and with it the host.
 
 use std::ptr;
-#[cfg(target_os = "linux")]
-use std::sync::atomic::{AtomicPtr, Ordering};
 
 use super::Failure;
 use super::plan::Plan;
@@ -269,7 +267,6 @@ unsafe fn exec(plan: &Plan) -> Failure {
     // SAFETY: the set is ours; all handlers are at their default, so nothing of the host's can run.
     unsafe { libc::sigprocmask(libc::SIG_SETMASK, &raw const nobody, ptr::null_mut()) };
 
-    let env = plan.env.as_ref().map_or_else(host_environment, |env| env.pointers.as_ptr());
     let mut failure = Failure::new(Stage::Exec, libc::ENOENT, 0);
     let only = plan.paths.pointers.len() == 2;
     let mut which = 0;
@@ -277,8 +274,8 @@ unsafe fn exec(plan: &Plan) -> Failure {
         if path.is_null() {
             break;
         }
-        // SAFETY: a C string and two null-terminated arrays of them, of the plan or of the C library.
-        unsafe { libc::execve(*path, plan.argv.pointers.as_ptr(), env) };
+        // SAFETY: a C string and two null-terminated arrays of them, all of the plan.
+        unsafe { libc::execve(*path, plan.argv.pointers.as_ptr(), plan.env.pointers.as_ptr()) };
         let errno = errno();
         match errno {
             _ if only => return Failure::new(Stage::Exec, errno, which),
@@ -293,22 +290,4 @@ unsafe fn exec(plan: &Plan) -> Failure {
         which = which.wrapping_add(1);
     }
     failure
-}
-
-/// The array that the C library keeps. Only the kernel looks at what is in it, and refuses what it cannot read: should another thread
-/// change the environment at this moment (which `std::env::set_var` forbids), the exec fails and nothing else.
-#[cfg(target_os = "linux")]
-fn host_environment() -> *const *const libc::c_char {
-    unsafe extern "C" {
-        /// As of `environ(7)`, to be read as a whole.
-        static environ: AtomicPtr<*const libc::c_char>;
-    }
-    // SAFETY: the C library's own variable, a pointer, which is there for the whole life of the process.
-    unsafe { environ.load(Ordering::Relaxed) }
-}
-
-/// Plans without an environment of their own are made on Linux alone.
-#[cfg(not(target_os = "linux"))]
-fn host_environment() -> *const *const libc::c_char {
-    ptr::null()
 }

@@ -25,8 +25,7 @@ const DEFAULT_PATH: &str = "/bin:/usr/bin";
 #[derive(Debug)]
 pub(super) struct Plan {
     pub(super) argv: Strings,
-    /// None: the host's, as it is when the child looks.
-    pub(super) env: Option<Strings>,
+    pub(super) env: Strings,
     /// What to exec, first one first.
     pub(super) paths: Strings,
     pub(super) moves: Vec<Move>,
@@ -84,21 +83,14 @@ impl Plan {
         }
         argv.finish();
 
+        // What grows leaves its smaller selves behind in the allocator: most environments fit.
+        let mut env = Strings::with_room(4096, 64);
+        let path = environment(command, &mut env).map_err(refuse)?;
+        let listen_pid = env.push_listen(command).map_err(refuse)?;
+        env.finish();
+
         let mut paths = Strings::with_room(command.program.len() + 1, 1);
-        let (env, listen_pid) = if inherits_environment(command) {
-            // Copying it would cost more than all else here.
-            let path = || std::env::var_os("PATH");
-            candidates(&command.program, path, &mut paths).map_err(|Nul| nul("the program's name or PATH"))?;
-            (None, None)
-        } else {
-            // What grows leaves its smaller selves behind in the allocator: most environments fit.
-            let mut env = Strings::with_room(4096, 64);
-            let path = environment(command, &mut env).map_err(refuse)?;
-            let listen_pid = env.push_listen(command).map_err(refuse)?;
-            env.finish();
-            candidates(&command.program, || path, &mut paths).map_err(|Nul| nul("the program's name or PATH"))?;
-            (Some(env), listen_pid)
-        };
+        candidates(&command.program, path.as_deref(), &mut paths).map_err(|Nul| nul("the program's name or PATH"))?;
         paths.finish();
 
         let dir = command.current_dir.as_ref().map(|dir| CString::new(dir.as_os_str().as_bytes()));
@@ -205,16 +197,20 @@ impl Strings {
     }
 
     fn push(&mut self, parts: &[&[u8]]) -> Result<(), Nul> {
-        let start = self.bytes.len();
+        if parts.iter().any(|part| find_byte(0, part).is_some()) {
+            return Err(Nul);
+        }
+        self.append(parts);
+        Ok(())
+    }
+
+    /// [`push`](Self::push) of what was a C string before.
+    fn append(&mut self, parts: &[&[u8]]) {
+        self.starts.push(self.bytes.len());
         for part in parts {
             self.bytes.extend_from_slice(part);
         }
-        if find_byte(0, &self.bytes[start..]).is_some() {
-            return Err(Nul);
-        }
         self.bytes.push(0);
-        self.starts.push(start);
-        Ok(())
     }
 
     /// Nothing may be pushed after this: the pointers would dangle.
@@ -254,53 +250,49 @@ impl Strings {
     }
 }
 
-/// Whether the child can be given the host's environment as it is. Elsewhere it is copied: the C library may keep it out of reach.
-fn inherits_environment(command: &Parts) -> bool {
-    cfg!(target_os = "linux") && !command.env_clear && command.env.is_empty() && command.attributes().listen.is_empty()
-}
-
 /// Pushes the child's environment and returns its `PATH`.
+///
+/// A copy, made under the lock of `std::env`: the C library's own array may be changed by another thread while the child's exec reads
+/// it, and freed.
 fn environment(command: &Parts, env: &mut Strings) -> Result<Option<OsString>, String> {
     let mut path = None;
-    let mut push = |key: &OsStr, value: &OsStr| {
-        if key.is_empty() || find_byte(b'=', key.as_bytes()).is_some() {
-            return Err(format!("an environment variable with the name {key:?}"));
-        }
-        if key == "PATH" {
-            path = Some(value.to_owned());
-        }
-        let pushed = env.push(&[key.as_bytes(), b"=", value.as_bytes()]);
-        pushed.map_err(|Nul| format!("a NUL byte in the environment variable {key:?}"))
-    };
     // Sockets of the child's own: those that the host was given itself would be found first.
-    let is_ours = |key: &OsStr| {
-        !command.attributes().listen.is_empty()
-            && ["LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES"].iter().any(|name| key == *name)
-    };
+    let has_sockets = !command.attributes().listen.is_empty();
+    let is_ours =
+        |key: &OsStr| has_sockets && ["LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES"].iter().any(|name| key == *name);
     if !command.env_clear {
         for (key, value) in std::env::vars_os() {
             // What std takes for a variable's name may start with "="; nobody looks such a one up.
-            if !command.env.contains_key(&key) && !is_ours(&key) && find_byte(b'=', key.as_bytes()).is_none() {
-                push(&key, &value)?;
+            if command.env.contains_key(&key) || is_ours(&key) || key.as_bytes().starts_with(b"=") {
+                continue;
+            }
+            env.append(&[key.as_bytes(), b"=", value.as_bytes()]);
+            if key == "PATH" && path.is_none() {
+                path = Some(value);
             }
         }
     }
     for (key, value) in command.env.iter() {
-        if let Some(value) = value.as_ref().filter(|_| !is_ours(key)) {
-            push(key, value)?;
+        let Some(value) = value.as_ref().filter(|_| !is_ours(key)) else { continue };
+        if key.is_empty() || find_byte(b'=', key.as_bytes()).is_some() {
+            return Err(format!("an environment variable with the name {key:?}"));
+        }
+        let pushed = env.push(&[key.as_bytes(), b"=", value.as_bytes()]);
+        pushed.map_err(|Nul| format!("a NUL byte in the environment variable {key:?}"))?;
+        if key == "PATH" {
+            path = Some(value.clone());
         }
     }
     Ok(path)
 }
 
 /// Pushes the paths to try, as execvp(3) would.
-fn candidates(program: &OsStr, path: impl FnOnce() -> Option<OsString>, paths: &mut Strings) -> Result<(), Nul> {
+fn candidates(program: &OsStr, path: Option<&OsStr>, paths: &mut Strings) -> Result<(), Nul> {
     let program = program.as_bytes();
     if find_byte(b'/', program).is_some() {
         return paths.push(&[program]);
     }
-    let path = path().unwrap_or_else(|| DEFAULT_PATH.into());
-    for dir in path.as_bytes().split(|byte| *byte == b':') {
+    for dir in path.unwrap_or(OsStr::new(DEFAULT_PATH)).as_bytes().split(|byte| *byte == b':') {
         // POSIX: an empty entry is the working directory.
         let separator: &[u8] = if dir.is_empty() || dir.ends_with(b"/") { b"" } else { b"/" };
         paths.push(&[dir, separator, program])?;
