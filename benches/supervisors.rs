@@ -318,7 +318,7 @@ fn main() {
     let titles = [
         "one of 100 services killed to its replacement's first sign of life, ms",
         "exec to 100 services alive, ms",
-        "PSS with 100 idle services, KiB",
+        "PSS with 100 idle instances of one service, KiB",
     ];
     let [restarts, starts, pss] = bench.contest(titles, 5, &mut runs);
     if contestants.iter().any(|contestant| contestant.name == OURS) {
@@ -343,7 +343,7 @@ fn main() {
     for (name, processes, ..) in &idle {
         let unit = if *processes == 1 { "KiB in 1 process".into() } else { format!("KiB in {processes} processes") };
         let target = if *name == OURS { Target::AtMost(1024.0) } else { Target::None };
-        bench.figure("PSS, 100 idle services", name, &unit, pss.of(name), target);
+        bench.figure("PSS, 100 idle instances of one service", name, &unit, pss.of(name), target);
     }
     for (name, _, switches, _) in &idle {
         bench.figure("wake-ups in 10 s, 100 idle services", name, "", &[*switches], Target::None);

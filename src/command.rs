@@ -3,6 +3,7 @@
 //! The one rule: a command can be spawned again and again, and means the same each time.
 
 use std::ffi::{OsStr, OsString};
+use std::fmt;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -14,8 +15,8 @@ use crate::stdio::Stdio;
 
 /// A program to run, and the surroundings it runs in.
 ///
-/// The methods are those of [`std::process::Command`] wherever std has one. A clone costs next to nothing, however long the command is.
-/// Where nothing is said:
+/// The methods are those of [`std::process::Command`] wherever std has one. A clone costs next to nothing, however long the
+/// command is. Where nothing is said:
 ///
 /// | | |
 /// | --- | --- |
@@ -34,7 +35,7 @@ use crate::stdio::Stdio;
 /// command.arg("-n").env("LC_ALL", "C").current_dir("/tmp");
 /// assert_eq!(command.get_program(), "sort");
 /// ```
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Command(Arc<Parts>);
 
 /// What a command says; shared by its clones until one of them says something else.
@@ -97,6 +98,23 @@ impl Group {
     /// Whether the child's pid is also the number of its process group.
     pub(crate) fn leads(self) -> bool {
         matches!(self, Self::Own | Self::Session)
+    }
+}
+
+impl fmt::Debug for Command {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Parts { program, args, env_clear, env, current_dir, fds, group, parent_death_signal, .. } = self.parts();
+        f.debug_struct("Command")
+            .field("program", program)
+            .field("args", args)
+            .field("env_clear", env_clear)
+            .field("env", env)
+            .field("current_dir", current_dir)
+            .field("fds", fds)
+            .field("group", group)
+            .field("parent_death_signal", parent_death_signal)
+            .field("attributes", self.parts().attributes())
+            .finish()
     }
 }
 
@@ -177,8 +195,9 @@ impl Command {
 
     /// Starts from an empty environment; what [`env`](Self::env) said before is forgotten too.
     pub fn env_clear(&mut self) -> &mut Self {
-        self.parts_mut().env_clear = true;
-        self.parts_mut().env.clear();
+        let parts = self.parts_mut();
+        parts.env_clear = true;
+        parts.env.clear();
         self
     }
 

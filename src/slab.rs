@@ -117,41 +117,6 @@ impl<T, const MAX: u32> Slab<T, MAX> {
     }
 }
 
-/// What somebody else knows of entries of one slab, by their keys: one of each slot, the newest.
-#[derive(Debug)]
-pub(crate) struct KeyMap<T>(Vec<Option<(u32, T)>>);
-
-impl<T> KeyMap<T> {
-    pub(crate) const fn new() -> Self {
-        Self(Vec::new())
-    }
-
-    pub(crate) fn insert(&mut self, key: Key, value: T) {
-        let slot = key.slot as usize;
-        if slot >= self.0.len() {
-            self.0.resize_with(slot + 1, || None);
-        }
-        self.0[slot] = Some((key.generation, value));
-    }
-
-    fn slot(&mut self, key: Key) -> Option<&mut Option<(u32, T)>> {
-        let slot = self.0.get_mut(key.slot as usize)?;
-        slot.as_ref().is_some_and(|(generation, _)| *generation == key.generation).then_some(slot)
-    }
-
-    pub(crate) fn get_mut(&mut self, key: Key) -> Option<&mut T> {
-        self.slot(key)?.as_mut().map(|(_, value)| value)
-    }
-
-    pub(crate) fn remove(&mut self, key: Key) -> Option<T> {
-        self.slot(key)?.take().map(|(_, value)| value)
-    }
-
-    pub(crate) fn values_mut(&mut self) -> impl Iterator<Item = &mut T> {
-        self.0.iter_mut().flatten().map(|(_, value)| value)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -235,27 +200,5 @@ mod tests {
         let found: Vec<_> = slab.iter().map(|(key, value)| (key, *value)).collect();
         assert_eq!(found, [(keys[0], 0), (keys[2], 2), (keys[3], 3)]);
         assert_eq!(slab.len(), 3);
-    }
-
-    #[test]
-    fn a_map_by_keys_tells_old_from_new() {
-        let mut slab: Slab<()> = Slab::new();
-        let mut map = KeyMap::new();
-        let [first, old] = [slab.insert(()), slab.insert(())];
-        assert_eq!(map.get_mut(old), None);
-        map.insert(old, "old");
-        assert_eq!(map.get_mut(old), Some(&mut "old"));
-        assert_eq!(map.get_mut(first), None);
-        slab.remove(old);
-        let new = slab.insert(());
-        assert_eq!(map.get_mut(new), None);
-        assert_eq!(map.remove(new), None);
-        map.insert(new, "new");
-        assert_eq!(map.get_mut(old), None);
-        assert_eq!(map.remove(old), None);
-        assert_eq!(map.get_mut(new), Some(&mut "new"));
-        map.insert(first, "first");
-        assert_eq!(map.values_mut().map(|value| *value).collect::<Vec<_>>(), ["first", "new"]);
-        assert_eq!((map.remove(new), map.remove(new)), (Some("new"), None));
     }
 }

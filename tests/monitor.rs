@@ -10,7 +10,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::time::Duration;
 
 use childminder::restart::State;
-use childminder::{Command, MonitorError, Policy, ProcessMonitor, Reactor, Restart, Service};
+use childminder::{Command, Event, MonitorError, Policy, ProcessMonitor, Reactor, Restart, Service};
 use monitor_util::{Diary, Dir, IDLE, STUBBORN, Told, World, each_way, group, nervous, patient, sh, sulky};
 
 // M3, M9
@@ -555,6 +555,36 @@ fn a_status_tells_all() {
     assert_eq!(status.last_exit.unwrap().code(), Some(7));
     world.start_process("asks");
     assert_eq!(world.monitor.status("asks").unwrap().restarts, 1);
+}
+
+// The slot of a process that has ended is used again before the host has passed the event on.
+#[test]
+fn an_end_is_the_monitors_even_if_something_was_started_before_it_hears_of_it() {
+    let mut reactor = Reactor::new().unwrap();
+    let mut monitor = ProcessMonitor::new();
+    let mut once = Policy::default();
+    once.restart = Restart::Never;
+    monitor.set_policy(once).unwrap();
+    monitor.add_process(&mut reactor, "short", &Command::new("true")).unwrap();
+    monitor.add_process(&mut reactor, "long", &sh(IDLE)).unwrap();
+    monitor.start_process(&mut reactor, "short").unwrap();
+    let mut handled = None;
+    while handled.is_none() {
+        let mut turned = false;
+        let turn = reactor.turn(Some(Duration::from_secs(30)), |reactor, event| {
+            turned = true;
+            if matches!(event, Event::Ended { .. }) {
+                monitor.start_process(reactor, "long").unwrap();
+                handled = Some(monitor.handle(reactor, &event));
+            } else {
+                monitor.handle(reactor, &event);
+            }
+        });
+        turn.unwrap();
+        assert!(turned, "no event in 30 s");
+    }
+    assert_eq!(handled, Some(true));
+    monitor.kill_service(&mut reactor);
 }
 
 #[test]

@@ -294,6 +294,27 @@ on_all_combinations! {
         world.log.expect_in_order(id);
     }
 
+    // Blocks that never fill the pipe to the last byte; whoever only says a word now and then keeps what it has.
+    fn a_flood_gets_a_larger_pipe(world: &mut World) {
+        let sizes = |world: &mut World, work: &str| {
+            let script = format!(
+                "import fcntl, os, sys\nsize = lambda: fcntl.fcntl(1, 1032)\nbefore = size()\n{work}\nprint(before, size(), file=sys.stderr)"
+            );
+            let mut command = Command::new("python3");
+            let id = world.spawn(command.args(["-c", &script]));
+            assert!(world.until_ended(id).exit.success());
+            let sizes: Vec<u32> = world.log.text(id, 2).split_whitespace().map(|size| size.parse().unwrap()).collect();
+            (sizes[0], sizes[1])
+        };
+        let (before, after) = sizes(world, "for _ in range(400): os.write(1, b'x' * 65500)");
+        // Without the right to, as far as this user's other pipes leave room.
+        if util::is_root() {
+            assert_eq!((before, after), (65_536, 131_072));
+        }
+        let (before, after) = sizes(world, "for _ in range(100): os.write(1, b'x')");
+        assert_eq!(before, after);
+    }
+
     // P33, B31: exit and an end of file with nothing before it are seen while paused
     fn the_end_while_paused(world: &mut World) {
         let mut command = sh("read go; exit 3");

@@ -22,7 +22,6 @@ use crate::process::ProcessId;
 use crate::reactor::timers::TimerId;
 use crate::reactor::{Event, Reactor};
 use crate::service::Service;
-use crate::slab::KeyMap;
 pub use entry::Status;
 use entry::{Entry, Look, Output, line};
 use lines::MAX_LINE;
@@ -62,7 +61,7 @@ pub struct ProcessMonitor<O = Log> {
     next_key: u64,
     names: HashMap<Arc<str>, u64>,
     /// Every process of ours that has not ended, the exited ones whose pipes somebody still holds among them.
-    outputs: KeyMap<Output>,
+    outputs: HashMap<ProcessId, Output>,
     timers: HashMap<TimerId, u64>,
     look: Look,
 }
@@ -130,7 +129,7 @@ impl<O: Observer> ProcessMonitor<O> {
             entries: BTreeMap::new(),
             next_key: 0,
             names: HashMap::new(),
-            outputs: KeyMap::new(),
+            outputs: HashMap::new(),
             timers: HashMap::new(),
             look: Look::default(),
         }
@@ -386,7 +385,7 @@ impl<O: Observer> ProcessMonitor<O> {
                             entry.process = Some(process);
                             entry.starts += 1;
                             let output = Output { entry: key, max_line: self.max_line, streams: Vec::new() };
-                            self.outputs.insert(process.0, output);
+                            self.outputs.insert(process, output);
                             entry.pid = reactor.process(process).and_then(|process| process.pid());
                             self.observer.started(&entry.name, entry.pid.unwrap_or_default());
                             Input::Spawned
@@ -431,7 +430,7 @@ impl<O: Observer> ProcessMonitor<O> {
     }
 
     fn exited(&mut self, reactor: &mut Reactor, process: ProcessId, exit: &Exit) {
-        let Some(output) = self.outputs.get_mut(process.0) else { return };
+        let Some(output) = self.outputs.get_mut(&process) else { return };
         let key = output.entry;
         let Some(entry) = self.entries.get_mut(&key) else { return };
         // Its last words belong before the word of its end, even if somebody else holds the pipe; but not where the rest of
@@ -463,7 +462,7 @@ impl<O: Observer> ProcessMonitor<O> {
     }
 
     fn data(&mut self, process: ProcessId, fd: i32, data: &[u8]) -> bool {
-        let Some(output) = self.outputs.get_mut(process.0) else { return false };
+        let Some(output) = self.outputs.get_mut(&process) else { return false };
         if let Some(entry) = self.entries.get(&output.entry) {
             let (name, observer) = (&*entry.name, &mut self.observer);
             output.stream(fd).push(data, &mut |piece| observer.line(&line(name, fd, piece)));
@@ -472,7 +471,7 @@ impl<O: Observer> ProcessMonitor<O> {
     }
 
     fn closed(&mut self, process: ProcessId, fd: i32) -> bool {
-        let Some(output) = self.outputs.get_mut(process.0) else { return false };
+        let Some(output) = self.outputs.get_mut(&process) else { return false };
         if let Some(entry) = self.entries.get(&output.entry) {
             output.finish(fd, &entry.name, &mut self.observer);
         }
@@ -527,13 +526,13 @@ impl<O: Observer> Service for ProcessMonitor<O> {
         match *event {
             Event::Data { process, fd, data } => self.data(process, fd, data),
             Event::FdClosed { process, fd, .. } => self.closed(process, fd),
-            Event::Drained { process, .. } => self.outputs.get_mut(process.0).is_some(),
+            Event::Drained { process, .. } => self.outputs.contains_key(&process),
             Event::Exited { process, exit } => {
-                let ours = self.outputs.get_mut(process.0).is_some();
+                let ours = self.outputs.contains_key(&process);
                 self.exited(reactor, process, exit);
                 ours
             }
-            Event::Ended { process, .. } => match self.outputs.remove(process.0) {
+            Event::Ended { process, .. } => match self.outputs.remove(&process) {
                 Some(output) => {
                     self.probe(reactor, output.entry);
                     true

@@ -47,7 +47,7 @@ impl Table {
     fn process(&self, base: &Path, instance: Option<u32>) -> ProcessConfig {
         ProcessConfig {
             name: numbered(&self.name, instance),
-            settings: self.settings.expand(base, instance),
+            settings: self.settings.expand(base, instance).into(),
             policy: Arc::clone(&self.policy),
             autostart: self.autostart,
         }

@@ -16,7 +16,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use instances::Table;
-pub(crate) use process::{Change, Mark, Output, ProcessConfig, Settings};
+pub(crate) use process::{Change, Commands, Mark, Output, ProcessConfig, Settings};
 pub(crate) use report::Errors;
 pub(crate) use value::parse_duration;
 

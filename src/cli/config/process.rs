@@ -7,6 +7,7 @@ use std::fs::File;
 use std::hash::{DefaultHasher, Hasher};
 use std::io;
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 use std::sync::Arc;
 
 use childminder::{Command, Limit, Policy, Resource, Stdio};
@@ -19,7 +20,7 @@ pub(crate) struct ProcessConfig {
     /// Unique within the file. Letters, digits and `-_.:@+`, so that it needs no quoting and is no glob.
     pub(crate) name: String,
     /// What a running process cannot take over.
-    pub(crate) settings: Settings,
+    pub(crate) settings: Rc<Settings>,
     /// How it is restarted and stopped: can change while it runs.
     pub(crate) policy: Arc<Policy>,
     /// Whether it is started with the supervisor.
@@ -122,11 +123,7 @@ impl ProcessConfig {
     }
 
     /// The command that the settings describe. Opens (and if need be, makes) the files that the process writes itself.
-    ///
-    /// # Errors
-    ///
-    /// A user or group that is gone by now, or a file that cannot be opened.
-    pub(crate) fn command(&self) -> io::Result<Command> {
+    fn command(&self) -> io::Result<Command> {
         let settings = &self.settings;
         let (program, args) = settings.command.split_first().ok_or(io::ErrorKind::InvalidInput)?;
         let mut command = Command::new(program);
@@ -150,7 +147,33 @@ impl ProcessConfig {
     }
 }
 
+/// Makes commands, one for all that follow each other and have the same settings: as instances mostly do.
+#[derive(Debug, Default)]
+pub(crate) struct Commands(Option<(Rc<Settings>, Command)>);
+
+impl Commands {
+    /// The command of a process.
+    ///
+    /// # Errors
+    ///
+    /// A user or group that is gone by now, or a file that cannot be opened.
+    pub(crate) fn of(&mut self, process: &ProcessConfig) -> io::Result<Command> {
+        let settings = &process.settings;
+        if let Some((_, command)) = self.0.as_ref().filter(|(last, _)| last == settings && !settings.writes_itself()) {
+            return Ok(command.clone());
+        }
+        let command = process.command()?;
+        self.0 = Some((Rc::clone(settings), command.clone()));
+        Ok(command)
+    }
+}
+
 impl Settings {
+    /// It is given open files, which no other process shall share with it.
+    fn writes_itself(&self) -> bool {
+        [&self.stdout, &self.stderr].iter().any(|output| matches!(output, Output::Direct { .. }))
+    }
+
     fn apply_user(&self, command: &mut Command) -> io::Result<()> {
         match (&self.user, &self.group) {
             (Some(Id::Name(name)), None) => {
@@ -236,7 +259,7 @@ mod tests {
              umask = \"027\"\nlimits = {{ core = 0 }}\nenvironment = {{ A = \"1\" }}\nclear-environment = true\n\
              stdout = {{ file = {file:?}, direct = true }}\nstderr = \"null\"\n"
         );
-        let command = only_process(&text).command().unwrap();
+        let command = Commands::default().of(&only_process(&text)).unwrap();
         let mut reactor = childminder::Reactor::new().unwrap();
         reactor.spawn_process(&command).unwrap();
         let mut ended = false;

@@ -183,7 +183,7 @@ impl Reader<'_, '_> {
     }
 
     fn environment(&mut self, section: &Section<'_>) -> Vec<(String, String)> {
-        let mut environment = Vec::new();
+        let mut environment: Vec<(String, String)> = Vec::new();
         let table = section.table(self.report, "environment", "a table of strings");
         for (name, value) in table.into_iter().flatten() {
             if name.get_ref().is_empty() || name.get_ref().contains(['=', '\0']) {
@@ -191,7 +191,9 @@ impl Reader<'_, '_> {
                 self.report.add(name.span(), format!("`{found}` as a variable, allowed is a name without = and NUL"));
             }
             let text = self.report.check(value.span(), name.get_ref(), value.get_ref(), value::text(value.get_ref()));
-            environment.push((name.get_ref().to_string(), text.unwrap_or_default()));
+            let name = name.get_ref().to_string();
+            let at = environment.partition_point(|(known, _)| *known < name);
+            environment.insert(at, (name, text.unwrap_or_default()));
         }
         environment
     }

@@ -111,7 +111,7 @@ impl<'t> Report<'t> {
     }
 }
 
-/// Puts one more into a list that is sorted by `key`, behind its equals: for a few, and far smaller than a sort.
+/// Puts one more into a list that is sorted by `key`, behind its equals. Far smaller than a sort, and fast enough for a file.
 pub(super) fn insert_by<T>(list: &mut Vec<T>, new: T, key: impl Fn(&T) -> usize) {
     let at = list.partition_point(|known| key(known) <= key(&new));
     list.insert(at, new);

@@ -76,7 +76,7 @@ fn the_example_says_what_its_comments_say() {
     assert_eq!(worker.policy.min_restart_delay, Duration::from_millis(500));
     assert_eq!(worker.policy.max_restart_delay, Duration::from_secs(90));
     assert_eq!((worker.policy.restart, worker.policy.stop_signal), (Restart::OnFailure, 2));
-    assert!(worker.command().is_ok());
+    assert!(Commands::default().of(worker).is_ok());
 }
 
 #[test]

@@ -88,16 +88,18 @@ fn cpu(seconds: f64) -> String {
 
 /// `4K`, `1.6M`, `123M`, `1.5G`.
 fn size(bytes: u64) -> String {
-    let mut tenths = u128::from(bytes) * 10 / 1024;
-    for unit in ["K", "M", "G"] {
-        if tenths < 100 && unit != "K" {
-            return format!("{}.{}{unit}", tenths / 10, tenths % 10);
+    // In so many parts of a unit, rounded.
+    let count = |parts: u128, unit: u128| (u128::from(bytes) * parts + unit / 2) / unit;
+    for (name, unit) in [("K", 1 << 10), ("M", 1 << 20), ("G", 1 << 30)] {
+        let tenths = count(10, unit);
+        if tenths < 100 && name != "K" {
+            return format!("{}.{}{name}", tenths / 10, tenths % 10);
         }
-        if tenths < 10_000 {
-            return format!("{}{unit}", (tenths + 5) / 10);
+        if count(1, unit) < 1000 {
+            return format!("{}{name}", count(1, unit));
         }
-        tenths /= 1024;
     }
+    let tenths = count(10, 1 << 40);
     format!("{}.{}T", tenths / 10, tenths % 10)
 }
 
@@ -148,7 +150,10 @@ mod tests {
     #[test]
     fn figures_are_short() {
         assert_eq!([0.0, 59.9, 60.0, 3600.0, 86_400.0].map(duration), ["0s", "59s", "1m00s", "1h00m", "1d00h"]);
-        assert_eq!([1 << 12, 1 << 20, 1_700_000, 1 << 30, 5 << 40].map(size), ["4K", "1.0M", "1.6M", "1.0G", "5.0T"]);
+        assert_eq!(
+            [1 << 12, 1 << 20, 1_740_000, 10_444_000, 1 << 30, 5 << 40].map(size),
+            ["4K", "1.0M", "1.7M", "10M", "1.0G", "5.0T"]
+        );
         assert_eq!([0.0, 59.99, 61.0].map(cpu), ["0.00s", "59.99s", "1m01s"]);
     }
 }

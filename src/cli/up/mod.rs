@@ -23,10 +23,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use childminder::restart::State;
-use childminder::{Command, Event, ProcessId, ProcessMonitor, Reactor, Service, Status};
+use childminder::{Event, ProcessId, ProcessMonitor, Reactor, Service, Status};
 use lexopt::{Arg, Parser};
 
-use super::config::{Config, DEFAULT_FILE, Mark, ProcessConfig};
+use super::config::{Commands, Config, DEFAULT_FILE, Mark, ProcessConfig};
 use super::control::Server;
 use super::{Failure, output};
 use console::Console;
@@ -134,14 +134,10 @@ impl Up {
         let mut monitor = ProcessMonitor::with_observer(Voice::new(console));
         let mut processes = Vec::new();
         let mut autostart = Vec::new();
-        let mut last = None;
+        let mut commands = Commands::default();
         for process in config.into_processes() {
             let failed = |error: &dyn std::fmt::Display| Failure::Other(format!("[{}] {error}", process.name));
-            let command = match &last {
-                // Instances mostly differ in nothing: then their commands are one.
-                Some((settings, command)) if *settings == process.settings => Command::clone(command),
-                _ => process.command().map_err(|error| failed(&error))?,
-            };
+            let command = commands.of(&process).map_err(|error| failed(&error))?;
             let policy = Arc::clone(&process.policy);
             let added = monitor.add_process_with(reactor, process.name.as_str(), &command, policy);
             added.map_err(|error| failed(&error))?;
@@ -150,7 +146,6 @@ impl Up {
             if process.autostart {
                 autostart.push(process.name);
             }
-            last = Some((process.settings, command));
         }
         Ok(Self {
             file,

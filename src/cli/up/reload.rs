@@ -10,7 +10,7 @@ use childminder::{Command, Reactor};
 
 use super::waits::Goal;
 use super::{Known, Up};
-use crate::cli::config::{Change, Config, Mark, ProcessConfig};
+use crate::cli::config::{Change, Commands, Config, Mark, ProcessConfig};
 use crate::cli::control::protocol::{self, Object};
 
 /// What a reload has done.
@@ -72,6 +72,7 @@ impl Up {
         let mut errors = Vec::new();
         let mut plan = Vec::new();
         let mut known = Vec::new();
+        let mut commands = Commands::default();
         let socket = new.socket.clone();
         for process in new.into_processes() {
             let now = Known::new(&process);
@@ -81,7 +82,7 @@ impl Up {
                 continue;
             }
             let command = match change {
-                None | Some(Change::Process) => match process.command() {
+                None | Some(Change::Process) => match commands.of(&process) {
                     Ok(command) => Some(command),
                     Err(error) => {
                         errors.push(format!("[{}] {error}", process.name));
