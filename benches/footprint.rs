@@ -101,6 +101,9 @@ fn main() {
     );
     let us = "childminder monitor";
     let of = |contest: &support::Contest| contest.of("childminder").to_vec();
+    for contest in [&dirty, &pss] {
+        bench.ratio(contest, "childminder", "raw loop", Target::None);
+    }
     bench.figure("private dirty memory, 100 idle children", us, "KiB", &of(&dirty), Target::AtMost(250.0));
     bench.figure("PSS, 100 idle children", us, "KiB", &of(&pss), Target::AtMost(700.0));
     bench.figure("private dirty memory, each further child", us, "KiB", &of(&each), Target::AtMost(1.0));

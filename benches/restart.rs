@@ -85,12 +85,29 @@ impl Stamps {
         }
     }
 
-    /// The limit: a thread that does nothing but wait for this one child.
-    fn blocked(&self, spawner: &mut Spawner) {
+    fn spec(&self) -> Spec {
         let mut spec = Spec::new(&self.path, &["stamp"], [false; 3]);
         // In the same way: a copy of ten thousand descriptors would be no limit.
         spec.unshare = true;
         spec.files = [Some(self.their_stdin.as_raw_fd()), Some(self.their_stdout.as_raw_fd()), None];
+        spec
+    }
+
+    /// The limit for whoever waits for more than one.
+    fn epoll(&self, raw: &mut Loop) {
+        let spec = self.spec();
+        for _ in 0..=self.deaths {
+            raw.spawn(&spec);
+            let mut over = false;
+            while !over {
+                raw.turn(|_| over = true, |_| {});
+            }
+        }
+    }
+
+    /// The limit: a thread that does nothing but wait for this one child.
+    fn blocked(&self, spawner: &mut Spawner) {
+        let spec = self.spec();
         for _ in 0..=self.deaths {
             let (pid, _) = spawner.spawn(&spec);
             raw::wait_blocking(pid);
@@ -331,7 +348,7 @@ fn main() {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("runtime");
 
     let mut reactor = Reactor::new().expect("reactor");
-    let mut spawner = Spawner::new();
+    let (mut spawner, mut raw) = (Spawner::new(), Loop::new());
     let mut idle = Command::new(&path);
     idle.arg("idle").stdout(Stdio::null()).stderr(Stdio::null());
     let mut started = Vec::new();
@@ -342,15 +359,17 @@ fn main() {
         }
         let [latency] = bench.contest(
             [format!("death to the replacement's first byte beside {idlers} idle children, median, µs").as_str()],
-            5,
+            9,
             &mut [
                 ("childminder", &mut || stamps.measure(|stamps| stamps.ours(&mut reactor))),
                 ("thread blocked in waitpid", &mut || stamps.measure(|stamps| stamps.blocked(&mut spawner))),
+                ("thread in epoll with a pidfd", &mut || stamps.measure(|stamps| stamps.epoll(&mut raw))),
                 ("std thread", &mut || stamps.measure(|stamps| stamps.std())),
                 ("tokio", &mut || stamps.measure(|stamps| stamps.tokio(&runtime))),
             ],
         );
         bench.ratio(&latency, "childminder", "thread blocked in waitpid", Target::AtMost(1.15));
+        bench.ratio(&latency, "childminder", "thread in epoll with a pidfd", Target::None);
         bench.ratio(&latency, "childminder", "tokio", Target::None);
     }
     for id in started {
