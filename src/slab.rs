@@ -16,6 +16,10 @@ pub(crate) struct Key {
 }
 
 impl Key {
+    pub(crate) const fn slot(self) -> u32 {
+        self.slot
+    }
+
     /// Slot and generation in half the bits each, to serve as a token.
     ///
     /// Lossless for keys of a `Slab<T>` with the default `MAX`. Those never have a generation of all ones,
@@ -82,6 +86,12 @@ impl<T, const MAX: u32> Slab<T, MAX> {
     pub(crate) fn get(&self, key: Key) -> Option<&T> {
         let entry = self.entries.get(key.slot as usize)?;
         entry.value.as_ref().filter(|_| entry.generation == key.generation)
+    }
+
+    /// What is in a slot, and its key.
+    pub(crate) fn in_slot(&self, slot: u32) -> Option<(Key, &T)> {
+        let entry = self.entries.get(slot as usize)?;
+        entry.value.as_ref().map(|value| (Key { slot, generation: entry.generation }, value))
     }
 
     pub(crate) fn get_mut(&mut self, key: Key) -> Option<&mut T> {

@@ -5,13 +5,16 @@
 
 use std::cmp::{Ordering, Reverse};
 use std::collections::BinaryHeap;
-use std::num::NonZeroU64;
+use std::num::NonZeroU32;
 use std::time::{Duration, Instant};
 
 use crate::slab::{Key, Slab};
 
 /// This many dead entries are cheaper kept than swept.
 const DEAD_MIN: usize = 64;
+
+/// From this number on all timers are numbered anew at the next turn: half of the numbers are left for what a turn sets.
+const RENUMBER: u32 = u32::MAX / 2;
 
 /// A deadline too far to count: it never comes.
 const NEVER: u64 = u64::MAX;
@@ -25,7 +28,7 @@ pub struct TimerId(Key);
 
 /// The start of a turn: what was set later does not fire in it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Mark(u64);
+pub(crate) struct Mark(u32);
 
 /// Timers by deadline; equal deadlines in the order in which they were set.
 ///
@@ -36,7 +39,7 @@ pub(crate) struct Timers {
     base: Instant,
     /// The last instant that timers were counted from, and its nanoseconds: within a turn it is always the same.
     last: (Instant, u64),
-    next_seq: u64,
+    next_seq: u32,
     // These keys are never tokens, so they have all 32 bits on every target.
     active: Slab<Timer, { u32::MAX }>,
     heap: BinaryHeap<Reverse<Entry>>,
@@ -49,25 +52,30 @@ pub(crate) struct Timers {
 struct Timer {
     deadline: u64,
     /// Not zero, so that a slot of the slab needs no word to say that it is taken.
-    seq: NonZeroU64,
+    seq: NonZeroU32,
 }
 
 /// Ordered by deadline, then age.
 #[derive(Debug)]
 struct Entry {
     deadline: u64,
-    seq: u64,
-    key: Key,
+    seq: u32,
+    slot: u32,
 }
 
 impl Entry {
     /// As one number, which is compared without a branch. `seq` is unique.
     fn order(&self) -> u128 {
-        u128::from(self.deadline) << 64 | u128::from(self.seq)
+        u128::from(self.deadline) << 64 | u128::from(self.seq) << 32
+    }
+
+    /// The key of its timer, if it is still this one's.
+    fn live(&self, active: &Slab<Timer, { u32::MAX }>) -> Option<Key> {
+        active.in_slot(self.slot).filter(|(_, timer)| timer.seq.get() == self.seq).map(|(key, _)| key)
     }
 
     fn is_live(&self, active: &Slab<Timer, { u32::MAX }>) -> bool {
-        active.get(self.key).is_some_and(|timer| timer.seq.get() == self.seq)
+        self.live(active).is_some()
     }
 }
 
@@ -109,7 +117,7 @@ impl Timers {
         let timer = self.stamp(from, delay);
         let (deadline, seq) = (timer.deadline, timer.seq.get());
         let key = self.active.insert(timer);
-        self.heap.push(Reverse(Entry { deadline, seq, key }));
+        self.heap.push(Reverse(Entry { deadline, seq, slot: key.slot() }));
         TimerId(key)
     }
 
@@ -128,8 +136,7 @@ impl Timers {
             return false;
         };
         *timer = new;
-        let key = id.0;
-        self.heap.push(Reverse(Entry { deadline, seq, key }));
+        self.heap.push(Reverse(Entry { deadline, seq, slot: id.0.slot() }));
         self.compact();
         true
     }
@@ -158,8 +165,11 @@ impl Timers {
     }
 
     /// To be asked for once a turn, before the first [`Timers::pop_due`].
-    pub(crate) const fn begin_turn(&self) -> Mark {
-        Mark(self.next_seq + 1)
+    pub(crate) fn begin_turn(&mut self) -> Mark {
+        if self.next_seq >= RENUMBER {
+            self.renumber();
+        }
+        Mark(self.next_seq.saturating_add(1))
     }
 
     /// The earliest timer that is due at `now` and was set before `mark`. It is no longer active.
@@ -176,22 +186,23 @@ impl Timers {
             let Some(Reverse(entry)) = self.heap.pop() else {
                 break;
             };
-            if !entry.is_live(&self.active) {
-                continue;
-            }
+            let Some(key) = entry.live(&self.active) else { continue };
             if entry.seq >= mark.0 {
                 self.parked.push(Reverse(entry));
                 continue;
             }
-            self.active.remove(entry.key);
+            self.active.remove(key);
             self.compact();
-            return Some(TimerId(entry.key));
+            return Some(TimerId(key));
         }
         None
     }
 
     fn stamp(&mut self, from: Instant, delay: Duration) -> Timer {
-        let seq = NonZeroU64::MIN.saturating_add(self.next_seq);
+        if self.next_seq == u32::MAX {
+            self.renumber();
+        }
+        let seq = NonZeroU32::MIN.saturating_add(self.next_seq);
         self.next_seq = seq.get();
         if from != self.last.0 {
             self.last = (from, self.nanos(from));
@@ -207,6 +218,32 @@ impl Timers {
         self.base + Duration::from_nanos(nanos)
     }
 
+    /// Numbers all timers anew, in the same order. Small numbers keep the heap small; they last for two thousand million timers.
+    fn renumber(&mut self) {
+        self.unpark();
+        self.parked_in = Mark(0);
+        self.next_seq = 0;
+        // All the dead first: one of them may have a number that is given out again.
+        self.sweep();
+        let latest_first = std::mem::take(&mut self.heap).into_sorted_vec();
+        for Reverse(mut entry) in latest_first.into_iter().rev() {
+            let Some(key) = entry.live(&self.active) else { continue };
+            let seq = NonZeroU32::MIN.saturating_add(self.next_seq);
+            self.next_seq = seq.get();
+            entry.seq = seq.get();
+            if let Some(timer) = self.active.get_mut(key) {
+                timer.seq = seq;
+            }
+            self.heap.push(Reverse(entry));
+        }
+    }
+
+    fn sweep(&mut self) {
+        let active = &self.active;
+        self.heap.retain(|Reverse(entry)| entry.is_live(active));
+        self.parked.retain(|Reverse(entry)| entry.is_live(active));
+    }
+
     fn unpark(&mut self) {
         self.heap.extend(self.parked.drain(..));
     }
@@ -216,9 +253,7 @@ impl Timers {
         let all = self.heap.len() + self.parked.len();
         let dead = all - self.active.len();
         if dead > DEAD_MIN && dead > all / 2 {
-            let active = &self.active;
-            self.heap.retain(|Reverse(entry)| entry.is_live(active));
-            self.parked.retain(|Reverse(entry)| entry.is_live(active));
+            self.sweep();
         }
     }
 }
@@ -285,7 +320,7 @@ mod tests {
 
     #[test]
     fn heap_entries_are_small() {
-        assert_eq!(size_of::<Reverse<Entry>>(), 24);
+        assert_eq!(size_of::<Reverse<Entry>>(), 16);
     }
 
     #[test]
@@ -439,6 +474,31 @@ mod tests {
         assert!(world.it.cancel(never));
     }
 
+    #[test]
+    fn numbers_that_come_to_their_end_begin_anew() {
+        let mut world = World::new();
+        let first = world.insert(20);
+        world.it.next_seq = u32::MAX - 2;
+        let [second, moved, third, fourth] = [20, 5, 20, 20].map(|millis| world.insert(millis));
+        assert!(world.it.next_seq < 10);
+        assert!(world.reset(moved, 20));
+        assert_eq!(world.turn(19), []);
+        world.it.next_seq = RENUMBER;
+        assert_eq!(world.turn(20), [first, second, third, fourth, moved]);
+        assert_eq!((world.it.next_seq, world.entries()), (5, 0));
+    }
+
+    #[test]
+    fn the_dead_do_not_come_back_with_a_number_that_is_given_out_again() {
+        let mut world = World::new();
+        let id = world.insert(30); // number 1, and dead soon
+        assert!(world.reset(id, 10)); // the first that is numbered anew
+        world.it.next_seq = RENUMBER;
+        assert_eq!(world.turn(9), []);
+        assert_eq!((world.it.next_seq, world.entries()), (1, 1));
+        assert_eq!(world.turn(10), [id]);
+    }
+
     /// A timer of the naive model; the list of them is in the order in which they were set.
     struct Plain {
         id: TimerId,
@@ -501,6 +561,9 @@ mod tests {
                 assert_eq!(world.next_deadline(), expected);
             }
             world.now += random.below(12);
+            if random.below(100) == 0 {
+                world.it.next_seq = [RENUMBER, u32::MAX - 3][random.below(2) as usize];
+            }
             let mark = world.it.begin_turn();
             // Some turns end before all that is due has fired.
             for _ in 0..random.below(40) {
