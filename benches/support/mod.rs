@@ -67,10 +67,6 @@ impl Bench {
         Self { name, test: asked("--test"), readme: asked("--readme"), rows: Vec::new() }
     }
 
-    pub(crate) fn is_test(&self) -> bool {
-        self.test
-    }
-
     /// A size: the one to measure with, or the one for `--test`.
     pub(crate) fn size(&self, full: usize, test: usize) -> usize {
         if self.test { test } else { full }

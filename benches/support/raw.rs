@@ -380,14 +380,3 @@ pub(crate) fn with_pre_exec(command: &mut Command, limits: Vec<(i32, libc::rlimi
     // SAFETY: the hook allocates nothing and takes no lock.
     unsafe { command.pre_exec(hook) };
 }
-
-/// Nothing is left behind when a supervisor is killed.
-pub(crate) fn with_parent_death(command: &mut Command) {
-    // SAFETY: touches no memory.
-    let hook = || match unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) } {
-        0 => Ok(()),
-        _ => Err(std::io::Error::last_os_error()),
-    };
-    // SAFETY: the hook allocates nothing and takes no lock.
-    unsafe { command.pre_exec(hook) };
-}

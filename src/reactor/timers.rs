@@ -202,8 +202,7 @@ impl Timers {
         if self.next_seq == u32::MAX {
             self.renumber();
         }
-        let seq = NonZeroU32::MIN.saturating_add(self.next_seq);
-        self.next_seq = seq.get();
+        let seq = self.number();
         if from != self.last.0 {
             self.last = (from, self.nanos(from));
         }
@@ -218,6 +217,12 @@ impl Timers {
         self.base + Duration::from_nanos(nanos)
     }
 
+    fn number(&mut self) -> NonZeroU32 {
+        let seq = NonZeroU32::MIN.saturating_add(self.next_seq);
+        self.next_seq = seq.get();
+        seq
+    }
+
     /// Numbers all timers anew, in the same order. Small numbers keep the heap small; they last for two thousand million timers.
     fn renumber(&mut self) {
         self.unpark();
@@ -228,8 +233,7 @@ impl Timers {
         let latest_first = std::mem::take(&mut self.heap).into_sorted_vec();
         for Reverse(mut entry) in latest_first.into_iter().rev() {
             let Some(key) = entry.live(&self.active) else { continue };
-            let seq = NonZeroU32::MIN.saturating_add(self.next_seq);
-            self.next_seq = seq.get();
+            let seq = self.number();
             entry.seq = seq.get();
             if let Some(timer) = self.active.get_mut(key) {
                 timer.seq = seq;

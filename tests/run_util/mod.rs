@@ -1,0 +1,263 @@
+//! `childminder run` under test: its lines as they come, its processes as /proc has them.
+//!
+//! The one rule: every wait is for something that the command or its child does, under a watchdog, and nothing outlives its test.
+
+#![allow(dead_code)] // each test file takes what it needs
+
+use std::fs;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
+use std::thread;
+use std::time::{Duration, Instant};
+
+/// Longer than anything here takes on the slowest machine.
+pub(crate) const WATCHDOG: Duration = Duration::from_secs(60);
+/// How much later than planned something may happen on a busy machine.
+pub(crate) const SLACK: Duration = Duration::from_secs(5);
+
+pub(crate) const OUT: u8 = 1;
+pub(crate) const ERR: u8 = 2;
+
+#[allow(clippy::disallowed_methods)] // a test measures
+pub(crate) fn now() -> Instant {
+    Instant::now()
+}
+
+pub(crate) fn ms(milliseconds: u64) -> Duration {
+    Duration::from_millis(milliseconds)
+}
+
+/// The command, with all that can be said of it on its command line.
+pub(crate) fn command(args: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_childminder"));
+    command.arg("run").args(args).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command
+}
+
+/// A line, when it came and where.
+#[derive(Debug, Clone)]
+pub(crate) struct Said {
+    pub(crate) at: Instant,
+    pub(crate) stream: u8,
+    pub(crate) text: String,
+}
+
+/// The command under way.
+pub(crate) struct Running {
+    pub(crate) child: Child,
+    pub(crate) lines: Receiver<Said>,
+    /// What has come so far.
+    pub(crate) log: Vec<Said>,
+    /// How much of it `expect` has gone past, for each stream.
+    pub(crate) passed: [usize; 3],
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        if matches!(self.child.try_wait(), Ok(None)) {
+            // Twice: it kills its child before it goes.
+            self.signal("TERM");
+            self.signal("TERM");
+            self.signal("CONT");
+            let _ = self.wait();
+        }
+    }
+}
+
+pub(crate) fn start(args: &[&str]) -> Running {
+    Running::of(&mut command(args))
+}
+
+impl Running {
+    pub(crate) fn of(command: &mut Command) -> Self {
+        let mut child = command.spawn().expect("the command can be started");
+        let (sender, lines) = channel();
+        let listen = |stream: u8, pipe: Box<dyn Read + Send>| {
+            let sender = sender.clone();
+            thread::spawn(move || {
+                for line in BufReader::new(pipe).split(b'\n').map_while(Result::ok) {
+                    let text = String::from_utf8_lossy(&line).into_owned();
+                    if sender.send(Said { at: now(), stream, text }).is_err() {
+                        return;
+                    }
+                }
+            });
+        };
+        if let Some(pipe) = child.stdout.take() {
+            listen(OUT, Box::new(pipe));
+        }
+        if let Some(pipe) = child.stderr.take() {
+            listen(ERR, Box::new(pipe));
+        }
+        Self { child, lines, log: Vec::new(), passed: [0; 3] }
+    }
+
+    /// Waits for the next line of the stream that has `part` in it, and goes past it.
+    #[track_caller]
+    pub(crate) fn expect(&mut self, stream: u8, part: &str) -> Said {
+        let end = now() + WATCHDOG;
+        let mut next = self.passed[usize::from(stream)];
+        loop {
+            while next < self.log.len() {
+                next += 1;
+                let said = &self.log[next - 1];
+                if said.stream == stream && said.text.contains(part) {
+                    self.passed[usize::from(stream)] = next;
+                    return said.clone();
+                }
+            }
+            match self.lines.recv_timeout(end.saturating_duration_since(now())) {
+                Ok(said) => self.log.push(said),
+                Err(why) => panic!("`{part}` never came on {stream} ({why}); what did: {:#?}", self.log),
+            }
+        }
+    }
+
+    pub(crate) fn signal(&self, name: &str) {
+        send(name, &self.child.id().to_string());
+    }
+
+    pub(crate) fn wait(&mut self) -> ExitStatus {
+        wait(&mut self.child)
+    }
+
+    /// Waits for its end; its exit code, and all its lines.
+    #[track_caller]
+    pub(crate) fn finish(&mut self) -> (Option<i32>, Vec<String>, Vec<String>) {
+        let end = now() + WATCHDOG;
+        loop {
+            match self.lines.recv_timeout(end.saturating_duration_since(now())) {
+                Ok(said) => self.log.push(said),
+                Err(RecvTimeoutError::Disconnected) => break,
+                Err(RecvTimeoutError::Timeout) => panic!("it did not end; what it said: {:#?}", self.log),
+            }
+        }
+        let code = self.wait().code();
+        let of = |stream| self.log.iter().filter(|said| said.stream == stream).map(|said| said.text.clone()).collect();
+        (code, of(OUT), of(ERR))
+    }
+}
+
+pub(crate) fn send(name: &str, to: &str) {
+    // The shell has a `kill` everywhere.
+    let _ = Command::new("sh").args(["-c", &format!("kill -{name} {to} 2>/dev/null")]).status();
+}
+
+/// Waits for a child's end, and kills it if it does not come.
+#[track_caller]
+pub(crate) fn wait(child: &mut Child) -> ExitStatus {
+    let mut status = None;
+    let ended = eventually(|| {
+        status = child.try_wait().expect("it can be waited for");
+        status.is_some()
+    });
+    if !ended {
+        let _ = child.kill();
+        panic!("process {} did not end", child.id());
+    }
+    status.expect("it has ended")
+}
+
+/// Asks again and again, where nothing tells, until it is so. `false` if it never is.
+pub(crate) fn eventually(mut is_so: impl FnMut() -> bool) -> bool {
+    let (end, (_nobody, pause)) = (now() + WATCHDOG, channel::<()>());
+    while !is_so() {
+        if now() > end {
+            return false;
+        }
+        let _ = pause.recv_timeout(ms(5));
+    }
+    true
+}
+
+/// Runs to the end: the exit code, stdout, stderr.
+#[track_caller]
+pub(crate) fn run(args: &[&str]) -> (Option<i32>, Vec<String>, Vec<String>) {
+    start(args).finish()
+}
+
+/// The living processes that have this in their environment.
+pub(crate) fn marked(mark: &str) -> Vec<u32> {
+    let is_marked = |path: &Path| {
+        let environ = fs::read(path.join("environ")).unwrap_or_default();
+        environ.split(|byte| *byte == 0).any(|variable| variable == mark.as_bytes())
+    };
+    let entries = fs::read_dir("/proc").expect("there is a /proc").flatten().map(|entry| entry.path());
+    let pids = entries.filter_map(|path| Some((path.file_name()?.to_str()?.parse().ok()?, path)));
+    pids.filter(|(_, path)| is_marked(path)).map(|(pid, _)| pid).collect()
+}
+
+/// A line of `/proc/PID/status`, without its name.
+pub(crate) fn status(pid: u32, field: &str) -> String {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix(field)?.strip_prefix(':'));
+    line.unwrap_or_default().trim().to_owned()
+}
+
+pub(crate) fn peak_memory(pid: u32) -> u64 {
+    status(pid, "VmHWM").trim_end_matches(" kB").parse().expect("a number of kB")
+}
+
+/// Whether all of them sleep: where one writes and the other should read, the pipes are full.
+pub(crate) fn all_sleep(pids: &[u32]) -> bool {
+    pids.iter().all(|pid| status(*pid, "State").starts_with('S'))
+}
+
+/// A directory of the test's own, that everybody may enter.
+pub(crate) struct Scratch(pub(crate) PathBuf);
+
+impl Scratch {
+    pub(crate) fn new(name: &str) -> Self {
+        let path = std::env::temp_dir().join(format!("childminder-{name}-{}", std::process::id()));
+        let _ = fs::remove_dir_all(&path);
+        fs::create_dir(&path).expect("a directory can be made");
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).expect("it is ours");
+        Self(path)
+    }
+
+    pub(crate) fn path(&self, name: &str) -> String {
+        self.0.join(name).to_str().expect("the path is text").to_owned()
+    }
+
+    pub(crate) fn file(&self, name: &str, content: &str, mode: u32) -> String {
+        let path = self.path(name);
+        // By a child, and not by us: a program that another test's child still has open for writing cannot be executed.
+        let mut cat =
+            Command::new("sh").args(["-c", r#"cat > "$0""#, &path]).stdin(Stdio::piped()).spawn().expect("sh");
+        cat.stdin.take().expect("it is piped").write_all(content.as_bytes()).expect("cat reads");
+        assert!(cat.wait().expect("it can be waited for").success());
+        fs::set_permissions(&path, fs::Permissions::from_mode(mode)).expect("it is ours");
+        path
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+pub(crate) fn is_root() -> bool {
+    status(std::process::id(), "Uid").starts_with("0\t")
+}
+
+#[track_caller]
+pub(crate) fn assert_gaps(times: &[Instant], planned: &[u64]) {
+    let gaps: Vec<_> = times.windows(2).map(|pair| pair[1] - pair[0]).collect();
+    assert_eq!(gaps.len(), planned.len());
+    let mut late = Duration::ZERO;
+    for (gap, planned) in gaps.iter().zip(planned) {
+        // A line that came late makes the next gap look short.
+        assert!(*gap + late + ms(5) >= ms(*planned), "too early: {gaps:?} instead of {planned:?}");
+        assert!(*gap <= ms(*planned) + SLACK, "too late: {gaps:?} instead of {planned:?}");
+        late = gap.saturating_sub(ms(*planned));
+    }
+}
+
+/// When each start was reported.
+pub(crate) fn starts(running: &mut Running, count: usize) -> Vec<Instant> {
+    (0..count).map(|_| running.expect(ERR, "started, pid ").at).collect()
+}
