@@ -4,7 +4,7 @@
 use std::fmt;
 use std::mem;
 
-use crate::sys::bytes::find_byte;
+use crate::sys::bytes::each_byte;
 
 /// The longest line handed out in one piece, in bytes without its newline (Twisted's `MAX_LENGTH`).
 pub(crate) const MAX_LINE: usize = 16384;
@@ -40,25 +40,20 @@ impl LineBuffer {
     }
 
     /// Takes the next bytes of the stream. Lines that lie within `data` are lent from it, not copied.
-    pub(crate) fn push(&mut self, mut data: &[u8], sink: &mut impl FnMut(Piece<'_>)) {
-        while !data.is_empty() {
-            // Each byte is searched once: what is in `partial` is known to hold no newline.
-            let room = self.max_len - self.partial.len();
-            let window = &data[..data.len().min(room.saturating_add(1))];
-            let (end, cut) = match find_byte(b'\n', window) {
-                Some(newline) => (newline, false),
-                None if window.len() > room => (room, true),
-                None => return self.partial.extend_from_slice(data),
-            };
-            let (bytes, rest) = data.split_at(end);
-            data = if cut { rest } else { &rest[1..] };
-            if self.partial.is_empty() {
+    pub(crate) fn push(&mut self, data: &[u8], sink: &mut impl FnMut(Piece<'_>)) {
+        let mut start = 0;
+        each_byte(b'\n', data, |newline| {
+            let line = &data[start..newline];
+            start = newline + 1;
+            if self.partial.is_empty() && line.len() <= self.max_len {
                 // Nearly every line.
-                sink(Piece { bytes, continued: mem::replace(&mut self.continued, cut), cut });
+                sink(Piece { bytes: line, continued: mem::take(&mut self.continued), cut: false });
             } else {
-                self.hand_out(bytes, cut, sink);
+                self.end_line(line, sink);
             }
-        }
+        });
+        let rest = self.cut(&data[start..], sink);
+        self.partial.extend_from_slice(rest);
     }
 
     /// Ends the stream: a last line without a newline is handed out now. After a newline there is none, so
@@ -68,6 +63,23 @@ impl LineBuffer {
         if !self.partial.is_empty() {
             self.hand_out(&[], false, sink);
         }
+    }
+
+    /// Ends the line under way with `bytes`.
+    #[cold]
+    fn end_line(&mut self, bytes: &[u8], sink: &mut impl FnMut(Piece<'_>)) {
+        let rest = self.cut(bytes, sink);
+        self.hand_out(rest, false, sink);
+    }
+
+    /// Hands out what the line under way has too much with `bytes` added, and returns the rest of them.
+    fn cut<'a>(&mut self, mut bytes: &'a [u8], sink: &mut impl FnMut(Piece<'_>)) -> &'a [u8] {
+        while bytes.len() > self.max_len - self.partial.len() {
+            let (piece, rest) = bytes.split_at(self.max_len - self.partial.len());
+            self.hand_out(piece, true, sink);
+            bytes = rest;
+        }
+        bytes
     }
 
     /// Hands out the line under way with `bytes` at its end.
