@@ -22,7 +22,7 @@ pub(crate) use child::{Child, Notice, Surroundings};
 pub(crate) use group::Living;
 pub use group::ProcessGroup;
 use pipe::Flush;
-pub(crate) use pipe::Read;
+pub(crate) use pipe::{LARGE_PIPE, Read};
 
 /// A process of one reactor. Never reused: an id of a process that has ended reaches nobody.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -14,7 +14,7 @@ use crate::sys;
 const HIGH_WATER: usize = 64 * 1024;
 /// What a pipe that keeps being full is raised to, so that the child writes on while we read: it triples the throughput of a flood, and
 /// more brings no more.
-const LARGE_PIPE: i32 = 128 * 1024;
+pub(crate) const LARGE_PIPE: usize = 128 * 1024;
 
 /// So much at once is a full pipe, or nearly: blocks that are no multiple of a page never fill it to the last byte.
 const MUCH: usize = 32 * 1024;

@@ -11,14 +11,16 @@ use mio::Events;
 use super::event::{Event, SourceId};
 use super::signals::Signals;
 use super::{EVENTS, Reactor, clock};
-use crate::process::{Child, Notice, ProcessId, Read};
+use crate::process::{Child, LARGE_PIPE, Notice, ProcessId, Read};
 use crate::slab::Key;
 use crate::sources::Source;
 
-/// One read; as much as a Linux pipe holds.
-const BUFFER: usize = 64 * 1024;
-/// Reads of one source in one turn: a noisy child must not make the quiet ones wait.
+/// One read, and a source's share of a turn: a noisy child must not make the quiet ones wait. As much as its pipe holds, so that
+/// whatever it has filled is emptied at once: it writes on while the others are read, and we never meet it at the same pipe.
+const BUFFER: usize = LARGE_PIPE;
+/// Reads of one source in one turn where each brings little: the lines of a terminal, the last words of a child and their end.
 const READS: usize = 2;
+
 /// What the poll said of a source.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Ready {
@@ -142,7 +144,10 @@ impl Turn<'_> {
 
     /// Not before there is something to read: many a supervisor only waits.
     fn need_buffer(&mut self) {
-        self.buffer.resize(BUFFER, 0);
+        if self.buffer.is_empty() {
+            // Zeroed by the kernel, page by page as far as they are used.
+            self.buffer = vec![0; BUFFER];
+        }
     }
 
     fn tell_notices(&mut self, handler: &mut dyn FnMut(&mut Reactor, Event<'_>)) {
@@ -229,6 +234,9 @@ impl Reactor {
                     handler(self, Event::Data { process: ProcessId(process), fd, data: &buffer[..len] });
                     if !more {
                         return;
+                    }
+                    if len == buffer.len() {
+                        break;
                     }
                 }
                 Read::End => {

@@ -98,11 +98,12 @@ pub(crate) fn write_vectored(fd: BorrowedFd<'_>, pieces: &[IoSlice<'_>]) -> io::
 }
 
 /// Asks for a larger pipe; a refusal (the user's limit is reached) is no harm.
-pub(crate) fn grow_pipe(fd: BorrowedFd<'_>, bytes: i32) {
+pub(crate) fn grow_pipe(fd: BorrowedFd<'_>, bytes: usize) {
     #[cfg(target_os = "linux")]
-    // SAFETY: F_SETPIPE_SZ takes an int and touches no memory of ours.
-    unsafe {
-        libc::fcntl(fd.as_raw_fd(), libc::F_SETPIPE_SZ, bytes);
+    {
+        let bytes = libc::c_int::try_from(bytes).unwrap_or(libc::c_int::MAX);
+        // SAFETY: F_SETPIPE_SZ takes an int and touches no memory of ours.
+        unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_SETPIPE_SZ, bytes) };
     }
     #[cfg(not(target_os = "linux"))]
     let _ = (fd, bytes);
