@@ -5,6 +5,7 @@
 //! The one rule: after a failure nothing is left, no process and no descriptor.
 
 mod child;
+mod environment;
 mod fork;
 mod plan;
 #[cfg(target_os = "linux")]

@@ -3,7 +3,7 @@
 //! Reads the command, the environment and the user database; starts nothing. The one rule: what can be refused is refused
 //! here, before there is a child.
 
-use std::ffi::{CString, OsStr, OsString};
+use std::ffi::{CStr, CString, OsStr, OsString};
 use std::io::{self, BufRead};
 use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
@@ -11,7 +11,7 @@ use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::ptr;
 
-use super::{ChildFile, Failure};
+use super::{ChildFile, Failure, environment::each_if_alone};
 use crate::command::{Group, Parts};
 use crate::error::{SpawnError, Stage};
 use crate::limit::{Limit, Resource};
@@ -83,9 +83,7 @@ impl Plan {
         }
         argv.finish();
 
-        // What grows leaves its smaller selves behind in the allocator: most environments fit.
-        let mut env = Strings::with_room(4096, 64);
-        let path = environment(command, &mut env).map_err(refuse)?;
+        let (mut env, path) = environment(command).map_err(refuse)?;
         let listen_pid = env.push_listen(command).map_err(refuse)?;
         env.finish();
 
@@ -179,7 +177,8 @@ impl Plan {
     }
 }
 
-/// C strings one after another in one allocation, and the null-terminated array of pointers to them that exec wants.
+/// C strings one after another in one allocation, and the null-terminated array of pointers to them that exec wants: first to those
+/// that were lent.
 #[derive(Debug)]
 pub(super) struct Strings {
     bytes: Vec<u8>,
@@ -204,6 +203,11 @@ impl Strings {
         Ok(())
     }
 
+    /// Takes in a string that stays where it is until the exec.
+    fn lend(&mut self, string: &CStr) {
+        self.pointers.push(string.as_ptr());
+    }
+
     /// [`push`](Self::push) of what was a C string before.
     fn append(&mut self, parts: &[&[u8]]) {
         self.starts.push(self.bytes.len());
@@ -216,7 +220,7 @@ impl Strings {
     /// Nothing may be pushed after this: the pointers would dangle.
     fn finish(&mut self) {
         let pointers = self.starts.iter().map(|start| self.bytes[*start..].as_ptr().cast());
-        self.pointers = pointers.chain([ptr::null()]).collect();
+        self.pointers.extend(pointers.chain([ptr::null()]));
     }
 
     fn get(&self, index: i32) -> &OsStr {
@@ -250,25 +254,45 @@ impl Strings {
     }
 }
 
-/// Pushes the child's environment and returns its `PATH`.
+/// The child's environment, to be finished, and its `PATH`.
 ///
-/// A copy, made under the lock of `std::env`: the C library's own array may be changed by another thread while the child's exec reads
-/// it, and freed.
-fn environment(command: &Parts, env: &mut Strings) -> Result<Option<OsString>, String> {
+/// What is inherited is lent where nobody else is there. Else it is a copy, made under the lock of `std::env`: another thread might
+/// change the C library's own array, and free it, while the child's exec reads it.
+fn environment(command: &Parts) -> Result<(Strings, Option<OsString>), String> {
+    let mut env = Strings::with_room(0, 0);
     let mut path = None;
     // Sockets of the child's own: those that the host was given itself would be found first.
     let has_sockets = !command.attributes().listen.is_empty();
     let is_ours =
         |key: &OsStr| has_sockets && ["LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES"].iter().any(|name| key == *name);
     if !command.env_clear {
-        for (key, value) in std::env::vars_os() {
-            // What std takes for a variable's name may start with "="; nobody looks such a one up.
-            if command.env.contains_key(&key) || is_ours(&key) || key.as_bytes().starts_with(b"=") {
-                continue;
+        let mut inherits = |key: &OsStr, value: &OsStr| {
+            // Nobody looks up a name that is empty, or that starts with "=", as what std takes for one may.
+            let is_odd = key.is_empty() || key.as_bytes().starts_with(b"=");
+            if is_odd || is_ours(key) || command.env.keys().any(|known| known == key) {
+                return false;
             }
-            env.append(&[key.as_bytes(), b"=", value.as_bytes()]);
             if key == "PATH" && path.is_none() {
-                path = Some(value);
+                path = Some(value.to_owned());
+            }
+            true
+        };
+        env.pointers.reserve(64);
+        let lent = each_if_alone(|variable| {
+            let bytes = variable.to_bytes();
+            if let Some(end) = find_byte(b'=', bytes) {
+                if inherits(OsStr::from_bytes(&bytes[..end]), OsStr::from_bytes(&bytes[end + 1..])) {
+                    env.lend(variable);
+                }
+            }
+        });
+        if !lent {
+            // What grows leaves its smaller selves behind in the allocator: most environments fit.
+            env = Strings::with_room(4096, 64);
+            for (key, value) in std::env::vars_os() {
+                if inherits(&key, &value) {
+                    env.append(&[key.as_bytes(), b"=", value.as_bytes()]);
+                }
             }
         }
     }
@@ -283,7 +307,7 @@ fn environment(command: &Parts, env: &mut Strings) -> Result<Option<OsString>, S
             path = Some(value.clone());
         }
     }
-    Ok(path)
+    Ok((env, path))
 }
 
 /// Pushes the paths to try, as execvp(3) would.
