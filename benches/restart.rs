@@ -8,7 +8,7 @@ mod support;
 use std::cell::Cell;
 use std::fs::File;
 use std::io::{Read, Write};
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -18,6 +18,33 @@ use std::time::Duration;
 use childminder::{Command, Event, Exit, Line, Observer, Policy, ProcessMonitor, Reactor, Restart, Service, Stdio};
 use support::raw::{Loop, Spawner, Spec};
 use support::{Bench, Target, clock, median, micros, program, raw, rest};
+
+/// How many deaths: what tells this program that it is the killer.
+const KILLER: &str = "CHILDMINDER_BENCH_KILLER";
+
+/// Plays the killer of so many children that stamp, in a process of its own: a host of one thread shall have no other.
+fn kill(deaths: usize) {
+    let file = |fd: BorrowedFd<'_>| File::from(fd.try_clone_to_owned().expect("dup"));
+    let (mut stamps, mut trigger) = (file(std::io::stdin().as_fd()), file(std::io::stdout().as_fd()));
+    let mut stamp = move || {
+        let mut bytes = [0; 8];
+        stamps.read_exact(&mut bytes).expect("stamp");
+        u64::from_ne_bytes(bytes)
+    };
+    stamp();
+    let mut times = Vec::new();
+    for _ in 0..deaths {
+        // All asleep; and nobody is woken by a stamp in the moment that is measured.
+        rest(Duration::from_millis(1));
+        trigger.write_all(b"!").expect("trigger");
+        rest(Duration::from_millis(2));
+        let (death, birth) = (stamp(), stamp());
+        times.push((birth - death) as f64 / 1e3);
+    }
+    trigger.write_all(b"!").expect("trigger");
+    stamp();
+    eprintln!("{}", median(&times));
+}
 
 /// The two pipes of the children that stamp: a byte in is a death, eight bytes out are a time.
 struct Stamps {
@@ -40,30 +67,14 @@ impl Stamps {
     /// The median of the times from a death to the first byte of the next, in microseconds, while `run` starts a child that stamps,
     /// replaces it so often, and returns when the last one has died.
     fn measure(&self, run: impl FnOnce(&Self)) -> [f64; 1] {
-        let (mut trigger, mut stamps) = (self.trigger.try_clone().expect("dup"), self.stamps.try_clone().expect("dup"));
-        let deaths = self.deaths;
-        let killer = std::thread::spawn(move || {
-            let mut stamp = move || {
-                let mut bytes = [0; 8];
-                stamps.read_exact(&mut bytes).expect("stamp");
-                u64::from_ne_bytes(bytes)
-            };
-            stamp();
-            let mut times = Vec::new();
-            for _ in 0..deaths {
-                // All asleep; and nobody is woken by a stamp in the moment that is measured.
-                rest(Duration::from_millis(1));
-                trigger.write_all(b"!").expect("trigger");
-                rest(Duration::from_millis(2));
-                let (death, birth) = (stamp(), stamp());
-                times.push((birth - death) as f64 / 1e3);
-            }
-            trigger.write_all(b"!").expect("trigger");
-            stamp();
-            median(&times)
-        });
+        let mut killer = std::process::Command::new(std::env::current_exe().expect("own path"));
+        killer.env(KILLER, self.deaths.to_string()).stderr(std::process::Stdio::piped());
+        killer.stdin(self.stamps.try_clone().expect("dup")).stdout(self.trigger.try_clone().expect("dup"));
+        let killer = killer.spawn().expect("killer");
         run(self);
-        [killer.join().expect("killer")]
+        let said = killer.wait_with_output().expect("killer").stderr;
+        let said = String::from_utf8_lossy(&said);
+        [said.trim().parse().unwrap_or_else(|_| panic!("the killer: {said}"))]
     }
 
     fn ours(&self, reactor: &mut Reactor) {
@@ -343,6 +354,9 @@ fn escalation(path: &Path) -> f64 {
 }
 
 fn main() {
+    if let Ok(deaths) = std::env::var(KILLER) {
+        return kill(deaths.parse().expect("a number"));
+    }
     let mut bench = Bench::new("restart");
     let Some(path) = program::build() else { return };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("runtime");
