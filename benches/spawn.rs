@@ -200,5 +200,20 @@ fn main() {
     );
     bench.ratio(&calls, "childminder", "childminder without it", Target::AtMost(1.2));
     bench.ratio(&calls, "childminder", "std pre_exec", Target::None);
+
+    // Last: from now on the environment is copied for each child.
+    let count = bench.size(200, 3);
+    std::thread::spawn(std::thread::park);
+    let [calls] = bench.contest(
+        ["spawn call: 3 pipes, setsid, 2 limits, in a host with another thread, µs"],
+        9,
+        &mut [
+            ("childminder", &mut || [ours(&mut reactor, &full, count)[0]]),
+            ("raw vfork-like loop", &mut || [by_hand(&mut raw, &spec, count)[0]]),
+            ("std pre_exec", &mut || [std(&mut forked, count)[0]]),
+        ],
+    );
+    bench.ratio(&calls, "childminder", "raw vfork-like loop", Target::None);
+    bench.ratio(&calls, "childminder", "std pre_exec", Target::None);
     bench.finish();
 }
