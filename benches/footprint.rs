@@ -18,6 +18,9 @@ use support::{Bench, Target, outside, program, rest};
 /// `kind count program`: what the process is to supervise, and with what.
 const ROLE: &str = "CHILDMINDER_BENCH_SUPERVISOR";
 
+/// A contestant.
+const NOTHING: &str = "the same program without a child";
+
 /// Plays a supervisor of idle children: says "up" once all run, and goes on until it is killed.
 fn supervise(role: &str) {
     let mut words = role.splitn(3, ' ');
@@ -48,21 +51,29 @@ fn supervise(role: &str) {
                 raw.turn(|_| {}, |_| {});
             }
         }
+        // What any program of this size has without a child.
+        "nothing" => {
+            println!("up");
+            loop {
+                std::thread::park();
+            }
+        }
         _ => unreachable!("{kind}"),
     }
 }
 
-/// A supervisor in a process of its own; killed, with its children, at the drop.
-struct Supervisor(Child);
+/// A process of its own; killed, with its children, at the drop.
+struct Program(Child);
 
-impl Drop for Supervisor {
+impl Drop for Program {
     fn drop(&mut self) {
         self.0.kill().expect("kill");
         self.0.wait().expect("wait");
     }
 }
 
-impl Supervisor {
+impl Program {
+    /// A supervisor.
     fn start(kind: &str, count: usize, path: &Path) -> Self {
         let mut command = StdCommand::new(std::env::current_exe().expect("own path"));
         command.env(ROLE, format!("{kind} {count} {}", path.display())).stdout(StdStdio::piped());
@@ -72,6 +83,11 @@ impl Supervisor {
         assert_eq!(line, "up\n");
         rest(Duration::from_millis(100));
         Self(child)
+    }
+
+    /// Any other program.
+    fn other() -> Self {
+        Self(StdCommand::new("sleep").arg("infinity").spawn().expect("sleep"))
     }
 
     fn pid(&self) -> i32 {
@@ -90,25 +106,53 @@ fn main() {
     own.and_then(|file| file.sync_all()).expect("own program on the disk");
     let (few, many) = (bench.size(100, 10), bench.size(1000, 30));
     let measure = |kind: &'static str, count: usize| {
-        let [dirty, pss] = outside::memory(Supervisor::start(kind, count, &path).pid());
-        let [more, _] = outside::memory(Supervisor::start(kind, many, &path).pid());
+        let [dirty, pss] = outside::memory(Program::start(kind, count, &path).pid());
+        let [more, _] = outside::memory(Program::start(kind, many, &path).pid());
         [dirty, pss, (more - dirty) / (many - count) as f64]
     };
     let [dirty, pss, each] = bench.contest(
         ["private dirty memory with 100 idle children, KiB", "PSS, KiB", "private dirty memory a further child, KiB"],
         5,
-        &mut [("childminder", &mut || measure("childminder", few)), ("raw loop", &mut || measure("raw", few))],
+        &mut [
+            ("childminder", &mut || measure("childminder", few)),
+            ("raw loop", &mut || measure("raw", few)),
+            (NOTHING, &mut || measure("nothing", 0)),
+        ],
     );
     let us = "childminder monitor";
     let of = |contest: &support::Contest| contest.of("childminder").to_vec();
     for contest in [&dirty, &pss] {
         bench.ratio(contest, "childminder", "raw loop", Target::None);
+        bench.ratio(contest, "childminder", NOTHING, Target::None);
     }
     bench.figure("private dirty memory, 100 idle children", us, "KiB", &of(&dirty), Target::AtMost(250.0));
-    bench.figure("PSS, 100 idle children", us, "KiB", &of(&pss), Target::AtMost(700.0));
+    bench.figure(
+        "PSS, 100 idle children, hardly anybody else on the machine",
+        us,
+        "KiB",
+        &of(&pss),
+        Target::AtMost(700.0),
+    );
     bench.figure("private dirty memory, each further child", us, "KiB", &of(&each), Target::AtMost(1.0));
 
-    let supervisor = Supervisor::start("childminder", few, &path);
+    // The C library's pages count as a share each, and other machines are not as empty as one for tests.
+    let _others: Vec<Program> = (0..20).map(|_| Program::other()).collect();
+    let pss_of = |kind, count| outside::memory(Program::start(kind, count, &path).pid())[1];
+    let [pss] = bench.contest(
+        ["PSS beside 20 programs that use the C library, KiB"],
+        5,
+        &mut [("childminder", &mut || [pss_of("childminder", few)]), (NOTHING, &mut || [pss_of("nothing", 0)])],
+    );
+    bench.figure(
+        "PSS, 100 idle children, beside 20 programs that use the C library",
+        us,
+        "KiB",
+        &of(&pss),
+        Target::AtMost(700.0),
+    );
+    bench.ratio(&pss, "childminder", NOTHING, Target::None);
+
+    let supervisor = Program::start("childminder", few, &path);
     let before = outside::switches(supervisor.pid());
     rest(Duration::from_secs(bench.size(20, 1) as u64));
     let wakeups = outside::switches(supervisor.pid()) - before;
