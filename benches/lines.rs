@@ -101,9 +101,10 @@ fn bare(path: &Path, mebibytes: usize, pipe_size: Option<i32>) -> [f64; 1] {
     [all as f64 / took]
 }
 
-/// epoll and reads until a pipe is empty; `split` looks for the newlines, too.
-fn by_hand(path: &Path, children: usize, mebibytes: usize, split: bool) -> [f64; 1] {
+/// epoll and reads until a pipe is empty, or if `fair` one read of each that is ready; `split` looks for the newlines, too.
+fn by_hand(path: &Path, children: usize, mebibytes: usize, fair: bool, split: bool) -> [f64; 1] {
     let mut raw = Loop::new();
+    raw.fair = fair;
     let mebibytes_text = mebibytes.to_string();
     let spec = Spec::new(path, &["flood", &mebibytes_text], [false, true, false]);
     let start = clock();
@@ -192,11 +193,13 @@ fn main() {
         7,
         &mut [
             ("childminder monitor", &mut || ours(&path, children, mebibytes)),
-            ("bare epoll and read", &mut || by_hand(&path, children, mebibytes, false)),
-            ("bare epoll, read and memchr", &mut || by_hand(&path, children, mebibytes, true)),
+            ("bare epoll and read", &mut || by_hand(&path, children, mebibytes, false, false)),
+            ("bare epoll, one read each", &mut || by_hand(&path, children, mebibytes, true, false)),
+            ("bare epoll, read and memchr", &mut || by_hand(&path, children, mebibytes, false, true)),
         ],
     );
     bench.ratio(&many, "childminder monitor", "bare epoll and read", Target::AtLeast(0.9));
+    bench.ratio(&many, "childminder monitor", "bare epoll, one read each", Target::None);
     bench.ratio(&many, "childminder monitor", "bare epoll, read and memchr", Target::None);
 
     let (quiet, lines) = (bench.size(1000, 10), bench.size(10, 2));

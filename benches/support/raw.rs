@@ -173,6 +173,8 @@ pub(crate) struct Loop {
     free: Vec<usize>,
     events: Vec<libc::epoll_event>,
     buffer: Vec<u8>,
+    /// One read of a pipe for each event, level-triggered, instead of all that is there and comes meanwhile.
+    pub(crate) fair: bool,
 }
 
 const PIDFD: u64 = 3;
@@ -183,11 +185,11 @@ impl Loop {
         let epoll = unsafe { OwnedFd::from_raw_fd(libc::epoll_create1(libc::EPOLL_CLOEXEC)) };
         let events = vec![libc::epoll_event { events: 0, u64: 0 }; 1024];
         let (children, free) = (Vec::new(), Vec::new());
-        Self { spawner: Spawner::new(), epoll, children, free, events, buffer: vec![0; 65536] }
+        Self { spawner: Spawner::new(), epoll, children, free, events, buffer: vec![0; 65536], fair: false }
     }
 
     fn add(&self, fd: RawFd, events: c_int, token: u64) {
-        let events = (events | libc::EPOLLET) as u32;
+        let events = if self.fair { events } else { events | libc::EPOLLET } as u32;
         let mut event = libc::epoll_event { events, u64: token };
         // SAFETY: `event` lives through the call.
         let added = unsafe { libc::epoll_ctl(self.epoll.as_raw_fd(), libc::EPOLL_CTL_ADD, fd, &raw mut event) };
@@ -227,16 +229,14 @@ impl Loop {
             let (slot, number) = ((event.u64 >> 2) as usize, event.u64 & 3);
             let Some(child) = &mut self.children[slot] else { continue };
             if number != PIDFD {
-                if number > 0 && child.pipes[number as usize].is_some() {
-                    // Once: whoever has more is reported again by a level-triggered poll, which this one replaces.
-                    if drain(&mut child.pipes[number as usize], &mut self.buffer, &mut data) {
-                        child.pipes[number as usize] = None;
-                    }
+                let pipe = &mut child.pipes[number as usize];
+                if number > 0 && drain(pipe, &mut self.buffer, self.fair, &mut data) {
+                    *pipe = None;
                 }
                 continue;
             }
             for pipe in &mut child.pipes[1..] {
-                drain(pipe, &mut self.buffer, &mut data);
+                drain(pipe, &mut self.buffer, false, &mut data);
             }
             let (mut status, pid, slot) = (0, child.pid, child.slot);
             // SAFETY: zeroed is a valid rusage; both are locals.
@@ -269,14 +269,17 @@ pub(crate) fn each_line(mut data: &[u8], mut line: impl FnMut(&[u8])) {
     }
 }
 
-/// Reads until nothing is there; whether that was the end.
-fn drain(pipe: &mut Option<OwnedFd>, buffer: &mut [u8], data: &mut impl FnMut(&[u8])) -> bool {
+/// Reads until nothing is there, or once; whether that was the end.
+fn drain(pipe: &mut Option<OwnedFd>, buffer: &mut [u8], once: bool, data: &mut impl FnMut(&[u8])) -> bool {
     let Some(pipe) = pipe else { return false };
     loop {
         match read(pipe.as_raw_fd(), buffer) {
             0 => return true,
             len if len < 0 => return false,
             len => data(&buffer[..len as usize]),
+        }
+        if once {
+            return false;
         }
     }
 }
