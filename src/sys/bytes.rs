@@ -11,23 +11,15 @@ pub(crate) fn find_byte(needle: u8, haystack: &[u8]) -> Option<usize> {
 
 /// Calls `each` with the index of every `needle` in `haystack`, in order. Where they are many and close together, as newlines are,
 /// this is several times as fast as one search after another.
-#[cfg(target_arch = "x86_64")]
 #[inline]
-pub(crate) fn each_byte(needle: u8, haystack: &[u8], mut each: impl FnMut(usize)) {
-    let (mut start, mut rest) = (0, haystack);
-    while let Some((block, after)) = rest.split_first_chunk() {
-        let mut places = sse2::places(needle, block);
-        while places != 0 {
-            each(start + places.trailing_zeros() as usize);
-            places &= places - 1;
-        }
-        (start, rest) = (start + block.len(), after);
+pub(crate) fn each_byte(needle: u8, haystack: &[u8], each: impl FnMut(usize)) {
+    #[cfg(target_arch = "x86_64")]
+    if std::arch::is_x86_feature_detected!("avx2") {
+        // SAFETY: the processor has AVX2.
+        return unsafe { avx2::each_byte(needle, haystack, each) };
     }
-    one_by_one(needle, rest, |index| each(start + index));
+    one_by_one(needle, haystack, each);
 }
-
-#[cfg(not(target_arch = "x86_64"))]
-pub(crate) use one_by_one as each_byte;
 
 /// [`each_byte`] for every processor, and for few bytes.
 fn one_by_one(needle: u8, haystack: &[u8], mut each: impl FnMut(usize)) {
@@ -39,46 +31,44 @@ fn one_by_one(needle: u8, haystack: &[u8], mut each: impl FnMut(usize)) {
 }
 
 #[cfg(target_arch = "x86_64")]
-mod sse2 {
-    //! SSE2, which every x86-64 has.
+mod avx2 {
+    //! Sixty-four bytes at once, on processors that have AVX2.
+
+    #![allow(unused_unsafe)] // Rust 1.87 knows that those without a pointer are safe here
 
     use std::arch::x86_64::*;
 
-    /// Where in the block the needle is, the first byte being the lowest bit.
-    #[inline]
-    pub(super) fn places(needle: u8, block: &[u8; 64]) -> u64 {
-        let quarters = [0, 16, 32, 48].map(|at| equal(needle, &block[at..at + 16]));
-        // Most blocks of long lines have none.
-        if bits(either(either(quarters[0], quarters[1]), either(quarters[2], quarters[3]))) == 0 {
-            return 0;
+    #[target_feature(enable = "avx2")]
+    pub(super) unsafe fn each_byte(needle: u8, haystack: &[u8], mut each: impl FnMut(usize)) {
+        // SAFETY: touches no memory.
+        let needles = unsafe { _mm256_set1_epi8(needle as i8) };
+        let (mut start, mut rest) = (0, haystack);
+        while let Some((block, after)) = rest.split_first_chunk::<64>() {
+            let (low, high) = block.split_at(32);
+            // SAFETY: passed on from our caller; both have 32 bytes.
+            let [low, high] = [low, high].map(|half| unsafe { places(needles, half) });
+            // One bit for each byte, the lowest for the first.
+            let mut places = u64::from(high) << 32 | u64::from(low);
+            while places != 0 {
+                each(start + places.trailing_zeros() as usize);
+                places &= places - 1;
+            }
+            (start, rest) = (start + block.len(), after);
         }
-        quarters.iter().rev().fold(0, |places, quarter| places << 16 | u64::from(bits(*quarter)))
+        super::one_by_one(needle, rest, |index| each(start + index));
     }
 
-    /// All ones for each byte that is the needle.
-    #[inline]
-    fn equal(needle: u8, bytes: &[u8]) -> __m128i {
-        debug_assert_eq!(bytes.len(), size_of::<__m128i>());
-        // SAFETY: `bytes` are 16, and need not be aligned for this.
-        let bytes = unsafe { _mm_loadu_si128(bytes.as_ptr().cast()) };
+    /// Where the needle is in 32 bytes, bit for byte.
+    #[target_feature(enable = "avx2")]
+    unsafe fn places(needles: __m256i, bytes: &[u8]) -> u32 {
+        debug_assert_eq!(bytes.len(), 32);
+        // SAFETY: they are 32, and need not be aligned for this.
+        let bytes = unsafe { _mm256_loadu_si256(bytes.as_ptr().cast()) };
         // SAFETY: touches no memory.
-        let needles = unsafe { _mm_set1_epi8(needle as i8) };
+        let equal = unsafe { _mm256_cmpeq_epi8(bytes, needles) };
         // SAFETY: touches no memory.
-        unsafe { _mm_cmpeq_epi8(bytes, needles) }
-    }
-
-    #[inline]
-    fn either(one: __m128i, other: __m128i) -> __m128i {
-        // SAFETY: touches no memory.
-        unsafe { _mm_or_si128(one, other) }
-    }
-
-    /// The highest bit of each byte.
-    #[inline]
-    fn bits(bytes: __m128i) -> u16 {
-        // SAFETY: touches no memory.
-        let bits = unsafe { _mm_movemask_epi8(bytes) };
-        bits as u16
+        let bits = unsafe { _mm256_movemask_epi8(equal) };
+        bits as u32
     }
 }
 
