@@ -76,6 +76,8 @@ pub struct Reactor {
     /// Those that may have died, or ended.
     dead: VecDeque<Key>,
     sweep: bool,
+    /// Started without a pidfd, and not looked after since.
+    newborn: Vec<Key>,
     come: VecDeque<i32>,
     spawner: Spawner,
     pidfds: bool,
@@ -138,6 +140,7 @@ impl Reactor {
             notices: VecDeque::new(),
             dead: VecDeque::new(),
             sweep: false,
+            newborn: Vec::new(),
             come: VecDeque::new(),
             spawner,
             pidfds: reap == ReapMethod::Pidfd,
@@ -294,7 +297,7 @@ impl Reactor {
         debug_assert_eq!(key, inserted);
         if needs_sweep {
             // Its pidfd could not be had, and it may be dead already: look in the next turn.
-            self.sweep = true;
+            self.newborn.push(key);
         }
         if needs_sweep && !gone {
             self.watch_children(command).or_else(|error| self.give_up(key, error))?;
@@ -439,6 +442,7 @@ impl Reactor {
     fn has_work(&self) -> bool {
         self.full
             || self.sweep
+            || !self.newborn.is_empty()
             || self.sources.ready_len() > 0
             || !(self.ready.is_empty() && self.notices.is_empty() && self.dead.is_empty() && self.come.is_empty())
     }

@@ -43,8 +43,9 @@ impl Reactor {
         Err(error)
     }
 
-    /// Adds those of our children to the dead that only a sweep can find.
+    /// Adds those of our children to the dead that no pidfd tells of.
     pub(super) fn find_dead(&mut self) {
+        self.dead.extend(self.newborn.drain(..));
         if std::mem::take(&mut self.sweep) {
             let swept = self.processes.iter().filter(|(_, child)| child.needs_sweep() && child.has_ended());
             self.dead.extend(swept.map(|(key, _)| key));
