@@ -190,7 +190,7 @@ fn main() {
     let (children, mebibytes) = (bench.size(100, 5), bench.size(20, 1));
     let [many] = bench.contest(
         ["100 children's 100-byte lines, MB/s"],
-        7,
+        15,
         &mut [
             ("childminder monitor", &mut || ours(&path, children, mebibytes)),
             ("bare epoll and read", &mut || by_hand(&path, children, mebibytes, false, false)),

@@ -373,7 +373,7 @@ fn main() {
         }
         let [latency] = bench.contest(
             [format!("death to the replacement's first byte beside {idlers} idle children, median, µs").as_str()],
-            9,
+            15,
             &mut [
                 ("childminder", &mut || stamps.measure(|stamps| stamps.ours(&mut reactor))),
                 ("thread blocked in waitpid", &mut || stamps.measure(|stamps| stamps.blocked(&mut spawner))),
