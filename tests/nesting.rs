@@ -202,13 +202,11 @@ fn in_mio() {
 
 #[test]
 fn in_calloop() {
-    use calloop::generic::Generic;
-    everywhere(|scenario| {
-        for mode in [calloop::Mode::Level, calloop::Mode::Edge] {
-            *scenario = Scenario::new(METHODS[0], scenario.by_fd);
+    for mode in [calloop::Mode::Level, calloop::Mode::Edge] {
+        everywhere(|scenario| {
             let mut host = calloop::EventLoop::<Scenario>::try_new().unwrap();
             let fd: OwnedFd = scenario.reactor.as_fd().try_clone_to_owned().unwrap();
-            let source = Generic::new(fd, calloop::Interest::READ, mode);
+            let source = calloop::generic::Generic::new(fd, calloop::Interest::READ, mode);
             let handle = host.handle();
             let take_turn = |_, _: &mut _, scenario: &mut Scenario| {
                 scenario.turn(Some(Duration::ZERO));
@@ -222,8 +220,8 @@ fn in_calloop() {
                     scenario.turn(Some(Duration::ZERO));
                 }
             }
-        }
-    });
+        });
+    }
 }
 
 /// More is ready than one poll can say: an edge-triggered host would not be told of the rest.
