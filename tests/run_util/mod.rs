@@ -31,7 +31,11 @@ pub(crate) fn ms(milliseconds: u64) -> Duration {
 }
 
 /// The command, with all that can be said of it on its command line.
+#[allow(unsafe_code)]
 pub(crate) fn command(args: &[&str]) -> Command {
+    // Not ignored, as it is where nohup(1) has started the tests: the command would leave it so.
+    // SAFETY: this process has no handler for it that could be lost.
+    unsafe { libc::signal(libc::SIGHUP, libc::SIG_DFL) };
     let mut command = Command::new(env!("CARGO_BIN_EXE_childminder"));
     command.arg("run").args(args).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     command
