@@ -7,7 +7,7 @@ mod util;
 use std::time::Duration;
 
 use childminder::{Command, Event, Limit, Resource, SignalError, Stdio};
-use util::{COMBINATIONS, World, on_all_combinations, sh};
+use util::{COMBINATIONS, What, World, on_all_combinations, sh};
 
 /// A shell that says its own pid and that of a child of its own, which keeps the shell's descriptors if `open`.
 fn with_grandchild(open: bool) -> Command {
@@ -27,6 +27,15 @@ fn until_dead(pid: i32) {
     let deadline = util::now() + util::WATCHDOG;
     while alive(pid) {
         assert!(util::now() < deadline, "{pid} lives");
+        std::thread::yield_now();
+    }
+}
+
+#[track_caller]
+fn until_there(path: &std::path::Path) {
+    let deadline = util::now() + util::WATCHDOG;
+    while !path.exists() {
+        assert!(util::now() < deadline, "no {}", path.display());
         std::thread::yield_now();
     }
 }
@@ -112,6 +121,32 @@ on_all_combinations! {
         assert!(exit.wall_time >= usage.cpu_time().min(Duration::from_millis(150)) && exit.wall_time <= around, "{exit:?} {around:?}");
         assert!((150_000_000..2_000_000_000).contains(&usage.max_rss), "{exit:?}");
         assert!(usage.minor_faults > 1000 && usage.voluntary_switches > 0, "{exit:?}");
+    }
+
+    // What was written before a death is told before it, also if the child writes and dies in the midst of its first turn.
+    fn last_words(world: &mut World) {
+        let dir = util::TempDir::new("last-words");
+        let mut command = sh("echo one; : > one; read go; echo two; : > two; read go; printf last");
+        let id = world.spawn(command.current_dir(&dir.0).stdin(Stdio::piped()));
+        let pid = world.process(id).pid().unwrap() as i32;
+        until_there(&dir.0.join("one"));
+        world.until_with(
+            |reactor, event| {
+                let Event::Data { data: b"one\n" | b"two\n", .. } = event else { return };
+                reactor.process(id).unwrap().write(0, b"go\n").unwrap();
+                match event {
+                    Event::Data { data: b"one\n", .. } => until_there(&dir.0.join("two")),
+                    _ => until_dead(pid),
+                }
+            },
+            |log| log.ended(id),
+        );
+        let told: Vec<&str> = world.log.of(id).map(|what| match what {
+            What::Data(1, data) => std::str::from_utf8(data).unwrap(),
+            What::Exited(_) => "exited",
+            _ => "",
+        }).filter(|word| !word.is_empty()).collect();
+        assert_eq!(told, ["one\n", "two\n", "last", "exited"]);
     }
 
     // P26, P27, P31, P40, test_unsetPid, test_processTransportInterface: order, and what can be asked when
@@ -307,7 +342,7 @@ on_all_combinations! {
                     }
                 }
             },
-            |log| log.0.iter().filter(|(_, what)| matches!(what, util::What::Ended(_))).count() == 50,
+            |log| log.0.iter().filter(|(_, what)| matches!(what, What::Ended(_))).count() == 50,
         );
     }
 }

@@ -73,7 +73,7 @@ pub struct Reactor {
     ready: VecDeque<Ready>,
     reading: Option<(Key, i32)>,
     notices: VecDeque<Notice>,
-    /// Those that may have died, or ended.
+    /// Those that have died, or ended.
     dead: VecDeque<Key>,
     sweep: bool,
     /// Started without a pidfd, and not looked after since.

@@ -6,7 +6,7 @@
 use super::{Event, Reactor};
 use crate::command::Command;
 use crate::error::{SpawnError, Stage};
-use crate::process::{Process, ProcessId};
+use crate::process::{Child, Process, ProcessId};
 use crate::slab::Key;
 
 /// How the death of a child is noticed.
@@ -43,12 +43,15 @@ impl Reactor {
         Err(error)
     }
 
-    /// Adds those of our children to the dead that no pidfd tells of.
+    /// Adds those of our children to the dead that no pidfd tells of. They are dead by now: what is read of them after is all.
     pub(super) fn find_dead(&mut self) {
-        self.dead.extend(self.newborn.drain(..));
+        let died = |child: &Child| child.needs_sweep() && child.has_ended();
         if std::mem::take(&mut self.sweep) {
-            let swept = self.processes.iter().filter(|(_, child)| child.needs_sweep() && child.has_ended());
-            self.dead.extend(swept.map(|(key, _)| key));
+            self.newborn.clear();
+            self.dead.extend(self.processes.iter().filter(|(_, child)| died(child)).map(|(key, _)| key));
+        } else {
+            let newborn = self.newborn.drain(..);
+            self.dead.extend(newborn.filter(|key| self.processes.get(*key).is_some_and(died)));
         }
     }
 
