@@ -85,8 +85,13 @@ impl LineBuffer {
     /// Hands out the line under way with `bytes` at its end.
     fn hand_out(&mut self, bytes: &[u8], cut: bool, sink: &mut impl FnMut(Piece<'_>)) {
         let mut joined = mem::take(&mut self.partial);
-        joined.extend_from_slice(bytes);
-        sink(Piece { bytes: &joined, continued: mem::replace(&mut self.continued, cut), cut });
+        let bytes = if joined.is_empty() {
+            bytes
+        } else {
+            joined.extend_from_slice(bytes);
+            &joined
+        };
+        sink(Piece { bytes, continued: mem::replace(&mut self.continued, cut), cut });
     }
 }
 
@@ -239,9 +244,11 @@ mod tests {
     #[test]
     fn a_whole_line_is_lent_not_copied() {
         let data = b"head\nbody\ntail".as_slice();
-        let mut lent = Vec::new();
-        LineBuffer::new(100).push(data, &mut |piece| lent.push(piece.bytes.as_ptr()));
-        assert_eq!(lent, [data.as_ptr(), data[5..].as_ptr()]);
+        for (max_len, starts) in [(100, [0, 5].as_slice()), (3, &[0, 3, 5, 8, 10])] {
+            let mut lent = Vec::new();
+            LineBuffer::new(max_len).push(data, &mut |piece| lent.push(piece.bytes.as_ptr()));
+            assert_eq!(lent, starts.iter().map(|start| data[*start..].as_ptr()).collect::<Vec<_>>());
+        }
     }
 
     #[test]

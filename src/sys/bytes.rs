@@ -43,26 +43,32 @@ mod avx2 {
         // SAFETY: touches no memory.
         let needles = unsafe { _mm256_set1_epi8(needle as i8) };
         let (mut start, mut rest) = (0, haystack);
-        while let Some((block, after)) = rest.split_first_chunk::<64>() {
-            let (low, high) = block.split_at(32);
-            // SAFETY: passed on from our caller; both have 32 bytes.
-            let [low, high] = [low, high].map(|half| unsafe { places(needles, half) });
+        while let Some(([low, high], after)) = first_two(rest) {
+            // SAFETY: passed on from our caller.
+            let low = unsafe { places(needles, low) };
+            // SAFETY: as above.
+            let high = unsafe { places(needles, high) };
             // One bit for each byte, the lowest for the first.
             let mut places = u64::from(high) << 32 | u64::from(low);
             while places != 0 {
                 each(start + places.trailing_zeros() as usize);
                 places &= places - 1;
             }
-            (start, rest) = (start + block.len(), after);
+            (start, rest) = (start + 64, after);
         }
         super::one_by_one(needle, rest, |index| each(start + index));
     }
 
+    fn first_two(bytes: &[u8]) -> Option<([&[u8; 32]; 2], &[u8])> {
+        let (low, rest) = bytes.split_first_chunk()?;
+        let (high, rest) = rest.split_first_chunk()?;
+        Some(([low, high], rest))
+    }
+
     /// Where the needle is in 32 bytes, bit for byte.
     #[target_feature(enable = "avx2")]
-    unsafe fn places(needles: __m256i, bytes: &[u8]) -> u32 {
-        debug_assert_eq!(bytes.len(), 32);
-        // SAFETY: they are 32, and need not be aligned for this.
+    unsafe fn places(needles: __m256i, bytes: &[u8; 32]) -> u32 {
+        // SAFETY: valid for as many bytes, which need not be aligned for this.
         let bytes = unsafe { _mm256_loadu_si256(bytes.as_ptr().cast()) };
         // SAFETY: touches no memory.
         let equal = unsafe { _mm256_cmpeq_epi8(bytes, needles) };

@@ -7,6 +7,7 @@
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
@@ -33,10 +34,15 @@ pub(crate) fn ms(milliseconds: u64) -> Duration {
 /// The command, with all that can be said of it on its command line.
 #[allow(unsafe_code)]
 pub(crate) fn command(args: &[&str]) -> Command {
-    // Not ignored, as it is where nohup(1) has started the tests: the command would leave it so.
-    // SAFETY: this process has no handler for it that could be lost.
-    unsafe { libc::signal(libc::SIGHUP, libc::SIG_DFL) };
     let mut command = Command::new(env!("CARGO_BIN_EXE_childminder"));
+    let listen_to_hup = || {
+        // SAFETY: async-signal-safe, and takes no pointer.
+        unsafe { libc::signal(libc::SIGHUP, libc::SIG_DFL) };
+        Ok(())
+    };
+    // Not ignored, as it is where nohup(1) has started the tests: the command would leave it so.
+    // SAFETY: as above.
+    unsafe { command.pre_exec(listen_to_hup) };
     command.arg("run").args(args).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     command
 }

@@ -10,12 +10,12 @@ use std::ffi::CStr;
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
 pub(super) fn each_if_alone(mut each: impl FnMut(&CStr)) -> bool {
     unsafe extern "C" {
-        static environ: *const *const libc::c_char;
+        static mut environ: *const *const libc::c_char;
     }
     if !is_alone() {
         return false;
     }
-    // SAFETY: the C library's own variable, which nobody else can be changing now.
+    // SAFETY: the C library's own variable; nobody else is there to change it meanwhile.
     let mut next = unsafe { environ };
     while !next.is_null() {
         // SAFETY: environ(7): pointers, up to a null pointer, which ends this loop.

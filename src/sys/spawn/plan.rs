@@ -186,6 +186,9 @@ pub(super) struct Strings {
     pub(super) pointers: Vec<*const libc::c_char>,
 }
 
+/// More variables than most environments have.
+const MANY: usize = 64;
+
 /// A NUL byte where C cannot have one.
 struct Nul;
 
@@ -205,6 +208,9 @@ impl Strings {
 
     /// Takes in a string that stays where it is until the exec.
     fn lend(&mut self, string: &CStr) {
+        if self.pointers.is_empty() {
+            self.pointers.reserve(MANY);
+        }
         self.pointers.push(string.as_ptr());
     }
 
@@ -277,7 +283,6 @@ fn environment(command: &Parts) -> Result<(Strings, Option<OsString>), String> {
             }
             true
         };
-        env.pointers.reserve(64);
         let lent = each_if_alone(|variable| {
             let bytes = variable.to_bytes();
             if let Some(end) = find_byte(b'=', bytes) {
@@ -288,7 +293,7 @@ fn environment(command: &Parts) -> Result<(Strings, Option<OsString>), String> {
         });
         if !lent {
             // What grows leaves its smaller selves behind in the allocator: most environments fit.
-            env = Strings::with_room(4096, 64);
+            env = Strings::with_room(4096, MANY);
             for (key, value) in std::env::vars_os() {
                 if inherits(&key, &value) {
                     env.append(&[key.as_bytes(), b"=", value.as_bytes()]);
