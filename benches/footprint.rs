@@ -126,13 +126,7 @@ fn main() {
         bench.ratio(contest, "childminder", NOTHING, Target::None);
     }
     bench.figure("private dirty memory, 100 idle children", us, "KiB", &of(&dirty), Target::AtMost(250.0));
-    bench.figure(
-        "PSS, 100 idle children, hardly anybody else on the machine",
-        us,
-        "KiB",
-        &of(&pss),
-        Target::AtMost(700.0),
-    );
+    bench.figure("PSS, 100 idle children", us, "KiB", &of(&pss), Target::AtMost(700.0));
     bench.figure("private dirty memory, each further child", us, "KiB", &of(&each), Target::AtMost(1.0));
 
     // The C library's pages count as a share each, and other machines are not as empty as one for tests.

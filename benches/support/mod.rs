@@ -38,13 +38,16 @@ pub(crate) enum Target {
 }
 
 impl Target {
-    fn met(self, value: f64) -> &'static str {
-        match self {
-            Self::AtMost(limit) if value <= limit => "met",
-            Self::AtLeast(limit) if value >= limit => "met",
-            Self::AtMost(_) | Self::AtLeast(_) => "**missed**",
-            Self::None => "",
-        }
+    /// What it says, whether `value` is within it, and the value, with one digit more where it looks like the limit and is not.
+    fn judge(self, value: f64) -> (String, &'static str, String) {
+        let (limit, text, met) = match self {
+            Self::AtMost(limit) => (limit, format!("at most {limit}"), value <= limit),
+            Self::AtLeast(limit) => (limit, format!("at least {limit}"), value >= limit),
+            Self::None => return (String::new(), "", short(value)),
+        };
+        let shown = short(value);
+        let shown = if !met && shown.parse() == Ok(limit) { format!("{value:.3}") } else { shown };
+        (text, if met { "met" } else { "**missed**" }, shown)
     }
 }
 
@@ -115,13 +118,8 @@ impl Bench {
 
     fn result(&mut self, what: &str, name: &str, unit: &str, samples: &[f64], target: Target) {
         let Spread { median, low, high } = spread(samples);
-        let met = target.met(median);
-        let limit = match target {
-            Target::AtMost(limit) => format!("at most {limit}"),
-            Target::AtLeast(limit) => format!("at least {limit}"),
-            Target::None => String::new(),
-        };
-        let (median, range) = (short(median), format!("{}–{}", short(low), short(high)));
+        let (limit, met, median) = target.judge(median);
+        let range = format!("{}–{}", short(low), short(high));
         println!("RESULT\t{}\t{what}\t{name}\t{median}\t{range}\t{unit}\t{limit}\t{met}", self.name);
         self.rows.push(format!("| {} | {what} | {name} | {median} ({range}) {unit} | {limit} | {met} |", self.name));
     }

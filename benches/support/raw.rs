@@ -175,6 +175,8 @@ pub(crate) struct Loop {
     buffer: Vec<u8>,
     /// One read of a pipe for each event, level-triggered, instead of all that is there and comes meanwhile.
     pub(crate) fair: bool,
+    /// The most that was read of one pipe while all others waited, in bytes.
+    pub(crate) longest: usize,
 }
 
 const PIDFD: u64 = 3;
@@ -185,7 +187,7 @@ impl Loop {
         let epoll = unsafe { OwnedFd::from_raw_fd(libc::epoll_create1(libc::EPOLL_CLOEXEC)) };
         let events = vec![libc::epoll_event { events: 0, u64: 0 }; 1024];
         let (children, free) = (Vec::new(), Vec::new());
-        Self { spawner: Spawner::new(), epoll, children, free, events, buffer: vec![0; 65536], fair: false }
+        Self { spawner: Spawner::new(), epoll, children, free, events, buffer: vec![0; 65536], fair: false, longest: 0 }
     }
 
     fn add(&self, fd: RawFd, events: c_int, token: u64) {
@@ -230,9 +232,15 @@ impl Loop {
             let Some(child) = &mut self.children[slot] else { continue };
             if number != PIDFD {
                 let pipe = &mut child.pipes[number as usize];
-                if number > 0 && drain(pipe, &mut self.buffer, self.fair, &mut data) {
+                let mut len = 0;
+                let mut counted = |bytes: &[u8]| {
+                    len += bytes.len();
+                    data(bytes);
+                };
+                if number > 0 && drain(pipe, &mut self.buffer, self.fair, &mut counted) {
                     *pipe = None;
                 }
+                self.longest = self.longest.max(len);
                 continue;
             }
             for pipe in &mut child.pipes[1..] {

@@ -14,7 +14,7 @@ use crate::slab::Key;
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum Event<'a> {
-    /// A process has written something. At most 128 KiB, and never empty.
+    /// A process has written something. At most 256 KiB, and never empty.
     Data {
         /// Who.
         process: ProcessId,

@@ -16,7 +16,7 @@ use crate::slab::Key;
 use crate::sources::Source;
 
 /// One read, and a source's share of a turn: a noisy child must not make the quiet ones wait. As much as its pipe holds, so that
-/// whatever it has filled is emptied at once: it writes on while the others are read, and we never meet it at the same pipe.
+/// whatever it has filled is emptied at once: it writes on while the others are read, and we seldom meet it at the same pipe.
 const BUFFER: usize = LARGE_PIPE;
 /// Reads of one source in one turn where each brings little: the lines of a terminal, the last words of a child and their end.
 const READS: usize = 2;

@@ -132,7 +132,7 @@ impl Log {
                 What::Closed(fd, _) => assert!(closed.insert(*fd), "closed twice: {all:?}"),
                 What::Data(fd, data) => {
                     assert!(!closed.contains(fd), "data after the close: {all:?}");
-                    assert!(!data.is_empty() && data.len() <= 128 * 1024);
+                    assert!(!data.is_empty() && data.len() <= 256 * 1024);
                 }
                 _ => {}
             }
