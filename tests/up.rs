@@ -10,7 +10,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use rustix::process::Signal;
+use rustix::process::{Pid, Resource, Rlimit, Signal};
 use up_util::{Folder, PROGRAM, Up, is_alive, kill, now, on_a_terminal, text, until};
 
 fn free_port() -> u16 {
@@ -285,6 +285,22 @@ fn a_vanished_folder_stops_nothing_and_is_told_once() {
     assert_eq!(err.matches("lines are dropped until").count(), 1, "{err}");
     up.until_read("logs/a.log", "line\n");
     assert_eq!(up.pid_of("a"), pid);
+}
+
+#[test]
+fn a_log_at_its_size_limit_stops_nothing() {
+    let mut up = Up::start(
+        "[process.a]\nshell = \"while [ ! -e go ]; do sleep 0.02; done; seq 1000; echo said >&2; exec sleep 1000\"\n\
+         directory = \".\"\nstdout = \"./a.log\"\nstderr = \"./err.log\"\n",
+    );
+    let limit = Rlimit { current: Some(1024), maximum: None };
+    rustix::process::prlimit(Pid::from_raw(up.pid()), Resource::Fsize, limit).unwrap();
+    up.folder.write("go", "");
+    up.until_read("err.log", "said\n");
+    up.until_read("err", "lines are dropped until it can be written");
+    assert_eq!(up.folder.read("a.log").len(), 1024);
+    assert!(up.child.try_wait().unwrap().is_none());
+    up.until_state("a", "running");
 }
 
 #[test]

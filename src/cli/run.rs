@@ -44,8 +44,7 @@ pub(super) fn main(arguments: Parser) -> Result<u8, Failure> {
     if !Reactor::ignores_signal(libc::SIGHUP) {
         reactor.watch_signal(libc::SIGHUP)?;
     }
-    // Else a log that has come to its size limit would end us.
-    reactor.watch_signal(libc::SIGXFSZ)?;
+    output::outlive_full_files(&mut reactor)?;
     if Reactor::ignores_signal(libc::SIGCHLD) {
         // We inherited that, and while it holds nobody learns how a child has ended.
         reactor.watch_signal(libc::SIGCHLD)?;

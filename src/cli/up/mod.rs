@@ -131,6 +131,7 @@ impl Up {
         let mut console = Console::new()?;
         console.watch(reactor);
         reactor.watch_signal(libc::SIGHUP)?;
+        output::outlive_full_files(reactor)?;
         let mut monitor = ProcessMonitor::with_observer(Voice::new(console));
         let mut processes = Vec::new();
         let mut autostart = Vec::new();
