@@ -4,6 +4,7 @@
 
 use std::fmt;
 use std::io;
+use std::time::Duration;
 
 use crate::reactor::{Event, Reactor};
 
@@ -139,9 +140,12 @@ impl fmt::Debug for MultiService {
 /// The signals that end a program, as a user or a system means them.
 const ENDING: [i32; 2] = [libc::SIGTERM, libc::SIGINT];
 
+/// What comes within this time of the first is meant as the same: timeout(1) sends one to the process and one to its group.
+const ECHO: Duration = Duration::from_millis(200);
+
 impl Reactor {
     /// Starts a service, runs until SIGTERM, SIGINT or [`stop`](Self::stop), has it stop, and returns when it is down: what twistd
-    /// does, except that it waits for the end. A second signal kills what is left at once.
+    /// does, except that it waits for the end. A second signal, more than 0.2 s after the first, kills what is left at once.
     ///
     /// The two signals are watched for the length of the call; before and afterwards they do what the host had them do.
     ///
@@ -164,6 +168,7 @@ impl Reactor {
         service.privileged_start_service(self)?;
         service.start_service(self);
         let mut stopping = false;
+        let mut echoes_until = None;
         while !(stopping && service.is_down()) {
             if self.take_stop() && !stopping {
                 stopping = true;
@@ -172,12 +177,13 @@ impl Reactor {
             }
             self.turn(None, |reactor, event| match event {
                 Event::Signal(signal) if ENDING.contains(&signal) => {
-                    if stopping {
-                        service.kill_service(reactor);
-                    } else {
+                    if !stopping {
+                        stopping = true;
+                        echoes_until = Some(reactor.now() + ECHO);
                         service.stop_service(reactor);
+                    } else if echoes_until.is_none_or(|end| reactor.now() > end) {
+                        service.kill_service(reactor);
                     }
-                    stopping = true;
                 }
                 event => {
                     service.handle(reactor, &event);

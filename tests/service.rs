@@ -15,6 +15,7 @@ use childminder::{Event, Interest, MultiService, ProcessMonitor, Reactor, ReapMe
 use monitor_util::{Diary, IDLE, STUBBORN, Told, WATCHDOG, World, now, patient, sh};
 
 const SIGINT: i32 = 2;
+const SIGUSR1: i32 = 10;
 const SIGTERM: i32 = 15;
 
 /// Runs `body` in a process of its own, and says how that ended. `name` is the test's.
@@ -51,6 +52,8 @@ struct Scripted {
     monitor: ProcessMonitor<Diary>,
     ready: Option<fn(&mut Reactor)>,
     stopping: Option<fn(&mut Reactor)>,
+    /// To be done at a timer that is not the monitor's.
+    late: Option<fn(&mut Reactor)>,
 }
 
 impl Scripted {
@@ -58,7 +61,7 @@ impl Scripted {
         let mut monitor = ProcessMonitor::with_observer(Diary::default());
         monitor.set_policy(patient()).unwrap();
         monitor.add_process(reactor, "it", &sh(script)).unwrap();
-        Self { monitor, ready: Some(ready), stopping: None }
+        Self { monitor, ready: Some(ready), stopping: None, late: None }
     }
 
     fn story(&self) -> Vec<Told> {
@@ -90,6 +93,9 @@ impl Service for Scripted {
         let ready = self.monitor.observer().0.iter().any(|(_, told)| matches!(told, Told::Line { .. }));
         if let (Some(act), true) = (self.ready, ready) {
             self.ready = None;
+            act(reactor);
+        }
+        if let (Some(act), Event::Timer(_), false) = (self.late, event, mine) {
             act(reactor);
         }
         mine
@@ -142,11 +148,36 @@ fn a_second_signal_kills_at_once() {
         for second in [(|_| raise(SIGTERM)) as fn(&mut Reactor), |_| raise(SIGINT)] {
             each_reactor(|mut reactor| {
                 let mut service = Scripted::new(&mut reactor, STUBBORN, |_| raise(SIGTERM));
-                service.stopping = Some(second);
+                service.stopping = Some(|reactor| _ = reactor.call_later(Duration::from_millis(300)));
+                service.late = Some(second);
                 reactor.run_service(&mut service).unwrap();
                 is_story(&service.story(), &["started", "line", "terminating", "killing", "exited"]);
             });
         }
+    });
+}
+
+// timeout(1) sends one to the process, and one to its group.
+#[test]
+fn a_signal_that_comes_twice_leaves_the_time_to_stop() {
+    expect_apart("a_signal_that_comes_twice_leaves_the_time_to_stop", || {
+        each_reactor(|mut reactor| {
+            // Ends when it is asked to by somebody else, not by SIGTERM.
+            let script = "trap '' TERM; trap 'exit 0' USR1; echo ready; while :; do sleep 0.01; done";
+            let mut service = Scripted::new(&mut reactor, script, |_| raise(SIGTERM));
+            service.stopping = Some(|reactor| {
+                raise(SIGTERM);
+                reactor.call_later(Duration::from_millis(50));
+            });
+            service.late = Some(|reactor| {
+                let all: Vec<_> = reactor.processes().collect();
+                for id in all {
+                    reactor.process(id).unwrap().signal(SIGUSR1).unwrap();
+                }
+            });
+            reactor.run_service(&mut service).unwrap();
+            is_story(&service.story(), &STOPPED);
+        });
     });
 }
 

@@ -230,7 +230,11 @@ fn a_signal_stops_all_and_a_second_one_kills() {
     up.until_state("stubborn", "stopping");
     let (code, said) = up.fails(&["start", "stubborn"]);
     assert_eq!((code, &*said), (1, "childminder: shutting down\n"));
-    up.signal(Signal::TERM);
+    // Not the second half of the first one.
+    until("the end of the supervisor", || {
+        up.signal(Signal::TERM);
+        up.child.try_wait().unwrap()
+    });
     assert_eq!(up.wait().code(), Some(0));
     assert!(!is_alive(pid));
 

@@ -41,9 +41,9 @@ childminder run:
       --restart WHEN           always (the default), on-failure or never
 
 What the process writes comes out line by line as `[NAME] line`. SIGTERM and SIGINT stop it and end this command with 0,
-a second one kills; SIGHUP restarts it. With `--restart never` this command ends with its child, and with `on-failure` as
-soon as the child succeeds: with the child's exit code, 128+N for signal N, 127 if it was not found, 126 if it is not
-executable. 2 is a mistake in the command line, 125 any other failure of our own.
+a second one, at least 0.2 s later, kills; SIGHUP restarts it. With `--restart never` this command ends with its child,
+and with `on-failure` as soon as the child succeeds: with the child's exit code, 128+N for signal N, 127 if it was not
+found, 126 if it is not executable. 2 is a mistake in the command line, 125 any other failure of our own.
 
   -h, --help                   this text
   -V, --version                the version

@@ -67,12 +67,17 @@ pub(crate) struct Running {
 
 impl Drop for Running {
     fn drop(&mut self) {
-        if matches!(self.child.try_wait(), Ok(None)) {
-            // Twice: it kills its child before it goes.
-            self.signal("TERM");
-            self.signal("TERM");
-            self.signal("CONT");
-            let _ = self.wait();
+        // Again and again: at a later one it kills its child, and goes.
+        let ended = eventually(|| {
+            let ended = !matches!(self.child.try_wait(), Ok(None));
+            if !ended {
+                self.signal("TERM");
+                self.signal("CONT");
+            }
+            ended
+        });
+        if !ended {
+            let _ = self.child.kill();
         }
     }
 }
