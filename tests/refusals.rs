@@ -78,6 +78,8 @@ fn refusals(dir: &TempDir) -> Vec<Refusal> {
     add(Command::new(&plain), Stage::Exec, libc::EACCES, "not executable");
     let lost = dir.file("bin/lost", "#!/no/such/interpreter -x\n", 0o755);
     add(Command::new(&lost), Stage::Exec, libc::ENOENT, "its interpreter `/no/such/interpreter` is not");
+    let from_elsewhere = dir.file("bin/crlf", "#! /bin/sh\r\nexit\r\n", 0o755);
+    add(Command::new(from_elsewhere), Stage::Exec, libc::ENOENT, "its interpreter `/bin/sh\\r` is not");
     let text = dir.file("bin/text", "echo hello\n", 0o755);
     add(Command::new(&text), Stage::Exec, libc::ENOEXEC, "`#!` line");
     add(change(ok(), |c| c.arg("x".repeat(3 << 20))), Stage::Exec, libc::E2BIG, "exec");

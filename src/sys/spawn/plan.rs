@@ -6,7 +6,7 @@
 use std::ffi::{CStr, CString, OsStr, OsString};
 use std::io::{self, BufRead};
 use std::os::fd::{AsRawFd, RawFd};
-use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::ptr;
@@ -405,6 +405,7 @@ fn interpreter(path: &Path) -> Option<String> {
     let Some(rest) = line.strip_prefix(b"#!") else {
         return Some("(dynamic loader)".into());
     };
-    let name = rest.trim_ascii().split(u8::is_ascii_whitespace).next().unwrap_or_default().to_vec();
-    Some(OsString::from_vec(name).to_string_lossy().into_owned())
+    // Not "\r", which the kernel takes for a part of the name.
+    let name = rest.split(|byte| b" \t\n".contains(byte)).find(|word| !word.is_empty()).unwrap_or_default();
+    Some(String::from_utf8_lossy(name).escape_debug().to_string())
 }
