@@ -259,3 +259,34 @@ fn another_user_is_refused() {
     assert_states(&up, ["running", "running", "running", "stopped"]);
     up.shutdown();
 }
+
+// An answer that could not be written is none; a reader that has seen enough is no failure.
+#[test]
+fn an_answer_that_is_lost_is_told() {
+    let up = Up::start("[process.a]\nshell = \"echo line; exec sleep 1000\"\n");
+    up.until_read("out", "[a] line\n");
+    let run = |args: &[&str], stdout: Stdio| {
+        let mut command = Command::new(PROGRAM);
+        command.args(args).current_dir(&up.folder.0).stdin(Stdio::null()).stdout(stdout).output().unwrap()
+    };
+    let all: [&[&str]; 6] = [
+        &["--help"],
+        &["status"],
+        &["status", "--json"],
+        &["status", "--watch"],
+        &["logs", "a"],
+        &["check", "--effective"],
+    ];
+    for args in all {
+        let full = fs::File::options().write(true).open("/dev/full").unwrap();
+        let output = run(args, full.into());
+        let said = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(125), "{args:?}: {said}");
+        assert!(said.starts_with("childminder: cannot write to stdout: No space left"), "{args:?}: {said}");
+
+        let (reader, writer) = rustix::pipe::pipe().unwrap();
+        drop(reader);
+        let output = run(args, writer.into());
+        assert_eq!((output.status.code(), &*text(&output.stderr)), (Some(0), ""), "{args:?}");
+    }
+}

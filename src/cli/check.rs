@@ -29,7 +29,7 @@ pub(super) fn main(mut arguments: Parser) -> Result<u8, Failure> {
             Arg::Short('c') | Arg::Long("config") => file = arguments.value()?.into(),
             Arg::Long("effective") => effective = true,
             Arg::Short('h') | Arg::Long("help") => {
-                output::say(HELP);
+                output::say(HELP)?;
                 return Ok(0);
             }
             other => return Err(other.unexpected().into()),
@@ -38,7 +38,7 @@ pub(super) fn main(mut arguments: Parser) -> Result<u8, Failure> {
     match Config::load(&file) {
         Ok(config) => {
             if effective {
-                output::say(&config.to_string());
+                output::say(&config.to_string())?;
             }
             Ok(0)
         }

@@ -97,9 +97,9 @@ pub(crate) fn main(arguments: Parser) -> ExitCode {
 
 fn dispatch(mut arguments: Parser) -> Result<u8, Failure> {
     match arguments.next()? {
-        Some(Arg::Short('h') | Arg::Long("help")) => output::say(HELP),
+        Some(Arg::Short('h') | Arg::Long("help")) => output::say(HELP)?,
         Some(Arg::Short('V') | Arg::Long("version")) => {
-            output::say(concat!("childminder ", env!("CARGO_PKG_VERSION"), "\n"))
+            output::say(concat!("childminder ", env!("CARGO_PKG_VERSION"), "\n"))?
         }
         Some(Arg::Value(command)) if command == "run" => return run::main(arguments),
         Some(Arg::Value(command)) if command == "up" => return up::main(arguments),
@@ -112,6 +112,6 @@ fn dispatch(mut arguments: Parser) -> Result<u8, Failure> {
         }
         Some(other) => return Err(other.unexpected().into()),
         None => return Err(Failure::Usage("no command given; try --help".into())),
-    }
+    };
     Ok(0)
 }

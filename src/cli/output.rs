@@ -220,9 +220,14 @@ pub(crate) fn complain(message: &str) {
     let _ = writeln!(io::stderr(), "childminder: {}", one_line(message));
 }
 
-/// An answer on stdout, for when there is nothing to watch.
-pub(crate) fn say(text: &str) {
-    let _ = io::stdout().write_all(text.as_bytes());
+/// An answer on stdout, for when there is nothing to watch. `false` if nobody reads it any more.
+pub(crate) fn say(text: &str) -> io::Result<bool> {
+    let mut stdout = io::stdout();
+    match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
+        Ok(()) => Ok(true),
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(false),
+        Err(error) => Err(io::Error::new(error.kind(), format!("cannot write to stdout: {error}"))),
+    }
 }
 
 /// Lines on stderr that say themselves what they are about.

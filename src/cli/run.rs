@@ -33,7 +33,7 @@ struct Arguments {
 /// Runs the command that the rest of the command line names.
 pub(super) fn main(arguments: Parser) -> Result<u8, Failure> {
     let Some(Arguments { name, command, policy }) = parse(arguments)? else {
-        output::say(HELP);
+        output::say(HELP)?;
         return Ok(0);
     };
     let mut reactor = Reactor::new()?;

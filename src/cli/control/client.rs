@@ -40,7 +40,7 @@ struct Arguments {
 /// Does one of [`COMMANDS`].
 pub(crate) fn main(command: &str, arguments: Parser) -> Result<u8, Failure> {
     let Some(arguments) = parse(command, arguments)? else {
-        output::say(&help(command));
+        output::say(&help(command))?;
         return Ok(0);
     };
     let mut connection = Connection::open(&arguments)?;
@@ -54,13 +54,13 @@ pub(crate) fn main(command: &str, arguments: Parser) -> Result<u8, Failure> {
             show_progress(progress);
         } else if answer.get("line").is_none() {
             break answer;
-        } else if !show_line(&answer, arguments.json) {
+        } else if !show_line(&answer, arguments.json)? {
             return Ok(0);
         }
     };
     if answer["ok"] != true {
         if arguments.json {
-            output::say(&format!("{answer}\n"));
+            output::say(&format!("{answer}\n"))?;
         } else {
             output::complain(answer["error"].as_str().unwrap_or("it was refused without a reason"));
             for line in answer["errors"].as_array().into_iter().flatten().filter_map(|line| line.as_str()) {
@@ -74,7 +74,7 @@ pub(crate) fn main(command: &str, arguments: Parser) -> Result<u8, Failure> {
             return connection.wait_for_end(&arguments.socket, timeout);
         }
     }
-    show(&arguments, &answer);
+    show(&arguments, &answer)?;
     Ok(0)
 }
 
@@ -197,30 +197,31 @@ impl Connection {
     }
 }
 
-fn show(arguments: &Arguments, answer: &Value) {
+fn show(arguments: &Arguments, answer: &Value) -> io::Result<()> {
     let processes = answer["processes"].as_array();
     match (arguments.request.action, processes) {
         (Action::Status, Some(processes)) if arguments.json => {
             let objects: Vec<String> = processes.iter().map(Value::to_string).collect();
-            output::say(&format!("[{}]\n", objects.join(",\n ")));
+            output::say(&format!("[{}]\n", objects.join(",\n ")))?;
         }
         (Action::Status, Some(processes)) => {
             let width = io::stdout().is_terminal().then(|| terminal_size().0);
-            output::say(&(table::lines(processes, width).join("\n") + "\n"));
+            output::say(&(table::lines(processes, width).join("\n") + "\n"))?;
         }
         (Action::Logs { .. }, _) => {}
-        _ if arguments.json => output::say(&format!("{answer}\n")),
+        _ if arguments.json => _ = output::say(&format!("{answer}\n"))?,
         (Action::Reload, _) => {
             for key in ["added", "removed", "restarted", "updated"] {
                 let names = answer[key].as_array().into_iter().flatten().filter_map(Value::as_str);
                 let names: Vec<&str> = names.collect();
                 if !names.is_empty() {
-                    output::say(&format!("{key} {}\n", names.join(", ")));
+                    output::say(&format!("{key} {}\n", names.join(", ")))?;
                 }
             }
         }
         _ => {}
     }
+    Ok(())
 }
 
 fn show_progress(progress: &Value) {
@@ -230,20 +231,20 @@ fn show_progress(progress: &Value) {
 }
 
 /// Whether anybody still reads.
-fn show_line(line: &Value, json: bool) -> bool {
+fn show_line(line: &Value, json: bool) -> io::Result<bool> {
     let text = if json {
         format!("{line}\n")
     } else {
         format!("[{}] {}\n", line["name"].as_str().unwrap_or("?"), line["line"].as_str().unwrap_or_default())
     };
-    io::stdout().write_all(text.as_bytes()).is_ok()
+    output::say(&text)
 }
 
 /// Draws again and again, until somebody has seen enough.
 fn watch(connection: &mut Connection, arguments: &Arguments) -> Result<u8, Failure> {
     let terminal = io::stdout().is_terminal();
     if terminal {
-        output::say("\x1b[2J");
+        output::say("\x1b[2J")?;
     }
     loop {
         connection.send(&arguments.request)?;
@@ -267,7 +268,7 @@ fn watch(connection: &mut Connection, arguments: &Arguments) -> Result<u8, Failu
         } else {
             table::lines(processes, None).join("\n") + "\n\n"
         };
-        if io::stdout().write_all(picture.as_bytes()).and_then(|()| io::stdout().flush()).is_err() {
+        if !output::say(&picture)? {
             return Ok(0);
         }
         // The end of the supervisor is to be seen at once.

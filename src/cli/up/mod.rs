@@ -59,7 +59,7 @@ pub(super) fn main(mut arguments: Parser) -> Result<u8, Failure> {
         match argument {
             Arg::Short('c') | Arg::Long("config") => file = arguments.value()?.into(),
             Arg::Short('h') | Arg::Long("help") => {
-                output::say(HELP);
+                output::say(HELP)?;
                 return Ok(0);
             }
             other => return Err(other.unexpected().into()),
