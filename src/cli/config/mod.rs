@@ -40,7 +40,7 @@ impl Config {
     ///
     /// All that is wrong with it.
     pub(crate) fn load(file: &Path) -> Result<Self, Errors> {
-        let bytes = fs::read(file).map_err(|error| Errors::unreadable(file, error.to_string()))?;
+        let bytes = fs::read(file).map_err(|error| Errors::unreadable(file, format!("cannot be read: {error}")))?;
         Self::parse(file, &bytes)
     }
 

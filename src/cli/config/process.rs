@@ -217,7 +217,7 @@ impl Output {
 
 fn open(path: &Path) -> io::Result<File> {
     let file = File::options().append(true).create(true).open(path);
-    file.map_err(|error| io::Error::new(error.kind(), format!("{}: {error}", path.display())))
+    file.map_err(|error| io::Error::new(error.kind(), format!("cannot open {}: {error}", path.display())))
 }
 
 #[cfg(test)]

@@ -125,7 +125,8 @@ impl Up {
     fn new(reactor: &mut Reactor, file: PathBuf, config: Config) -> Result<Self, Failure> {
         let socket = config.socket.clone();
         let path = socket.clone().unwrap_or_else(Server::default_path);
-        let server = Server::bind(&path).map_err(|error| Failure::Other(format!("{}: {error}", path.display())))?;
+        let server = Server::bind(&path)
+            .map_err(|error| Failure::Other(format!("cannot listen at {}: {error}", path.display())))?;
         // As far as it goes: with less, only fewer processes fit.
         let _ = reactor.raise_fd_limit();
         let mut console = Console::new()?;
