@@ -12,8 +12,8 @@ use crate::sys;
 
 /// A producer should rest when more than this is waiting: Twisted's figure, and one Linux pipe.
 const HIGH_WATER: usize = 64 * 1024;
-/// What a pipe that keeps being full is raised to, so that the child writes on while we read: it triples the throughput of a flood. Half
-/// as much is a sixteenth slower where a hundred write, twice as much hardly faster.
+/// What a pipe that keeps being full is raised to, so that the child writes on while we read: it triples the throughput of a flood. Less
+/// is slower where a hundred write, more is hardly faster.
 pub(crate) const LARGE_PIPE: usize = 256 * 1024;
 
 /// So much at once is a full pipe, or nearly: blocks that are no multiple of a page never fill it to the last byte.

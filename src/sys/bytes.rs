@@ -59,6 +59,7 @@ mod avx2 {
         super::one_by_one(needle, rest, |index| each(start + index));
     }
 
+    /// Two blocks, and the rest.
     fn first_two(bytes: &[u8]) -> Option<([&[u8; 32]; 2], &[u8])> {
         let (low, rest) = bytes.split_first_chunk()?;
         let (high, rest) = rest.split_first_chunk()?;
