@@ -6,6 +6,7 @@ mod up_util;
 use std::fs;
 use std::io::Read;
 use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::CommandExt;
 use std::process::{Command, Stdio};
 
 use rustix::process::Signal;
@@ -258,6 +259,28 @@ fn another_user_is_refused() {
     assert_ne!(output.status.code(), Some(0));
     assert_states(&up, ["running", "running", "running", "stopped"]);
     up.shutdown();
+}
+
+#[test]
+fn without_a_file_the_socket_is_the_user_s() {
+    let folder = Folder::new();
+    let program = folder.join("childminder");
+    // By a child: what another test's child has open for writing cannot be executed.
+    assert!(Command::new("cp").arg(PROGRAM).arg(&program).status().unwrap().success());
+    let own = rustix::process::geteuid();
+    let uid = if own.is_root() { 65534 } else { own.as_raw() };
+    let where_it_is = |runtime_dir: Option<&str>| {
+        let mut command = Command::new(&program);
+        command.arg("status").current_dir(&folder.0).env_remove("XDG_RUNTIME_DIR");
+        command.envs(runtime_dir.map(|dir| ("XDG_RUNTIME_DIR", dir)));
+        if own.is_root() {
+            command.uid(uid).gid(uid);
+        }
+        text(&command.output().unwrap().stderr)
+    };
+    let none_at = |path: &str| format!("childminder: no supervisor is running at {path}\n");
+    assert_eq!(where_it_is(Some("/no/such/folder")), none_at("/no/such/folder/childminder.sock"));
+    assert_eq!(where_it_is(None), none_at(&format!("/tmp/childminder-{uid}.sock")));
 }
 
 // An answer that could not be written is none; a reader that has seen enough is no failure.

@@ -23,21 +23,17 @@ fn alive(pid: i32) -> bool {
 }
 
 #[track_caller]
-fn until_dead(pid: i32) {
+fn until(what: &str, is_so: impl Fn() -> bool) {
     let deadline = util::now() + util::WATCHDOG;
-    while alive(pid) {
-        assert!(util::now() < deadline, "{pid} lives");
+    while !is_so() {
+        assert!(util::now() < deadline, "never: {what}");
         std::thread::yield_now();
     }
 }
 
 #[track_caller]
-fn until_there(path: &std::path::Path) {
-    let deadline = util::now() + util::WATCHDOG;
-    while !path.exists() {
-        assert!(util::now() < deadline, "no {}", path.display());
-        std::thread::yield_now();
-    }
+fn until_dead(pid: i32) {
+    until("its death", || !alive(pid));
 }
 
 /// The exit of the shell, and the pid of its child, which may have outlived it.
@@ -129,24 +125,24 @@ on_all_combinations! {
         let mut command = sh("echo one; : > one; read go; echo two; : > two; read go; printf last");
         let id = world.spawn(command.current_dir(&dir.0).stdin(Stdio::piped()));
         let pid = world.process(id).pid().unwrap() as i32;
-        until_there(&dir.0.join("one"));
+        until("one", || dir.0.join("one").exists());
         world.until_with(
             |reactor, event| {
                 let Event::Data { data: b"one\n" | b"two\n", .. } = event else { return };
                 reactor.process(id).unwrap().write(0, b"go\n").unwrap();
                 match event {
-                    Event::Data { data: b"one\n", .. } => until_there(&dir.0.join("two")),
+                    Event::Data { data: b"one\n", .. } => until("two", || dir.0.join("two").exists()),
                     _ => until_dead(pid),
                 }
             },
             |log| log.ended(id),
         );
-        let told: Vec<&str> = world.log.of(id).map(|what| match what {
-            What::Data(1, data) => std::str::from_utf8(data).unwrap(),
-            What::Exited(_) => "exited",
-            _ => "",
-        }).filter(|word| !word.is_empty()).collect();
-        assert_eq!(told, ["one\n", "two\n", "last", "exited"]);
+        let told = world.log.of(id).filter_map(|what| match what {
+            What::Data(1, data) => Some(data.as_slice()),
+            What::Exited(_) => Some(b"exited"),
+            _ => None,
+        });
+        assert_eq!(told.collect::<Vec<_>>(), [&b"one\n"[..], b"two\n", b"last", b"exited"]);
     }
 
     // P26, P27, P31, P40, test_unsetPid, test_processTransportInterface: order, and what can be asked when

@@ -315,6 +315,14 @@ on_all_combinations! {
         assert_eq!(before, after);
     }
 
+    // Each read gives one, however large the buffer.
+    fn packets_are_not_lost(world: &mut World) {
+        let script = "import fcntl, os\nfcntl.fcntl(1, fcntl.F_SETFL, os.O_WRONLY | os.O_DIRECT)\n\
+                      for number in range(9): os.write(1, b'%d\\n' % number)";
+        let mut command = Command::new("python3");
+        assert_eq!(world.output(command.args(["-c", script])), "0\n1\n2\n3\n4\n5\n6\n7\n8\n");
+    }
+
     // P33, B31: exit and an end of file with nothing before it are seen while paused
     fn the_end_while_paused(world: &mut World) {
         let mut command = sh("read go; exit 3");
