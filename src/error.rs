@@ -34,6 +34,9 @@ stages! {
     User => "user",
     /// Opening a pipe, `/dev/null` or a pseudo-terminal, and watching it.
     Pipe => "pipe",
+    /// Blocking the signals of the host's thread while the child is made, and letting them through
+    /// again. After the latter has failed they stay blocked (`sigprocmask(2)`).
+    Sigmask => "sigprocmask",
     /// Making the child: `clone(2)` or `fork(2)`.
     Clone => "clone",
     /// Leaving the host's table of open files (`close_range(2)`).

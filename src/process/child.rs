@@ -101,8 +101,7 @@ impl Child {
 
     /// Ends it without a word: for a child that nobody could watch.
     pub(crate) fn abandon(self, sources: &mut Sources) {
-        let _ = sys::signal::send(self.pid, libc::SIGKILL);
-        sys::wait::reap_killed(self.pid);
+        sys::wait::kill_and_reap(self.pid);
         for (_, pipe) in self.pipes {
             sources.forget(pipe.source());
         }

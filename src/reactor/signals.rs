@@ -50,9 +50,9 @@ impl Signals {
             // Before the handler is there: afterwards nobody can tell what was.
             defaults::suspend(number)?;
             self.delivery.handle().add_signal(number).inspect_err(|_| defaults::resume(number))?;
-            self.watched.push(number);
             // Blocked in all threads it would never come.
-            sys::signal::unblock(number);
+            sys::signal::unblock(number).inspect_err(|_| defaults::resume(number))?;
+            self.watched.push(number);
         }
         Ok(())
     }

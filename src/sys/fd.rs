@@ -48,7 +48,7 @@ pub(crate) fn duplicate(fd: BorrowedFd<'_>, min: RawFd) -> io::Result<OwnedFd> {
 #[cfg(target_os = "linux")]
 pub(crate) fn replace(slot: &OwnedFd, fd: BorrowedFd<'_>) -> io::Result<()> {
     // SAFETY: dup3 touches no memory; `slot` is ours, so nobody else's file is closed by it.
-    cvt(unsafe { libc::dup3(fd.as_raw_fd(), slot.as_raw_fd(), libc::O_CLOEXEC) })?;
+    cvt_retry(|| unsafe { libc::dup3(fd.as_raw_fd(), slot.as_raw_fd(), libc::O_CLOEXEC) })?;
     Ok(())
 }
 
@@ -82,7 +82,7 @@ pub(crate) fn read(fd: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<usize> {
 /// One write of several pieces, `EINTR` retried. A reader that is gone is `EPIPE`, never a signal: SIGPIPE is blocked
 /// around the write, and taken back if the write raised it.
 pub(crate) fn write_vectored(fd: BorrowedFd<'_>, pieces: &[IoSlice<'_>]) -> io::Result<usize> {
-    let guard = signal::BlockPipe::new();
+    let guard = signal::BlockPipe::new()?;
     let count = i32::try_from(pieces.len()).unwrap_or(i32::MAX).min(1024);
     let result = cvt_retry(|| {
         // SAFETY: IoSlice is an iovec by its documentation, and there are at least `count` of them.
@@ -93,6 +93,7 @@ pub(crate) fn write_vectored(fd: BorrowedFd<'_>, pieces: &[IoSlice<'_>]) -> io::
             guard.swallow();
         }
     }
+    guard.lift()?;
     #[allow(clippy::cast_sign_loss)] // -1 is the error above
     result.map(|written| written as usize)
 }

@@ -21,12 +21,11 @@ pub(crate) fn send_to_group(pgid: i32, signal: i32) -> io::Result<()> {
 }
 
 /// Lets the signal through in this thread.
-pub(crate) fn unblock(signal: i32) {
+pub(crate) fn unblock(signal: i32) -> io::Result<()> {
     let mut one = empty_set();
     // SAFETY: `one` is ours; a number that is no signal is refused.
     unsafe { libc::sigaddset(&raw mut one, signal) };
-    // SAFETY: `one` is ours; the call changes this thread's mask alone.
-    unsafe { libc::pthread_sigmask(libc::SIG_UNBLOCK, &raw const one, ptr::null_mut()) };
+    change_mask(libc::SIG_UNBLOCK, &one).map(drop)
 }
 
 /// Whether the signal is at its default action in this process.
@@ -50,28 +49,49 @@ fn disposition(signal: i32) -> Option<libc::sighandler_t> {
 }
 
 /// Puts the signal back to its default action. Touches no memory of the host's.
-///
-/// Past the C library, where that is possible: it keeps signals of its own out of everybody's reach (32 and 33 in glibc), which a
-/// child may have inherited as ignored all the same.
 pub(super) fn reset(signal: i32) {
+    set_action(signal, libc::SIG_DFL);
+}
+
+/// Takes away those signals that are pending, blocked and meant, and leaves them at their default
+/// action. Touches no memory of the host's.
+pub(super) fn discard_pending(mut is_meant: impl FnMut(i32) -> bool) {
+    let mut pending = empty_set();
+    // SAFETY: `pending` is ours.
+    unsafe { libc::sigpending(&raw mut pending) };
+    for signal in 1..=crate::signal::max() {
+        if contains(&pending, signal) && is_meant(signal) {
+            // POSIX: a pending signal is discarded when it is set to be ignored.
+            set_action(signal, libc::SIG_IGN);
+            set_action(signal, libc::SIG_DFL);
+        }
+    }
+}
+
+/// Sets an action that is no handler, for this process alone.
+///
+/// It goes past the C library where that is possible. The C library keeps some signals out of
+/// everybody's reach (32 and 33 in glibc), and a child may have inherited those as ignored.
+fn set_action(signal: i32, action: libc::sighandler_t) {
     // Everywhere but where the call is of another form.
     #[cfg(all(target_os = "linux", not(any(target_arch = "mips", target_arch = "mips64", target_arch = "sparc64"))))]
     {
-        // Handler, flags, restorer and mask, in whatever order: all zero is SIG_DFL without flags or mask.
-        let default = [0_u64; 8];
-        let no_old = ptr::null_mut::<u64>();
+        // The handler comes first; flags, restorer and mask, in whatever order, are all zero.
+        let action: [usize; 8] = [action, 0, 0, 0, 0, 0, 0, 0];
+        let no_old = ptr::null_mut::<usize>();
         // SAFETY: the kernel's sigaction is shorter than this, and its set of signals has 8 bytes.
-        unsafe { libc::syscall(libc::SYS_rt_sigaction, signal, default.as_ptr(), no_old, 8_usize) };
+        unsafe { libc::syscall(libc::SYS_rt_sigaction, signal, action.as_ptr(), no_old, 8_usize) };
     }
     #[cfg(not(all(
         target_os = "linux",
         not(any(target_arch = "mips", target_arch = "mips64", target_arch = "sparc64"))
     )))]
     {
-        // SAFETY: zeroed is SIG_DFL without flags or mask.
-        let default: libc::sigaction = unsafe { std::mem::zeroed() };
+        // SAFETY: zeroed has no flags and no mask.
+        let mut new: libc::sigaction = unsafe { std::mem::zeroed() };
+        new.sa_sigaction = action;
         // SAFETY: reads a local.
-        unsafe { libc::sigaction(signal, &raw const default, ptr::null_mut()) };
+        unsafe { libc::sigaction(signal, &raw const new, ptr::null_mut()) };
     }
 }
 
@@ -84,30 +104,28 @@ pub(super) fn empty_set() -> libc::sigset_t {
     unsafe { set.assume_init() }
 }
 
-/// All signals are blocked in this thread from `new` until the drop.
+/// All signals are blocked in this thread from `new` until [`lift`](Self::lift).
+#[must_use]
 pub(super) struct BlockAll {
     before: libc::sigset_t,
 }
 
 impl BlockAll {
-    pub(super) fn new() -> Self {
-        let (mut all, mut before) = (empty_set(), empty_set());
+    pub(super) fn new() -> io::Result<Self> {
+        let mut all = empty_set();
         // SAFETY: `all` is ours.
         unsafe { libc::sigfillset(&raw mut all) };
-        // SAFETY: both sets are ours; the call changes this thread's mask alone.
-        unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, &raw const all, &raw mut before) };
-        Self { before }
+        Ok(Self { before: change_mask(libc::SIG_BLOCK, &all)? })
+    }
+
+    /// Puts back the mask that `new` found. An error says that this thread's signals stay blocked.
+    pub(super) fn lift(self) -> io::Result<()> {
+        change_mask(libc::SIG_SETMASK, &self.before).map(drop)
     }
 }
 
-impl Drop for BlockAll {
-    fn drop(&mut self) {
-        // SAFETY: `before` is the mask that `new` found.
-        unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, &raw const self.before, ptr::null_mut()) };
-    }
-}
-
-/// SIGPIPE is blocked in this thread from `new` until the drop.
+/// SIGPIPE is blocked in this thread from `new` until [`lift`](Self::lift).
+#[must_use]
 pub(super) struct BlockPipe {
     pipe: libc::sigset_t,
     before: libc::sigset_t,
@@ -116,15 +134,14 @@ pub(super) struct BlockPipe {
 }
 
 impl BlockPipe {
-    pub(super) fn new() -> Self {
-        let (mut pipe, mut before) = (empty_set(), empty_set());
+    pub(super) fn new() -> io::Result<Self> {
+        let mut pipe = empty_set();
         // SAFETY: `pipe` is ours.
         unsafe { libc::sigaddset(&raw mut pipe, libc::SIGPIPE) };
-        // SAFETY: both sets are ours; the call changes this thread's mask alone.
-        unsafe { libc::pthread_sigmask(libc::SIG_BLOCK, &raw const pipe, &raw mut before) };
+        let before = change_mask(libc::SIG_BLOCK, &pipe)?;
         // Only what is blocked can be pending, so most hosts are spared the question.
         let pending_before = contains(&before, libc::SIGPIPE) && is_pending(libc::SIGPIPE);
-        Self { pipe, before, pending_before }
+        Ok(Self { pipe, before, pending_before })
     }
 
     /// Takes back the SIGPIPE that a failed write has raised for this thread.
@@ -135,13 +152,29 @@ impl BlockPipe {
             unsafe { libc::sigwait(&raw const self.pipe, &raw mut taken) };
         }
     }
+
+    /// Puts back the mask that `new` found. An error says that SIGPIPE stays blocked.
+    pub(super) fn lift(self) -> io::Result<()> {
+        change_mask(libc::SIG_SETMASK, &self.before).map(drop)
+    }
 }
 
-impl Drop for BlockPipe {
-    fn drop(&mut self) {
-        // SAFETY: `before` is the mask that `new` found.
-        unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, &raw const self.before, ptr::null_mut()) };
+/// How often a mask is changed before a refusal is taken for an answer: a thread that stays deaf to
+/// signals is worse than a moment lost.
+const TRIES: usize = 3;
+
+/// Changes the mask of this thread alone. The mask that it had before.
+fn change_mask(how: libc::c_int, set: &libc::sigset_t) -> io::Result<libc::sigset_t> {
+    let mut before = empty_set();
+    let mut errno = 0;
+    for _ in 0..TRIES {
+        // SAFETY: a reference is a valid set, and `before` has room for another.
+        errno = unsafe { libc::pthread_sigmask(how, set, &raw mut before) };
+        if errno == 0 {
+            return Ok(before);
+        }
     }
+    Err(io::Error::from_raw_os_error(errno))
 }
 
 fn is_pending(signal: i32) -> bool {

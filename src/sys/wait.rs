@@ -111,6 +111,12 @@ pub(crate) fn state(pid: i32) -> State {
     if unsafe { info.si_pid() } == 0 { State::Running } else { State::Zombie }
 }
 
+/// Ends a child of which nothing shall be left.
+pub(crate) fn kill_and_reap(pid: i32) {
+    let _ = super::signal::send(pid, libc::SIGKILL);
+    reap_killed(pid);
+}
+
 /// Waits for a child that is killed or has called `_exit`, so there is next to nothing to wait for.
 pub(crate) fn reap_killed(pid: i32) {
     let mut status = 0;

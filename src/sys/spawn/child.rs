@@ -26,13 +26,19 @@ pub(super) enum Closing {
 /// Does what the plan says and execs. Returns only if something failed.
 ///
 /// `keep` is a descriptor of the parent's machinery that must stay open until the exec; it may be moved.
+/// `held` takes a stop signal that a child in the host's group must not obey before its exec.
 ///
 /// # Safety
 ///
 /// Only in a child that has just been made, with all signals blocked, and that ends by `_exit` when this returns.
-pub(super) unsafe fn run(plan: &mut Plan, closing: Closing, keep: &mut Option<i32>) -> Failure {
+pub(super) unsafe fn run(
+    plan: &mut Plan,
+    closing: Closing,
+    keep: &mut Option<i32>,
+    held: Option<&mut Option<i32>>,
+) -> Failure {
     // SAFETY: passed on from our caller.
-    match unsafe { set_up(plan, closing, keep) } {
+    match unsafe { set_up(plan, closing, keep, held) } {
         Err(failure) => failure,
         // SAFETY: passed on from our caller.
         Ok(()) => unsafe { exec(plan) },
@@ -48,7 +54,12 @@ fn check(result: i64, stage: Stage, which: i32) -> Result<i32, Failure> {
     if result == -1 { Err(Failure::new(stage, errno(), which)) } else { Ok(result as i32) }
 }
 
-unsafe fn set_up(plan: &mut Plan, closing: Closing, keep: &mut Option<i32>) -> Result<(), Failure> {
+unsafe fn set_up(
+    plan: &mut Plan,
+    closing: Closing,
+    keep: &mut Option<i32>,
+    held: Option<&mut Option<i32>>,
+) -> Result<(), Failure> {
     #[cfg(target_os = "linux")]
     if let Closing::Unshare(from) = closing {
         let flags = libc::CLOSE_RANGE_UNSHARE;
@@ -56,13 +67,8 @@ unsafe fn set_up(plan: &mut Plan, closing: Closing, keep: &mut Option<i32>) -> R
         check(unsafe { libc::syscall(libc::SYS_close_range, from, u32::MAX, flags) }, Stage::CloseRange, 0)?;
     }
 
-    // Before the mask is lifted: with shared memory, a handler of the host's would run in the child.
-    for number in 1..=crate::signal::max() {
-        if number != libc::SIGKILL && number != libc::SIGSTOP {
-            signal::reset(number);
-        }
-    }
-
+    // Before anything else: a signal for the host's group, such as a terminal's Ctrl-Z, hits a child
+    // that has not left the group yet.
     match plan.group {
         Group::Own => {
             // SAFETY: touches no memory.
@@ -77,6 +83,27 @@ unsafe fn set_up(plan: &mut Plan, closing: Closing, keep: &mut Option<i32>) -> R
             check(unsafe { libc::setsid() }.into(), Stage::Setsid, 0)?;
         }
         Group::Inherit => {}
+    }
+    // Before the mask is lifted: with shared memory, a handler of the host's would run in the child.
+    for number in 1..=crate::signal::max() {
+        if number != libc::SIGKILL && number != libc::SIGSTOP {
+            signal::reset(number);
+        }
+    }
+    // What has come until now would strike when the mask is lifted.
+    if plan.group != Group::Inherit {
+        // It was meant for the group that the child has left.
+        signal::discard_pending(|_| true);
+    } else if let Some(held) = held {
+        // A stop would hold the child before its exec, and with it the host, which nothing but a
+        // SIGKILL could reach then. The host sends it once more.
+        signal::discard_pending(|signal| {
+            let stops = [libc::SIGTSTP, libc::SIGTTIN, libc::SIGTTOU].contains(&signal);
+            if stops {
+                *held = Some(signal);
+            }
+            stops
+        });
     }
 
     // SAFETY: passed on from our caller.
@@ -265,7 +292,10 @@ unsafe fn change_user(plan: &Plan) -> Result<(), Failure> {
 unsafe fn exec(plan: &Plan) -> Failure {
     let nobody = signal::empty_set();
     // SAFETY: the set is ours; all handlers are at their default, so nothing of the host's can run.
-    unsafe { libc::sigprocmask(libc::SIG_SETMASK, &raw const nobody, ptr::null_mut()) };
+    let unblocked = unsafe { libc::sigprocmask(libc::SIG_SETMASK, &raw const nobody, ptr::null_mut()) };
+    if let Err(failure) = check(unblocked.into(), Stage::Sigmask, 0) {
+        return failure;
+    }
 
     let mut failure = Failure::new(Stage::Exec, libc::ENOENT, 0);
     let only = plan.paths.pointers.len() == 2;

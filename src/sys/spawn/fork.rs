@@ -15,16 +15,20 @@ use crate::sys::{cvt, fd, signal::BlockAll, wait};
 pub(super) fn spawn(plan: &mut Plan) -> Result<i32, Failure> {
     let (status, theirs) = fd::pipe().map_err(|error| Failure::ours(Stage::Pipe, &error))?;
     let closing = Closing::Each(fd::highest_open());
-    let pid = {
-        let _blocked = BlockAll::new();
-        // SAFETY: the child does nothing but what `child::run` may, and ends by `_exit` if that returns.
-        match cvt(unsafe { libc::fork() }).map_err(|error| Failure::ours(Stage::Clone, &error))? {
-            // SAFETY: this is the new child.
-            0 => unsafe { run_child(plan, closing, &theirs) },
-            pid => pid,
-        }
-    };
+    let blocked = BlockAll::new().map_err(|error| Failure::ours(Stage::Sigmask, &error))?;
+    // SAFETY: the child does nothing but what `child::run` may, and ends by `_exit` if that returns.
+    let forked = cvt(unsafe { libc::fork() });
+    if matches!(forked, Ok(0)) {
+        // SAFETY: this is the new child.
+        unsafe { run_child(plan, closing, &theirs) }
+    }
+    let lifted = blocked.lift();
+    let pid = forked.map_err(|error| Failure::ours(Stage::Clone, &error))?;
     drop(theirs);
+    if let Err(error) = lifted {
+        wait::kill_and_reap(pid);
+        return Err(Failure::ours(Stage::Sigmask, &error));
+    }
     match read_failure(&status) {
         None => Ok(pid),
         Some(failure) => {
@@ -37,7 +41,7 @@ pub(super) fn spawn(plan: &mut Plan) -> Result<i32, Failure> {
 unsafe fn run_child(plan: &mut Plan, closing: Closing, status: &OwnedFd) -> ! {
     let mut keep = Some(status.as_raw_fd());
     // SAFETY: passed on from our caller.
-    let failure = unsafe { child::run(plan, closing, &mut keep) };
+    let failure = unsafe { child::run(plan, closing, &mut keep, None) };
     let status = keep.unwrap_or(-1);
     // SAFETY: reads a local; so few bytes are written at once or not at all.
     unsafe { libc::write(status, ptr::from_ref(&failure).cast(), size_of::<Failure>()) };

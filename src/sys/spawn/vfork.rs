@@ -14,7 +14,8 @@ use super::Failure;
 use super::child::{self, Closing};
 use super::plan::{Move, Plan};
 use crate::error::Stage;
-use crate::sys::{cvt, fd, signal::BlockAll, wait};
+use crate::sys::signal::{self, BlockAll};
+use crate::sys::{cvt, fd, wait};
 
 /// Sources from this number on are brought down to a slot, as long as there are slots.
 const LOW: i32 = 64;
@@ -36,6 +37,8 @@ struct Shared<'a> {
     plan: &'a mut Plan,
     closing: Closing,
     failure: Option<Failure>,
+    /// A stop signal that has come for the host's group, which the child is in.
+    held: Option<i32>,
 }
 
 impl Vfork {
@@ -56,10 +59,11 @@ impl Vfork {
                 #[allow(clippy::cast_sign_loss)] // descriptors are not negative
                 self.clone(plan, Closing::Unshare(from as u32))
             });
-        for slot in &self.slots[..used] {
-            // What the slot holds is the child's end of a pipe: while it stays open there is no end of file. dup3 to a
-            // descriptor that is open cannot fail for want of anything.
-            let _ = fd::replace(slot, null);
+        // What a slot holds is the child's end of a pipe: while that stays open there is no end of file.
+        let emptied = self.slots[..used].iter().try_for_each(|slot| fd::replace(slot, null));
+        if let (Ok(pid), Err(error)) = (&result, emptied) {
+            wait::kill_and_reap(*pid);
+            return Err(Failure::ours(Stage::Dup2, &error));
         }
         match result {
             Err(failure) if failure.stage() == Stage::CloseRange => {
@@ -91,21 +95,32 @@ impl Vfork {
         let files = if matches!(closing, Closing::Unshare(_)) { libc::CLONE_FILES } else { 0 };
         let flags = libc::CLONE_VM | libc::CLONE_VFORK | files | libc::SIGCHLD;
         let dumpable = plan.changes_credentials().then(KeepDumpable::new);
-        let mut shared = Shared { plan, closing, failure: None };
-        let pid = {
-            let _blocked = BlockAll::new();
-            // SAFETY: the stack is ours alone (a Stack is not Sync, and we stand still) and large enough; `shared` outlives the child's use of it, since CLONE_VFORK
-            // returns only after the child's exec or end; the child does nothing but what `child::run` may.
-            cvt(unsafe { libc::clone(run_child, self.stack.top(), flags, (&raw mut shared).cast()) })
-        };
-        drop(dumpable);
-        let pid = pid.map_err(|error| Failure::ours(Stage::Clone, &error))?;
+        let mut shared = Shared { plan, closing, failure: None, held: None };
+        let blocked = BlockAll::new().map_err(|error| Failure::ours(Stage::Sigmask, &error))?;
+        // SAFETY: the stack is ours alone (a Stack is not Sync, and we stand still) and large enough;
+        // `shared` outlives the child's use of it, since CLONE_VFORK returns only after the child's
+        // exec or end; the child does nothing but what `child::run` may.
+        let cloned = cvt(unsafe { libc::clone(run_child, self.stack.top(), flags, (&raw mut shared).cast()) });
         // SAFETY: the child is gone from this memory; volatile, because the compiler has not seen it write.
-        match unsafe { ptr::read_volatile(&raw const shared.failure) } {
-            None => Ok(pid),
-            Some(failure) => {
+        let held = unsafe { ptr::read_volatile(&raw const shared.held) };
+        if let (Ok(pid), Some(number)) = (&cloned, held) {
+            // Before our own strikes. It fails only if the child is gone already.
+            let _ = signal::send(*pid, number);
+        }
+        let lifted = blocked.lift();
+        drop(dumpable);
+        let pid = cloned.map_err(|error| Failure::ours(Stage::Clone, &error))?;
+        // SAFETY: as above.
+        let failed = unsafe { ptr::read_volatile(&raw const shared.failure) };
+        match (failed, lifted) {
+            (None, Ok(())) => Ok(pid),
+            (Some(failure), _) => {
                 wait::reap_killed(pid);
                 Err(failure)
+            }
+            (None, Err(error)) => {
+                wait::kill_and_reap(pid);
+                Err(Failure::ours(Stage::Sigmask, &error))
             }
         }
     }
@@ -119,7 +134,7 @@ extern "C" fn run_child(shared: *mut libc::c_void) -> libc::c_int {
     // SAFETY: it is the parent's `shared`, and the parent does not touch it while we live.
     let shared = unsafe { &mut *shared.cast::<Shared<'_>>() };
     // SAFETY: this is the new child, with all signals blocked by the parent.
-    let failure = unsafe { child::run(shared.plan, shared.closing, &mut None) };
+    let failure = unsafe { child::run(shared.plan, shared.closing, &mut None, Some(&mut shared.held)) };
     shared.failure = Some(failure);
     // SAFETY: ends the child alone, without a word to the host's exit handlers.
     unsafe { libc::_exit(127) }
@@ -143,8 +158,12 @@ impl KeepDumpable {
 
 impl Drop for KeepDumpable {
     fn drop(&mut self) {
-        // SAFETY: touches no memory. The kernel refuses 2, which only it may set, and which a change of user leaves as it is.
-        unsafe { libc::prctl(libc::PR_SET_DUMPABLE, self.before) };
+        // SAFETY: touches no memory. The kernel refuses 2, which only it may set, and which a change of
+        // user leaves as it is.
+        let restored = cvt(unsafe { libc::prctl(libc::PR_SET_DUMPABLE, self.before) });
+        if let (Err(error), 0 | 1) = (restored, self.before) {
+            log::warn!("the dumpable flag of this process cannot be set to {} again: {error}", self.before);
+        }
     }
 }
 

@@ -1,0 +1,87 @@
+//! A host that spawns while its process group is under a storm of signals, as from a terminal's keys.
+//!
+//! The host is this file run once more, in a process group of its own, so that the storm hits it and
+//! the children that are on their way out of its group, and nobody else.
+
+mod util;
+
+use std::io::{BufRead, BufReader};
+use std::os::unix::process::CommandExt;
+use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::{env, thread};
+
+use childminder::{ReapMethod, SpawnMethod};
+use rustix::process::{Pid, Signal, kill_process_group};
+use util::{WATCHDOG, World, now};
+
+const HOST: &str = "CHILDMINDER_TEST_STORM_HOST";
+/// More are run by the script of the soak, by the same variable as in the other tests of this kind.
+const SPAWNS: usize = 10_000;
+
+/// Spawns, and says how many have exited well. Ctrl-C is nothing to it; Ctrl-Z stops it as it stops
+/// any program.
+fn host(method: SpawnMethod) {
+    let mut world = World::new((method, ReapMethod::Pidfd));
+    world.reactor.watch_signal(libc::SIGINT).unwrap();
+    println!("ready");
+    let (mut well, mut spawned) = (0, 0);
+    while spawned < SPAWNS {
+        let ids: Vec<_> = (0..8).map(|_| world.spawn(&childminder::Command::new("true"))).collect();
+        spawned += ids.len();
+        world.until(|log| ids.iter().all(|id| log.ended(*id)));
+        let exits = ids.iter().map(|id| world.log.exit(*id).unwrap());
+        well += exits.filter(|exit| exit.success()).count();
+        world.log.0.clear();
+    }
+    println!("well {well} of {spawned}");
+}
+
+fn storm(method: &str) {
+    let mut itself = Command::new(env::current_exe().unwrap());
+    itself.args(["--exact", method, "--nocapture"]).env(HOST, method).process_group(0);
+    let mut host = itself.stdout(Stdio::piped()).spawn().unwrap();
+    let group = Pid::from_raw(i32::try_from(host.id()).unwrap()).unwrap();
+    let mut lines = BufReader::new(host.stdout.take().unwrap()).lines().map(Result::unwrap);
+    assert!(lines.by_ref().any(|line| line == "ready"));
+
+    let over = AtomicBool::new(false);
+    let said = thread::scope(|scope| {
+        scope.spawn(|| {
+            let start = now();
+            for signal in [Signal::TSTP, Signal::CONT, Signal::INT, Signal::CONT].into_iter().cycle() {
+                if over.load(Ordering::Relaxed) {
+                    break;
+                }
+                if start.elapsed() > 4 * WATCHDOG {
+                    // It hangs: the reader below is to learn of it.
+                    let _ = kill_process_group(group, Signal::KILL);
+                    break;
+                }
+                let _ = kill_process_group(group, signal);
+                // So that the host gets somewhere between a stop and the next.
+                thread::yield_now();
+            }
+            let _ = kill_process_group(group, Signal::CONT);
+        });
+        let said = lines.by_ref().find(|line| line.starts_with("well "));
+        over.store(true, Ordering::Relaxed);
+        said
+    });
+    let _ = host.wait();
+    assert_eq!(said, Some(format!("well {SPAWNS} of {SPAWNS}")), "{method}: it hung, or children died of the storm");
+}
+
+fn either(method: SpawnMethod, name: &str) {
+    if env::var(HOST).is_ok() { host(method) } else { storm(name) }
+}
+
+#[test]
+fn vfork() {
+    either(SpawnMethod::Vfork, "vfork");
+}
+
+#[test]
+fn fork() {
+    either(SpawnMethod::Fork, "fork");
+}
