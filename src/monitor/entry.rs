@@ -37,16 +37,16 @@ pub(super) struct Entry {
     pub(super) last_exit: Option<Box<Exit>>,
 }
 
-/// A look at who lives, shared by all that ask at the same time.
+/// A look at who lives, shared by all that ask in the same turn.
 #[derive(Debug, Default)]
 pub(super) struct Look {
-    at: Option<Instant>,
+    turn: Option<Instant>,
     living: Option<Living>,
 }
 
 impl Look {
-    fn at(&mut self, now: Instant) -> &mut Option<Living> {
-        if self.at.replace(now) != Some(now) {
+    fn at(&mut self, turn: Instant) -> &mut Option<Living> {
+        if self.turn.replace(turn) != Some(turn) {
             self.living = None;
         }
         &mut self.living
@@ -96,8 +96,8 @@ impl Entry {
     }
 
     /// Whether anybody is left of the groups of its earlier processes.
-    pub(super) fn group_left(&mut self, now: Instant, look: &mut Look) -> bool {
-        let living = look.at(now);
+    pub(super) fn group_left(&mut self, turn: Instant, look: &mut Look) -> bool {
+        let living = look.at(turn);
         self.groups.retain(|group| group.is_left(living));
         !self.groups.is_empty()
     }
@@ -135,6 +135,8 @@ impl Entry {
         let mut deadline = self.life.deadline();
         if self.waits_for_group() {
             let probe = reactor.now() + PROBE;
+            // One that is armed already is not put off.
+            let probe = self.timer.map_or(probe, |(_, armed)| armed.min(probe));
             deadline = Some(deadline.map_or(probe, |deadline| deadline.min(probe)));
         }
         if self.timer.map(|(_, armed)| armed) == deadline {
@@ -145,7 +147,7 @@ impl Entry {
             timers.remove(&id);
         }
         if let Some(deadline) = deadline {
-            let id = reactor.call_later(deadline.saturating_duration_since(reactor.now()));
+            let id = reactor.call_at(deadline);
             timers.insert(id, key);
             self.timer = Some((id, deadline));
         }

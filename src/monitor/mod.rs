@@ -14,7 +14,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::error::Error;
 use std::fmt;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::command::Command;
 use crate::exit::Exit;
@@ -363,17 +363,22 @@ impl<O: Observer> ProcessMonitor<O> {
         }
     }
 
-    /// Tells an entry's machine, and does what it says.
+    /// Tells an entry's machine of something that happens now, and does what it says.
     fn tell(&mut self, reactor: &mut Reactor, key: u64, input: Input) {
+        self.tell_at(reactor, key, input, reactor.now());
+    }
+
+    /// [`tell`](Self::tell), of something that happened at this time.
+    fn tell_at(&mut self, reactor: &mut Reactor, key: u64, input: Input, at: Instant) {
         let Some(entry) = self.entries.get_mut(&key) else { return };
-        let mut input = input;
+        let (mut input, mut now) = (input, at);
         let idle = matches!(entry.life.state(), State::BackingOff { .. } | State::Exited);
-        if idle && !entry.group_left(reactor.now(), &mut self.look) {
+        if idle && !entry.group_left(reactor.turn_time(), &mut self.look) {
             // Nobody looked as long as nobody waited for them.
-            entry.life.handle(reactor.now(), Input::GroupGone);
+            entry.life.handle(now, Input::GroupGone);
         }
         loop {
-            let (now, before) = (reactor.now(), entry.life.state());
+            let before = entry.life.state();
             let action = entry.life.handle(now, input);
             match action {
                 Some(Action::Spawn) => {
@@ -395,6 +400,7 @@ impl<O: Observer> ProcessMonitor<O> {
                             Input::SpawnFailed
                         }
                     };
+                    now = reactor.now();
                     continue;
                 }
                 Some(Action::Terminate) => {
@@ -433,10 +439,12 @@ impl<O: Observer> ProcessMonitor<O> {
         let Some(output) = self.outputs.get_mut(&process) else { return };
         let key = output.entry;
         let Some(entry) = self.entries.get_mut(&key) else { return };
+        let mut died = reactor.now();
         // Its last words belong before the word of its end, even if somebody else holds the pipe; but not where the rest of
         // the line is still to be read.
         if let Some(mut transport) = reactor.process(process) {
             output.flush(&entry.name, &mut self.observer, |fd| transport.is_drained(fd));
+            died = transport.started() + exit.wall_time;
         }
         entry.process = None;
         entry.pid = None;
@@ -448,15 +456,15 @@ impl<O: Observer> ProcessMonitor<O> {
         // A restart does not wait for a look at who they are, as long as there are not more and more of them.
         let group_left = match entry.life.state() {
             State::Running { .. } if entry.groups.len() < 2 => !entry.groups.is_empty(),
-            _ => entry.group_left(reactor.now(), &mut self.look),
+            _ => entry.group_left(reactor.turn_time(), &mut self.look),
         };
-        self.tell(reactor, key, Input::Exited { success: exit.success(), group_left });
+        self.tell_at(reactor, key, Input::Exited { success: exit.success(), group_left }, died);
     }
 
     /// Looks whether those who outlived a stopped leader are gone by now.
     fn probe(&mut self, reactor: &mut Reactor, key: u64) {
         let Some(entry) = self.entries.get_mut(&key) else { return };
-        if entry.waits_for_group() && !entry.group_left(reactor.now(), &mut self.look) {
+        if entry.waits_for_group() && !entry.group_left(reactor.turn_time(), &mut self.look) {
             self.tell(reactor, key, Input::GroupGone);
         }
     }

@@ -40,7 +40,7 @@ pub(crate) struct Child {
     pub(super) pipes: Vec<(i32, Pipe)>,
     /// Closed pipes that no event has told of yet.
     pub(super) unreported: usize,
-    started: Instant,
+    pub(super) started: Instant,
     requested: Option<i32>,
     /// Without a pidfd nobody can signal a group safely once its leader is reaped: so it is killed just before.
     pub(super) kill_group_at_exit: bool,

@@ -11,6 +11,7 @@ mod stdio;
 use std::collections::VecDeque;
 use std::fmt;
 use std::io::{self, IoSlice};
+use std::time::Instant;
 
 use crate::error::{SignalError, WriteError};
 use crate::exit::Exit;
@@ -68,6 +69,12 @@ impl Process<'_> {
     #[must_use]
     pub fn pid(&self) -> Option<u32> {
         self.child.exit.is_none().then(|| self.child.pid.unsigned_abs())
+    }
+
+    /// When its spawn began: what [`Exit::wall_time`] counts from.
+    #[must_use]
+    pub fn started(&self) -> Instant {
+        self.child.started
     }
 
     /// How it ended, once it has exited.

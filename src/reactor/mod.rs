@@ -1,7 +1,8 @@
 //! The reactor: one wait for everything, then what happened is handed out.
 //!
-//! Knows no services and no policy. The only file that reads the clock: after each wait, be it the poll or a spawn, which
-//! waits for the exec. The one rule: an event is never delivered from inside a call, only from a turn.
+//! Knows no services and no policy. The only file that reads the clock. What is due is decided once a
+//! turn, at the end of its wait; what is set or started counts from the clock at that moment. The one
+//! rule: an event is never delivered from inside a call, only from a turn.
 
 mod event;
 mod reaper;
@@ -92,7 +93,8 @@ pub struct Reactor {
     alarm: Option<sys::timerfd::Timerfd>,
     /// The last poll had no room for more events: there may be some that it has not told.
     full: bool,
-    now: Instant,
+    /// When the wait of the present turn ended, or of the last one.
+    woke: Instant,
     stopping: bool,
 }
 
@@ -153,7 +155,7 @@ impl Reactor {
             #[cfg(target_os = "linux")]
             alarm: None,
             full: false,
-            now,
+            woke: now,
             stopping: false,
         })
     }
@@ -193,17 +195,23 @@ impl Reactor {
         std::mem::take(&mut self.stopping)
     }
 
-    /// The time: within a turn that of its wait's end (or of the last spawn), the same for all that happens in it.
+    /// The time now, by the clock that timers and processes are measured by (`CLOCK_MONOTONIC`). It goes
+    /// on while a handler works, so what the handler sets or starts counts from that moment.
     #[must_use]
     pub fn now(&self) -> Instant {
-        if self.events.is_none() { self.now } else { clock() }
+        clock()
+    }
+
+    /// A time that is the same for all of a turn: the end of its wait. Outside of a turn, the time now.
+    pub(crate) fn turn_time(&self) -> Instant {
+        if self.events.is_none() { self.woke } else { clock() }
     }
 
     /// When a turn has something to do even if no descriptor becomes ready: for nesting in another loop. In the past (or now) if
     /// there is something to do at once, `None` if never.
     #[must_use]
     pub fn next_deadline(&mut self) -> Option<Instant> {
-        if self.has_work() { Some(self.now) } else { self.timers.next_deadline() }
+        if self.has_work() { Some(self.woke) } else { self.timers.next_deadline() }
     }
 
     /// Has the reactor's descriptor ([`AsFd`]) become readable at [`next_deadline`](Self::next_deadline) too: for loops that know
@@ -240,6 +248,11 @@ impl Reactor {
     /// in which they were asked for.
     pub fn call_later(&mut self, delay: Duration) -> TimerId {
         self.timers.insert(self.now(), delay)
+    }
+
+    /// As [`call_later`](Self::call_later), at a time that was reckoned before.
+    pub(crate) fn call_at(&mut self, deadline: Instant) -> TimerId {
+        self.timers.insert(deadline, Duration::ZERO)
     }
 
     /// Takes back a timer. Whether it was still to fire.
@@ -279,7 +292,7 @@ impl Reactor {
             self.watch_children(command)?;
         }
         let key = self.processes.next_key();
-        let started = self.now();
+        let started = clock();
         let mut around = Surroundings {
             spawner: &self.spawner,
             sources: &mut self.sources,
@@ -287,9 +300,7 @@ impl Reactor {
             pidfds: self.pidfds,
             started,
         };
-        let result = Child::spawn(command.parts(), key, &mut around);
-        self.now = clock();
-        let child = result?;
+        let child = Child::spawn(command.parts(), key, &mut around)?;
         let needs_sweep = child.needs_sweep();
         // Where the host ignores SIGCHLD, or another thread of it waits for anybody, it may be gone before it could have a pidfd.
         let gone = needs_sweep && child.has_ended();
@@ -486,7 +497,7 @@ impl fmt::Debug for Reactor {
             .field("processes", &self.processes.len())
             .field("timers", &self.timers.len())
             .field("hosts", &self.hosts.len())
-            .field("now", &self.now)
+            .field("woke", &self.woke)
             .finish_non_exhaustive()
     }
 }

@@ -62,7 +62,7 @@ impl Reactor {
             self.read(process, fd, buffer, handler);
         }
         let Some(child) = self.processes.get_mut(process) else { return };
-        if let Some(exit) = child.reap(self.now, &mut self.sources) {
+        if let Some(exit) = child.reap(self.woke, &mut self.sources) {
             self.hang_up(process);
             handler(self, Event::Exited { process: ProcessId(process), exit: &exit });
         }

@@ -63,7 +63,7 @@ impl Turn<'_> {
         };
         let Some(events) = &mut self.events else { return Ok(()) };
         let polled = self.reactor.poll.poll(events, timeout);
-        self.reactor.now = clock();
+        self.reactor.woke = clock();
         match polled {
             Err(error) if error.kind() == io::ErrorKind::Interrupted => events.clear(),
             result => result?,
@@ -81,7 +81,7 @@ impl Turn<'_> {
                 handler(self.reactor, Event::Signal(signal));
             }
         }
-        while let Some(id) = self.reactor.timers.pop_due(self.reactor.now, mark) {
+        while let Some(id) = self.reactor.timers.pop_due(self.reactor.woke, mark) {
             handler(self.reactor, Event::Timer(id));
         }
         Ok(())
@@ -110,6 +110,7 @@ impl Turn<'_> {
                 }
             }
         }
+        reactor.find_dead();
     }
 
     /// Hands out what needs no read, and puts the rest on the list of those to read.
@@ -168,7 +169,6 @@ impl Turn<'_> {
     }
 
     fn bury_dead(&mut self, handler: &mut dyn FnMut(&mut Reactor, Event<'_>)) {
-        self.reactor.find_dead();
         while let Some(process) = self.reactor.dead.front().copied() {
             self.need_buffer();
             self.reactor.bury(process, &mut self.buffer, handler);

@@ -1,0 +1,151 @@
+//! A handler that takes its time: what is set or started in it counts from then, and what has
+//! happened meanwhile counts from when it happened.
+
+mod monitor_util;
+
+use std::time::Duration;
+
+use childminder::{Command, Event, Reactor, Service};
+use monitor_util::{WATCHDOG, World, each_way, group, now, nervous, patient, sh};
+
+/// Keeps the thread busy, as a handler of a host's may.
+fn busy(time: Duration) {
+    let start = now();
+    while start.elapsed() < time {
+        std::hint::spin_loop();
+    }
+}
+
+const BUSY: Duration = Duration::from_millis(600);
+
+/// Takes turns until `over` says so.
+fn run(reactor: &mut Reactor, mut handler: impl FnMut(&mut Reactor, Event<'_>) -> bool) {
+    let start = now();
+    let mut over = false;
+    while !over {
+        assert!(start.elapsed() < WATCHDOG, "nothing came of it");
+        reactor.turn(Some(Duration::from_secs(1)), |reactor, event| over |= handler(reactor, event)).unwrap();
+    }
+}
+
+#[test]
+fn a_timer_counts_from_the_call() {
+    let mut reactor = Reactor::new().unwrap();
+    let first = reactor.call_later(Duration::ZERO);
+    let mut set = None;
+    run(&mut reactor, |reactor, event| match event {
+        Event::Timer(id) if id == first => {
+            busy(BUSY);
+            let delay = Duration::from_millis(200);
+            let id = reactor.call_later(delay);
+            let deadline = reactor.timer_deadline(id).unwrap();
+            assert!(deadline >= now() + delay - Duration::from_millis(100));
+            set = Some((id, now() + delay));
+            false
+        }
+        Event::Timer(id) => {
+            let (expected, deadline) = set.unwrap();
+            assert_eq!(id, expected);
+            assert!(now() >= deadline - Duration::from_millis(100), "{:?} early", deadline - now());
+            true
+        }
+        _ => false,
+    });
+}
+
+#[test]
+fn a_process_lives_from_its_spawn() {
+    let mut reactor = Reactor::new().unwrap();
+    reactor.call_later(Duration::ZERO);
+    run(&mut reactor, |reactor, event| match event {
+        Event::Timer(_) => {
+            busy(BUSY);
+            let before = now();
+            let id = reactor.spawn_process(&Command::new("true")).unwrap();
+            let started = reactor.process(id).unwrap().started();
+            assert!(before <= started && started <= now());
+            false
+        }
+        Event::Exited { exit, .. } => {
+            assert!(exit.wall_time < BUSY, "{:?}", exit.wall_time);
+            true
+        }
+        _ => false,
+    });
+}
+
+#[test]
+fn an_exit_counts_from_when_the_wait_told_of_it() {
+    let mut reactor = Reactor::new().unwrap();
+    let id = reactor.spawn_process(&sh("echo word")).unwrap();
+    // Both the word and the exit are there before the turn.
+    until_dead(reactor.process(id).unwrap().pid().unwrap());
+    run(&mut reactor, |_, event| match event {
+        Event::Data { .. } => {
+            busy(BUSY);
+            false
+        }
+        Event::Exited { exit, .. } => {
+            assert!(exit.wall_time < BUSY, "{:?}", exit.wall_time);
+            true
+        }
+        _ => false,
+    });
+}
+
+#[test]
+fn a_stop_has_all_of_its_kill_time() {
+    each_way(|world| {
+        let kill_time = Duration::from_millis(500);
+        let mut policy = patient();
+        policy.kill_time = kill_time;
+        let script = "trap 'echo asked' TERM; echo ready; while :; do sleep 0.02; done";
+        world.add_with("deaf", &sh(script), policy);
+        world.start();
+        world.until_ready("deaf", 1);
+        let timer = world.reactor.call_later(Duration::ZERO);
+        let World { reactor, monitor, .. } = world;
+        let mut asked = None;
+        run(reactor, |reactor, event| {
+            if matches!(event, Event::Timer(id) if id == timer) {
+                busy(BUSY);
+                asked = Some(now());
+                monitor.stop_service(reactor);
+            }
+            monitor.handle(reactor, &event);
+            monitor.is_down() && asked.is_some()
+        });
+        let waited = world.last("killing", "deaf") - asked.unwrap();
+        assert!(waited >= kill_time, "killed after {waited:?}");
+        assert!(world.lines("deaf").contains(&"[deaf] asked"), "it had no time to save its data");
+    });
+}
+
+#[test]
+fn an_instant_death_stays_one() {
+    each_way(|world| {
+        let mut policy = nervous();
+        policy.threshold = Duration::from_millis(300);
+        policy.min_restart_delay = Duration::from_secs(1000);
+        world.add_with("brief", &sh("echo word"), policy);
+        world.start();
+        until_dead(world.pid("brief"));
+        let World { reactor, monitor, .. } = world;
+        run(reactor, |reactor, event| {
+            if matches!(event, Event::Data { .. }) {
+                busy(BUSY);
+            }
+            monitor.handle(reactor, &event);
+            matches!(event, Event::Exited { .. })
+        });
+        assert_eq!(world.delays("brief"), [Duration::from_secs(1000)]);
+    });
+}
+
+fn until_dead(pid: u32) {
+    let start = now();
+    while group(pid).contains(&pid) {
+        assert!(start.elapsed() < WATCHDOG, "{pid} lives on");
+        std::thread::yield_now();
+    }
+}
