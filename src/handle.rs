@@ -17,6 +17,7 @@ use crate::monitor::restart::{Policy, State};
 use crate::monitor::{Log, MonitorError, Observer, ProcessMonitor, Status};
 use crate::reactor::{Event, Interest, Reactor, SourceId};
 use crate::service::Service;
+use crate::sys;
 
 /// What a thread wants done. Dropped without having been done, it drops the sender of its answer, which the caller notices.
 type Request<O> = Box<dyn FnOnce(&mut ProcessMonitor<O>, &mut Reactor) + Send>;
@@ -92,9 +93,7 @@ impl<O: Observer + 'static> Controlled<O> {
     ///
     /// `EMFILE` or `ENFILE`: it takes two descriptors.
     pub fn new(reactor: &mut Reactor, monitor: ProcessMonitor<O>) -> io::Result<(Self, Handle<O>)> {
-        let (button, stream) = UnixStream::pair()?;
-        button.set_nonblocking(true)?;
-        stream.set_nonblocking(true)?;
+        let (button, stream) = sys::fd::socket_pair()?;
         let (shared, stream) = (Arc::new(Shared { requests: Mutex::new(Some(Vec::new())), button }), Arc::new(stream));
         let bell = Bell { shared: Arc::clone(&shared), stream: Arc::clone(&stream) };
         let theirs = Bell { shared: Arc::clone(&shared), stream };

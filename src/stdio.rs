@@ -50,7 +50,10 @@ impl Stdio {
         Self(Source::Null)
     }
 
-    /// The host's descriptor of the same number.
+    /// The host's descriptor of the same number, as it is when the process is spawned. If the host has it
+    /// closed then, the spawn is refused (`EBADF`): the child would find it closed, or the next file that
+    /// it opens in its place. [`closed`](Self::closed) says that this is meant. Descriptors 0, 1 and 2 are
+    /// never those of a reactor, even if the host has closed its own.
     #[must_use]
     pub fn inherit() -> Self {
         Self(Source::Inherit)

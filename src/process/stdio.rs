@@ -55,7 +55,7 @@ impl<'a> Files<'a> {
             None => {
                 for (fd, stdio) in DEFAULTS {
                     if !command.fds.contains_key(fd) {
-                        files.add(*fd, stdio, null).map_err(|(stage, error)| fail(stage, error))?;
+                        files.add(command, *fd, stdio, null)?;
                     }
                 }
             }
@@ -64,7 +64,7 @@ impl<'a> Files<'a> {
             if *fd < 0 {
                 return Err(refuse("a descriptor with a negative number"));
             }
-            files.add(*fd, stdio, null).map_err(|(stage, error)| fail(stage, error))?;
+            files.add(command, *fd, stdio, null)?;
         }
         for (fd, (_, socket)) in (3..).zip(&command.attributes().listen) {
             if files.theirs.insert(fd, Theirs::Lent(socket.as_fd())).is_some() {
@@ -97,32 +97,46 @@ impl<'a> Files<'a> {
             .collect()
     }
 
-    fn add(&mut self, fd: i32, stdio: &'a Stdio, null: BorrowedFd<'a>) -> Result<(), (Stage, io::Error)> {
+    fn add(
+        &mut self,
+        command: &Parts,
+        fd: i32,
+        stdio: &'a Stdio,
+        null: BorrowedFd<'a>,
+    ) -> Result<(), SpawnError> {
+        let opened = |result: io::Result<Theirs<'a>>| {
+            result.map_err(|error| SpawnError::new(command.program.clone(), Stage::Pipe, error))
+        };
         let theirs = match &stdio.0 {
-            Source::Piped if fd == 0 => self.open_writer(fd)?,
-            Source::Writer => self.open_writer(fd)?,
-            Source::Piped | Source::Reader => self.open_reader(fd)?,
+            Source::Piped if fd == 0 => opened(self.open_writer(fd))?,
+            Source::Writer => opened(self.open_writer(fd))?,
+            Source::Piped | Source::Reader => opened(self.open_reader(fd))?,
             Source::Null => Theirs::Lent(null),
             Source::Closed => return Ok(()),
             Source::SameAs(other) => Theirs::SameAs(*other),
             Source::Given(file) => Theirs::Lent(file.as_fd()),
             Source::Inherit => match sys::fd::of_the_host(fd) {
                 Some(file) => Theirs::Lent(file),
-                None => return Err((Stage::Dup2, io::Error::from_raw_os_error(libc::EBADF))),
+                None => {
+                    let error = io::Error::from_raw_os_error(libc::EBADF);
+                    let hint = Some("it is to be inherited, and the host has it closed".into());
+                    let error = SpawnError::new(command.program.clone(), Stage::Dup2, error);
+                    return Err(error.on(format!("to descriptor {fd}")).with_hint(hint));
+                }
             },
         };
         self.theirs.insert(fd, theirs);
         Ok(())
     }
 
-    fn open_reader(&mut self, fd: i32) -> Result<Theirs<'a>, (Stage, io::Error)> {
-        let (ours, theirs) = sys::fd::pipe().map_err(|error| (Stage::Pipe, error))?;
+    fn open_reader(&mut self, fd: i32) -> io::Result<Theirs<'a>> {
+        let (ours, theirs) = sys::fd::pipe()?;
         self.ours.push((fd, ours, Side::Reader));
         Ok(Theirs::Opened(theirs))
     }
 
-    fn open_writer(&mut self, fd: i32) -> Result<Theirs<'a>, (Stage, io::Error)> {
-        let (theirs, ours) = sys::fd::pipe().map_err(|error| (Stage::Pipe, error))?;
+    fn open_writer(&mut self, fd: i32) -> io::Result<Theirs<'a>> {
+        let (theirs, ours) = sys::fd::pipe()?;
         self.ours.push((fd, ours, Side::Writer));
         Ok(Theirs::Opened(theirs))
     }

@@ -128,7 +128,7 @@ impl Reactor {
     /// As [`new`](Self::new).
     pub fn with_methods(spawn: SpawnMethod, reap: ReapMethod) -> io::Result<Self> {
         let spawner = Spawner::new(spawn)?;
-        let poll = Poll::new()?;
+        let poll = sys::fd::with_stdio_taken(Poll::new)?;
         let sources = Sources::new(poll.registry().try_clone()?);
         let now = clock();
         Ok(Self {
@@ -413,7 +413,8 @@ impl Reactor {
         if let Some(waker) = &self.waker {
             return Ok(waker.clone());
         }
-        let waker = self.sources.register_with(Source::Waker, mio::Waker::new)?;
+        let make = |registry: &mio::Registry, token| sys::fd::with_stdio_taken(|| mio::Waker::new(registry, token));
+        let waker = self.sources.register_with(Source::Waker, make)?;
         let waker = Waker(Arc::new(waker));
         self.waker = Some(waker.clone());
         Ok(waker)

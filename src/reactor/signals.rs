@@ -26,8 +26,7 @@ pub(crate) struct Signals {
 
 impl Signals {
     pub(crate) fn new() -> io::Result<Self> {
-        // std opens both ends close-on-exec.
-        let (read, write) = UnixStream::pair()?;
+        let (read, write) = sys::fd::socket_pair()?;
         let delivery = SignalDelivery::with_pipe(read, write, SignalOnly, [0_i32; 0])?;
         Ok(Self { delivery, watched: Vec::new() })
     }

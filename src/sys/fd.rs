@@ -3,9 +3,35 @@
 use std::fs::File;
 use std::io::{self, IoSlice, Read};
 use std::mem::ManuallyDrop;
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::unix::net::UnixStream;
 
 use super::{cvt, cvt_retry, signal};
+
+/// The lowest number that a descriptor of ours may have. Those below are the host's stdin, stdout and
+/// stderr, whether or not they are open: a child that inherits them must never get one of ours.
+const LOWEST: RawFd = 3;
+
+/// Moves a descriptor that was just opened away from the numbers of stdin, stdout and stderr.
+pub(crate) fn above_stdio(fd: OwnedFd) -> io::Result<OwnedFd> {
+    if fd.as_raw_fd() < LOWEST { duplicate(fd.as_fd(), LOWEST) } else { Ok(fd) }
+}
+
+/// Calls what opens a descriptor that cannot be moved, while the numbers of stdin, stdout and stderr
+/// are taken.
+pub(crate) fn with_stdio_taken<T>(open: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
+    let mut taken = Vec::new();
+    while let Some(free) = (0..LOWEST).find(|fd| of_the_host(*fd).is_none()) {
+        let null = File::options().read(true).open("/dev/null")?;
+        // Whoever else has taken the number meanwhile keeps it.
+        let is_low = null.as_raw_fd() <= free;
+        taken.push(null);
+        if !is_low {
+            break;
+        }
+    }
+    open()
+}
 
 /// A pipe, close-on-exec at both ends: (to read from, to write to).
 pub(crate) fn pipe() -> io::Result<(OwnedFd, OwnedFd)> {
@@ -25,7 +51,7 @@ pub(crate) fn pipe() -> io::Result<(OwnedFd, OwnedFd)> {
         // SAFETY: F_SETFD takes an int and touches no memory of ours.
         cvt(unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_SETFD, libc::FD_CLOEXEC) })?;
     }
-    Ok((reader, writer))
+    Ok((above_stdio(reader)?, above_stdio(writer)?))
 }
 
 /// Makes a pipe's end or a terminal's master non-blocking.
@@ -34,6 +60,16 @@ pub(crate) fn set_nonblocking(fd: BorrowedFd<'_>) -> io::Result<()> {
     // SAFETY: FIONBIO reads one int, which lives through the call.
     cvt(unsafe { libc::ioctl(fd.as_raw_fd(), libc::FIONBIO, &raw const on) })?;
     Ok(())
+}
+
+/// Two connected sockets, close-on-exec and non-blocking.
+pub(crate) fn socket_pair() -> io::Result<(UnixStream, UnixStream)> {
+    let (one, other) = UnixStream::pair()?;
+    let (one, other) = (above_stdio(one.into())?, above_stdio(other.into())?);
+    let (one, other) = (UnixStream::from(one), UnixStream::from(other));
+    one.set_nonblocking(true)?;
+    other.set_nonblocking(true)?;
+    Ok((one, other))
 }
 
 /// A close-on-exec duplicate at the lowest free number from `min` on.
@@ -163,13 +199,11 @@ pub(crate) fn wait_readable(fd: BorrowedFd<'_>, timeout_ms: i32) -> bool {
 
 /// `/dev/null`, for reading and writing.
 pub(crate) fn null() -> io::Result<OwnedFd> {
-    Ok(File::options().read(true).write(true).open("/dev/null")?.into())
+    above_stdio(File::options().read(true).write(true).open("/dev/null")?.into())
 }
 
 #[cfg(test)]
 mod tests {
-    use std::os::fd::AsFd;
-
     use super::*;
 
     #[test]

@@ -15,6 +15,7 @@ mod linux {
     use std::sync::OnceLock;
 
     use super::super::cvt;
+    use super::super::fd::above_stdio;
     use super::*;
 
     /// Signals the group that the process leads (Linux 6.9); the libc crate does not know it yet.
@@ -26,7 +27,8 @@ mod linux {
         let fd = cvt(unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) })?;
         #[allow(clippy::cast_possible_truncation)] // a descriptor is an int
         // SAFETY: the kernel has just opened it for us.
-        Ok(unsafe { OwnedFd::from_raw_fd(fd as i32) })
+        let pidfd = unsafe { OwnedFd::from_raw_fd(fd as i32) };
+        above_stdio(pidfd)
     }
 
     /// Sends to the process; `ESRCH` once it is reaped.

@@ -6,6 +6,7 @@ use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::ptr;
 
 use super::cvt;
+use super::fd::above_stdio;
 use crate::pty::Pty;
 
 /// Opens one: (master, slave), both close-on-exec.
@@ -13,12 +14,12 @@ pub(crate) fn open(pty: Pty) -> io::Result<(OwnedFd, OwnedFd)> {
     // SAFETY: posix_openpt touches no memory.
     let master = cvt(unsafe { libc::posix_openpt(libc::O_RDWR | libc::O_NOCTTY | libc::O_CLOEXEC) })?;
     // SAFETY: it has just been opened for us.
-    let master = unsafe { OwnedFd::from_raw_fd(master) };
+    let master = above_stdio(unsafe { OwnedFd::from_raw_fd(master) })?;
     // SAFETY: grantpt touches no memory of ours.
     cvt(unsafe { libc::grantpt(master.as_raw_fd()) })?;
     // SAFETY: unlockpt touches no memory of ours.
     cvt(unsafe { libc::unlockpt(master.as_raw_fd()) })?;
-    let slave = open_slave(&master)?;
+    let slave = above_stdio(open_slave(&master)?)?;
     set_termios(&slave, pty)?;
     resize(super::fd::borrow(&master), pty.rows, pty.columns)?;
     Ok((master, slave))

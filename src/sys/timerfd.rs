@@ -9,6 +9,7 @@ use std::ptr;
 use std::time::Duration;
 
 use super::cvt;
+use super::fd::above_stdio;
 
 /// An alarm clock for the poll set.
 #[derive(Debug)]
@@ -19,7 +20,7 @@ impl Timerfd {
         // SAFETY: timerfd_create takes two integers.
         let fd = cvt(unsafe { libc::timerfd_create(libc::CLOCK_MONOTONIC, libc::TFD_CLOEXEC | libc::TFD_NONBLOCK) })?;
         // SAFETY: the kernel has just opened it for us.
-        Ok(Self(unsafe { OwnedFd::from_raw_fd(fd) }))
+        Ok(Self(above_stdio(unsafe { OwnedFd::from_raw_fd(fd) })?))
     }
 
     /// Has it become readable once, in `delay`; or never.
