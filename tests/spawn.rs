@@ -243,6 +243,14 @@ on_all_combinations! {
             command.env("PATH", path);
             assert_eq!(world.output(&command), "third\n", "{path:?}");
         }
+        // One that is longer than a path can be holds nothing, as to execvp(3).
+        let long = "x".repeat(5000);
+        command.env("PATH", format!("/{long}:{root}/second"));
+        assert_eq!(world.output(&command), format!("second {root}/third\n"));
+        command.env("PATH", format!("/{long}"));
+        let error = world.reactor.spawn_process(&command).unwrap_err();
+        assert_eq!(error.io_error().raw_os_error(), Some(libc::ENOENT), "{error}");
+        assert!(error.to_string().contains("in no directory of its PATH"), "{error}");
         // None: /bin:/usr/bin.
         let mut command = Command::new("true");
         assert_eq!(world.output(command.env_clear()), "");

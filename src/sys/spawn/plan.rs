@@ -324,7 +324,10 @@ fn candidates(program: &OsStr, path: Option<&OsStr>, paths: &mut Strings) -> Res
     for dir in path.unwrap_or(OsStr::new(DEFAULT_PATH)).as_bytes().split(|byte| *byte == b':') {
         // POSIX: an empty entry is the working directory.
         let separator: &[u8] = if dir.is_empty() || dir.ends_with(b"/") { b"" } else { b"/" };
-        paths.push(&[dir, separator, program])?;
+        // execvp(3) passes over an entry that no path can hold; the kernel would end the search there.
+        if dir.len() + separator.len() + program.len() < libc::PATH_MAX as usize {
+            paths.push(&[dir, separator, program])?;
+        }
     }
     Ok(())
 }
