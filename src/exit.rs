@@ -41,7 +41,9 @@ pub struct Exit {
     pub usage: Usage,
     /// From just before the spawn to the reap, on the monotonic clock.
     pub wall_time: Duration,
-    /// The last signal that was sent to it through this library, if there was one: who asked for the end.
+    /// The last signal that was sent to it through this library and whose default action ends a process,
+    /// if there was one: it may be why the process has ended. Signals that stop or continue a process, or
+    /// do nothing to it (SIGWINCH, SIGURG, SIGCHLD), do not count.
     pub requested: Option<i32>,
 }
 

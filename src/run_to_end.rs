@@ -336,7 +336,7 @@ impl<'a> Run<'a> {
         if let Some(mut process) = reactor.process(self.process) {
             // An error says that it has just exited.
             let _ = process.terminate_group(libc::SIGTERM);
-            process.kill_group_at_exit();
+            process.hold_for_group();
         }
         self.kill = Some(reactor.call_later(self.kill_time));
     }

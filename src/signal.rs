@@ -87,6 +87,22 @@ pub fn name(number: i32) -> Option<String> {
     None
 }
 
+/// Whether the signal's default action ends a process (`signal(7)`): not what stops or continues one,
+/// or does nothing to it.
+pub(crate) fn ends_by_default(number: i32) -> bool {
+    const OTHERS: [i32; 8] = [
+        libc::SIGCHLD,
+        libc::SIGCONT,
+        libc::SIGSTOP,
+        libc::SIGTSTP,
+        libc::SIGTTIN,
+        libc::SIGTTOU,
+        libc::SIGURG,
+        libc::SIGWINCH,
+    ];
+    (1..=max()).contains(&number) && !OTHERS.contains(&number)
+}
+
 /// The highest signal number there is.
 pub(crate) fn max() -> i32 {
     #[cfg(target_os = "linux")]

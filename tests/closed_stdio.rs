@@ -89,14 +89,14 @@ fn the_numbers_stay_free() {
     }
     let folder = TempDir::new("closed");
     for set in ["0", "1", "2", "01", "02", "12", "012"] {
-        for way in 0..COMBINATIONS.len() {
+        for (way, combination) in COMBINATIONS.iter().enumerate() {
             let report = folder.0.join(format!("{set}-{way}"));
             let mut itself = Command::new(env::current_exe().unwrap());
             itself.args(["--exact", "the_numbers_stay_free", "--nocapture", "--test-threads=1"]);
             itself.env(CASE, format!("{set}/{way}/{}", report.display()));
             let _ = itself.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).status().unwrap();
             let said = fs::read_to_string(&report).unwrap_or_default();
-            assert_eq!(said, "right", "without {set}, {:?}", COMBINATIONS[way]);
+            assert_eq!(said, "right", "without {set}, {combination:?}");
         }
     }
 }

@@ -68,7 +68,7 @@ fn an_unknown_name_is_an_error_everywhere() {
         assert_eq!(monitor.stop_process(reactor, name), unknown);
         assert_eq!(monitor.restart_process(reactor, name), unknown);
         assert_eq!(monitor.remove_process(reactor, name), unknown);
-        assert_eq!(monitor.set_process_policy(name, Policy::default()), unknown);
+        assert_eq!(monitor.set_process_policy(reactor, name, Policy::default()), unknown);
         assert_eq!(monitor.status(name), None);
     }
 }
@@ -81,7 +81,7 @@ fn a_policy_that_makes_no_sense_is_refused() {
     world.add("it", &sh(IDLE));
     let (monitor, reactor) = (&mut world.monitor, &mut world.reactor);
     assert!(matches!(monitor.set_policy(bad.clone()), Err(MonitorError::Policy(_))));
-    assert!(matches!(monitor.set_process_policy("it", bad.clone()), Err(MonitorError::Policy(_))));
+    assert!(matches!(monitor.set_process_policy(reactor, "it", bad.clone()), Err(MonitorError::Policy(_))));
     assert!(matches!(monitor.add_process_with(reactor, "new", &sh(IDLE), bad), Err(MonitorError::Policy(_))));
     assert_eq!(monitor.names().collect::<Vec<_>>(), ["it"]);
 }
@@ -428,7 +428,7 @@ fn the_restart_policy_is_each_process_own() {
         world.until("it is over", |world| world.state(name) == State::Exited);
         assert_eq!(world.story(name), ["started", "exited"]);
     }
-    world.monitor.set_process_policy("failed", with(Restart::Never)).unwrap();
+    world.monitor.set_process_policy(&mut world.reactor, "failed", with(Restart::Never)).unwrap();
     world.until("it is over, too", |world| world.state("failed") == State::Exited);
     assert_eq!(world.monitor.status("never").unwrap().last_exit.unwrap().code(), Some(1));
     world.start_process("never");

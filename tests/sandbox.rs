@@ -48,7 +48,7 @@ fn without_close_range_and_pidfds() {
         let mut command = sh("sleep 1000 >/dev/null 2>&1 & echo $!; read go; exit 5");
         let id = world.spawn(command.stdin(Stdio::piped()));
         world.until_said(id, 1, "\n");
-        world.process(id).kill_group_at_exit();
+        world.process(id).kill_group_at_exit(true);
         world.process(id).write(0, b"go\n").unwrap();
         world.until_with(
             |reactor, event| {

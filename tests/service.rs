@@ -373,7 +373,7 @@ fn two_monitors_in_one_program() {
         each_reactor(|mut reactor| {
             let first = Scripted::new(&mut reactor, IDLE, |_| ());
             let mut second = Scripted::new(&mut reactor, STUBBORN, |_| raise(SIGTERM));
-            second.monitor.set_process_policy("it", monitor_util::deadly()).unwrap();
+            second.monitor.set_process_policy(&mut reactor, "it", monitor_util::deadly()).unwrap();
             let mut all = MultiService::new();
             all.add_service(&mut reactor, first);
             all.add_service(&mut reactor, second);

@@ -23,7 +23,7 @@ fn unknown_but_not_lost() {
         let mut command = sh("sleep 1000 >/dev/null 2>&1 & echo $!; read go; exit 3");
         let id = world.spawn(command.stdin(Stdio::piped()));
         world.until_said(id, 1, "\n");
-        world.process(id).kill_group_at_exit();
+        world.process(id).kill_group_at_exit(true);
         world.process(id).write(0, b"go\n").unwrap();
         assert!(steal());
         // Nobody's number any more: no signal is sent to it.

@@ -17,8 +17,11 @@ use crate::process::{Living, ProcessGroup, ProcessId};
 use crate::reactor::Reactor;
 use crate::reactor::timers::TimerId;
 
-/// How often to look whether those who have outlived a stopped leader are gone: no event tells of them.
-const PROBE: Duration = Duration::from_millis(50);
+/// The first pause between two looks whether the members of a group that have outlived their leader are
+/// gone, which no event tells of. It doubles with each look.
+pub(super) const FIRST_PROBE: Duration = Duration::from_millis(2);
+/// The longest such pause.
+const LONGEST_PROBE: Duration = Duration::from_millis(50);
 
 /// One name and all that is known of it.
 #[derive(Debug)]
@@ -31,6 +34,8 @@ pub(super) struct Entry {
     pub(super) timer: Option<(TimerId, Instant)>,
     /// What is left of the groups of earlier processes of this name.
     pub(super) groups: Vec<ProcessGroup>,
+    /// The pause until the next look for them.
+    pub(super) probe: Duration,
     /// To be forgotten as soon as it is down; its name is free already.
     pub(super) removed: bool,
     pub(super) starts: u64,
@@ -95,6 +100,11 @@ impl Entry {
         matches!(self.life.state(), State::Stopping { leader: Leader::Gone, .. })
     }
 
+    /// A look has found somebody: the next one comes later.
+    pub(super) fn probe_later(&mut self) {
+        self.probe = (2 * self.probe).min(LONGEST_PROBE);
+    }
+
     /// Whether anybody is left of the groups of its earlier processes.
     pub(super) fn group_left(&mut self, turn: Instant, look: &mut Look) -> bool {
         let living = look.at(turn);
@@ -108,11 +118,11 @@ impl Entry {
         let mut result = Ok(());
         if let Some(mut process) = self.process.and_then(|id| reactor.process(id)) {
             result = refused(process.terminate_group(signal));
-            process.kill_group_at_exit();
+            process.hold_for_group();
         }
         for group in &self.groups {
-            let _ = group.signal(signal);
-            let _ = group.signal(libc::SIGCONT);
+            let sent = refused(group.signal(signal).and_then(|()| group.signal(libc::SIGCONT)));
+            result = result.and(sent);
         }
         result
     }
@@ -122,10 +132,10 @@ impl Entry {
         let mut result = Ok(());
         if let Some(mut process) = self.process.and_then(|id| reactor.process(id)) {
             result = refused(process.kill_group());
-            process.kill_group_at_exit();
+            process.hold_for_group();
         }
-        for group in self.groups.drain(..) {
-            let _ = group.signal(libc::SIGKILL);
+        for group in &self.groups {
+            result = result.and(refused(group.signal(libc::SIGKILL)));
         }
         result
     }
@@ -134,7 +144,7 @@ impl Entry {
     pub(super) fn arm(&mut self, reactor: &mut Reactor, key: u64, timers: &mut HashMap<TimerId, u64>) {
         let mut deadline = self.life.deadline();
         if self.waits_for_group() {
-            let probe = reactor.now() + PROBE;
+            let probe = reactor.now() + self.probe;
             // One that is armed already is not put off.
             let probe = self.timer.map_or(probe, |(_, armed)| armed.min(probe));
             deadline = Some(deadline.map_or(probe, |deadline| deadline.min(probe)));

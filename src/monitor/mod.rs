@@ -23,7 +23,7 @@ use crate::reactor::timers::TimerId;
 use crate::reactor::{Event, Reactor};
 use crate::service::Service;
 pub use entry::Status;
-use entry::{Entry, Look, Output, line};
+use entry::{Entry, FIRST_PROBE, Look, Output, line};
 use lines::MAX_LINE;
 pub use observer::{Line, Log, Observer};
 use restart::{Action, Input, Lifecycle, Policy, PolicyError, State};
@@ -164,17 +164,23 @@ impl<O: Observer> ProcessMonitor<O> {
         Ok(())
     }
 
-    /// Sets the policy of one process. What is pending stays as it is: a wait, a kill time.
+    /// Sets the policy of one process. What is pending follows it: see [`Lifecycle::set_policy`].
     ///
     /// # Errors
     ///
     /// [`MonitorError::Unknown`], or [`MonitorError::Policy`] if it makes no sense.
-    pub fn set_process_policy(&mut self, name: &str, policy: impl Into<Arc<Policy>>) -> Result<(), MonitorError> {
+    pub fn set_process_policy(
+        &mut self,
+        reactor: &mut Reactor,
+        name: &str,
+        policy: impl Into<Arc<Policy>>,
+    ) -> Result<(), MonitorError> {
         let policy = policy.into();
         policy.validate()?;
         let key = self.key(name)?;
         if let Some(entry) = self.entries.get_mut(&key) {
             entry.life.set_policy(policy);
+            entry.arm(reactor, key, &mut self.timers);
         }
         Ok(())
     }
@@ -322,6 +328,7 @@ impl<O: Observer> ProcessMonitor<O> {
             pid: None,
             timer: None,
             groups: Vec::new(),
+            probe: FIRST_PROBE,
             removed: false,
             starts: 0,
             last_exit: None,
@@ -411,6 +418,7 @@ impl<O: Observer> ProcessMonitor<O> {
                     }
                 }
                 Some(Action::Kill) => {
+                    entry.probe = FIRST_PROBE;
                     self.observer.killing(&entry.name);
                     if let Err(error) = entry.kill(reactor) {
                         self.observer.signal_refused(&entry.name, libc::SIGKILL, &error);
@@ -419,11 +427,9 @@ impl<O: Observer> ProcessMonitor<O> {
                 None => {}
             }
             match entry.life.state() {
-                State::BackingOff { until } if entry.life.state() != before => {
+                State::BackingOff { until, .. } if entry.life.state() != before => {
                     self.observer.restarting(&entry.name, until.saturating_duration_since(now));
                 }
-                // Nobody is left, or only those who have been killed and are not gone yet.
-                State::Stopped => entry.groups.clear(),
                 _ => {}
             }
             break;
@@ -452,6 +458,7 @@ impl<O: Observer> ProcessMonitor<O> {
         entry.last_exit = (entry.starts > 0).then(|| Box::new(*exit));
         let leftover = reactor.process(process).and_then(|process| process.leftover_group());
         entry.groups.extend(leftover);
+        entry.probe = FIRST_PROBE;
         self.observer.exited(&entry.name, exit);
         // A restart does not wait for a look at who they are, as long as there are not more and more of them.
         let group_left = match entry.life.state() {
@@ -461,10 +468,15 @@ impl<O: Observer> ProcessMonitor<O> {
         self.tell_at(reactor, key, Input::Exited { success: exit.success(), group_left }, died);
     }
 
-    /// Looks whether those who outlived a stopped leader are gone by now.
+    /// Looks whether the members of a group that have outlived a stopped leader are gone by now.
     fn probe(&mut self, reactor: &mut Reactor, key: u64) {
         let Some(entry) = self.entries.get_mut(&key) else { return };
-        if entry.waits_for_group() && !entry.group_left(reactor.turn_time(), &mut self.look) {
+        if !entry.waits_for_group() {
+            return;
+        }
+        if entry.group_left(reactor.turn_time(), &mut self.look) {
+            entry.probe_later();
+        } else {
             self.tell(reactor, key, Input::GroupGone);
         }
     }

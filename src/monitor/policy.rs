@@ -89,6 +89,15 @@ impl Policy {
         }
     }
 
+    /// Whether an exit with or without success is followed by a restart.
+    pub(super) fn wants_restart(&self, success: bool) -> bool {
+        match self.restart {
+            Restart::Always => true,
+            Restart::OnFailure => !success,
+            Restart::Never => false,
+        }
+    }
+
     /// The wait after the first instant death. Not above the maximum, even if nobody has validated.
     pub(super) fn first_delay(&self) -> Duration {
         self.min_restart_delay.min(self.max_restart_delay)

@@ -7,6 +7,11 @@ use std::time::{Duration, Instant};
 
 pub use super::policy::{Policy, PolicyError, Restart};
 
+/// From the first kill to the second one.
+const KILL_AGAIN: Duration = Duration::from_secs(1);
+/// From one kill to the next, at most.
+const KILL_AGAIN_AT_MOST: Duration = Duration::from_secs(60);
+
 /// What has happened to a process, or is wanted of it: the input of [`Lifecycle::handle`].
 ///
 /// # Examples
@@ -91,13 +96,20 @@ pub enum State {
     },
     /// Dead by an instant death; it will be started again.
     BackingOff {
+        /// When the wait began.
+        since: Instant,
         /// When it will be started.
         until: Instant,
     },
     /// Asked to stop, and not gone yet.
     Stopping {
-        /// When it will be killed; `None` once it has been.
-        kill_at: Option<Instant>,
+        /// When it was asked to.
+        since: Instant,
+        /// When it will be killed, or killed again.
+        kill_at: Instant,
+        /// How often it has been killed. A kill can fail, and a process in an uninterruptible sleep
+        /// survives it for as long as it sleeps, so the kill is repeated until the process is gone.
+        kills: u32,
         /// What comes after.
         next: Next,
         /// Whether the process itself is still there, or only others of its group.
@@ -191,6 +203,8 @@ pub struct Lifecycle {
     delay: Duration,
     /// Members of its group are known to have outlived it.
     group_left: bool,
+    /// It ended with exit code 0 when it ended last.
+    succeeded: bool,
 }
 
 impl Lifecycle {
@@ -208,7 +222,7 @@ impl Lifecycle {
     /// ```
     pub fn new(policy: impl Into<Arc<Policy>>) -> Self {
         let policy = policy.into();
-        Self { state: State::Stopped, delay: policy.first_delay(), policy, group_left: false }
+        Self { state: State::Stopped, delay: policy.first_delay(), policy, group_left: false, succeeded: false }
     }
 
     /// The policy in force.
@@ -224,24 +238,39 @@ impl Lifecycle {
         &self.policy
     }
 
-    /// Replaces the policy from the next input on.
+    /// Replaces the policy. What is pending follows the new one, so look at the
+    /// [deadline](Self::deadline) again.
     ///
-    /// The state stays, with any deadline under way. The wait that follows the next instant death is brought
-    /// into the range of the new policy.
+    /// A wait that is longer than the new policy allows is shortened, counted from its beginning, and it is
+    /// given up if the new policy wants no restart. A kill comes no later than the new kill time after the
+    /// request to stop. Nothing that is pending is put off. The wait that follows the next instant death is
+    /// brought into the range of the new policy.
     ///
     /// # Examples
     ///
     /// ```
-    /// use childminder::restart::{Lifecycle, Policy, Restart};
+    /// use childminder::restart::{Input, Lifecycle, Policy};
+    /// use std::time::{Duration, Instant};
     ///
-    /// let mut web = Lifecycle::new(Policy::default());
-    /// let mut once = Policy::default();
-    /// once.restart = Restart::Never;
-    /// web.set_policy(once);
-    /// assert_eq!(web.policy().restart, Restart::Never);
+    /// let (now, mut web) = (Instant::now(), Lifecycle::new(Policy::default()));
+    /// for input in [Input::Start, Input::Spawned, Input::Stop] {
+    ///     web.handle(now, input);
+    /// }
+    /// let mut impatient = Policy::default();
+    /// impatient.kill_time = Duration::from_secs(1);
+    /// web.set_policy(impatient);
+    /// assert_eq!(web.deadline(), Some(now + Duration::from_secs(1)));
     /// ```
     pub fn set_policy(&mut self, policy: impl Into<Arc<Policy>>) {
         let policy = policy.into();
+        match &mut self.state {
+            State::BackingOff { .. } if !policy.wants_restart(self.succeeded) => self.state = State::Exited,
+            State::BackingOff { since, until } => *until = (*until).min(after(*since, policy.max_restart_delay)),
+            State::Stopping { since, kill_at, kills: 0, .. } => {
+                *kill_at = (*kill_at).min(after(*since, policy.kill_time));
+            }
+            State::Stopping { .. } | State::Stopped | State::Starting | State::Running { .. } | State::Exited => {}
+        }
         // Not `Duration::clamp`, which panics if min > max.
         self.delay = self.delay.max(policy.min_restart_delay).min(policy.max_restart_delay);
         self.policy = policy;
@@ -282,8 +311,8 @@ impl Lifecycle {
     /// ```
     pub fn deadline(&self) -> Option<Instant> {
         match self.state {
-            State::BackingOff { until } => Some(until),
-            State::Stopping { kill_at, .. } => kill_at,
+            State::BackingOff { until, .. } => Some(until),
+            State::Stopping { kill_at, .. } => Some(kill_at),
             State::Stopped | State::Starting | State::Running { .. } | State::Exited => None,
         }
     }
@@ -297,9 +326,9 @@ impl Lifecycle {
     ///   a stopped process begins anew. A stop ends a wait, and nothing of it is left.
     /// - A second stop does not signal again and does not put off the kill. A start or restart while the
     ///   process is stopping starts it once it is gone, a stop takes that back.
-    /// - If members of its group outlive a process that was told to stop, the stop goes on until they are
-    ///   gone or the kill time has come. Those who outlive a process that ended by itself are left alone; a
-    ///   stop is for them, too.
+    /// - A stop ends when the process and the members of its group are gone. They are killed at the kill
+    ///   time, and again after 1, 2, 4… seconds, at most a minute apart, for as long as any of them is there.
+    ///   Members that outlive a process that ended by itself are left alone; a stop is for them, too.
     ///
     /// Inputs that make no sense in a state do nothing, except for a process that was spawned though it is
     /// not wanted any more: it is terminated.
@@ -323,13 +352,13 @@ impl Lifecycle {
     /// ```
     pub fn handle(&mut self, now: Instant, input: Input) -> Option<Action> {
         match input {
-            Input::Exited { group_left, .. } => self.group_left = group_left,
+            Input::Exited { success, group_left } => (self.succeeded, self.group_left) = (success, group_left),
+            Input::SpawnFailed => self.succeeded = false,
             Input::GroupGone => self.group_left = false,
             _ => {}
         }
         let (state, action) = self.decide(now, input);
-        // Whoever was still there has been killed.
-        self.group_left &= state != State::Stopped && action != Some(Action::Kill);
+        self.group_left &= state != State::Stopped;
         self.state = state;
         action
     }
@@ -343,7 +372,7 @@ impl Lifecycle {
                 self.terminate(now, Next::Stay, Leader::Gone)
             }
             (State::Exited | State::BackingOff { .. }, Input::Kill) if self.group_left => {
-                (State::Stopped, Some(Action::Kill))
+                kill(now, now, 0, Next::Stay, Leader::Gone)
             }
             (State::Stopped | State::Exited, Input::Stop | Input::Kill) => (State::Stopped, None),
             // Somebody stopped it between the spawn and its result.
@@ -363,7 +392,7 @@ impl Lifecycle {
 
             (State::Running { .. }, Input::Stop) => self.terminate(now, Next::Stay, Leader::Alive),
             (State::Running { .. }, Input::Restart) => self.terminate(now, Next::Start, Leader::Alive),
-            (State::Running { .. }, Input::Kill) => killed(Next::Stay),
+            (State::Running { .. }, Input::Kill) => kill(now, now, 0, Next::Stay, Leader::Alive),
             (State::Running { since }, Input::Exited { success, .. }) => {
                 let lived = now.saturating_duration_since(since);
                 self.died(now, success, lived < self.policy.threshold)
@@ -378,14 +407,14 @@ impl Lifecycle {
             (State::BackingOff { .. }, Input::Restart) => start(),
             // It lives and is wanted; another one must not be spawned beside it.
             (State::BackingOff { .. }, Input::Spawned) => (State::Running { since: now }, None),
-            (State::BackingOff { until }, Input::Timeout) if now >= until => start(),
+            (State::BackingOff { until, .. }, Input::Timeout) if now >= until => start(),
             (
                 State::BackingOff { .. },
                 Input::SpawnFailed | Input::Exited { .. } | Input::GroupGone | Input::Timeout,
             ) => unchanged,
 
-            (State::Stopping { kill_at, next, leader }, input) => {
-                self.decide_stopping(now, input, kill_at, next, leader)
+            (State::Stopping { since, kill_at, kills, next, leader }, input) => {
+                self.decide_stopping(now, input, (since, kill_at, kills), next, leader)
             }
         }
     }
@@ -395,12 +424,12 @@ impl Lifecycle {
         &mut self,
         now: Instant,
         input: Input,
-        kill_at: Option<Instant>,
+        (since, kill_at, kills): (Instant, Instant, u32),
         next: Next,
         leader: Leader,
     ) -> (State, Option<Action>) {
         let unchanged = (self.state, None);
-        let stopping = |next, leader| State::Stopping { kill_at, next, leader };
+        let stopping = |next, leader| State::Stopping { since, kill_at, kills, next, leader };
         match (input, leader) {
             (Input::Start | Input::Restart, _) => {
                 // As if it had come after the stop, unless it is being restarted already.
@@ -410,27 +439,18 @@ impl Lifecycle {
                 (stopping(Next::Start, leader), None)
             }
             (Input::Stop, _) => (stopping(Next::Stay, leader), None),
-            (Input::Kill, Leader::Alive) => killed(Next::Stay),
-            (Input::Kill, Leader::Gone) => (State::Stopped, Some(Action::Kill)),
+            (Input::Kill, _) => kill(now, since, kills, Next::Stay, leader),
             // A process nobody wants any more, in place of the one that is gone.
             (Input::Spawned, Leader::Gone) => (stopping(next, Leader::Alive), Some(Action::Terminate)),
             (Input::Spawned, Leader::Alive) | (Input::SpawnFailed, _) => unchanged,
-            // Once the whole group has been killed there is nothing left to wait for.
-            (Input::Exited { group_left, .. }, _) if group_left && kill_at.is_some() => {
-                (stopping(next, Leader::Gone), None)
-            }
+            (Input::Exited { group_left: true, .. }, _) => (stopping(next, Leader::Gone), None),
             (Input::Exited { .. }, _) | (Input::GroupGone, Leader::Gone) => match next {
                 Next::Stay => (State::Stopped, None),
                 Next::Start => start(),
             },
             (Input::GroupGone, Leader::Alive) => unchanged,
-            (Input::Timeout, _) if kill_at.is_none_or(|kill_at| now < kill_at) => unchanged,
-            (Input::Timeout, Leader::Alive) => killed(next),
-            // One action at a time: the kill now, the spawn by the next time-out, which is due already.
-            (Input::Timeout, Leader::Gone) => match next {
-                Next::Stay => (State::Stopped, Some(Action::Kill)),
-                Next::Start => (State::BackingOff { until: now }, Some(Action::Kill)),
-            },
+            (Input::Timeout, _) if now < kill_at => unchanged,
+            (Input::Timeout, _) => kill(now, since, kills, next, leader),
         }
     }
 
@@ -441,23 +461,21 @@ impl Lifecycle {
     }
 
     fn terminate(&self, now: Instant, next: Next, leader: Leader) -> (State, Option<Action>) {
-        let kill_at = Some(after(now, self.policy.kill_time));
-        (State::Stopping { kill_at, next, leader }, Some(Action::Terminate))
+        let kill_at = after(now, self.policy.kill_time);
+        (State::Stopping { since: now, kill_at, kills: 0, next, leader }, Some(Action::Terminate))
     }
 
     /// It has ended by itself, or could not be spawned.
     fn died(&mut self, now: Instant, success: bool, instantly: bool) -> (State, Option<Action>) {
-        match self.policy.restart {
-            Restart::Never => return (State::Exited, None),
-            Restart::OnFailure if success => return (State::Exited, None),
-            Restart::OnFailure | Restart::Always => {}
+        if !self.policy.wants_restart(success) {
+            return (State::Exited, None);
         }
         if !instantly {
             return self.start_afresh();
         }
         let until = after(now, self.delay);
         self.delay = self.policy.next_delay(self.delay);
-        (State::BackingOff { until }, None)
+        (State::BackingOff { since: now, until }, None)
     }
 }
 
@@ -465,9 +483,11 @@ fn start() -> (State, Option<Action>) {
     (State::Starting, Some(Action::Spawn))
 }
 
-fn killed(next: Next) -> (State, Option<Action>) {
-    let stopping = State::Stopping { kill_at: None, next, leader: Leader::Alive };
-    (stopping, Some(Action::Kill))
+/// Kills, and again after a time that doubles with each kill.
+fn kill(now: Instant, since: Instant, kills: u32, next: Next, leader: Leader) -> (State, Option<Action>) {
+    let pause = KILL_AGAIN.saturating_mul(1 << kills.min(16)).min(KILL_AGAIN_AT_MOST);
+    let (kill_at, kills) = (after(now, pause), kills.saturating_add(1));
+    (State::Stopping { since, kill_at, kills, next, leader }, Some(Action::Kill))
 }
 
 /// `now + delay`; if that is more than an `Instant` can hold, some time in the far future.

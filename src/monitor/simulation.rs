@@ -163,7 +163,7 @@ impl World {
 
     /// Lets the time pass until the machine's deadline, if it has one.
     fn wait(&mut self) {
-        if let State::BackingOff { until } = self.life.state() {
+        if let State::BackingOff { until, .. } = self.life.state() {
             let delay = until.saturating_duration_since(self.now());
             self.log(Step::Wait(delay));
             self.pass(delay);

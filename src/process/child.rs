@@ -3,13 +3,14 @@
 //! Hands out no events: says what has come of a call. The one rule: no signal is ever sent to a number that may be somebody else's by now.
 
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Instant;
 
 use mio::Interest;
 
 use super::pipe::{Flush, Reader, Writer};
 use super::stdio::{Files, Side};
+use super::table::{self, Living};
 use crate::command::Parts;
 use crate::error::{SignalError, SpawnError, Stage};
 use crate::exit::{Exit, Usage};
@@ -42,9 +43,27 @@ pub(crate) struct Child {
     pub(super) unreported: usize,
     pub(super) started: Instant,
     requested: Option<i32>,
-    /// Without a pidfd nobody can signal a group safely once its leader is reaped: so it is killed just before.
+    /// Without a pidfd: when it was started, by the system's clock. Another process may get its number
+    /// if the host reaps it behind our back.
+    birth: Option<u64>,
+    /// The rest of its group is killed just before it is reaped.
     pub(super) kill_group_at_exit: bool,
+    /// It is not reaped before the rest of its group is gone, if they could not be reached afterwards.
+    pub(super) hold_for_group: bool,
+    /// When it was first seen dead, if it is held.
+    died: Option<Instant>,
     pub(super) exit: Option<Box<Exit>>,
+}
+
+/// What an attempt to reap a child came to.
+#[derive(Debug)]
+pub(crate) enum Reap {
+    /// It lives, or was reaped before.
+    Nothing,
+    /// It is to be looked at again after a while: it waits for its group, or the system could not say.
+    Later,
+    /// It has exited, and is reaped.
+    Exited(Exit),
 }
 
 #[derive(Debug)]
@@ -85,6 +104,7 @@ impl Child {
             }
         };
         let pidfd = if around.pidfds { watch(pid, key, around.sources) } else { None };
+        let birth = if pidfd.is_none() { table::start_time(pid) } else { None };
         Ok(Self {
             pid,
             leads: command.group.leads() || files.terminal,
@@ -94,7 +114,10 @@ impl Child {
             unreported: 0,
             started: around.started,
             requested: None,
+            birth,
             kill_group_at_exit: false,
+            hold_for_group: false,
+            died: None,
             exit: None,
         })
     }
@@ -118,12 +141,26 @@ impl Child {
 
     /// Whether it has died without our having told so.
     pub(crate) fn has_ended(&self) -> bool {
-        self.exit.is_none() && sys::wait::state(self.pid) != State::Running
+        self.exit.is_none() && sys::wait::state(self.pidfd(), self.pid) != State::Running
     }
 
-    /// Whether its pid certainly is its own: not if somebody else has reaped it.
+    fn pidfd(&self) -> Option<BorrowedFd<'_>> {
+        self.pidfd.as_ref().map(|(pidfd, _)| pidfd.as_fd())
+    }
+
+    /// What has become of it; `Lost` also if its number is another child's of the host by now.
+    fn state(&self) -> State {
+        match sys::wait::state(self.pidfd(), self.pid) {
+            State::Running | State::Zombie if self.birth.is_some() && table::start_time(self.pid) != self.birth => {
+                State::Lost
+            }
+            state => state,
+        }
+    }
+
+    /// Whether its number certainly is its own: not if somebody else has reaped it.
     fn holds_number(&self) -> bool {
-        self.exit.is_none() && sys::wait::state(self.pid) != State::Lost
+        self.exit.is_none() && self.state() != State::Lost
     }
 
     /// Exited, every pipe closed, and every close told of.
@@ -131,32 +168,43 @@ impl Child {
         self.exit.is_some() && self.pipes.is_empty() && self.unreported == 0
     }
 
-    /// Reaps it if it has died; `None` if it lives, or was reaped before.
-    pub(crate) fn reap(&mut self, now: Instant, sources: &mut Sources) -> Option<Exit> {
+    /// Reaps it if it has died. `living` is looked up if it is needed and not there.
+    pub(crate) fn reap(&mut self, now: Instant, sources: &mut Sources, living: &mut Option<Living>) -> Reap {
         if self.exit.is_some() {
-            return None;
+            return Reap::Nothing;
         }
-        let may_kill = self.kill_group_at_exit && self.leads && !self.group_outlives_leader();
-        if may_kill && sys::wait::state(self.pid) == State::Zombie {
-            // The zombie still holds the number.
-            let _ = sys::signal::send_to_group(self.pid, libc::SIGKILL);
+        if self.leads && (self.kill_group_at_exit || self.hold_for_group) && self.state() == State::Zombie {
+            self.died.get_or_insert(now);
+            if self.kill_group_at_exit {
+                // An error says that nobody else is in the group.
+                let _ = self.signal_group(libc::SIGKILL);
+            } else if !self.group_outlives_leader() {
+                match living.get_or_insert_with(Living::look).has(self.pid) {
+                    Some(true) => return Reap::Later,
+                    Some(false) => {}
+                    None => _ = self.signal_group(libc::SIGKILL),
+                }
+            }
         }
         let wait = match &self.pidfd {
             Some((pidfd, _)) => sys::wait::try_wait_exactly(pidfd.as_fd(), self.pid),
+            // Not another child of the host, which has got its number.
+            None if self.birth.is_some() && self.state() == State::Lost => Wait::Lost,
             None => sys::wait::try_wait(self.pid),
         };
         let (status, usage) = match wait {
-            Wait::Running => return None,
+            Wait::Running => return Reap::Nothing,
+            Wait::Unknown => return Reap::Later,
             Wait::Reaped(status, usage) => (Some(status), usage),
             Wait::Lost => (None, Usage::default()),
         };
-        let wall_time = now.saturating_duration_since(self.started);
+        let wall_time = self.died.unwrap_or(now).saturating_duration_since(self.started);
         let exit = Exit { status, usage, wall_time, requested: self.requested };
         self.exit = Some(Box::new(exit));
         if let Some((_, source)) = &self.pidfd {
             sources.forget(*source);
         }
-        Some(exit)
+        Reap::Exited(exit)
     }
 
     pub(crate) fn readers(&self) -> impl Iterator<Item = i32> {
@@ -229,10 +277,10 @@ impl Child {
         if self.exit.is_some() {
             return Err(SignalError::AlreadyExited);
         }
+        let by_number = || sys::signal::send(self.pid, signal);
         match &self.pidfd {
-            Some((pidfd, _)) => sys::pidfd::send(pidfd, signal)?,
-            None if self.holds_number() => sys::signal::send(self.pid, signal)?,
-            None => return Err(SignalError::AlreadyExited),
+            Some((pidfd, _)) => self.either_way(sys::pidfd::send(pidfd, signal), by_number)?,
+            None => self.by_number(by_number)?,
         }
         self.note_request(signal);
         Ok(())
@@ -242,18 +290,39 @@ impl Child {
         if !self.leads {
             return self.send(signal);
         }
-        match &self.pidfd {
-            Some((pidfd, _)) if sys::pidfd::group_supported(pidfd) => sys::pidfd::send_to_group(pidfd, signal)?,
-            _ if self.holds_number() => sys::signal::send_to_group(self.pid, signal)?,
-            _ => return Err(SignalError::AlreadyExited),
-        }
+        self.signal_group(signal)?;
         self.note_request(signal);
         Ok(())
     }
 
-    /// Signal 0 only asks, and SIGCONT ends nothing.
+    fn signal_group(&self, signal: i32) -> Result<(), SignalError> {
+        let by_number = || sys::signal::send_to_group(self.pid, signal);
+        match &self.pidfd {
+            Some((pidfd, _)) if sys::pidfd::group_supported(pidfd) => {
+                self.either_way(sys::pidfd::send_to_group(pidfd, signal), by_number)
+            }
+            _ => self.by_number(by_number),
+        }
+    }
+
+    /// A signal that could not be sent by the pidfd is sent by the number, as long as that is its own: a
+    /// sandbox may refuse the one and allow the other.
+    fn either_way(
+        &self,
+        by_pidfd: io::Result<()>,
+        by_number: impl FnOnce() -> io::Result<()>,
+    ) -> Result<(), SignalError> {
+        let Err(error) = by_pidfd else { return Ok(()) };
+        if self.holds_number() { Ok(by_number()?) } else { Err(error.into()) }
+    }
+
+    fn by_number(&self, send: impl FnOnce() -> io::Result<()>) -> Result<(), SignalError> {
+        if self.holds_number() { Ok(send()?) } else { Err(SignalError::AlreadyExited) }
+    }
+
+    /// Only what could have ended it was a request to end.
     fn note_request(&mut self, signal: i32) {
-        if signal != 0 && signal != libc::SIGCONT {
+        if crate::signal::ends_by_default(signal) {
             self.requested = Some(signal);
         }
     }

@@ -7,6 +7,7 @@ mod child;
 mod group;
 mod pipe;
 mod stdio;
+mod table;
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -19,11 +20,11 @@ use crate::slab::Key;
 use crate::sources::Sources;
 use crate::sys;
 use child::Pipe;
-pub(crate) use child::{Child, Notice, Surroundings};
-pub(crate) use group::Living;
+pub(crate) use child::{Child, Notice, Reap, Surroundings};
 pub use group::ProcessGroup;
 use pipe::Flush;
 pub(crate) use pipe::{LARGE_PIPE, Read};
+pub(crate) use table::Living;
 
 /// A process of one reactor. Never reused: an id of a process that has ended reaches nobody.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -87,8 +88,11 @@ impl Process<'_> {
     ///
     /// # Errors
     ///
-    /// [`SignalError::AlreadyExited`] after it was reaped: nothing is sent then, whoever has its number now. `EINVAL` for a
-    /// number that is no signal, `EPERM` if it runs as somebody whom the host may not signal (`kill(2)`).
+    /// [`SignalError::AlreadyExited`] after it was reaped: nothing is sent then, whoever has its number
+    /// now. That holds also if the host itself has reaped it. Without a pidfd it is then told apart from
+    /// the new owner of its number by the time at which that one was started, where `/proc` shows it.
+    /// `EINVAL` for a number that is no signal, `EPERM` if it runs as somebody whom the host may not signal
+    /// (`kill(2)`).
     pub fn signal(&mut self, signal: i32) -> Result<(), SignalError> {
         self.child.send(signal)
     }
@@ -128,10 +132,19 @@ impl Process<'_> {
         self.signal_group(libc::SIGKILL)
     }
 
-    /// Sees to it that nobody of its group outlives it unseen: where [`leftover_group`](Self::leftover_group) will not be able
-    /// to reach them (no pidfd, or a kernel before Linux 6.9), they are killed in the moment before it is reaped, while its number still is its own.
-    pub fn kill_group_at_exit(&mut self) {
-        self.child.kill_group_at_exit = true;
+    /// Says whether the rest of its process group is killed (SIGKILL) when it exits, just before it is
+    /// reaped, while its number still is its own. It is not, unless said so here.
+    pub fn kill_group_at_exit(&mut self, kill: bool) {
+        self.child.kill_group_at_exit = kill;
+    }
+
+    /// Has its exit told only when all of its group are gone, where nobody could reach them after it was
+    /// reaped (no pidfd, or a kernel before Linux 6.9). Until then it stays a zombie, which keeps its number,
+    /// so that signals for the group are still sent. Where the system cannot tell who is in the group
+    /// (no `/proc`), the group is killed at the exit instead.
+    pub(crate) fn hold_for_group(&mut self) {
+        self.child.kill_group_at_exit = false;
+        self.child.hold_for_group = true;
     }
 
     /// The members of its process group that are still there after it has exited, if there are any and the kernel

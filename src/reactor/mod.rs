@@ -22,12 +22,13 @@ use mio::{Events, Poll};
 use crate::command::Command;
 use crate::error::SpawnError;
 use crate::limit::{Limit, Resource};
-use crate::process::{Child, Notice, Process, ProcessId, Surroundings};
+use crate::process::{Child, Living, Notice, Process, ProcessId, Surroundings};
 use crate::slab::{Key, Slab};
 use crate::sources::{Source, Sources};
 use crate::sys;
 use crate::sys::spawn::{SpawnMethod, Spawner};
 pub use event::{Event, Interest, SourceId, Waker};
+use reaper::Again;
 pub use reaper::ReapMethod;
 use signals::Signals;
 use timers::{TimerId, Timers};
@@ -79,6 +80,10 @@ pub struct Reactor {
     sweep: bool,
     /// Started without a pidfd, and not looked after since.
     newborn: Vec<Key>,
+    /// Those that are dead and cannot be reaped yet.
+    again: Vec<Again>,
+    /// A look at who lives, for all that need it in a turn.
+    living: Option<Living>,
     come: VecDeque<i32>,
     spawner: Spawner,
     pidfds: bool,
@@ -143,6 +148,8 @@ impl Reactor {
             dead: VecDeque::new(),
             sweep: false,
             newborn: Vec::new(),
+            again: Vec::new(),
+            living: None,
             come: VecDeque::new(),
             spawner,
             pidfds: reap == ReapMethod::Pidfd,
@@ -211,7 +218,7 @@ impl Reactor {
     /// there is something to do at once, `None` if never.
     #[must_use]
     pub fn next_deadline(&mut self) -> Option<Instant> {
-        if self.has_work() { Some(self.woke) } else { self.timers.next_deadline() }
+        if self.has_work() { Some(self.woke) } else { self.next_due() }
     }
 
     /// Has the reactor's descriptor ([`AsFd`]) become readable at [`next_deadline`](Self::next_deadline) too: for loops that know
@@ -448,6 +455,11 @@ impl Reactor {
             return result.and(self.arm_fd());
         }
         result
+    }
+
+    /// When a timer is due, or a child is to be looked at again.
+    fn next_due(&mut self) -> Option<Instant> {
+        self.again.iter().map(|again| again.at).chain(self.timers.next_deadline()).min()
     }
 
     /// Whether a turn has something to do without waiting.

@@ -3,11 +3,26 @@
 //! A pidfd in the poll set says which one; where there is none, SIGCHLD says that it may be any of those without. The one rule:
 //! what was written before a death is read before the death is told, as far as a turn's share goes.
 
+use std::time::{Duration, Instant};
+
 use super::{Event, Reactor};
 use crate::command::Command;
 use crate::error::{SpawnError, Stage};
-use crate::process::{Child, Process, ProcessId};
+use crate::process::{Child, Process, ProcessId, Reap};
 use crate::slab::Key;
+
+/// A child is looked at again for the first time after this pause.
+const FIRST_PAUSE: Duration = Duration::from_millis(2);
+/// And after no longer pause than this one.
+const LONGEST_PAUSE: Duration = Duration::from_millis(50);
+
+/// A child that is dead and cannot be reaped yet.
+#[derive(Debug)]
+pub(super) struct Again {
+    process: Key,
+    pub(super) at: Instant,
+    pause: Duration,
+}
 
 /// How the death of a child is noticed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
@@ -43,7 +58,8 @@ impl Reactor {
         Err(error)
     }
 
-    /// Adds those of our children to the dead that no pidfd tells of. They are dead by now: what is read of them after is all.
+    /// Adds those of our children to the dead that no event of the poll tells of: those without a pidfd,
+    /// and those that were to be looked at again. They are dead by now: what is read of them after is all.
     pub(super) fn find_dead(&mut self) {
         let died = |child: &Child| child.needs_sweep() && child.has_ended();
         if std::mem::take(&mut self.sweep) {
@@ -53,6 +69,8 @@ impl Reactor {
             let newborn = self.newborn.drain(..);
             self.dead.extend(newborn.filter(|key| self.processes.get(*key).is_some_and(died)));
         }
+        let now = self.woke;
+        self.dead.extend(self.again.iter().filter(|again| again.at <= now).map(|again| again.process));
     }
 
     /// Reads what a dead child has left in its pipes, reaps it and tells; also that it has ended, if that is all.
@@ -62,11 +80,29 @@ impl Reactor {
             self.read(process, fd, buffer, handler);
         }
         let Some(child) = self.processes.get_mut(process) else { return };
-        if let Some(exit) = child.reap(self.woke, &mut self.sources) {
-            self.hang_up(process);
-            handler(self, Event::Exited { process: ProcessId(process), exit: &exit });
+        match child.reap(self.woke, &mut self.sources, &mut self.living) {
+            Reap::Nothing => {}
+            Reap::Later => return self.look_again(process),
+            Reap::Exited(exit) => {
+                self.again.retain(|again| again.process != process);
+                self.hang_up(process);
+                handler(self, Event::Exited { process: ProcessId(process), exit: &exit });
+            }
         }
         self.end_if_over(process, handler);
+    }
+
+    /// Has the child be looked at once more, after a pause that doubles each time.
+    fn look_again(&mut self, process: Key) {
+        let known = self.again.iter().position(|again| again.process == process);
+        let pause = known.map_or(FIRST_PAUSE, |index| (2 * self.again[index].pause).min(LONGEST_PAUSE));
+        let again = Again { process, at: self.woke + pause, pause };
+        match known {
+            // One that is not due yet has come by a sweep.
+            Some(index) if self.again[index].at > self.woke => {}
+            Some(index) => self.again[index] = again,
+            None => self.again.push(again),
+        }
     }
 
     /// A terminal ends with its child, whoever else still has it: the system has hung up on them.

@@ -58,12 +58,13 @@ impl Turn<'_> {
         let timeout = if self.reactor.has_work() {
             Some(Duration::ZERO)
         } else {
-            let due = self.reactor.timers.next_deadline().map(|deadline| deadline.saturating_duration_since(clock()));
+            let due = self.reactor.next_due().map(|deadline| deadline.saturating_duration_since(clock()));
             timeout.into_iter().chain(due).min()
         };
         let Some(events) = &mut self.events else { return Ok(()) };
         let polled = self.reactor.poll.poll(events, timeout);
         self.reactor.woke = clock();
+        self.reactor.living = None;
         match polled {
             Err(error) if error.kind() == io::ErrorKind::Interrupted => events.clear(),
             result => result?,

@@ -1,5 +1,6 @@
 //! Reaping: without blocking, one pid at a time, and never anybody's but our own.
 
+use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::BorrowedFd;
 use std::os::unix::process::ExitStatusExt;
@@ -18,6 +19,8 @@ pub(crate) enum Wait {
     Reaped(ExitStatus, Usage),
     /// It is no child of ours any more: reaped by somebody else, or by the kernel because the host ignores SIGCHLD.
     Lost,
+    /// The system has refused to say. It is never taken for an answer.
+    Unknown,
 }
 
 /// Reaps the child if it has ended.
@@ -34,7 +37,8 @@ pub(crate) fn try_wait(pid: i32) -> Wait {
     match result {
         Ok(0) => Wait::Running,
         Ok(_) => Wait::Reaped(ExitStatus::from_raw(status), convert(&usage)),
-        Err(_) => Wait::Lost,
+        Err(error) if error.raw_os_error() == Some(libc::ECHILD) => Wait::Lost,
+        Err(_) => Wait::Unknown,
     }
 }
 
@@ -93,22 +97,38 @@ pub(crate) enum State {
     Lost,
 }
 
-/// Looks after a child, and leaves it as it is.
+/// Looks after a child, and leaves it as it is: by its pidfd, or else by its number.
 #[doc(alias = "WNOWAIT")]
-pub(crate) fn state(pid: i32) -> State {
-    let mut info = MaybeUninit::<libc::siginfo_t>::zeroed();
-    let flags = libc::WEXITED | libc::WNOHANG | libc::WNOWAIT;
-    #[allow(clippy::cast_sign_loss)] // pids are positive
-    let id = pid as libc::id_t;
-    // SAFETY: `info` has room for what waitid writes; WNOHANG never blocks.
-    let result = cvt_retry(|| unsafe { libc::waitid(libc::P_PID, id, info.as_mut_ptr(), flags) });
-    if result.is_err() {
-        return State::Lost;
+pub(crate) fn state(pidfd: Option<BorrowedFd<'_>>, pid: i32) -> State {
+    let look = |kind, id| {
+        let mut info = MaybeUninit::<libc::siginfo_t>::zeroed();
+        let flags = libc::WEXITED | libc::WNOHANG | libc::WNOWAIT;
+        // SAFETY: `info` has room for what waitid writes; WNOHANG never blocks.
+        cvt_retry(|| unsafe { libc::waitid(kind, id, info.as_mut_ptr(), flags) })?;
+        // SAFETY: zeroed is a valid siginfo_t; it stays zero where nothing has ended.
+        let info = unsafe { info.assume_init() };
+        // SAFETY: waitid fills in the fields of SIGCHLD, or leaves them zero.
+        let ended = unsafe { info.si_pid() } != 0;
+        io::Result::Ok(if ended { State::Zombie } else { State::Running })
+    };
+    #[cfg(target_os = "linux")]
+    if let Some(pidfd) = pidfd {
+        #[allow(clippy::cast_sign_loss)] // descriptors are not negative
+        match look(libc::P_PIDFD, std::os::fd::AsRawFd::as_raw_fd(&pidfd) as libc::id_t) {
+            Ok(state) => return state,
+            Err(error) if error.raw_os_error() == Some(libc::ECHILD) => return State::Lost,
+            // A kernel before 5.4, or a sandbox.
+            Err(_) => {}
+        }
     }
-    // SAFETY: zeroed is a valid siginfo_t; it stays zero where nothing has ended.
-    let info = unsafe { info.assume_init() };
-    // SAFETY: waitid fills in the fields of SIGCHLD, or leaves them zero.
-    if unsafe { info.si_pid() } == 0 { State::Running } else { State::Zombie }
+    let _ = pidfd;
+    #[allow(clippy::cast_sign_loss)] // pids are positive
+    match look(libc::P_PID, pid as libc::id_t) {
+        Ok(state) => state,
+        Err(error) if error.raw_os_error() == Some(libc::ECHILD) => State::Lost,
+        // Nobody has said that it is gone.
+        Err(_) => State::Running,
+    }
 }
 
 /// Ends a child of which nothing shall be left.

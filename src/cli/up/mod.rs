@@ -22,8 +22,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use childminder::restart::State;
-use childminder::{Event, ProcessId, ProcessMonitor, Reactor, Service, Status};
+use childminder::{Event, ProcessId, ProcessMonitor, Reactor, Service};
 use lexopt::{Arg, Parser};
 
 use super::config::{Commands, Config, DEFAULT_FILE, Mark, ProcessConfig};
@@ -202,22 +201,12 @@ impl Up {
         }
     }
 
-    /// A process has ended by itself. What is left of its group goes before the next one comes: a worker that outlives its
-    /// master would keep the port.
-    fn kill_leftovers(&mut self, reactor: &mut Reactor, process: ProcessId) {
-        let ended_by_itself =
-            |status: Status<'_>| status.process == Some(process) && matches!(status.state, State::Running { .. });
-        if self.monitor.statuses().any(ended_by_itself) {
-            let group = reactor.process(process).and_then(|process| process.leftover_group());
-            let _ = group.map(|group| group.signal(libc::SIGKILL));
-        }
-    }
-
-    /// Where that could not be done later, it is done by the reactor, before the process is reaped.
+    /// When a process exits on its own, its leftover group members are killed before the restart.
+    /// Otherwise a worker that outlives its master would keep the port. A stop gives them their time.
     fn prepare_leftovers(&mut self, reactor: &mut Reactor) {
         for name in std::mem::take(&mut self.voice().started) {
             if let Some(mut process) = self.process(&name).and_then(|id| reactor.process(id)) {
-                process.kill_group_at_exit();
+                process.kill_group_at_exit(true);
             }
         }
     }
@@ -294,10 +283,6 @@ impl Service for Up {
             }
             Event::Ready { source, .. } if self.voice().console.is(source) => true,
             Event::Timer(id) if self.wait_is_over(reactor, id) => true,
-            Event::Exited { process, .. } => {
-                self.kill_leftovers(reactor, process);
-                self.monitor.handle(reactor, event)
-            }
             _ => self.server.handle(reactor, event) || self.monitor.handle(reactor, event),
         };
         self.settle(reactor);

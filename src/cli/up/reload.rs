@@ -113,7 +113,7 @@ impl Up {
         for (process, change, command) in plan {
             match (change, command) {
                 (Some(Change::Policy), _) => {
-                    let _ = self.monitor.set_process_policy(&process.name, Arc::clone(&process.policy));
+                    let _ = self.monitor.set_process_policy(reactor, &process.name, Arc::clone(&process.policy));
                     changes.updated.push(process.name.clone());
                 }
                 (None, Some(command)) => {

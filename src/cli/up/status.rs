@@ -28,7 +28,7 @@ pub(super) fn object(status: &Status<'_>, start_error: Option<&str>, now: Instan
         _ => None,
     };
     let retry_in = match status.state {
-        State::BackingOff { until } => Some(until.saturating_duration_since(now).as_secs_f64()),
+        State::BackingOff { until, .. } => Some(until.saturating_duration_since(now).as_secs_f64()),
         _ => None,
     };
     let last_exit = status.last_exit.map(|exit| {

@@ -330,8 +330,22 @@ fn kill_escalates() {
     let mut world = World::running(Policy::default());
     world.tell(I::Stop).after(1.0).tell(I::Kill).tell(I::Kill);
     assert_eq!(world.log, [(0.0, Action::Terminate), (1.0, Action::Kill), (1.0, Action::Kill)]);
-    assert_eq!(world.it.deadline(), None);
     assert_eq!(world.tell(CRASH).it.state(), S::Stopped);
+    assert_eq!(world.it.deadline(), None);
+}
+
+#[test]
+fn a_kill_is_repeated_until_nobody_is_left() {
+    let mut world = World::running(Policy::default());
+    world.tell(I::Stop);
+    for _ in 0..9 {
+        world.wait();
+    }
+    let kills = [5.0, 6.0, 8.0, 12.0, 20.0, 36.0, 68.0, 128.0, 188.0];
+    assert_eq!(world.log[1..], kills.map(|at| (at, Action::Kill)));
+    world.tell(CRASH_LEFT).wait();
+    assert_eq!(world.log.last(), Some(&(248.0, Action::Kill)), "also for those that outlive the process");
+    assert_eq!(world.tell(I::GroupGone).it.state(), S::Stopped);
 }
 
 #[test]
@@ -358,8 +372,8 @@ fn a_restart_waits_for_stragglers_and_kills_them() {
     world.tell(I::Restart).after(1.0).tell(DONE_LEFT);
     world.after(1.0).tell(I::GroupGone);
     assert_eq!(world.log, [(0.0, Action::Terminate), (2.0, Action::Spawn)]);
-    world.tell(I::Restart).tell(DONE_LEFT).wait().wait();
-    assert_eq!(world.log[2..], [(2.0, Action::Terminate), (7.0, Action::Kill), (7.0, Action::Spawn)]);
+    world.tell(I::Restart).tell(DONE_LEFT).wait().after(0.5).tell(I::GroupGone);
+    assert_eq!(world.log[2..], [(2.0, Action::Terminate), (7.0, Action::Kill), (7.5, Action::Spawn)]);
 }
 
 // The policy.
@@ -413,6 +427,42 @@ fn a_new_policy_keeps_the_state_and_clamps_the_wait() {
     let longer = Policy { min_restart_delay: secs(60), ..Policy::default() };
     world.it.set_policy(longer);
     assert_eq!(world.waits_of_crashes(2), [60.0, 120.0]);
+}
+
+#[test]
+fn what_is_pending_follows_a_new_policy() {
+    let policy = |min, max| Policy { min_restart_delay: secs(min), max_restart_delay: secs(max), ..Policy::default() };
+    let mut world = World::running(policy(100, 3600));
+    world.tell(CRASH).after(2.0);
+    for (min, max, wait) in [(1, 30, 30), (60, 3600, 30), (1, 10, 10), (1, 1, 1)] {
+        world.it.set_policy(policy(min, max));
+        assert_eq!(world.it.deadline(), Some(world.epoch + secs(wait)), "counted from its beginning");
+    }
+    world.tell(I::Timeout);
+    assert_eq!(world.log, [(2.0, Action::Spawn)], "one that is over is followed by the start");
+
+    for (end, restart, waits) in [
+        (CRASH, Restart::Never, false),
+        (DONE, Restart::Never, false),
+        (DONE, Restart::OnFailure, false),
+        (CRASH, Restart::OnFailure, true),
+    ] {
+        let mut world = World::running(Policy::default());
+        world.tell(end).it.set_policy(with_restart(restart));
+        let deadline = waits.then_some(world.epoch + secs(1));
+        assert_eq!(world.it.deadline(), deadline, "{end:?} and {restart:?}");
+        assert_eq!(world.it.state() == S::Exited, !waits);
+    }
+
+    let mut world = World::running(Policy::default());
+    world.tell(I::Stop).after(2.0);
+    for (kill_time, kill) in [(4, 4), (60, 4), (3, 3), (1, 1)] {
+        world.it.set_policy(Policy { kill_time: secs(kill_time), ..Policy::default() });
+        assert_eq!(world.it.deadline(), Some(world.epoch + secs(kill)), "{kill_time}");
+    }
+    world.tell(I::Timeout);
+    world.it.set_policy(Policy { kill_time: secs(0), ..Policy::default() });
+    assert_eq!(world.it.deadline(), Some(world.now + secs(1)), "it has been killed already");
 }
 
 #[test]
@@ -510,10 +560,7 @@ impl Random {
 fn check_state(it: &Lifecycle) {
     let has_deadline = match it.state() {
         S::BackingOff { .. } => true,
-        S::Stopping { kill_at, leader, .. } => {
-            assert!(leader == Leader::Alive || kill_at.is_some());
-            kill_at.is_some()
-        }
+        S::Stopping { .. } => true,
         S::Stopped | S::Starting | S::Running { .. } | S::Exited => false,
     };
     assert_eq!(it.deadline().is_some(), has_deadline);
@@ -547,10 +594,7 @@ fn step(it: &mut Lifecycle, now: Instant, input: I, kernel: &mut Kernel, random:
                 input = Some(random.pick(&[I::Spawned, I::Spawned, I::SpawnFailed]));
             }
             Some(Action::Terminate) => assert!(kernel.alive || kernel.stragglers, "nobody to terminate"),
-            Some(Action::Kill) => {
-                assert!(kernel.alive || kernel.stragglers, "nobody to kill");
-                kernel.stragglers = false;
-            }
+            Some(Action::Kill) => assert!(kernel.alive || kernel.stragglers, "nobody to kill"),
             None => {}
         }
     }
@@ -562,8 +606,7 @@ fn step(it: &mut Lifecycle, now: Instant, input: I, kernel: &mut Kernel, random:
     };
     assert_eq!(runs, kernel.alive, "{:?}", it.state());
     if it.state() == S::Stopped {
-        // The exit of a process that was killed may come before that of its group.
-        kernel.stragglers = false;
+        assert!(!kernel.stragglers, "somebody is left");
     }
 }
 
@@ -606,8 +649,8 @@ fn a_random_life_keeps_its_invariants() {
         }
         if kernel.stragglers {
             now = now.max(it.deadline().unwrap());
-            let end = random.pick(&[I::GroupGone, I::Timeout]);
-            step(&mut it, now, end, &mut kernel, &mut random);
+            step(&mut it, now, I::Timeout, &mut kernel, &mut random);
+            step(&mut it, now, I::GroupGone, &mut kernel, &mut random);
         }
         assert_eq!((it.state(), it.deadline()), (S::Stopped, None));
     }

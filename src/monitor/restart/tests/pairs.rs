@@ -15,7 +15,7 @@ type Row = (I, S, Option<Action>, u64);
 #[track_caller]
 fn check(policy: &Policy, now: Instant, state: S, rows: &[Row]) {
     for &(input, next_state, action, delay) in rows {
-        let mut it = Lifecycle { policy: policy.clone().into(), state, delay: secs(KEPT), group_left: false };
+        let mut it = Lifecycle { state, delay: secs(KEPT), ..Lifecycle::new(policy.clone()) };
         let found = (it.handle(now, input), it.state(), it.delay);
         let expected = (action, next_state, secs(delay));
         assert_eq!(found, expected, "{state:?} and {input:?}");
@@ -44,15 +44,15 @@ fn check_all(now: Instant, state: S, rows: [Row; 12]) {
     check(&Policy::default(), now, state, &rows);
 }
 
-fn stopping(kill_at: Option<Instant>, next: Next, leader: Leader) -> S {
-    S::Stopping { kill_at, next, leader }
+fn stopping(since: Instant, kill_at: Instant, kills: u32, next: Next, leader: Leader) -> S {
+    S::Stopping { since, kill_at, kills, next, leader }
 }
 
 #[test]
 fn every_pair_of_a_process_that_is_not_there() {
     let now = World::new(Policy::default()).now;
-    let unwanted = stopping(Some(now + secs(5)), Next::Stay, Leader::Alive);
-    let backing_off = S::BackingOff { until: now + secs(4) };
+    let unwanted = stopping(now, now + secs(5), 0, Next::Stay, Leader::Alive);
+    let backing_off = S::BackingOff { since: now, until: now + secs(4) };
     check_all(
         now,
         S::Stopped,
@@ -115,8 +115,8 @@ fn every_pair_of_a_running_process() {
     let running = S::Running { since };
 
     let now = since + secs(1); // a long run
-    let terminated = |next| stopping(Some(now + secs(5)), next, Leader::Alive);
-    let killed = stopping(None, Next::Stay, Leader::Alive);
+    let terminated = |next| stopping(now, now + secs(5), 0, next, Leader::Alive);
+    let killed = |now| stopping(now, now + secs(1), 1, Next::Stay, Leader::Alive);
     check_all(
         now,
         running,
@@ -124,7 +124,7 @@ fn every_pair_of_a_running_process() {
             (I::Start, running, None, KEPT),
             (I::Stop, terminated(Next::Stay), TERM, KEPT),
             (I::Restart, terminated(Next::Start), TERM, KEPT),
-            (I::Kill, killed, KILL, KEPT),
+            (I::Kill, killed(now), KILL, KEPT),
             (I::Spawned, running, None, KEPT),
             (I::SpawnFailed, running, None, KEPT),
             (CRASH, S::Starting, SPAWN, FRESH),
@@ -137,8 +137,8 @@ fn every_pair_of_a_running_process() {
     );
 
     let now = since + Duration::from_millis(999); // an instant death
-    let terminated = |next| stopping(Some(now + secs(5)), next, Leader::Alive);
-    let backing_off = S::BackingOff { until: now + secs(4) };
+    let terminated = |next| stopping(now, now + secs(5), 0, next, Leader::Alive);
+    let backing_off = S::BackingOff { since: now, until: now + secs(4) };
     check_all(
         now,
         running,
@@ -146,7 +146,7 @@ fn every_pair_of_a_running_process() {
             (I::Start, running, None, KEPT),
             (I::Stop, terminated(Next::Stay), TERM, KEPT),
             (I::Restart, terminated(Next::Start), TERM, KEPT),
-            (I::Kill, killed, KILL, KEPT),
+            (I::Kill, killed(now), KILL, KEPT),
             (I::Spawned, running, None, KEPT),
             (I::SpawnFailed, running, None, KEPT),
             (CRASH, backing_off, None, GROWN),
@@ -163,7 +163,7 @@ fn every_pair_of_a_running_process() {
 fn every_pair_of_a_process_that_backs_off() {
     let now = World::new(Policy::default()).now;
     let until = now + secs(2);
-    let backing_off = S::BackingOff { until };
+    let backing_off = S::BackingOff { since: now, until };
     check_all(
         now,
         backing_off,
@@ -190,11 +190,12 @@ fn every_pair_of_a_process_that_backs_off() {
 
 #[test]
 fn every_pair_of_a_process_that_was_terminated() {
-    let now = World::new(Policy::default()).now;
+    let since = World::new(Policy::default()).now;
+    let now = since + secs(1);
     let kill_at = now + secs(2);
-    let alive = |next| stopping(Some(kill_at), next, Leader::Alive);
-    let gone = |next| stopping(Some(kill_at), next, Leader::Gone);
-    let killed = |next| stopping(None, next, Leader::Alive);
+    let alive = |next| stopping(since, kill_at, 0, next, Leader::Alive);
+    let gone = |next| stopping(since, kill_at, 0, next, Leader::Gone);
+    let killed = |now, next, leader| stopping(since, now + secs(1), 1, next, leader);
     check_all(
         now,
         alive(Next::Stay),
@@ -202,7 +203,7 @@ fn every_pair_of_a_process_that_was_terminated() {
             (I::Start, alive(Next::Start), None, FRESH),
             (I::Stop, alive(Next::Stay), None, KEPT),
             (I::Restart, alive(Next::Start), None, FRESH),
-            (I::Kill, killed(Next::Stay), KILL, KEPT),
+            (I::Kill, killed(now, Next::Stay, Leader::Alive), KILL, KEPT),
             (I::Spawned, alive(Next::Stay), None, KEPT),
             (I::SpawnFailed, alive(Next::Stay), None, KEPT),
             (CRASH, S::Stopped, None, KEPT),
@@ -220,7 +221,7 @@ fn every_pair_of_a_process_that_was_terminated() {
             (I::Start, alive(Next::Start), None, KEPT),
             (I::Stop, alive(Next::Stay), None, KEPT),
             (I::Restart, alive(Next::Start), None, KEPT),
-            (I::Kill, killed(Next::Stay), KILL, KEPT),
+            (I::Kill, killed(now, Next::Stay, Leader::Alive), KILL, KEPT),
             (I::Spawned, alive(Next::Start), None, KEPT),
             (I::SpawnFailed, alive(Next::Start), None, KEPT),
             (CRASH, S::Starting, SPAWN, KEPT),
@@ -238,7 +239,7 @@ fn every_pair_of_a_process_that_was_terminated() {
             (I::Start, gone(Next::Start), None, FRESH),
             (I::Stop, gone(Next::Stay), None, KEPT),
             (I::Restart, gone(Next::Start), None, FRESH),
-            (I::Kill, S::Stopped, KILL, KEPT),
+            (I::Kill, killed(now, Next::Stay, Leader::Gone), KILL, KEPT),
             (I::Spawned, alive(Next::Stay), TERM, KEPT),
             (I::SpawnFailed, gone(Next::Stay), None, KEPT),
             (CRASH, S::Stopped, None, KEPT),
@@ -256,7 +257,7 @@ fn every_pair_of_a_process_that_was_terminated() {
             (I::Start, gone(Next::Start), None, KEPT),
             (I::Stop, gone(Next::Stay), None, KEPT),
             (I::Restart, gone(Next::Start), None, KEPT),
-            (I::Kill, S::Stopped, KILL, KEPT),
+            (I::Kill, killed(now, Next::Stay, Leader::Gone), KILL, KEPT),
             (I::Spawned, alive(Next::Start), TERM, KEPT),
             (I::SpawnFailed, gone(Next::Start), None, KEPT),
             (CRASH, S::Starting, SPAWN, KEPT),
@@ -268,23 +269,23 @@ fn every_pair_of_a_process_that_was_terminated() {
         ],
     );
     for due in [kill_at, kill_at + secs(1)] {
-        let again = S::BackingOff { until: due };
-        for (state, next_state) in [
-            (alive(Next::Stay), killed(Next::Stay)),
-            (alive(Next::Start), killed(Next::Start)),
-            (gone(Next::Stay), S::Stopped),
-            (gone(Next::Start), again),
-        ] {
-            let rows = [(I::Timeout, next_state, KILL, KEPT)];
-            check(&Policy::default(), due, state, &rows);
+        for next in [Next::Stay, Next::Start] {
+            for (state, leader) in [(alive(next), Leader::Alive), (gone(next), Leader::Gone)] {
+                let rows = [(I::Timeout, killed(due, next, leader), KILL, KEPT)];
+                check(&Policy::default(), due, state, &rows);
+            }
         }
     }
 }
 
 #[test]
 fn every_pair_of_a_process_that_was_killed() {
-    let now = World::new(Policy::default()).now;
-    let alive = |next| stopping(None, next, Leader::Alive);
+    let since = World::new(Policy::default()).now;
+    let now = since + secs(1);
+    let kill_at = now + secs(2);
+    let alive = |next| stopping(since, kill_at, 3, next, Leader::Alive);
+    let gone = |next| stopping(since, kill_at, 3, next, Leader::Gone);
+    let again = |now, next, leader| stopping(since, now + secs(8), 4, next, leader);
     check_all(
         now,
         alive(Next::Stay),
@@ -292,15 +293,15 @@ fn every_pair_of_a_process_that_was_killed() {
             (I::Start, alive(Next::Start), None, FRESH),
             (I::Stop, alive(Next::Stay), None, KEPT),
             (I::Restart, alive(Next::Start), None, FRESH),
-            (I::Kill, alive(Next::Stay), KILL, KEPT),
+            (I::Kill, again(now, Next::Stay, Leader::Alive), KILL, KEPT),
             (I::Spawned, alive(Next::Stay), None, KEPT),
             (I::SpawnFailed, alive(Next::Stay), None, KEPT),
             (CRASH, S::Stopped, None, KEPT),
-            (CRASH_LEFT, S::Stopped, None, KEPT),
+            (CRASH_LEFT, gone(Next::Stay), None, KEPT),
             (DONE, S::Stopped, None, KEPT),
-            (DONE_LEFT, S::Stopped, None, KEPT),
+            (DONE_LEFT, gone(Next::Stay), None, KEPT),
             (I::GroupGone, alive(Next::Stay), None, KEPT),
-            (I::Timeout, alive(Next::Stay), None, KEPT),
+            (I::Timeout, alive(Next::Stay), None, KEPT), // too early
         ],
     );
     check_all(
@@ -310,19 +311,17 @@ fn every_pair_of_a_process_that_was_killed() {
             (I::Start, alive(Next::Start), None, KEPT),
             (I::Stop, alive(Next::Stay), None, KEPT),
             (I::Restart, alive(Next::Start), None, KEPT),
-            (I::Kill, alive(Next::Stay), KILL, KEPT),
+            (I::Kill, again(now, Next::Stay, Leader::Alive), KILL, KEPT),
             (I::Spawned, alive(Next::Start), None, KEPT),
             (I::SpawnFailed, alive(Next::Start), None, KEPT),
             (CRASH, S::Starting, SPAWN, KEPT),
-            (CRASH_LEFT, S::Starting, SPAWN, KEPT),
+            (CRASH_LEFT, gone(Next::Start), None, KEPT),
             (DONE, S::Starting, SPAWN, KEPT),
-            (DONE_LEFT, S::Starting, SPAWN, KEPT),
+            (DONE_LEFT, gone(Next::Start), None, KEPT),
             (I::GroupGone, alive(Next::Start), None, KEPT),
-            (I::Timeout, alive(Next::Start), None, KEPT),
+            (I::Timeout, alive(Next::Start), None, KEPT), // too early
         ],
     );
-    // No input leads here: with the group killed, the exit of its leader ends the stop.
-    let gone = |next| stopping(None, next, Leader::Gone);
     check_all(
         now,
         gone(Next::Stay),
@@ -330,15 +329,15 @@ fn every_pair_of_a_process_that_was_killed() {
             (I::Start, gone(Next::Start), None, FRESH),
             (I::Stop, gone(Next::Stay), None, KEPT),
             (I::Restart, gone(Next::Start), None, FRESH),
-            (I::Kill, S::Stopped, KILL, KEPT),
+            (I::Kill, again(now, Next::Stay, Leader::Gone), KILL, KEPT),
             (I::Spawned, alive(Next::Stay), TERM, KEPT),
             (I::SpawnFailed, gone(Next::Stay), None, KEPT),
             (CRASH, S::Stopped, None, KEPT),
-            (CRASH_LEFT, S::Stopped, None, KEPT),
+            (CRASH_LEFT, gone(Next::Stay), None, KEPT),
             (DONE, S::Stopped, None, KEPT),
-            (DONE_LEFT, S::Stopped, None, KEPT),
+            (DONE_LEFT, gone(Next::Stay), None, KEPT),
             (I::GroupGone, S::Stopped, None, KEPT),
-            (I::Timeout, gone(Next::Stay), None, KEPT),
+            (I::Timeout, gone(Next::Stay), None, KEPT), // too early
         ],
     );
     check_all(
@@ -348,17 +347,25 @@ fn every_pair_of_a_process_that_was_killed() {
             (I::Start, gone(Next::Start), None, KEPT),
             (I::Stop, gone(Next::Stay), None, KEPT),
             (I::Restart, gone(Next::Start), None, KEPT),
-            (I::Kill, S::Stopped, KILL, KEPT),
+            (I::Kill, again(now, Next::Stay, Leader::Gone), KILL, KEPT),
             (I::Spawned, alive(Next::Start), TERM, KEPT),
             (I::SpawnFailed, gone(Next::Start), None, KEPT),
             (CRASH, S::Starting, SPAWN, KEPT),
-            (CRASH_LEFT, S::Starting, SPAWN, KEPT),
+            (CRASH_LEFT, gone(Next::Start), None, KEPT),
             (DONE, S::Starting, SPAWN, KEPT),
-            (DONE_LEFT, S::Starting, SPAWN, KEPT),
+            (DONE_LEFT, gone(Next::Start), None, KEPT),
             (I::GroupGone, S::Starting, SPAWN, KEPT),
-            (I::Timeout, gone(Next::Start), None, KEPT),
+            (I::Timeout, gone(Next::Start), None, KEPT), // too early
         ],
     );
+    for due in [kill_at, kill_at + secs(1)] {
+        for next in [Next::Stay, Next::Start] {
+            for (state, leader) in [(alive(next), Leader::Alive), (gone(next), Leader::Gone)] {
+                let rows = [(I::Timeout, again(due, next, leader), KILL, KEPT)];
+                check(&Policy::default(), due, state, &rows);
+            }
+        }
+    }
 }
 
 #[test]
@@ -366,7 +373,7 @@ fn every_end_under_the_other_policies() {
     let now = World::new(Policy::default()).now;
     let later = now + secs(1);
     let running = S::Running { since: now };
-    let backing_off = S::BackingOff { until: now + secs(4) };
+    let backing_off = S::BackingOff { since: now, until: now + secs(4) };
 
     let never = with_restart(Restart::Never);
     let over = [
@@ -405,14 +412,16 @@ fn every_end_under_the_other_policies() {
 fn a_stop_is_also_for_those_who_outlived_a_crash() {
     let now = World::new(Policy::default()).now;
     let told = |state, inputs: &[I]| {
-        let mut it = Lifecycle { policy: Policy::default().into(), state, delay: secs(KEPT), group_left: true };
+        let mut it = Lifecycle { state, delay: secs(KEPT), group_left: true, ..Lifecycle::new(Policy::default()) };
         let action = inputs.iter().map(|input| it.handle(now, *input)).last().flatten();
         (action, it.state(), it.group_left)
     };
-    let terminated = stopping(Some(now + secs(5)), Next::Stay, Leader::Gone);
-    for state in [S::Exited, S::BackingOff { until: now + secs(2) }] {
+    let terminated = stopping(now, now + secs(5), 0, Next::Stay, Leader::Gone);
+    for state in [S::Exited, S::BackingOff { since: now, until: now + secs(2) }] {
         assert_eq!(told(state, &[I::Stop]), (TERM, terminated, true));
-        assert_eq!(told(state, &[I::Kill]), (KILL, S::Stopped, false));
+        let killed = stopping(now, now + secs(1), 1, Next::Stay, Leader::Gone);
+        assert_eq!(told(state, &[I::Kill]), (KILL, killed, true));
+        assert_eq!(told(state, &[I::Kill, I::GroupGone]), (None, S::Stopped, false));
         assert_eq!(told(state, &[I::GroupGone, I::Stop]), (None, S::Stopped, false));
         assert_eq!(told(state, &[I::GroupGone, I::Kill]), (None, S::Stopped, false));
         assert_eq!(told(state, &[I::Stop, I::GroupGone]), (None, S::Stopped, false));
