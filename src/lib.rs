@@ -46,7 +46,9 @@
 //! childminder has been neither compiled nor run there. Not for Windows.
 //!
 //! Signal handlers belong to the whole process. With pidfds none is installed for children. For signals that you watch, and for SIGCHLD
-//! without pidfds, one is, which calls the one that was there before, and stays. Nobody else's children are ever waited for.
+//! without pidfds, one is, which calls the one that was there before, and stays. Only the reactor's own
+//! children are waited for, by their pidfds. Without pidfds that is by number, and a child of the host that has got the number of one
+//! of ours, which the host itself has reaped, is told from it by its start time, where there is a `/proc`.
 //!
 //! # Features
 //!

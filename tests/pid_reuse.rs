@@ -5,44 +5,99 @@
 mod embed_util;
 
 use std::fs;
+use std::time::Duration;
 
-use childminder::{Command, Event, Reactor, ReapMethod, SpawnMethod, Stdio};
+use childminder::{Command, Event, Exit, ProcessId, Reactor, ReapMethod, SignalError, SpawnMethod, Stdio};
 
-use embed_util::{await_zombie, fork, wait_for, watchdog};
+use embed_util::{await_zombie, fork, now, wait_for, watchdog};
 
 const LAST_PID: &str = "/proc/sys/kernel/ns_last_pid";
 /// Others on the machine start processes too, and may be quicker.
 const TRIES: usize = 1_000;
+/// Start times are told in hundredths of a second.
+const TICKS: Duration = Duration::from_millis(30);
+
+/// A child of ours that the host has reaped, and its number.
+fn stolen(reactor: &mut Reactor) -> (ProcessId, i32) {
+    let id = reactor.spawn_process(Command::new("cat").stdin(Stdio::piped())).unwrap();
+    let mut cat = reactor.process(id).unwrap();
+    let pid = i32::try_from(cat.pid().unwrap()).unwrap();
+    cat.close_stdin();
+    assert_eq!(wait_for(pid).unwrap(), 0, "stolen");
+    (id, pid)
+}
+
+/// Has the next process get this number, unless somebody else is quicker. `false` without root.
+fn set_next(pid: i32) -> bool {
+    let set = fs::write(LAST_PID, (pid - 1).to_string());
+    if let Err(error) = &set {
+        println!("left out, since it takes root: {error}");
+    }
+    set.is_ok()
+}
+
+fn until_ended(reactor: &mut Reactor) -> Exit {
+    let (mut exit, mut ended) = (None, false);
+    while !ended {
+        let handler = |_: &mut Reactor, event: Event<'_>| match event {
+            Event::Exited { exit: how, .. } => exit = Some(*how),
+            Event::Ended { .. } => ended = true,
+            _ => {}
+        };
+        reactor.turn(None, handler).unwrap();
+    }
+    exit.unwrap()
+}
 
 #[test]
 fn a_reused_number_is_not_ours() {
     watchdog(60);
     let mut reactor = Reactor::with_methods(SpawnMethod::Vfork, ReapMethod::Pidfd).unwrap();
     for _ in 0..TRIES {
-        let id = reactor.spawn_process(Command::new("cat").stdin(Stdio::piped())).unwrap();
-        let mut cat = reactor.process(id).unwrap();
-        let pid = i32::try_from(cat.pid().unwrap()).unwrap();
-        cat.close_stdin();
-        assert_eq!(wait_for(pid).unwrap(), 0, "stolen");
-        if let Err(error) = fs::write(LAST_PID, (pid - 1).to_string()) {
-            println!("left out, since it takes root: {error}");
+        let (_, pid) = stolen(&mut reactor);
+        if !set_next(pid) {
             return;
         }
         let theirs = fork(|| 7);
         await_zombie(theirs);
-
-        let (mut exit, mut ended) = (None, false);
-        while !ended {
-            let handler = |_: &mut Reactor, event: Event<'_>| match event {
-                Event::Exited { exit: how, .. } => exit = Some(*how),
-                Event::Ended { .. } => ended = true,
-                _ => {}
-            };
-            reactor.turn(None, handler).unwrap();
-        }
-        assert_eq!(exit.unwrap().status, None);
+        assert_eq!(until_ended(&mut reactor).status, None);
         assert_eq!(libc::WEXITSTATUS(wait_for(theirs).expect("it is the host's")), 7);
         if theirs == pid {
+            return;
+        }
+    }
+    println!("left out, since the number was never to be had");
+}
+
+// Without a pidfd, by the time at which the number's new owner was started.
+#[test]
+fn a_reused_number_is_not_ours_without_a_pidfd() {
+    watchdog(60);
+    let mut reactor = Reactor::with_methods(SpawnMethod::Vfork, ReapMethod::Sigchld).unwrap();
+    for _ in 0..TRIES {
+        let (id, pid) = stolen(&mut reactor);
+        let start = now();
+        while start.elapsed() < TICKS {
+            std::thread::yield_now();
+        }
+        if !set_next(pid) {
+            return;
+        }
+        let mut theirs = std::process::Command::new("cat").stdin(std::process::Stdio::piped()).spawn().unwrap();
+        let got = theirs.id() == pid.unsigned_abs();
+        if got {
+            // It lives, and is no business of ours.
+            for signal in [libc::SIGTERM, libc::SIGKILL] {
+                let mut process = reactor.process(id).unwrap();
+                assert!(matches!(process.signal(signal), Err(SignalError::AlreadyExited)));
+                assert!(matches!(process.signal_group(signal), Err(SignalError::AlreadyExited)));
+            }
+        }
+        drop(theirs.stdin.take());
+        await_zombie(theirs.id().try_into().unwrap());
+        assert_eq!(until_ended(&mut reactor).status, None);
+        assert!(theirs.wait().expect("it is the host's").success());
+        if got {
             return;
         }
     }

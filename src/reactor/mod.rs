@@ -126,7 +126,15 @@ impl Reactor {
         Self::with_methods(SpawnMethod::default(), ReapMethod::default())
     }
 
-    /// A reactor that starts and reaps children in the given ways, which differ in speed and in nothing else.
+    /// A reactor that starts and reaps children in the given ways.
+    ///
+    /// The ways to spawn differ in speed. The ways to reap differ in speed, and in this:
+    ///
+    /// | | [`ReapMethod::Pidfd`] | [`ReapMethod::Sigchld`] |
+    /// | --- | --- | --- |
+    /// | SIGCHLD | is left alone | gets a handler, which stays |
+    /// | members of a group that outlive a stopped leader | are reached by its pidfd after it was reaped (Linux 6.9) | are reached while the leader is held unreaped |
+    /// | a child that the host reaps itself, and whose number another child of the host gets | is told from it by the pidfd | is told from it by the time at which it was started, which `/proc` shows in hundredths of a second; its exit is told when that other child has ended |
     ///
     /// # Errors
     ///
