@@ -178,6 +178,30 @@ impl From<io::Error> for SignalError {
     }
 }
 
+/// An error of the system, with what was tried in front of it.
+#[derive(Debug)]
+struct Explained {
+    what: &'static str,
+    source: io::Error,
+}
+
+impl fmt::Display for Explained {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.what, self.source)
+    }
+}
+
+impl Error for Explained {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        Some(&self.source)
+    }
+}
+
+/// Says what was tried; the error of the system stays its source.
+pub(crate) fn explain(what: &'static str, source: io::Error) -> io::Error {
+    io::Error::new(source.kind(), Explained { what, source })
+}
+
 /// Why data could not be taken for a child.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]

@@ -13,7 +13,7 @@ use crate::exit::Exit;
 use crate::process::{ProcessGroup, ProcessId};
 use crate::producer::{Feed, ReadProducer};
 use crate::reactor::timers::TimerId;
-use crate::reactor::{Event, Reactor, ReapMethod};
+use crate::reactor::{Event, Patience, Reactor, ReapMethod};
 use crate::stdio::Stdio;
 use crate::sys::spawn::SpawnMethod;
 
@@ -179,6 +179,7 @@ impl<'a> RunToEnd<'a> {
             leftover: None,
             exit: None,
             ended: false,
+            patience: Patience::default(),
         };
         let input = self.input.take().unwrap_or_else(|| Box::new(io::empty()));
         let result = run.finish(&mut reactor, input, self.drain_time);
@@ -235,6 +236,7 @@ struct Run<'a> {
     leftover: Option<ProcessGroup>,
     exit: Option<Exit>,
     ended: bool,
+    patience: Patience,
 }
 
 /// An output, as far as it is kept.
@@ -288,7 +290,10 @@ impl<'a> Run<'a> {
     }
 
     fn turn(&mut self, reactor: &mut Reactor, timeout: Option<Duration>) -> io::Result<()> {
-        reactor.turn(timeout, |reactor, event| self.handle(reactor, &event))?;
+        let mut patience = std::mem::take(&mut self.patience);
+        let turned = reactor.turn_patiently(&mut patience, timeout, &mut |reactor, event| self.handle(reactor, &event));
+        self.patience = patience;
+        turned?;
         if let Some(error) = self.feed.producer_mut().and_then(ReadProducer::take_error) {
             self.input_error = Some(error);
             self.kill_group(reactor);

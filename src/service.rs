@@ -6,7 +6,8 @@ use std::fmt;
 use std::io;
 use std::time::Duration;
 
-use crate::reactor::{Event, Reactor};
+use crate::reactor::{Event, Patience, Reactor};
+use crate::sys;
 
 /// Something that a program runs for as long as it runs itself: Twisted's `IService`, with an end.
 pub trait Service {
@@ -143,6 +144,9 @@ const ENDING: [i32; 2] = [libc::SIGTERM, libc::SIGINT];
 /// What comes within this time of the first is meant as the same: timeout(1) sends one to the process and one to its group.
 const ECHO: Duration = Duration::from_millis(200);
 
+/// Without a wait that works: from one look at everything to the next.
+const LOOK_AGAIN: Duration = Duration::from_millis(20);
+
 impl Reactor {
     /// Starts a service, runs until SIGTERM, SIGINT or [`stop`](Self::stop), has it stop, and returns when it is down: what twistd
     /// does, except that it waits for the end. A second signal, more than 0.2 s after the first, kills what is left at once.
@@ -151,7 +155,9 @@ impl Reactor {
     ///
     /// # Errors
     ///
-    /// What the privileged start said, or what the system says of waiting and of watching signals.
+    /// What the privileged start said, or what the system says of watching signals; nothing was started
+    /// then. Also what the system says of the wait, if that fails for five seconds: the service is then
+    /// stopped without it, by looking at everything again and again, and is down when this returns.
     pub fn run_service(&mut self, service: &mut (impl Service + ?Sized)) -> io::Result<()> {
         let ours: Vec<i32> = ENDING.into_iter().filter(|signal| !self.watches_signal(*signal)).collect();
         let result = self.run_watched(service, &ours);
@@ -169,13 +175,14 @@ impl Reactor {
         service.start_service(self);
         let mut stopping = false;
         let mut echoes_until = None;
+        let (mut patience, mut failure) = (Patience::default(), None);
         while !(stopping && service.is_down()) {
             if self.take_stop() && !stopping {
                 stopping = true;
                 service.stop_service(self);
                 continue;
             }
-            self.turn(None, |reactor, event| match event {
+            let mut handler = |reactor: &mut Self, event: Event<'_>| match event {
                 Event::Signal(signal) if ENDING.contains(&signal) => {
                     if !stopping {
                         stopping = true;
@@ -188,8 +195,16 @@ impl Reactor {
                 event => {
                     service.handle(reactor, &event);
                 }
-            })?;
+            };
+            if let Err(error) = self.turn_patiently(&mut patience, None, &mut handler) {
+                // Nothing helps. What is looked at in each turn has to do for a stop.
+                if failure.replace(error).is_none() && !stopping {
+                    stopping = true;
+                    service.stop_service(self);
+                }
+                sys::fd::pause(LOOK_AGAIN);
+            }
         }
-        Ok(())
+        failure.map_or(Ok(()), Err)
     }
 }

@@ -78,6 +78,10 @@ impl Sources {
         self.slab.get(key).copied()
     }
 
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (Key, Source)> {
+        self.slab.iter().map(|(key, source)| (key, *source))
+    }
+
     /// Puts a source at the end of the ready list; whoever calls sees to it that it is there once at most.
     pub(crate) fn push_ready(&mut self, key: Key) {
         self.ready.push_back(key);

@@ -6,7 +6,7 @@ mod monitor_util;
 use std::time::Duration;
 
 use childminder::{Command, Event, Reactor, Service};
-use monitor_util::{WATCHDOG, World, each_way, group, now, nervous, patient, sh};
+use monitor_util::{WATCHDOG, World, each_way, group, nervous, now, patient, sh};
 
 /// Keeps the thread busy, as a handler of a host's may.
 fn busy(time: Duration) {

@@ -53,11 +53,7 @@ fn cases() -> Vec<(Command, Vec<Refused>, Stage)> {
         (plain(), vec![(libc::SYS_execve, None, libc::ENOMEM)], Stage::Exec),
         // Signals cannot be blocked; cannot be let through again, in the child and in the host.
         (plain(), vec![(libc::SYS_rt_sigprocmask, None, libc::EPERM)], Stage::Sigmask),
-        (
-            plain(),
-            vec![(libc::SYS_rt_sigprocmask, Some((0, libc::SIG_SETMASK as u32)), libc::EPERM)],
-            Stage::Sigmask,
-        ),
+        (plain(), vec![(libc::SYS_rt_sigprocmask, Some((0, libc::SIG_SETMASK as u32)), libc::EPERM)], Stage::Sigmask),
     ];
     if is_root() {
         let user = || command(|c| c.uid(7).gid(7).groups(&[7]));

@@ -97,13 +97,7 @@ impl<'a> Files<'a> {
             .collect()
     }
 
-    fn add(
-        &mut self,
-        command: &Parts,
-        fd: i32,
-        stdio: &'a Stdio,
-        null: BorrowedFd<'a>,
-    ) -> Result<(), SpawnError> {
+    fn add(&mut self, command: &Parts, fd: i32, stdio: &'a Stdio, null: BorrowedFd<'a>) -> Result<(), SpawnError> {
         let opened = |result: io::Result<Theirs<'a>>| {
             result.map_err(|error| SpawnError::new(command.program.clone(), Stage::Pipe, error))
         };

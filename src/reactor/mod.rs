@@ -5,6 +5,7 @@
 //! rule: an event is never delivered from inside a call, only from a turn.
 
 mod event;
+mod patience;
 mod reaper;
 mod signals;
 pub(crate) mod timers;
@@ -28,6 +29,7 @@ use crate::sources::{Source, Sources};
 use crate::sys;
 use crate::sys::spawn::{SpawnMethod, Spawner};
 pub use event::{Event, Interest, SourceId, Waker};
+pub(crate) use patience::Patience;
 use reaper::Again;
 pub use reaper::ReapMethod;
 use signals::Signals;
@@ -182,19 +184,42 @@ impl Reactor {
     ///
     /// # Errors
     ///
-    /// What the system says of the wait; being interrupted by a signal is no error. `Other` if it is called by a handler.
+    /// What the system says of the wait; being interrupted by a signal is no error. After such an error
+    /// everything was looked at once without the wait, so nothing is lost, and the next turn may work.
+    /// `Other` if it is called by a handler.
     pub fn turn(&mut self, timeout: Option<Duration>, mut handler: impl FnMut(&mut Self, Event<'_>)) -> io::Result<()> {
         self.turn_dyn(timeout, &mut handler)
     }
 
-    /// Turns until [`stop`](Self::stop) is called.
+    /// Turns until [`stop`](Self::stop) is called. A wait that the system refuses is tried again for five
+    /// seconds, with a pause that grows from 1 ms to 0.5 s.
     ///
     /// # Errors
     ///
-    /// As [`turn`](Self::turn).
+    /// As [`turn`](Self::turn), if the last attempt has failed, too.
     pub fn run(&mut self, mut handler: impl FnMut(&mut Self, Event<'_>)) -> io::Result<()> {
+        let mut patience = Patience::default();
         while !std::mem::take(&mut self.stopping) {
-            self.turn_dyn(None, &mut handler)?;
+            self.turn_patiently(&mut patience, None, &mut handler)?;
+        }
+        Ok(())
+    }
+
+    /// A turn whose failures are errors only when patience has come to its end.
+    pub(crate) fn turn_patiently(
+        &mut self,
+        patience: &mut Patience,
+        timeout: Option<Duration>,
+        handler: &mut dyn FnMut(&mut Self, Event<'_>),
+    ) -> io::Result<()> {
+        match self.turn_dyn(timeout, handler) {
+            Ok(()) => patience.succeeded(),
+            // Called by a handler: no time would help.
+            Err(error) if self.events.is_none() => return Err(error),
+            Err(error) => match patience.failed(clock()) {
+                Some(pause) => sys::fd::pause(pause),
+                None => return Err(error),
+            },
         }
         Ok(())
     }

@@ -11,6 +11,7 @@ use mio::Events;
 use super::event::{Event, SourceId};
 use super::signals::Signals;
 use super::{EVENTS, Reactor, clock};
+use crate::error::explain;
 use crate::process::{Child, LARGE_PIPE, Notice, ProcessId, Read};
 use crate::slab::Key;
 use crate::sources::Source;
@@ -65,10 +66,18 @@ impl Turn<'_> {
         let polled = self.reactor.poll.poll(events, timeout);
         self.reactor.woke = clock();
         self.reactor.living = None;
-        match polled {
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => events.clear(),
-            result => result?,
-        }
+        let polled = match polled {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {
+                events.clear();
+                Ok(())
+            }
+            Err(error) => {
+                events.clear();
+                self.reactor.look_at_everything();
+                Err(explain("cannot wait for events", error))
+            }
+            Ok(()) => Ok(()),
+        };
         self.reactor.full = events.iter().count() >= EVENTS;
         let mark = self.reactor.timers.begin_turn();
 
@@ -85,7 +94,7 @@ impl Turn<'_> {
         while let Some(id) = self.reactor.timers.pop_due(self.reactor.woke, mark) {
             handler(self.reactor, Event::Timer(id));
         }
-        Ok(())
+        polled
     }
 
     /// Remembers what the poll said, all of it before the first handler runs.
@@ -179,6 +188,17 @@ impl Turn<'_> {
 }
 
 impl Reactor {
+    /// The poll has failed: everything that it could have told of is looked at, so that nothing is lost
+    /// and nobody waits for it.
+    fn look_at_everything(&mut self) {
+        self.come.extend(self.signals.as_mut().map(Signals::drain).unwrap_or_default());
+        let ended = self.processes.iter().filter(|(_, child)| child.has_ended());
+        self.dead.extend(ended.map(|(key, _)| key));
+        let all = self.sources.iter().filter(|(_, source)| matches!(source, Source::Pipe { .. } | Source::Host));
+        let ready = all.map(|(source, _)| Ready { source, readable: true, writable: true, gone: false });
+        self.ready.extend(ready);
+    }
+
     /// The poll has something to say of a pipe of ours.
     fn pipe_ready(&mut self, process: Key, fd: i32, gone: bool, handler: &mut dyn FnMut(&mut Self, Event<'_>)) {
         let Some(child) = self.processes.get_mut(process) else { return };

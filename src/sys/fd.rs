@@ -5,6 +5,8 @@ use std::io::{self, IoSlice, Read};
 use std::mem::ManuallyDrop;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixStream;
+use std::ptr;
+use std::time::Duration;
 
 use super::{cvt, cvt_retry, signal};
 
@@ -172,6 +174,13 @@ fn unread(fd: BorrowedFd<'_>) -> usize {
     // SAFETY: FIONREAD writes one int, and `count` lives through the call.
     unsafe { libc::ioctl(fd.as_raw_fd(), libc::FIONREAD, &raw mut count) };
     usize::try_from(count).unwrap_or(0)
+}
+
+/// Does nothing for so long, or until a signal comes.
+pub(crate) fn pause(time: Duration) {
+    let milliseconds = libc::c_int::try_from(time.as_millis()).unwrap_or(libc::c_int::MAX);
+    // SAFETY: no pollfd at all is read.
+    unsafe { libc::poll(ptr::null_mut(), 0, milliseconds) };
 }
 
 /// The highest descriptor that is open in the host; where the system does not list them, the highest there can be.

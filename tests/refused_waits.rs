@@ -1,0 +1,67 @@
+//! The wait itself is refused, as by a broken kernel or a sandbox: everything goes on, and ends in order.
+
+#![cfg(all(target_os = "linux", target_endian = "little"))]
+
+mod monitor_util;
+#[path = "util/seccomp.rs"]
+mod seccomp;
+
+use std::thread;
+use std::time::Duration;
+
+use childminder::{Command, ReapMethod, RunToEnd, Service, SpawnMethod, Stdio};
+use monitor_util::{STUBBORN, Told, World, deadly, group, patient, sh};
+use seccomp::{Refused, refuse};
+
+/// Whichever of them mio uses.
+const WAITS: [Refused; 3] = [
+    (libc::SYS_epoll_wait, None, libc::EIO),
+    (libc::SYS_epoll_pwait, None, libc::EIO),
+    (libc::SYS_epoll_pwait2, None, libc::EIO),
+];
+
+#[test]
+fn a_service_is_stopped_without_the_wait() {
+    thread::scope(|scope| {
+        for reap in [ReapMethod::Pidfd, ReapMethod::Sigchld] {
+            scope.spawn(move || {
+                let mut world = World::with(SpawnMethod::Vfork, reap);
+                world.add_with("stubborn", &sh(STUBBORN), deadly());
+                world.add_with("brief", &sh("echo word; exit 1"), patient());
+                world.start();
+                world.until_ready("stubborn", 1);
+                let pid = world.pid("stubborn");
+                let before = world.count("started", "brief");
+                refuse(&WAITS);
+                let error = world.reactor.run_service(&mut world.monitor).unwrap_err();
+                assert_eq!(error.to_string(), "cannot wait for events: Input/output error (os error 5)");
+                assert!(world.monitor.is_down() && group(pid).is_empty(), "somebody is left");
+                assert_eq!(world.story("stubborn"), ["started", "terminating", "killing", "exited"]);
+                // It was looked after for five seconds before that.
+                let (starts, exits) = (world.count("started", "brief"), world.count("exited", "brief"));
+                assert!(starts > before + 3 && starts == exits, "{starts} starts, {exits} exits");
+                let ended_well =
+                    |told: &&(_, Told)| matches!(&told.1, Told::Exited { exit, .. } if exit.code() == Some(1));
+                let whole = world.told("brief").filter(ended_well).count();
+                assert!(world.lines("brief").len() >= whole, "words are lost");
+            });
+        }
+    });
+}
+
+#[test]
+fn a_run_to_the_end_comes_to_its_end() {
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            refuse(&WAITS);
+            let mut command = Command::new("cat");
+            command.stdin(Stdio::piped());
+            let text = "x".repeat(1 << 20);
+            let output = RunToEnd::new(&command).input(text.as_bytes()).run().unwrap();
+            assert!(output.exit.success() && output.stdout == text.as_bytes());
+            let mut command = Command::new("sleep");
+            let output = RunToEnd::new(command.arg("1000")).timeout(Duration::from_millis(50)).run().unwrap();
+            assert!(output.timed_out);
+        });
+    });
+}
