@@ -253,6 +253,12 @@ pub enum RunError {
     Input(io::Error),
     /// The system refused to wait: there is no descriptor left for that, usually. A process that ran was killed with its group.
     Wait(io::Error),
+    /// This signal asked the program to end. The process was stopped with its group, and the program goes on
+    /// only because somebody else in it handles the signal.
+    Interrupted {
+        /// The number of the signal.
+        signal: i32,
+    },
 }
 
 impl fmt::Display for RunError {
@@ -261,6 +267,7 @@ impl fmt::Display for RunError {
             Self::Spawn(error) => error.fmt(f),
             Self::Input(error) => write!(f, "cannot read the input: {error}"),
             Self::Wait(error) => write!(f, "cannot wait for the process: {error}"),
+            Self::Interrupted { signal } => write!(f, "interrupted by signal {signal}"),
         }
     }
 }
@@ -270,6 +277,7 @@ impl Error for RunError {
         match self {
             Self::Spawn(error) => error.source(),
             Self::Input(error) | Self::Wait(error) => Some(error),
+            Self::Interrupted { .. } => None,
         }
     }
 }

@@ -63,6 +63,7 @@ mod exit;
 #[cfg(any(doc, doctest))]
 pub mod guide;
 mod handle;
+mod job_control;
 mod limit;
 mod map;
 mod monitor;
@@ -83,6 +84,7 @@ pub use command::Command;
 pub use error::{AlreadyRegistered, RunError, SignalError, SpawnError, Stage, WriteError};
 pub use exit::{Exit, Usage};
 pub use handle::{Controlled, Handle, HandleError, ProcessStatus};
+pub use job_control::{JobControl, Request};
 pub use limit::{Limit, Resource};
 pub use monitor::lines::Escaped;
 pub use monitor::restart::{self, Policy, PolicyError, Restart};

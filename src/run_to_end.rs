@@ -10,10 +10,11 @@ use std::time::Duration;
 use crate::command::Command;
 use crate::error::RunError;
 use crate::exit::Exit;
+use crate::job_control::{Request, Requests, ending_signals};
 use crate::process::{ProcessGroup, ProcessId};
 use crate::producer::{Feed, ReadProducer};
 use crate::reactor::timers::TimerId;
-use crate::reactor::{Event, Patience, Reactor, ReapMethod};
+use crate::reactor::{Event, Patience, Reactor, ReapMethod, end_program, ends_program};
 use crate::stdio::Stdio;
 use crate::sys::spawn::SpawnMethod;
 
@@ -146,6 +147,12 @@ impl<'a> RunToEnd<'a> {
 
     /// Runs it, and blocks until it has exited.
     ///
+    /// Ctrl-C, SIGTERM, SIGQUIT and SIGHUP do not leave the process to itself. Those of them that would end
+    /// this program are watched for the length of the call. When one comes, the process group gets SIGTERM
+    /// and SIGCONT, and SIGKILL after the [`kill_time`](Self::kill_time) or at a second signal. Then this
+    /// program ends as the signal has it. Signals that the program handles, ignores or blocks are its own
+    /// business.
+    ///
     /// A time-out is no error: the output says so, and [`Exit::requested`] which signal was sent last. Output at
     /// other descriptors than 1 and 2 is read and dropped. Members of the process group that are left after a time-out are killed, others
     /// (after an exit in time) are left alone.
@@ -153,10 +160,14 @@ impl<'a> RunToEnd<'a> {
     /// # Errors
     ///
     /// [`RunError::Spawn`] if it could not be started, [`RunError::Input`] if the input could not be read, [`RunError::Wait`] if
-    /// the system refused what is needed to wait.
+    /// the system refused what is needed to wait, [`RunError::Interrupted`] if a signal ended it, and this
+    /// program goes on since another part of it handles the signal.
     pub fn run(mut self) -> Result<Output, RunError> {
         let (spawn, reap) = self.methods;
         let mut reactor = Reactor::with_methods(spawn, reap).map_err(RunError::Wait)?;
+        for signal in ending_signals(&reactor).into_iter().filter(|signal| ends_program(*signal)) {
+            reactor.watch_signal(signal).map_err(RunError::Wait)?;
+        }
         let mut command = self.command.clone();
         if self.input.is_some() && command.parts().attributes().pty.is_none() {
             command.stdin(Stdio::piped());
@@ -175,6 +186,8 @@ impl<'a> RunToEnd<'a> {
             kill: None,
             drained: None,
             timed_out: false,
+            requests: Requests::default(),
+            interrupted: None,
             killed: false,
             leftover: None,
             exit: None,
@@ -185,6 +198,11 @@ impl<'a> RunToEnd<'a> {
         let result = run.finish(&mut reactor, input, self.drain_time);
         if result.is_err() {
             run.kill_group(&mut reactor);
+        }
+        drop(reactor);
+        if let Some(signal) = run.interrupted {
+            end_program(signal);
+            return Err(RunError::Interrupted { signal });
         }
         let exit = result.map_err(RunError::Wait)?;
         if let Some(error) = run.input_error {
@@ -231,6 +249,9 @@ struct Run<'a> {
     /// While others may go on writing.
     drained: Option<TimerId>,
     timed_out: bool,
+    requests: Requests,
+    /// The signal that asked this program to end.
+    interrupted: Option<i32>,
     killed: bool,
     /// After a time-out: who of the group has outlived its leader.
     leftover: Option<ProcessGroup>,
@@ -274,7 +295,7 @@ impl<'a> Run<'a> {
 
     /// Reads what is left in the pipes, and for a moment what others still write to them.
     fn drain(&mut self, reactor: &mut Reactor, drain_time: Duration) -> io::Result<()> {
-        let killed = self.timed_out || self.killed;
+        let killed = self.was_stopped() || self.killed;
         self.drained = Some(reactor.call_later(if killed { drain_time.max(KILLED_DRAIN_TIME) } else { drain_time }));
         while !self.ended && self.drained.is_some() {
             self.turn(reactor, None)?;
@@ -309,12 +330,23 @@ impl<'a> Run<'a> {
             Event::Data { fd, data, .. } => self.collect(fd, data),
             Event::Exited { exit, .. } => {
                 self.exit = Some(*exit);
-                if self.timed_out {
+                if self.was_stopped() {
                     self.leftover = reactor.process(self.process).and_then(|process| process.leftover_group());
                 }
             }
             Event::Ended { .. } => self.ended = true,
-            Event::Timer(id) if Some(id) == self.time_out && self.exit.is_none() => self.time_is_up(reactor),
+            Event::Timer(id) if Some(id) == self.time_out && self.exit.is_none() => {
+                self.timed_out = true;
+                self.stop(reactor);
+            }
+            Event::Signal(signal) => match self.requests.hear(reactor.now()) {
+                Some(Request::Stop) => {
+                    self.interrupted = Some(signal);
+                    self.stop(reactor);
+                }
+                Some(Request::Kill) => self.kill_group(reactor),
+                None => {}
+            },
             Event::Timer(id) if Some(id) == self.kill => self.kill_group(reactor),
             Event::Timer(id) if Some(id) == self.drained => self.drained = None,
             _ => {}
@@ -336,14 +368,18 @@ impl<'a> Run<'a> {
         capture.dropped += (data.len() - kept) as u64;
     }
 
-    fn time_is_up(&mut self, reactor: &mut Reactor) {
-        self.timed_out = true;
+    /// Whether it was asked to end.
+    fn was_stopped(&self) -> bool {
+        self.timed_out || self.interrupted.is_some()
+    }
+
+    fn stop(&mut self, reactor: &mut Reactor) {
         if let Some(mut process) = reactor.process(self.process) {
             // An error says that it has just exited.
             let _ = process.terminate_group(libc::SIGTERM);
             process.hold_for_group();
         }
-        self.kill = Some(reactor.call_later(self.kill_time));
+        self.kill.get_or_insert_with(|| reactor.call_later(self.kill_time));
     }
 
     fn kill_group(&mut self, reactor: &mut Reactor) {

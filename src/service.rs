@@ -6,6 +6,7 @@ use std::fmt;
 use std::io;
 use std::time::Duration;
 
+use crate::job_control::{Request, Requests, ending_signals};
 use crate::reactor::{Event, Patience, Reactor};
 use crate::sys;
 
@@ -138,20 +139,21 @@ impl fmt::Debug for MultiService {
     }
 }
 
-/// The signals that end a program, as a user or a system means them.
-const ENDING: [i32; 2] = [libc::SIGTERM, libc::SIGINT];
-
-/// What comes within this time of the first is meant as the same: timeout(1) sends one to the process and one to its group.
-const ECHO: Duration = Duration::from_millis(200);
+/// The signals that stop a service even if the host watches them itself.
+const ALWAYS: [i32; 3] = [libc::SIGTERM, libc::SIGINT, libc::SIGQUIT];
 
 /// Without a wait that works: from one look at everything to the next.
 const LOOK_AGAIN: Duration = Duration::from_millis(20);
 
 impl Reactor {
-    /// Starts a service, runs until SIGTERM, SIGINT or [`stop`](Self::stop), has it stop, and returns when it is down: what twistd
-    /// does, except that it waits for the end. A second signal, more than 0.2 s after the first, kills what is left at once.
+    /// Starts a service, runs until a signal asks for the end or [`stop`](Self::stop) is called, has the
+    /// service stop, and returns when it is down: what twistd does, except that it waits for the end. A
+    /// second signal, more than 0.2 s after the first, kills what is left at once.
     ///
-    /// The two signals are watched for the length of the call; before and afterwards they do what the host had them do.
+    /// The signals are SIGTERM, SIGINT, SIGQUIT and SIGHUP, as far as the host does not watch them itself and
+    /// has not ignored them from the start (SIGTERM is not left out for that). A host that watches SIGTERM,
+    /// SIGINT or SIGQUIT has the service stopped by them all the same; its SIGHUP goes to the service. They
+    /// are watched for the length of the call; before and afterwards they do what the host had them do.
     ///
     /// # Errors
     ///
@@ -159,7 +161,7 @@ impl Reactor {
     /// then. Also what the system says of the wait, if that fails for five seconds: the service is then
     /// stopped without it, by looking at everything again and again, and is down when this returns.
     pub fn run_service(&mut self, service: &mut (impl Service + ?Sized)) -> io::Result<()> {
-        let ours: Vec<i32> = ENDING.into_iter().filter(|signal| !self.watches_signal(*signal)).collect();
+        let ours = ending_signals(self);
         let result = self.run_watched(service, &ours);
         for signal in ours {
             self.unwatch_signal(signal);
@@ -167,14 +169,14 @@ impl Reactor {
         result
     }
 
-    fn run_watched(&mut self, service: &mut (impl Service + ?Sized), signals: &[i32]) -> io::Result<()> {
-        for signal in signals {
+    fn run_watched(&mut self, service: &mut (impl Service + ?Sized), ours: &[i32]) -> io::Result<()> {
+        for signal in ours {
             self.watch_signal(*signal)?;
         }
         service.privileged_start_service(self)?;
         service.start_service(self);
         let mut stopping = false;
-        let mut echoes_until = None;
+        let mut requests = Requests::default();
         let (mut patience, mut failure) = (Patience::default(), None);
         while !(stopping && service.is_down()) {
             if self.take_stop() && !stopping {
@@ -183,13 +185,14 @@ impl Reactor {
                 continue;
             }
             let mut handler = |reactor: &mut Self, event: Event<'_>| match event {
-                Event::Signal(signal) if ENDING.contains(&signal) => {
-                    if !stopping {
-                        stopping = true;
-                        echoes_until = Some(reactor.now() + ECHO);
-                        service.stop_service(reactor);
-                    } else if echoes_until.is_none_or(|end| reactor.now() > end) {
-                        service.kill_service(reactor);
+                Event::Signal(signal) if ours.contains(&signal) || ALWAYS.contains(&signal) => {
+                    match requests.hear(reactor.now()) {
+                        Some(Request::Stop) if !stopping => {
+                            stopping = true;
+                            service.stop_service(reactor);
+                        }
+                        Some(_) => service.kill_service(reactor),
+                        None => {}
                     }
                 }
                 event => {

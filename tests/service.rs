@@ -126,9 +126,10 @@ fn each_reactor(test: impl Fn(Reactor)) {
 }
 
 #[test]
-fn sigterm_and_sigint_stop_the_service() {
-    expect_apart("sigterm_and_sigint_stop_the_service", || {
-        let raisers: [fn(&mut Reactor); 2] = [|_| raise(SIGTERM), |_| raise(SIGINT)];
+fn each_signal_that_ends_a_program_stops_the_service() {
+    expect_apart("each_signal_that_ends_a_program_stops_the_service", || {
+        let raisers: [fn(&mut Reactor); 4] =
+            [|_| raise(SIGTERM), |_| raise(SIGINT), |_| raise(libc::SIGQUIT), |_| raise(libc::SIGHUP)];
         for ready in raisers {
             each_reactor(|mut reactor| {
                 let mut service = Scripted::new(&mut reactor, IDLE, ready);
@@ -138,6 +139,35 @@ fn sigterm_and_sigint_stop_the_service() {
                 assert_eq!(reactor.next_deadline(), None);
             });
         }
+    });
+}
+
+// As under nohup, or in the background of a shell script.
+#[test]
+fn what_was_ignored_stays_ignored() {
+    const NAME: &str = "what_was_ignored_stays_ignored";
+    expect_apart(NAME, || {
+        if !Reactor::ignores_signal(SIGINT) {
+            let mut ignoring = std::process::Command::new("sh");
+            ignoring.args(["-c", r#"trap '' INT QUIT HUP; exec "$0" --exact "$1" --nocapture"#]);
+            let status = ignoring.arg(std::env::current_exe().unwrap()).arg(NAME).status().unwrap();
+            assert!(status.success());
+            return;
+        }
+        each_reactor(|mut reactor| {
+            let mut service = Scripted::new(&mut reactor, IDLE, |reactor| {
+                for signal in [SIGINT, libc::SIGQUIT, libc::SIGHUP] {
+                    raise(signal);
+                }
+                reactor.call_later(Duration::from_millis(100));
+            });
+            service.late = Some(|_| raise(SIGTERM));
+            let start = now();
+            reactor.run_service(&mut service).unwrap();
+            assert!(start.elapsed() >= Duration::from_millis(100), "one of them was heard");
+            is_story(&service.story(), &STOPPED);
+            assert!(Reactor::ignores_signal(SIGINT) && Reactor::ignores_signal(libc::SIGHUP));
+        });
     });
 }
 

@@ -6,11 +6,12 @@
 //! 2. [Your own loop](own_loop)
 //! 3. [Talking to a child](talking_to_a_child)
 //! 4. [A harness](harness)
-//! 5. [Your policy in virtual time](virtual_time)
-//! 6. [In other people's programs](embedding)
-//! 7. [Coming from Twisted](from_twisted)
-//! 8. [Coming from supervisord](from_supervisord)
-//! 9. [Coming from tokio::process](from_tokio)
+//! 5. [Terminals](terminals)
+//! 6. [Your policy in virtual time](virtual_time)
+//! 7. [In other people's programs](embedding)
+//! 8. [Coming from Twisted](from_twisted)
+//! 9. [Coming from supervisord](from_supervisord)
+//! 10. [Coming from tokio::process](from_tokio)
 
 #[doc = include_str!("first_program.md")]
 pub mod first_program {}
@@ -23,6 +24,9 @@ pub mod talking_to_a_child {}
 
 #[doc = include_str!("harness.md")]
 pub mod harness {}
+
+#[doc = include_str!("terminals.md")]
+pub mod terminals {}
 
 #[doc = include_str!("virtual_time.md")]
 pub mod virtual_time {}

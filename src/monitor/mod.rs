@@ -498,6 +498,15 @@ impl<O: Observer> ProcessMonitor<O> {
         true
     }
 
+    /// Tells of one of our processes. `false` if it is somebody else's.
+    fn told(&mut self, process: ProcessId, tell: impl FnOnce(&mut O, &str)) -> bool {
+        let Some(output) = self.outputs.get(&process) else { return false };
+        if let Some(entry) = self.entries.get(&output.entry) {
+            tell(&mut self.observer, &entry.name);
+        }
+        true
+    }
+
     fn timer(&mut self, reactor: &mut Reactor, id: TimerId) -> bool {
         let Some(key) = self.timers.remove(&id) else { return false };
         if let Some(entry) = self.entries.get_mut(&key) {
@@ -560,6 +569,15 @@ impl<O: Observer> Service for ProcessMonitor<O> {
                 None => false,
             },
             Event::Timer(id) => self.timer(reactor, id),
+            Event::Resumed { after } => {
+                for (key, entry) in &mut self.entries {
+                    entry.life.put_off(after);
+                    entry.arm(reactor, *key, &mut self.timers);
+                }
+                false
+            }
+            Event::Stopped { process, signal } => self.told(process, |observer, name| observer.stopped(name, signal)),
+            Event::Continued { process } => self.told(process, |observer, name| observer.continued(name)),
             _ => false,
         }
     }

@@ -65,6 +65,18 @@ pub trait Observer {
         info!(target: "childminder::monitor", name; "[{name}] exited: {exit}, after {:.3?}", exit.wall_time);
     }
 
+    /// A process was stopped by this signal, such as SIGTTIN because it has asked the terminal. Told only if
+    /// the reactor [watches stops](crate::Reactor::watch_stops).
+    fn stopped(&mut self, name: &str, signal: i32) {
+        let signal = signal::name(signal).unwrap_or_else(|| signal.to_string());
+        warn!(target: "childminder::monitor", name; "[{name}] stopped by {signal}");
+    }
+
+    /// A process that was stopped has been continued.
+    fn continued(&mut self, name: &str) {
+        info!(target: "childminder::monitor", name; "[{name}] continued");
+    }
+
     /// A process will be started again, after `delay`; at once if that is zero.
     fn restarting(&mut self, name: &str, delay: Duration) {
         debug!(target: "childminder::monitor", name; "[{name}] restarting in {delay:?}");

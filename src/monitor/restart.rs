@@ -276,6 +276,34 @@ impl Lifecycle {
         self.policy = policy;
     }
 
+    /// Puts off all that is pending, and moves what has begun, by the time that the program stood still: so
+    /// that time counts for nothing.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use childminder::restart::{Input, Lifecycle, Policy};
+    /// use std::time::{Duration, Instant};
+    ///
+    /// let (now, mut web) = (Instant::now(), Lifecycle::new(Policy::default()));
+    /// for input in [Input::Start, Input::Spawned, Input::Stop] {
+    ///     web.handle(now, input);
+    /// }
+    /// let night = Duration::from_secs(8 * 3600);
+    /// web.put_off(night);
+    /// assert_eq!(web.deadline(), Some(now + night + Policy::default().kill_time));
+    /// ```
+    pub fn put_off(&mut self, by: Duration) {
+        match &mut self.state {
+            State::Running { since } => *since = after(*since, by),
+            State::BackingOff { since, until: deadline } | State::Stopping { since, kill_at: deadline, .. } => {
+                *since = after(*since, by);
+                *deadline = after(*deadline, by);
+            }
+            State::Stopped | State::Starting | State::Exited => {}
+        }
+    }
+
     /// Where the process is in its life.
     ///
     /// # Examples

@@ -17,7 +17,7 @@ use crate::exit::{Exit, Usage};
 use crate::limit::Limit;
 use crate::slab::Key;
 use crate::sources::{Source, Sources};
-use crate::sys::wait::{State, Wait};
+use crate::sys::wait::{State, StopChange, Wait};
 use crate::sys::{self, spawn::Spawner};
 
 /// Something that a call has brought about and that an event must tell of, in a later turn.
@@ -142,6 +142,19 @@ impl Child {
     /// Whether it has died without our having told so.
     pub(crate) fn has_ended(&self) -> bool {
         self.exit.is_none() && sys::wait::state(self.pidfd(), self.pid) != State::Running
+    }
+
+    /// What has stopped or continued it since the last call.
+    pub(crate) fn stop_change(&self) -> Option<StopChange> {
+        if self.holds_number() { sys::wait::stop_change(self.pid) } else { None }
+    }
+
+    /// Stops it with its group, or continues them. What is gone cannot be stopped.
+    pub(crate) fn stop_or_continue(&self, signal: i32) {
+        let _ = match self.leads {
+            true => self.signal_group(signal),
+            false => self.by_number(|| sys::signal::send(self.pid, signal)),
+        };
     }
 
     fn pidfd(&self) -> Option<BorrowedFd<'_>> {

@@ -4,6 +4,7 @@
 
 use std::io;
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::timers::TimerId;
 use crate::exit::Exit;
@@ -52,6 +53,25 @@ pub enum Event<'a> {
         process: ProcessId,
         /// How it exited.
         exit: &'a Exit,
+    },
+    /// A process was stopped by a signal, such as SIGTSTP, or SIGTTIN because it has asked the terminal:
+    /// see [`Reactor::watch_stops`](crate::Reactor::watch_stops).
+    Stopped {
+        /// The process.
+        process: ProcessId,
+        /// The number of the signal.
+        signal: i32,
+    },
+    /// A process that was stopped has been continued by SIGCONT.
+    Continued {
+        /// The process.
+        process: ProcessId,
+    },
+    /// The program was stopped by [`Reactor::suspend`](crate::Reactor::suspend), and goes on. All timers
+    /// were put off by the time that it stood still. Whoever keeps times of its own may do the same.
+    Resumed {
+        /// How long it stood still.
+        after: Duration,
     },
     /// The time of a timer has come.
     Timer(TimerId),

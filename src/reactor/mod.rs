@@ -8,6 +8,7 @@ mod event;
 mod patience;
 mod reaper;
 mod signals;
+mod stops;
 pub(crate) mod timers;
 mod turn;
 
@@ -33,6 +34,8 @@ pub(crate) use patience::Patience;
 use reaper::Again;
 pub use reaper::ReapMethod;
 use signals::Signals;
+pub(crate) use signals::{end_program, ends_program};
+use stops::Stops;
 use timers::{TimerId, Timers};
 use turn::{Ready, Turn};
 
@@ -86,6 +89,11 @@ pub struct Reactor {
     again: Vec<Again>,
     /// A look at who lives, for all that need it in a turn.
     living: Option<Living>,
+    stops: Stops,
+    /// How long the program stood still, until that is told.
+    resumed: Option<Duration>,
+    /// How often the program had been suspended when this reactor waited last.
+    suspensions: u64,
     come: VecDeque<i32>,
     spawner: Spawner,
     pidfds: bool,
@@ -160,6 +168,9 @@ impl Reactor {
             newborn: Vec::new(),
             again: Vec::new(),
             living: None,
+            stops: None,
+            resumed: None,
+            suspensions: stops::suspensions(),
             come: VecDeque::new(),
             spawner,
             pidfds: reap == ReapMethod::Pidfd,
@@ -499,6 +510,7 @@ impl Reactor {
     fn has_work(&self) -> bool {
         self.full
             || self.sweep
+            || self.resumed.is_some()
             || !self.newborn.is_empty()
             || self.sources.ready_len() > 0
             || !(self.ready.is_empty() && self.notices.is_empty() && self.dead.is_empty() && self.come.is_empty())

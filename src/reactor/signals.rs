@@ -13,6 +13,7 @@ use signal_hook::consts::FORBIDDEN;
 use signal_hook::flag;
 use signal_hook::iterator::backend::SignalDelivery;
 use signal_hook::iterator::exfiltrator::SignalOnly;
+use signal_hook::low_level;
 
 use crate::map::Map;
 use crate::{signal, sys};
@@ -81,6 +82,20 @@ impl Drop for Signals {
     }
 }
 
+/// Whether the signal would end this program now: its default action applies, and this thread lets it
+/// through. A reactor of the program may carry out the default action for the host meanwhile.
+pub(crate) fn ends_program(number: i32) -> bool {
+    signal::ends_by_default(number) && !sys::signal::is_blocked(number) && defaults::applies(number)
+}
+
+/// Ends this program as the signal does by default; returns if somebody else still watches the signal.
+pub(crate) fn end_program(number: i32) {
+    if defaults::is_free(number) {
+        // It does not return, unless the system refuses.
+        let _ = low_level::emulate_default_handler(number);
+    }
+}
+
 /// signal-hook never takes its handler away again: a signal whose watchers are gone would be swallowed. Where the host had the
 /// default action, a second handler carries it out while no reactor of the process watches.
 mod defaults {
@@ -89,6 +104,8 @@ mod defaults {
     struct Default {
         watchers: usize,
         acts: Arc<AtomicBool>,
+        /// The host had the default action before the first reactor watched.
+        was_default: bool,
     }
 
     static DEFAULTS: Mutex<Map<i32, Default>> = Mutex::new(Map::new());
@@ -101,12 +118,25 @@ mod defaults {
             return Ok(());
         }
         let acts = Arc::new(AtomicBool::new(false));
+        let was_default = sys::signal::is_default(number);
         // The default of SIGCHLD is to do nothing.
-        if number != libc::SIGCHLD && sys::signal::is_default(number) {
+        if number != libc::SIGCHLD && was_default {
             flag::register_conditional_default(number, Arc::clone(&acts))?;
         }
-        defaults.insert(number, Default { watchers: 1, acts });
+        defaults.insert(number, Default { watchers: 1, acts, was_default });
         Ok(())
+    }
+
+    /// Whether the default action applies for the host, be it carried out by us.
+    pub(super) fn applies(number: i32) -> bool {
+        let defaults = DEFAULTS.lock().unwrap_or_else(PoisonError::into_inner);
+        defaults.get(&number).map_or_else(|| sys::signal::is_default(number), |default| default.was_default)
+    }
+
+    /// Whether no reactor watches it.
+    pub(super) fn is_free(number: i32) -> bool {
+        let defaults = DEFAULTS.lock().unwrap_or_else(PoisonError::into_inner);
+        defaults.get(&number).is_none_or(|default| default.watchers == 0)
     }
 
     pub(super) fn resume(number: i32) {

@@ -141,6 +141,13 @@ impl Timers {
         true
     }
 
+    /// Puts off all timers by so much.
+    pub(crate) fn put_off(&mut self, by: Duration) {
+        // They are kept as distances from the base.
+        self.base += by;
+        self.last = (self.base, 0);
+    }
+
     /// `None` if the timer is not active: it has fired or was cancelled.
     pub(crate) fn deadline(&self, id: TimerId) -> Option<Instant> {
         let timer = self.active.get(id.0)?;
@@ -366,6 +373,20 @@ mod tests {
         assert_eq!(world.next_deadline(), Some(1));
         assert_eq!(world.pop(mark), None);
         assert_eq!(world.turn(50), [third, overdue, due]);
+    }
+
+    #[test]
+    fn all_are_put_off_together() {
+        let mut world = World::new();
+        let [first, second] = [10, 20].map(|millis| world.insert(millis));
+        world.it.put_off(Duration::from_millis(100));
+        let between = world.insert(115);
+        assert_eq!(world.deadline(first), Some(110));
+        assert_eq!(world.turn(109), []);
+        assert_eq!(world.turn(119), [first, between]);
+        // What is due before the new base is due at once.
+        let overdue = world.insert(5);
+        assert_eq!(world.turn(120), [overdue, second]);
     }
 
     #[test]

@@ -10,7 +10,7 @@ use mio::Events;
 
 use super::event::{Event, SourceId};
 use super::signals::Signals;
-use super::{EVENTS, Reactor, clock};
+use super::{EVENTS, Reactor, clock, stops};
 use crate::error::explain;
 use crate::process::{Child, LARGE_PIPE, Notice, ProcessId, Read};
 use crate::slab::Key;
@@ -62,6 +62,7 @@ impl Turn<'_> {
             let due = self.reactor.next_due().map(|deadline| deadline.saturating_duration_since(clock()));
             timeout.into_iter().chain(due).min()
         };
+        self.reactor.suspensions = stops::suspensions();
         let Some(events) = &mut self.events else { return Ok(()) };
         let polled = self.reactor.poll.poll(events, timeout);
         self.reactor.woke = clock();
@@ -82,6 +83,7 @@ impl Turn<'_> {
         let mark = self.reactor.timers.begin_turn();
 
         self.take_in();
+        self.reactor.tell_stops(handler);
         self.dispatch(handler);
         self.read_ready(handler);
         self.tell_notices(handler);
@@ -110,7 +112,10 @@ impl Turn<'_> {
                 Some(Source::Signals) => {
                     // The pipe is emptied before anything that it may be about: a signal that comes meanwhile is a new byte.
                     reactor.come.extend(reactor.signals.as_mut().map(Signals::drain).unwrap_or_default());
-                    reactor.sweep |= reactor.come.contains(&libc::SIGCHLD);
+                    if reactor.come.contains(&libc::SIGCHLD) {
+                        reactor.sweep = true;
+                        reactor.find_stops();
+                    }
                 }
                 Some(Source::Pidfd { process }) => reactor.dead.push_back(process),
                 Some(Source::Waker | Source::Pipe { .. } | Source::Host) => {
@@ -192,6 +197,7 @@ impl Reactor {
     /// and nobody waits for it.
     fn look_at_everything(&mut self) {
         self.come.extend(self.signals.as_mut().map(Signals::drain).unwrap_or_default());
+        self.find_stops();
         let ended = self.processes.iter().filter(|(_, child)| child.has_ended());
         self.dead.extend(ended.map(|(key, _)| key));
         let all = self.sources.iter().filter(|(_, source)| matches!(source, Source::Pipe { .. } | Source::Host));

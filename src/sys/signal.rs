@@ -20,6 +20,25 @@ pub(crate) fn send_to_group(pgid: i32, signal: i32) -> io::Result<()> {
     Ok(())
 }
 
+/// Stops this process as the signal's default action would (SIGTSTP), and returns when it is continued. It
+/// returns at once where the kernel discards the signal: in a process group without anybody in its session
+/// who could continue it (POSIX: an orphaned process group).
+pub(crate) fn stop_self(signal: i32) -> io::Result<()> {
+    let mut action = MaybeUninit::<libc::sigaction>::zeroed();
+    // SAFETY: zeroed is SIG_DFL without flags and mask.
+    let default = unsafe { std::mem::zeroed::<libc::sigaction>() };
+    // SAFETY: reads a local, and `action` has room for the old one.
+    cvt(unsafe { libc::sigaction(signal, &raw const default, action.as_mut_ptr()) })?;
+    // To this thread, so that all stand still before it goes on.
+    // SAFETY: touches no memory.
+    let raised = cvt(unsafe { libc::raise(signal) });
+    // SAFETY: the first call has filled it in.
+    let action = unsafe { action.assume_init() };
+    // SAFETY: it is the action that was there before.
+    cvt(unsafe { libc::sigaction(signal, &raw const action, ptr::null_mut()) })?;
+    raised.map(drop)
+}
+
 /// Lets the signal through in this thread.
 pub(crate) fn unblock(signal: i32) -> io::Result<()> {
     let mut one = empty_set();
@@ -31,6 +50,12 @@ pub(crate) fn unblock(signal: i32) -> io::Result<()> {
 /// Whether the signal is at its default action in this process.
 pub(crate) fn is_default(signal: i32) -> bool {
     disposition(signal) == Some(libc::SIG_DFL)
+}
+
+/// Whether the signal is blocked in this thread.
+pub(crate) fn is_blocked(signal: i32) -> bool {
+    // Nothing is added to the mask.
+    change_mask(libc::SIG_BLOCK, &empty_set()).is_ok_and(|mask| contains(&mask, signal))
 }
 
 /// Whether the signal is ignored in this process.

@@ -131,6 +131,34 @@ pub(crate) fn state(pidfd: Option<BorrowedFd<'_>>, pid: i32) -> State {
     }
 }
 
+/// A child was stopped, or continued.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum StopChange {
+    /// By this signal.
+    Stopped(i32),
+    Continued,
+}
+
+/// What has stopped or continued the child since the last call, if anything has.
+#[doc(alias = "WUNTRACED")]
+pub(crate) fn stop_change(pid: i32) -> Option<StopChange> {
+    let mut info = MaybeUninit::<libc::siginfo_t>::zeroed();
+    let flags = libc::WSTOPPED | libc::WCONTINUED | libc::WNOHANG;
+    #[allow(clippy::cast_sign_loss)] // pids are positive
+    let id = pid as libc::id_t;
+    // SAFETY: `info` has room for what waitid writes; WNOHANG never blocks.
+    cvt_retry(|| unsafe { libc::waitid(libc::P_PID, id, info.as_mut_ptr(), flags) }).ok()?;
+    // SAFETY: zeroed is a valid siginfo_t; it stays zero where nothing has changed.
+    let info = unsafe { info.assume_init() };
+    // SAFETY: waitid fills in the fields of SIGCHLD, or leaves them zero.
+    let signal = unsafe { info.si_status() };
+    match info.si_code {
+        libc::CLD_STOPPED => Some(StopChange::Stopped(signal)),
+        libc::CLD_CONTINUED => Some(StopChange::Continued),
+        _ => None,
+    }
+}
+
 /// Ends a child of which nothing shall be left.
 pub(crate) fn kill_and_reap(pid: i32) {
     let _ = super::signal::send(pid, libc::SIGKILL);

@@ -1,0 +1,149 @@
+//! What a terminal's keys ask of a program that runs processes: to end, to end at once, to stand still.
+//!
+//! A layer over the reactor's signals. The one rule: a signal that the program ignored from the start stays
+//! ignored, since whoever started it wants it so.
+
+use std::io;
+use std::time::{Duration, Instant};
+
+use crate::reactor::{Event, Reactor};
+
+/// The signals that ask a program to end: `kill`, Ctrl-C, Ctrl-\\, and a terminal that was closed.
+const ENDING: [i32; 4] = [libc::SIGTERM, libc::SIGINT, libc::SIGQUIT, libc::SIGHUP];
+
+/// What comes within this time of the first is meant as the same: timeout(1) sends one to the process and
+/// one to its group, and a closed terminal is often told of by the shell, too.
+const ECHO: Duration = Duration::from_millis(200);
+
+/// What is asked of a program: see [`JobControl::handle`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Request {
+    /// To end in order: its processes are to be asked to stop, and have their time.
+    Stop,
+    /// To end at once: its processes are to be killed.
+    Kill,
+}
+
+/// A sequence of requests to end: the first one asks for a stop, a later one for a kill.
+#[derive(Debug, Default)]
+pub(crate) struct Requests(Option<Instant>);
+
+impl Requests {
+    /// Takes a signal that asks for the end. `None` if it is an echo of the first.
+    pub(crate) fn hear(&mut self, now: Instant) -> Option<Request> {
+        match self.0 {
+            None => {
+                self.0 = Some(now);
+                Some(Request::Stop)
+            }
+            Some(first) => (now > first + ECHO).then_some(Request::Kill),
+        }
+    }
+}
+
+/// The signals of [`ENDING`] that this reactor is to watch for its own ends: not those that the host
+/// watches itself or has ignored from the start. SIGTERM is never left out but by the host.
+pub(crate) fn ending_signals(reactor: &Reactor) -> Vec<i32> {
+    let is_free = |signal: &i32| {
+        !reactor.watches_signal(*signal) && (*signal == libc::SIGTERM || !Reactor::ignores_signal(*signal))
+    };
+    ENDING.into_iter().filter(is_free).collect()
+}
+
+/// Lets a program with its own loop behave on a terminal as its user expects.
+///
+/// | what comes | from | what happens |
+/// | --- | --- | --- |
+/// | SIGINT, SIGTERM, SIGQUIT, SIGHUP | Ctrl-C, `kill`, Ctrl-\\, a closed terminal | [`Request::Stop`] |
+/// | one of them again, 0.2 s later or more | | [`Request::Kill`] |
+/// | SIGTSTP | Ctrl-Z | [`Reactor::suspend`]: the processes, the timers and the program stand still until `fg` |
+///
+/// A signal that is ignored when this is made stays so, as in a program that `nohup` or a shell has started
+/// in the background; only SIGTERM is always watched. [`Reactor::run_service`] needs none of this for the
+/// first two rows.
+///
+/// ```
+/// use childminder::{Command, Event, JobControl, Reactor, Request};
+///
+/// let mut reactor = Reactor::new()?;
+/// let mut control = JobControl::new(&mut reactor)?;
+/// let job = reactor.spawn_process(Command::new("sleep").arg("0.1"))?;
+/// while let Some(process) = reactor.process(job) {
+///     reactor.turn(None, |reactor, event| {
+///         let request = control.handle(reactor, &event);
+///         let Some(mut process) = reactor.process(job) else { return };
+///         // An error says that the process has just exited.
+///         let _ = match request {
+///             Some(Request::Stop) => process.terminate_group(libc::SIGTERM),
+///             Some(Request::Kill) => process.kill_group(),
+///             None => Ok(()),
+///         };
+///     })?;
+/// }
+/// control.release(&mut reactor);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Debug)]
+#[must_use = "the signals stay watched until `release`"]
+pub struct JobControl {
+    watched: Vec<i32>,
+    requests: Requests,
+}
+
+impl JobControl {
+    /// Watches the signals of the table above.
+    ///
+    /// # Errors
+    ///
+    /// As [`Reactor::watch_signal`]; nothing is watched then.
+    pub fn new(reactor: &mut Reactor) -> io::Result<Self> {
+        let mut control = Self { watched: Vec::new(), requests: Requests::default() };
+        let mut wanted = ending_signals(reactor);
+        if !Reactor::ignores_signal(libc::SIGTSTP) && !reactor.watches_signal(libc::SIGTSTP) {
+            wanted.push(libc::SIGTSTP);
+        }
+        for signal in wanted {
+            if let Err(error) = reactor.watch_signal(signal) {
+                control.release(reactor);
+                return Err(error);
+            }
+            control.watched.push(signal);
+        }
+        Ok(control)
+    }
+
+    /// Takes an event. What is asked of the program, if it was one of the signals; a stop and its end are
+    /// carried out here.
+    pub fn handle(&mut self, reactor: &mut Reactor, event: &Event<'_>) -> Option<Request> {
+        match *event {
+            Event::Signal(signal) if !self.watched.contains(&signal) => None,
+            Event::Signal(libc::SIGTSTP) => {
+                // A stop that cannot be had is none; the processes go on in any case.
+                let _ = reactor.suspend();
+                None
+            }
+            Event::Signal(_) => self.requests.hear(reactor.now()),
+            _ => None,
+        }
+    }
+
+    /// Takes back what [`new`](Self::new) has done: the signals do again what they did before.
+    pub fn release(self, reactor: &mut Reactor) {
+        for signal in self.watched {
+            reactor.unwatch_signal(signal);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    #[allow(clippy::disallowed_methods, reason = "any instant will do to count from")]
+    fn a_second_request_kills_unless_it_is_an_echo() {
+        let (start, mut requests) = (Instant::now(), Requests::default());
+        let said = [0, 1, 200, 201, 5000].map(|millis| requests.hear(start + Duration::from_millis(millis)));
+        assert_eq!(said, [Some(Request::Stop), None, None, Some(Request::Kill), Some(Request::Kill)]);
+    }
+}
