@@ -179,6 +179,13 @@ impl Command {
         self
     }
 
+    /// Sets a variable of which nothing was said.
+    pub(crate) fn env_by_default(&mut self, key: &str, value: &OsStr) {
+        if !self.0.env.contains_key(&OsString::from(key)) {
+            self.env(key, value);
+        }
+    }
+
     /// Sets variables of the child's environment.
     pub fn envs<K: AsRef<OsStr>, V: AsRef<OsStr>>(&mut self, vars: impl IntoIterator<Item = (K, V)>) -> &mut Self {
         for (key, value) in vars {

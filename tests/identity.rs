@@ -53,6 +53,40 @@ on_all_combinations! {
         assert_eq!(by_name, ids(world, status().uid(NOBODY)));
     }
 
+    // HOME and its like follow the user, unless the command says otherwise.
+    fn surroundings(world: &mut World) {
+        if !is_root() {
+            return;
+        }
+        let passwd = std::fs::read_to_string("/etc/passwd").unwrap();
+        let line = passwd.lines().find(|line| line.split(':').nth(2) == Some("65534")).expect("an entry");
+        let fields: Vec<&str> = line.split(':').collect();
+        let (name, home, shell) = (fields[0], fields[5], fields[6]);
+        let command = || util::sh("echo $HOME $USER $LOGNAME $SHELL");
+        for user in [name, "65534"] {
+            let mut command = command();
+            command.env("OTHER", "1").run_as(user).unwrap();
+            assert_eq!(world.output(&command), format!("{home} {name} {name} {shell}\n"));
+            assert_eq!(command.get_uid(), Some(NOBODY));
+        }
+        let mut before = command();
+        before.env("HOME", "/mine").env_remove("SHELL").run_as(name).unwrap();
+        let mut after = command();
+        after.run_as(name).unwrap().env("HOME", "/mine").env_remove("SHELL");
+        for command in [&before, &after] {
+            assert_eq!(world.output(command), format!("/mine {name} {name}\n"));
+        }
+        let mut cleared = command();
+        cleared.env_clear().run_as(name).unwrap().env("PATH", "/bin:/usr/bin");
+        assert_eq!(world.output(&cleared), format!("{home} {name} {name} {shell}\n"));
+        let mut unchanged = Command::new("true");
+        assert!(unchanged.run_as("no-such-user").is_err() && unchanged.get_uid().is_none());
+        // Only the ids, and nothing of the surroundings.
+        let host = std::env::var("HOME").unwrap_or_default();
+        let mut ids = util::sh("echo $HOME");
+        assert_eq!(world.output(ids.user(name).unwrap()), format!("{host}\n"));
+    }
+
     // P10, B20: test_changeGID; gid alone: no supplementary groups are left over
     fn a_group(world: &mut World) {
         if !is_root() {

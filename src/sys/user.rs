@@ -1,8 +1,9 @@
 //! The system's users, through the C library (files, LDAP, whatever the host is set up for).
 
-use std::ffi::{CStr, CString};
+use std::ffi::{CStr, CString, OsStr, OsString};
 use std::io;
 use std::mem::MaybeUninit;
+use std::os::unix::ffi::OsStrExt;
 use std::ptr;
 
 use crate::command::Command;
@@ -23,14 +24,40 @@ impl Command {
     /// assert!(Command::new("id").user("no-such-user").is_err());
     /// ```
     pub fn user(&mut self, name: &str) -> io::Result<&mut Self> {
-        let user = match (by_name(name), name.parse()) {
-            (Err(error), Ok(uid)) if error.kind() == io::ErrorKind::NotFound => by_id(uid)?,
-            (user, _) => user?,
-        };
-        if (user.uid, user.gid) != own_ids() {
-            self.groups(&user.groups);
+        let user = by_name_or_number(name)?;
+        self.take_on(&user);
+        Ok(self)
+    }
+
+    /// Runs the child as the user of this name, as [`user`](Self::user) does, in that user's surroundings:
+    /// HOME, USER, LOGNAME and SHELL are those of the user database, as in systemd's `User=`. A variable that
+    /// the command [sets](Self::env) or [removes](Self::env_remove) itself stays so. Nothing else of the
+    /// environment changes; start from [`env_clear`](Self::env_clear) to keep out what is the host's.
+    ///
+    /// # Errors
+    ///
+    /// As [`user`](Self::user); nothing is changed then.
+    ///
+    /// ```
+    /// use childminder::{Command, RunToEnd};
+    ///
+    /// let mut command = Command::new("sh");
+    /// command.args(["-c", "echo $HOME"]).run_as("root")?;
+    /// # if std::fs::metadata("/proc/self").is_ok_and(|own| std::os::unix::fs::MetadataExt::uid(&own) == 0) {
+    /// assert_eq!(RunToEnd::new(&command).run()?.stdout, b"/root\n");
+    /// # }
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    #[doc(alias = "User=")]
+    pub fn run_as(&mut self, name: &str) -> io::Result<&mut Self> {
+        let user = by_name_or_number(name)?;
+        self.take_on(&user);
+        for (key, value) in
+            [("HOME", &user.home), ("USER", &user.name), ("LOGNAME", &user.name), ("SHELL", &user.shell)]
+        {
+            self.env_by_default(key, value);
         }
-        Ok(self.uid(user.uid).gid(user.gid))
+        Ok(self)
     }
 
     /// Runs the child as the group of this name; looked up now. Otherwise as [`gid`](Self::gid).
@@ -41,10 +68,20 @@ impl Command {
     pub fn group(&mut self, name: &str) -> io::Result<&mut Self> {
         Ok(self.gid(group_by_name(name)?))
     }
+
+    fn take_on(&mut self, user: &User) {
+        if (user.uid, user.gid) != own_ids() {
+            self.groups(&user.groups);
+        }
+        self.uid(user.uid).gid(user.gid);
+    }
 }
 
 /// A user with all groups it is in.
 pub(crate) struct User {
+    name: OsString,
+    home: OsString,
+    shell: OsString,
     pub(crate) uid: u32,
     pub(crate) gid: u32,
     pub(crate) groups: Vec<u32>,
@@ -57,6 +94,14 @@ impl User {
         let mut groups: Vec<_> = self.groups.into_iter().filter(|group| *group != own && *group != gid).collect();
         groups.insert(0, gid);
         groups
+    }
+}
+
+/// The user of this name; where nobody has it, the one of this number.
+fn by_name_or_number(name: &str) -> io::Result<User> {
+    match (by_name(name), name.parse()) {
+        (Err(error), Ok(uid)) if error.kind() == io::ErrorKind::NotFound => by_id(uid),
+        (user, _) => user,
     }
 }
 
@@ -136,7 +181,30 @@ fn find(
     let entry = unsafe { entry.assume_init() };
     // SAFETY: pw_name is a C string in `buffer`.
     let name = unsafe { CStr::from_ptr(entry.pw_name) };
-    Ok(User { uid: entry.pw_uid, gid: entry.pw_gid, groups: groups_of(name, entry.pw_gid)? })
+    Ok(User {
+        name: OsStr::from_bytes(name.to_bytes()).to_owned(),
+        // SAFETY: pw_dir is null or a C string in `buffer`.
+        home: unsafe { text_or(entry.pw_dir, "/") },
+        // SAFETY: pw_shell is null or a C string in `buffer`.
+        shell: unsafe { text_or(entry.pw_shell, "/bin/sh") },
+        uid: entry.pw_uid,
+        gid: entry.pw_gid,
+        groups: groups_of(name, entry.pw_gid)?,
+    })
+}
+
+/// A text of the database; passwd(5) has defaults for those that are empty.
+///
+/// # Safety
+///
+/// It is null or a pointer to a C string.
+unsafe fn text_or(text: *const libc::c_char, default: &str) -> OsString {
+    if text.is_null() {
+        return default.into();
+    }
+    // SAFETY: passed on from our caller.
+    let bytes = unsafe { CStr::from_ptr(text) }.to_bytes();
+    if bytes.is_empty() { default.into() } else { OsStr::from_bytes(bytes).to_owned() }
 }
 
 fn groups_of(name: &CStr, gid: u32) -> io::Result<Vec<u32>> {
