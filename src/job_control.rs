@@ -6,7 +6,8 @@
 use std::io;
 use std::time::{Duration, Instant};
 
-use crate::reactor::{Event, Reactor};
+use crate::reactor::{Event, Reactor, ends_program};
+use crate::signal;
 
 /// The signals that ask a program to end: `kill`, Ctrl-C, Ctrl-\\, and a terminal that was closed.
 const ENDING: [i32; 4] = [libc::SIGTERM, libc::SIGINT, libc::SIGQUIT, libc::SIGHUP];
@@ -48,6 +49,18 @@ pub(crate) fn ending_signals(reactor: &Reactor) -> Vec<i32> {
         !reactor.watches_signal(*signal) && (*signal == libc::SIGTERM || !Reactor::ignores_signal(*signal))
     };
     ENDING.into_iter().filter(is_free).collect()
+}
+
+/// All other signals that would end the program now, and not because of a fault of its own: after such a
+/// fault there is nothing to go on with.
+pub(crate) fn other_ending_signals(reactor: &Reactor) -> Vec<i32> {
+    const FAULTS: [i32; 7] =
+        [libc::SIGABRT, libc::SIGBUS, libc::SIGFPE, libc::SIGILL, libc::SIGSEGV, libc::SIGSYS, libc::SIGTRAP];
+    let is_meant = |signal: &i32| {
+        let known = ENDING.contains(signal) || FAULTS.contains(signal) || *signal == libc::SIGKILL;
+        !known && !reactor.watches_signal(*signal) && ends_program(*signal)
+    };
+    (1..=signal::max()).filter(is_meant).collect()
 }
 
 /// Lets a program with its own loop behave on a terminal as its user expects.

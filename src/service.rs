@@ -6,7 +6,7 @@ use std::fmt;
 use std::io;
 use std::time::Duration;
 
-use crate::job_control::{Request, Requests, ending_signals};
+use crate::job_control::{Request, Requests, ending_signals, other_ending_signals};
 use crate::reactor::{Event, Patience, Reactor};
 use crate::sys;
 
@@ -150,10 +150,14 @@ impl Reactor {
     /// service stop, and returns when it is down: what twistd does, except that it waits for the end. A
     /// second signal, more than 0.2 s after the first, kills what is left at once.
     ///
-    /// The signals are SIGTERM, SIGINT, SIGQUIT and SIGHUP, as far as the host does not watch them itself and
-    /// has not ignored them from the start (SIGTERM is not left out for that). A host that watches SIGTERM,
-    /// SIGINT or SIGQUIT has the service stopped by them all the same; its SIGHUP goes to the service. They
-    /// are watched for the length of the call; before and afterwards they do what the host had them do.
+    /// | signal | what it does |
+    /// | --- | --- |
+    /// | SIGTERM, SIGINT, SIGQUIT | asks for the end, also if the host watches it itself; SIGINT and SIGQUIT not if they were ignored from the start |
+    /// | SIGHUP, and every other one that would end the program | asks for the end, unless the host watches, handles, ignores or blocks it |
+    /// | SIGKILL, and those of a fault of the program (SIGSEGV, SIGABRT and the like) | ends the program, and leaves its processes; see [`Command::parent_death_signal`](crate::Command::parent_death_signal) |
+    ///
+    /// The signals are watched for the length of the call; before and afterwards they do what the host had
+    /// them do.
     ///
     /// # Errors
     ///
@@ -161,7 +165,8 @@ impl Reactor {
     /// then. Also what the system says of the wait, if that fails for five seconds: the service is then
     /// stopped without it, by looking at everything again and again, and is down when this returns.
     pub fn run_service(&mut self, service: &mut (impl Service + ?Sized)) -> io::Result<()> {
-        let ours = ending_signals(self);
+        let mut ours = ending_signals(self);
+        ours.append(&mut other_ending_signals(self));
         let result = self.run_watched(service, &ours);
         for signal in ours {
             self.unwatch_signal(signal);

@@ -128,8 +128,15 @@ fn each_reactor(test: impl Fn(Reactor)) {
 #[test]
 fn each_signal_that_ends_a_program_stops_the_service() {
     expect_apart("each_signal_that_ends_a_program_stops_the_service", || {
-        let raisers: [fn(&mut Reactor); 4] =
-            [|_| raise(SIGTERM), |_| raise(SIGINT), |_| raise(libc::SIGQUIT), |_| raise(libc::SIGHUP)];
+        let raisers: [fn(&mut Reactor); 7] = [
+            |_| raise(SIGTERM),
+            |_| raise(SIGINT),
+            |_| raise(libc::SIGQUIT),
+            |_| raise(libc::SIGHUP),
+            |_| raise(SIGUSR1),
+            |_| raise(libc::SIGALRM),
+            |_| raise(libc::SIGRTMIN() + 3),
+        ];
         for ready in raisers {
             each_reactor(|mut reactor| {
                 let mut service = Scripted::new(&mut reactor, IDLE, ready);

@@ -13,7 +13,6 @@ use signal_hook::consts::FORBIDDEN;
 use signal_hook::flag;
 use signal_hook::iterator::backend::SignalDelivery;
 use signal_hook::iterator::exfiltrator::SignalOnly;
-use signal_hook::low_level;
 
 use crate::map::Map;
 use crate::{signal, sys};
@@ -91,8 +90,7 @@ pub(crate) fn ends_program(number: i32) -> bool {
 /// Ends this program as the signal does by default; returns if somebody else still watches the signal.
 pub(crate) fn end_program(number: i32) {
     if defaults::is_free(number) {
-        // It does not return, unless the system refuses.
-        let _ = low_level::emulate_default_handler(number);
+        sys::signal::end_self(number);
     }
 }
 
@@ -120,7 +118,9 @@ mod defaults {
         let acts = Arc::new(AtomicBool::new(false));
         let was_default = sys::signal::is_default(number);
         // The default of SIGCHLD is to do nothing.
-        if number != libc::SIGCHLD && was_default {
+        if was_default && crate::signal::ends_by_default(number) {
+            sys::signal::end_while(number, Arc::clone(&acts))?;
+        } else if number != libc::SIGCHLD && was_default {
             flag::register_conditional_default(number, Arc::clone(&acts))?;
         }
         defaults.insert(number, Default { watchers: 1, acts, was_default });

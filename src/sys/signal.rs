@@ -3,6 +3,8 @@
 use std::io;
 use std::mem::MaybeUninit;
 use std::ptr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::cvt;
 
@@ -37,6 +39,24 @@ pub(crate) fn stop_self(signal: i32) -> io::Result<()> {
     // SAFETY: it is the action that was there before.
     cvt(unsafe { libc::sigaction(signal, &raw const action, ptr::null_mut()) })?;
     raised.map(drop)
+}
+
+/// Has the signal end this process whenever it comes while `acts` is set.
+pub(crate) fn end_while(signal: i32, acts: Arc<AtomicBool>) -> io::Result<()> {
+    let action = move || {
+        if acts.load(Ordering::SeqCst) {
+            end_self(signal);
+        }
+    };
+    // SAFETY: the action loads an atomic and makes two calls that are async-signal-safe (POSIX).
+    unsafe { signal_hook::low_level::register(signal, action) }.map(drop)
+}
+
+/// Ends this process by the signal, whose default action does that, as soon as it is not blocked.
+pub(crate) fn end_self(signal: i32) {
+    set_action(signal, libc::SIG_DFL);
+    // SAFETY: touches no memory.
+    unsafe { libc::raise(signal) };
 }
 
 /// Lets the signal through in this thread.
