@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use support::raw::{Spawner, Spec};
-use support::{Bench, Target, median, outside, program, raw, rest};
+use support::{Bench, Target, guard, median, outside, program, raw, rest};
 
 const OURS: &str = "childminder command";
 
@@ -69,8 +69,7 @@ struct Folder {
 
 impl Folder {
     fn new(program: &Path) -> Self {
-        let name = format!("childminder-bench-{}-{}", std::process::id(), raw::monotonic());
-        let path = memory_or_disk().join(name);
+        let path = guard::folder_in(&memory_or_disk()).join(raw::monotonic().to_string());
         fs::create_dir(&path).expect("temporary folder");
         let inside = |name: &str| path.join(name).display().to_string();
         let (service, word) = (inside("service"), format!("at:{}", inside("signs")));

@@ -9,7 +9,7 @@
 //! fn main() -> Result<(), Box<dyn std::error::Error>> {
 //!     let mut reactor = Reactor::new()?;
 //!     let mut monitor = ProcessMonitor::new();
-//!     monitor.add_process(&mut reactor, "web", Command::new("sleep").arg("1000"))?;
+//!     monitor.add_process(&mut reactor, "web", Command::new("sleep").arg("60"))?;
 //! #   reactor.stop(); // so that this example ends
 //!     reactor.run_service(&mut monitor)?; // until SIGTERM or SIGINT; returns when all is down
 //!     Ok(())

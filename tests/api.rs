@@ -1,5 +1,8 @@
 //! What the compiler can promise for us: what may go to another thread, and what may be shared.
 
+#[path = "util/guard.rs"]
+mod guard;
+
 use childminder::restart::{Lifecycle, Policy};
 use childminder::simulation::Timeline;
 use childminder::{

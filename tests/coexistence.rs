@@ -421,12 +421,15 @@ fn host_reads_and_is_not_interrupted(mut reactor: Reactor, _: ReapMethod) {
     for _ in 0..ROUNDS {
         let (mut ours, theirs) = std::os::unix::net::UnixStream::pair().unwrap();
         // Dies when we sleep, which is in the read. Or a little before that: then the next round will be another one.
-        let script = format!("until grep -q '^State:.S' /proc/{}/status; do :; done; exit 7", thread.display());
+        // If this process is killed, there is no such file, and neither script goes on looking.
+        let state = format!("/proc/{}/status", thread.display());
+        let script = format!("while [ -e {state} ] && ! grep -q '^State:.S' {state}; do :; done; exit 7");
         let mut command = Command::new("sh");
         command.args(["-c", &script]);
         let first = reactor.spawn_process(&command).unwrap();
         let pid = reactor.process(first).unwrap().pid().unwrap();
-        let script = format!("until grep -q '^State:.Z' /proc/{pid}/status; do :; done; echo dead");
+        let state = format!("/proc/{pid}/status");
+        let script = format!("while [ -e {state} ] && ! grep -q '^State:.Z' {state}; do :; done; echo dead");
         command = Command::new("sh");
         command.args(["-c", &script]).stdout(std::os::fd::OwnedFd::from(theirs));
         let second = reactor.spawn_process(&command).unwrap();

@@ -3,6 +3,9 @@
 //! A process of its own, because the kernel counts the peak of a process. Every byte is compared, with a pattern in which no two
 //! blocks are alike.
 
+#[path = "util/guard.rs"]
+mod guard;
+
 use std::io::{self, Read};
 use std::time::Duration;
 

@@ -2,6 +2,9 @@
 //!
 //! Peak memory is the process's: the only test of its file.
 
+#[path = "util/guard.rs"]
+mod guard;
+
 use std::time::{Duration, Instant};
 
 use childminder::{Command, Exit, Line, Observer, Policy, ProcessMonitor, Reactor, Restart, Service};

@@ -1,5 +1,7 @@
 //! A process that we may not signal: said, not hidden. A process of its own, since a thread of it gives up its rights.
 
+#[path = "util/guard.rs"]
+mod guard;
 #[path = "util/nobody.rs"]
 mod nobody;
 

@@ -13,6 +13,9 @@ use monitor_util::{IDLE, KILL_TIME, STUBBORN, World, deadly, each_way, group, no
 /// Far above the kill time, far below anything that would have gone on.
 const SOON: Duration = Duration::from_secs(10);
 
+/// Keeps a shell busy until the process that has started it is gone.
+const BUSY: &str = "while kill -0 $PPID; do :; done";
+
 // M11, B6
 #[test]
 fn a_stop_of_the_service_completes() {
@@ -60,7 +63,7 @@ fn the_stubborn_are_killed_at_the_kill_time_with_their_group() {
 fn a_second_stop_neither_signals_nor_waits_anew() {
     let mut world = World::new();
     // Without a command of its own, of whose end the shell would tell.
-    world.add_with("it", &sh("trap 'echo term' TERM; echo ready; while :; do :; done"), deadly());
+    world.add_with("it", &sh(&format!("trap 'echo term' TERM; echo ready; {BUSY}")), deadly());
     world.start();
     world.until_ready("it", 1);
     world.stop_process("it");
@@ -286,7 +289,7 @@ fn the_stop_signal_is_the_policy_s() {
     let mut policy = patient();
     policy.stop_signal = 2;
     let mut world = World::new();
-    world.add_with("it", &sh("trap 'echo int; exit 0' INT; trap '' TERM; echo ready; while :; do :; done"), policy);
+    world.add_with("it", &sh(&format!("trap 'echo int; exit 0' INT; trap '' TERM; echo ready; {BUSY}")), policy);
     world.start();
     world.until_ready("it", 1);
     world.stop();

@@ -2,6 +2,9 @@
 //!
 //! Counts the descriptors and the children of this process: the only test of its file.
 
+#[path = "util/guard.rs"]
+mod guard;
+
 use std::fs;
 use std::time::{Duration, Instant};
 

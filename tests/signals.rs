@@ -7,10 +7,13 @@ mod util;
 use childminder::{Command, SignalError, Stdio, signal};
 use util::{COMBINATIONS, World, on_all_combinations, sh};
 
-/// A shell that says which signals it gets, and ends by `quit` on its stdin.
+/// A shell that says which signals it gets, and ends by `quit` on its stdin, or when this process is
+/// gone.
 fn listener(names: &[&str]) -> Command {
     let traps: String = names.iter().map(|name| format!("trap 'echo {name}' {name}; ")).collect();
-    let mut command = sh(&format!("{traps} echo ready; while read line; test \"$line\" != quit; do :; done"));
+    // A signal makes `read` fail as the end of stdin does.
+    let next = "read line || kill -0 $PPID";
+    let mut command = sh(&format!("{traps} echo ready; while {next}; do test \"$line\" != quit || exit 0; done"));
     command.stdin(Stdio::piped());
     command
 }

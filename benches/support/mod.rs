@@ -5,6 +5,8 @@
 
 #![allow(dead_code)] // no bench uses all of it
 
+#[path = "../../tests/util/guard.rs"]
+pub(crate) mod guard;
 pub(crate) mod outside;
 pub(crate) mod program;
 pub(crate) mod raw;

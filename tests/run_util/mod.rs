@@ -14,6 +14,9 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::thread;
 use std::time::{Duration, Instant};
 
+#[path = "../util/guard.rs"]
+mod guard;
+
 /// Longer than anything here takes on the slowest machine.
 pub(crate) const WATCHDOG: Duration = Duration::from_secs(60);
 /// How much later than planned something may happen on a busy machine.
@@ -226,7 +229,7 @@ pub(crate) struct Scratch(pub(crate) PathBuf);
 
 impl Scratch {
     pub(crate) fn new(name: &str) -> Self {
-        let path = std::env::temp_dir().join(format!("childminder-{name}-{}", std::process::id()));
+        let path = guard::folder().join(format!("{name}-{}", std::process::id()));
         let _ = fs::remove_dir_all(&path);
         fs::create_dir(&path).expect("a directory can be made");
         fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).expect("it is ours");

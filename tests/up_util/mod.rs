@@ -15,6 +15,9 @@ use childminder::{Event, Pty, Reactor};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
+#[path = "../util/guard.rs"]
+mod guard;
+
 /// Longer than anything here takes on the slowest machine.
 pub(crate) const WATCHDOG: Duration = Duration::from_secs(60);
 
@@ -45,7 +48,7 @@ impl Folder {
     pub(crate) fn new() -> Self {
         static COUNT: AtomicUsize = AtomicUsize::new(0);
         let number = COUNT.fetch_add(1, Ordering::Relaxed);
-        let path = std::env::temp_dir().join(format!("childminder-up-{}-{number}", std::process::id()));
+        let path = guard::folder().join(format!("up-{}-{number}", std::process::id()));
         let _ = fs::remove_dir_all(&path);
         fs::create_dir_all(&path).unwrap();
         Self(path)

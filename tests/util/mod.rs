@@ -10,6 +10,8 @@ use std::time::{Duration, Instant};
 
 use childminder::{Command, Event, Exit, Process, ProcessId, Reactor, ReapMethod, SpawnMethod};
 
+pub(crate) mod guard;
+
 /// Both ways to spawn, by both ways to reap.
 pub(crate) const COMBINATIONS: [(SpawnMethod, ReapMethod); 4] = [
     (SpawnMethod::Vfork, ReapMethod::Pidfd),
@@ -329,7 +331,7 @@ impl TempDir {
         use std::sync::atomic::{AtomicU32, Ordering};
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
-        let path = std::env::temp_dir().join(format!("childminder-{name}-{}-{number}", std::process::id()));
+        let path = guard::folder().join(format!("{name}-{}-{number}", std::process::id()));
         fs::create_dir_all(&path).expect("a folder");
         Self(path.canonicalize().expect("its path"))
     }

@@ -251,7 +251,7 @@ mod tests {
 
     #[test]
     fn the_command_runs_as_described() {
-        let folder = std::env::temp_dir().join(format!("childminder-config-{}", std::process::id()));
+        let folder = crate::guard::folder().join("config");
         fs::create_dir_all(&folder).unwrap();
         let file = folder.join("out");
         let text = format!(

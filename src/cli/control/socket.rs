@@ -127,7 +127,7 @@ mod tests {
 
     #[test]
     fn a_dead_one_is_replaced_a_living_one_never() {
-        let folder = std::env::temp_dir().join(format!("childminder-socket-{}", std::process::id()));
+        let folder = crate::guard::folder().join("socket");
         fs::create_dir_all(&folder).unwrap();
         let path = folder.join("s");
         drop(UnixListener::bind(&path).unwrap());

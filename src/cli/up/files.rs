@@ -205,7 +205,7 @@ mod tests {
 
     impl Folder {
         fn new(name: &str) -> Self {
-            let path = std::env::temp_dir().join(format!("childminder-files-{name}-{}", std::process::id()));
+            let path = crate::guard::folder().join(format!("files-{name}"));
             let _ = fs::remove_dir_all(&path);
             fs::create_dir_all(&path).unwrap();
             Self(path)
