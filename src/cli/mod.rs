@@ -8,6 +8,7 @@ pub(crate) mod config;
 mod control;
 mod output;
 mod run;
+mod signals;
 mod up;
 mod words;
 

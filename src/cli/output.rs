@@ -178,11 +178,6 @@ impl Output {
     }
 }
 
-/// A file that has come to the size limit (setrlimit(2)) fails a write, and no longer ends us by SIGXFSZ.
-pub(super) fn outlive_full_files(reactor: &mut Reactor) -> io::Result<()> {
-    reactor.watch_signal(libc::SIGXFSZ)
-}
-
 /// How long it still is; `None` if there is no end.
 pub(crate) fn time_left(reactor: &Reactor, deadline: Option<Instant>) -> Option<Duration> {
     deadline.map(|deadline| deadline.saturating_duration_since(reactor.now()))

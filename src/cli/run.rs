@@ -14,6 +14,7 @@ use childminder::{
 use lexopt::{Arg, Parser, ValueExt};
 
 use super::output::{self, Output, one_line, time_left};
+use super::signals::{Signals, Wish};
 use super::{FAILURE, Failure, HELP, words};
 
 /// What a child that has exited has left in its pipes is read, and what others still write is not waited for longer.
@@ -40,21 +41,13 @@ pub(super) fn main(arguments: Parser) -> Result<u8, Failure> {
     let mut console = Console::new(policy.restart)?;
     console.out.watch(&mut reactor);
     console.err.watch(&mut reactor);
-    // Whoever has it ignored wants to outlive a hangup: nohup(1).
-    if !Reactor::ignores_signal(libc::SIGHUP) {
-        reactor.watch_signal(libc::SIGHUP)?;
-    }
-    output::outlive_full_files(&mut reactor)?;
-    if Reactor::ignores_signal(libc::SIGCHLD) {
-        // We inherited that, and while it holds nobody learns how a child has ended.
-        reactor.watch_signal(libc::SIGCHLD)?;
-    }
+    let signals = Signals::watch(&mut reactor)?;
 
     let restart = policy.restart;
     let mut monitor = ProcessMonitor::with_observer(console);
     let added = monitor.add_process_with(&mut reactor, name.as_str(), &command, policy);
     added.map_err(|error| Failure::Other(error.to_string()))?;
-    let mut run = Run { monitor, name, restart, code: None, over: None, done: false, held: false };
+    let mut run = Run { monitor, name, restart, signals, code: None, over: None, done: false, held: false };
     reactor.run_service(&mut run)?;
     // Who ends with its child is a filter like any other; who is told to end shall end.
     let deadline = if run.done { None } else { Some(reactor.now() + LAST_WORDS) };
@@ -209,8 +202,12 @@ impl Console {
     }
 
     fn report(&mut self, name: &str, what: &str) {
+        self.say(&format!("[{name}] {}", one_line(what)));
+    }
+
+    fn say(&mut self, what: &str) {
         if !self.err.is_abandoned() {
-            self.err.push(&[b"childminder: [", name.as_bytes(), b"] ", one_line(what).as_bytes(), b"\n"]);
+            self.err.push(&[b"childminder: ", what.as_bytes(), b"\n"]);
         }
     }
 
@@ -275,6 +272,7 @@ struct Run {
     monitor: ProcessMonitor<Console>,
     name: String,
     restart: Restart,
+    signals: Signals,
     /// Set when the command ends with its child.
     code: Option<u8>,
     /// The child is over; until then its pipes may still have something to say.
@@ -303,6 +301,27 @@ impl Run {
         if self.code.is_some() && reactor.processes().next().is_none() {
             self.end(reactor);
         }
+    }
+
+    fn heed(&mut self, reactor: &mut Reactor, signal: i32) {
+        match self.signals.wish(signal) {
+            Some(Wish::Reload) => self.monitor.restart_all(reactor),
+            Some(Wish::Hangup) => {
+                self.monitor.observer_mut().say(words::HANGUP);
+                reactor.stop();
+            }
+            Some(Wish::Status) => self.say_status(reactor),
+            // The processes go on in any case.
+            Some(Wish::Suspend) => drop(reactor.suspend()),
+            // There is no file of ours.
+            Some(Wish::Reopen) | None => {}
+        }
+    }
+
+    fn say_status(&mut self, reactor: &Reactor) {
+        let Some(status) = self.monitor.status(&self.name) else { return };
+        let said = words::status(&status, reactor.now());
+        self.monitor.observer_mut().report(&self.name, &said);
     }
 
     fn hold_or_release(&mut self, reactor: &mut Reactor) {
@@ -363,8 +382,8 @@ impl Service for Run {
 
     fn handle(&mut self, reactor: &mut Reactor, event: &Event<'_>) -> bool {
         let handled = match *event {
-            Event::Signal(libc::SIGHUP) => {
-                self.monitor.restart_all(reactor);
+            Event::Signal(signal) => {
+                self.heed(reactor, signal);
                 true
             }
             Event::Ready { source, .. } => {

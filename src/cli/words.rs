@@ -1,8 +1,9 @@
 //! What the commands say of a process, each thing in one place.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use childminder::{Exit, signal};
+use childminder::restart::State;
+use childminder::{Exit, Status, signal};
 
 pub(crate) fn started(pid: u32) -> String {
     format!("started, pid {pid}")
@@ -28,6 +29,24 @@ pub(crate) fn seconds(time: Duration) -> String {
 fn millis(time: Duration) -> String {
     let millis = time.saturating_add(Duration::from_micros(500)).as_millis();
     format!("{}.{:03}", millis / 1000, millis % 1000)
+}
+
+pub(crate) const HANGUP: &str = "the terminal was closed; stopping";
+
+/// What a process is doing, and for how long.
+pub(crate) fn status(status: &Status<'_>, now: Instant) -> String {
+    let lasting = |since: Instant| seconds(now.saturating_duration_since(since));
+    let doing = match (status.state, status.pid) {
+        (State::Running { since }, Some(pid)) => format!("running for {} s, pid {pid}", lasting(since)),
+        (State::BackingOff { until, .. }, _) => {
+            format!("backing off, restart in {} s", seconds(until.saturating_duration_since(now)))
+        }
+        (State::Stopping { since, .. }, _) => format!("stopping for {} s", lasting(since)),
+        (State::Exited, _) => "exited".into(),
+        _ => "stopped".into(),
+    };
+    let last = status.last_exit.map(|exit| format!(", last exit: {exit}")).unwrap_or_default();
+    format!("{doing}, restarts: {}{last}", status.restarts)
 }
 
 pub(crate) fn terminating(number: i32) -> String {

@@ -6,9 +6,12 @@
 pub(super) mod client;
 mod connection;
 pub(super) mod glob;
+pub(super) mod lock;
 pub(super) mod protocol;
 pub(super) mod server;
 mod socket;
-mod table;
+pub(super) mod table;
+#[cfg(target_os = "linux")]
+mod watch;
 
 pub(super) use server::{ClientId, Server};

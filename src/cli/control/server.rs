@@ -14,13 +14,17 @@ use childminder::{Event, Interest, Reactor, SourceId, TimerId};
 use super::connection::{Connection, Input};
 use super::protocol::{self, MAX_REQUEST, Object, Request};
 use super::socket::{self, SocketFile};
+#[cfg(target_os = "linux")]
+use super::watch::FileWatch;
 
 /// As many clients at a time; when one more comes, the one that has been idle longest goes.
 const CLIENTS: usize = 64;
 /// Requests in one turn: processes die and write meanwhile, too.
 const REQUESTS: usize = 64;
-/// When no more connections can be taken: until the next try.
+/// When no more connections can be taken, or the socket cannot be made again: until the next try.
 const PAUSE: Duration = Duration::from_secs(1);
+/// The longest time until the next try to make the socket again; it doubles with each one.
+const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 
 /// A client. Never reused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -29,8 +33,14 @@ pub(crate) struct ClientId(u64);
 #[derive(Debug)]
 pub(crate) struct Server {
     listener: Arc<UnixListener>,
-    _file: SocketFile,
+    file: SocketFile,
     source: Option<SourceId>,
+    #[cfg(target_os = "linux")]
+    watch: Option<FileWatch>,
+    /// The socket is not there, or not watched: when it is to be tried again, and the pause before that.
+    missing: Option<(Instant, Duration)>,
+    /// What there is to tell of the socket.
+    news: Vec<String>,
     /// In the order in which they came.
     clients: Vec<(ClientId, Connection)>,
     next_id: u64,
@@ -52,8 +62,12 @@ impl Server {
         let (listener, file) = SocketFile::bind(path)?;
         Ok(Self {
             listener: Arc::new(listener),
-            _file: file,
+            file,
             source: None,
+            #[cfg(target_os = "linux")]
+            watch: None,
+            missing: None,
+            news: Vec::new(),
             clients: Vec::new(),
             next_id: 1,
             last: ClientId(0),
@@ -62,15 +76,67 @@ impl Server {
         })
     }
 
-    pub(crate) fn start(&mut self, reactor: &mut Reactor) -> io::Result<()> {
-        self.source = Some(reactor.register(Arc::clone(&self.listener), Interest::Readable)?);
-        Ok(())
+    /// Sees to it that clients find the socket: to be called at the start, and whenever it may have been
+    /// taken away. What cannot be done now is tried again.
+    pub(crate) fn restore(&mut self, reactor: &mut Reactor) {
+        let before = self.missing;
+        let restored = self.try_restore(reactor);
+        let path = self.file.path().display();
+        match (restored, before) {
+            (Ok(true), _) => self.news.push(format!("the control socket {path} was taken away; it is there again")),
+            (Ok(false), Some(_)) => self.news.push(format!("the control socket {path} is there again")),
+            (Ok(false), None) => {}
+            (Err(error), None) => self.news.push(format!(
+                "the control socket {path} cannot be used: {error}; it is tried again, the processes are looked after"
+            )),
+            (Err(_), Some(_)) => {}
+        }
+    }
+
+    /// Whether the socket had to be made anew.
+    fn try_restore(&mut self, reactor: &mut Reactor) -> io::Result<bool> {
+        let pause = self.missing.map_or(PAUSE, |(_, pause)| (2 * pause).min(LONGEST_PAUSE));
+        // Until all of it is done.
+        let before = self.missing.replace((reactor.now() + pause, pause));
+        let gone = !self.file.is_there();
+        if gone {
+            if let Some(source) = self.source.take() {
+                reactor.deregister(source);
+            }
+            #[cfg(target_os = "linux")]
+            if let Some(watch) = self.watch.take() {
+                watch.end(reactor);
+            }
+            self.listener = Arc::new(self.file.bind_again()?);
+        }
+        if self.source.is_none() {
+            self.source = Some(reactor.register(Arc::clone(&self.listener), Interest::Readable)?);
+        }
+        self.missing = None;
+        // Without a watch it is looked at when somebody says so, by SIGHUP.
+        #[cfg(target_os = "linux")]
+        if self.watch.is_none() {
+            self.watch = FileWatch::new(self.file.path(), reactor).ok();
+        }
+        Ok(gone && before.is_none())
+    }
+
+    /// What there is to tell of the socket since the last call.
+    pub(crate) fn take_news(&mut self) -> Vec<String> {
+        std::mem::take(&mut self.news)
     }
 
     /// Takes an event. `false` if it was not meant for this.
     pub(crate) fn handle(&mut self, reactor: &mut Reactor, event: &Event<'_>) -> bool {
         match *event {
             Event::Ready { source, .. } if self.source == Some(source) => self.accept(reactor),
+            #[cfg(target_os = "linux")]
+            Event::Ready { source, .. } if self.watch.as_ref().is_some_and(|watch| watch.is(source)) => {
+                if let Some(watch) = &self.watch {
+                    watch.drain();
+                }
+                self.restore(reactor);
+            }
             Event::Ready { source, readable, writable } => {
                 let client = self.clients.iter_mut().map(|(_, client)| client).find(|client| client.source == source);
                 let Some(client) = client else { return false };
@@ -90,6 +156,9 @@ impl Server {
                 let now = reactor.now();
                 if self.accept_at.is_some_and(|at| at <= now) {
                     self.accept(reactor);
+                }
+                if self.missing.is_some_and(|(at, _)| at <= now) {
+                    self.restore(reactor);
                 }
                 for (_, client) in &mut self.clients {
                     client.check(now);
@@ -239,7 +308,7 @@ impl Server {
             self.drop_client(reactor, id);
         }
         let now = reactor.now();
-        let mut deadline = self.accept_at;
+        let mut deadline = self.accept_at.into_iter().chain(self.missing.map(|(at, _)| at)).min();
         for (_, client) in &self.clients {
             let due = if client.has_work() { Some(now) } else { client.deadline() };
             deadline = deadline.into_iter().chain(due).min();

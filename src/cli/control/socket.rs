@@ -2,7 +2,7 @@
 //!
 //! The one rule: a socket that somebody listens on is never taken away, and nothing but a socket is ever removed.
 
-use std::fs::{self, File};
+use std::fs;
 use std::io;
 use std::os::fd::AsFd;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
@@ -10,11 +10,12 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 
 use rustix::event::{Timespec, poll};
-use rustix::fs::{FlockOperation, Mode, flock};
+use rustix::fs::Mode;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with};
 
-/// How often, and how far apart in nanoseconds, another one that starts at the same time is waited for.
-const ATTEMPTS: usize = 100;
+use super::lock::{self, Lock};
+
+/// How long another one that starts at the same time is waited for before it is asked again, in nanoseconds.
 const PAUSE: i64 = 20_000_000;
 
 /// Where the socket is if nobody says.
@@ -33,47 +34,64 @@ pub(super) struct SocketFile {
     path: PathBuf,
     /// Device and inode: what is there at the end may be another one's.
     identity: (u64, u64),
+    /// From the look whether somebody listens to the end, so that of two that start at once one is refused.
+    _lock: Option<Lock>,
 }
 
 impl SocketFile {
     /// Listens at `path`, in place of what a dead instance has left there.
     pub(super) fn bind(path: &Path) -> io::Result<(UnixListener, Self)> {
-        // The folder is locked from the look to the bind, so that of two that start at once one is refused. No file is
-        // left behind by that.
         let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        let lock = File::open(folder)?;
-        lock_exclusively(&lock)?;
-        make_room(path)?;
-        // The mode is right from the first moment on. There is no other thread that could make files meanwhile.
-        let before = rustix::process::umask(Mode::from_raw_mode(0o177));
-        let bound = UnixListener::bind(path);
-        rustix::process::umask(before);
-        let listener = bound?;
-        listener.set_nonblocking(true)?;
-        let there = fs::symlink_metadata(path)?;
-        Ok((listener, Self { path: path.to_owned(), identity: (there.dev(), there.ino()) }))
+        let known = folder.canonicalize()?.join(path.file_name().unwrap_or_default());
+        let lock =
+            lock::take("socket", &known).map_err(|held| io::Error::new(io::ErrorKind::AddrInUse, held.to_string()))?;
+        let (listener, identity) = listen(path)?;
+        Ok((listener, Self { path: path.to_owned(), identity, _lock: lock }))
+    }
+
+    /// Whether it is still there.
+    pub(super) fn is_there(&self) -> bool {
+        identity(&self.path).is_ok_and(|there| there == self.identity)
+    }
+
+    /// Listens at the same place again, after somebody has taken the file away.
+    pub(super) fn bind_again(&mut self) -> io::Result<UnixListener> {
+        let (listener, identity) = listen(&self.path)?;
+        self.identity = identity;
+        Ok(listener)
+    }
+
+    pub(super) fn path(&self) -> &Path {
+        &self.path
     }
 }
 
 impl Drop for SocketFile {
     fn drop(&mut self) {
-        let ours = |there: fs::Metadata| (there.dev(), there.ino()) == self.identity;
-        if fs::symlink_metadata(&self.path).is_ok_and(ours) {
+        if self.is_there() {
             let _ = fs::remove_file(&self.path);
         }
     }
 }
 
-fn lock_exclusively(folder: &File) -> io::Result<()> {
-    for _ in 0..ATTEMPTS {
-        match flock(folder, FlockOperation::NonBlockingLockExclusive) {
-            Err(error) if error == rustix::io::Errno::WOULDBLOCK => {
-                let _ = poll(&mut [], Some(&Timespec { tv_sec: 0, tv_nsec: PAUSE }));
-            }
-            result => return Ok(result?),
-        }
-    }
-    Err(io::Error::new(io::ErrorKind::WouldBlock, "its folder is locked by somebody else"))
+fn listen(path: &Path) -> io::Result<(UnixListener, (u64, u64))> {
+    make_room(path)?;
+    // The mode is right from the first moment on. There is no other thread that could make files meanwhile.
+    let before = rustix::process::umask(Mode::from_raw_mode(0o177));
+    let bound = UnixListener::bind(path);
+    rustix::process::umask(before);
+    let listener = bound?;
+    listener.set_nonblocking(true)?;
+    Ok((listener, identity(path)?))
+}
+
+fn identity(path: &Path) -> io::Result<(u64, u64)> {
+    fs::symlink_metadata(path).map(|there| (there.dev(), there.ino()))
+}
+
+/// Lets another process go on for a moment.
+pub(super) fn pause() {
+    let _ = poll(&mut [], Some(&Timespec { tv_sec: 0, tv_nsec: PAUSE }));
 }
 
 /// Takes away a socket that nobody listens on.
@@ -109,6 +127,13 @@ pub(super) fn is_peer_allowed(socket: impl AsFd) -> bool {
     #[cfg(target_os = "linux")]
     rustix::net::sockopt::socket_peercred(socket)
         .is_ok_and(|peer| peer.uid == rustix::process::geteuid() || peer.uid.is_root())
+}
+
+/// The pid of who is at the other end; none where that is in another pid namespace.
+#[cfg(target_os = "linux")]
+pub(super) fn peer_pid(socket: impl AsFd) -> Option<i32> {
+    // The kernel has 0 there for a process that we cannot see, which is no pid.
+    rustix::net::sockopt::socket_peercred(socket).ok().map(|peer| peer.pid.as_raw_nonzero().get())
 }
 
 /// Connects to a supervisor, and only to one of ours.

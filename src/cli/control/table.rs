@@ -9,7 +9,7 @@ const HEADER: [&str; 8] = ["NAME", "STATE", "PID", "UPTIME", "RESTARTS", "LAST E
 const GAP: usize = 2;
 
 /// The processes of an answer as lines, the header first; not wider than `width` if there is one.
-pub(super) fn lines(processes: &[Value], width: Option<usize>) -> Vec<String> {
+pub(crate) fn lines(processes: &[Value], width: Option<usize>) -> Vec<String> {
     let mut rows = vec![HEADER.map(str::to_owned)];
     rows.extend(processes.iter().map(row));
     let mut widths = [0; HEADER.len()];

@@ -27,7 +27,9 @@ use lexopt::{Arg, Parser};
 
 use super::config::{Commands, Config, DEFAULT_FILE, Mark, ProcessConfig};
 use super::control::Server;
-use super::{Failure, output};
+use super::control::lock::{self, Lock};
+use super::signals::{Signals, Wish};
+use super::{Failure, output, words};
 use console::Console;
 use logs::Log;
 use voice::Voice;
@@ -87,6 +89,9 @@ struct Up {
     processes: Vec<Known>,
     /// Where the file said then that the socket shall be.
     socket: Option<PathBuf>,
+    /// On the file: nobody else runs it.
+    _lock: Option<Lock>,
+    signals: Signals,
     /// Started and stopped by the name, never as a whole: not all processes start by themselves.
     monitor: ProcessMonitor<Voice>,
     server: Server,
@@ -123,6 +128,8 @@ impl Up {
     /// Adds all processes and starts none.
     fn new(reactor: &mut Reactor, file: PathBuf, config: Config) -> Result<Self, Failure> {
         let socket = config.socket.clone();
+        let known = file.canonicalize().unwrap_or_else(|_| file.clone());
+        let lock = lock::take("file", &known).map_err(|held| Failure::Other(format!("{}: {held}", file.display())))?;
         let path = socket.clone().unwrap_or_else(Server::default_path);
         let server = Server::bind(&path)
             .map_err(|error| Failure::Other(format!("cannot listen at {}: {error}", path.display())))?;
@@ -130,8 +137,7 @@ impl Up {
         let _ = reactor.raise_fd_limit();
         let mut console = Console::new()?;
         console.watch(reactor);
-        reactor.watch_signal(libc::SIGHUP)?;
-        output::outlive_full_files(reactor)?;
+        let signals = Signals::watch(reactor)?;
         let mut monitor = ProcessMonitor::with_observer(Voice::new(console));
         let mut processes = Vec::new();
         let mut autostart = Vec::new();
@@ -153,6 +159,8 @@ impl Up {
             processes,
             autostart,
             socket,
+            _lock: lock,
+            signals,
             monitor,
             server,
             waits: Vec::new(),
@@ -211,6 +219,23 @@ impl Up {
         }
     }
 
+    fn heed(&mut self, reactor: &mut Reactor, signal: i32) {
+        match self.signals.wish(signal) {
+            Some(Wish::Reload) => {
+                self.server.restore(reactor);
+                self.reload_and_tell(reactor);
+            }
+            Some(Wish::Hangup) => {
+                self.voice().console.say(words::HANGUP);
+                reactor.stop();
+            }
+            Some(Wish::Status) => self.say_status(reactor),
+            // The processes go on in any case.
+            Some(Wish::Suspend) => drop(reactor.suspend()),
+            Some(Wish::Reopen) | None => {}
+        }
+    }
+
     /// After whatever has happened.
     fn settle(&mut self, reactor: &mut Reactor) {
         self.prepare_leftovers(reactor);
@@ -218,6 +243,9 @@ impl Up {
         self.settle_waits(reactor);
         self.settle_logs(reactor);
         self.show_stopping();
+        for news in self.server.take_news() {
+            self.voice().console.say(&news);
+        }
         self.voice().flush(reactor.now());
         self.hold_or_release(reactor);
         self.server.settle(reactor);
@@ -255,9 +283,7 @@ impl Service for Up {
 
     fn start_service(&mut self, reactor: &mut Reactor) {
         self.stage = Stage::Running;
-        if let Err(error) = self.server.start(reactor) {
-            self.voice().console.say(&format!("cannot be controlled: {error}"));
-        }
+        self.server.restore(reactor);
         let names = std::mem::take(&mut self.autostart);
         self.start_all(reactor, &names);
         self.settle(reactor);
@@ -277,8 +303,8 @@ impl Service for Up {
 
     fn handle(&mut self, reactor: &mut Reactor, event: &Event<'_>) -> bool {
         let handled = match *event {
-            Event::Signal(libc::SIGHUP) => {
-                self.reload_and_tell(reactor);
+            Event::Signal(signal) => {
+                self.heed(reactor, signal);
                 true
             }
             Event::Ready { source, .. } if self.voice().console.is(source) => true,

@@ -4,11 +4,26 @@
 
 use std::time::Instant;
 
-use childminder::Status;
 use childminder::restart::State;
+use childminder::{Reactor, Status};
 use serde_json::{Value, json};
 
+use super::Up;
 use super::usage::Usage;
+use crate::cli::control::table;
+
+impl Up {
+    /// Writes the status of all processes to our stderr, as `childminder status` does to its stdout.
+    pub(super) fn say_status(&mut self, reactor: &Reactor) {
+        let now = reactor.now();
+        let voice = self.monitor.observer();
+        let statuses = self.processes.iter().filter_map(|process| self.monitor.status(&process.name));
+        let objects: Vec<Value> = statuses.map(|status| object(&status, voice.start_error(status.name), now)).collect();
+        for line in table::lines(&objects, None) {
+            self.voice().console.say(&line);
+        }
+    }
+}
 
 pub(super) fn state_name(state: State) -> &'static str {
     match state {
