@@ -14,6 +14,7 @@ use toml::de::{DeString, DeTable, DeValue};
 use super::instances::{Table, expand_path, numbered, numbers};
 use super::report::{self, Errors, Report};
 use super::section::{POLICY, Section};
+use super::source::{self, NotText};
 use super::value::{self, Parsed};
 use super::{Config, Output, Settings, syntax};
 
@@ -40,18 +41,16 @@ const MAX_SIZE: u64 = 10 << 20;
 const KEEP: u32 = 5;
 
 pub(super) fn config(file: &Path, base: &Path, bytes: &[u8]) -> Result<Config, Errors> {
-    let text = match std::str::from_utf8(bytes) {
+    let text = match source::text(bytes) {
         Ok(text) => text,
-        Err(error) => {
-            let sound = bytes.get(..error.valid_up_to()).unwrap_or_default();
-            let text = String::from_utf8_lossy(sound);
-            let mut report = Report::new(&text);
-            report.add(text.len()..text.len(), "bytes that are no UTF-8, allowed is text in UTF-8".into());
+        Err(NotText { before, message }) => {
+            let mut report = Report::new(&before);
+            report.add(before.len()..before.len(), message.into());
             return Err(report.into_errors(file));
         }
     };
-    let mut report = Report::new(text);
-    let mended = syntax::without_bare_keys(&mut report, text);
+    let mut report = Report::new(&text);
+    let mended = syntax::without_bare_keys(&mut report, &text);
     let root = syntax::parse(&mut report, &mended);
     let mut reader = Reader { report: &mut report, base, names: HashMap::new(), files: HashMap::new() };
     let config = reader.config(root.get_ref(), text.len());

@@ -120,8 +120,28 @@ fn paths_count_from_the_file_and_processes_keep_its_order() {
 }
 
 #[test]
-fn ten_errors_are_ten_messages() {
-    let text = "\
+fn line_ends_of_windows_are_line_ends() {
+    let unix = "[process.a]\nshell = \"\"\"\nmode=fast\n[ $mode = fast ] \\\n  && echo yes\n\"\"\"\n\
+                environment = { A = '''\none\ntwo''', B = \"\\r\\n\", C = \"\"\"\n\\r\n\"\"\" }\n";
+    let processes = |text: &str| parse(text).unwrap().into_processes().collect::<Vec<_>>();
+    let expected = processes(unix);
+    let variables = [("A", "one\ntwo"), ("B", "\r\n"), ("C", "\r\n")].map(|(name, value)| (name.into(), value.into()));
+    assert_eq!(expected[0].settings.environment, variables, "what is escaped stays");
+    assert_eq!(processes(&unix.replace('\n', "\r\n")), expected);
+    assert_eq!(processes(&unix.replace('\n', "\r\r\n")), expected, "converted twice");
+    assert_eq!(processes(&format!("\u{feff}{unix}")), expected, "behind a byte-order mark");
+
+    for wrong in
+        [TEN_ERRORS, "umask = 3\n[process.a]\nshell = \"\"\"\na\n\"\"\"\numask = \"\"\"\n9\n\"\"\"", "x = \"a\n"]
+    {
+        assert_eq!(errors(&wrong.replace('\n', "\r\n")), errors(wrong));
+        assert_eq!(errors(&format!("\u{feff}{wrong}")), errors(wrong));
+    }
+    // One that is no part of a line's end is as wrong as before.
+    assert_eq!(errors("[process.a]\nshell = \"\"\"\na\rb\"\"\"\n").len(), 1);
+}
+
+const TEN_ERRORS: &str = "\
 [monitor]
 kil-time = \"5s\"
 threshold = \"5 parsecs\"
@@ -140,6 +160,9 @@ stop-signal = \"NOPE\"
 umask = \"022\"
 umask = \"027\"
 ";
+
+#[test]
+fn ten_errors_are_ten_messages() {
     let expected = [
         "2:1: unknown key `kil-time` in [monitor], the nearest known one is `kill-time`",
         "3:13: `threshold` is \"5 parsecs\", allowed is a duration such as \"500ms\", \"5s\", \"1.5m\", \"1h\", or a number \
@@ -154,7 +177,7 @@ umask = \"027\"
         "15:10: neither `command` nor `shell`, allowed is one of them",
         "17:1: duplicate `umask`, allowed is once",
     ];
-    assert_eq!(errors(text), expected);
+    assert_eq!(errors(TEN_ERRORS), expected);
 }
 
 #[test]
@@ -263,6 +286,8 @@ fn a_file_that_is_none_is_told_so() {
     assert!(missing.starts_with("/no/such/file.toml: ") && missing.lines().count() == 1, "{missing}");
     let binary = Config::parse(Path::new("x"), b"a = 1\n\xff\xfe").unwrap_err().to_string();
     assert_eq!(binary, "x:2:1: bytes that are no UTF-8, allowed is text in UTF-8");
+    let windows = Config::parse(Path::new("x"), b"\xff\xfe[\0p\0").unwrap_err().to_string();
+    assert_eq!(windows, "x:1:1: text in UTF-16, allowed is text in UTF-8");
 }
 
 #[test]
