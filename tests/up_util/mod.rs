@@ -164,6 +164,14 @@ impl Up {
         self.status(name)["pid"].as_i64().unwrap_or_else(|| panic!("{name} is not running")) as i32
     }
 
+    /// [`pid_of`](Self::pid_of), where the file does not say where the socket is.
+    #[track_caller]
+    pub(crate) fn pid_of_at(&self, socket: &str, name: &str) -> i32 {
+        let said = self.ok(&["status", "--socket", socket, "--json", name]);
+        let statuses: Value = serde_json::from_str(&said).unwrap();
+        statuses[0]["pid"].as_i64().unwrap_or_else(|| panic!("{name} is not running")) as i32
+    }
+
     /// Waits for a state of a process.
     #[track_caller]
     pub(crate) fn until_state(&self, name: &str, state: &str) -> Value {

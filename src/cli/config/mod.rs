@@ -13,12 +13,12 @@ mod source;
 mod syntax;
 mod value;
 
-use std::fs;
 use std::path::{Path, PathBuf};
 
 use instances::Table;
 pub(crate) use process::{Change, Commands, Mark, Output, ProcessConfig, Settings};
 pub(crate) use report::Errors;
+pub(crate) use source::Unreadable;
 pub(crate) use value::parse_duration;
 
 /// The file's name where none is given.
@@ -41,20 +41,25 @@ impl Config {
     ///
     /// All that is wrong with it.
     pub(crate) fn load(file: &Path) -> Result<Self, Errors> {
-        let bytes = fs::read(file).map_err(|error| Errors::unreadable(file, format!("cannot be read: {error}")))?;
-        Self::parse(file, &bytes)
+        let (path, bytes) = source::read(file).map_err(Errors::unreadable)?;
+        read::config(file, folder_of(&path), &bytes)
     }
 
-    /// The settings in the text of a file, which need not be there.
+    /// The absolute path of a file, and where it says that the socket is. The rest of the file may have any mistakes: the
+    /// supervisor that read it before them still runs.
     ///
     /// # Errors
     ///
-    /// All that is wrong with it.
-    pub(crate) fn parse(file: &Path, bytes: &[u8]) -> Result<Self, Errors> {
-        let absolute = std::path::absolute(file).unwrap_or_else(|_| file.to_owned());
-        let base = absolute.parent().unwrap_or(Path::new("/"));
-        read::config(file, base, bytes)
+    /// It cannot be read.
+    pub(crate) fn find_socket(file: &Path) -> Result<(PathBuf, Option<PathBuf>), Unreadable> {
+        let (path, bytes) = source::read(file)?;
+        let socket = read::socket(folder_of(&path), &bytes);
+        Ok((path, socket))
     }
+}
+
+fn folder_of(file: &Path) -> &Path {
+    file.parent().unwrap_or(file)
 }
 
 #[cfg(test)]

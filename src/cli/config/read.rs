@@ -17,6 +17,7 @@ use super::section::{POLICY, Section};
 use super::source::{self, NotText};
 use super::value::{self, Parsed};
 use super::{Config, Output, Settings, syntax};
+use crate::cli::paths;
 
 pub(super) const PROCESS: [&str; 14] = [
     "command",
@@ -36,6 +37,8 @@ pub(super) const PROCESS: [&str; 14] = [
 ];
 
 const COMMAND: &str = "a list of strings: the program and its arguments; see also `shell`";
+const NO_PROCESS: &str = "there is no process in the file; allowed are tables such as [process.web], or an empty table \
+                          [process] if there shall be none";
 const OUTPUT: &str = "\"prefix\", \"null\", \"inherit\", the path of a file with a slash in it, or a table with `file`";
 const MAX_SIZE: u64 = 10 << 20;
 const KEEP: u32 = 5;
@@ -57,6 +60,15 @@ pub(super) fn config(file: &Path, base: &Path, bytes: &[u8]) -> Result<Config, E
     if report.is_sound() { Ok(config) } else { Err(report.into_errors(file)) }
 }
 
+/// The path of the socket, if the text has one. Any other mistake is passed over.
+pub(super) fn socket(base: &Path, bytes: &[u8]) -> Option<PathBuf> {
+    let text = source::text(bytes).unwrap_or_else(|NotText { before, .. }| before);
+    let (tables, _) = DeTable::parse_recoverable(&text);
+    let monitor = tables.get_ref().get("monitor")?.get_ref().as_table()?;
+    let socket = value::some_text(monitor.get("socket")?.get_ref()).ok()?;
+    Some(paths::resolve(base, Path::new(&socket)))
+}
+
 struct Reader<'r, 't> {
     report: &'r mut Report<'t>,
     /// The folder that relative paths count from.
@@ -76,7 +88,8 @@ impl Reader<'_, '_> {
             let known = [&["socket"], &POLICY[..]].concat();
             let monitor = Section::new(self.report, "[monitor]", table, &known);
             let before = self.report.count();
-            socket = monitor.read(self.report, "socket", value::some_text).map(|socket| self.base.join(socket));
+            let written = monitor.read(self.report, "socket", value::some_text);
+            socket = written.map(|written| paths::resolve(self.base, Path::new(&written)));
             defaults = self.policy(&monitor, &defaults);
             defaults.1 = self.report.count() == before;
         }
@@ -90,6 +103,10 @@ impl Reader<'_, '_> {
             for ((name, table), end) in written.into_iter().zip(ends) {
                 tables.extend(self.process(name, table, end, &defaults));
             }
+        }
+        // A file that was cut off, or is not written yet, must not stop everything.
+        if root.value("process").is_none() && !root.is_misspelt("process") && !self.report.is_spoiled(&(0..end)) {
+            self.report.add(end..end, NO_PROCESS.into());
         }
         Config { socket, base: self.base.to_owned(), tables }
     }

@@ -15,6 +15,10 @@ impl Display for Config {
         if let Some(socket) = &self.socket {
             writeln!(f, "[monitor]\nsocket = {}\n", Quoted(&socket.to_string_lossy()))?;
         }
+        if self.tables.is_empty() {
+            // A file without this has a mistake.
+            writeln!(f, "[process]")?;
+        }
         for (index, process) in self.processes().enumerate() {
             if index > 0 {
                 writeln!(f)?;

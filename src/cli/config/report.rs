@@ -8,6 +8,8 @@ use std::path::{Path, PathBuf};
 
 use toml::de::DeValue;
 
+use super::source::Unreadable;
+
 /// Why a file is refused. Displayed as one line each: `file:line:column: what was found, what is allowed`.
 #[derive(Debug)]
 pub(crate) struct Errors {
@@ -23,8 +25,8 @@ struct Located {
 }
 
 impl Errors {
-    pub(super) fn unreadable(file: &Path, message: String) -> Self {
-        Self { file: file.to_owned(), list: vec![Located { at: None, message }] }
+    pub(super) fn unreadable(Unreadable { path, message, .. }: Unreadable) -> Self {
+        Self { file: path, list: vec![Located { at: None, message }] }
     }
 }
 

@@ -1,8 +1,109 @@
-//! The text of the file. Knows nothing of what the text says.
+//! The file, from its path to its text. Knows nothing of what the text says.
 //!
-//! The one rule: what Windows adds to a text is left out before anything counts lines and columns.
+//! The one rule: a file is read whole or not at all, and nothing here waits: a supervisor reads it while it watches its
+//! processes.
 
 use std::borrow::Cow;
+use std::fmt;
+use std::fs::{self, File, FileType, Metadata};
+use std::io::{self, Read};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use super::DEFAULT_FILE;
+use crate::cli::paths;
+
+/// Room for far more than 10,000 processes, and nothing that a supervisor could not keep in memory.
+const LARGEST: u64 = 4 << 20;
+
+/// Why a file cannot be read.
+#[derive(Debug)]
+pub(crate) struct Unreadable {
+    /// Absolute, unless the current folder is gone.
+    pub(crate) path: PathBuf,
+    pub(super) message: String,
+    /// There is no such file, in a folder that is there.
+    pub(crate) is_missing: bool,
+}
+
+impl fmt::Display for Unreadable {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.path.display(), self.message)
+    }
+}
+
+/// The absolute path of a file, and what is in it.
+pub(super) fn read(file: &Path) -> Result<(PathBuf, Vec<u8>), Unreadable> {
+    // For somebody who named no file.
+    let hint = if file == Path::new(DEFAULT_FILE) { "; -c FILE names another one" } else { "" };
+    let path = paths::absolute(file).map_err(|error| Unreadable {
+        path: file.to_owned(),
+        message: format!("cannot be looked for, as {error}{hint}"),
+        is_missing: false,
+    })?;
+    match read_whole(&path) {
+        Ok(bytes) => Ok((path, bytes)),
+        Err(Refusal::Missing) => {
+            Err(Unreadable { path, message: format!("there is no such file{hint}"), is_missing: true })
+        }
+        Err(Refusal::Other(message)) => Err(Unreadable { path, message, is_missing: false }),
+    }
+}
+
+enum Refusal {
+    Missing,
+    Other(String),
+}
+
+impl From<io::Error> for Refusal {
+    fn from(error: io::Error) -> Self {
+        match error.kind() {
+            io::ErrorKind::NotFound => Self::Missing,
+            _ => Self::Other(format!("cannot be read: {error}")),
+        }
+    }
+}
+
+fn read_whole(path: &Path) -> Result<Vec<u8>, Refusal> {
+    if let Some(what) = kind_of(fs::metadata(path)?.file_type()) {
+        return Err(Refusal::Other(format!("is {what}, allowed is a regular file")));
+    }
+    // It may be a named pipe by now.
+    let file = File::options().read(true).custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY).open(path)?;
+    let before = file.metadata()?;
+    let mut bytes = Vec::new();
+    (&file).take(LARGEST + 1).read_to_end(&mut bytes)?;
+    let after = file.metadata()?;
+    let count = u64::try_from(bytes.len()).unwrap_or(u64::MAX);
+    if count > LARGEST {
+        let size = after.len().max(count);
+        return Err(Refusal::Other(format!("has {size} bytes, allowed are at most {LARGEST}")));
+    }
+    if stamp(&before) != stamp(&after) || count < after.len() {
+        return Err(Refusal::Other("is being written; try again when that is done".into()));
+    }
+    Ok(bytes)
+}
+
+/// What a file is that is no regular one.
+fn kind_of(kind: FileType) -> Option<&'static str> {
+    if kind.is_file() {
+        None
+    } else if kind.is_dir() {
+        Some("a directory")
+    } else if kind.is_fifo() {
+        Some("a named pipe")
+    } else if kind.is_socket() {
+        Some("a socket")
+    } else {
+        Some("a device")
+    }
+}
+
+/// What differs once a file has been written to.
+fn stamp(metadata: &Metadata) -> (u64, i64, i64) {
+    (metadata.len(), metadata.mtime(), metadata.mtime_nsec())
+}
 
 /// Why bytes are not a text that can be read.
 pub(super) struct NotText<'t> {

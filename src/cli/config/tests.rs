@@ -9,8 +9,13 @@ use super::*;
 
 const EXAMPLE: &str = include_str!("example.toml");
 
+fn parse_as(file: &str, bytes: &[u8]) -> Result<Config, Errors> {
+    let file = Path::new(file);
+    read::config(file, file.parent().unwrap(), bytes)
+}
+
 pub(super) fn parse(text: &str) -> Result<Config, Errors> {
-    Config::parse(Path::new("/tmp/test.toml"), text.as_bytes())
+    parse_as("/tmp/test.toml", text.as_bytes())
 }
 
 /// The process of a file that has one, or the first one.
@@ -37,7 +42,7 @@ fn error(rest: &str) -> String {
 fn expect_round_trip(config: &Config) {
     let text = config.to_string();
     // From another folder, too.
-    let again = Config::parse(Path::new("/usr/other.toml"), text.as_bytes());
+    let again = parse_as("/usr/other.toml", text.as_bytes());
     let again = again.map_err(|errors| format!("{errors}\n{text}")).unwrap();
     assert_eq!(again.socket, config.socket);
     assert_eq!(again.into_processes().collect::<Vec<_>>(), config.processes().collect::<Vec<_>>(), "{text}");
@@ -90,7 +95,7 @@ fn the_example_has_every_key() {
 #[test]
 fn effective_settings_read_back_the_same() {
     expect_round_trip(&parse(EXAMPLE).unwrap());
-    expect_round_trip(&parse("").unwrap());
+    expect_round_trip(&parse("[process]").unwrap());
     expect_round_trip(
         &parse(
             "[monitor]\nkill-time = 0\nthreshold = 1.000000001\nmax-restart-delay = \"36500d\"\nsocket = \"s\"\n\
@@ -109,7 +114,7 @@ fn effective_settings_read_back_the_same() {
 fn paths_count_from_the_file_and_processes_keep_its_order() {
     let text = "[process.z]\ncommand = [\"x\"]\ndirectory = \"usr\"\n[process.a]\ncommand = [\"x\"]\nstdout = \"tmp/x\"\n\
                 [monitor]\nsocket = \"run/s\"\nkill-time = 9\n";
-    let config = Config::parse(Path::new("/file"), text.as_bytes()).unwrap();
+    let config = parse_as("/file", text.as_bytes()).unwrap();
     assert_eq!(config.socket.as_deref(), Some(Path::new("/run/s")));
     let processes: Vec<_> = config.processes().collect();
     assert_eq!(processes.iter().map(|process| &process.name[..]).collect::<Vec<_>>(), ["z", "a"]);
@@ -216,6 +221,20 @@ fn a_mistake_is_told_once() {
 }
 
 #[test]
+fn a_file_has_a_process_or_says_that_it_has_none() {
+    for (text, place) in
+        [("", "1:1"), ("\n# cut here\n", "3:1"), ("[monitor]\nkill-time = 3", "2:14"), ("monitor = {}", "1:13")]
+    {
+        let errors = errors(text);
+        assert_eq!(errors.len(), 1, "{errors:?}");
+        assert!(errors[0].starts_with(&format!("{place}: there is no process in the file; ")), "{errors:?}");
+    }
+    for text in ["[process]", "process = {}", "[monitor]\n[process]\n"] {
+        assert_eq!(parse(text).unwrap().processes().count(), 0);
+    }
+}
+
+#[test]
 fn broken_syntax_does_not_hide_the_rest() {
     let text = "[process.a]\numask\nuser = \"no-such-user\"\n[process.b]\nshell = \"x\"\nkill-time = 5s\nkeep = 1\n\
                 [process.c]\nfoo\n[process.d]\nrestart = \"x\"\nshell = \"x\"\nlimits = { cpu = }\n";
@@ -284,9 +303,9 @@ fn each_key_says_what_is_allowed() {
 fn a_file_that_is_none_is_told_so() {
     let missing = Config::load(Path::new("/no/such/file.toml")).unwrap_err().to_string();
     assert!(missing.starts_with("/no/such/file.toml: ") && missing.lines().count() == 1, "{missing}");
-    let binary = Config::parse(Path::new("x"), b"a = 1\n\xff\xfe").unwrap_err().to_string();
+    let binary = parse_as("x", b"a = 1\n\xff\xfe").unwrap_err().to_string();
     assert_eq!(binary, "x:2:1: bytes that are no UTF-8, allowed is text in UTF-8");
-    let windows = Config::parse(Path::new("x"), b"\xff\xfe[\0p\0").unwrap_err().to_string();
+    let windows = parse_as("x", b"\xff\xfe[\0p\0").unwrap_err().to_string();
     assert_eq!(windows, "x:1:1: text in UTF-16, allowed is text in UTF-8");
 }
 

@@ -11,12 +11,11 @@ use std::time::Duration;
 use lexopt::{Arg, Parser, ValueExt};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use serde_json::Value;
-use toml::de::DeTable;
 
 use super::protocol::{self, Action, Request};
 use super::{socket, table};
-use crate::cli::config::{DEFAULT_FILE, parse_duration};
-use crate::cli::{Failure, output, words};
+use crate::cli::config::{Config, DEFAULT_FILE, parse_duration};
+use crate::cli::{Failure, output, paths, words};
 
 /// How long a wait takes at most, if nobody says.
 const TIMEOUT: Duration = Duration::from_secs(60);
@@ -32,7 +31,7 @@ pub(crate) const COMMANDS: [&str; 8] = ["status", "start", "stop", "restart", "s
 #[derive(Debug)]
 struct Arguments {
     request: Request,
-    socket: PathBuf,
+    socket: Place,
     json: bool,
     watch: bool,
 }
@@ -71,7 +70,7 @@ pub(crate) fn main(command: &str, arguments: Parser) -> Result<u8, Failure> {
     }
     if arguments.request.action == Action::Shutdown {
         if let Some(timeout) = arguments.request.wait {
-            return connection.wait_for_end(&arguments.socket, timeout);
+            return connection.wait_for_end(&arguments.socket.path, timeout);
         }
     }
     show(&arguments, &answer)?;
@@ -125,7 +124,8 @@ fn parse(command: &str, mut arguments: Parser) -> Result<Option<Arguments>, Fail
     let wait = wait.then_some(timeout.unwrap_or(TIMEOUT));
     let progress = wait.is_some() && !json && io::stderr().is_terminal();
     let request = Request { action, names, all, wait, progress };
-    let socket = socket.map_or_else(|| find_socket(file), Ok)?;
+    let given = socket.map(|path| Place { path, default_because: None });
+    let socket = given.map_or_else(|| find_socket(file), Ok)?;
     Ok(Some(Arguments { request, socket, json, watch }))
 }
 
@@ -133,19 +133,25 @@ fn duration(text: &str) -> Result<Duration, Failure> {
     parse_duration(text).ok_or_else(|| Failure::Usage(format!("--timeout wants a duration such as 5s, not `{text}`")))
 }
 
-/// Where the file says that the socket is. The rest of the file may be as broken as it likes: the supervisor still runs.
-fn find_socket(file: Option<PathBuf>) -> Result<PathBuf, Failure> {
-    let (path, given) = file.map_or((PathBuf::from(DEFAULT_FILE), false), |file| (file, true));
-    let text = match std::fs::read(&path) {
-        Ok(bytes) => String::from_utf8_lossy(&bytes).into_owned(),
-        Err(error) if given => return Err(Failure::Usage(format!("{}: {error}", path.display()))),
-        Err(_) => String::new(),
-    };
-    let (tables, _) = DeTable::parse_recoverable(&text);
-    let monitor = tables.get_ref().get("monitor").and_then(|monitor| monitor.get_ref().as_table());
-    let socket = monitor.and_then(|monitor| monitor.get("socket")).and_then(|socket| socket.get_ref().as_str());
-    let folder = path.parent().unwrap_or(Path::new(""));
-    Ok(socket.map_or_else(socket::default_path, |socket| folder.join(socket)))
+/// Where the supervisor listens, by its file or by default.
+fn find_socket(file: Option<PathBuf>) -> Result<Place, Failure> {
+    let (file, given) = file.map_or((PathBuf::from(DEFAULT_FILE), false), |file| (file, true));
+    let default = |why: String| Place { path: socket::default_path(), default_because: Some(why) };
+    match Config::find_socket(&file) {
+        Ok((_, Some(path))) => Ok(Place { path, default_because: None }),
+        Ok((file, None)) => Ok(default(format!("{} sets no `socket`", file.display()))),
+        Err(error) if error.is_missing && !given => Ok(default(format!("there is no {}", error.path.display()))),
+        // It may well name another supervisor than the default one.
+        Err(error) => Err(Failure::Usage(error.to_string())),
+    }
+}
+
+/// Where a supervisor is looked for.
+#[derive(Debug)]
+struct Place {
+    path: PathBuf,
+    /// Why it is looked for at the default place, if it is.
+    default_because: Option<String>,
 }
 
 struct Connection {
@@ -155,17 +161,22 @@ struct Connection {
 
 impl Connection {
     fn open(arguments: &Arguments) -> Result<Self, Failure> {
-        let path = arguments.socket.clone();
+        let Place { path, default_because } = &arguments.socket;
+        // Shown in full, and used as it is written, which may be far shorter.
+        let path = path.clone();
+        let shown = paths::absolute(&path).unwrap_or_else(|_| path.clone());
         let stream = socket::connect_to(&path).map_err(|error| match error.kind() {
             io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => {
-                Failure::Other(format!("no supervisor is running at {}", path.display()))
+                let why = default_because.as_ref().map(|why| format!(" (the default, as {why})"));
+                let why = why.unwrap_or_default();
+                Failure::Other(format!("no supervisor is running at {}{why}", shown.display()))
             }
-            _ => Failure::Other(format!("{}: {error}", path.display())),
+            _ => Failure::Other(format!("{}: {error}", shown.display())),
         })?;
         let follows = arguments.request.action == Action::Logs { follow: true };
         let patience = PATIENCE + arguments.request.wait.unwrap_or_default();
         stream.set_read_timeout((!follows).then_some(patience))?;
-        Ok(Self { stream: BufReader::new(stream), path })
+        Ok(Self { stream: BufReader::new(stream), path: shown })
     }
 
     fn send(&mut self, request: &Request) -> Result<(), Failure> {

@@ -27,7 +27,7 @@ use lexopt::{Arg, Parser};
 
 use super::config::{Commands, Config, DEFAULT_FILE, Mark, ProcessConfig};
 use super::control::Server;
-use super::{Failure, output};
+use super::{Failure, output, paths};
 use console::Console;
 use logs::Log;
 use voice::Voice;
@@ -64,6 +64,7 @@ pub(super) fn main(mut arguments: Parser) -> Result<u8, Failure> {
             other => return Err(other.unexpected().into()),
         }
     }
+    let path = paths::absolute(&file);
     let config = match Config::load(&file) {
         Ok(config) => config,
         Err(errors) => {
@@ -72,7 +73,7 @@ pub(super) fn main(mut arguments: Parser) -> Result<u8, Failure> {
         }
     };
     let mut reactor = Reactor::new()?;
-    let mut up = Up::new(&mut reactor, std::path::absolute(file)?, config)?;
+    let mut up = Up::new(&mut reactor, path?, config)?;
     let result = reactor.run_service(&mut up);
     let deadline = reactor.now() + LAST_WORDS;
     up.voice().console.finish(&reactor, deadline);

@@ -1,0 +1,160 @@
+//! The file of `childminder up` as the commands meet it in life: what `check` says of it, and whether `up` and `reload` agree.
+#![cfg(feature = "cli")]
+
+mod up_util;
+
+use std::fs;
+use std::io::Write;
+use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use up_util::{Folder, PROGRAM, Up, text, until};
+
+/// Runs a command in the folder. Its exit code, and what it said on stderr.
+#[track_caller]
+fn run(folder: &Folder, args: &[&str]) -> (i32, String) {
+    let mut command = Command::new(PROGRAM);
+    command.args(args).current_dir(&folder.0).stdin(Stdio::null());
+    let output = command.output().unwrap();
+    (output.status.code().unwrap(), text(&output.stderr))
+}
+
+// A file that is not there, or is not what it should be.
+
+const SLEEPS: &str = "[process.web]\ncommand = [\"sleep\", \"1000\"]\n[process.db]\ncommand = [\"sleep\", \"1000\"]\n";
+
+#[test]
+fn a_file_without_a_process_is_a_mistake_and_stops_nothing() {
+    let up = Up::start(SLEEPS);
+    let pids = [up.pid_of("web"), up.pid_of("db")];
+    for (file, place) in [("", "1:1"), ("\n# cut\n", "3:1"), ("[monitor]\nsocket = \"s\"\n", "3:1")] {
+        up.folder.write("childminder.toml", file);
+        let message = format!("childminder.toml:{place}: there is no process in the file; ");
+        for command in ["check", "up"] {
+            let (code, said) = run(&up.folder, &[command]);
+            assert!(code == 2 && said.starts_with(&message) && said.contains("[process]"), "{command}: {code} {said}");
+        }
+        let (code, said) = run(&up.folder, &["reload", "--socket", "s"]);
+        assert!(code == 1 && said.contains(&message), "{code} {said}");
+        assert_eq!([up.pid_of_at("s", "web"), up.pid_of_at("s", "db")], pids);
+    }
+    // This is how to wish it.
+    up.write_file("[process]\n");
+    assert_eq!(run(&up.folder, &["check"]), (0, String::new()));
+    assert_eq!(up.ok(&["check", "--effective"]).lines().last(), Some("[process]"));
+    assert_eq!(up.ok(&["reload", "--wait"]), "removed web, db\n");
+    up.shutdown();
+}
+
+#[test]
+fn only_a_regular_file_is_read_and_nothing_waits_for_one() {
+    let folder = Folder::new();
+    let here = folder.0.display().to_string();
+    let file = folder.join("childminder.toml");
+    let commands: [&[&str]; 4] = [&["check"], &["up"], &["status"], &["status", "-c", "childminder.toml"]];
+    let expect = |what: &str| {
+        for args in commands {
+            let (code, said) = run(&folder, args);
+            assert!(code == 2 && said.contains(&format!("{here}/childminder.toml: {what}")), "{args:?}: {code} {said}");
+            assert_eq!(said.lines().count(), 1, "{said}");
+        }
+    };
+    fs::create_dir(&file).unwrap();
+    expect("is a directory, allowed is a regular file");
+    fs::remove_dir(&file).unwrap();
+    assert!(Command::new("mkfifo").arg(&file).status().unwrap().success());
+    expect("is a named pipe, allowed is a regular file");
+    fs::remove_file(&file).unwrap();
+    std::os::unix::fs::symlink("/dev/null", &file).unwrap();
+    expect("is a device, allowed is a regular file");
+    fs::remove_file(&file).unwrap();
+    fs::File::create(&file).unwrap().set_len(1 << 40).unwrap();
+    expect("has 1099511627776 bytes, allowed are at most 4194304");
+    fs::remove_file(&file).unwrap();
+    std::os::unix::fs::symlink("childminder.toml", &file).unwrap();
+    expect("cannot be read: Too many levels of symbolic links");
+}
+
+#[test]
+fn a_reload_never_waits_for_the_file() {
+    let up = Up::start(SLEEPS);
+    let pid = up.pid_of("web");
+    let file = up.folder.join("childminder.toml");
+    fs::remove_file(&file).unwrap();
+    let reload = |why: &str| {
+        let (code, said) = up.fails(&["reload", "--socket", "s"]);
+        assert!(code == 1 && said.contains(&format!("{}: {why}", file.display())), "{code} {said}");
+    };
+    reload("there is no such file");
+    assert!(Command::new("mkfifo").arg(&file).status().unwrap().success());
+    reload("is a named pipe, allowed is a regular file");
+    assert_eq!(up.pid_of_at("s", "web"), pid);
+    fs::remove_file(&file).unwrap();
+    up.write_file(SLEEPS);
+    up.shutdown();
+}
+
+#[test]
+fn a_file_that_grows_while_it_is_read_is_refused() {
+    let folder = Folder::new();
+    // Long enough for the writer to come in between.
+    folder.write("childminder.toml", &format!("{SLEEPS}{}", "# a comment\n".repeat(10_000)));
+    let over = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let mut file = fs::File::options().append(true).open(folder.join("childminder.toml")).unwrap();
+            let length = file.metadata().unwrap().len();
+            while !over.load(Ordering::Relaxed) {
+                file.write_all(b"\n").unwrap();
+                file.set_len(length).unwrap();
+            }
+        });
+        let said = until("a refusal", || {
+            let (code, said) = run(&folder, &["check"]);
+            (code != 0).then_some(said)
+        });
+        over.store(true, Ordering::Relaxed);
+        assert!(said.contains("/childminder.toml: is being written"), "{said}");
+    });
+    assert_eq!(run(&folder, &["check"]).0, 0);
+}
+
+#[test]
+fn a_file_that_is_missing_is_named_in_full() {
+    let folder = Folder::new();
+    let here = folder.0.display().to_string();
+    let hint = "; -c FILE names another one";
+    for (args, name, hint) in [
+        (&["check"][..], "childminder.toml", hint),
+        (&["up"], "childminder.toml", hint),
+        (&["check", "-c", "./other/../x.toml"], "other/../x.toml", ""),
+        (&["up", "-c", "/no//such/./file"], "/no/such/file", ""),
+        (&["status", "-c", "x.toml"], "x.toml", ""),
+    ] {
+        let path = if name.starts_with('/') { name.to_owned() } else { format!("{here}/{name}") };
+        let (code, said) = run(&folder, args);
+        assert_eq!(code, 2, "{said}");
+        assert!(said.ends_with(&format!("{path}: there is no such file{hint}\n")), "{args:?}: {said}");
+    }
+}
+
+/// Runs the command where the current folder has been deleted.
+fn run_nowhere(args: &str) -> (i32, String) {
+    let folder = Folder::new();
+    let script = format!("mkdir gone && cd gone && rmdir ../gone && exec {PROGRAM} {args}");
+    let output = Command::new("sh").args(["-c", &script]).current_dir(&folder.0).stdin(Stdio::null()).output().unwrap();
+    (output.status.code().unwrap(), text(&output.stderr))
+}
+
+#[test]
+fn a_current_folder_that_is_gone_is_told() {
+    let message = "childminder.toml: cannot be looked for, as the current folder is gone; -c FILE names another one\n";
+    for command in ["check", "up", "status"] {
+        let (code, said) = run_nowhere(command);
+        assert!(code == 2 && said.ends_with(message) && said.lines().count() == 1, "{command}: {code} {said}");
+    }
+    let other = Folder::new();
+    other.write("childminder.toml", "[process.a]\ncommand = [\"true\"]\nrestart = \"never\"\n");
+    let file = other.join("childminder.toml");
+    assert_eq!(run_nowhere(&format!("check -c {}", file.display())), (0, String::new()));
+}
