@@ -158,3 +158,35 @@ fn a_current_folder_that_is_gone_is_told() {
     let file = other.join("childminder.toml");
     assert_eq!(run_nowhere(&format!("check -c {}", file.display())), (0, String::new()));
 }
+
+// Paths.
+
+#[test]
+fn everything_counts_from_the_folder_of_the_file() {
+    let folder = Folder::new();
+    fs::create_dir_all(folder.join("app/bin")).unwrap();
+    fs::create_dir(folder.join("app/data")).unwrap();
+    std::os::unix::fs::symlink("/bin/pwd", folder.join("app/bin/where")).unwrap();
+    folder.write(
+        "app/childminder.toml",
+        "[monitor]\nsocket = \"./s\"\n[process.here]\ncommand = [\"./bin/where\"]\ndirectory = \"./data\"\nrestart = \"never\"\n\
+         stdout = \"./here.log\"\n[process.gone]\ncommand = [\"./bin/./gone\"]\ndirectory = \"/\"\n",
+    );
+    let output = |name: &str| Stdio::from(fs::File::create(folder.join(name)).unwrap());
+    let mut command = Command::new(PROGRAM);
+    command.args(["up", "-c", "./app/childminder.toml"]).current_dir(&folder.0).stdin(Stdio::null());
+    let child = command.stdout(output("out")).stderr(output("err")).spawn().unwrap();
+    let mut up = Up { folder, child };
+    let here = up.folder.0.display().to_string();
+    assert_eq!(up.until_read("app/here.log", "\n"), format!("{here}/app/data\n"));
+    // A `directory` does not change what the program counts from.
+    up.until_read("err", &format!("[gone] could not start: cannot start `{here}/app/bin/gone`: exec: No such file"));
+    let (_, said) = run(&up.folder, &["up", "-c", "app/childminder.toml"]);
+    assert!(said.starts_with(&format!("childminder: cannot listen at {here}/app/s: ")), "{said}");
+    up.ok(&["shutdown", "--wait", "-c", "app/../app/childminder.toml"]);
+    assert_eq!(up.wait().code(), Some(0));
+    let (_, said) = run(&up.folder, &["status", "-c", "app/childminder.toml"]);
+    assert_eq!(said, format!("childminder: no supervisor is running at {here}/app/s\n"));
+    let (_, said) = run(&up.folder, &["status", "--socket", "./x/../s"]);
+    assert_eq!(said, format!("childminder: no supervisor is running at {here}/x/../s\n"));
+}

@@ -75,7 +75,10 @@ fn says_why_a_start_failed_until_one_succeeds() {
     assert!(up.status("a")["start_error"].is_null());
     let b = up.until_state("b", "backing-off");
     let error = b["start_error"].as_str().unwrap();
-    assert!(error.contains("./program") && error.contains("No such file"), "{error}");
+    assert!(
+        error.contains(&format!("`{}`", up.folder.join("program").display())) && error.contains("No such file"),
+        "{error}"
+    );
     assert!(up.ok(&["status", "b"]).contains("no start"));
     std::os::unix::fs::symlink("/bin/sleep", up.folder.join("program")).unwrap();
     let b = up.until_state("b", "running");

@@ -3,6 +3,7 @@
 //! The one rule: a table is checked as it is written, once, before it is multiplied into instances.
 
 use std::collections::HashMap;
+use std::ffi::OsString;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
@@ -174,7 +175,7 @@ impl Reader<'_, '_> {
         }
     }
 
-    fn command(&mut self, section: &Section<'_>, name: Range<usize>, end: usize) -> Vec<String> {
+    fn command(&mut self, section: &Section<'_>, name: Range<usize>, end: usize) -> Vec<OsString> {
         let command = section.list(self.report, "command", COMMAND, value::text);
         let shell = section.read(self.report, "shell", value::some_text);
         match (section.span("command"), section.span("shell")) {
@@ -193,8 +194,8 @@ impl Reader<'_, '_> {
             self.report.check(value.span(), "command", value.get_ref(), program.ok_or(COMMAND));
         }
         match shell {
-            Some(shell) => vec!["/bin/sh".into(), "-c".into(), shell],
-            None => command.unwrap_or_default(),
+            Some(shell) => vec!["/bin/sh".into(), "-c".into(), shell.into()],
+            None => command.unwrap_or_default().into_iter().map(OsString::from).collect(),
         }
     }
 

@@ -51,7 +51,8 @@ impl Display for ProcessConfig {
 
 impl Display for Settings {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
-        writeln!(f, "command = [{}]", join(self.command.iter().map(|arg| Quoted(arg))))?;
+        let command = self.command.iter().map(|part| Quoted(&part.to_string_lossy()).to_string());
+        writeln!(f, "command = [{}]", join(command))?;
         if let Some(directory) = &self.directory {
             writeln!(f, "directory = {}", Quoted(&directory.to_string_lossy()))?;
         }

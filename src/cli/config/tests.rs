@@ -125,6 +125,42 @@ fn paths_count_from_the_file_and_processes_keep_its_order() {
 }
 
 #[test]
+fn a_program_with_a_slash_counts_from_the_file_too() {
+    for (program, expected) in [
+        ("./bin/x", "/srv/app/bin/x"),
+        ("bin//x", "/srv/app/bin/x"),
+        ("../x", "/srv/app/../x"),
+        ("x-{instance}/x", "/srv/app/x-1/x"),
+        ("/usr/./bin/../x", "/usr/bin/../x"),
+        ("x", "x"),
+    ] {
+        let text = format!("[process.a]\ncommand = [\"{program}\", \"./x\"]\ndirectory = \"/usr\"\ninstances = 1\n");
+        let config = parse_as("/srv/app/file", text.as_bytes()).unwrap();
+        assert_eq!(config.processes().next().unwrap().settings.command, [expected, "./x"]);
+        expect_round_trip(&config);
+    }
+}
+
+#[test]
+fn paths_are_not_glued() {
+    let text = "[monitor]\nsocket = \"./run/./s\"\n[process.a]\ncommand = [\"x\"]\ndirectory = \"./usr/../bin/.\"\n\
+                stdout = \"./tmp//x\"\nstderr = { file = \"./y\", direct = true }\n";
+    let text = parse_as("/file", text.as_bytes()).unwrap().to_string();
+    for path in ["\"/run/s\"", "\"/usr/../bin\"", "\"/tmp/x\"", "\"/y\""] {
+        assert!(text.contains(path), "{path} in {text}");
+    }
+}
+
+#[test]
+fn a_folder_need_not_be_text() {
+    use std::os::unix::ffi::OsStrExt;
+    let file = Path::new(std::ffi::OsStr::from_bytes(b"/tmp/\xff/file"));
+    let text = b"[process.a]\ncommand = [\"./x\"]\n";
+    let process = read::config(file, file.parent().unwrap(), text).unwrap().into_processes().next().unwrap();
+    assert_eq!(process.settings.command[0].as_bytes(), b"/tmp/\xff/x");
+}
+
+#[test]
 fn line_ends_of_windows_are_line_ends() {
     let unix = "[process.a]\nshell = \"\"\"\nmode=fast\n[ $mode = fast ] \\\n  && echo yes\n\"\"\"\n\
                 environment = { A = '''\none\ntwo''', B = \"\\r\\n\", C = \"\"\"\n\\r\n\"\"\" }\n";
@@ -272,7 +308,7 @@ fn each_key_says_what_is_allowed() {
         ("instances = 0", "3:13: `instances` is 0, allowed is a number from 1 to 10000"),
         ("stdout = \"nul\"", "3:10: `stdout` is \"nul\", allowed is \"prefix\", \"null\", \"inherit\", the path"),
         ("stdout = \"/no/such/log\"", "3:10: `stdout` is the file \"/no/such/log\", allowed is a file in a directory"),
-        ("stdout = \"/tmp/\"", "3:10: `stdout` is the file \"/tmp/\", allowed is a file in a directory"),
+        ("stdout = \"/tmp/\"", "3:10: `stdout` is the file \"/tmp\", allowed is a file in a directory"),
         ("stdout = { keep = 1 }", "3:10: `stdout` is a table without `file`, allowed is"),
         ("stdout = { file = \"x\", max-size = \"0\" }", "3:35: `max-size` is \"0\", allowed is a size"),
         ("stdout = { file = \"x\", direct = true, keep = 1 }", "3:39: rotation of a file with `direct = true`"),
