@@ -5,6 +5,9 @@ mod up_util;
 
 use std::fs;
 use std::io::Write;
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::CommandExt;
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -18,6 +21,38 @@ fn run(folder: &Folder, args: &[&str]) -> (i32, String) {
     let output = command.output().unwrap();
     (output.status.code().unwrap(), text(&output.stderr))
 }
+
+/// Somebody who is not root, in a folder of its own.
+struct Nobody {
+    folder: Folder,
+    program: PathBuf,
+}
+
+impl Nobody {
+    /// None, with a word of it, where we cannot become another user.
+    fn new() -> Option<Self> {
+        if !rustix::process::geteuid().is_root() {
+            eprintln!("skipped: only root can be somebody else");
+            return None;
+        }
+        let folder = Folder::new();
+        std::os::unix::fs::chown(&folder.0, Some(NOBODY), Some(NOBODY)).unwrap();
+        fs::set_permissions(&folder.0, fs::Permissions::from_mode(0o755)).unwrap();
+        let program = folder.join("childminder");
+        // By a child: what another test's child has open for writing cannot be executed.
+        assert!(Command::new("cp").arg(PROGRAM).arg(&program).status().unwrap().success());
+        Some(Self { folder, program })
+    }
+
+    fn run(&self, variables: &[(&str, &str)], args: &[&str]) -> (i32, String) {
+        let mut command = Command::new(&self.program);
+        command.args(args).current_dir(&self.folder.0).stdin(Stdio::null()).uid(NOBODY).gid(NOBODY);
+        let output = command.envs(variables.iter().copied()).output().unwrap();
+        (output.status.code().unwrap(), text(&output.stderr))
+    }
+}
+
+const NOBODY: u32 = 65534;
 
 // A file that is not there, or is not what it should be.
 
@@ -189,4 +224,52 @@ fn everything_counts_from_the_folder_of_the_file() {
     assert_eq!(said, format!("childminder: no supervisor is running at {here}/app/s\n"));
     let (_, said) = run(&up.folder, &["status", "--socket", "./x/../s"]);
     assert_eq!(said, format!("childminder: no supervisor is running at {here}/x/../s\n"));
+}
+
+#[test]
+fn a_socket_s_path_that_is_too_long_is_told_by_all() {
+    let folder = Folder::new();
+    let limit = size_of::<libc::sockaddr_un>() - std::mem::offset_of!(libc::sockaddr_un, sun_path) - 1;
+    let here = folder.0.display().to_string();
+    let longest = "s".repeat(limit - here.len() - 1);
+    let file =
+        |socket: &str| folder.write("childminder.toml", &format!("[monitor]\nsocket = \"./{socket}\"\n[process]\n"));
+    file(&format!("{longest}s"));
+    let path = format!("the path \"{here}/{longest}s\" of {} bytes, allowed are at most {limit}\n", limit + 1);
+    for command in ["check", "up"] {
+        assert_eq!(run(&folder, &[command]), (2, format!("childminder.toml:2:10: `socket` is {path}")));
+    }
+    assert_eq!(run(&folder, &["status"]), (2, format!("childminder: the socket is {path}")));
+    let socket = format!("{here}/{longest}s");
+    assert_eq!(run(&folder, &["status", "--socket", &socket]), (2, format!("childminder: the socket is {path}")));
+    // As it is written it is short enough, and connected to like that.
+    let (code, said) = run(&folder, &["status", "--socket", &format!("{longest}s")]);
+    assert_eq!((code, said), (125, format!("childminder: no supervisor is running at {here}/{longest}s\n")));
+
+    // The longest that is allowed works.
+    file(&longest);
+    assert_eq!(run(&folder, &["check"]), (0, String::new()));
+    let child = Command::new(PROGRAM).arg("up").current_dir(&folder.0).stderr(Stdio::null()).spawn().unwrap();
+    let mut up = Up { folder, child };
+    until("the socket", || up.folder.join(&longest).exists().then_some(()));
+    assert_eq!(up.ok(&["status", "--json"]), "[]\n");
+    up.ok(&["shutdown", "--wait"]);
+    up.wait();
+}
+
+#[test]
+fn a_default_socket_s_path_that_is_too_long_is_told_by_all() {
+    let Some(nobody) = Nobody::new() else { return };
+    let deep = format!("/tmp/{}", "d".repeat(100));
+    for (file, place) in [("[process]\n", "1:1"), ("# a file\n[monitor]\nkill-time = 3\n[process]\n", "2:2")] {
+        nobody.folder.write("childminder.toml", file);
+        let path = format!("the path \"{deep}/childminder.sock\" of 122 bytes, allowed are at most ");
+        for command in ["check", "up"] {
+            let (code, said) = nobody.run(&[("XDG_RUNTIME_DIR", &deep)], &[command]);
+            let expected = format!("childminder.toml:{place}: the default socket, by XDG_RUNTIME_DIR, is {path}");
+            assert!(code == 2 && said.starts_with(&expected) && said.contains("`socket`"), "{said}");
+        }
+        let (code, said) = nobody.run(&[("XDG_RUNTIME_DIR", &deep)], &["status"]);
+        assert!(code == 2 && said.starts_with(&format!("childminder: the socket is {path}")), "{said}");
+    }
 }

@@ -9,6 +9,7 @@ mod read;
 mod render;
 mod report;
 mod section;
+pub(crate) mod socket;
 mod source;
 mod syntax;
 mod value;

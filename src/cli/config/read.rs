@@ -17,7 +17,7 @@ use super::report::{self, Errors, Report};
 use super::section::{POLICY, Section};
 use super::source::{self, NotText};
 use super::value::{self, Parsed};
-use super::{Config, Output, Settings, syntax};
+use super::{Config, Output, Settings, socket, syntax};
 use crate::cli::paths;
 
 pub(super) const PROCESS: [&str; 14] = [
@@ -85,12 +85,16 @@ impl Reader<'_, '_> {
         let root = Section::new(self.report, "the file", root, &["monitor", "process"]);
         let mut socket = None;
         let mut defaults = (Policy::default(), true);
-        if let Some(table) = root.table(self.report, "monitor", "a table") {
+        let monitor = root.table(self.report, "monitor", "a table");
+        if monitor.is_none_or(|table| !table.contains_key("socket")) {
+            let place = root.span("monitor").unwrap_or(0..0);
+            socket::check_default().unwrap_or_else(|message| self.report.add(place, message));
+        }
+        if let Some(table) = monitor {
             let known = [&["socket"], &POLICY[..]].concat();
             let monitor = Section::new(self.report, "[monitor]", table, &known);
             let before = self.report.count();
-            let written = monitor.read(self.report, "socket", value::some_text);
-            socket = written.map(|written| paths::resolve(self.base, Path::new(&written)));
+            socket = self.socket(&monitor);
             defaults = self.policy(&monitor, &defaults);
             defaults.1 = self.report.count() == before;
         }
@@ -110,6 +114,15 @@ impl Reader<'_, '_> {
             self.report.add(end..end, NO_PROCESS.into());
         }
         Config { socket, base: self.base.to_owned(), tables }
+    }
+
+    fn socket(&mut self, monitor: &Section<'_>) -> Option<PathBuf> {
+        let written = monitor.read(self.report, "socket", value::some_text)?;
+        let path = paths::resolve(self.base, Path::new(&written));
+        if let (Err(what), Some(value)) = (socket::check_length(&path), monitor.value("socket")) {
+            self.report.add(value.span(), format!("`socket` is {what}"));
+        }
+        Some(path)
     }
 
     /// The policy of a table, and whether it and its defaults are sound.

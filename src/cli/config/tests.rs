@@ -152,6 +152,21 @@ fn paths_are_not_glued() {
 }
 
 #[test]
+fn a_socket_s_path_has_to_fit() {
+    let longest = format!("/{}", "s".repeat(socket::LONGEST - 1));
+    let read = |socket: &str| parse(&format!("[monitor]\nsocket = \"{socket}\"\n[process]\n"));
+    assert_eq!(read(&longest).unwrap().socket.unwrap().as_os_str().len(), socket::LONGEST);
+    assert!(read(&format!("/./{longest}")).is_ok(), "what is left out does not count");
+    let error = read(&format!("{longest}s")).unwrap_err().to_string();
+    let (count, limit) = (socket::LONGEST + 1, socket::LONGEST);
+    let expected = format!("2:10: `socket` is the path \"{longest}s\" of {count} bytes, allowed are at most {limit}");
+    assert_eq!(error, format!("/tmp/test.toml:{expected}"));
+    // The folder counts.
+    let error = read(&"s".repeat(socket::LONGEST)).unwrap_err().to_string();
+    assert!(error.contains(&format!("\"/tmp/sss")) && error.contains(&format!(" of {} bytes", limit + 5)), "{error}");
+}
+
+#[test]
 fn a_folder_need_not_be_text() {
     use std::os::unix::ffi::OsStrExt;
     let file = Path::new(std::ffi::OsStr::from_bytes(b"/tmp/\xff/file"));

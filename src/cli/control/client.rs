@@ -15,7 +15,7 @@ use serde_json::Value;
 use super::protocol::{self, Action, Request};
 use super::{socket, table};
 use crate::cli::config::{Config, DEFAULT_FILE, parse_duration};
-use crate::cli::{Failure, output, paths, words};
+use crate::cli::{Failure, config, output, paths, words};
 
 /// How long a wait takes at most, if nobody says.
 const TIMEOUT: Duration = Duration::from_secs(60);
@@ -126,6 +126,7 @@ fn parse(command: &str, mut arguments: Parser) -> Result<Option<Arguments>, Fail
     let request = Request { action, names, all, wait, progress };
     let given = socket.map(|path| Place { path, default_because: None });
     let socket = given.map_or_else(|| find_socket(file), Ok)?;
+    config::socket::check_length(&socket.path).map_err(|what| Failure::Usage(format!("the socket is {what}")))?;
     Ok(Some(Arguments { request, socket, json, watch }))
 }
 
@@ -136,7 +137,7 @@ fn duration(text: &str) -> Result<Duration, Failure> {
 /// Where the supervisor listens, by its file or by default.
 fn find_socket(file: Option<PathBuf>) -> Result<Place, Failure> {
     let (file, given) = file.map_or((PathBuf::from(DEFAULT_FILE), false), |file| (file, true));
-    let default = |why: String| Place { path: socket::default_path(), default_because: Some(why) };
+    let default = |why: String| Place { path: config::socket::default_path(), default_because: Some(why) };
     match Config::find_socket(&file) {
         Ok((_, Some(path))) => Ok(Place { path, default_because: None }),
         Ok((file, None)) => Ok(default(format!("{} sets no `socket`", file.display()))),

@@ -17,16 +17,6 @@ use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connec
 const ATTEMPTS: usize = 100;
 const PAUSE: i64 = 20_000_000;
 
-/// Where the socket is if nobody says.
-pub(super) fn default_path() -> PathBuf {
-    let uid = rustix::process::geteuid();
-    match std::env::var_os("XDG_RUNTIME_DIR").filter(|dir| Path::new(dir).is_absolute()) {
-        _ if uid.is_root() => "/run/childminder.sock".into(),
-        Some(dir) => Path::new(&dir).join("childminder.sock"),
-        None => format!("/tmp/childminder-{}.sock", uid.as_raw()).into(),
-    }
-}
-
 /// The socket file that we have made; taken away with this.
 #[derive(Debug)]
 pub(super) struct SocketFile {

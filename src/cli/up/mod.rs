@@ -27,7 +27,7 @@ use lexopt::{Arg, Parser};
 
 use super::config::{Commands, Config, DEFAULT_FILE, Mark, ProcessConfig};
 use super::control::Server;
-use super::{Failure, output, paths};
+use super::{Failure, config, output, paths};
 use console::Console;
 use logs::Log;
 use voice::Voice;
@@ -124,7 +124,7 @@ impl Up {
     /// Adds all processes and starts none.
     fn new(reactor: &mut Reactor, file: PathBuf, config: Config) -> Result<Self, Failure> {
         let socket = config.socket.clone();
-        let path = socket.clone().unwrap_or_else(Server::default_path);
+        let path = socket.clone().unwrap_or_else(config::socket::default_path);
         let server = Server::bind(&path)
             .map_err(|error| Failure::Other(format!("cannot listen at {}: {error}", path.display())))?;
         // As far as it goes: with less, only fewer processes fit.
