@@ -5,54 +5,10 @@ mod up_util;
 
 use std::fs;
 use std::io::Write;
-use std::os::unix::fs::PermissionsExt;
-use std::os::unix::process::CommandExt;
-use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use up_util::{Folder, PROGRAM, Up, text, until};
-
-/// Runs a command in the folder. Its exit code, and what it said on stderr.
-#[track_caller]
-fn run(folder: &Folder, args: &[&str]) -> (i32, String) {
-    let mut command = Command::new(PROGRAM);
-    command.args(args).current_dir(&folder.0).stdin(Stdio::null());
-    let output = command.output().unwrap();
-    (output.status.code().unwrap(), text(&output.stderr))
-}
-
-/// Somebody who is not root, in a folder of its own.
-struct Nobody {
-    folder: Folder,
-    program: PathBuf,
-}
-
-impl Nobody {
-    /// None, with a word of it, where we cannot become another user.
-    fn new() -> Option<Self> {
-        if !rustix::process::geteuid().is_root() {
-            eprintln!("skipped: only root can be somebody else");
-            return None;
-        }
-        let folder = Folder::new();
-        std::os::unix::fs::chown(&folder.0, Some(NOBODY), Some(NOBODY)).unwrap();
-        fs::set_permissions(&folder.0, fs::Permissions::from_mode(0o755)).unwrap();
-        let program = folder.join("childminder");
-        // By a child: what another test's child has open for writing cannot be executed.
-        assert!(Command::new("cp").arg(PROGRAM).arg(&program).status().unwrap().success());
-        Some(Self { folder, program })
-    }
-
-    fn run(&self, variables: &[(&str, &str)], args: &[&str]) -> (i32, String) {
-        let mut command = Command::new(&self.program);
-        command.args(args).current_dir(&self.folder.0).stdin(Stdio::null()).uid(NOBODY).gid(NOBODY);
-        let output = command.envs(variables.iter().copied()).output().unwrap();
-        (output.status.code().unwrap(), text(&output.stderr))
-    }
-}
-
-const NOBODY: u32 = 65534;
+use up_util::{Folder, Nobody, PROGRAM, Up, run, text, until};
 
 // A file that is not there, or is not what it should be.
 

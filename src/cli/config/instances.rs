@@ -105,7 +105,7 @@ impl Settings {
     }
 
     /// The settings of one instance.
-    fn expand(&self, base: &Path, instance: Option<u32>) -> Self {
+    pub(super) fn expand(&self, base: &Path, instance: Option<u32>) -> Self {
         let environment = self.environment.iter().map(|(name, value)| (name.clone(), expand(value, instance)));
         Self {
             command: self.expand_command(base, instance),

@@ -1,24 +1,28 @@
-//! The file of `childminder up`, as plain settings. Starts nothing; looks up users, groups and folders, and no more.
+//! The file of `childminder up`, as plain settings. Starts nothing and changes nothing.
 //!
-//! The one rule: all that can be wrong with the file is found here, at once and with its place; afterwards the settings
-//! are sound.
+//! The one rule: all mistakes of the file are found here, at once and each with its place; afterwards the settings are sound.
+//! What only the machine is not ready for is a warning, which is looked for where somebody asks for it.
 
 mod instances;
 mod process;
+mod program;
 mod read;
 mod render;
 mod report;
+mod rights;
 mod section;
 pub(crate) mod socket;
 mod source;
 mod syntax;
+mod text;
 mod value;
+mod warnings;
 
 use std::path::{Path, PathBuf};
 
 use instances::Table;
 pub(crate) use process::{Change, Commands, Mark, Output, ProcessConfig, Settings};
-pub(crate) use report::Errors;
+pub(crate) use report::Findings;
 pub(crate) use source::Unreadable;
 pub(crate) use value::parse_duration;
 
@@ -41,9 +45,19 @@ impl Config {
     /// # Errors
     ///
     /// All that is wrong with it.
-    pub(crate) fn load(file: &Path) -> Result<Self, Errors> {
-        let (path, bytes) = source::read(file).map_err(Errors::unreadable)?;
-        read::config(file, folder_of(&path), &bytes)
+    pub(crate) fn load(file: &Path) -> Result<Self, Findings> {
+        let (path, bytes) = source::read(file).map_err(Findings::unreadable)?;
+        Ok(read::config(file, folder_of(&path), &bytes, false)?.0)
+    }
+
+    /// [`load`](Self::load), with the warnings.
+    ///
+    /// # Errors
+    ///
+    /// As there, and also what would keep the supervisor from listening at its socket.
+    pub(crate) fn check(file: &Path) -> Result<(Self, Findings), Findings> {
+        let (path, bytes) = source::read(file).map_err(Findings::unreadable)?;
+        read::config(file, folder_of(&path), &bytes, true)
     }
 
     /// The absolute path of a file, and where it says that the socket is. The rest of the file may have any mistakes: the

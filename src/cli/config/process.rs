@@ -176,7 +176,7 @@ impl Settings {
         [&self.stdout, &self.stderr].iter().any(|output| matches!(output, Output::Direct { .. }))
     }
 
-    fn apply_user(&self, command: &mut Command) -> io::Result<()> {
+    pub(super) fn apply_user(&self, command: &mut Command) -> io::Result<()> {
         match (&self.user, &self.group) {
             (Some(Id::Name(name)), None) => {
                 command.user(name)?;

@@ -32,11 +32,15 @@ pub(crate) fn check_length(path: &Path) -> Result<(), String> {
     Err(format!("the path {:?} of {length} bytes, allowed are at most {LONGEST}", path.display()))
 }
 
-/// What is wrong with the default path.
-pub(super) fn check_default() -> Result<(), String> {
-    check_length(&default_path()).map_err(|what| {
-        format!("the default socket, by {RUNTIME_DIR}, is {what}; a shorter one can be said by `socket` in [monitor]")
-    })
+/// The default path, or what is wrong with it.
+pub(super) fn check_default() -> Result<PathBuf, String> {
+    let path = default_path();
+    match check_length(&path) {
+        Ok(()) => Ok(path),
+        Err(what) => Err(format!(
+            "the default socket, by {RUNTIME_DIR}, is {what}; a shorter one can be said by `socket` in [monitor]"
+        )),
+    }
 }
 
 #[cfg(test)]

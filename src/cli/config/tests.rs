@@ -9,12 +9,12 @@ use super::*;
 
 const EXAMPLE: &str = include_str!("example.toml");
 
-fn parse_as(file: &str, bytes: &[u8]) -> Result<Config, Errors> {
+fn parse_as(file: &str, bytes: &[u8]) -> Result<Config, Findings> {
     let file = Path::new(file);
-    read::config(file, file.parent().unwrap(), bytes)
+    read::config(file, file.parent().unwrap(), bytes, false).map(|(config, _)| config)
 }
 
-pub(super) fn parse(text: &str) -> Result<Config, Errors> {
+pub(super) fn parse(text: &str) -> Result<Config, Findings> {
     parse_as("/tmp/test.toml", text.as_bytes())
 }
 
@@ -171,7 +171,7 @@ fn a_folder_need_not_be_text() {
     use std::os::unix::ffi::OsStrExt;
     let file = Path::new(std::ffi::OsStr::from_bytes(b"/tmp/\xff/file"));
     let text = b"[process.a]\ncommand = [\"./x\"]\n";
-    let process = read::config(file, file.parent().unwrap(), text).unwrap().into_processes().next().unwrap();
+    let process = read::config(file, file.parent().unwrap(), text, true).unwrap().0.into_processes().next().unwrap();
     assert_eq!(process.settings.command[0].as_bytes(), b"/tmp/\xff/x");
 }
 
@@ -205,7 +205,7 @@ threshold = \"5 parsecs\"
 [process.web]
 command = []
 user = \"no-such-user\"
-directory = \"/no/such/folder\"
+directory = 3
 
 [process.db]
 command = \"redis-server\"
@@ -225,7 +225,7 @@ fn ten_errors_are_ten_messages() {
          of seconds, up to 100 years",
         "6:11: `command` is an empty list, allowed is a list of strings: the program and its arguments; see also `shell`",
         "7:8: `user` is \"no-such-user\", allowed is the name of a user of this system, or a user's number",
-        "8:13: `directory` is \"/no/such/folder\", allowed is a directory that exists",
+        "8:13: `directory` is 3, allowed is a string that is not empty",
         "11:11: `command` is \"redis-server\", allowed is a list of strings: the program and its arguments; see also \
          `shell`",
         "12:13: `autostart` is \"yes\", allowed is true or false",
@@ -262,7 +262,7 @@ fn a_mistake_is_told_once() {
         ("[monitor]\nmax-restart-delay = \"x\"\n[process.a]\nshell = \"x\"\nmin-restart-delay = \"2h\"", "2:21: "),
         ("[process.a]\nshell = \"x\"\nmin-restart-delay = \"2h\"\nmax-restart-delay = -1", "4:21: "),
         // Once for all instances.
-        ("[process.a]\nshell = \"x\"\ninstances = 3\ndirectory = \"/no/{instance}\"", "4:13: "),
+        ("[process.a]\nshell = \"x\"\ninstances = 3\nstdout = \"/tmp/{instance}/\"", "4:10: "),
         ("process = 3", "1:11: `process` is 3, allowed is a table for each process"),
         ("[process]\na = 3", "2:5: `a` is 3, allowed is a table with `command` or `shell`"),
     ] {
@@ -322,8 +322,9 @@ fn each_key_says_what_is_allowed() {
         ("shell = \"x\"", "3:1: both `command` and `shell`, allowed is one of them"),
         ("instances = 0", "3:13: `instances` is 0, allowed is a number from 1 to 10000"),
         ("stdout = \"nul\"", "3:10: `stdout` is \"nul\", allowed is \"prefix\", \"null\", \"inherit\", the path"),
-        ("stdout = \"/no/such/log\"", "3:10: `stdout` is the file \"/no/such/log\", allowed is a file in a directory"),
-        ("stdout = \"/tmp/\"", "3:10: `stdout` is the file \"/tmp\", allowed is a file in a directory"),
+        ("stdout = \"/tmp\"", "3:10: `stdout` is the file \"/tmp\", allowed is a file, not a directory"),
+        ("stdout = \"/no/such/\"", "3:10: `stdout` is the file \"/no/such\", allowed is a file, not a directory"),
+        ("stderr = { file = \"..\" }", "3:10: `stderr` is the file \"/tmp/..\", allowed is a file, not a directory"),
         ("stdout = { keep = 1 }", "3:10: `stdout` is a table without `file`, allowed is"),
         ("stdout = { file = \"x\", max-size = \"0\" }", "3:35: `max-size` is \"0\", allowed is a size"),
         ("stdout = { file = \"x\", direct = true, keep = 1 }", "3:39: rotation of a file with `direct = true`"),
@@ -331,7 +332,7 @@ fn each_key_says_what_is_allowed() {
             "stdout = \"./x\"\nstderr = { file = \"x\", keep = 1 }",
             "4:10: `stderr` is the file \"/tmp/x\", allowed is a file",
         ),
-        ("directory = \"/etc/passwd\"", "3:13: `directory` is \"/etc/passwd\", allowed is a directory that exists"),
+        ("directory = \"\"", "3:13: `directory` is \"\", allowed is a string that is not empty"),
         ("[process.\"a b\"]\nshell = \"x\"", "3:10: `a b` as a name, allowed are 1 to 64 letters, digits"),
         ("[process.\"\"]\nshell = \"x\"", "3:10: `` as a name, allowed are"),
         ("[process.\"*\"]\nshell = \"x\"", "3:10: `*` as a name, allowed are"),

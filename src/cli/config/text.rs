@@ -1,0 +1,169 @@
+//! What looks as if it would be replaced, in texts where nothing replaces it. Pure: looks at the text and at nothing else.
+//!
+//! The one rule: where another program may replace it, such as a shell among the arguments, nothing is said.
+
+use std::ops::Range;
+
+use toml::de::DeValue;
+
+use super::report::{Report, nearest};
+use super::section::Section;
+
+/// Programs that have a use for `$` and `{}` in their arguments, without the digits of a version.
+const INTERPRETERS: &[&str] = &[
+    "sh", "ash", "bash", "busybox", "csh", "dash", "fish", "ksh", "mksh", "tcsh", "zsh", "su", "runuser", "ssh", "awk",
+    "gawk", "mawk", "expect", "make", "node", "perl", "php", "python", "ruby", "sed", "tclsh",
+];
+
+/// Who reads a text.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Reader {
+    /// A program that replaces nothing, or the system.
+    Plain,
+    /// A shell, or something like it.
+    Script,
+}
+
+/// Warns of the texts of one process. `numbered` is whether its table has `instances`.
+pub(super) fn table(report: &mut Report<'_>, section: &Section<'_>, numbered: bool) {
+    let value = |key| section.value(key).map(|value| (value.span(), value.get_ref()));
+    let mut see = |(span, value): (Range<usize>, &DeValue<'_>), reader| {
+        if let Some(text) = value.as_str() {
+            check(report, &span, text, reader, numbered);
+        }
+    };
+    let mut reader = Reader::Plain;
+    for part in value("command").and_then(|(_, command)| command.as_array()).into_iter().flatten() {
+        see((part.span(), part.get_ref()), reader);
+        if part.get_ref().as_str().is_some_and(is_interpreter) {
+            reader = Reader::Script;
+        }
+    }
+    value("shell").into_iter().for_each(|shell| see(shell, Reader::Script));
+    value("directory").into_iter().for_each(|directory| see(directory, Reader::Plain));
+    for (_, variable) in value("environment").and_then(|(_, table)| table.as_table()).into_iter().flatten() {
+        see((variable.span(), variable.get_ref()), Reader::Plain);
+    }
+    for output in ["stdout", "stderr"].into_iter().filter_map(value) {
+        let file = output.1.as_table().and_then(|table| table.get("file"));
+        see(file.map_or(output, |file| (file.span(), file.get_ref())), Reader::Plain);
+    }
+}
+
+/// Warns of the path of the socket.
+pub(super) fn socket(report: &mut Report<'_>, span: &Range<usize>, path: &str) {
+    check(report, span, path, Reader::Plain, false);
+}
+
+fn check(report: &mut Report<'_>, span: &Range<usize>, text: &str, reader: Reader, numbered: bool) {
+    let mut warn = |what: &str, why: &str| report.warn(span.clone(), format!("`{what}` stays as it is written: {why}"));
+    if reader == Reader::Plain {
+        if let Some(variable) = variable(text) {
+            warn(&variable.escape_debug().to_string(), "only `shell` replaces variables");
+        }
+        if text == "~" || text.starts_with("~/") {
+            warn("~", "only `shell` replaces it");
+        }
+    }
+    let placeholder = placeholders(text).find(|name| match *name {
+        "instance" => !numbered,
+        name => reader == Reader::Plain || nearest(&name.to_ascii_lowercase(), &["instance"]).is_some(),
+    });
+    match placeholder {
+        None => {}
+        Some("instance") => warn("{instance}", "the table has no `instances`"),
+        Some(name) => warn(&format!("{{{name}}}"), "only `{instance}` is replaced"),
+    }
+}
+
+fn is_interpreter(program: &str) -> bool {
+    let name = program.rsplit('/').next().unwrap_or_default();
+    INTERPRETERS.contains(&name.trim_end_matches(|char: char| char.is_ascii_digit() || char == '.'))
+}
+
+/// The first variable of a shell: `$NAME` in capitals, or anything that has the form of `${NAME}`.
+fn variable(text: &str) -> Option<&str> {
+    text.match_indices('$').find_map(|(at, _)| {
+        let rest = &text[at + 1..];
+        if text[..at].ends_with(['\\', '$']) {
+            return None;
+        }
+        let length = match rest.strip_prefix('{') {
+            Some(inner) => inner.starts_with(is_first).then(|| inner.find('}')).flatten().map(|end| end + 2),
+            None => Some(word(rest)).filter(|name| !name.contains(|c: char| c.is_ascii_lowercase())).map(str::len),
+        };
+        length.filter(|length| *length > 0).map(|length| &text[at..at + 1 + length])
+    })
+}
+
+/// The names within `{name}`, but for those that mean something else: `${name}`, `%{name}`, `{{name}}`.
+fn placeholders(text: &str) -> impl Iterator<Item = &str> {
+    text.match_indices('{').filter_map(|(at, _)| {
+        let (name, after) = text[at + 1..].split_once('}')?;
+        let is_name = name.starts_with(is_first) && name.chars().all(|c| is_part(c) || c == '-');
+        let is_other = text[..at].ends_with(['$', '%', '#', '{', '\\']) || after.starts_with('}');
+        (is_name && !is_other).then_some(name)
+    })
+}
+
+/// The name of a variable that a text starts with; empty if it starts with none.
+fn word(text: &str) -> &str {
+    let end = text.find(|char| !is_part(char)).unwrap_or(text.len());
+    if text.starts_with(is_first) { &text[..end] } else { "" }
+}
+
+fn is_first(char: char) -> bool {
+    char.is_ascii_alphabetic() || char == '_'
+}
+
+fn is_part(char: char) -> bool {
+    char.is_ascii_alphanumeric() || char == '_'
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn knows_a_variable_when_it_sees_one() {
+        for (text, found) in [
+            ("$HOME", Some("$HOME")),
+            ("a:$A_1/b", Some("$A_1")),
+            ("$5 $$ $ $X", Some("$X")),
+            ("${x}", Some("${x}")),
+            ("x${X:-y z}", Some("${X:-y z}")),
+            ("ß$ÄX", None),
+            ("pa$word", None),
+            ("$Word", None),
+            ("$2b$12$Kix3", None),
+            ("$$HOME \\$HOME \\${x} $${x}", None),
+            ("${", None),
+            ("${}", None),
+            ("${1}", None),
+            ("$", None),
+            ("", None),
+        ] {
+            assert_eq!(variable(text), found, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn knows_a_placeholder_when_it_sees_one() {
+        for (text, found) in [
+            ("{a}{b-c}", &["a", "b-c"][..]),
+            ("x{instance}", &["instance"]),
+            ("{} { a } {a,b} {1} {a b} {\"a\":1}", &[]),
+            ("${a} %{a} #{a} {{a}} \\{a}", &[]),
+            ("{a", &[]),
+            ("{ß}", &[]),
+        ] {
+            assert_eq!(placeholders(text).collect::<Vec<_>>(), found, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn knows_who_reads_scripts() {
+        assert!(["sh", "/bin/bash", "python3.13", "php8"].iter().all(|program| is_interpreter(program)));
+        assert!(!["", "nginx", "/usr/bin/push", "3"].iter().any(|program| is_interpreter(program)));
+    }
+}
