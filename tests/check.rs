@@ -144,6 +144,8 @@ fn a_current_folder_that_is_gone_is_told() {
         let (code, said) = run_nowhere(command);
         assert!(code == 2 && said.ends_with(message) && said.lines().count() == 1, "{command}: {code} {said}");
     }
+    let (code, said) = run_nowhere("status --socket s");
+    assert_eq!((code, &*said), (125, "childminder: no supervisor is running at s (the current folder is gone)\n"));
     let other = Folder::new();
     other.write("childminder.toml", "[process.a]\ncommand = [\"true\"]\nrestart = \"never\"\n");
     let file = other.join("childminder.toml");

@@ -9,11 +9,14 @@ use toml::de::DeValue;
 use super::report::{Report, nearest};
 use super::section::Section;
 
-/// Programs that have a use for `$` and `{}` in their arguments, without the digits of a version.
+/// Programs that take a script behind an option such as `-c`. All of these names are without the digits of a version.
 const INTERPRETERS: &[&str] = &[
-    "sh", "ash", "bash", "busybox", "csh", "dash", "fish", "ksh", "mksh", "tcsh", "zsh", "su", "runuser", "ssh", "awk",
-    "gawk", "mawk", "expect", "make", "node", "perl", "php", "python", "ruby", "sed", "tclsh",
+    "sh", "ash", "bash", "busybox", "csh", "dash", "fish", "ksh", "mksh", "tcsh", "zsh", "su", "runuser", "script",
+    "flock", "node", "perl", "php", "python", "ruby", "tclsh",
 ];
+/// Programs that have a use for `$` and `{}` in any of their arguments.
+const READERS: &[&str] =
+    &["awk", "gawk", "mawk", "envsubst", "expect", "jq", "make", "parallel", "sed", "ssh", "tmux", "watch"];
 
 /// Who reads a text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -32,12 +35,15 @@ pub(super) fn table(report: &mut Report<'_>, section: &Section<'_>, numbered: bo
             check(report, &span, text, reader, numbered);
         }
     };
-    let mut reader = Reader::Plain;
-    for part in value("command").and_then(|(_, command)| command.as_array()).into_iter().flatten() {
-        see((part.span(), part.get_ref()), reader);
-        if part.get_ref().as_str().is_some_and(is_interpreter) {
-            reader = Reader::Script;
-        }
+    let command = value("command").and_then(|(_, command)| command.as_array());
+    let (mut behind_interpreter, mut behind_reader, mut behind_option) = (false, false, false);
+    for part in command.into_iter().flatten() {
+        let is_script = behind_reader || behind_interpreter && behind_option;
+        see((part.span(), part.get_ref()), if is_script { Reader::Script } else { Reader::Plain });
+        let text = part.get_ref().as_str().unwrap_or_default();
+        behind_interpreter |= INTERPRETERS.contains(&name_of(text));
+        behind_reader |= READERS.contains(&name_of(text));
+        behind_option = takes_script(text);
     }
     value("shell").into_iter().for_each(|shell| see(shell, Reader::Script));
     value("directory").into_iter().for_each(|directory| see(directory, Reader::Plain));
@@ -76,9 +82,16 @@ fn check(report: &mut Report<'_>, span: &Range<usize>, text: &str, reader: Reade
     }
 }
 
-fn is_interpreter(program: &str) -> bool {
+/// The name of a program, without its folder and the digits of its version.
+fn name_of(program: &str) -> &str {
     let name = program.rsplit('/').next().unwrap_or_default();
-    INTERPRETERS.contains(&name.trim_end_matches(|char: char| char.is_ascii_digit() || char == '.'))
+    name.trim_end_matches(|char: char| char.is_ascii_digit() || char == '.')
+}
+
+/// Whether what follows is a script, if this is an argument of an interpreter: `-c`, `-e`, `-lc`.
+fn takes_script(option: &str) -> bool {
+    let is_short = option.starts_with('-') && option.ends_with(['c', 'e', 'r']) && !option.starts_with("--");
+    is_short || ["--eval", "--command"].contains(&option)
 }
 
 /// The first variable of a shell: `$NAME` in capitals, or anything that has the form of `${NAME}`.
@@ -163,7 +176,12 @@ mod tests {
 
     #[test]
     fn knows_who_reads_scripts() {
-        assert!(["sh", "/bin/bash", "python3.13", "php8"].iter().all(|program| is_interpreter(program)));
-        assert!(!["", "nginx", "/usr/bin/push", "3"].iter().any(|program| is_interpreter(program)));
+        for (program, name) in
+            [("sh", "sh"), ("/bin/bash", "bash"), ("python3.13", "python"), ("php8", "php"), ("3", "")]
+        {
+            assert_eq!(name_of(program), name, "{program}");
+        }
+        assert!(["-c", "-elc", "-e", "-r", "--eval"].into_iter().all(takes_script));
+        assert!(!["", "-", "c", "-x", "--cc", "-cx"].into_iter().any(takes_script));
     }
 }

@@ -157,27 +157,30 @@ struct Place {
 
 struct Connection {
     stream: BufReader<UnixStream>,
-    path: PathBuf,
+    /// The socket, for messages.
+    place: String,
 }
 
 impl Connection {
     fn open(arguments: &Arguments) -> Result<Self, Failure> {
         let Place { path, default_because } = &arguments.socket;
         // Shown in full, and used as it is written, which may be far shorter.
-        let path = path.clone();
-        let shown = paths::absolute(&path).unwrap_or_else(|_| path.clone());
-        let stream = socket::connect_to(&path).map_err(|error| match error.kind() {
+        let shown = match paths::absolute(path) {
+            Ok(path) => path.display().to_string(),
+            Err(error) => format!("{} ({error})", path.display()),
+        };
+        let stream = socket::connect_to(path).map_err(|error| match error.kind() {
             io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => {
                 let why = default_because.as_ref().map(|why| format!(" (the default, as {why})"));
                 let why = why.unwrap_or_default();
-                Failure::Other(format!("no supervisor is running at {}{why}", shown.display()))
+                Failure::Other(format!("no supervisor is running at {shown}{why}"))
             }
-            _ => Failure::Other(format!("{}: {error}", shown.display())),
+            _ => Failure::Other(format!("{shown}: {error}")),
         })?;
         let follows = arguments.request.action == Action::Logs { follow: true };
         let patience = PATIENCE + arguments.request.wait.unwrap_or_default();
         stream.set_read_timeout((!follows).then_some(patience))?;
-        Ok(Self { stream: BufReader::new(stream), path: shown })
+        Ok(Self { stream: BufReader::new(stream), place: shown })
     }
 
     fn send(&mut self, request: &Request) -> Result<(), Failure> {
@@ -188,7 +191,7 @@ impl Connection {
 
     fn receive(&mut self) -> Result<Value, Failure> {
         let mut line = Vec::new();
-        let failed = |what: &str| Failure::Other(format!("{}: {what}", self.path.display()));
+        let failed = |what: &str| Failure::Other(format!("{}: {what}", self.place));
         match self.stream.read_until(b'\n', &mut line) {
             Ok(0) => Err(failed("the supervisor has gone")),
             Ok(_) => serde_json::from_slice(&line).map_err(|_| failed("what answers there is no supervisor")),
