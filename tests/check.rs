@@ -1,4 +1,6 @@
-//! The file of `childminder up` as the commands meet it in life: what `check` says of it, and whether `up` and `reload` agree.
+//! Mistakes of the file that depend on its surroundings: an empty file, a file that cannot be read,
+//! paths that are relative or too long. `check`, `up`, a reload and the clients have to agree about
+//! them.
 #![cfg(feature = "cli")]
 
 mod up_util;
@@ -29,7 +31,7 @@ fn a_file_without_a_process_is_a_mistake_and_stops_nothing() {
         assert!(code == 1 && said.contains(&message), "{code} {said}");
         assert_eq!([up.pid_of_at("s", "web"), up.pid_of_at("s", "db")], pids);
     }
-    // This is how to wish it.
+    // An explicit, empty table asks for no processes.
     up.write_file("[process]\n");
     assert_eq!(run(&up.folder, &["check"]), (0, String::new()));
     assert_eq!(up.ok(&["check", "--effective"]).lines().last(), Some("[process]"));
@@ -88,7 +90,7 @@ fn a_reload_never_waits_for_the_file() {
 #[test]
 fn a_file_that_grows_while_it_is_read_is_refused() {
     let folder = Folder::new();
-    // Long enough for the writer to come in between.
+    // The file is long enough for the writer to write while it is read.
     folder.write("childminder.toml", &format!("{SLEEPS}{}", "# a comment\n".repeat(10_000)));
     let over = AtomicBool::new(false);
     std::thread::scope(|scope| {
@@ -172,7 +174,7 @@ fn everything_counts_from_the_folder_of_the_file() {
     let mut up = Up { folder, child };
     let here = up.folder.0.display().to_string();
     assert_eq!(up.until_read("app/here.log", "\n"), format!("{here}/app/data\n"));
-    // A `directory` does not change what the program counts from.
+    // The program is relative to the folder of the file, and not to the `directory`.
     up.until_read("err", &format!("[gone] could not start: cannot start `{here}/app/bin/gone`: exec: No such file"));
     let (_, said) = run(&up.folder, &["up", "-c", "app/childminder.toml"]);
     assert!(said.starts_with(&format!("childminder: cannot listen at {here}/app/s: ")), "{said}");
@@ -200,11 +202,11 @@ fn a_socket_s_path_that_is_too_long_is_told_by_all() {
     assert_eq!(run(&folder, &["status"]), (2, format!("childminder: the socket is {path}")));
     let socket = format!("{here}/{longest}s");
     assert_eq!(run(&folder, &["status", "--socket", &socket]), (2, format!("childminder: the socket is {path}")));
-    // As it is written it is short enough, and connected to like that.
+    // The relative path is short enough, and is used as it is written.
     let (code, said) = run(&folder, &["status", "--socket", &format!("{longest}s")]);
     assert_eq!((code, said), (125, format!("childminder: no supervisor is running at {here}/{longest}s\n")));
 
-    // The longest that is allowed works.
+    // The longest allowed path works.
     file(&longest);
     assert_eq!(run(&folder, &["check"]), (0, String::new()));
     let child = Command::new(PROGRAM).arg("up").current_dir(&folder.0).stderr(Stdio::null()).spawn().unwrap();

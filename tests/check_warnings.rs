@@ -1,4 +1,5 @@
-//! What `check` warns of: things that may be mended until the start, and that keep `up` from nothing but what they are about.
+//! The warnings of `check`: what may be mended until the start, and does not keep `up` from
+//! starting all the others.
 #![cfg(feature = "cli")]
 
 mod up_util;
@@ -9,7 +10,7 @@ use std::process::Command;
 
 use up_util::{Folder, Nobody, PROGRAM, Up, run, text};
 
-/// Checks these processes, each a line of the file with its number as the name. What is said of each line, and nothing else.
+/// Compares what `check` has said with the part that is expected for each line, and nothing else.
 #[track_caller]
 fn expect(folder: &Folder, said: (i32, String), lines: &[(&str, &str)]) {
     let here = folder.0.display().to_string();
@@ -33,7 +34,7 @@ fn expect(folder: &Folder, said: (i32, String), lines: &[(&str, &str)]) {
     assert!(left.is_empty(), "{left:#?}");
 }
 
-/// A file with a process for each line, which is an inline table.
+/// Writes a file with one process for each line, which is the inside of its inline table.
 fn file(folder: &Folder, lines: &[(&str, &str)]) {
     let lines =
         lines.iter().enumerate().map(|(number, (line, _))| format!("p{number} = {{ {line}, autostart = false }}\n"));
@@ -45,7 +46,7 @@ fn file(folder: &Folder, lines: &[(&str, &str)]) {
 fn check(folder: &Folder, lines: &[(&str, &str)]) {
     file(folder, lines);
     expect(folder, run(folder, &["check"]), lines);
-    // And none of it is in the way of a start.
+    // The file is accepted all the same.
     let (code, said) = run(folder, &["check", "--effective"]);
     assert_eq!(code, 0, "{said}");
 }
@@ -183,7 +184,7 @@ fn what_stays_as_it_is_written() {
         ("command = [\"echo\"], stdout = \"./{instance}\"", "`{instance}` stays".into()),
     ];
     let lines: Vec<_> = lines.iter().map(|(line, expected)| (*line, expected.as_str())).collect();
-    // Of the two warnings of a line only the one is looked for that is about its text.
+    // Some lines have a second warning, about a folder that is missing.
     file(&folder, &lines);
     let (code, said) = run(&folder, &["check"]);
     let of_texts: String = said.lines().filter(|line| line.contains("stays")).map(|line| format!("{line}\n")).collect();
@@ -256,7 +257,7 @@ fn what_only_root_may_do() {
     expect(folder, nobody.run(&[], &["check"]), &lines);
 }
 
-// `up` starts what `check` accepts: all but the process that cannot be started.
+// `up` starts what `check` accepts, except for the process that the warning is about.
 
 #[test]
 fn up_and_reload_start_all_the_others() {
@@ -353,7 +354,7 @@ fn mistakes_and_warnings_are_told_at_once_and_in_order() {
     assert!(output.status.success() && text(&output.stdout).starts_with("[process.a]\n"));
     assert_eq!(said.lines().filter(|line| line.contains(": warning: ")).count(), 3, "{said}");
     assert_eq!(run(&folder, &["check"]), (0, said.clone()));
-    // The warnings of a table that has a mistake may only follow from it.
+    // A table with a mistake has no warnings, because they might only follow from the mistake.
     folder.write("childminder.toml", &format!("{file}kill-time = -1\n"));
     let (code, said) = run(&folder, &["check"]);
     assert!(

@@ -226,7 +226,7 @@ fn the_directory_is_the_childs() {
     assert_eq!(out, ["[sh] /"]);
 }
 
-// As in the file of `childminder up`: what is relative counts from one folder, and that is not the child's.
+// All relative paths of the command line are relative to the current folder, and none to --cwd.
 #[test]
 fn paths_count_from_the_current_folder() {
     let scratch = Scratch::new("relative");

@@ -1,21 +1,21 @@
-//! Paths as people write them, made absolute. Looks at nothing but the current folder.
+//! Makes the paths that people write absolute. Looks at nothing but the current folder.
 //!
-//! The one rule: a path keeps its meaning. `.` and doubled slashes are left out; `..` stays, because what is in front of it may
-//! be a symbolic link.
+//! The one rule: a path keeps its meaning. `.` and doubled slashes are removed, and `..` stays,
+//! because the name in front of it may be a symbolic link.
 
 use std::io;
 use std::path::{Path, PathBuf};
 
-/// The path, which counts from `folder` if it is relative.
+/// The absolute form of a path that is relative to `folder`, or is absolute already.
 pub(crate) fn resolve(folder: &Path, path: &Path) -> PathBuf {
     folder.join(path).components().collect()
 }
 
-/// The path, which counts from the current folder if it is relative.
+/// The absolute form of a path that is relative to the current folder, or is absolute already.
 ///
 /// # Errors
 ///
-/// The current folder has been deleted, or cannot be told.
+/// The current folder has been deleted, or the system does not tell it.
 pub(crate) fn absolute(path: &Path) -> io::Result<PathBuf> {
     if path.is_absolute() {
         return Ok(resolve(Path::new("/"), path));

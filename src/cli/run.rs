@@ -116,7 +116,7 @@ fn parse(mut arguments: Parser) -> Result<Option<Arguments>, Failure> {
         return Err(Failure::Usage("NAME is empty or has control characters in it".into()));
     }
 
-    // A program with a slash counts from the same folder as --cwd: ours, and not the child's.
+    // A relative program is relative to the current folder, as --cwd is, and not to --cwd.
     let mut command = match program.as_bytes().contains(&b'/') {
         true => Command::new(absolute(&program, "")?),
         false => Command::new(program),
@@ -135,7 +135,7 @@ fn parse(mut arguments: Parser) -> Result<Option<Arguments>, Failure> {
     Ok(Some(Arguments { name, command, policy }))
 }
 
-/// A path of the command line, which counts from the current folder; `option` is what it was given by.
+/// The absolute form of a path of the command line. `option` is the option in front of it.
 fn absolute(path: &OsStr, option: &str) -> Result<PathBuf, Failure> {
     paths::absolute(Path::new(path))
         .map_err(|error| Failure::Other(format!("{option}{}: {error}", path.to_string_lossy())))

@@ -76,7 +76,8 @@ pub(super) fn expand_path(path: &Path, base: &Path, instance: Option<u32>) -> Pa
     paths::resolve(base, Path::new(&expand(&path.to_string_lossy(), instance)))
 }
 
-/// The program of one instance: a path if there is a slash in it, else a name that is looked up in its PATH.
+/// The program of one instance: an absolute path if it is written with a slash, else a name that
+/// the process looks up in its `PATH`.
 fn expand_program(program: &str, base: &Path, instance: Option<u32>) -> OsString {
     match program.contains('/') {
         true => expand_path(Path::new(program), base, instance).into(),

@@ -1,7 +1,8 @@
 //! The file of `childminder up`, as plain settings. Starts nothing and changes nothing.
 //!
-//! The one rule: all mistakes of the file are found here, at once and each with its place; afterwards the settings are sound.
-//! What only the machine is not ready for is a warning, which is looked for where somebody asks for it.
+//! The one rule: all mistakes of the file are found here, at once and each with its place, so that
+//! the settings are sound afterwards. What the machine is not ready for yet is a warning, and
+//! warnings are looked for only when the caller asks for them.
 
 mod instances;
 mod process;
@@ -54,18 +55,20 @@ impl Config {
     ///
     /// # Errors
     ///
-    /// As there, and also what would keep the supervisor from listening at its socket.
+    /// All mistakes and warnings. A socket that the supervisor could not make now is a mistake
+    /// here, too.
     pub(crate) fn check(file: &Path) -> Result<(Self, Findings), Findings> {
         let (path, bytes) = source::read(file).map_err(Findings::unreadable)?;
         read::config(file, folder_of(&path), &bytes, true)
     }
 
-    /// The absolute path of a file, and where it says that the socket is. The rest of the file may have any mistakes: the
-    /// supervisor that read it before them still runs.
+    /// The absolute path of a file, and the path of the socket if the file sets it. Other mistakes
+    /// in the file are ignored, because a supervisor that has read an earlier version may still
+    /// run.
     ///
     /// # Errors
     ///
-    /// It cannot be read.
+    /// The file cannot be read.
     pub(crate) fn find_socket(file: &Path) -> Result<(PathBuf, Option<PathBuf>), Unreadable> {
         let (path, bytes) = source::read(file)?;
         let socket = read::socket(folder_of(&path), &bytes);

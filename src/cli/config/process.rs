@@ -31,8 +31,8 @@ pub(crate) struct ProcessConfig {
 /// What is run, and in which surroundings.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Settings {
-    /// The program and its arguments; never empty. A program with a slash in it is absolute. A `shell` is here already
-    /// `/bin/sh -c …`.
+    /// The program and its arguments; never empty. A program with a slash in it is absolute. A
+    /// `shell` has become `/bin/sh -c …`.
     pub(crate) command: Vec<OsString>,
     pub(crate) directory: Option<PathBuf>,
     /// Sorted by name, each name once.

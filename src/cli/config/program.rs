@@ -1,6 +1,7 @@
-//! Whether the program of a process can be started as things are. Starts nothing.
+//! Checks whether the program of a process could be started now. Starts nothing.
 //!
-//! The one rule: it is looked for as the start will look for it, in the process's own `PATH` and folder.
+//! The one rule: the search is the same as that of the start, in the `PATH` and the folder that the
+//! process will have.
 
 use std::env;
 use std::ffi::{OsStr, OsString};
@@ -12,15 +13,15 @@ use std::path::Path;
 
 use super::{Settings, rights};
 
-/// Where a program is looked for if the process has no `PATH`; the library's choice.
+/// The `PATH` of a process that has none; the library uses the same.
 const DEFAULT_PATH: &str = "/bin:/usr/bin";
-/// As much of a script as the kernel reads to find its interpreter.
+/// The number of bytes of a script that the kernel reads to find its interpreter.
 const FIRST_LINE: u64 = 256;
 
-/// What keeps a file from being started.
+/// The reason why a file cannot be executed.
 enum Trouble {
     Missing,
-    /// As the rest of a sentence: "is a directory".
+    /// The rest of a sentence about the file, such as "is a directory".
     Other(String),
 }
 
@@ -33,13 +34,13 @@ impl Trouble {
     }
 }
 
-/// The program of these settings, and what keeps it from being started; none if nothing does.
+/// The program of these settings and the reason why it cannot be started, if there is one.
 pub(super) fn problem(settings: &Settings) -> Option<String> {
     let program = settings.command.first()?;
     find(program, settings).err().map(|problem| format!("{program:?}{problem}"))
 }
 
-/// Looks for a program as execvp(3) does. The error is the rest of a sentence about it.
+/// Looks for a program as execvp(3) does. The error is the rest of a sentence about the program.
 fn find(program: &OsStr, settings: &Settings) -> Result<(), String> {
     let folder = settings.directory.as_deref().unwrap_or(Path::new(""));
     if program.as_bytes().contains(&b'/') {
@@ -71,7 +72,7 @@ fn search_path(settings: &Settings) -> OsString {
 
 fn startable(path: &Path, settings: &Settings) -> Result<(), Trouble> {
     executable(path, settings)?;
-    // What may be executed and not be read is a program.
+    // A file that can be executed but not read is a compiled program: a script has to be readable.
     let Ok(line) = first_line(path) else { return Ok(()) };
     let Some(line) = line.strip_prefix(b"#!") else {
         let is_program = line.starts_with(b"\x7fELF") || !cfg!(target_os = "linux");
@@ -96,14 +97,15 @@ fn executable(path: &Path, settings: &Settings) -> Result<(), Trouble> {
     if file.mode() & 0o111 == 0 {
         return other("is not executable");
     }
-    // What another user may do is not asked.
+    // The system cannot be asked about the rights of another user.
     if settings.user.is_none() && !rights::may_execute(path) {
         return Err(Trouble::Other(format!("{} may not execute", rights::who())));
     }
     Ok(())
 }
 
-/// Looks at what a script's first line names. The error is the interpreter, and what is wrong with it.
+/// Checks the interpreter in a script's first line. The error names it and says what is wrong with
+/// it.
 fn interpreter(line: &[u8], settings: &Settings) -> Result<(), String> {
     let mut words = line.split(|byte| b" \t".contains(byte)).filter(|word| !word.is_empty()).map(OsStr::from_bytes);
     let Some(interpreter) = words.next() else { return Err("of a `#!` line that names none".into()) };
@@ -113,7 +115,7 @@ fn interpreter(line: &[u8], settings: &Settings) -> Result<(), String> {
     if Path::new(interpreter).file_name() != Some(OsStr::new("env")) {
         return Ok(());
     }
-    // env(1) looks for the next word in its turn, unless it is an option of its own or a variable.
+    // env(1) looks up the next word in its PATH, unless that is an option or a variable.
     let Some(program) = words.find(|word| *word != "-S") else { return Ok(()) };
     if program.as_bytes().starts_with(b"-") || program.as_bytes().contains(&b'=') {
         return Ok(());

@@ -45,7 +45,7 @@ const OUTPUT: &str = "\"prefix\", \"null\", \"inherit\", the path of a file with
 const MAX_SIZE: u64 = 10 << 20;
 const KEEP: u32 = 5;
 
-/// The settings in a text, and the warnings if they are wanted.
+/// The settings in a text, with the warnings if `warns` asks for them.
 pub(super) fn config(file: &Path, base: &Path, bytes: &[u8], warns: bool) -> Result<(Config, Findings), Findings> {
     let (text, not_text) = match source::text(bytes) {
         Ok(text) => (text, None),
@@ -63,7 +63,7 @@ pub(super) fn config(file: &Path, base: &Path, bytes: &[u8], warns: bool) -> Res
     report.finish(file).map(|warnings| (config, warnings))
 }
 
-/// The path of the socket, if the text has one. Any other mistake is passed over.
+/// The path of the socket, if the text sets it. Mistakes are ignored.
 pub(super) fn socket(base: &Path, bytes: &[u8]) -> Option<PathBuf> {
     let text = source::text(bytes).unwrap_or_else(|NotText { before, .. }| before);
     let (tables, _) = DeTable::parse_recoverable(&text);
@@ -76,7 +76,7 @@ struct Reader<'r, 't> {
     report: &'r mut Report<'t>,
     /// The folder that relative paths count from.
     base: &'r Path,
-    /// Whether to look at the machine, too.
+    /// Whether the machine is checked, too: its files, its users and its limits.
     warns: bool,
     /// All names up to now, and the table each one is from.
     names: HashMap<String, Rc<str>>,
@@ -112,7 +112,7 @@ impl Reader<'_, '_> {
                 tables.extend(self.process(name, table, end, &defaults));
             }
         }
-        // A file that was cut off, or is not written yet, must not stop everything.
+        // The file may have been cut off, or may not be written yet: that must not stop everything.
         if root.value("process").is_none() && !root.is_misspelt("process") && !self.report.is_spoiled(&(0..end)) {
             self.report.add(end..end, NO_PROCESS.into());
         }
@@ -189,7 +189,7 @@ impl Reader<'_, '_> {
         let autostart = section.read(self.report, "autostart", value::boolean).unwrap_or(true);
         self.check_names(name, place.into(), key.span(), instances);
         let table = Table { name: name.to_string(), instances, settings, policy: policy.into(), autostart };
-        // Next to a mistake, a warning may only be what follows from it.
+        // In a table with a mistake, a warning might only follow from the mistake.
         if self.warns && self.report.count() == before {
             warnings::table(self.report, &section, &table, self.base);
         }
@@ -301,7 +301,7 @@ impl Reader<'_, '_> {
     }
 }
 
-/// Whether the path, as it is written, can only be that of a folder.
+/// Whether the end of the path says that it is a folder.
 fn is_folder(output: &Output) -> bool {
     let bytes = output.path().map_or(&b""[..], |path| path.as_os_str().as_bytes());
     bytes.ends_with(b"/") || bytes.ends_with(b"/.") || bytes.ends_with(b"/..")

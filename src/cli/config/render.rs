@@ -16,7 +16,7 @@ impl Display for Config {
             writeln!(f, "[monitor]\nsocket = {}\n", Quoted(&socket.to_string_lossy()))?;
         }
         if self.tables.is_empty() {
-            // A file without this has a mistake.
+            // Without this table, the file would have a mistake.
             writeln!(f, "[process]")?;
         }
         for (index, process) in self.processes().enumerate() {

@@ -1,4 +1,4 @@
-//! What is wrong with a file, or may be: all of it at once and each at its place. Prints nothing by itself.
+//! The mistakes and warnings of a file, all at once and each at its place. Prints nothing.
 //!
 //! The one rule: one mistake, one message; what merely follows from a mistake that is told already is left out.
 
@@ -10,7 +10,8 @@ use toml::de::DeValue;
 
 use super::source::Unreadable;
 
-/// Mistakes of a file, or warnings. Displayed as one line each: `file:line:column: what was found, what is allowed`.
+/// Mistakes and warnings about a file. Displayed as one line each: `file:line:column: what was
+/// found, what is allowed`.
 #[derive(Debug)]
 pub(crate) struct Findings {
     file: PathBuf,
@@ -57,7 +58,7 @@ pub(super) struct Report<'t> {
     spoiled: Vec<Range<usize>>,
     /// In the order of the file.
     found: Vec<(usize, String)>,
-    /// Whether a mistake is among them, and not only warnings.
+    /// Whether there is a mistake among them.
     is_broken: bool,
     told: usize,
 }
@@ -76,7 +77,7 @@ impl<'t> Report<'t> {
         }
     }
 
-    /// Says that what is at `span` may go wrong.
+    /// Adds a warning about what is at `span`, unless its syntax is broken.
     pub(super) fn warn(&mut self, span: Range<usize>, message: String) {
         if !self.is_spoiled(&span) {
             self.insert(span.start, format!("warning: {message}"));
@@ -120,7 +121,7 @@ impl<'t> Report<'t> {
         None
     }
 
-    /// All warnings, or as an error all mistakes and warnings.
+    /// The warnings if there is no mistake; otherwise all mistakes and warnings, as an error.
     pub(super) fn finish(self, file: &Path) -> Result<Findings, Findings> {
         let text = self.text;
         let locate = |(offset, message)| Located { at: Some(position(text, offset)), message };

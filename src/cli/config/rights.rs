@@ -1,6 +1,6 @@
-//! What the user who runs this may do, and who that is. Changes nothing.
+//! The rights of the user who runs this command. Changes nothing.
 //!
-//! The one rule: it asks the system, except where root may do everything that a setting can ask for.
+//! The one rule: the system is asked, and no right is guessed from owners and modes.
 
 use std::path::Path;
 
@@ -11,7 +11,7 @@ use rustix::process::{getegid, geteuid, getrlimit};
 use super::Settings;
 use super::value::Id;
 
-/// Who runs this, for a message.
+/// The name of this user in messages.
 pub(super) fn who() -> String {
     format!("user id {}", geteuid().as_raw())
 }
@@ -32,7 +32,8 @@ pub(super) fn may_make_files_in(folder: &Path) -> bool {
     access(folder, Access::WRITE_OK | Access::EXEC_OK).is_ok()
 }
 
-/// The key that asks for another user or group than only root can give a process, and what it would take.
+/// The key that asks for a change of user or groups that only root may make, and the change in
+/// words.
 pub(super) fn change_of_user(settings: &Settings) -> Option<(&'static str, &'static str)> {
     if geteuid().is_root() {
         return None;
@@ -48,7 +49,7 @@ pub(super) fn change_of_user(settings: &Settings) -> Option<(&'static str, &'sta
     settings.groups.is_some().then_some(("groups", "change its groups"))
 }
 
-/// Whether the user is a number that needs a `group` beside it, because the user database does not know it.
+/// Whether the user is a number without an entry in the user database, and no `group` is given.
 pub(super) fn lacks_group(settings: &Settings) -> bool {
     match (&settings.user, &settings.group) {
         (Some(Id::Number(uid)), None) if *uid != geteuid().as_raw() => Command::new("").user(&uid.to_string()).is_err(),
@@ -56,7 +57,7 @@ pub(super) fn lacks_group(settings: &Settings) -> bool {
     }
 }
 
-/// The hard limit that keeps a process from being given this one, if anything does.
+/// This process's own hard limit, if it is lower than the wanted one and may not be raised.
 pub(super) fn lower_hard_limit(resource: Resource, limit: Limit) -> Option<u64> {
     if geteuid().is_root() {
         return None;
@@ -64,7 +65,7 @@ pub(super) fn lower_hard_limit(resource: Resource, limit: Limit) -> Option<u64> 
     hard_limit(resource).filter(|own| limit.hard.is_none_or(|wanted| wanted > *own))
 }
 
-/// Our own hard limit, if there is one.
+/// This process's own hard limit; `None` is no limit.
 fn hard_limit(resource: Resource) -> Option<u64> {
     use rustix::process::Resource as Raw;
     let raw = match resource {
@@ -78,7 +79,7 @@ fn hard_limit(resource: Resource) -> Option<u64> {
         Resource::Processes => Raw::Nproc,
         Resource::ResidentSet => Raw::Rss,
         Resource::Stack => Raw::Stack,
-        // Those of one system alone.
+        // The limits that only Linux has.
         _ => return None,
     };
     getrlimit(raw).maximum

@@ -1,19 +1,20 @@
-//! Where the control socket is if the file does not say so, and how long its path may be. Makes no socket.
+//! The default path of the control socket, and the longest path that a socket may have. Makes no
+//! socket.
 //!
-//! The one rule: supervisor and clients ask here, so that they look at the same place.
+//! The one rule: the supervisor and its clients both ask here, so that they use the same path.
 
 use std::mem::offset_of;
 use std::path::{Path, PathBuf};
 
 use crate::cli::paths;
 
-/// The most bytes that this system takes as the path of a socket, without the NUL at its end.
+/// The length of the longest path of a socket on this system, in bytes, without the NUL at its end.
 pub(super) const LONGEST: usize = size_of::<libc::sockaddr_un>() - offset_of!(libc::sockaddr_un, sun_path) - 1;
 
-/// The variable that says where a user's sockets are.
+/// The variable with the folder for a user's sockets.
 const RUNTIME_DIR: &str = "XDG_RUNTIME_DIR";
 
-/// Where the socket is by default.
+/// The path of the socket where neither the file nor the command line sets one.
 pub(crate) fn default_path() -> PathBuf {
     let uid = rustix::process::geteuid();
     match std::env::var_os(RUNTIME_DIR).filter(|dir| Path::new(dir).is_absolute()) {
@@ -23,7 +24,7 @@ pub(crate) fn default_path() -> PathBuf {
     }
 }
 
-/// What is wrong with the path of a socket that is too long.
+/// Checks that the path is short enough. The error is the path with its length, and the limit.
 pub(crate) fn check_length(path: &Path) -> Result<(), String> {
     let length = path.as_os_str().len();
     if length <= LONGEST {
@@ -32,7 +33,7 @@ pub(crate) fn check_length(path: &Path) -> Result<(), String> {
     Err(format!("the path {:?} of {length} bytes, allowed are at most {LONGEST}", path.display()))
 }
 
-/// The default path, or what is wrong with it.
+/// The default path, if it is short enough. The error is a message.
 pub(super) fn check_default() -> Result<PathBuf, String> {
     let path = default_path();
     match check_length(&path) {

@@ -1,7 +1,7 @@
-//! The file, from its path to its text. Knows nothing of what the text says.
+//! Reads the file and makes a text of it. Does not interpret the text.
 //!
-//! The one rule: a file is read whole or not at all, and nothing here waits: a supervisor reads it while it watches its
-//! processes.
+//! The one rule: a file is read whole or not at all, and reading never blocks, because the
+//! supervisor reads the file while it watches its processes.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -13,16 +13,16 @@ use std::path::{Path, PathBuf};
 use super::DEFAULT_FILE;
 use crate::cli::paths;
 
-/// Room for far more than 10,000 processes, and nothing that a supervisor could not keep in memory.
+/// The size of the largest file that is read, in bytes. A file with 10,000 tables is smaller.
 const LARGEST: u64 = 4 << 20;
 
-/// Why a file cannot be read.
+/// The error for a file that cannot be read.
 #[derive(Debug)]
 pub(crate) struct Unreadable {
     /// Absolute, unless the current folder is gone.
     pub(crate) path: PathBuf,
     pub(super) message: String,
-    /// There is no such file, in a folder that is there.
+    /// Whether there is no file at this path.
     pub(crate) is_missing: bool,
 }
 
@@ -32,9 +32,9 @@ impl fmt::Display for Unreadable {
     }
 }
 
-/// The absolute path of a file, and what is in it.
+/// The absolute path of a file, and its content.
 pub(super) fn read(file: &Path) -> Result<(PathBuf, Vec<u8>), Unreadable> {
-    // For somebody who named no file.
+    // This helps only those who named no file.
     let hint = if file == Path::new(DEFAULT_FILE) { "; -c FILE names another one" } else { "" };
     let path = paths::absolute(file).map_err(|error| Unreadable {
         path: file.to_owned(),
@@ -68,7 +68,7 @@ fn read_whole(path: &Path) -> Result<Vec<u8>, Refusal> {
     if let Some(what) = kind_of(fs::metadata(path)?.file_type()) {
         return Err(Refusal::Other(format!("is {what}, allowed is a regular file")));
     }
-    // It may be a named pipe by now.
+    // The path may lead to a named pipe by now, whose opening would block.
     let file = File::options().read(true).custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY).open(path)?;
     let before = file.metadata()?;
     let mut bytes = Vec::new();
@@ -85,7 +85,7 @@ fn read_whole(path: &Path) -> Result<Vec<u8>, Refusal> {
     Ok(bytes)
 }
 
-/// What a file is that is no regular one.
+/// The kind of a file that is not a regular one, in words.
 fn kind_of(kind: FileType) -> Option<&'static str> {
     if kind.is_file() {
         None
@@ -100,21 +100,23 @@ fn kind_of(kind: FileType) -> Option<&'static str> {
     }
 }
 
-/// What differs once a file has been written to.
+/// The size and the time of the last change, which differ once a file has been written to.
 fn stamp(metadata: &Metadata) -> (u64, i64, i64) {
     (metadata.len(), metadata.mtime(), metadata.mtime_nsec())
 }
 
-/// Why bytes are not a text that can be read.
+/// The error for bytes that are not text in UTF-8.
 pub(super) struct NotText<'t> {
-    /// The text in front of the place where it goes wrong.
+    /// The text up to the first byte that is wrong.
     pub(super) before: Cow<'t, str>,
     pub(super) message: &'static str,
 }
 
-/// The text in these bytes, as an editor shows it: without a byte-order mark, and with LF at the end of each line.
+/// The text in these bytes, as an editor shows it: without a byte-order mark, and with LF at the
+/// end of each line.
 ///
-/// The parser would keep the CR of a CRLF within a string of several lines, and a shell would take it for a part of the line.
+/// The parser would keep the CR of a CRLF within a string of several lines, and a shell would take
+/// it for a part of the line.
 pub(super) fn text(bytes: &[u8]) -> Result<Cow<'_, str>, NotText<'_>> {
     match std::str::from_utf8(bytes) {
         Ok(text) => Ok(plain(text)),
@@ -135,6 +137,6 @@ fn plain(text: &str) -> Cow<'_, str> {
     if !text.contains('\r') {
         return text.into();
     }
-    // More than one CR is what a text has that was converted twice.
+    // A text that was converted twice has more than one CR in front of each LF.
     text.split('\n').map(|line| line.trim_end_matches('\r')).collect::<Vec<_>>().join("\n").into()
 }

@@ -161,7 +161,7 @@ fn a_socket_s_path_has_to_fit() {
     let (count, limit) = (socket::LONGEST + 1, socket::LONGEST);
     let expected = format!("2:10: `socket` is the path \"{longest}s\" of {count} bytes, allowed are at most {limit}");
     assert_eq!(error, format!("/tmp/test.toml:{expected}"));
-    // The folder counts.
+    // The folder is a part of the path.
     let error = read(&"s".repeat(socket::LONGEST)).unwrap_err().to_string();
     assert!(error.contains(&format!("\"/tmp/sss")) && error.contains(&format!(" of {} bytes", limit + 5)), "{error}");
 }
@@ -193,7 +193,7 @@ fn line_ends_of_windows_are_line_ends() {
         assert_eq!(errors(&wrong.replace('\n', "\r\n")), errors(wrong));
         assert_eq!(errors(&format!("\u{feff}{wrong}")), errors(wrong));
     }
-    // One that is no part of a line's end is as wrong as before.
+    // A CR within a line is still a mistake.
     assert_eq!(errors("[process.a]\nshell = \"\"\"\na\rb\"\"\"\n").len(), 1);
 }
 

@@ -1,6 +1,8 @@
-//! What looks as if it would be replaced, in texts where nothing replaces it. Pure: looks at the text and at nothing else.
+//! Warns of variables and placeholders in texts where nothing replaces them. Pure: looks at the
+//! text and at nothing else.
 //!
-//! The one rule: where another program may replace it, such as a shell among the arguments, nothing is said.
+//! The one rule: there is no warning where another program may replace them, such as a shell in the
+//! command.
 
 use std::ops::Range;
 
@@ -9,25 +11,25 @@ use toml::de::DeValue;
 use super::report::{Report, nearest};
 use super::section::Section;
 
-/// Programs that take a script behind an option such as `-c`. All of these names are without the digits of a version.
+/// Programs that take a script after an option such as `-c`, without the digits of a version.
 const INTERPRETERS: &[&str] = &[
     "sh", "ash", "bash", "busybox", "csh", "dash", "fish", "ksh", "mksh", "tcsh", "zsh", "su", "runuser", "script",
     "flock", "node", "perl", "php", "python", "ruby", "tclsh",
 ];
-/// Programs that have a use for `$` and `{}` in any of their arguments.
+/// Programs that interpret `$` and `{}` in any of their arguments.
 const READERS: &[&str] =
     &["awk", "gawk", "mawk", "envsubst", "expect", "jq", "make", "parallel", "sed", "ssh", "tmux", "watch"];
 
-/// Who reads a text.
+/// The kind of program that a text is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Reader {
-    /// A program that replaces nothing, or the system.
+    /// A program that replaces nothing, or the system itself.
     Plain,
-    /// A shell, or something like it.
+    /// A shell or another interpreter.
     Script,
 }
 
-/// Warns of the texts of one process. `numbered` is whether its table has `instances`.
+/// Warns of the texts in one table. `numbered` is whether the table has `instances`.
 pub(super) fn table(report: &mut Report<'_>, section: &Section<'_>, numbered: bool) {
     let value = |key| section.value(key).map(|value| (value.span(), value.get_ref()));
     let mut see = |(span, value): (Range<usize>, &DeValue<'_>), reader| {
@@ -88,13 +90,13 @@ fn name_of(program: &str) -> &str {
     name.trim_end_matches(|char: char| char.is_ascii_digit() || char == '.')
 }
 
-/// Whether what follows is a script, if this is an argument of an interpreter: `-c`, `-e`, `-lc`.
+/// Whether this argument of an interpreter says that the next one is a script: `-c`, `-e`, `-lc`.
 fn takes_script(option: &str) -> bool {
     let is_short = option.starts_with('-') && option.ends_with(['c', 'e', 'r']) && !option.starts_with("--");
     is_short || ["--eval", "--command"].contains(&option)
 }
 
-/// The first variable of a shell: `$NAME` in capitals, or anything that has the form of `${NAME}`.
+/// The first shell variable in a text: `$NAME` in capitals, or anything of the form `${NAME}`.
 fn variable(text: &str) -> Option<&str> {
     text.match_indices('$').find_map(|(at, _)| {
         let rest = &text[at + 1..];
@@ -109,7 +111,8 @@ fn variable(text: &str) -> Option<&str> {
     })
 }
 
-/// The names within `{name}`, but for those that mean something else: `${name}`, `%{name}`, `{{name}}`.
+/// The names within `{name}`, except in `${name}`, `%{name}` and the like, which mean something
+/// else.
 fn placeholders(text: &str) -> impl Iterator<Item = &str> {
     text.match_indices('{').filter_map(|(at, _)| {
         let (name, after) = text[at + 1..].split_once('}')?;
@@ -119,7 +122,7 @@ fn placeholders(text: &str) -> impl Iterator<Item = &str> {
     })
 }
 
-/// The name of a variable that a text starts with; empty if it starts with none.
+/// The name of a variable at the start of a text; empty if there is none.
 fn word(text: &str) -> &str {
     let end = text.find(|char| !is_part(char)).unwrap_or(text.len());
     if text.starts_with(is_first) { &text[..end] } else { "" }

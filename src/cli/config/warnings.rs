@@ -1,7 +1,8 @@
-//! What may keep a process from running though the file is sound: it depends on the machine, and may be mended until the start.
-//! Changes nothing.
+//! Warns of what may keep a process from running although the file is sound. It depends on the
+//! machine, and may be mended until the start. Changes nothing.
 //!
-//! The one rule: a warning is about one process or one file, and `up` starts all the others.
+//! The one rule: a warning concerns one process or one of its files, and `up` starts all the
+//! others.
 
 use std::fs;
 use std::io;
@@ -14,11 +15,11 @@ use super::report::{Report, describe};
 use super::section::Section;
 use super::{Output, Settings, program, rights, text};
 
-/// Adds what there is to say of one table.
+/// Adds the warnings about one table.
 pub(super) fn table(report: &mut Report<'_>, section: &Section<'_>, table: &Table, base: &Path) {
     text::table(report, section, table.instances.is_some());
     rights(report, section, &table.settings);
-    // Each thing once for all instances.
+    // Each key is reported once for all instances.
     let mut told = Vec::new();
     let mut last = None;
     for instance in numbers(table.instances) {
@@ -36,7 +37,7 @@ pub(super) fn table(report: &mut Report<'_>, section: &Section<'_>, table: &Tabl
     }
 }
 
-/// Where a message about the value of this key belongs.
+/// The place of a message about the value of this key: of `command`, the program.
 fn place(section: &Section<'_>, key: &str) -> Option<Range<usize>> {
     let value = section.value(key)?;
     let program = || value.get_ref().as_array()?.iter().next();
@@ -66,7 +67,7 @@ fn problems(section: &Section<'_>, settings: &Settings) -> Vec<(&'static str, St
     problems
 }
 
-/// What is wrong with a folder, as the rest of a sentence.
+/// The problem with a folder, if any, as the rest of a sentence.
 fn folder_problem(folder: &Path) -> Option<String> {
     match fs::metadata(folder) {
         Ok(there) if there.is_dir() => None,
@@ -77,7 +78,7 @@ fn folder_problem(folder: &Path) -> Option<String> {
     }
 }
 
-/// What keeps us from writing to a file, and what comes of that.
+/// The reason why an output file cannot be written, if there is one, and the consequence.
 fn output_problem(output: &Output) -> Option<String> {
     let path = output.path()?;
     let folder = path.parent()?;
@@ -126,7 +127,8 @@ fn rights(report: &mut Report<'_>, section: &Section<'_>, settings: &Settings) {
     }
 }
 
-/// Says what is wrong with the place of the socket, without which nothing is started. `what` is the socket in words.
+/// Adds a mistake if the socket cannot be made at this path, because `up` would not start without
+/// it. `what` names the socket in the message.
 pub(super) fn socket(report: &mut Report<'_>, span: Range<usize>, what: &str, path: &Path) {
     let folder = path.parent().unwrap_or(path);
     let no_socket = fs::symlink_metadata(path).is_ok_and(|there| !there.file_type().is_socket());

@@ -134,7 +134,7 @@ fn duration(text: &str) -> Result<Duration, Failure> {
     parse_duration(text).ok_or_else(|| Failure::Usage(format!("--timeout wants a duration such as 5s, not `{text}`")))
 }
 
-/// Where the supervisor listens, by its file or by default.
+/// The place where the supervisor listens, as its file says or by default.
 fn find_socket(file: Option<PathBuf>) -> Result<Place, Failure> {
     let (file, given) = file.map_or((PathBuf::from(DEFAULT_FILE), false), |file| (file, true));
     let default = |why: String| Place { path: config::socket::default_path(), default_because: Some(why) };
@@ -142,29 +142,29 @@ fn find_socket(file: Option<PathBuf>) -> Result<Place, Failure> {
         Ok((_, Some(path))) => Ok(Place { path, default_because: None }),
         Ok((file, None)) => Ok(default(format!("{} sets no `socket`", file.display()))),
         Err(error) if error.is_missing && !given => Ok(default(format!("there is no {}", error.path.display()))),
-        // It may well name another supervisor than the default one.
+        // The file may name another supervisor, and the default one must not get its requests.
         Err(error) => Err(Failure::Usage(error.to_string())),
     }
 }
 
-/// Where a supervisor is looked for.
+/// The socket at which a supervisor is looked for.
 #[derive(Debug)]
 struct Place {
     path: PathBuf,
-    /// Why it is looked for at the default place, if it is.
+    /// The reason for the default path, if it is that.
     default_because: Option<String>,
 }
 
 struct Connection {
     stream: BufReader<UnixStream>,
-    /// The socket, for messages.
+    /// The socket's path in messages.
     place: String,
 }
 
 impl Connection {
     fn open(arguments: &Arguments) -> Result<Self, Failure> {
         let Place { path, default_because } = &arguments.socket;
-        // Shown in full, and used as it is written, which may be far shorter.
+        // The path is used as it is written: in full it may be too long for a socket.
         let shown = match paths::absolute(path) {
             Ok(path) => path.display().to_string(),
             Err(error) => format!("{} ({error})", path.display()),
