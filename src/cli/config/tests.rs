@@ -163,7 +163,7 @@ fn a_socket_s_path_has_to_fit() {
     assert_eq!(error, format!("/tmp/test.toml:{expected}"));
     // The folder is a part of the path.
     let error = read(&"s".repeat(socket::LONGEST)).unwrap_err().to_string();
-    assert!(error.contains(&format!("\"/tmp/sss")) && error.contains(&format!(" of {} bytes", limit + 5)), "{error}");
+    assert!(error.contains("\"/tmp/sss") && error.contains(&format!(" of {} bytes", limit + 5)), "{error}");
 }
 
 #[test]

@@ -22,7 +22,7 @@ const READERS: &[&str] =
 
 /// The kind of program that a text is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Reader {
+enum Kind {
     /// A program that replaces nothing, or the system itself.
     Plain,
     /// A shell or another interpreter.
@@ -32,40 +32,40 @@ enum Reader {
 /// Warns of the texts in one table. `numbered` is whether the table has `instances`.
 pub(super) fn table(report: &mut Report<'_>, section: &Section<'_>, numbered: bool) {
     let value = |key| section.value(key).map(|value| (value.span(), value.get_ref()));
-    let mut see = |(span, value): (Range<usize>, &DeValue<'_>), reader| {
+    let mut see = |(span, value): (Range<usize>, &DeValue<'_>), kind| {
         if let Some(text) = value.as_str() {
-            check(report, &span, text, reader, numbered);
+            check(report, &span, text, kind, numbered);
         }
     };
     let command = value("command").and_then(|(_, command)| command.as_array());
     let (mut behind_interpreter, mut behind_reader, mut behind_option) = (false, false, false);
     for part in command.into_iter().flatten() {
         let is_script = behind_reader || behind_interpreter && behind_option;
-        see((part.span(), part.get_ref()), if is_script { Reader::Script } else { Reader::Plain });
+        see((part.span(), part.get_ref()), if is_script { Kind::Script } else { Kind::Plain });
         let text = part.get_ref().as_str().unwrap_or_default();
         behind_interpreter |= INTERPRETERS.contains(&name_of(text));
         behind_reader |= READERS.contains(&name_of(text));
         behind_option = takes_script(text);
     }
-    value("shell").into_iter().for_each(|shell| see(shell, Reader::Script));
-    value("directory").into_iter().for_each(|directory| see(directory, Reader::Plain));
+    value("shell").into_iter().for_each(|shell| see(shell, Kind::Script));
+    value("directory").into_iter().for_each(|directory| see(directory, Kind::Plain));
     for (_, variable) in value("environment").and_then(|(_, table)| table.as_table()).into_iter().flatten() {
-        see((variable.span(), variable.get_ref()), Reader::Plain);
+        see((variable.span(), variable.get_ref()), Kind::Plain);
     }
     for output in ["stdout", "stderr"].into_iter().filter_map(value) {
         let file = output.1.as_table().and_then(|table| table.get("file"));
-        see(file.map_or(output, |file| (file.span(), file.get_ref())), Reader::Plain);
+        see(file.map_or(output, |file| (file.span(), file.get_ref())), Kind::Plain);
     }
 }
 
 /// Warns of the path of the socket.
 pub(super) fn socket(report: &mut Report<'_>, span: &Range<usize>, path: &str) {
-    check(report, span, path, Reader::Plain, false);
+    check(report, span, path, Kind::Plain, false);
 }
 
-fn check(report: &mut Report<'_>, span: &Range<usize>, text: &str, reader: Reader, numbered: bool) {
+fn check(report: &mut Report<'_>, span: &Range<usize>, text: &str, kind: Kind, numbered: bool) {
     let mut warn = |what: &str, why: &str| report.warn(span.clone(), format!("`{what}` stays as it is written: {why}"));
-    if reader == Reader::Plain {
+    if kind == Kind::Plain {
         if let Some(variable) = variable(text) {
             warn(&variable.escape_debug().to_string(), "only `shell` replaces variables");
         }
@@ -75,7 +75,7 @@ fn check(report: &mut Report<'_>, span: &Range<usize>, text: &str, reader: Reade
     }
     let placeholder = placeholders(text).find(|name| match *name {
         "instance" => !numbered,
-        name => reader == Reader::Plain || nearest(&name.to_ascii_lowercase(), &["instance"]).is_some(),
+        name => kind == Kind::Plain || nearest(&name.to_ascii_lowercase(), &["instance"]).is_some(),
     });
     match placeholder {
         None => {}
