@@ -75,7 +75,10 @@ fn says_why_a_start_failed_until_one_succeeds() {
     assert!(up.status("a")["start_error"].is_null());
     let b = up.until_state("b", "backing-off");
     let error = b["start_error"].as_str().unwrap();
-    assert!(error.contains("./program") && error.contains("No such file"), "{error}");
+    assert!(
+        error.contains(&format!("`{}`", up.folder.join("program").display())) && error.contains("No such file"),
+        "{error}"
+    );
     assert!(up.ok(&["status", "b"]).contains("no start"));
     std::os::unix::fs::symlink("/bin/sleep", up.folder.join("program")).unwrap();
     let b = up.until_state("b", "running");
@@ -278,9 +281,20 @@ fn without_a_file_the_socket_is_the_user_s() {
         }
         text(&command.output().unwrap().stderr)
     };
-    let none_at = |path: &str| format!("childminder: no supervisor is running at {path}\n");
+    let file = folder.join("childminder.toml");
+    let none_at = |path: &str| {
+        let why = format!("the default, as there is no {}", file.display());
+        format!("childminder: no supervisor is running at {path} ({why})\n")
+    };
     assert_eq!(where_it_is(Some("/no/such/folder")), none_at("/no/such/folder/childminder.sock"));
-    assert_eq!(where_it_is(None), none_at(&format!("/tmp/childminder-{uid}.sock")));
+    let default = format!("/tmp/childminder-{uid}.sock");
+    assert_eq!(where_it_is(None), none_at(&default));
+    folder.write("childminder.toml", "[monitor]\n");
+    let expected = format!(
+        "childminder: no supervisor is running at {default} (the default, as {} sets no `socket`)\n",
+        file.display()
+    );
+    assert_eq!(where_it_is(None), expected);
 }
 
 // An answer that could not be written is none; a reader that has seen enough is no failure.

@@ -226,6 +226,50 @@ fn the_directory_is_the_childs() {
     assert_eq!(out, ["[sh] /"]);
 }
 
+// All relative paths of the command line are relative to the current folder, and none to --cwd.
+#[test]
+fn paths_count_from_the_current_folder() {
+    let scratch = Scratch::new("relative");
+    scratch.file("program", "#!/bin/sh\npwd\n", 0o755);
+    fs::create_dir(scratch.path("inner")).unwrap();
+    let here = scratch.path("");
+    let here = here.trim_end_matches('/');
+    let run = |args: &[&str]| {
+        let output = command(&[&["--restart", "never"], args].concat()).current_dir(here).output().unwrap();
+        let said = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        (output.status.code(), said(&output.stdout), said(&output.stderr))
+    };
+    assert_eq!(run(&["--cwd", "./inner", "./program"]).1, format!("[program] {here}/inner\n"));
+    assert_eq!(run(&["--cwd", "inner/..", "./inner/../program"]).1, format!("[program] {here}\n"));
+    let (code, _, err) = run(&["--cwd", "./nowhere", "true"]);
+    assert_eq!(code, Some(125));
+    assert!(err.contains(&format!("cannot start `true`: chdir {here}/nowhere: No such file")), "{err}");
+    let (code, _, err) = run(&["./missing"]);
+    assert_eq!(code, Some(127));
+    assert!(err.contains(&format!("cannot start `{here}/missing`: exec: No such file")), "{err}");
+}
+
+#[test]
+fn a_current_folder_that_is_gone_is_told() {
+    let scratch = Scratch::new("gone");
+    for (args, told) in [
+        ("--cwd x true", "--cwd x: the current folder is gone"),
+        ("./program", "./program: the current folder is gone"),
+    ] {
+        let program = env!("CARGO_BIN_EXE_childminder");
+        let script = format!("mkdir gone && cd gone && rmdir ../gone && exec {program} run {args}");
+        let output = Command::new("sh").args(["-c", &script]).current_dir(scratch.path("")).output().unwrap();
+        let err = String::from_utf8_lossy(&output.stderr);
+        assert_eq!((output.status.code(), &*err), (Some(125), &*format!("childminder: {told}\n")));
+    }
+    let script = format!(
+        "mkdir gone && cd gone && rmdir ../gone && exec {} run --restart never --cwd / pwd",
+        env!("CARGO_BIN_EXE_childminder")
+    );
+    let output = Command::new("sh").args(["-c", &script]).current_dir(scratch.path("")).output().unwrap();
+    assert_eq!(output.stdout, b"[pwd] /\n", "{}", String::from_utf8_lossy(&output.stderr));
+}
+
 #[test]
 fn the_user_is_the_childs() {
     if !is_root() {

@@ -141,7 +141,7 @@ fn ten_errors_are_ten_located_messages() {
     let folder = Folder::new();
     folder.write(
         "childminder.toml",
-        "[monitor]\nsoket = \"s\"\nkill-time = \"5 parsecs\"\n[process.a]\ncommand = []\n[process.b]\ncommand = [\"true\"]\nuser = \"no-such-user\"\ndirectory = \"/no/such/dir\"\n\
+        "[monitor]\nsoket = \"s\"\nkill-time = \"5 parsecs\"\n[process.a]\ncommand = []\n[process.b]\ncommand = [\"true\"]\nuser = \"no-such-user\"\nstderr = \"/tmp/\"\n\
          autostart = \"yes\"\nrestart = \"sometimes\"\n[process.c]\nstdout = \"prefix\"\n[process.d]\ncommand = [\"true\"]\ncomand = [\"true\"]\ninstances = 0\n",
     );
     for command in ["check", "up"] {

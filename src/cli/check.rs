@@ -10,7 +10,9 @@ use super::config::{Config, DEFAULT_FILE};
 use super::{Failure, output};
 
 const HELP: &str = "\
-childminder check prints each mistake in the file of `childminder up`, with line and column.
+childminder check prints each mistake in the file of `childminder up`, with line and column. It also warns of what may
+keep a process from running and can be mended until the start, such as a program or a folder that is missing or a right
+that its user does not have, and of a `$NAME` that nothing replaces.
 
 usage: childminder check [-c FILE] [--effective]
 
@@ -18,7 +20,7 @@ usage: childminder check [-c FILE] [--effective]
       --effective     prints every setting, defaults and instances too, as a file again
   -h, --help          this text
 
-It ends with 0 if the file is sound, and with 2 otherwise.
+It ends with 0 if the file has no mistakes, and with 2 otherwise.
 ";
 
 pub(super) fn main(mut arguments: Parser) -> Result<u8, Failure> {
@@ -35,8 +37,11 @@ pub(super) fn main(mut arguments: Parser) -> Result<u8, Failure> {
             other => return Err(other.unexpected().into()),
         }
     }
-    match Config::load(&file) {
-        Ok(config) => {
+    match Config::check(&file) {
+        Ok((config, warnings)) => {
+            if !warnings.is_empty() {
+                output::complain_plainly(&warnings.to_string());
+            }
             if effective {
                 output::say(&config.to_string())?;
             }

@@ -7,6 +7,7 @@ mod check;
 pub(crate) mod config;
 mod control;
 mod output;
+mod paths;
 mod run;
 mod signals;
 mod up;

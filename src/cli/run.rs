@@ -4,7 +4,7 @@
 
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use childminder::{
@@ -15,7 +15,7 @@ use lexopt::{Arg, Parser, ValueExt};
 
 use super::output::{self, Output, one_line, time_left};
 use super::signals::{Signals, Wish};
-use super::{FAILURE, Failure, HELP, words};
+use super::{FAILURE, Failure, HELP, paths, words};
 
 /// What a child that has exited has left in its pipes is read, and what others still write is not waited for longer.
 const GRACE: Duration = Duration::from_millis(50);
@@ -109,19 +109,29 @@ fn parse(mut arguments: Parser) -> Result<Option<Arguments>, Failure> {
         return Err(Failure::Usage("NAME is empty or has control characters in it".into()));
     }
 
-    let mut command = Command::new(program);
+    // A relative program is relative to the current folder, as --cwd is, and not to --cwd.
+    let mut command = match program.as_bytes().contains(&b'/') {
+        true => Command::new(absolute(&program, "")?),
+        false => Command::new(program),
+    };
     command.args(arguments.raw_args()?);
     if clear_env {
         command.env_clear();
     }
     command.envs(env);
     if let Some(dir) = cwd {
-        command.current_dir(dir);
+        command.current_dir(absolute(&dir, "--cwd ")?);
     }
     if let Some(user) = user {
         run_as(&mut command, &user)?;
     }
     Ok(Some(Arguments { name, command, policy }))
+}
+
+/// The absolute form of a path of the command line. `option` is the option in front of it.
+fn absolute(path: &OsStr, option: &str) -> Result<PathBuf, Failure> {
+    paths::absolute(Path::new(path))
+        .map_err(|error| Failure::Other(format!("{option}{}: {error}", path.to_string_lossy())))
 }
 
 fn seconds(arguments: &mut Parser, option: &str) -> Result<Duration, Failure> {

@@ -5,7 +5,9 @@
 
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -167,6 +169,14 @@ impl Up {
         self.status(name)["pid"].as_i64().unwrap_or_else(|| panic!("{name} is not running")) as i32
     }
 
+    /// [`pid_of`](Self::pid_of), where the file does not say where the socket is.
+    #[track_caller]
+    pub(crate) fn pid_of_at(&self, socket: &str, name: &str) -> i32 {
+        let said = self.ok(&["status", "--socket", socket, "--json", name]);
+        let statuses: Value = serde_json::from_str(&said).unwrap();
+        statuses[0]["pid"].as_i64().unwrap_or_else(|| panic!("{name} is not running")) as i32
+    }
+
     /// Waits for a state of a process.
     #[track_caller]
     pub(crate) fn until_state(&self, name: &str, state: &str) -> Value {
@@ -225,6 +235,48 @@ pub(crate) fn is_alive(pid: i32) -> bool {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
     stat.rsplit_once(") ").is_some_and(|(_, rest)| !rest.starts_with(['Z', 'X']))
 }
+
+/// Runs a command in the folder. Its exit code, and what it said on stderr.
+#[track_caller]
+pub(crate) fn run(folder: &Folder, args: &[&str]) -> (i32, String) {
+    let mut command = Command::new(PROGRAM);
+    command.args(args).current_dir(&folder.0).stdin(Stdio::null());
+    let output = command.output().unwrap();
+    (output.status.code().unwrap(), text(&output.stderr))
+}
+
+/// Somebody who is not root, in a folder of its own.
+pub(crate) struct Nobody {
+    pub(crate) folder: Folder,
+    pub(crate) program: PathBuf,
+}
+
+impl Nobody {
+    /// None, with a word of it, where we cannot become another user.
+    pub(crate) fn new() -> Option<Self> {
+        if !rustix::process::geteuid().is_root() {
+            eprintln!("skipped: only root can be somebody else");
+            return None;
+        }
+        let folder = Folder::new();
+        std::os::unix::fs::chown(&folder.0, Some(NOBODY), Some(NOBODY)).unwrap();
+        fs::set_permissions(&folder.0, fs::Permissions::from_mode(0o755)).unwrap();
+        let program = folder.join("childminder");
+        // By a child: what another test's child has open for writing cannot be executed.
+        assert!(Command::new("cp").arg(PROGRAM).arg(&program).status().unwrap().success());
+        Some(Self { folder, program })
+    }
+
+    #[track_caller]
+    pub(crate) fn run(&self, variables: &[(&str, &str)], args: &[&str]) -> (i32, String) {
+        let mut command = Command::new(&self.program);
+        command.args(args).current_dir(&self.folder.0).stdin(Stdio::null()).uid(NOBODY).gid(NOBODY);
+        let output = command.envs(variables.iter().copied()).output().unwrap();
+        (output.status.code().unwrap(), text(&output.stderr))
+    }
+}
+
+pub(crate) const NOBODY: u32 = 65534;
 
 /// A connection to the socket.
 pub(crate) fn connect(socket: &Path) -> UnixStream {

@@ -2,6 +2,7 @@
 //!
 //! The one rule: a table is kept as it is written, and multiplied one by one, as its processes are asked for.
 
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -9,6 +10,7 @@ use std::sync::Arc;
 use childminder::Policy;
 
 use super::{Config, Output, ProcessConfig, Settings};
+use crate::cli::paths;
 
 /// What stands for the number of an instance.
 const INSTANCE: &str = "{instance}";
@@ -71,7 +73,16 @@ fn expand(text: &str, instance: Option<u32>) -> String {
 
 /// The path of one instance.
 pub(super) fn expand_path(path: &Path, base: &Path, instance: Option<u32>) -> PathBuf {
-    base.join(expand(&path.to_string_lossy(), instance))
+    paths::resolve(base, Path::new(&expand(&path.to_string_lossy(), instance)))
+}
+
+/// The program of one instance: an absolute path if it is written with a slash, else a name that
+/// the process looks up in its `PATH`.
+fn expand_program(program: &str, base: &Path, instance: Option<u32>) -> OsString {
+    match program.contains('/') {
+        true => expand_path(Path::new(program), base, instance).into(),
+        false => expand(program, instance).into(),
+    }
 }
 
 impl Output {
@@ -88,11 +99,17 @@ impl Output {
 }
 
 impl Settings {
+    fn expand_command(&self, base: &Path, instance: Option<u32>) -> Vec<OsString> {
+        let mut written = self.command.iter().map(|part| part.to_string_lossy());
+        let program = written.next().map(|program| expand_program(&program, base, instance));
+        program.into_iter().chain(written.map(|arg| expand(&arg, instance).into())).collect()
+    }
+
     /// The settings of one instance.
-    fn expand(&self, base: &Path, instance: Option<u32>) -> Self {
+    pub(super) fn expand(&self, base: &Path, instance: Option<u32>) -> Self {
         let environment = self.environment.iter().map(|(name, value)| (name.clone(), expand(value, instance)));
         Self {
-            command: self.command.iter().map(|arg| expand(arg, instance)).collect(),
+            command: self.expand_command(base, instance),
             directory: self.directory.as_ref().map(|directory| expand_path(directory, base, instance)),
             environment: environment.collect(),
             clear_environment: self.clear_environment,

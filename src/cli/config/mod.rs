@@ -1,23 +1,30 @@
-//! The file of `childminder up`, as plain settings. Starts nothing; looks up users, groups and folders, and no more.
+//! The file of `childminder up`, as plain settings. Starts nothing and changes nothing.
 //!
-//! The one rule: all that can be wrong with the file is found here, at once and with its place; afterwards the settings
-//! are sound.
+//! The one rule: all mistakes of the file are found here, at once and each with its place, so that
+//! the settings are sound afterwards. What the machine is not ready for yet is a warning, and
+//! warnings are looked for only when the caller asks for them.
 
 mod instances;
 mod process;
+mod program;
 mod read;
 mod render;
 mod report;
+mod rights;
 mod section;
+pub(crate) mod socket;
+mod source;
 mod syntax;
+mod text;
 mod value;
+mod warnings;
 
-use std::fs;
 use std::path::{Path, PathBuf};
 
 use instances::Table;
 pub(crate) use process::{Change, Commands, Mark, Output, ProcessConfig, Settings};
-pub(crate) use report::Errors;
+pub(crate) use report::Findings;
+pub(crate) use source::Unreadable;
 pub(crate) use value::parse_duration;
 
 /// The file's name where none is given.
@@ -39,21 +46,38 @@ impl Config {
     /// # Errors
     ///
     /// All that is wrong with it.
-    pub(crate) fn load(file: &Path) -> Result<Self, Errors> {
-        let bytes = fs::read(file).map_err(|error| Errors::unreadable(file, format!("cannot be read: {error}")))?;
-        Self::parse(file, &bytes)
+    pub(crate) fn load(file: &Path) -> Result<Self, Findings> {
+        let (path, bytes) = source::read(file).map_err(Findings::unreadable)?;
+        Ok(read::config(file, folder_of(&path), &bytes, false)?.0)
     }
 
-    /// The settings in the text of a file, which need not be there.
+    /// [`load`](Self::load), with the warnings.
     ///
     /// # Errors
     ///
-    /// All that is wrong with it.
-    pub(crate) fn parse(file: &Path, bytes: &[u8]) -> Result<Self, Errors> {
-        let absolute = std::path::absolute(file).unwrap_or_else(|_| file.to_owned());
-        let base = absolute.parent().unwrap_or(Path::new("/"));
-        read::config(file, base, bytes)
+    /// All mistakes and warnings. A socket that the supervisor could not make now is a mistake
+    /// here, too.
+    pub(crate) fn check(file: &Path) -> Result<(Self, Findings), Findings> {
+        let (path, bytes) = source::read(file).map_err(Findings::unreadable)?;
+        read::config(file, folder_of(&path), &bytes, true)
     }
+
+    /// The absolute path of a file, and the path of the socket if the file sets it. Other mistakes
+    /// in the file are ignored, because a supervisor that has read an earlier version may still
+    /// run.
+    ///
+    /// # Errors
+    ///
+    /// The file cannot be read.
+    pub(crate) fn find_socket(file: &Path) -> Result<(PathBuf, Option<PathBuf>), Unreadable> {
+        let (path, bytes) = source::read(file)?;
+        let socket = read::socket(folder_of(&path), &bytes);
+        Ok((path, socket))
+    }
+}
+
+fn folder_of(file: &Path) -> &Path {
+    file.parent().unwrap_or(file)
 }
 
 #[cfg(test)]

@@ -2,6 +2,7 @@
 //!
 //! The one rule: the settings compare, the command is made of them: what is equal here runs on over a reload.
 
+use std::ffi::OsString;
 use std::fmt::{Display, Write};
 use std::fs::File;
 use std::hash::{DefaultHasher, Hasher};
@@ -30,8 +31,9 @@ pub(crate) struct ProcessConfig {
 /// What is run, and in which surroundings.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Settings {
-    /// The program and its arguments; never empty. A `shell` is here already `/bin/sh -c …`.
-    pub(crate) command: Vec<String>,
+    /// The program and its arguments; never empty. A program with a slash in it is absolute. A
+    /// `shell` has become `/bin/sh -c …`.
+    pub(crate) command: Vec<OsString>,
     pub(crate) directory: Option<PathBuf>,
     /// Sorted by name, each name once.
     pub(crate) environment: Vec<(String, String)>,
@@ -174,7 +176,7 @@ impl Settings {
         [&self.stdout, &self.stderr].iter().any(|output| matches!(output, Output::Direct { .. }))
     }
 
-    fn apply_user(&self, command: &mut Command) -> io::Result<()> {
+    pub(super) fn apply_user(&self, command: &mut Command) -> io::Result<()> {
         match (&self.user, &self.group) {
             (Some(Id::Name(name)), None) => {
                 command.user(name)?;

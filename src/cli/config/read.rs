@@ -3,7 +3,9 @@
 //! The one rule: a table is checked as it is written, once, before it is multiplied into instances.
 
 use std::collections::HashMap;
+use std::ffi::OsString;
 use std::ops::Range;
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
@@ -11,11 +13,13 @@ use childminder::{Limit, Policy, Resource};
 use toml::Spanned;
 use toml::de::{DeString, DeTable, DeValue};
 
-use super::instances::{Table, expand_path, numbered, numbers};
-use super::report::{self, Errors, Report};
+use super::instances::{Table, numbered, numbers};
+use super::report::{self, Findings, Report};
 use super::section::{POLICY, Section};
+use super::source::{self, NotText};
 use super::value::{self, Parsed};
-use super::{Config, Output, Settings, syntax};
+use super::{Config, Output, Settings, socket, syntax, text, warnings};
+use crate::cli::paths;
 
 pub(super) const PROCESS: [&str; 14] = [
     "command",
@@ -35,33 +39,45 @@ pub(super) const PROCESS: [&str; 14] = [
 ];
 
 const COMMAND: &str = "a list of strings: the program and its arguments; see also `shell`";
+const NO_PROCESS: &str = "there is no process in the file; allowed are tables such as [process.web], or an empty table \
+                          [process] if there shall be none";
 const OUTPUT: &str = "\"prefix\", \"null\", \"inherit\", the path of a file with a slash in it, or a table with `file`";
 const MAX_SIZE: u64 = 10 << 20;
 const KEEP: u32 = 5;
 
-pub(super) fn config(file: &Path, base: &Path, bytes: &[u8]) -> Result<Config, Errors> {
-    let text = match std::str::from_utf8(bytes) {
-        Ok(text) => text,
-        Err(error) => {
-            let sound = bytes.get(..error.valid_up_to()).unwrap_or_default();
-            let text = String::from_utf8_lossy(sound);
-            let mut report = Report::new(&text);
-            report.add(text.len()..text.len(), "bytes that are no UTF-8, allowed is text in UTF-8".into());
-            return Err(report.into_errors(file));
-        }
+/// The settings in a text, with the warnings if `warns` asks for them.
+pub(super) fn config(file: &Path, base: &Path, bytes: &[u8], warns: bool) -> Result<(Config, Findings), Findings> {
+    let (text, not_text) = match source::text(bytes) {
+        Ok(text) => (text, None),
+        Err(NotText { before, message }) => (before, Some(message)),
     };
-    let mut report = Report::new(text);
-    let mended = syntax::without_bare_keys(&mut report, text);
+    let mut report = Report::new(&text);
+    if let Some(message) = not_text {
+        report.add(text.len()..text.len(), message.into());
+        return Err(report.finish(file).unwrap_or_else(|findings| findings));
+    }
+    let mended = syntax::without_bare_keys(&mut report, &text);
     let root = syntax::parse(&mut report, &mended);
-    let mut reader = Reader { report: &mut report, base, names: HashMap::new(), files: HashMap::new() };
+    let mut reader = Reader { report: &mut report, base, warns, names: HashMap::new(), files: HashMap::new() };
     let config = reader.config(root.get_ref(), text.len());
-    if report.is_sound() { Ok(config) } else { Err(report.into_errors(file)) }
+    report.finish(file).map(|warnings| (config, warnings))
+}
+
+/// The path of the socket, if the text sets it. Mistakes are ignored.
+pub(super) fn socket(base: &Path, bytes: &[u8]) -> Option<PathBuf> {
+    let text = source::text(bytes).unwrap_or_else(|NotText { before, .. }| before);
+    let (tables, _) = DeTable::parse_recoverable(&text);
+    let monitor = tables.get_ref().get("monitor")?.get_ref().as_table()?;
+    let socket = value::some_text(monitor.get("socket")?.get_ref()).ok()?;
+    Some(paths::resolve(base, Path::new(&socket)))
 }
 
 struct Reader<'r, 't> {
     report: &'r mut Report<'t>,
     /// The folder that relative paths count from.
     base: &'r Path,
+    /// Whether the machine is checked, too: its files, its users and its limits.
+    warns: bool,
     /// All names up to now, and the table each one is from.
     names: HashMap<String, Rc<str>>,
     /// All files that are written to up to now.
@@ -73,11 +89,15 @@ impl Reader<'_, '_> {
         let root = Section::new(self.report, "the file", root, &["monitor", "process"]);
         let mut socket = None;
         let mut defaults = (Policy::default(), true);
-        if let Some(table) = root.table(self.report, "monitor", "a table") {
+        let monitor = root.table(self.report, "monitor", "a table");
+        if monitor.is_none_or(|table| !table.contains_key("socket")) {
+            self.default_socket(root.span("monitor").unwrap_or(0..0));
+        }
+        if let Some(table) = monitor {
             let known = [&["socket"], &POLICY[..]].concat();
             let monitor = Section::new(self.report, "[monitor]", table, &known);
             let before = self.report.count();
-            socket = monitor.read(self.report, "socket", value::some_text).map(|socket| self.base.join(socket));
+            socket = self.socket(&monitor);
             defaults = self.policy(&monitor, &defaults);
             defaults.1 = self.report.count() == before;
         }
@@ -92,7 +112,34 @@ impl Reader<'_, '_> {
                 tables.extend(self.process(name, table, end, &defaults));
             }
         }
+        // The file may have been cut off, or may not be written yet: that must not stop everything.
+        if root.value("process").is_none() && !root.is_misspelt("process") && !self.report.is_spoiled(&(0..end)) {
+            self.report.add(end..end, NO_PROCESS.into());
+        }
         Config { socket, base: self.base.to_owned(), tables }
+    }
+
+    fn socket(&mut self, monitor: &Section<'_>) -> Option<PathBuf> {
+        let written = monitor.read(self.report, "socket", value::some_text)?;
+        let span = monitor.value("socket")?.span();
+        let path = paths::resolve(self.base, Path::new(&written));
+        match socket::check_length(&path) {
+            Err(what) => self.report.add(span, format!("`socket` is {what}")),
+            Ok(()) if self.warns => {
+                text::socket(self.report, &span, &written);
+                warnings::socket(self.report, span, "`socket`", &path);
+            }
+            Ok(()) => {}
+        }
+        Some(path)
+    }
+
+    fn default_socket(&mut self, span: Range<usize>) {
+        match socket::check_default() {
+            Err(message) => self.report.add(span, message),
+            Ok(path) if self.warns => warnings::socket(self.report, span, "the default socket", &path),
+            Ok(_) => {}
+        }
     }
 
     /// The policy of a table, and whether it and its defaults are sound.
@@ -114,6 +161,7 @@ impl Reader<'_, '_> {
         defaults: &(Policy, bool),
     ) -> Option<Table> {
         let name = key.get_ref();
+        let before = self.report.count();
         let place = format!("[process.{}]", name.escape_debug());
         let table = value.get_ref().as_table().ok_or("a table with `command` or `shell`");
         let table = self.report.check(value.span(), name, value.get_ref(), table)?;
@@ -126,11 +174,7 @@ impl Reader<'_, '_> {
         }
         let settings = Settings {
             command: self.command(&section, key.span().start..key.span().end, end),
-            directory: section.read(self.report, "directory", |value| {
-                let directory = PathBuf::from(value::some_text(value)?);
-                let exists = |instance| expand_path(&directory, self.base, instance).is_dir();
-                if numbers(instances).all(exists) { Ok(directory) } else { Err("a directory that exists") }
-            }),
+            directory: section.read(self.report, "directory", value::some_text).map(PathBuf::from),
             environment: self.environment(&section),
             clear_environment: section.read(self.report, "clear-environment", value::boolean).unwrap_or(false),
             user: section.read(self.report, "user", value::user),
@@ -144,7 +188,12 @@ impl Reader<'_, '_> {
         let (policy, _) = self.policy(&section, defaults);
         let autostart = section.read(self.report, "autostart", value::boolean).unwrap_or(true);
         self.check_names(name, place.into(), key.span(), instances);
-        Some(Table { name: name.to_string(), instances, settings, policy: policy.into(), autostart })
+        let table = Table { name: name.to_string(), instances, settings, policy: policy.into(), autostart };
+        // In a table with a mistake, a warning might only follow from the mistake.
+        if self.warns && self.report.count() == before {
+            warnings::table(self.report, &section, &table, self.base);
+        }
+        Some(table)
     }
 
     /// Sees to it that no instance of this table has the name of another.
@@ -158,7 +207,7 @@ impl Reader<'_, '_> {
         }
     }
 
-    fn command(&mut self, section: &Section<'_>, name: Range<usize>, end: usize) -> Vec<String> {
+    fn command(&mut self, section: &Section<'_>, name: Range<usize>, end: usize) -> Vec<OsString> {
         let command = section.list(self.report, "command", COMMAND, value::text);
         let shell = section.read(self.report, "shell", value::some_text);
         match (section.span("command"), section.span("shell")) {
@@ -177,8 +226,8 @@ impl Reader<'_, '_> {
             self.report.check(value.span(), "command", value.get_ref(), program.ok_or(COMMAND));
         }
         match shell {
-            Some(shell) => vec!["/bin/sh".into(), "-c".into(), shell],
-            None => command.unwrap_or_default(),
+            Some(shell) => vec!["/bin/sh".into(), "-c".into(), shell.into()],
+            None => command.unwrap_or_default().into_iter().map(OsString::from).collect(),
         }
     }
 
@@ -221,9 +270,8 @@ impl Reader<'_, '_> {
         for instance in numbers(instances) {
             let placed = output.expand(self.base, instance);
             let Some(path) = placed.path() else { break };
-            let folder_exists = path.parent().is_some_and(Path::is_dir) && !path.is_dir();
-            let allowed = if !folder_exists {
-                "a file in a directory that exists"
+            let allowed = if is_folder(&output) || path.is_dir() {
+                "a file, not a directory"
             } else if self.files.get(path).is_some_and(|other| *other != placed) {
                 "a file of its own, or one with the same `direct`, `max-size` and `keep` wherever it is used"
             } else {
@@ -251,6 +299,12 @@ impl Reader<'_, '_> {
         }
         path.map(|path| if direct { Output::Direct { path } } else { Output::File { path, max_size, keep } })
     }
+}
+
+/// Whether the end of the path says that it is a folder.
+fn is_folder(output: &Output) -> bool {
+    let bytes = output.path().map_or(&b""[..], |path| path.as_os_str().as_bytes());
+    bytes.ends_with(b"/") || bytes.ends_with(b"/.") || bytes.ends_with(b"/..")
 }
 
 fn simple_output(value: &DeValue<'_>) -> Parsed<Output> {

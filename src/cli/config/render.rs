@@ -15,6 +15,10 @@ impl Display for Config {
         if let Some(socket) = &self.socket {
             writeln!(f, "[monitor]\nsocket = {}\n", Quoted(&socket.to_string_lossy()))?;
         }
+        if self.tables.is_empty() {
+            // Without this table, the file would have a mistake.
+            writeln!(f, "[process]")?;
+        }
         for (index, process) in self.processes().enumerate() {
             if index > 0 {
                 writeln!(f)?;
@@ -47,7 +51,8 @@ impl Display for ProcessConfig {
 
 impl Display for Settings {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
-        writeln!(f, "command = [{}]", join(self.command.iter().map(|arg| Quoted(arg))))?;
+        let command = self.command.iter().map(|part| Quoted(&part.to_string_lossy()).to_string());
+        writeln!(f, "command = [{}]", join(command))?;
         if let Some(directory) = &self.directory {
             writeln!(f, "directory = {}", Quoted(&directory.to_string_lossy()))?;
         }

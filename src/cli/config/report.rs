@@ -1,4 +1,4 @@
-//! What is wrong with a file, all of it at once and each at its place. Prints nothing by itself.
+//! The mistakes and warnings of a file, all at once and each at its place. Prints nothing.
 //!
 //! The one rule: one mistake, one message; what merely follows from a mistake that is told already is left out.
 
@@ -8,9 +8,12 @@ use std::path::{Path, PathBuf};
 
 use toml::de::DeValue;
 
-/// Why a file is refused. Displayed as one line each: `file:line:column: what was found, what is allowed`.
+use super::source::Unreadable;
+
+/// Mistakes and warnings about a file. Displayed as one line each: `file:line:column: what was
+/// found, what is allowed`.
 #[derive(Debug)]
-pub(crate) struct Errors {
+pub(crate) struct Findings {
     file: PathBuf,
     list: Vec<Located>,
 }
@@ -22,13 +25,17 @@ struct Located {
     message: String,
 }
 
-impl Errors {
-    pub(super) fn unreadable(file: &Path, message: String) -> Self {
-        Self { file: file.to_owned(), list: vec![Located { at: None, message }] }
+impl Findings {
+    pub(crate) fn is_empty(&self) -> bool {
+        self.list.is_empty()
+    }
+
+    pub(super) fn unreadable(Unreadable { path, message, .. }: Unreadable) -> Self {
+        Self { file: path, list: vec![Located { at: None, message }] }
     }
 }
 
-impl fmt::Display for Errors {
+impl fmt::Display for Findings {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (index, Located { at, message }) in self.list.iter().enumerate() {
             let end_of_last = if index == 0 { "" } else { "\n" };
@@ -42,7 +49,7 @@ impl fmt::Display for Errors {
     }
 }
 
-impl std::error::Error for Errors {}
+impl std::error::Error for Findings {}
 
 /// Collects what is wrong while a file is read.
 pub(super) struct Report<'t> {
@@ -50,26 +57,41 @@ pub(super) struct Report<'t> {
     /// Where the syntax is broken: what is found there means nothing.
     spoiled: Vec<Range<usize>>,
     /// In the order of the file.
-    problems: Vec<(usize, String)>,
+    found: Vec<(usize, String)>,
+    /// Whether there is a mistake among them.
+    is_broken: bool,
     told: usize,
 }
 
 impl<'t> Report<'t> {
     pub(super) fn new(text: &'t str) -> Self {
-        Self { text, spoiled: Vec::new(), problems: Vec::new(), told: 0 }
+        Self { text, spoiled: Vec::new(), found: Vec::new(), is_broken: false, told: 0 }
     }
 
     /// Says that what is at `span` is wrong, unless its syntax is.
     pub(super) fn add(&mut self, span: Range<usize>, message: String) {
         self.told += 1;
         if !self.is_spoiled(&span) {
-            insert_by(&mut self.problems, (span.start, message), |(offset, _)| *offset);
+            self.is_broken = true;
+            self.insert(span.start, message);
         }
+    }
+
+    /// Adds a warning about what is at `span`, unless its syntax is broken.
+    pub(super) fn warn(&mut self, span: Range<usize>, message: String) {
+        if !self.is_spoiled(&span) {
+            self.insert(span.start, format!("warning: {message}"));
+        }
+    }
+
+    fn insert(&mut self, at: usize, message: String) {
+        insert_by(&mut self.found, (at, message), |(offset, _)| *offset);
     }
 
     /// Says that the syntax is broken at `at`, and with it all that is in `spoiled`.
     pub(super) fn add_syntax(&mut self, at: usize, message: String, spoiled: Range<usize>) {
-        insert_by(&mut self.problems, (at, message), |(offset, _)| *offset);
+        self.is_broken = true;
+        self.insert(at, message);
         self.spoiled.push(spoiled);
     }
 
@@ -99,15 +121,12 @@ impl<'t> Report<'t> {
         None
     }
 
-    pub(super) fn is_sound(&self) -> bool {
-        self.problems.is_empty()
-    }
-
-    /// All that was wrong, in the order of the file.
-    pub(super) fn into_errors(self, file: &Path) -> Errors {
+    /// The warnings if there is no mistake; otherwise all mistakes and warnings, as an error.
+    pub(super) fn finish(self, file: &Path) -> Result<Findings, Findings> {
         let text = self.text;
         let locate = |(offset, message)| Located { at: Some(position(text, offset)), message };
-        Errors { file: file.to_owned(), list: self.problems.into_iter().map(locate).collect() }
+        let findings = Findings { file: file.to_owned(), list: self.found.into_iter().map(locate).collect() };
+        if self.is_broken { Err(findings) } else { Ok(findings) }
     }
 }
 
@@ -125,7 +144,7 @@ fn position(text: &str, offset: usize) -> (usize, usize) {
 }
 
 /// A value as found, for a message.
-fn describe(value: &DeValue<'_>) -> String {
+pub(super) fn describe(value: &DeValue<'_>) -> String {
     match value {
         DeValue::String(text) if text.chars().count() > 60 => "a long string".into(),
         DeValue::String(text) => format!("{text:?}"),

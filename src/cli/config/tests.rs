@@ -9,8 +9,13 @@ use super::*;
 
 const EXAMPLE: &str = include_str!("example.toml");
 
-pub(super) fn parse(text: &str) -> Result<Config, Errors> {
-    Config::parse(Path::new("/tmp/test.toml"), text.as_bytes())
+fn parse_as(file: &str, bytes: &[u8]) -> Result<Config, Findings> {
+    let file = Path::new(file);
+    read::config(file, file.parent().unwrap(), bytes, false).map(|(config, _)| config)
+}
+
+pub(super) fn parse(text: &str) -> Result<Config, Findings> {
+    parse_as("/tmp/test.toml", text.as_bytes())
 }
 
 /// The process of a file that has one, or the first one.
@@ -37,7 +42,7 @@ fn error(rest: &str) -> String {
 fn expect_round_trip(config: &Config) {
     let text = config.to_string();
     // From another folder, too.
-    let again = Config::parse(Path::new("/usr/other.toml"), text.as_bytes());
+    let again = parse_as("/usr/other.toml", text.as_bytes());
     let again = again.map_err(|errors| format!("{errors}\n{text}")).unwrap();
     assert_eq!(again.socket, config.socket);
     assert_eq!(again.into_processes().collect::<Vec<_>>(), config.processes().collect::<Vec<_>>(), "{text}");
@@ -90,7 +95,7 @@ fn the_example_has_every_key() {
 #[test]
 fn effective_settings_read_back_the_same() {
     expect_round_trip(&parse(EXAMPLE).unwrap());
-    expect_round_trip(&parse("").unwrap());
+    expect_round_trip(&parse("[process]").unwrap());
     expect_round_trip(
         &parse(
             "[monitor]\nkill-time = 0\nthreshold = 1.000000001\nmax-restart-delay = \"36500d\"\nsocket = \"s\"\n\
@@ -109,7 +114,7 @@ fn effective_settings_read_back_the_same() {
 fn paths_count_from_the_file_and_processes_keep_its_order() {
     let text = "[process.z]\ncommand = [\"x\"]\ndirectory = \"usr\"\n[process.a]\ncommand = [\"x\"]\nstdout = \"tmp/x\"\n\
                 [monitor]\nsocket = \"run/s\"\nkill-time = 9\n";
-    let config = Config::parse(Path::new("/file"), text.as_bytes()).unwrap();
+    let config = parse_as("/file", text.as_bytes()).unwrap();
     assert_eq!(config.socket.as_deref(), Some(Path::new("/run/s")));
     let processes: Vec<_> = config.processes().collect();
     assert_eq!(processes.iter().map(|process| &process.name[..]).collect::<Vec<_>>(), ["z", "a"]);
@@ -120,8 +125,79 @@ fn paths_count_from_the_file_and_processes_keep_its_order() {
 }
 
 #[test]
-fn ten_errors_are_ten_messages() {
-    let text = "\
+fn a_program_with_a_slash_counts_from_the_file_too() {
+    for (program, expected) in [
+        ("./bin/x", "/srv/app/bin/x"),
+        ("bin//x", "/srv/app/bin/x"),
+        ("../x", "/srv/app/../x"),
+        ("x-{instance}/x", "/srv/app/x-1/x"),
+        ("/usr/./bin/../x", "/usr/bin/../x"),
+        ("x", "x"),
+    ] {
+        let text = format!("[process.a]\ncommand = [\"{program}\", \"./x\"]\ndirectory = \"/usr\"\ninstances = 1\n");
+        let config = parse_as("/srv/app/file", text.as_bytes()).unwrap();
+        assert_eq!(config.processes().next().unwrap().settings.command, [expected, "./x"]);
+        expect_round_trip(&config);
+    }
+}
+
+#[test]
+fn paths_are_not_glued() {
+    let text = "[monitor]\nsocket = \"./run/./s\"\n[process.a]\ncommand = [\"x\"]\ndirectory = \"./usr/../bin/.\"\n\
+                stdout = \"./tmp//x\"\nstderr = { file = \"./y\", direct = true }\n";
+    let text = parse_as("/file", text.as_bytes()).unwrap().to_string();
+    for path in ["\"/run/s\"", "\"/usr/../bin\"", "\"/tmp/x\"", "\"/y\""] {
+        assert!(text.contains(path), "{path} in {text}");
+    }
+}
+
+#[test]
+fn a_socket_s_path_has_to_fit() {
+    let longest = format!("/{}", "s".repeat(socket::LONGEST - 1));
+    let read = |socket: &str| parse(&format!("[monitor]\nsocket = \"{socket}\"\n[process]\n"));
+    assert_eq!(read(&longest).unwrap().socket.unwrap().as_os_str().len(), socket::LONGEST);
+    assert!(read(&format!("/./{longest}")).is_ok(), "what is left out does not count");
+    let error = read(&format!("{longest}s")).unwrap_err().to_string();
+    let (count, limit) = (socket::LONGEST + 1, socket::LONGEST);
+    let expected = format!("2:10: `socket` is the path \"{longest}s\" of {count} bytes, allowed are at most {limit}");
+    assert_eq!(error, format!("/tmp/test.toml:{expected}"));
+    // The folder is a part of the path.
+    let error = read(&"s".repeat(socket::LONGEST)).unwrap_err().to_string();
+    assert!(error.contains("\"/tmp/sss") && error.contains(&format!(" of {} bytes", limit + 5)), "{error}");
+}
+
+#[test]
+fn a_folder_need_not_be_text() {
+    use std::os::unix::ffi::OsStrExt;
+    let file = Path::new(std::ffi::OsStr::from_bytes(b"/tmp/\xff/file"));
+    let text = b"[process.a]\ncommand = [\"./x\"]\n";
+    let process = read::config(file, file.parent().unwrap(), text, true).unwrap().0.into_processes().next().unwrap();
+    assert_eq!(process.settings.command[0].as_bytes(), b"/tmp/\xff/x");
+}
+
+#[test]
+fn line_ends_of_windows_are_line_ends() {
+    let unix = "[process.a]\nshell = \"\"\"\nmode=fast\n[ $mode = fast ] \\\n  && echo yes\n\"\"\"\n\
+                environment = { A = '''\none\ntwo''', B = \"\\r\\n\", C = \"\"\"\n\\r\n\"\"\" }\n";
+    let processes = |text: &str| parse(text).unwrap().into_processes().collect::<Vec<_>>();
+    let expected = processes(unix);
+    let variables = [("A", "one\ntwo"), ("B", "\r\n"), ("C", "\r\n")].map(|(name, value)| (name.into(), value.into()));
+    assert_eq!(expected[0].settings.environment, variables, "what is escaped stays");
+    assert_eq!(processes(&unix.replace('\n', "\r\n")), expected);
+    assert_eq!(processes(&unix.replace('\n', "\r\r\n")), expected, "converted twice");
+    assert_eq!(processes(&format!("\u{feff}{unix}")), expected, "behind a byte-order mark");
+
+    for wrong in
+        [TEN_ERRORS, "umask = 3\n[process.a]\nshell = \"\"\"\na\n\"\"\"\numask = \"\"\"\n9\n\"\"\"", "x = \"a\n"]
+    {
+        assert_eq!(errors(&wrong.replace('\n', "\r\n")), errors(wrong));
+        assert_eq!(errors(&format!("\u{feff}{wrong}")), errors(wrong));
+    }
+    // A CR within a line is still a mistake.
+    assert_eq!(errors("[process.a]\nshell = \"\"\"\na\rb\"\"\"\n").len(), 1);
+}
+
+const TEN_ERRORS: &str = "\
 [monitor]
 kil-time = \"5s\"
 threshold = \"5 parsecs\"
@@ -129,7 +205,7 @@ threshold = \"5 parsecs\"
 [process.web]
 command = []
 user = \"no-such-user\"
-directory = \"/no/such/folder\"
+directory = 3
 
 [process.db]
 command = \"redis-server\"
@@ -140,13 +216,16 @@ stop-signal = \"NOPE\"
 umask = \"022\"
 umask = \"027\"
 ";
+
+#[test]
+fn ten_errors_are_ten_messages() {
     let expected = [
         "2:1: unknown key `kil-time` in [monitor], the nearest known one is `kill-time`",
         "3:13: `threshold` is \"5 parsecs\", allowed is a duration such as \"500ms\", \"5s\", \"1.5m\", \"1h\", or a number \
          of seconds, up to 100 years",
         "6:11: `command` is an empty list, allowed is a list of strings: the program and its arguments; see also `shell`",
         "7:8: `user` is \"no-such-user\", allowed is the name of a user of this system, or a user's number",
-        "8:13: `directory` is \"/no/such/folder\", allowed is a directory that exists",
+        "8:13: `directory` is 3, allowed is a string that is not empty",
         "11:11: `command` is \"redis-server\", allowed is a list of strings: the program and its arguments; see also \
          `shell`",
         "12:13: `autostart` is \"yes\", allowed is true or false",
@@ -154,7 +233,7 @@ umask = \"027\"
         "15:10: neither `command` nor `shell`, allowed is one of them",
         "17:1: duplicate `umask`, allowed is once",
     ];
-    assert_eq!(errors(text), expected);
+    assert_eq!(errors(TEN_ERRORS), expected);
 }
 
 #[test]
@@ -183,12 +262,26 @@ fn a_mistake_is_told_once() {
         ("[monitor]\nmax-restart-delay = \"x\"\n[process.a]\nshell = \"x\"\nmin-restart-delay = \"2h\"", "2:21: "),
         ("[process.a]\nshell = \"x\"\nmin-restart-delay = \"2h\"\nmax-restart-delay = -1", "4:21: "),
         // Once for all instances.
-        ("[process.a]\nshell = \"x\"\ninstances = 3\ndirectory = \"/no/{instance}\"", "4:13: "),
+        ("[process.a]\nshell = \"x\"\ninstances = 3\nstdout = \"/tmp/{instance}/\"", "4:10: "),
         ("process = 3", "1:11: `process` is 3, allowed is a table for each process"),
         ("[process]\na = 3", "2:5: `a` is 3, allowed is a table with `command` or `shell`"),
     ] {
         let errors = errors(wrong);
         assert!(errors.len() == 1 && errors[0].starts_with(told), "{wrong:?}: {told:?}: {errors:#?}");
+    }
+}
+
+#[test]
+fn a_file_has_a_process_or_says_that_it_has_none() {
+    for (text, place) in
+        [("", "1:1"), ("\n# cut here\n", "3:1"), ("[monitor]\nkill-time = 3", "2:14"), ("monitor = {}", "1:13")]
+    {
+        let errors = errors(text);
+        assert_eq!(errors.len(), 1, "{errors:?}");
+        assert!(errors[0].starts_with(&format!("{place}: there is no process in the file; ")), "{errors:?}");
+    }
+    for text in ["[process]", "process = {}", "[monitor]\n[process]\n"] {
+        assert_eq!(parse(text).unwrap().processes().count(), 0);
     }
 }
 
@@ -229,8 +322,9 @@ fn each_key_says_what_is_allowed() {
         ("shell = \"x\"", "3:1: both `command` and `shell`, allowed is one of them"),
         ("instances = 0", "3:13: `instances` is 0, allowed is a number from 1 to 10000"),
         ("stdout = \"nul\"", "3:10: `stdout` is \"nul\", allowed is \"prefix\", \"null\", \"inherit\", the path"),
-        ("stdout = \"/no/such/log\"", "3:10: `stdout` is the file \"/no/such/log\", allowed is a file in a directory"),
-        ("stdout = \"/tmp/\"", "3:10: `stdout` is the file \"/tmp/\", allowed is a file in a directory"),
+        ("stdout = \"/tmp\"", "3:10: `stdout` is the file \"/tmp\", allowed is a file, not a directory"),
+        ("stdout = \"/no/such/\"", "3:10: `stdout` is the file \"/no/such\", allowed is a file, not a directory"),
+        ("stderr = { file = \"..\" }", "3:10: `stderr` is the file \"/tmp/..\", allowed is a file, not a directory"),
         ("stdout = { keep = 1 }", "3:10: `stdout` is a table without `file`, allowed is"),
         ("stdout = { file = \"x\", max-size = \"0\" }", "3:35: `max-size` is \"0\", allowed is a size"),
         ("stdout = { file = \"x\", direct = true, keep = 1 }", "3:39: rotation of a file with `direct = true`"),
@@ -238,7 +332,7 @@ fn each_key_says_what_is_allowed() {
             "stdout = \"./x\"\nstderr = { file = \"x\", keep = 1 }",
             "4:10: `stderr` is the file \"/tmp/x\", allowed is a file",
         ),
-        ("directory = \"/etc/passwd\"", "3:13: `directory` is \"/etc/passwd\", allowed is a directory that exists"),
+        ("directory = \"\"", "3:13: `directory` is \"\", allowed is a string that is not empty"),
         ("[process.\"a b\"]\nshell = \"x\"", "3:10: `a b` as a name, allowed are 1 to 64 letters, digits"),
         ("[process.\"\"]\nshell = \"x\"", "3:10: `` as a name, allowed are"),
         ("[process.\"*\"]\nshell = \"x\"", "3:10: `*` as a name, allowed are"),
@@ -261,8 +355,10 @@ fn each_key_says_what_is_allowed() {
 fn a_file_that_is_none_is_told_so() {
     let missing = Config::load(Path::new("/no/such/file.toml")).unwrap_err().to_string();
     assert!(missing.starts_with("/no/such/file.toml: ") && missing.lines().count() == 1, "{missing}");
-    let binary = Config::parse(Path::new("x"), b"a = 1\n\xff\xfe").unwrap_err().to_string();
+    let binary = parse_as("x", b"a = 1\n\xff\xfe").unwrap_err().to_string();
     assert_eq!(binary, "x:2:1: bytes that are no UTF-8, allowed is text in UTF-8");
+    let windows = parse_as("x", b"\xff\xfe[\0p\0").unwrap_err().to_string();
+    assert_eq!(windows, "x:1:1: text in UTF-16, allowed is text in UTF-8");
 }
 
 #[test]

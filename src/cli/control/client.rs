@@ -11,12 +11,11 @@ use std::time::Duration;
 use lexopt::{Arg, Parser, ValueExt};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use serde_json::Value;
-use toml::de::DeTable;
 
 use super::protocol::{self, Action, Request};
 use super::{socket, table};
-use crate::cli::config::{DEFAULT_FILE, parse_duration};
-use crate::cli::{Failure, output, words};
+use crate::cli::config::{Config, DEFAULT_FILE, parse_duration};
+use crate::cli::{Failure, config, output, paths, words};
 
 /// How long a wait takes at most, if nobody says.
 const TIMEOUT: Duration = Duration::from_secs(60);
@@ -32,7 +31,7 @@ pub(crate) const COMMANDS: [&str; 8] = ["status", "start", "stop", "restart", "s
 #[derive(Debug)]
 struct Arguments {
     request: Request,
-    socket: PathBuf,
+    socket: Place,
     json: bool,
     watch: bool,
 }
@@ -71,7 +70,7 @@ pub(crate) fn main(command: &str, arguments: Parser) -> Result<u8, Failure> {
     }
     if arguments.request.action == Action::Shutdown {
         if let Some(timeout) = arguments.request.wait {
-            return connection.wait_for_end(&arguments.socket, timeout);
+            return connection.wait_for_end(&arguments.socket.path, timeout);
         }
     }
     show(&arguments, &answer)?;
@@ -125,7 +124,9 @@ fn parse(command: &str, mut arguments: Parser) -> Result<Option<Arguments>, Fail
     let wait = wait.then_some(timeout.unwrap_or(TIMEOUT));
     let progress = wait.is_some() && !json && io::stderr().is_terminal();
     let request = Request { action, names, all, wait, progress };
-    let socket = socket.map_or_else(|| find_socket(file), Ok)?;
+    let given = socket.map(|path| Place { path, default_because: None });
+    let socket = given.map_or_else(|| find_socket(file), Ok)?;
+    config::socket::check_length(&socket.path).map_err(|what| Failure::Usage(format!("the socket is {what}")))?;
     Ok(Some(Arguments { request, socket, json, watch }))
 }
 
@@ -133,39 +134,53 @@ fn duration(text: &str) -> Result<Duration, Failure> {
     parse_duration(text).ok_or_else(|| Failure::Usage(format!("--timeout wants a duration such as 5s, not `{text}`")))
 }
 
-/// Where the file says that the socket is. The rest of the file may be as broken as it likes: the supervisor still runs.
-fn find_socket(file: Option<PathBuf>) -> Result<PathBuf, Failure> {
-    let (path, given) = file.map_or((PathBuf::from(DEFAULT_FILE), false), |file| (file, true));
-    let text = match std::fs::read(&path) {
-        Ok(bytes) => String::from_utf8_lossy(&bytes).into_owned(),
-        Err(error) if given => return Err(Failure::Usage(format!("{}: {error}", path.display()))),
-        Err(_) => String::new(),
-    };
-    let (tables, _) = DeTable::parse_recoverable(&text);
-    let monitor = tables.get_ref().get("monitor").and_then(|monitor| monitor.get_ref().as_table());
-    let socket = monitor.and_then(|monitor| monitor.get("socket")).and_then(|socket| socket.get_ref().as_str());
-    let folder = path.parent().unwrap_or(Path::new(""));
-    Ok(socket.map_or_else(socket::default_path, |socket| folder.join(socket)))
+/// The place where the supervisor listens, as its file says or by default.
+fn find_socket(file: Option<PathBuf>) -> Result<Place, Failure> {
+    let (file, given) = file.map_or((PathBuf::from(DEFAULT_FILE), false), |file| (file, true));
+    let default = |why: String| Place { path: config::socket::default_path(), default_because: Some(why) };
+    match Config::find_socket(&file) {
+        Ok((_, Some(path))) => Ok(Place { path, default_because: None }),
+        Ok((file, None)) => Ok(default(format!("{} sets no `socket`", file.display()))),
+        Err(error) if error.is_missing && !given => Ok(default(format!("there is no {}", error.path.display()))),
+        // The file may name another supervisor, and the default one must not get its requests.
+        Err(error) => Err(Failure::Usage(error.to_string())),
+    }
+}
+
+/// The socket at which a supervisor is looked for.
+#[derive(Debug)]
+struct Place {
+    path: PathBuf,
+    /// The reason for the default path, if it is that.
+    default_because: Option<String>,
 }
 
 struct Connection {
     stream: BufReader<UnixStream>,
-    path: PathBuf,
+    /// The socket's path in messages.
+    place: String,
 }
 
 impl Connection {
     fn open(arguments: &Arguments) -> Result<Self, Failure> {
-        let path = arguments.socket.clone();
-        let stream = socket::connect_to(&path).map_err(|error| match error.kind() {
+        let Place { path, default_because } = &arguments.socket;
+        // The path is used as it is written: in full it may be too long for a socket.
+        let shown = match paths::absolute(path) {
+            Ok(path) => path.display().to_string(),
+            Err(error) => format!("{} ({error})", path.display()),
+        };
+        let stream = socket::connect_to(path).map_err(|error| match error.kind() {
             io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => {
-                Failure::Other(format!("no supervisor is running at {}", path.display()))
+                let why = default_because.as_ref().map(|why| format!(" (the default, as {why})"));
+                let why = why.unwrap_or_default();
+                Failure::Other(format!("no supervisor is running at {shown}{why}"))
             }
-            _ => Failure::Other(format!("{}: {error}", path.display())),
+            _ => Failure::Other(format!("{shown}: {error}")),
         })?;
         let follows = arguments.request.action == Action::Logs { follow: true };
         let patience = PATIENCE + arguments.request.wait.unwrap_or_default();
         stream.set_read_timeout((!follows).then_some(patience))?;
-        Ok(Self { stream: BufReader::new(stream), path })
+        Ok(Self { stream: BufReader::new(stream), place: shown })
     }
 
     fn send(&mut self, request: &Request) -> Result<(), Failure> {
@@ -176,7 +191,7 @@ impl Connection {
 
     fn receive(&mut self) -> Result<Value, Failure> {
         let mut line = Vec::new();
-        let failed = |what: &str| Failure::Other(format!("{}: {what}", self.path.display()));
+        let failed = |what: &str| Failure::Other(format!("{}: {what}", self.place));
         match self.stream.read_until(b'\n', &mut line) {
             Ok(0) => Err(failed("the supervisor has gone")),
             Ok(_) => serde_json::from_slice(&line).map_err(|_| failed("what answers there is no supervisor")),

@@ -5,7 +5,7 @@
 
 use std::io;
 use std::os::unix::net::{UnixListener, UnixStream};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -52,11 +52,6 @@ pub(crate) struct Server {
 }
 
 impl Server {
-    /// Where it listens if nobody says otherwise.
-    pub(crate) fn default_path() -> PathBuf {
-        socket::default_path()
-    }
-
     /// Listens there. Nobody is answered before [`start`](Self::start).
     pub(crate) fn bind(path: &Path) -> io::Result<Self> {
         let (listener, file) = SocketFile::bind(path)?;

@@ -18,16 +18,6 @@ use super::lock::{self, Lock};
 /// How long another one that starts at the same time is waited for before it is asked again, in nanoseconds.
 const PAUSE: i64 = 20_000_000;
 
-/// Where the socket is if nobody says.
-pub(super) fn default_path() -> PathBuf {
-    let uid = rustix::process::geteuid();
-    match std::env::var_os("XDG_RUNTIME_DIR").filter(|dir| Path::new(dir).is_absolute()) {
-        _ if uid.is_root() => "/run/childminder.sock".into(),
-        Some(dir) => Path::new(&dir).join("childminder.sock"),
-        None => format!("/tmp/childminder-{}.sock", uid.as_raw()).into(),
-    }
-}
-
 /// The socket file that we have made; taken away with this.
 #[derive(Debug)]
 pub(super) struct SocketFile {

@@ -29,7 +29,7 @@ use super::config::{Commands, Config, DEFAULT_FILE, Mark, ProcessConfig};
 use super::control::Server;
 use super::control::lock::{self, Lock};
 use super::signals::{Signals, Wish};
-use super::{Failure, output, words};
+use super::{Failure, config, output, paths, words};
 use console::Console;
 use logs::Log;
 use voice::Voice;
@@ -66,6 +66,7 @@ pub(super) fn main(mut arguments: Parser) -> Result<u8, Failure> {
             other => return Err(other.unexpected().into()),
         }
     }
+    let path = paths::absolute(&file);
     let config = match Config::load(&file) {
         Ok(config) => config,
         Err(errors) => {
@@ -74,7 +75,7 @@ pub(super) fn main(mut arguments: Parser) -> Result<u8, Failure> {
         }
     };
     let mut reactor = Reactor::new()?;
-    let mut up = Up::new(&mut reactor, std::path::absolute(file)?, config)?;
+    let mut up = Up::new(&mut reactor, path?, config)?;
     let result = reactor.run_service(&mut up);
     let deadline = reactor.now() + LAST_WORDS;
     up.voice().console.finish(&reactor, deadline);
@@ -130,7 +131,7 @@ impl Up {
         let socket = config.socket.clone();
         let known = file.canonicalize().unwrap_or_else(|_| file.clone());
         let lock = lock::take("file", &known).map_err(|held| Failure::Other(format!("{}: {held}", file.display())))?;
-        let path = socket.clone().unwrap_or_else(Server::default_path);
+        let path = socket.clone().unwrap_or_else(config::socket::default_path);
         let server = Server::bind(&path)
             .map_err(|error| Failure::Other(format!("cannot listen at {}: {error}", path.display())))?;
         // As far as it goes: with less, only fewer processes fit.

@@ -1,0 +1,142 @@
+//! Warns of what may keep a process from running although the file is sound. It depends on the
+//! machine, and may be mended until the start. Changes nothing.
+//!
+//! The one rule: a warning concerns one process or one of its files, and `up` starts all the
+//! others.
+
+use std::fs;
+use std::io;
+use std::ops::Range;
+use std::os::unix::fs::FileTypeExt;
+use std::path::Path;
+
+use super::instances::{Table, numbers};
+use super::report::{Report, describe};
+use super::section::Section;
+use super::{Output, Settings, program, rights, text};
+
+/// Adds the warnings about one table.
+pub(super) fn table(report: &mut Report<'_>, section: &Section<'_>, table: &Table, base: &Path) {
+    text::table(report, section, table.instances.is_some());
+    rights(report, section, &table.settings);
+    // Each key is reported once for all instances.
+    let mut told = Vec::new();
+    let mut last = None;
+    for instance in numbers(table.instances) {
+        let settings = table.settings.expand(base, instance);
+        if last.as_ref() == Some(&settings) {
+            continue;
+        }
+        for (key, message) in problems(section, &settings) {
+            if let (false, Some(span)) = (told.contains(&key), place(section, key)) {
+                told.push(key);
+                report.warn(span, message);
+            }
+        }
+        last = Some(settings);
+    }
+}
+
+/// The place of a message about the value of this key: of `command`, the program.
+fn place(section: &Section<'_>, key: &str) -> Option<Range<usize>> {
+    let value = section.value(key)?;
+    let program = || value.get_ref().as_array()?.iter().next();
+    Some(program().unwrap_or(value).span())
+}
+
+fn problems(section: &Section<'_>, settings: &Settings) -> Vec<(&'static str, String)> {
+    let mut problems = Vec::new();
+    let command = if section.value("shell").is_some() { "shell" } else { "command" };
+    if let Some(problem) = program::problem(settings) {
+        problems.push((command, format!("`{command}` starts {problem}")));
+    }
+    if let Some(directory) = &settings.directory {
+        let problem = folder_problem(directory);
+        let problem = problem
+            .or_else(|| (!rights::may_enter(directory)).then(|| format!("cannot be entered by {}", rights::who())));
+        if let Some(problem) = problem {
+            let message = format!("`directory` is {directory:?}, which {problem}: the process cannot be started there");
+            problems.push(("directory", message));
+        }
+    }
+    for (key, output) in [("stdout", &settings.stdout), ("stderr", &settings.stderr)] {
+        if let (Some(path), Some(problem)) = (output.path(), output_problem(output)) {
+            problems.push((key, format!("`{key}` is the file {path:?}, and {problem}")));
+        }
+    }
+    problems
+}
+
+/// The problem with a folder, if any, as the rest of a sentence.
+fn folder_problem(folder: &Path) -> Option<String> {
+    match fs::metadata(folder) {
+        Ok(there) if there.is_dir() => None,
+        Ok(_) => Some("is not a directory".into()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Some("does not exist".into()),
+        Err(error) if error.kind() == io::ErrorKind::NotADirectory => Some("is not a directory".into()),
+        Err(error) => Some(format!("cannot be looked at ({error})")),
+    }
+}
+
+/// The reason why an output file cannot be written, if there is one, and the consequence.
+fn output_problem(output: &Output) -> Option<String> {
+    let path = output.path()?;
+    let folder = path.parent()?;
+    let who = rights::who();
+    let problem = if let Some(problem) = folder_problem(folder) {
+        format!("its folder {problem}")
+    } else if path.exists() {
+        if !rights::may_write(path) {
+            format!("{who} may not write to it")
+        } else if matches!(output, Output::File { .. }) && path.is_file() && !rights::may_make_files_in(folder) {
+            return Some(format!("{who} may not make files in its folder: it cannot be rotated"));
+        } else {
+            return None;
+        }
+    } else if !rights::may_make_files_in(folder) {
+        format!("{who} may not make files in its folder")
+    } else {
+        return None;
+    };
+    Some(match output {
+        Output::Direct { .. } => format!("{problem}: the process cannot be started until it can be written"),
+        _ => format!("{problem}: its lines are dropped until it can be written"),
+    })
+}
+
+/// Warns of a user, a group or a limit that a process cannot be given.
+fn rights(report: &mut Report<'_>, section: &Section<'_>, settings: &Settings) {
+    let found = |key| section.value(key).map(|value| (value.span(), describe(value.get_ref())));
+    if let Some((key, what)) = rights::change_of_user(settings) {
+        if let Some((span, found)) = found(key) {
+            report.warn(span, format!("`{key}` is {found}, and {} may not {what}", rights::who()));
+        }
+    }
+    if let (true, Some((span, found))) = (rights::lacks_group(settings), found("user")) {
+        let message = format!("`user` is {found}, which is not in the user database: it needs a `group`, too");
+        report.warn(span, message);
+    }
+    let limits = section.value("limits").and_then(|limits| limits.get_ref().as_table());
+    for (resource, limit) in &settings.limits {
+        let value = limits.and_then(|limits| limits.get(resource.name()));
+        if let (Some(own), Some(value)) = (rights::lower_hard_limit(*resource, *limit), value) {
+            let (name, found) = (resource.name(), describe(value.get_ref()));
+            let message = format!("`{name}` is {found}, and {} may not raise it above {own}", rights::who());
+            report.warn(value.span(), message);
+        }
+    }
+}
+
+/// Adds a mistake if the socket cannot be made at this path, because `up` would not start without
+/// it. `what` names the socket in the message.
+pub(super) fn socket(report: &mut Report<'_>, span: Range<usize>, what: &str, path: &Path) {
+    let folder = path.parent().unwrap_or(path);
+    let no_socket = fs::symlink_metadata(path).is_ok_and(|there| !there.file_type().is_socket());
+    if no_socket {
+        report.add(span, format!("{what} is {path:?}, and there is a file already, which is no socket"));
+    } else if let Some(problem) = folder_problem(folder) {
+        report.add(span, format!("{what} is {path:?}, and its folder {problem}"));
+    } else if !rights::may_make_files_in(folder) {
+        report.warn(span, format!("{what} is {path:?}, and {} may not make files in its folder", rights::who()));
+    }
+}

@@ -1,0 +1,366 @@
+//! The warnings of `check`: what may be mended until the start, and does not keep `up` from
+//! starting all the others.
+#![cfg(feature = "cli")]
+
+mod up_util;
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::process::Command;
+
+use up_util::{Folder, Nobody, PROGRAM, Up, run, text};
+
+/// Compares what `check` has said with the part that is expected for each line, and nothing else.
+#[track_caller]
+fn expect(folder: &Folder, said: (i32, String), lines: &[(&str, &str)]) {
+    let here = folder.0.display().to_string();
+    let (code, said) = said;
+    assert_eq!(code, 0, "{said}");
+    let mut left: Vec<&str> = said.lines().collect();
+    for (number, (line, expected)) in lines.iter().enumerate() {
+        let place = format!("childminder.toml:{}:", number + 3);
+        let (of_this, of_others) = left.into_iter().partition::<Vec<_>, _>(|line| line.starts_with(&place));
+        left = of_others;
+        let expected = expected.replace("HERE", &here);
+        match &of_this[..] {
+            [] => assert_eq!(expected, "", "{line}"),
+            [one] => {
+                let message = one.split_once(": warning: ").unwrap_or_else(|| panic!("{one}")).1;
+                assert!(!expected.is_empty() && message.contains(&expected), "{line}: {one}\n{expected}");
+            }
+            more => panic!("{line}: {more:#?}"),
+        }
+    }
+    assert!(left.is_empty(), "{left:#?}");
+}
+
+/// Writes a file with one process for each line, which is the inside of its inline table.
+fn file(folder: &Folder, lines: &[(&str, &str)]) {
+    let lines =
+        lines.iter().enumerate().map(|(number, (line, _))| format!("p{number} = {{ {line}, autostart = false }}\n"));
+    let text = format!("monitor.socket = \"s\"\n[process]\n{}", lines.collect::<String>());
+    folder.write("childminder.toml", &text);
+}
+
+#[track_caller]
+fn check(folder: &Folder, lines: &[(&str, &str)]) {
+    file(folder, lines);
+    expect(folder, run(folder, &["check"]), lines);
+    // The file is accepted all the same.
+    let (code, said) = run(folder, &["check", "--effective"]);
+    assert_eq!(code, 0, "{said}");
+}
+
+fn script(folder: &Folder, name: &str, content: &str, mode: u32) {
+    folder.write(name, content);
+    fs::set_permissions(folder.join(name), fs::Permissions::from_mode(mode)).unwrap();
+}
+
+#[test]
+fn a_program_that_cannot_be_started() {
+    let folder = Folder::new();
+    fs::create_dir_all(folder.join("bin/folder")).unwrap();
+    script(&folder, "bin/plain", "#!/bin/sh\n", 0o644);
+    script(&folder, "bin/fine", "#!/bin/sh -e\n", 0o755);
+    script(&folder, "bin/windows", "#!/bin/sh\r\n", 0o755);
+    script(&folder, "bin/orphan", "#! /no/such/sh -e\n", 0o755);
+    script(&folder, "bin/env", "#!/usr/bin/env fine\n", 0o755);
+    script(&folder, "bin/env-split", "#!/usr/bin/env -S no-such-python -u\n", 0o755);
+    script(&folder, "bin/none", "echo no first line\n", 0o755);
+    script(&folder, "bin/empty", "", 0o755);
+    assert!(Command::new("mkfifo").arg(folder.join("bin/pipe")).status().unwrap().success());
+    fs::set_permissions(folder.join("bin/pipe"), fs::Permissions::from_mode(0o755)).unwrap();
+    let path = format!("environment = {{ PATH = \"/no/such:{}/bin\" }}", folder.0.display());
+    let with_path = |command: &str| format!("command = [\"{command}\"], {path}");
+    let lines = [
+        (
+            "command = [\"no-such-program\"]".to_owned(),
+            "`command` starts \"no-such-program\", which is in no folder of its PATH, ",
+        ),
+        ("command = [\"sleep\"]".into(), ""),
+        (with_path("sleep"), "which is in no folder of its PATH, /no/such:HERE/bin"),
+        (with_path("fine"), ""),
+        (with_path("plain"), "`command` starts \"plain\", found as \"HERE/bin/plain\", which is not executable"),
+        (with_path("folder"), "found as \"HERE/bin/folder\", which is a directory"),
+        ("command = [\"sleep\"], clear-environment = true".into(), ""),
+        ("command = [\"fine\"], environment = { PATH = \"\" }, directory = \"bin\"".into(), ""),
+        ("command = [\"fine\"], environment = { PATH = \"bin\" }, directory = \".\"".into(), ""),
+        (
+            "command = [\"fine\"], environment = { PATH = \"bin\" }, directory = \"/\"".into(),
+            "in no folder of its PATH, bin",
+        ),
+        ("command = [\"./bin/fine\"], directory = \"/\"".into(), ""),
+        (
+            "command = [\"./fine\"], directory = \"./bin\"".into(),
+            "`command` starts \"HERE/fine\", which does not exist",
+        ),
+        ("command = [\"bin/fine/x\"]".into(), "which does not exist"),
+        ("command = [\"bin/pipe\"]".into(), "which is no regular file"),
+        ("command = [\"bin/orphan\"]".into(), "which has the interpreter \"/no/such/sh\", which does not exist"),
+        ("command = [\"bin/windows\"]".into(), "which has the interpreter \"/bin/sh\\r\", which does not exist"),
+        ("command = [\"bin/env\"]".into(), "which has the interpreter \"fine\", which is in no folder of its PATH, "),
+        (with_path("env"), ""),
+        ("command = [\"bin/env-split\"]".into(), "which has the interpreter \"no-such-python\", which is in no folder"),
+        ("command = [\"bin/none\"]".into(), "which is neither a program nor a script with a `#!` line"),
+        ("command = [\"bin/empty\"]".into(), "which is neither a program nor a script with a `#!` line"),
+        ("shell = \"no-such-program\"".into(), ""),
+        (
+            "command = [\"bin/{instance}\"], instances = 3".into(),
+            "`command` starts \"HERE/bin/1\", which does not exist",
+        ),
+    ];
+    let lines: Vec<_> = lines.iter().map(|(line, expected)| (line.as_str(), *expected)).collect();
+    check(&folder, &lines);
+}
+
+#[test]
+fn a_folder_that_is_missing() {
+    let folder = Folder::new();
+    folder.write("file", "");
+    check(
+        &folder,
+        &[
+            (
+                "command = [\"true\"], directory = \"./no\"",
+                "`directory` is \"HERE/no\", which does not exist: the process cannot be started there",
+            ),
+            ("command = [\"true\"], directory = \"file\"", "which is not a directory"),
+            ("command = [\"true\"], directory = \".\"", ""),
+            (
+                "command = [\"true\"], stdout = \"./logs/x\"",
+                "`stdout` is the file \"HERE/logs/x\", and its folder does not exist: its lines are dropped until it can be written",
+            ),
+            (
+                "command = [\"true\"], stderr = { file = \"file/x\", direct = true }",
+                "`stderr` is the file \"HERE/file/x\", and its folder is not a directory: the process cannot be started until it can be written",
+            ),
+            (
+                "command = [\"true\"], stderr = { file = \"{instance}/x\" }, instances = 2",
+                "`stderr` is the file \"HERE/1/x\"",
+            ),
+            ("command = [\"true\"], stdout = \"/dev/null\"", ""),
+            ("command = [\"true\"], stdout = \"./file\"", ""),
+        ],
+    );
+}
+
+#[test]
+fn what_stays_as_it_is_written() {
+    let folder = Folder::new();
+    fs::create_dir_all(folder.join("~/$HOME")).unwrap();
+    let variable = "stays as it is written: only `shell` replaces variables";
+    let lines = [
+        ("command = [\"echo\", \"a $HOME\"]", format!("`$HOME` {variable}")),
+        ("command = [\"echo\", \"--port=${PORT:-80}\"]", format!("`${{PORT:-80}}` {variable}")),
+        (
+            "command = [\"echo\", \"$5\", \"a$\", \"pa$word\", '\\$HOME', \"$$HOME\", \"${\", \"$ {A B}\"]",
+            String::new(),
+        ),
+        ("command = [\"sh\", \"-c\", \"echo $HOME ${PORT}\"]", String::new()),
+        ("command = [\"env\", \"/bin/bash\", \"-c\", \"echo $HOME\"]", String::new()),
+        ("command = [\"timeout\", \"5\", \"bash\", \"-elc\", \"echo $HOME\"]", String::new()),
+        ("command = [\"sh\", \"./run.sh\", \"$PORT\"]", format!("`$PORT` {variable}")),
+        ("command = [\"python3\", \"app.py\", \"--port\", \"$PORT\"]", format!("`$PORT` {variable}")),
+        ("command = [\"perl\", \"-e\", \"print $ENV{x}\"]", String::new()),
+        ("command = [\"cat\", \"-e\", \"$HOME/x\"]", format!("`$HOME` {variable}")),
+        ("command = [\"awk\", \"{ print $NF }\"]", String::new()),
+        ("command = [\"ssh\", \"host\", \"echo $HOME\"]", String::new()),
+        ("command = [\"echo\"], environment = { PATH = \"/bin:$PATH\" }", format!("`$PATH` {variable}")),
+        ("command = [\"echo\"], directory = \"./~/$HOME\"", format!("`$HOME` {variable}")),
+        ("command = [\"echo\"], directory = \"~\"", "`~` stays as it is written: only `shell` replaces it".into()),
+        ("command = [\"echo\"], stdout = \"./~/$LOG\"", format!("`$LOG` {variable}")),
+        ("command = [\"echo\"], stderr = { file = \"./~/${LOG}\" }", format!("`${{LOG}}` {variable}")),
+        ("shell = \"echo $HOME ${PORT} ~\"", String::new()),
+        ("shell = \"echo {instances}\"", "`{instances}` stays as it is written: only `{instance}` is replaced".into()),
+        ("shell = \"echo {instance}\"", "`{instance}` stays as it is written: the table has no `instances`".into()),
+        ("shell = \"echo {a,b} {name} ${instance}\"", String::new()),
+        ("command = [\"echo\", \"{number}\"], instances = 1", "`{number}` stays as it is written: only".into()),
+        (
+            "command = [\"echo\", \"{instance}\", \"{}\", '{\"a\":1}', \"%{x}\", \"{{x}}\"], instances = 1",
+            String::new(),
+        ),
+        ("command = [\"sh\", \"-c\", \"f() {x} {Instance}\"], instances = 1", "`{Instance}` stays".into()),
+        ("command = [\"echo\"], environment = { N = \"{instance}\" }", "`{instance}` stays".into()),
+        ("command = [\"echo\"], stdout = \"./{instance}\"", "`{instance}` stays".into()),
+    ];
+    let lines: Vec<_> = lines.iter().map(|(line, expected)| (*line, expected.as_str())).collect();
+    // Some lines have a second warning, about a folder that is missing.
+    file(&folder, &lines);
+    let (code, said) = run(&folder, &["check"]);
+    let of_texts: String = said.lines().filter(|line| line.contains("stays")).map(|line| format!("{line}\n")).collect();
+    expect(&folder, (code, of_texts), &lines);
+}
+
+#[test]
+fn a_user_who_is_not_in_the_database() {
+    if !rustix::process::geteuid().is_root() {
+        eprintln!("skipped: for anybody but root, there is more to say");
+        return;
+    }
+    check(
+        &Folder::new(),
+        &[
+            (
+                "command = [\"true\"], user = 4000000",
+                "`user` is 4000000, which is not in the user database: it needs a `group`",
+            ),
+            ("command = [\"true\"], user = 4000000, group = 4000000", ""),
+            ("command = [\"true\"], user = 0", ""),
+        ],
+    );
+}
+
+#[test]
+fn what_only_root_may_do() {
+    let Some(nobody) = Nobody::new() else { return };
+    let folder = &nobody.folder;
+    fs::create_dir(folder.join("roots")).unwrap();
+    fs::set_permissions(folder.join("roots"), fs::Permissions::from_mode(0o755)).unwrap();
+    fs::create_dir(folder.join("closed")).unwrap();
+    fs::set_permissions(folder.join("closed"), fs::Permissions::from_mode(0o700)).unwrap();
+    folder.write("roots/log", "");
+    script(folder, "roots/open.log", "", 0o666);
+    script(folder, "roots/other.log", "", 0o666);
+    script(folder, "roots/program", "#!/bin/sh\n", 0o700);
+    let lines = [
+        ("command = [\"true\"], user = \"root\"", "`user` is \"root\", and user id 65534 may not become another user"),
+        ("command = [\"true\"], user = 65534", ""),
+        (
+            "command = [\"true\"], group = \"root\"",
+            "`group` is \"root\", and user id 65534 may not take on another group",
+        ),
+        ("command = [\"true\"], groups = []", "`groups` is an empty list, and user id 65534 may not change its groups"),
+        (
+            "command = [\"true\"], stdout = \"roots/log\"",
+            "`stdout` is the file \"HERE/roots/log\", and user id 65534 may not write to it: its lines",
+        ),
+        (
+            "command = [\"true\"], stdout = \"roots/new\"",
+            "and user id 65534 may not make files in its folder: its lines",
+        ),
+        (
+            "command = [\"true\"], stdout = \"roots/open.log\"",
+            "and user id 65534 may not make files in its folder: it cannot be rotated",
+        ),
+        ("command = [\"true\"], stdout = { file = \"roots/other.log\", direct = true }", ""),
+        ("command = [\"true\"], stdout = \"closed/new\"", "and user id 65534 may not make files in its folder"),
+        ("command = [\"true\"], directory = \"closed\"", "which cannot be entered by user id 65534"),
+        ("command = [\"roots/program\"]", "which user id 65534 may not execute"),
+        ("command = [\"closed/program\"]", "which cannot be looked at: Permission denied"),
+        ("command = [\"true\"], limits = { nofile = 10 }", ""),
+        (
+            "command = [\"true\"], limits = { nofile = \"unlimited\" }",
+            "`nofile` is \"unlimited\", and user id 65534 may not raise it above ",
+        ),
+    ];
+    file(folder, &lines);
+    expect(folder, nobody.run(&[], &["check"]), &lines);
+}
+
+// `up` starts what `check` accepts, except for the process that the warning is about.
+
+#[test]
+fn up_and_reload_start_all_the_others() {
+    let up = Up::start(
+        "[process.fine]\ncommand = [\"sleep\", \"1000\"]\n[process.program]\ncommand = [\"no-such-program\"]\n\
+         [process.lost]\ncommand = [\"true\"]\ndirectory = \"./no/./where\"\n\
+         [process.logged]\nshell = \"while :; do echo line; sleep 0.05; done\"\nstdout = \"./logs/log\"\n",
+    );
+    let here = up.folder.0.display().to_string();
+    let (code, said) = run(&up.folder, &["check"]);
+    assert_eq!((code, said.lines().count()), (0, 3), "{said}");
+    up.until_state("fine", "running");
+    up.until_state("logged", "running");
+    up.until_read("err", &format!("[lost] could not start: cannot start `true`: chdir {here}/no/where: No such file"));
+    up.until_read("err", &format!("childminder: {here}/logs/log: No such file or directory"));
+    for name in ["program", "lost"] {
+        up.until_state(name, "backing-off");
+    }
+    fs::create_dir(up.folder.join("logs")).unwrap();
+    up.until_read("logs/log", "line\n");
+    let pid = up.pid_of("fine");
+    up.write_file("[process.fine]\ncommand = [\"sleep\", \"1000\"]\n[process.new]\ncommand = [\"/no/such\"]\ndirectory = \"/no/such\"\nstdout = \"/no/such/log\"\n");
+    assert_eq!(up.ok(&["reload"]), "added new\nremoved program, lost, logged\n");
+    up.until_state("new", "backing-off");
+    assert_eq!(up.pid_of("fine"), pid);
+    up.shutdown();
+}
+
+#[test]
+fn a_socket_that_up_could_not_make_is_a_mistake() {
+    let folder = Folder::new();
+    let here = folder.0.display().to_string();
+    folder.write("file", "");
+    for (socket, told) in [
+        ("./no/s", format!("`socket` is \"{here}/no/s\", and its folder does not exist")),
+        ("file/s", format!("`socket` is \"{here}/file/s\", and its folder is not a directory")),
+        ("file", format!("`socket` is \"{here}/file\", and there is a file already, which is no socket")),
+        (".", format!("`socket` is \"{here}\", and there is a file already, which is no socket")),
+    ] {
+        folder.write("childminder.toml", &format!("[monitor]\nsocket = \"{socket}\"\n[process]\n"));
+        assert_eq!(run(&folder, &["check"]), (2, format!("childminder.toml:2:10: {told}\n")));
+        assert_eq!(run(&folder, &["up"]).0, 125);
+    }
+    folder.write("childminder.toml", "[monitor]\nsocket = \"~/{instance}-$HOME\"\n[process]\n");
+    fs::create_dir(folder.join("~")).unwrap();
+    let (code, said) = run(&folder, &["check"]);
+    assert_eq!(code, 0, "{said}");
+    for part in ["`~` stays", "`{instance}` stays", "`$HOME` stays"] {
+        assert!(
+            said.lines().any(|line| line.starts_with("childminder.toml:2:10: warning: ") && line.contains(part)),
+            "{said}"
+        );
+    }
+
+    let Some(nobody) = Nobody::new() else { return };
+    nobody.folder.write("childminder.toml", "[monitor]\nsocket = \"/run/s\"\n[process]\n");
+    let (code, said) = nobody.run(&[], &["check"]);
+    let expected =
+        "childminder.toml:2:10: warning: `socket` is \"/run/s\", and user id 65534 may not make files in its folder\n";
+    assert_eq!((code, &*said), (0, expected));
+    nobody.folder.write("childminder.toml", "[process]\n");
+    let (code, said) = nobody.run(&[("XDG_RUNTIME_DIR", "/no/such")], &["check"]);
+    let expected =
+        "childminder.toml:1:1: the default socket is \"/no/such/childminder.sock\", and its folder does not exist\n";
+    assert_eq!((code, &*said), (2, expected));
+}
+
+#[test]
+fn a_log_that_is_a_folder_is_a_mistake() {
+    let folder = Folder::new();
+    fs::create_dir(folder.join("logs")).unwrap();
+    for log in ["./logs", "./logs/", "./new/", "./new/.", "./logs/..", "./logs/../logs/."] {
+        folder.write("childminder.toml", &format!("[process.a]\ncommand = [\"true\"]\nstdout = {log:?}\n"));
+        for command in ["check", "up"] {
+            let (code, said) = run(&folder, &[command]);
+            assert!(
+                code == 2
+                    && said.starts_with("childminder.toml:3:10: `stdout` is the file ")
+                    && said.contains("a file, not a directory"),
+                "{log}: {said}"
+            );
+        }
+    }
+}
+
+#[test]
+fn mistakes_and_warnings_are_told_at_once_and_in_order() {
+    let folder = Folder::new();
+    let file =
+        "[process.a]\nshell = \"true\"\ndirectory = \"/no\"\nstdout = \"/no/x\"\n[process.b]\ncommand = [\"/no\"]\n";
+    folder.write("childminder.toml", file);
+    let output = Command::new(PROGRAM).args(["check", "--effective"]).current_dir(&folder.0).output().unwrap();
+    let said = text(&output.stderr);
+    assert!(output.status.success() && text(&output.stdout).starts_with("[process.a]\n"));
+    assert_eq!(said.lines().filter(|line| line.contains(": warning: ")).count(), 3, "{said}");
+    assert_eq!(run(&folder, &["check"]), (0, said.clone()));
+    // A table with a mistake has no warnings, because they might only follow from the mistake.
+    folder.write("childminder.toml", &format!("{file}kill-time = -1\n"));
+    let (code, said) = run(&folder, &["check"]);
+    assert!(
+        code == 2 && said.lines().count() == 3 && said.lines().nth(2).unwrap().contains("toml:7:13: `kill-time`"),
+        "{said}"
+    );
+    let (code, said) = run(&folder, &["up"]);
+    assert!(code == 2 && said.lines().count() == 1, "{said}");
+}
