@@ -179,10 +179,11 @@ impl Command {
         self
     }
 
-    /// Sets a variable of which nothing was said.
-    pub(crate) fn env_by_default(&mut self, key: &str, value: &OsStr) {
-        if !self.0.env.contains_key(&OsString::from(key)) {
-            self.env(key, value);
+    /// Sets a variable that the command does not set or remove itself, or takes it out.
+    pub(crate) fn env_by_default(&mut self, key: &str, value: Option<&OsStr>) {
+        let key = OsString::from(key);
+        if !self.0.env.contains_key(&key) {
+            self.parts_mut().env.insert(key, value.map(OsStr::to_owned));
         }
     }
 

@@ -79,7 +79,12 @@ on_all_combinations! {
         let mut cleared = command();
         cleared.env_clear().run_as(name).unwrap().env("PATH", "/bin:/usr/bin");
         assert_eq!(world.output(&cleared), format!("{home} {name} {name} {shell}\n"));
+        // What is not known of a user is not the host's.
+        let mut stranger = util::sh("echo ${HOME-none} ${USER-none} $LOGNAME ${SHELL-none}");
+        stranger.env("LOGNAME", "mine").uid(STRANGER).gid(7).user_env(&STRANGER.to_string()).unwrap();
+        assert_eq!(world.output(&stranger), "none none mine none\n");
         let mut unchanged = Command::new("true");
+        assert!(unchanged.user_env("no-such-user").is_err());
         assert!(unchanged.run_as("no-such-user").is_err() && unchanged.get_uid().is_none());
         // Only the ids, and nothing of the surroundings.
         let host = std::env::var("HOME").unwrap_or_default();

@@ -4,6 +4,7 @@
 //! anything is started, with exit code 2.
 
 mod check;
+mod child;
 pub(crate) mod config;
 mod control;
 mod output;

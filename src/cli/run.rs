@@ -15,7 +15,7 @@ use lexopt::{Arg, Parser, ValueExt};
 
 use super::output::{self, Output, one_line, time_left};
 use super::signals::{Signals, Wish};
-use super::{FAILURE, Failure, HELP, paths, words};
+use super::{FAILURE, Failure, HELP, child, paths, words};
 
 /// What a child that has exited has left in its pipes is read, and what others still write is not waited for longer.
 const GRACE: Duration = Duration::from_millis(50);
@@ -125,6 +125,7 @@ fn parse(mut arguments: Parser) -> Result<Option<Arguments>, Failure> {
     if let Some(user) = user {
         run_as(&mut command, &user)?;
     }
+    child::confine(&mut command);
     Ok(Some(Arguments { name, command, policy }))
 }
 
@@ -182,6 +183,7 @@ fn run_as(command: &mut Command, text: &str) -> Result<(), Failure> {
         Some((_, Some(gid))) => drop(command.gid(gid)),
         Some((group, None)) => drop(command.group(group).map_err(unknown)?),
     }
+    command.user_env(user).map_err(unknown)?;
     Ok(())
 }
 

@@ -29,10 +29,8 @@ impl Command {
         Ok(self)
     }
 
-    /// Runs the child as the user of this name, as [`user`](Self::user) does, in that user's surroundings:
-    /// HOME, USER, LOGNAME and SHELL are those of the user database, as in systemd's `User=`. A variable that
-    /// the command [sets](Self::env) or [removes](Self::env_remove) itself stays so. Nothing else of the
-    /// environment changes; start from [`env_clear`](Self::env_clear) to keep out what is the host's.
+    /// Runs the child as the user of this name in that user's surroundings:
+    /// [`user`](Self::user) and [`user_env`](Self::user_env) together, which is what systemd's `User=` does.
     ///
     /// # Errors
     ///
@@ -52,10 +50,35 @@ impl Command {
     pub fn run_as(&mut self, name: &str) -> io::Result<&mut Self> {
         let user = by_name_or_number(name)?;
         self.take_on(&user);
-        for (key, value) in
-            [("HOME", &user.home), ("USER", &user.name), ("LOGNAME", &user.name), ("SHELL", &user.shell)]
-        {
-            self.env_by_default(key, value);
+        self.take_surroundings(Some(&user));
+        Ok(self)
+    }
+
+    /// Gives the child the HOME, USER, LOGNAME and SHELL of the user of this name, which may be a number as
+    /// for [`user`](Self::user); looked up now. A variable that the command [sets](Self::env) or
+    /// [removes](Self::env_remove) itself stays so, whichever call comes first. Nothing else of the
+    /// environment changes; start from [`env_clear`](Self::env_clear) to keep out what is the host's. For a
+    /// number without an entry in the user database the four are taken out, since the host's are not its own.
+    ///
+    /// # Errors
+    ///
+    /// As [`user`](Self::user), but for such a number; nothing is changed then.
+    ///
+    /// ```
+    /// use childminder::Command;
+    ///
+    /// let mut command = Command::new("make");
+    /// command.env("HOME", "/build").user_env("root")?; // SHELL is root's, HOME is not
+    /// assert!(command.user_env("no-such-user").is_err());
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
+    pub fn user_env(&mut self, name: &str) -> io::Result<&mut Self> {
+        match by_name_or_number(name) {
+            Ok(user) => self.take_surroundings(Some(&user)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound && name.parse::<u32>().is_ok() => {
+                self.take_surroundings(None);
+            }
+            Err(error) => return Err(error),
         }
         Ok(self)
     }
@@ -67,6 +90,13 @@ impl Command {
     /// `NotFound` if there is no such group; otherwise what the system's database said.
     pub fn group(&mut self, name: &str) -> io::Result<&mut Self> {
         Ok(self.gid(group_by_name(name)?))
+    }
+
+    fn take_surroundings(&mut self, user: Option<&User>) {
+        self.env_by_default("HOME", user.map(|user| &*user.home));
+        self.env_by_default("USER", user.map(|user| &*user.name));
+        self.env_by_default("LOGNAME", user.map(|user| &*user.name));
+        self.env_by_default("SHELL", user.map(|user| &*user.shell));
     }
 
     fn take_on(&mut self, user: &User) {

@@ -14,6 +14,7 @@ use std::sync::Arc;
 use childminder::{Command, Limit, Policy, Resource, Stdio};
 
 use super::value::Id;
+use crate::cli::child;
 
 /// One process; of a table with `instances`, one of them.
 #[derive(Debug, PartialEq, Eq)]
@@ -144,6 +145,7 @@ impl ProcessConfig {
         for (resource, limit) in &settings.limits {
             command.rlimit(*resource, *limit);
         }
+        child::confine(&mut command);
         command.stdout(settings.stdout.stdio()?).stderr(settings.stderr.stdio()?);
         Ok(command)
     }
@@ -190,6 +192,10 @@ impl Settings {
                     command.gid(group.gid()?);
                 }
             }
+        }
+        if let Some(user) = &self.user {
+            // Its own entry says where it is at home, unless the file does.
+            command.user_env(&user.to_text())?;
         }
         if let Some(groups) = &self.groups {
             command.groups(&groups.iter().map(Id::gid).collect::<io::Result<Vec<_>>>()?);

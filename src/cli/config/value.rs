@@ -3,6 +3,7 @@
 //! The one rule: an error is what is allowed instead; who asks knows what was found, and where. What is written by
 //! `show_…` reads back as the same value.
 
+use std::borrow::Cow;
 use std::io;
 use std::time::Duration;
 
@@ -193,6 +194,14 @@ impl Id {
         // The highest number means "unchanged" to the kernel.
         let number = number_up_to(value, u32::MAX - 1).map(Self::Number);
         number.or_else(|| some_text(value).ok().map(Self::Name))
+    }
+
+    /// As it is written.
+    pub(super) fn to_text(&self) -> Cow<'_, str> {
+        match self {
+            Self::Name(name) => name.into(),
+            Self::Number(number) => number.to_string().into(),
+        }
     }
 
     /// The number as a user's.
