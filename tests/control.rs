@@ -8,9 +8,10 @@ use std::io::Read;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::process::{Command, Stdio};
+use std::time::Duration;
 
 use rustix::process::Signal;
-use up_util::{Folder, PROGRAM, Up, text, until};
+use up_util::{Folder, PROGRAM, Up, now, text, until};
 
 const SLEEPS: &str = "
 [process.web]
@@ -134,17 +135,52 @@ fn a_wait_ends_with_its_time_or_when_it_is_in_vain() {
     up.until_read("out", "[stubborn] ready");
     let (code, said) = up.fails(&["stop", "stubborn", "other", "--wait", "--timeout", "200ms"]);
     assert_eq!((code, &*said), (1, "childminder: not reached within 0.2 s: stubborn is stopping\n"));
-    let (code, said) = up.fails(&["start", "missing", "--wait", "--timeout", "0.1s"]);
-    assert_eq!((code, &*said), (1, "childminder: not reached within 0.1 s: missing is backing-off\n"));
+    // A start that has failed is known at once, also if it will be tried again.
+    let (code, said) = up.fails(&["start", "missing", "--wait"]);
+    let why = "cannot start `/no/such/program`: exec: No such file or directory (os error 2)";
+    assert_eq!((code, said), (1, format!("childminder: missing could not be started: {why}\n")));
 
     let mut waiting = Command::new(PROGRAM);
-    waiting.args(["start", "missing", "--wait"]).current_dir(&up.folder.0).stderr(Stdio::piped());
+    waiting.args(["restart", "stubborn", "--wait"]).current_dir(&up.folder.0).stderr(Stdio::piped());
     let waiting = waiting.spawn().unwrap();
-    // It is known to wait when it has been heard: the process has been tried once more.
-    until("another try", || (up.folder.read("err").matches("[missing] could not start").count() > 2).then_some(()));
-    up.ok(&["stop", "missing"]);
+    // It is known to wait when it has been heard.
+    until("the restart", || (up.status("stubborn")["state"] == "stopping").then_some(()));
+    up.ok(&["stop", "stubborn"]);
+    up.ok(&["start", "other", "--wait"]);
     let output = waiting.wait_with_output().unwrap();
-    assert_eq!((output.status.code(), &*text(&output.stderr)), (Some(1), "childminder: missing was stopped\n"));
+    assert_eq!((output.status.code(), &*text(&output.stderr)), (Some(1), "childminder: stubborn was stopped\n"));
+}
+
+// A start is done when the process has lived longer than an instant death, or has done its work.
+#[test]
+fn a_wait_for_a_start_tells_the_truth() {
+    let up = Up::start(
+        "[process.web]\nshell = \"sleep 0.05; echo mistake >&2; exit 3\"\nautostart = false\n\
+         [process.job]\nshell = \"sleep 0.05\"\nrestart = \"never\"\nautostart = false\n\
+         [process.failing]\nshell = \"sleep 0.05; exit 4\"\nrestart = \"never\"\nautostart = false\n\
+         [process.slow]\nshell = \"exec sleep 1000\"\nautostart = false\nthreshold = \"700ms\"\n",
+    );
+    for command in ["start", "restart"] {
+        let (code, said) = up.fails(&[command, "web", "--wait"]);
+        assert_eq!(code, 1);
+        assert!(said.starts_with("childminder: web exited: exit status 3, after 0.0"), "{said}");
+        up.ok(&["stop", "web", "--wait"]);
+        up.ok(&[command, "job", "--wait"]);
+        let (code, said) = up.fails(&[command, "failing", "--wait"]);
+        assert!(code == 1 && said.starts_with("childminder: failing exited: exit status 4, after 0.0"), "{said}");
+        let before = now();
+        up.ok(&[command, "slow", "--wait"]);
+        assert!(before.elapsed() >= Duration::from_millis(700), "before its threshold: {:?}", before.elapsed());
+    }
+    let (_, said) = up.fails(&["restart", "slow", "--wait", "--timeout", "100ms"]);
+    assert!(said.starts_with("childminder: not reached within 0.1 s: slow "), "{said}");
+    // All of several, each with its own reason.
+    let (_, said) = up.fails(&["restart", "web", "failing", "slow", "--wait"]);
+    assert!(said.contains("web exited: exit status 3") && said.contains("failing exited: exit status 4"), "{said}");
+    // After a reload, too.
+    up.write_file("[process.new]\nshell = \"sleep 0.05; exit 5\"\n");
+    let (_, said) = up.fails(&["reload", "--wait"]);
+    assert!(said.starts_with("childminder: new exited: exit status 5"), "{said}");
 }
 
 #[test]
@@ -190,7 +226,16 @@ fn one_instance_per_socket_and_a_dead_ones_is_replaced() {
     assert_eq!(mode, 0o600);
     let (code, said) = up.fails(&["up"]);
     assert_eq!(code, 125);
-    assert!(said.ends_with("/s: another instance is running\n"), "{said}");
+    assert!(said.ends_with(&format!("/childminder.toml: another instance is running, pid {}\n", up.pid())), "{said}");
+    // Another file with the same socket is refused, too, whether or not the socket is there.
+    up.folder.write("other.toml", "[monitor]\nsocket = \"s\"\n[process]\n");
+    for _ in 0..2 {
+        let (code, said) = up.fails(&["up", "-c", "other.toml"]);
+        assert_eq!(code, 125);
+        assert!(said.ends_with(&format!("/s: another instance is running, pid {}\n", up.pid())), "{said}");
+        let _ = fs::remove_file(up.socket());
+    }
+    up.wait_for_socket();
     assert_states(&up, ["running", "running", "running", "stopped"]);
 
     let pids = [up.pid_of("web"), up.pid_of("worker:1"), up.pid_of("worker:2")];

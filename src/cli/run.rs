@@ -48,9 +48,16 @@ pub(super) fn main(arguments: Parser) -> Result<u8, Failure> {
     let added = monitor.add_process_with(&mut reactor, name.as_str(), &command, policy);
     added.map_err(|error| Failure::Other(error.to_string()))?;
     let mut run = Run { monitor, name, restart, signals, code: None, over: None, done: false, held: false };
-    reactor.run_service(&mut run)?;
-    // Who ends with its child is a filter like any other; who is told to end shall end.
-    let deadline = if run.done { None } else { Some(reactor.now() + LAST_WORDS) };
+    reactor.run_service(&mut run).map_err(|error| Failure::Other(words::stopped_because(&error)))?;
+    let deadline = match run.done {
+        // It ends with its child, as a filter like any other, however long its reader takes.
+        true => {
+            Signals::release(&mut reactor);
+            None
+        }
+        // It was told to end.
+        false => Some(reactor.now() + LAST_WORDS),
+    };
     // What was written before the end is still read, also where there was no room for it until now.
     let mut more = !run.done;
     while (more || run.held) && time_left(&reactor, deadline) != Some(Duration::ZERO) {
@@ -64,6 +71,8 @@ pub(super) fn main(arguments: Parser) -> Result<u8, Failure> {
     let console = run.monitor.observer_mut();
     console.out.finish(&reactor, deadline);
     console.err.finish(&reactor, deadline);
+    // The signals stay watched to the very end.
+    std::mem::forget(reactor);
     Ok(run.code.unwrap_or(0))
 }
 

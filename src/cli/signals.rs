@@ -9,6 +9,10 @@ use std::os::unix::fs::OpenOptionsExt;
 
 use childminder::Reactor;
 
+/// The signals that end a command. They are watched here, and not by `run_service` alone, so that one that
+/// comes after that does not end the command with another exit code than it has.
+const ENDING: [i32; 3] = [libc::SIGTERM, libc::SIGINT, libc::SIGQUIT];
+
 /// What a signal asks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Wish {
@@ -33,8 +37,8 @@ pub(crate) struct Signals {
 
 impl Signals {
     pub(crate) fn watch(reactor: &mut Reactor) -> io::Result<Self> {
-        for signal in [libc::SIGHUP, libc::SIGUSR1, libc::SIGUSR2, libc::SIGTSTP] {
-            if !Reactor::ignores_signal(signal) {
+        for signal in ENDING.into_iter().chain([libc::SIGHUP, libc::SIGUSR1, libc::SIGUSR2, libc::SIGTSTP]) {
+            if signal == libc::SIGTERM || !Reactor::ignores_signal(signal) {
                 reactor.watch_signal(signal)?;
             }
         }
@@ -45,6 +49,13 @@ impl Signals {
             reactor.watch_signal(libc::SIGCHLD)?;
         }
         Ok(Self { had_terminal: has_terminal() })
+    }
+
+    /// Lets the signals that end a command end this one at once: there is nobody left to be stopped.
+    pub(crate) fn release(reactor: &mut Reactor) {
+        for signal in ENDING {
+            reactor.unwatch_signal(signal);
+        }
     }
 
     /// What a signal that was watched here asks for, if it asks for anything.

@@ -31,6 +31,11 @@ fn millis(time: Duration) -> String {
     format!("{}.{:03}", millis / 1000, millis % 1000)
 }
 
+/// Why a command has ended that nobody told to.
+pub(crate) fn stopped_because(error: &std::io::Error) -> String {
+    format!("{error}; what was running has been stopped")
+}
+
 pub(crate) const HANGUP: &str = "the terminal was closed; stopping";
 
 /// What a process is doing, and for how long.

@@ -179,10 +179,20 @@ impl<O: Observer> ProcessMonitor<O> {
         policy.validate()?;
         let key = self.key(name)?;
         if let Some(entry) = self.entries.get_mut(&key) {
+            let before = entry.life.state();
             entry.life.set_policy(policy);
             entry.arm(reactor, key, &mut self.timers);
+            if entry.life.state() != before {
+                self.observer.changed(&entry.name, entry.life.state());
+            }
         }
         Ok(())
+    }
+
+    /// The policy of one process; `None` if there is none of this name.
+    #[must_use]
+    pub fn process_policy(&self, name: &str) -> Option<&Policy> {
+        self.key(name).ok().and_then(|key| self.entries.get(&key)).map(|entry| entry.life.policy())
     }
 
     /// How long a line may be, in bytes, before it is handed on in pieces: 16 KiB unless set. For processes started from now on.
@@ -379,6 +389,7 @@ impl<O: Observer> ProcessMonitor<O> {
     fn tell_at(&mut self, reactor: &mut Reactor, key: u64, input: Input, at: Instant) {
         let Some(entry) = self.entries.get_mut(&key) else { return };
         let (mut input, mut now) = (input, at);
+        let first = entry.life.state();
         let idle = matches!(entry.life.state(), State::BackingOff { .. } | State::Exited);
         if idle && !entry.group_left(reactor.turn_time(), &mut self.look) {
             // Nobody looked as long as nobody waited for them.
@@ -435,6 +446,9 @@ impl<O: Observer> ProcessMonitor<O> {
             break;
         }
         entry.arm(reactor, key, &mut self.timers);
+        if entry.life.state() != first {
+            self.observer.changed(&entry.name, entry.life.state());
+        }
         if entry.removed && entry.life.state() == State::Stopped {
             self.names.remove(&entry.name);
             self.entries.remove(&key);

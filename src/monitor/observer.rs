@@ -9,6 +9,7 @@ use std::time::Duration;
 use log::{debug, info, warn};
 
 use super::lines::Escaped;
+use super::restart::State;
 use crate::error::SpawnError;
 use crate::exit::Exit;
 use crate::signal;
@@ -91,6 +92,12 @@ pub trait Observer {
     /// A process that had not stopped in time is killed, with its group.
     fn killing(&mut self, name: &str) {
         warn!(target: "childminder::monitor", name; "[{name}] killing");
+    }
+
+    /// The state of a process is another one than before. It is told after what has led to it; a state that
+    /// does not last until the end of a call is not told.
+    fn changed(&mut self, name: &str, state: State) {
+        let _ = (name, state);
     }
 
     /// The signal that was told of just before could not be sent: the process runs as somebody whom we may not signal. It

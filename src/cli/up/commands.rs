@@ -6,7 +6,7 @@ use childminder::{ProcessId, Reactor, Service};
 use serde_json::Value;
 
 use super::logs::Log;
-use super::waits::{Goal, Wait};
+use super::waits::Goal;
 use super::{Stage, Up, status};
 use crate::cli::control::protocol::{self, Action, Object, Request};
 use crate::cli::control::{ClientId, glob};
@@ -71,7 +71,7 @@ impl Up {
             }
         };
         let Some(timeout) = request.wait else { return Ok(Some(protocol::line(names))) };
-        self.waits.push(Wait::new(reactor, client, goals, names, timeout, request.progress));
+        self.wait(reactor, client, goals, names, (timeout, request.progress));
         Ok(None)
     }
 

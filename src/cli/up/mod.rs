@@ -79,7 +79,10 @@ pub(super) fn main(mut arguments: Parser) -> Result<u8, Failure> {
     let result = reactor.run_service(&mut up);
     let deadline = reactor.now() + LAST_WORDS;
     up.voice().console.finish(&reactor, deadline);
-    Ok(result.map(|()| 0)?)
+    drop(up);
+    // The signals stay watched to the very end.
+    std::mem::forget(reactor);
+    result.map(|()| 0).map_err(|error| Failure::Other(words::stopped_because(&error)))
 }
 
 /// The monitor, with all that is around it.
@@ -309,7 +312,7 @@ impl Service for Up {
                 true
             }
             Event::Ready { source, .. } if self.voice().console.is(source) => true,
-            Event::Timer(id) if self.wait_is_over(reactor, id) => true,
+            Event::Timer(id) if self.wait_timer(reactor, id) => true,
             _ => self.server.handle(reactor, event) || self.monitor.handle(reactor, event),
         };
         self.settle(reactor);

@@ -6,6 +6,7 @@
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
+use childminder::restart::State;
 use childminder::{Exit, Line, Observer, SpawnError};
 
 use super::console::Console;
@@ -25,6 +26,8 @@ pub(super) struct Voice {
     pub(super) followed: bool,
     /// Name, stream, line.
     news: Vec<(String, u8, Vec<u8>)>,
+    /// The processes whose state has changed since somebody last looked.
+    pub(super) changed: Vec<String>,
     /// Who was started since somebody last looked.
     pub(super) started: Vec<String>,
     /// Starts are counted and not told: many are under way.
@@ -61,6 +64,7 @@ impl Voice {
             next_number: 0,
             followed: false,
             news: Vec::new(),
+            changed: Vec::new(),
             started: Vec::new(),
             quiet_starts: false,
         }
@@ -210,6 +214,10 @@ impl Observer for Voice {
 
     fn killing(&mut self, name: &str) {
         self.report(name, words::killing());
+    }
+
+    fn changed(&mut self, name: &str, _: State) {
+        self.changed.push(name.to_owned());
     }
 
     fn signal_refused(&mut self, name: &str, signal: i32, error: &std::io::Error) {

@@ -1,13 +1,15 @@
 //! Answers that come when a state is reached.
 //!
-//! The one rule: each wait ends: by its goals, by what makes them impossible, or by its time.
+//! Looks only at processes that have changed. The one rule: each wait ends: by its goals, by what makes
+//! them impossible, or by its time.
 
-use std::time::Duration;
+use std::cmp::Reverse;
+use std::collections::{BinaryHeap, HashMap};
+use std::time::{Duration, Instant};
 
-use childminder::restart::State;
-use childminder::{ProcessId, ProcessMonitor, Reactor, TimerId};
+use childminder::restart::{Next, State};
+use childminder::{ProcessId, Reactor, TimerId};
 
-use super::voice::Voice;
 use super::{Up, status};
 use crate::cli::control::ClientId;
 use crate::cli::control::protocol::{self, Object};
@@ -16,7 +18,8 @@ use crate::cli::words;
 /// What a process shall come to.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Goal {
-    /// It runs, and as another process than this one.
+    /// It runs, as another process than this one, and for longer than an instant death takes; or it has
+    /// done its work, if that is all that is wanted of it.
     Running { instead_of: Option<ProcessId> },
     /// It is down or gone, and this process with it.
     Down { process: Option<ProcessId> },
@@ -24,46 +27,26 @@ pub(super) enum Goal {
 
 enum Progress {
     Reached,
+    /// At this time, if nothing changes until then.
+    ReachedAt(Instant),
     Pending,
     /// Never, and why.
-    Impossible(&'static str),
-}
-
-impl Goal {
-    fn progress(self, name: &str, monitor: &ProcessMonitor<Voice>, reactor: &mut Reactor) -> Progress {
-        let status = monitor.status(name);
-        match self {
-            Self::Running { instead_of } => match status {
-                None => Progress::Impossible("was removed"),
-                Some(status) => match status.state {
-                    State::Running { .. } if instead_of.is_none() || status.process != instead_of => Progress::Reached,
-                    State::Stopped => Progress::Impossible("was stopped"),
-                    State::Exited => Progress::Impossible("has exited"),
-                    _ => Progress::Pending,
-                },
-            },
-            Self::Down { process } => {
-                let down = status.is_none_or(|status| matches!(status.state, State::Stopped | State::Exited));
-                // One that was removed has no status any more, and may still be on its way out.
-                let gone = process.and_then(|id| reactor.process(id)).is_none_or(|process| process.exit().is_some());
-                match status.map(|status| status.state) {
-                    _ if down && gone => Progress::Reached,
-                    // Its stop is over: this is another one's start.
-                    Some(State::Running { .. } | State::BackingOff { .. }) if gone => {
-                        Progress::Impossible("was started again")
-                    }
-                    _ => Progress::Pending,
-                }
-            }
-        }
-    }
+    Impossible(String),
 }
 
 /// One answer that is due.
 #[derive(Debug)]
 pub(super) struct Wait {
     client: ClientId,
-    goals: Vec<(String, Goal)>,
+    /// The goals that are neither reached nor impossible.
+    pending: HashMap<String, Goal>,
+    /// How many goals there were.
+    all: usize,
+    reached: usize,
+    impossible: Vec<String>,
+    /// When goals will be reached if nothing changes, the next one first, and the timer for that one.
+    ripening: BinaryHeap<Reverse<(Instant, String)>>,
+    ripe: Option<TimerId>,
     answer: Object,
     timeout: Duration,
     timer: TimerId,
@@ -71,63 +54,170 @@ pub(super) struct Wait {
     told: Option<usize>,
 }
 
-impl Wait {
-    pub(super) fn new(
+impl Up {
+    /// Has the answer come when all of these goals are reached.
+    pub(super) fn wait(
+        &mut self,
         reactor: &mut Reactor,
         client: ClientId,
         goals: Vec<(String, Goal)>,
         answer: Object,
-        timeout: Duration,
-        progress: bool,
-    ) -> Self {
-        let timer = reactor.call_later(timeout);
-        Self { client, goals, answer, timeout, timer, told: progress.then_some(0) }
+        (timeout, progress): (Duration, bool),
+    ) {
+        let all = goals.len();
+        let mut wait = Wait {
+            client,
+            pending: HashMap::with_capacity(all),
+            all,
+            reached: 0,
+            impossible: Vec::new(),
+            ripening: BinaryHeap::new(),
+            ripe: None,
+            answer,
+            timeout,
+            timer: reactor.call_later(timeout),
+            told: progress.then_some(0),
+        };
+        for (name, goal) in goals {
+            wait.pending.insert(name.clone(), goal);
+            self.look(reactor, &mut wait, &name);
+        }
+        if !self.settle_wait(reactor, &mut wait) {
+            self.waits.push(wait);
+        }
     }
-}
 
-impl Up {
-    /// Answers what is reached or out of reach.
+    /// Answers what is reached or out of reach, now that these processes have changed.
     pub(super) fn settle_waits(&mut self, reactor: &mut Reactor) {
+        let changed = std::mem::take(&mut self.voice().changed);
+        if self.waits.is_empty() || changed.is_empty() {
+            return;
+        }
         let mut waits = std::mem::take(&mut self.waits);
         waits.retain_mut(|wait| {
-            let (mut reached, mut pending, mut impossible) = (0, 0, Vec::new());
-            for (name, goal) in &wait.goals {
-                match goal.progress(name, &self.monitor, reactor) {
-                    Progress::Reached => reached += 1,
-                    Progress::Pending => pending += 1,
-                    Progress::Impossible(why) => impossible.push(format!("{name} {why}")),
-                }
+            for name in &changed {
+                self.look(reactor, wait, name);
             }
-            if wait.told.is_some_and(|told| told != reached) {
-                wait.told = Some(reached);
-                self.server.send_before(wait.client, protocol::progress(reached, wait.goals.len()), reactor.now());
-            }
-            if pending > 0 {
-                return true;
-            }
-            reactor.cancel_timer(wait.timer);
-            let answer = std::mem::take(&mut wait.answer);
-            let answer = if impossible.is_empty() { answer } else { protocol::refused(&impossible.join(", ")) };
-            self.server.answer(wait.client, answer, reactor.now());
-            false
+            !self.settle_wait(reactor, wait)
         });
         self.waits = waits;
     }
 
-    /// The time of a wait has come. `false` if this is no wait's timer.
-    pub(super) fn wait_is_over(&mut self, reactor: &mut Reactor, timer: TimerId) -> bool {
-        let Some(index) = self.waits.iter().position(|wait| wait.timer == timer) else { return false };
-        let wait = self.waits.swap_remove(index);
-        let mut missing = Vec::new();
-        for (name, goal) in &wait.goals {
-            if !matches!(goal.progress(name, &self.monitor, reactor), Progress::Reached) {
-                let state =
-                    self.monitor.status(name).map_or("on its way out", |status| status::state_name(status.state));
-                missing.push(format!("{name} is {state}"));
+    /// Looks how far the goal of this process is.
+    fn look(&mut self, reactor: &mut Reactor, wait: &mut Wait, name: &str) {
+        let Some(goal) = wait.pending.get(name) else { return };
+        match self.progress(reactor, name, *goal) {
+            Progress::Pending => return,
+            Progress::ReachedAt(time) => {
+                wait.ripening.push(Reverse((time, name.to_owned())));
+                return;
+            }
+            Progress::Reached => wait.reached += 1,
+            Progress::Impossible(why) => wait.impossible.push(format!("{name} {why}")),
+        }
+        wait.pending.remove(name);
+    }
+
+    fn progress(&self, reactor: &mut Reactor, name: &str, goal: Goal) -> Progress {
+        let status = self.monitor.status(name);
+        let impossible = |why: &str| Progress::Impossible(why.to_owned());
+        match goal {
+            Goal::Running { instead_of } => {
+                let Some(status) = status else { return impossible("was removed") };
+                match status.state {
+                    State::Running { since } if instead_of.is_none() || status.process != instead_of => {
+                        let threshold = self.monitor.process_policy(name).map_or(Duration::ZERO, |it| it.threshold);
+                        let now = reactor.now();
+                        match since.checked_add(threshold) {
+                            Some(time) if time > now => Progress::ReachedAt(time),
+                            _ => Progress::Reached,
+                        }
+                    }
+                    State::Stopped | State::Stopping { next: Next::Stay, .. } => impossible("was stopped"),
+                    State::Exited if status.last_exit.is_some_and(|exit| exit.success()) => Progress::Reached,
+                    State::Exited | State::BackingOff { .. } => {
+                        match (self.monitor.observer().start_error(name), status.last_exit) {
+                            (Some(error), _) => Progress::Impossible(format!("could not be started: {error}")),
+                            (None, Some(exit)) => Progress::Impossible(words::exited(exit)),
+                            (None, None) => impossible("has ended"),
+                        }
+                    }
+                    _ => Progress::Pending,
+                }
+            }
+            Goal::Down { process } => {
+                let down = status.is_none_or(|status| matches!(status.state, State::Stopped | State::Exited));
+                // One that was removed has no status any more, and may still be on its way out.
+                let gone = process.and_then(|id| reactor.process(id)).is_none_or(|process| process.exit().is_some());
+                match status.map(|status| status.state) {
+                    _ if down && gone => Progress::Reached,
+                    // Its stop is over: this is another one's start.
+                    Some(State::Running { .. } | State::BackingOff { .. }) if gone => impossible("was started again"),
+                    _ => Progress::Pending,
+                }
             }
         }
+    }
+
+    /// Tells how far a wait is, or answers it. Whether it is over.
+    fn settle_wait(&mut self, reactor: &mut Reactor, wait: &mut Wait) -> bool {
+        let now = reactor.now();
+        if wait.told.is_some_and(|told| told != wait.reached) {
+            wait.told = Some(wait.reached);
+            self.server.send_before(wait.client, protocol::progress(wait.reached, wait.all), now);
+        }
+        if let Some(ripe) = wait.ripe.take() {
+            reactor.cancel_timer(ripe);
+        }
+        if !wait.pending.is_empty() {
+            let next = wait.ripening.peek().map(|Reverse((time, _))| time.saturating_duration_since(now));
+            wait.ripe = next.map(|delay| reactor.call_later(delay));
+            return false;
+        }
+        reactor.cancel_timer(wait.timer);
+        let answer = match wait.impossible.is_empty() {
+            true => std::mem::take(&mut wait.answer),
+            false => protocol::refused(&wait.impossible.join(", ")),
+        };
+        self.server.answer(wait.client, answer, now);
+        true
+    }
+
+    /// The time of a timer has come. `false` if this is no wait's.
+    pub(super) fn wait_timer(&mut self, reactor: &mut Reactor, timer: TimerId) -> bool {
+        let is_its = |wait: &Wait| wait.timer == timer || wait.ripe == Some(timer);
+        let Some(index) = self.waits.iter().position(is_its) else { return false };
+        let mut wait = self.waits.swap_remove(index);
+        if wait.timer == timer {
+            self.time_is_up(reactor, &wait);
+            return true;
+        }
+        let now = reactor.now();
+        while let Some(Reverse((_, name))) = wait.ripening.peek().filter(|Reverse((time, _))| *time <= now).cloned() {
+            wait.ripening.pop();
+            self.look(reactor, &mut wait, &name);
+        }
+        if !self.settle_wait(reactor, &mut wait) {
+            self.waits.push(wait);
+        }
+        true
+    }
+
+    fn time_is_up(&mut self, reactor: &mut Reactor, wait: &Wait) {
+        if let Some(ripe) = wait.ripe {
+            reactor.cancel_timer(ripe);
+        }
+        let missing = wait.pending.iter().map(|(name, goal)| match self.monitor.status(name).map(|it| it.state) {
+            Some(State::Running { since }) if matches!(goal, Goal::Running { .. }) => {
+                let lived = words::seconds(reactor.now().saturating_duration_since(since));
+                format!("{name} has run for {lived} s only, less than its threshold")
+            }
+            Some(state) => format!("{name} is {}", status::state_name(state)),
+            None => format!("{name} is on its way out"),
+        });
+        let mut missing: Vec<String> = missing.chain(wait.impossible.iter().cloned()).collect();
+        missing.sort_unstable();
         let error = format!("not reached within {} s: {}", words::seconds(wait.timeout), missing.join(", "));
         self.server.answer(wait.client, protocol::refused(&error), reactor.now());
-        true
     }
 }

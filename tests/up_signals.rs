@@ -1,0 +1,269 @@
+//! Every way in which `childminder up` and `childminder run` can end, or are asked for something, by a
+//! signal: nobody is left without a supervisor.
+#![cfg(all(feature = "cli", target_os = "linux"))]
+
+mod up_util;
+
+use std::fs;
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use childminder::{Event, Pty, Reactor};
+use up_util::{Folder, PROGRAM, Up, WATCHDOG, is_alive, now, text, until};
+
+/// Says that it was asked to end, and takes a moment for it.
+const GOES: &str = "trap 'sleep 0.05; echo bye >> bye; exit 0' TERM; echo $$ > pid; while :; do sleep 0.02; done";
+
+fn file() -> String {
+    format!("[monitor]\nsocket = \"s\"\n[process.it]\nshell = \"{GOES}\"\ndirectory = \".\"\n")
+}
+
+/// The command in a folder of its own, and its child's pid.
+fn start(command: &str) -> (Up, i32) {
+    let folder = Folder::new();
+    folder.write("childminder.toml", &file());
+    let arguments: &[&str] = if command == "up" { &["up"] } else { &["run", "--name", "it", "--", "sh", "-c", GOES] };
+    let output = |name: &str| Stdio::from(fs::File::create(folder.join(name)).unwrap());
+    let mut command = Command::new(PROGRAM);
+    command.args(arguments).current_dir(&folder.0).stdin(Stdio::null()).stdout(output("out")).stderr(output("err"));
+    let child = command.spawn().unwrap();
+    let up = Up { folder, child };
+    let pid = pid_in(&up);
+    (up, pid)
+}
+
+fn pid_in(up: &Up) -> i32 {
+    until("a pid", || up.folder.read("pid").strip_suffix('\n')?.parse().ok())
+}
+
+fn raise(up: &Up, signal: i32) {
+    // The program is there until it has been waited for.
+    let status = Command::new("kill").args([&format!("-{signal}"), &up.pid().to_string()]).status().unwrap();
+    assert!(status.success());
+}
+
+#[test]
+fn each_signal_that_would_end_it_stops_all_in_order() {
+    let signals = [
+        libc::SIGTERM,
+        libc::SIGINT,
+        libc::SIGQUIT,
+        libc::SIGALRM,
+        libc::SIGVTALRM,
+        libc::SIGPROF,
+        libc::SIGIO,
+        libc::SIGPWR,
+        libc::SIGSTKFLT,
+        libc::SIGXCPU,
+        libc::SIGRTMIN(),
+        libc::SIGRTMIN() + 3,
+        libc::SIGRTMAX(),
+    ];
+    for command in ["up", "run"] {
+        for signal in signals {
+            let (mut up, pid) = start(command);
+            raise(&up, signal);
+            assert_eq!(up.wait().code(), Some(0), "{command}, signal {signal}: {}", up.folder.read("err"));
+            assert!(!is_alive(pid), "{command}, signal {signal}");
+            assert_eq!(up.folder.read("bye"), "bye\n", "{command}, signal {signal}");
+        }
+    }
+}
+
+// What nobody can catch, or should not: the kernel takes the processes along.
+#[test]
+fn a_fault_of_its_own_takes_them_along() {
+    let faults = [
+        libc::SIGKILL,
+        libc::SIGSEGV,
+        libc::SIGABRT,
+        libc::SIGBUS,
+        libc::SIGILL,
+        libc::SIGFPE,
+        libc::SIGTRAP,
+        libc::SIGSYS,
+    ];
+    for command in ["up", "run"] {
+        for signal in faults {
+            use std::os::unix::process::ExitStatusExt;
+            let (mut up, pid) = start(command);
+            // The first SIGSEGV or SIGBUS that is no fault is swallowed by Rust's handler for stack overflows.
+            let status = until("its end", || {
+                raise(&up, signal);
+                up.child.try_wait().unwrap()
+            });
+            assert_eq!(status.signal(), Some(signal), "{command}");
+            until("its end", || (!is_alive(pid)).then_some(()));
+        }
+    }
+}
+
+#[test]
+fn others_end_nothing() {
+    for command in ["up", "run"] {
+        let (mut up, pid) = start(command);
+        for signal in [libc::SIGUSR2, libc::SIGPIPE, libc::SIGXFSZ, libc::SIGWINCH, libc::SIGURG, libc::SIGCONT] {
+            raise(&up, signal);
+        }
+        raise(&up, libc::SIGUSR1);
+        let said = up.until_read("err", "running");
+        assert!(said.contains(&pid.to_string()), "{said}");
+        if command == "up" {
+            let row = said.lines().find(|line| line.starts_with("childminder: it ")).unwrap();
+            assert!(row.contains("running") && row.contains(&pid.to_string()), "{said}");
+        } else {
+            assert!(said.contains("[it] running for "), "{said}");
+        }
+        assert!(is_alive(pid));
+        raise(&up, libc::SIGTERM);
+        assert_eq!(up.wait().code(), Some(0));
+    }
+}
+
+/// A command on a terminal of its own.
+struct OnTerminal {
+    reactor: Reactor,
+    id: childminder::ProcessId,
+    shown: Vec<u8>,
+    ended: Option<childminder::Exit>,
+}
+
+impl OnTerminal {
+    fn start(folder: &Folder, program: &str, args: &[&str]) -> Self {
+        let mut reactor = Reactor::new().unwrap();
+        let mut command = childminder::Command::new(program);
+        command.args(args).current_dir(&folder.0).env("PS1", "ready> ").env("TERM", "dumb").env("HISTFILE", "");
+        let id = reactor.spawn_process(command.pty(Pty::new().size(50, 150))).unwrap();
+        Self { reactor, id, shown: Vec::new(), ended: None }
+    }
+
+    fn turn(&mut self) {
+        let (shown, ended) = (&mut self.shown, &mut self.ended);
+        let handler = |_: &mut Reactor, event: Event<'_>| match event {
+            Event::Data { data, .. } => shown.extend_from_slice(data),
+            Event::Exited { exit, .. } => *ended = Some(*exit),
+            _ => {}
+        };
+        self.reactor.turn(Some(Duration::from_millis(50)), handler).unwrap();
+    }
+
+    #[track_caller]
+    fn until(&mut self, what: &str, mut done: impl FnMut(&Self) -> bool) {
+        let start = now();
+        while !done(self) {
+            assert!(start.elapsed() < WATCHDOG, "never: {what}: {}", text(&self.shown));
+            self.turn();
+        }
+    }
+
+    fn type_in(&mut self, keys: &str) {
+        self.reactor.process(self.id).unwrap().write(0, keys.as_bytes()).unwrap();
+    }
+
+    fn close(&mut self) {
+        self.reactor.process(self.id).unwrap().close_all();
+    }
+}
+
+// A closed terminal is not the wish to read the file again.
+#[test]
+fn a_closed_terminal_stops_all() {
+    for command in ["up", "run"] {
+        let folder = Folder::new();
+        folder.write("childminder.toml", &file());
+        let arguments: &[&str] =
+            if command == "up" { &["up"] } else { &["run", "--name", "it", "--", "sh", "-c", GOES] };
+        let mut terminal = OnTerminal::start(&folder, PROGRAM, arguments);
+        terminal.until("a start", |_| folder.read("pid").ends_with('\n'));
+        let pid: i32 = folder.read("pid").trim().parse().unwrap();
+        // Without a closed terminal it is the wish for that.
+        let own = terminal.reactor.process(terminal.id).unwrap().pid().unwrap();
+        terminal.reactor.process(terminal.id).unwrap().signal(libc::SIGHUP).unwrap();
+        let expected = if command == "up" { "reloaded: nothing has changed" } else { "[it] restarting now" };
+        terminal.until("a reload", |terminal| text(&terminal.shown).contains(expected));
+        let pid = if command == "up" {
+            pid
+        } else {
+            terminal.until("another start", |_| folder.read("pid").trim().parse().is_ok_and(|new: i32| new != pid));
+            folder.read("pid").trim().parse().unwrap()
+        };
+        let before = folder.read("bye").len();
+        terminal.close();
+        terminal.until("the end", |terminal| terminal.ended.is_some());
+        assert_eq!(terminal.ended.unwrap().code(), Some(0), "{command} ({own})");
+        assert!(!is_alive(pid), "{command}");
+        assert!(folder.read("bye").len() > before, "{command}: it was not asked");
+    }
+}
+
+#[test]
+fn under_nohup_it_outlives_its_terminal() {
+    let folder = Folder::new();
+    folder.write("childminder.toml", &file());
+    let script = format!("nohup {PROGRAM} up > out 2> err & echo $! > up; wait");
+    let mut terminal = OnTerminal::start(&folder, "sh", &["-c", &script]);
+    terminal.until("a start", |_| folder.read("pid").ends_with('\n') && folder.read("up").ends_with('\n'));
+    let number = |name: &str| folder.read(name).trim().parse::<i32>().unwrap();
+    let (up, pid) = (number("up"), number("pid"));
+    terminal.close();
+    terminal.until("the end of the shell", |terminal| terminal.ended.is_some());
+    let asked = Command::new(PROGRAM).args(["status", "it"]).current_dir(&folder.0).output().unwrap();
+    assert!(text(&asked.stdout).contains(&pid.to_string()), "{asked:?}");
+    assert!(is_alive(up) && is_alive(pid));
+    let done = Command::new(PROGRAM).args(["shutdown", "--wait"]).current_dir(&folder.0).status().unwrap();
+    assert!(done.success() && !is_alive(pid));
+}
+
+// Ctrl-Z and fg: all stand still, and a kill time, too.
+#[test]
+fn ctrl_z_stops_all_and_fg_continues_them() {
+    let folder = Folder::new();
+    let script = "trap 'sleep 0.5; echo saved >> bye; exit 0' TERM; echo $$ > pid; while :; do sleep 0.02; done";
+    folder.write(
+        "childminder.toml",
+        &format!(
+            "[monitor]\nsocket = \"s\"\n[process.it]\nshell = \"{script}\"\ndirectory = \".\"\nkill-time = \"2s\"\n"
+        ),
+    );
+    let mut terminal = OnTerminal::start(&folder, "bash", &["--norc", "--noprofile", "-i"]);
+    terminal.type_in(&format!("{PROGRAM} up\n"));
+    terminal.until("a start", |_| folder.read("pid").ends_with('\n'));
+    let pid: i32 = folder.read("pid").trim().parse().unwrap();
+    let state = || {
+        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+        stat.rsplit_once(") ").and_then(|(_, rest)| rest.chars().next())
+    };
+    terminal.type_in("\x03");
+    terminal.until("the stop", |terminal| text(&terminal.shown).contains("terminating, SIGTERM sent"));
+    terminal.type_in("\x1a");
+    terminal.until("Stopped", |terminal| text(&terminal.shown).contains("Stopped") && state() == Some('T'));
+    let start = now();
+    while start.elapsed() < Duration::from_secs(3) {
+        assert_eq!(state(), Some('T'));
+        terminal.turn();
+    }
+    terminal.type_in("fg\n");
+    terminal.until("the end", |_| !is_alive(pid));
+    assert_eq!(folder.read("bye"), "saved\n", "{}", text(&terminal.shown));
+    terminal.type_in("exit\n");
+    terminal.until("the end of the shell", |terminal| terminal.ended.is_some());
+}
+
+// As sudo, ssh and git do for a password: an error at once, and nobody stands still.
+#[test]
+fn a_process_that_asks_the_terminal_has_none() {
+    for command in ["up", "run"] {
+        let folder = Folder::new();
+        let script = "if read answer < /dev/tty; then echo got it; else echo no terminal > asked; fi; exec sleep 1000";
+        folder.write(
+            "childminder.toml",
+            &format!("[monitor]\nsocket = \"s\"\n[process.it]\nshell = \"{script}\"\ndirectory = \".\"\n"),
+        );
+        let arguments: &[&str] = if command == "up" { &["up"] } else { &["run", "--", "sh", "-c", script] };
+        let mut terminal = OnTerminal::start(&folder, PROGRAM, arguments);
+        terminal.until("an answer", |_| folder.read("asked") == "no terminal\n");
+        terminal.type_in("\x03");
+        terminal.until("the end", |terminal| terminal.ended.is_some());
+        assert_eq!(terminal.ended.unwrap().code(), Some(0), "{command}");
+    }
+}

@@ -1,0 +1,91 @@
+//! The control socket of `childminder up`: it comes back when somebody takes it away.
+#![cfg(all(feature = "cli", target_os = "linux"))]
+
+mod up_util;
+
+use std::fs;
+use std::os::unix::fs::{FileTypeExt, PermissionsExt};
+use std::os::unix::net::UnixListener;
+
+use rustix::process::Signal;
+use up_util::{Up, ask_on, connect, until};
+
+const SLEEPS: &str = "[process.web]\ncommand = [\"sleep\", \"1000\"]\n";
+
+fn is_socket(up: &Up) -> bool {
+    fs::symlink_metadata(up.socket()).is_ok_and(|there| there.file_type().is_socket())
+}
+
+#[test]
+fn it_comes_back_by_itself_and_clients_stay_connected() {
+    let mut up = Up::start(SLEEPS);
+    let pid = up.pid_of("web");
+    let client = connect(&up.socket());
+    let ask = |client| ask_on(client, r#"{"version":1,"command":"status","names":[]}"#).expect("an answer");
+    ask(&client);
+    for round in 1..=3 {
+        match round {
+            1 => fs::remove_file(up.socket()).unwrap(),
+            2 => fs::rename(up.socket(), up.folder.join("elsewhere")).unwrap(),
+            // Something else is put in its place, as by `mv` or `touch`.
+            _ => fs::rename(up.folder.join("elsewhere"), up.socket()).unwrap(),
+        }
+        up.wait_for_socket();
+        assert!(is_socket(&up));
+        let mode = fs::metadata(up.socket()).unwrap().permissions().mode() & 0o777;
+        assert_eq!(mode, 0o600);
+        ask(&client);
+    }
+    let said = up.until_read("err", "was taken away");
+    assert!(said.contains("/s was taken away; it is there again"), "{said}");
+    assert_eq!(up.pid_of("web"), pid);
+    up.shutdown();
+}
+
+#[test]
+fn it_comes_back_when_its_folder_does() {
+    let folder = up_util::Folder::new();
+    fs::create_dir(folder.join("run")).unwrap();
+    folder.write("childminder.toml", &format!("[monitor]\nsocket = \"run/s\"\n{SLEEPS}"));
+    let mut command = std::process::Command::new(up_util::PROGRAM);
+    command.arg("up").current_dir(&folder.0).stderr(fs::File::create(folder.join("err")).unwrap());
+    let mut up = Up { child: command.spawn().unwrap(), folder };
+    let socket = up.folder.join("run/s");
+    until("the socket", || socket.exists().then_some(()));
+    fs::remove_dir_all(up.folder.join("run")).unwrap();
+    let said = up.until_read("err", "cannot be used");
+    assert!(said.contains("run/s cannot be used: No such file or directory (os error 2); it is tried again"), "{said}");
+    // Nobody runs a second one meanwhile.
+    let (code, said) = up.fails(&["up"]);
+    assert!(code == 125 && said.contains("another instance is running"), "{said}");
+    fs::create_dir(up.folder.join("run")).unwrap();
+    until("the socket", || socket.exists().then_some(()));
+    up.until_read("err", "run/s is there again");
+    up.ok(&["status"]);
+    // SIGHUP does not wait for the next try.
+    fs::remove_dir_all(up.folder.join("run")).unwrap();
+    until("the loss", || (up.folder.read("err").matches("cannot be used").count() == 2).then_some(()));
+    fs::create_dir(up.folder.join("run")).unwrap();
+    up.signal(Signal::HUP);
+    until("the socket", || socket.exists().then_some(()));
+    up.ok(&["shutdown", "--wait"]);
+    assert_eq!(up.wait().code(), Some(0));
+    assert!(!socket.exists());
+}
+
+#[test]
+fn another_one_s_socket_in_its_place_is_left_alone() {
+    let mut up = Up::start(SLEEPS);
+    fs::remove_file(up.socket()).unwrap();
+    until("it again", || is_socket(&up).then_some(()));
+    let theirs = up.folder.join("theirs");
+    let listener = UnixListener::bind(&theirs).unwrap();
+    fs::rename(&theirs, up.socket()).unwrap();
+    let said = up.until_read("err", "cannot be used");
+    assert!(said.contains("/s cannot be used: another instance is running"), "{said}");
+    // It goes, and leaves its file behind.
+    drop(listener);
+    up.signal(Signal::HUP);
+    up.until_read("err", "/s is there again");
+    up.shutdown();
+}
