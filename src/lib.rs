@@ -11,7 +11,7 @@
 //!     let mut monitor = ProcessMonitor::new();
 //!     monitor.add_process(&mut reactor, "web", Command::new("sleep").arg("60"))?;
 //! #   reactor.stop(); // so that this example ends
-//!     reactor.run_service(&mut monitor)?; // until SIGTERM or SIGINT; returns when all is down
+//!     reactor.run_service(&mut monitor)?; // until SIGTERM, Ctrl-C or the like; returns when all is down
 //!     Ok(())
 //! }
 //! ```
@@ -27,6 +27,7 @@
 //! | [`Controlled`], [`Handle`] | the same, asked from other threads |
 //! | [`Service`], [`MultiService`] | what is started and stopped with your program |
 //! | [`RunToEnd`] | one command from start to end, in one blocking call |
+//! | [`JobControl`] | Ctrl-C and Ctrl-Z in a program with its own loop |
 //! | [`ProcessProtocol`], [`Feed`] | layers over the events: callbacks, and input of any size |
 //! | [`simulation`] | what a policy does to a service, in virtual time |
 //!

@@ -43,10 +43,11 @@ childminder run:
                                the user database needs the group
       --restart WHEN           always (the default), on-failure or never
 
-What the process writes comes out line by line as `[NAME] line`. SIGTERM and SIGINT stop it and end this command with 0,
-a second one, at least 0.2 s later, kills; SIGHUP restarts it. With `--restart never` this command ends with its child,
-and with `on-failure` as soon as the child succeeds: with the child's exit code, 128+N for signal N, 127 if it was not
-found, 126 if it is not executable. 2 is a mistake in the command line, 125 any other failure of our own.
+What the process writes comes out line by line as `[NAME] line`. It has a session of its own, without a terminal.
+SIGTERM, SIGINT, SIGQUIT and a closed terminal stop it and end this command with 0; a second signal, at least 0.2 s
+later, kills it. SIGHUP restarts it, SIGUSR1 writes its status to stderr. With `--restart never` this command ends with
+its child, and with `on-failure` as soon as the child succeeds: with the child's exit code, 128+N for signal N, 127 if it
+was not found, 126 if it is not executable. 2 is a mistake in the command line, 125 any other failure of our own.
 
   -h, --help                   this text
   -V, --version                the version
