@@ -11,6 +11,7 @@ use log::{debug, info, warn};
 use super::lines::Escaped;
 use crate::error::SpawnError;
 use crate::exit::Exit;
+use crate::process::ProcessId;
 use crate::signal;
 
 /// Hears what a [`ProcessMonitor`](crate::ProcessMonitor) does. Each method that is not given logs by the `log` crate: lines under the
@@ -99,19 +100,44 @@ impl Observer for Log {}
 /// A line that a process has written, or a piece of one that was too long.
 ///
 /// Displayed as `[name] line`; a piece that carries on the one before as `[name+] piece`. Bytes that are not UTF-8 appear as `\xNN`.
+///
+/// What a process wrote to a stream is what its lines have in `bytes`, one after the other, each followed by a newline where
+/// `newline` says so. An observer that keeps it as it was written:
+///
+/// ```
+/// use childminder::{Line, Observer};
+///
+/// #[derive(Default)]
+/// struct Copy(Vec<u8>);
+///
+/// impl Observer for Copy {
+///     fn line(&mut self, line: &Line<'_>) {
+///         self.0.extend_from_slice(line.bytes);
+///         if line.newline {
+///             self.0.push(b'\n');
+///         }
+///     }
+/// }
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Line<'a> {
-    /// Whose.
+    /// The name of the process.
     pub name: &'a str,
-    /// At which of its descriptors: 1 is stdout, 2 is stderr.
+    /// The process itself. Of one name there may be two that write: the one that runs, and an earlier one whose pipe is held open by
+    /// a process that it has started.
+    pub process: ProcessId,
+    /// The descriptor that the process has written to: 1 is stdout, 2 is stderr.
     pub fd: i32,
     /// The bytes as they came, without the newline.
     pub bytes: &'a [u8],
-    /// It carries on the piece before.
+    /// This piece carries on the piece before it of the same process and descriptor.
     pub continued: bool,
     /// The line goes on in the next piece.
     pub cut: bool,
+    /// A newline came after these bytes. If not, the line was [`cut`](Self::cut) here, or these are the last bytes of a stream that
+    /// did not end in a newline.
+    pub newline: bool,
 }
 
 impl Line<'_> {
