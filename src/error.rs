@@ -34,6 +34,8 @@ stages! {
     User => "user",
     /// Opening a pipe, `/dev/null` or a pseudo-terminal, and watching it.
     Pipe => "pipe",
+    /// Opening a file that the child appends to: see [`Stdio::append`](crate::Stdio::append).
+    Open => "open",
     /// Making the child: `clone(2)` or `fork(2)`.
     Clone => "clone",
     /// Leaving the host's table of open files (`close_range(2)`).

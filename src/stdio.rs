@@ -4,6 +4,7 @@
 
 use std::fs::File;
 use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 /// What a child has at one of its descriptors.
@@ -23,6 +24,7 @@ pub(crate) enum Source {
     Closed,
     SameAs(i32),
     Given(Arc<OwnedFd>),
+    Append(Arc<Path>),
 }
 
 impl Stdio {
@@ -67,6 +69,33 @@ impl Stdio {
     #[must_use]
     pub fn same_as(fd: i32) -> Self {
         Self(Source::SameAs(fd))
+    }
+
+    /// A file that the child appends to by itself, for a log that does not go through the host. It is opened at each spawn: after
+    /// `logrotate(8)` has renamed it, the next process gets a new one. A relative path counts from the host's working directory.
+    ///
+    /// The host opens it, with its own rights, and creates it if there is none (mode 0666 less the host's umask). Where two descriptors
+    /// name the same file, each is opened for itself; since both append, neither overwrites what the other has written. A spawn never
+    /// waits for a named pipe to be read.
+    ///
+    /// # Errors
+    ///
+    /// A file that cannot be opened fails the spawn at [`Stage::Open`](crate::Stage::Open), with its path in the message. Of a named pipe
+    /// that no process reads, and of a socket, the errno is `ENXIO`.
+    ///
+    /// ```
+    /// use childminder::{Command, Reactor, Stage, Stdio};
+    ///
+    /// let mut reactor = Reactor::new()?;
+    /// let mut command = Command::new("true");
+    /// command.stdout(Stdio::append("/no/such/folder/web.log"));
+    /// let error = reactor.spawn_process(&command).unwrap_err();
+    /// assert_eq!(error.stage(), Stage::Open);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    #[must_use]
+    pub fn append(path: impl Into<PathBuf>) -> Self {
+        Self(Source::Append(path.into().into()))
     }
 }
 

@@ -4,6 +4,8 @@
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::FileTypeExt;
+use std::path::Path;
 
 use crate::command::Parts;
 use crate::error::{SpawnError, Stage};
@@ -64,7 +66,13 @@ impl<'a> Files<'a> {
             if *fd < 0 {
                 return Err(refuse("a descriptor with a negative number"));
             }
-            files.add(*fd, stdio, null).map_err(|(stage, error)| fail(stage, error))?;
+            files.add(*fd, stdio, null).map_err(|(stage, error)| match &stdio.0 {
+                Source::Append(path) => {
+                    let hint = open_hint(path, &error);
+                    fail(stage, error).on(&**path).with_hint(hint)
+                }
+                _ => fail(stage, error),
+            })?;
         }
         for (fd, (_, socket)) in (3..).zip(&command.attributes().listen) {
             if files.theirs.insert(fd, Theirs::Lent(socket.as_fd())).is_some() {
@@ -106,6 +114,9 @@ impl<'a> Files<'a> {
             Source::Closed => return Ok(()),
             Source::SameAs(other) => Theirs::SameAs(*other),
             Source::Given(file) => Theirs::Lent(file.as_fd()),
+            Source::Append(path) => {
+                Theirs::Opened(sys::fd::open_to_append(path).map_err(|error| (Stage::Open, error))?)
+            }
             Source::Inherit => match sys::fd::of_the_host(fd) {
                 Some(file) => Theirs::Lent(file),
                 None => return Err((Stage::Dup2, io::Error::from_raw_os_error(libc::EBADF))),
@@ -138,4 +149,14 @@ impl<'a> Files<'a> {
         self.terminal = true;
         Ok(())
     }
+}
+
+/// What an errno of open does not say.
+fn open_hint(path: &Path, error: &io::Error) -> Option<String> {
+    if error.raw_os_error() != Some(libc::ENXIO) {
+        return None;
+    }
+    let kind = path.metadata().ok()?.file_type();
+    let hint = if kind.is_fifo() { "no process reads this named pipe" } else { "it is a socket" };
+    (kind.is_fifo() || kind.is_socket()).then(|| hint.into())
 }

@@ -3,7 +3,9 @@
 use std::fs::File;
 use std::io::{self, IoSlice, Read};
 use std::mem::ManuallyDrop;
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
 
 use super::{cvt, cvt_retry, signal};
 
@@ -30,10 +32,23 @@ pub(crate) fn pipe() -> io::Result<(OwnedFd, OwnedFd)> {
 
 /// Makes a pipe's end or a terminal's master non-blocking.
 pub(crate) fn set_nonblocking(fd: BorrowedFd<'_>) -> io::Result<()> {
-    let on: libc::c_int = 1;
+    set_mode(fd, 1)
+}
+
+/// 1 for non-blocking, 0 for blocking.
+fn set_mode(fd: BorrowedFd<'_>, nonblocking: libc::c_int) -> io::Result<()> {
     // SAFETY: FIONBIO reads one int, which lives through the call.
-    cvt(unsafe { libc::ioctl(fd.as_raw_fd(), libc::FIONBIO, &raw const on) })?;
+    cvt(unsafe { libc::ioctl(fd.as_raw_fd(), libc::FIONBIO, &raw const nonblocking) })?;
     Ok(())
+}
+
+/// Opens a file that a child appends to, and creates it if there is none. Waits for nothing: a named pipe without a reader is
+/// `ENXIO`. What is opened is blocking all the same, as a program expects of its stdout.
+pub(crate) fn open_to_append(path: &Path) -> io::Result<OwnedFd> {
+    let flags = libc::O_NONBLOCK | libc::O_NOCTTY;
+    let file = File::options().append(true).create(true).mode(0o666).custom_flags(flags).open(path)?;
+    set_mode(file.as_fd(), 0)?;
+    Ok(file.into())
 }
 
 /// A close-on-exec duplicate at the lowest free number from `min` on.
@@ -59,6 +74,30 @@ pub(crate) fn of_the_host(fd: RawFd) -> Option<BorrowedFd<'static>> {
     let open = fd >= 0 && unsafe { libc::fcntl(fd, libc::F_GETFD) } != -1;
     // SAFETY: it is not -1, and it is only ever duplicated, which refuses what is closed.
     open.then(|| unsafe { BorrowedFd::borrow_raw(fd) })
+}
+
+/// A duplicate of a descriptor that this program was started with, by its number: one that a shell has opened by `7>file`, or that a
+/// service manager hands over. It is close-on-exec, and for the same open file: the position and the flags are shared.
+///
+/// The number says nothing of who owns the descriptor. Give only the number of one that was open when the program started, and that no
+/// part of the program has taken for itself since.
+///
+/// # Errors
+///
+/// `EBADF` if no descriptor of this number is open, `EMFILE` if there are too many.
+///
+/// ```
+/// use std::fs::File;
+/// use std::io::Write;
+///
+/// let mut stderr = File::from(childminder::inherited_fd(2)?);
+/// stderr.write_all(b"hello\n")?;
+/// # Ok::<(), std::io::Error>(())
+/// ```
+#[doc(alias = "dup")]
+pub fn inherited_fd(fd: RawFd) -> io::Result<OwnedFd> {
+    let file = of_the_host(fd).ok_or_else(|| io::Error::from_raw_os_error(libc::EBADF))?;
+    duplicate(file, 3)
 }
 
 /// Lends the descriptor of something that has one by number.
@@ -167,8 +206,6 @@ pub(crate) fn null() -> io::Result<OwnedFd> {
 
 #[cfg(test)]
 mod tests {
-    use std::os::fd::AsFd;
-
     use super::*;
 
     #[test]
