@@ -71,17 +71,20 @@ impl Stdio {
         Self(Source::SameAs(fd))
     }
 
-    /// A file that the child appends to by itself, for a log that does not go through the host. It is opened at each spawn: after
-    /// `logrotate(8)` has renamed it, the next process gets a new one. A relative path counts from the host's working directory.
+    /// A file that the child appends to by itself, for a log that does not go through the host. The
+    /// file is opened at each spawn: after `logrotate(8)` has renamed it, the next process writes
+    /// to a new one. A relative path counts from the host's working directory.
     ///
-    /// The host opens it, with its own rights, and creates it if there is none (mode 0666 less the host's umask). Where two descriptors
-    /// name the same file, each is opened for itself; since both append, neither overwrites what the other has written. A spawn never
-    /// waits for a named pipe to be read.
+    /// The host opens the file with its own rights, and creates it with mode 0666 less its umask.
+    /// If two descriptors of a child name the same file, it is opened twice; since both append,
+    /// neither overwrites the output of the other. A spawn never waits for the reader of a named
+    /// pipe.
     ///
     /// # Errors
     ///
-    /// A file that cannot be opened fails the spawn at [`Stage::Open`](crate::Stage::Open), with its path in the message. Of a named pipe
-    /// that no process reads, and of a socket, the errno is `ENXIO`.
+    /// If the file cannot be opened, the spawn fails at [`Stage::Open`](crate::Stage::Open) with
+    /// the path in the message. The errno is `ENXIO` for a named pipe that no process reads, and
+    /// for a socket.
     ///
     /// ```
     /// use childminder::{Command, Reactor, Stage, Stdio};

@@ -1,4 +1,5 @@
-//! Files that a child appends to by itself: opened at each spawn, the same on both spawn paths, and never waited for.
+//! Files that a child appends to by itself: opened at each spawn, the same on both spawn paths, and
+//! never waited for.
 
 mod util;
 

@@ -6,8 +6,10 @@
 mod check;
 pub(crate) mod config;
 mod control;
+mod descriptor;
 mod output;
 mod run;
+mod text;
 mod up;
 mod words;
 

@@ -1,5 +1,6 @@
-//! Bytes in, bounded lines out. Does no I/O, no decoding and no logging: the caller that pushes the bytes decides what to do
-//! with a line. The rule: any bytes are accepted, the length is bounded, no byte is dropped, and no UTF-8 character is cut.
+//! Bytes in, bounded lines out. Does no I/O, no decoding and no logging: the caller that pushes the
+//! bytes decides what to do with a line. The rule: any bytes are accepted, the length is bounded,
+//! no byte is dropped, and no UTF-8 character is cut.
 
 use std::fmt;
 use std::mem;
@@ -23,10 +24,11 @@ pub(crate) struct Piece<'a> {
 
 /// Splits one stream at its newlines.
 ///
-/// Only `\n` ends a line; `\r` and NUL are bytes like any other, and an empty line is a line. A line longer than the limit comes
-/// in pieces, the first one as soon as one byte more than the limit has come without a newline. A piece has the length of the
-/// limit, or up to three bytes less where a UTF-8 character would be cut. Where the stream was split on its way makes no
-/// difference to the pieces.
+/// Only `\n` ends a line; `\r` and NUL are bytes like any other, and an empty line is a line. A
+/// line longer than the limit comes in pieces, the first one as soon as one byte more than the
+/// limit has come without a newline. A piece has the length of the limit, or up to three bytes less
+/// where a UTF-8 character would be cut. Where the stream was split on its way makes no difference
+/// to the pieces.
 #[derive(Debug)]
 pub(crate) struct LineBuffer {
     /// The line under way, at most `max_len` bytes. No heap is held while there is none.
@@ -83,14 +85,15 @@ impl LineBuffer {
         sink(Piece { bytes, continued: mem::take(&mut self.continued), cut: false, newline });
     }
 
-    /// Hands out as many pieces as make the line under way short enough for `bytes`, and returns the rest of these.
+    /// Appends `bytes` to the line under way, hands out all pieces but the last one, and returns
+    /// the bytes of that.
     fn cut<'a>(&mut self, mut bytes: &'a [u8], sink: &mut impl FnMut(Piece<'_>)) -> &'a [u8] {
         while bytes.len() > self.max_len - self.partial.len() {
             let begun = self.partial.len();
             let byte = |index: usize| if index < begun { self.partial[index] } else { bytes[index - begun] };
             let end = self.max_len - overhang(self.max_len, byte);
             let mut joined = mem::take(&mut self.partial);
-            // A character that has begun in what came before stays there.
+            // The start of a character, if it came before `bytes`, stays in the buffer.
             self.partial.extend_from_slice(joined.get(end..).unwrap_or_default());
             joined.truncate(end);
             let (piece, rest) = bytes.split_at(end.saturating_sub(begun));
@@ -102,7 +105,7 @@ impl LineBuffer {
     }
 }
 
-/// `bytes` at the end of `start`; not copied if there is no start.
+/// `start` with `bytes` appended. If `start` is empty, `bytes` are lent and not copied.
 fn join<'a>(start: &'a mut Vec<u8>, bytes: &'a [u8]) -> &'a [u8] {
     if start.is_empty() {
         return bytes;
@@ -111,8 +114,9 @@ fn join<'a>(start: &'a mut Vec<u8>, bytes: &'a [u8]) -> &'a [u8] {
     start
 }
 
-/// How many of the bytes before `limit` belong to a UTF-8 character that goes on at `limit`; 0 if the bytes there are no such
-/// character, or nothing would be left before it. Looks at no byte after `limit`.
+/// The number of bytes before `limit` that belong to a UTF-8 character which goes on at `limit`. 0
+/// if there is no such character, or if it begins at the very start. Looks at no byte behind
+/// `limit`.
 fn overhang(limit: usize, byte: impl Fn(usize) -> u8) -> usize {
     for count in 1..limit.min(4) {
         if byte(limit - count) & 0xc0 == 0x80 {
@@ -163,7 +167,8 @@ impl fmt::Display for Escaped<'_> {
 mod tests {
     use super::*;
 
-    /// The pieces of a stream that comes in `chunks`, as (text, continued, cut). As written, they are the stream again.
+    /// The pieces of a stream that comes in `chunks`, as (text, continued, cut). As written, they
+    /// are the stream again.
     fn pieces<'a>(max_len: usize, chunks: impl IntoIterator<Item = &'a [u8]>) -> Vec<(Vec<u8>, bool, bool)> {
         let mut lines = LineBuffer::new(max_len);
         let (mut out, mut stream, mut written) = (Vec::new(), Vec::new(), Vec::new());
@@ -327,7 +332,8 @@ mod tests {
         ] {
             assert_eq!(lengths(4, stream), [4, 4], "{}", stream.escape_ascii());
         }
-        // Only the byte after the limit is looked at: this might be the start of a character, and is not.
+        // Only the byte after the limit is looked at: this might be the start of a character, and
+        // is not.
         assert_eq!(lengths(4, b"aaa\xe2\x82aaa"), [3, 4, 1]);
         // A character longer than the limit has to be cut.
         assert_eq!(lengths(1, "€".as_bytes()), [1, 1, 1]);

@@ -181,8 +181,8 @@ impl<O: Observer> ProcessMonitor<O> {
 
     /// How long a line may be, in bytes, before it is handed on in pieces: 16 KiB unless set. For processes started from now on.
     ///
-    /// A piece is shorter, by up to three bytes, where the limit is in the middle of a UTF-8 character. A character of more bytes
-    /// than the limit is cut.
+    /// A piece is shorter, by up to three bytes, where the limit is in the middle of a UTF-8
+    /// character. A character of more bytes than the limit is cut.
     pub fn set_max_line(&mut self, bytes: usize) {
         self.max_line = bytes;
     }

@@ -101,8 +101,8 @@ impl Observer for Log {}
 ///
 /// Displayed as `[name] line`; a piece that carries on the one before as `[name+] piece`. Bytes that are not UTF-8 appear as `\xNN`.
 ///
-/// What a process wrote to a stream is what its lines have in `bytes`, one after the other, each followed by a newline where
-/// `newline` says so. An observer that keeps it as it was written:
+/// The `bytes` of all lines of a stream, each followed by a newline where `newline` is true, are
+/// exactly what the process has written. This observer copies it:
 ///
 /// ```
 /// use childminder::{Line, Observer};
@@ -124,8 +124,8 @@ impl Observer for Log {}
 pub struct Line<'a> {
     /// The name of the process.
     pub name: &'a str,
-    /// The process itself. Of one name there may be two that write: the one that runs, and an earlier one whose pipe is held open by
-    /// a process that it has started.
+    /// The process. Two processes of one name can write at the same time: an earlier one has
+    /// exited, but a process that it has started still holds its pipe.
     pub process: ProcessId,
     /// The descriptor that the process has written to: 1 is stdout, 2 is stderr.
     pub fd: i32,
@@ -135,8 +135,8 @@ pub struct Line<'a> {
     pub continued: bool,
     /// The line goes on in the next piece.
     pub cut: bool,
-    /// A newline came after these bytes. If not, the line was [`cut`](Self::cut) here, or these are the last bytes of a stream that
-    /// did not end in a newline.
+    /// A newline followed these bytes. If not, the line is [`cut`](Self::cut) here, or these are
+    /// the last bytes of a stream that does not end with a newline.
     pub newline: bool,
 }
 

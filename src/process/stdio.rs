@@ -151,7 +151,7 @@ impl<'a> Files<'a> {
     }
 }
 
-/// What an errno of open does not say.
+/// Explains the errno of a failed open where the kind of the file is the reason.
 fn open_hint(path: &Path, error: &io::Error) -> Option<String> {
     if error.raw_os_error() != Some(libc::ENXIO) {
         return None;

@@ -35,15 +35,16 @@ pub(crate) fn set_nonblocking(fd: BorrowedFd<'_>) -> io::Result<()> {
     set_mode(fd, 1)
 }
 
-/// 1 for non-blocking, 0 for blocking.
+/// Makes the open file non-blocking (1) or blocking (0).
 fn set_mode(fd: BorrowedFd<'_>, nonblocking: libc::c_int) -> io::Result<()> {
     // SAFETY: FIONBIO reads one int, which lives through the call.
     cvt(unsafe { libc::ioctl(fd.as_raw_fd(), libc::FIONBIO, &raw const nonblocking) })?;
     Ok(())
 }
 
-/// Opens a file that a child appends to, and creates it if there is none. Waits for nothing: a named pipe without a reader is
-/// `ENXIO`. What is opened is blocking all the same, as a program expects of its stdout.
+/// Opens a file that a child appends to, and creates it if it does not exist. Never waits: a named
+/// pipe without a reader is an error (`ENXIO`). The open file is blocking, as a program expects of
+/// its stdout.
 pub(crate) fn open_to_append(path: &Path) -> io::Result<OwnedFd> {
     let flags = libc::O_NONBLOCK | libc::O_NOCTTY;
     let file = File::options().append(true).create(true).mode(0o666).custom_flags(flags).open(path)?;
@@ -76,15 +77,16 @@ pub(crate) fn of_the_host(fd: RawFd) -> Option<BorrowedFd<'static>> {
     open.then(|| unsafe { BorrowedFd::borrow_raw(fd) })
 }
 
-/// A duplicate of a descriptor that this program was started with, by its number: one that a shell has opened by `7>file`, or that a
-/// service manager hands over. It is close-on-exec, and for the same open file: the position and the flags are shared.
+/// Duplicates a descriptor that this program was started with, such as one that a shell has opened
+/// by `7>file`. The duplicate is close-on-exec. It refers to the same open file, with the same
+/// position and flags.
 ///
-/// The number says nothing of who owns the descriptor. Give only the number of one that was open when the program started, and that no
-/// part of the program has taken for itself since.
+/// A number does not tell which part of a program owns a descriptor. Use this only for a descriptor
+/// that was open when the program started, and that no other part of it has taken over.
 ///
 /// # Errors
 ///
-/// `EBADF` if no descriptor of this number is open, `EMFILE` if there are too many.
+/// `EBADF` if no descriptor of this number is open, `EMFILE` if the limit of open files is reached.
 ///
 /// ```
 /// use std::fs::File;

@@ -16,6 +16,7 @@ use super::report::{self, Errors, Report};
 use super::section::{POLICY, Section};
 use super::value::{self, Parsed};
 use super::{Config, Output, Settings, syntax};
+use crate::cli::descriptor::{Target, is_inherited, target};
 
 pub(super) const PROCESS: [&str; 14] = [
     "command",
@@ -221,14 +222,20 @@ impl Reader<'_, '_> {
         for instance in numbers(instances) {
             let placed = output.expand(self.base, instance);
             let Some(path) = placed.path() else { break };
-            let folder_exists = path.parent().is_some_and(Path::is_dir) && !path.is_dir();
-            let allowed = if !folder_exists {
-                "a file in a directory that exists"
-            } else if self.files.get(path).is_some_and(|other| *other != placed) {
-                "a file of its own, or one with the same `direct`, `max-size` and `keep` wherever it is used"
-            } else {
-                self.files.insert(path.to_owned(), placed);
-                continue;
+            let folder_exists = || path.parent().is_some_and(Path::is_dir) && !path.is_dir();
+            let allowed = match target(path) {
+                Target::Own(number) if is_inherited(number) => continue,
+                Target::Own(_) => "a descriptor that was open when this command was started",
+                // A file that the process writes itself is opened at each start. If that fails, it
+                // concerns this process alone.
+                _ if matches!(placed, Output::File { .. }) && !folder_exists() => "a file in a directory that exists",
+                _ if self.files.get(path).is_some_and(|other| *other != placed) => {
+                    "a file of its own, or one with the same `direct`, `max-size` and `keep` wherever it is used"
+                }
+                _ => {
+                    self.files.insert(path.to_owned(), placed);
+                    continue;
+                }
             };
             self.report.add(value.span(), format!("`{key}` is the file {:?}, allowed is {allowed}", path.display()));
             break;
