@@ -28,11 +28,8 @@ pub(crate) enum Target {
 pub(crate) fn target(path: &Path) -> Target {
     let mut path = path.to_owned();
     for _ in 0..MAX_LINKS {
-        let (Some(folder), Some(name)) =
-            (path.parent().and_then(|folder| folder.canonicalize().ok()), path.file_name())
-        else {
-            break;
-        };
+        let (Some(folder), Some(name)) = (path.parent(), path.file_name()) else { break };
+        let folder = folder.canonicalize().unwrap_or_else(|_| folder.to_owned());
         if let Some(number) = number(name) {
             if own_folders().contains(&folder) {
                 return Target::Own(number);
@@ -50,12 +47,14 @@ pub(crate) fn target(path: &Path) -> Target {
     Target::Path(path)
 }
 
-/// The folders whose entries are our own descriptors, without links.
+/// The folders whose entries are our own descriptors: with and without links, because /proc may be
+/// missing.
 fn own_folders() -> &'static [PathBuf] {
     static FOLDERS: OnceLock<Vec<PathBuf>> = OnceLock::new();
     FOLDERS.get_or_init(|| {
-        let folders = ["/proc/self/fd", "/proc/thread-self/fd", "/dev/fd"];
-        folders.iter().filter_map(|folder| fs::canonicalize(folder).ok()).collect()
+        let folders = ["/proc/self/fd", "/proc/thread-self/fd", "/dev/fd"].map(PathBuf::from);
+        let real = folders.iter().filter_map(|folder| fs::canonicalize(folder).ok());
+        real.chain(folders.iter().cloned()).collect()
     })
 }
 
