@@ -11,6 +11,7 @@ use std::os::unix::fs::{FileTypeExt, OpenOptionsExt, symlink};
 use std::os::unix::net::UnixStream;
 use std::process::{Command, Stdio};
 
+use rustix::process::{Pid, Resource, Rlimit};
 use serde_json::Value;
 use up_util::{Folder, PROGRAM, Up, text, until};
 
@@ -200,10 +201,53 @@ fn a_named_pipe_keeps_nobody_waiting() {
 
 #[test]
 fn what_was_dropped_is_told_at_the_end() {
-    let up = Up::start("[process.a]\nshell = \"echo 1; echo 2; exec sleep 1000\"\nstdout = \"/dev/full\"\n");
-    up.until_read("err", "/dev/full: No space left on device (os error 28); lines are dropped until it can be written");
+    let why = "No space left on device (os error 28); lines are dropped until it can be written\n";
+    let two = |to: &str| format!("[process.a]\nshell = \"echo 1; echo 2; exec sleep 1000\"\nstdout = \"{to}\"\n");
+    let up = Up::start(&two("/dev/full"));
+    up.until_read("err", &format!("/dev/full: {why}"));
     let err = up.shutdown();
     assert!(err.contains("childminder: /dev/full: 2 lines were dropped\n"), "{err}");
+
+    // The same for an output of ours.
+    let up = start_by(Folder::new(), "exec \"$0\" up >/dev/full 2>err", &two("/dev/stdout"));
+    up.until_read("err", &format!("stdout: {why}"));
+    let err = up.shutdown();
+    assert!(err.ends_with("childminder: stdout: 2 lines were dropped\n") && err.matches(why).count() == 1, "{err}");
+}
+
+#[test]
+fn a_line_that_was_torn_is_not_glued_to_the_next() {
+    let folder = Folder::new();
+    folder.write(
+        "run",
+        &format!("{WAIT}wait_for go; seq 1000; wait_for room; until [ -e over ]; do echo next; sleep 0.05; done; exec sleep 1000\n"),
+    );
+    let process = |name: &str, to: &str| {
+        format!("[process.{name}]\ncommand = [\"sh\", \"./run\"]\ndirectory = \".\"\nstdout = \"{to}\"\n")
+    };
+    let up = Up::start_in(folder, &[process("a", "/dev/stdout"), process("b", "./log")].concat());
+    let limit = |bytes| {
+        let limit = Rlimit { current: bytes, maximum: None };
+        rustix::process::prlimit(Pid::from_raw(up.pid()), Resource::Fsize, limit).unwrap();
+    };
+    // Within a number.
+    limit(Some(1025));
+    up.folder.write("go", "");
+    let why = "File too large (os error 27); lines are dropped until it can be written\n";
+    until("both to be full", || (up.folder.read("err").matches(why).count() == 2).then_some(()));
+    limit(None);
+    up.folder.write("room", "");
+    let numbers: String = (1..=1000).map(|number| format!("{number}\n")).collect();
+    for (name, told) in [("out", "stdout"), ("log", "/log")] {
+        let written = up.until_read(name, "next\n");
+        assert!(!numbers[..1025].ends_with('\n') && written.starts_with(&numbers[..1025]), "{name}");
+        assert!(written[1025..].starts_with("\nnext\n"), "{name}");
+        up.until_read("err", &format!("{told}: can be written again; "));
+    }
+    up.folder.write("over", "");
+    let lost = 1000 - numbers[..1025].matches('\n').count();
+    let err = up.shutdown();
+    assert!(err.contains(&format!("stdout: can be written again; {lost} lines were dropped\n")), "{err}");
 }
 
 // Our own descriptors.

@@ -227,6 +227,11 @@ impl Output {
         }
     }
 
+    /// The number of dropped lines that have not been reported, for a report at the end.
+    pub(crate) fn take_dropped(&mut self) -> u64 {
+        if self.gone { 0 } else { std::mem::take(&mut self.dropped) }
+    }
+
     /// Forgets what is out, when that costs less than it has brought.
     fn tidy(&mut self) {
         if self.is_empty() {

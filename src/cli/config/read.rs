@@ -229,6 +229,8 @@ impl Reader<'_, '_> {
                 // A file that the process writes itself is opened at each start. If that fails, it
                 // concerns this process alone.
                 _ if matches!(placed, Output::File { .. }) && !folder_exists() => "a file in a directory that exists",
+                // Of what cannot be rotated, the settings need not be the same.
+                _ if path.metadata().is_ok_and(|there| !there.is_file()) => continue,
                 _ if self.files.get(path).is_some_and(|other| *other != placed) => {
                     "a file of its own, or one with the same `direct`, `max-size` and `keep` wherever it is used"
                 }

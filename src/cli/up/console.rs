@@ -11,6 +11,7 @@ use childminder::{Line, ProcessId, Reactor, SourceId};
 
 use super::end::{End, Piece};
 use crate::cli::output::Output;
+use crate::cli::words;
 
 /// Of a terminal: those that are readable on black and on white.
 const COLOURS: [u8; 6] = [36, 33, 32, 35, 34, 31];
@@ -211,11 +212,19 @@ impl Console {
         self.outputs.iter().any(|shared| shared.held)
     }
 
-    /// Writes what is left, at the end, as far as it is taken until then.
+    /// Writes what is left, at the end, as far as it is taken until then, and reports the lines
+    /// that were dropped.
     pub(super) fn finish(&mut self, reactor: &Reactor, deadline: Instant) {
         self.set_progress(None);
-        for shared in &mut self.outputs {
-            shared.output.finish(reactor, Some(deadline));
+        let mut reports = Vec::new();
+        for Shared { output, name, .. } in &mut self.outputs {
+            output.finish(reactor, Some(deadline));
+            let dropped = output.take_dropped();
+            if dropped > 0 {
+                reports.push(format!("{name}: {} dropped", words::lines_were(dropped)));
+            }
         }
+        reports.iter().for_each(|report| self.say(report));
+        self.err().output.finish(reactor, Some(deadline));
     }
 }
