@@ -40,7 +40,7 @@ fn make_fifo(folder: &Folder, name: &str) -> std::path::PathBuf {
     folder.join(name)
 }
 
-/// What whoever runs the tests has left open for everybody.
+/// The descriptors that the tests themselves were started with and that their children inherit.
 fn inherited_by_children() -> Vec<i32> {
     let script = "for i in $(seq 3 39); do if [ -e /proc/$$/fd/$i ]; then echo $i; fi; done";
     let output = Command::new("sh").args(["-c", script]).output().unwrap();
@@ -149,7 +149,7 @@ fn rotated_files_together_are_what_was_written() {
 }
 
 #[test]
-fn a_named_pipe_keeps_nobody_waiting() {
+fn a_named_pipe_makes_no_process_wait() {
     let folder = Folder::new();
     let pipe = make_fifo(&folder, "pipe");
     symlink("pipe", folder.join("link")).unwrap();
@@ -180,7 +180,7 @@ fn a_named_pipe_keeps_nobody_waiting() {
     };
     up.until_read("err", "/link: can be written again; ");
     up.folder.write("heard", "");
-    // Nobody reads now: the process goes on all the same.
+    // The pipe is not read now; the process goes on all the same.
     up.folder.write("flood", "");
     until("the process to go on", || up.folder.join("done").exists().then_some(()));
     up.until_read("err", "/link: it is read too slowly; lines are dropped until it can be written");
@@ -367,21 +367,21 @@ fn an_inherited_descriptor_is_written_and_no_other_one() {
 }
 
 #[test]
-fn only_those_wait_that_write_where_nobody_reads() {
+fn a_slow_reader_makes_only_its_own_writers_wait() {
     let folder = Folder::new();
-    make_fifo(&folder, "pipe");
+    // Both are open here and not read at first.
+    let [pipe, mut out] = ["pipe", "out"].map(|name| {
+        let flags = libc::O_NONBLOCK;
+        File::options().read(true).write(true).custom_flags(flags).open(make_fifo(&folder, name)).unwrap()
+    });
     let counts = |name: &str, to: &str| {
         format!(
             "[process.{name}]\nshell = \"i=0; while :; do i=$((i+1)); echo $i >{name}.count; seq 1000; done\"\nstdout = \"{to}\"\n"
         )
     };
-    // Our descriptor 7 is a pipe that somebody has open and does not read; stdout is read by nobody
-    // at first.
-    let script = "exec 3<>pipe; mkfifo out; exec 4<>out; exec \"$0\" up >out 2>err 7>pipe 3<&- 4<&-";
-    let holder = [File::options().read(true).write(true).open(folder.join("pipe")).unwrap()];
     let up = start_by(
         folder,
-        &script.replace("4<&-", ""),
+        "exec \"$0\" up >out 2>err 7>pipe",
         &[counts("seven", "/dev/fd/7"), counts("raw", "/dev/stdout"), counts("filed", "/dev/null")].concat(),
     );
     let count = |name: &str| up.folder.read(&format!("{name}.count")).trim().parse::<u32>().unwrap_or(0);
@@ -398,26 +398,22 @@ fn only_those_wait_that_write_where_nobody_reads() {
     stands_still("raw");
     let filed = count("filed");
     until("filed to go on", || (count("filed") > filed + 10).then_some(()));
-    // Whoever reads stdout gets it going again, and not the other one.
+    // The reader of stdout sets its own writer going again, and not the other one.
     let (raw, seven) = (count("raw"), count("seven"));
-    let mut out = File::options().read(true).custom_flags(libc::O_NONBLOCK).open(up.folder.join("out")).unwrap();
     let mut got = Vec::new();
-    let mut read = |enough: &dyn Fn() -> bool| {
-        until("raw to go on", || {
-            let mut buffer = vec![0; 1 << 16];
-            let length = out.read(&mut buffer).unwrap_or(0);
-            got.extend_from_slice(&buffer[..length]);
-            enough().then_some(())
-        });
-    };
-    read(&|| count("raw") > raw + 200);
+    until("raw to go on", || {
+        let mut buffer = vec![0; 1 << 16];
+        let length = out.read(&mut buffer).unwrap_or(0);
+        got.extend_from_slice(&buffer[..length]);
+        (count("raw") > raw + 200).then_some(())
+    });
     assert_eq!(count("seven"), seven);
     // In order and whole.
     let got = text(&got);
     let lines: Vec<u32> = got.lines().filter_map(|line| line.parse().ok()).collect();
     let whole = &lines[..lines.len() - 1];
     assert!(whole.windows(2).all(|pair| pair[1] == pair[0] % 1000 + 1), "{whole:?}");
-    drop(holder);
+    drop(pipe);
 }
 
 // Files that a process writes itself.
