@@ -31,7 +31,7 @@ pub(crate) fn target(path: &Path) -> Target {
         let (Some(folder), Some(name)) = (path.parent(), path.file_name()) else { break };
         let folder = folder.canonicalize().unwrap_or_else(|_| folder.to_owned());
         if let Some(number) = number(name) {
-            if own_folders().contains(&folder) {
+            if is_own(&folder) {
                 return Target::Own(number);
             }
             if folder.starts_with("/proc") {
@@ -47,15 +47,15 @@ pub(crate) fn target(path: &Path) -> Target {
     Target::Path(path)
 }
 
-/// The folders whose entries are our own descriptors: with and without links, because /proc may be
-/// missing.
-fn own_folders() -> &'static [PathBuf] {
-    static FOLDERS: OnceLock<Vec<PathBuf>> = OnceLock::new();
-    FOLDERS.get_or_init(|| {
-        let folders = ["/proc/self/fd", "/proc/thread-self/fd", "/dev/fd"].map(PathBuf::from);
-        let real = folders.iter().filter_map(|folder| fs::canonicalize(folder).ok());
-        real.chain(folders.iter().cloned()).collect()
-    })
+/// Whether the entries of a folder are our own descriptors. It has links only where /proc is missing.
+fn is_own(folder: &Path) -> bool {
+    static OWN: OnceLock<[Option<PathBuf>; 2]> = OnceLock::new();
+    let [process, descriptors] = OWN.get_or_init(|| ["/proc/self", "/dev/fd"].map(|own| fs::canonicalize(own).ok()));
+    // Each thread has a folder, too.
+    let is_of_process = process.as_ref().is_some_and(|process| folder.starts_with(process) && folder.ends_with("fd"));
+    is_of_process
+        || descriptors.as_deref() == Some(folder)
+        || ["/proc/self/fd", "/dev/fd"].map(Path::new).contains(&folder)
 }
 
 /// The number that a file's name is, as the kernel reads it: without a sign and without a zero in
