@@ -100,6 +100,7 @@ pub use reactor::{Event, Interest, Reactor, ReapMethod, SourceId, Waker};
 pub use run_to_end::{Output, RunToEnd};
 pub use service::{MultiService, Service};
 pub use stdio::Stdio;
+pub use sys::fd::inherited_fd;
 pub use sys::spawn::SpawnMethod;
 
 /// The README's examples are tests.

@@ -4,6 +4,7 @@
 
 use std::fs::File;
 use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 /// What a child has at one of its descriptors.
@@ -23,6 +24,7 @@ pub(crate) enum Source {
     Closed,
     SameAs(i32),
     Given(Arc<OwnedFd>),
+    Append(Arc<Path>),
 }
 
 impl Stdio {
@@ -70,6 +72,36 @@ impl Stdio {
     #[must_use]
     pub fn same_as(fd: i32) -> Self {
         Self(Source::SameAs(fd))
+    }
+
+    /// A file that the child appends to by itself, for a log that does not go through the host. The
+    /// file is opened at each spawn: after `logrotate(8)` has renamed it, the next process writes
+    /// to a new one. A relative path counts from the host's working directory.
+    ///
+    /// The host opens the file with its own rights, and creates it with mode 0666 less its umask.
+    /// If two descriptors of a child name the same file, it is opened twice; since both append,
+    /// neither overwrites the output of the other. A spawn never waits for the reader of a named
+    /// pipe.
+    ///
+    /// # Errors
+    ///
+    /// If the file cannot be opened, the spawn fails at [`Stage::Open`](crate::Stage::Open) with
+    /// the path in the message. The errno is `ENXIO` for a named pipe that no process reads, and
+    /// for a socket.
+    ///
+    /// ```
+    /// use childminder::{Command, Reactor, Stage, Stdio};
+    ///
+    /// let mut reactor = Reactor::new()?;
+    /// let mut command = Command::new("true");
+    /// command.stdout(Stdio::append("/no/such/folder/web.log"));
+    /// let error = reactor.spawn_process(&command).unwrap_err();
+    /// assert_eq!(error.stage(), Stage::Open);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    #[must_use]
+    pub fn append(path: impl Into<PathBuf>) -> Self {
+        Self(Source::Append(path.into().into()))
     }
 }
 

@@ -12,20 +12,30 @@ use monitor_util::{WATCHDOG, now, sh};
 struct Lines {
     /// (fd, bytes, continued, cut)
     all: Vec<(i32, Vec<u8>, bool, bool)>,
+    /// The bytes of stdout again, put together from the lines.
+    written: Vec<u8>,
     exits: usize,
 }
 
 impl Observer for Lines {
     fn line(&mut self, line: &Line<'_>) {
         self.all.push((line.fd, line.bytes.to_vec(), line.continued, line.cut));
+        if line.fd == 1 {
+            self.written.extend_from_slice(line.bytes);
+            self.written.extend_from_slice(if line.newline { b"\n" } else { b"" });
+        }
     }
     fn exited(&mut self, _: &str, _: &Exit) {
         self.exits += 1;
     }
 }
 
-/// Runs a program once, to its end.
 fn lines_of(command: &Command, max_line: Option<usize>) -> Vec<(i32, Vec<u8>, bool, bool)> {
+    run(command, max_line).all
+}
+
+/// Runs a program once, to its end.
+fn run(command: &Command, max_line: Option<usize>) -> Lines {
     let mut reactor = Reactor::new().unwrap();
     let mut monitor = ProcessMonitor::with_observer(Lines::default());
     let mut once = Policy::default();
@@ -41,7 +51,7 @@ fn lines_of(command: &Command, max_line: Option<usize>) -> Vec<(i32, Vec<u8>, bo
         let timeout = Some(std::time::Duration::from_millis(100));
         reactor.turn(timeout, |reactor, event| _ = monitor.handle(reactor, &event)).unwrap();
     }
-    std::mem::take(&mut monitor.observer_mut().all)
+    std::mem::take(monitor.observer_mut())
 }
 
 fn whole(text: &[u8]) -> (i32, Vec<u8>, bool, bool) {
@@ -92,6 +102,30 @@ fn the_limit_can_be_set() {
     let expected = [cut(b"abc", false, true), cut(b"def", true, true), cut(b"g", true, false), whole(b"xyz")];
     assert_eq!(lines_of(&sh("echo abcdefg; echo xyz"), Some(3)), expected);
     assert_eq!(lines_of(&sh("echo ab"), Some(0)), [cut(b"a", false, true), cut(b"b", true, false)]);
+}
+
+#[test]
+fn the_lines_say_what_was_written() {
+    for (script, written) in [
+        ("printf 'one\\n\\nlonger\\nlast'", &b"one\n\nlonger\nlast"[..]),
+        ("printf 'one\\n\\nlonger\\nlast\\n'", b"one\n\nlonger\nlast\n"),
+        ("printf '\\342\\202\\254\\342\\202\\254\\n'", "€€\n".as_bytes()),
+        ("true", b""),
+    ] {
+        assert_eq!(run(&sh(script), Some(5)).written.escape_ascii().to_string(), written.escape_ascii().to_string());
+    }
+}
+
+#[test]
+fn no_character_is_cut() {
+    let long = "€".repeat(8000);
+    let mut command = sh("printf %s \"$LONG\"; echo");
+    command.env("LONG", &long);
+    let pieces = lines_of(&command, None);
+    let lengths: Vec<usize> = pieces.iter().map(|(_, bytes, ..)| bytes.len()).collect();
+    assert_eq!(lengths, [16383, 24_000 - 16383]);
+    let text: String = pieces.iter().map(|(_, bytes, ..)| std::str::from_utf8(bytes).unwrap()).collect();
+    assert_eq!(text, long);
 }
 
 // A limit that is set while a process runs is not for this process.

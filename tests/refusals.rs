@@ -55,6 +55,8 @@ fn refusals(dir: &TempDir) -> Vec<Refusal> {
     add(change(ok(), |c| c.pty(Pty::new()).stdin(Stdio::null())), Stage::Command, 0, "pseudo-terminal");
 
     // The system's, each step.
+    add(change(ok(), |c| c.stderr(Stdio::append("/no/such"))), Stage::Open, libc::ENOENT, "open /no/such");
+    add(change(ok(), |c| c.stderr(Stdio::append("a\0b"))), Stage::Open, 0, "open a\0b");
     add(change(ok(), |c| c.fd(9999, Stdio::inherit())), Stage::Dup2, libc::EBADF, "dup2");
     add(change(ok(), |c| c.fd(i32::MAX, Stdio::null())), Stage::Dup2, libc::EBADF, "to descriptor 2147483647");
     add(change(ok(), |c| c.process_group(1)), Stage::Setpgid, libc::EPERM, "setpgid");

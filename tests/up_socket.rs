@@ -75,7 +75,7 @@ fn it_comes_back_when_its_folder_does() {
 
 #[test]
 fn another_one_s_socket_in_its_place_is_left_alone() {
-    let mut up = Up::start(SLEEPS);
+    let up = Up::start(SLEEPS);
     fs::remove_file(up.socket()).unwrap();
     until("it again", || is_socket(&up).then_some(()));
     let theirs = up.folder.join("theirs");

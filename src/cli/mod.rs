@@ -7,10 +7,12 @@ mod check;
 mod child;
 pub(crate) mod config;
 mod control;
+mod descriptor;
 mod output;
 mod paths;
 mod run;
 mod signals;
+mod text;
 mod up;
 mod words;
 

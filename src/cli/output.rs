@@ -6,12 +6,16 @@
 use std::fs::File;
 use std::io::{self, IoSlice, IsTerminal, Write};
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::MetadataExt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use childminder::{Interest, Reactor, SourceId};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
+
+use super::text::fit;
+use super::words;
 
 /// So many bytes never block once poll(2) has said that a pipe can be written to (POSIX's `PIPE_BUF` on Linux), and are never
 /// torn apart by others who write to it.
@@ -42,6 +46,16 @@ pub(crate) struct Output {
     buffer: Vec<u8>,
     /// So much of the buffer is out.
     written: usize,
+    /// The last byte that was written is not the end of a line.
+    within_line: bool,
+    /// The rest of that line was dropped.
+    torn: bool,
+    /// The error of the last write, if it failed.
+    error: Option<Errno>,
+    /// The error has been reported.
+    told: bool,
+    /// The number of dropped lines that have not been reported.
+    dropped: u64,
     /// Nobody reads it any more.
     gone: bool,
     source: Option<SourceId>,
@@ -56,14 +70,41 @@ impl Output {
         Self::new(io::stderr())
     }
 
-    fn new(stream: impl AsFd + IsTerminal) -> io::Result<Self> {
-        let file = File::from(stream.as_fd().try_clone_to_owned()?);
+    fn new(stream: impl AsFd) -> io::Result<Self> {
+        Self::of(stream.as_fd().try_clone_to_owned()?)
+    }
+
+    /// An output to a descriptor that the command was started with.
+    pub(crate) fn of(file: OwnedFd) -> io::Result<Self> {
+        let file = File::from(file);
         let kind = match file.metadata()?.is_file() {
             true => Kind::File,
-            false if stream.is_terminal() => Kind::Terminal,
+            false if file.is_terminal() => Kind::Terminal,
             false => Kind::Pipe,
         };
-        Ok(Self { file: Arc::new(file.into()), kind, buffer: Vec::new(), written: 0, gone: false, source: None })
+        Ok(Self {
+            file: Arc::new(file.into()),
+            kind,
+            buffer: Vec::new(),
+            written: 0,
+            within_line: false,
+            torn: false,
+            error: None,
+            told: false,
+            dropped: 0,
+            gone: false,
+            source: None,
+        })
+    }
+
+    /// Device and inode of the file behind it.
+    pub(crate) fn id(&self) -> io::Result<(u64, u64)> {
+        let there = File::from(self.file.try_clone()?).metadata()?;
+        Ok((there.dev(), there.ino()))
+    }
+
+    pub(crate) fn is_terminal(&self) -> bool {
+        self.kind == Kind::Terminal
     }
 
     /// Has the reactor say when there is room again.
@@ -97,6 +138,9 @@ impl Output {
     /// Adds to what is waiting.
     pub(crate) fn push(&mut self, pieces: &[&[u8]]) {
         if !self.gone {
+            if std::mem::take(&mut self.torn) {
+                self.buffer.push(b'\n');
+            }
             for piece in pieces {
                 self.buffer.extend_from_slice(piece);
             }
@@ -129,13 +173,20 @@ impl Output {
             Kind::File | Kind::Terminal => rustix::io::write(&self.file, piece),
         };
         match written {
-            Ok(written) => self.written += written,
+            Ok(written) => {
+                self.within_line = written > 0 && piece[written - 1] != b'\n';
+                self.written += written;
+                self.error = None;
+            }
             Err(Errno::INTR) => {}
             // Somebody else who writes to it was faster, or has made it non-blocking.
             Err(Errno::AGAIN) => return false,
             // A full disk, a closed pipe, a terminal hung up: whatever it is, supervision goes on.
             Err(error) => {
                 self.gone = error == Errno::PIPE || error == Errno::IO;
+                self.torn = self.within_line;
+                self.error = Some(error).filter(|_| !self.gone);
+                self.dropped += self.buffer[self.written..].iter().map(|byte| u64::from(*byte == b'\n')).sum::<u64>();
                 self.written = self.buffer.len();
             }
         }
@@ -148,15 +199,37 @@ impl Output {
         match self.kind {
             Kind::File => waiting,
             Kind::Terminal => {
-                let piece = &waiting[..waiting.len().min(TERMINAL_PIECE)];
+                let piece = fit(waiting, TERMINAL_PIECE);
                 let text = piece.iter().position(u8::is_ascii_control).unwrap_or(piece.len());
                 &piece[..text.max(1)]
             }
             Kind::Pipe => {
-                let piece = &waiting[..waiting.len().min(PIECE)];
+                let piece = fit(waiting, PIECE);
                 piece.iter().rposition(|byte| *byte == b'\n').map_or(piece, |last| &piece[..=last])
             }
         }
+    }
+
+    /// A message about lines that could not be written, at the first failure and at the recovery. A
+    /// reader that has gone away is no failure.
+    pub(crate) fn take_news(&mut self) -> Option<String> {
+        match self.error {
+            Some(error) => {
+                let is_news = !std::mem::replace(&mut self.told, true);
+                is_news.then(|| format!("{}; lines are dropped until it can be written", io::Error::from(error)))
+            }
+            None if self.dropped > 0 && !self.gone => {
+                self.told = false;
+                let dropped = words::lines_were(std::mem::take(&mut self.dropped));
+                Some(format!("can be written again; {dropped} dropped"))
+            }
+            None => None,
+        }
+    }
+
+    /// The number of dropped lines that have not been reported, for a report at the end.
+    pub(crate) fn take_dropped(&mut self) -> u64 {
+        if self.gone { 0 } else { std::mem::take(&mut self.dropped) }
     }
 
     /// Forgets what is out, when that costs less than it has brought.

@@ -66,6 +66,11 @@ pub(crate) fn refused(number: i32, error: &std::io::Error) -> String {
     format!("cannot send {}: {error}", name(number))
 }
 
+/// `1 line was`, `2 lines were`.
+pub(crate) fn lines_were(count: u64) -> String {
+    if count == 1 { "1 line was".into() } else { format!("{count} lines were") }
+}
+
 fn name(number: i32) -> String {
     signal::name(number).unwrap_or_else(|| number.to_string())
 }

@@ -181,19 +181,34 @@ impl Output {
     }
 
     /// Hands on the last line of a stream, if it has not ended in a newline.
-    pub(super) fn finish(&mut self, fd: i32, name: &str, observer: &mut impl Observer) {
-        for (number, buffer) in self.streams.iter_mut().filter(|(number, _)| *number == fd) {
-            buffer.finish(&mut |piece| observer.line(&line(name, *number, piece)));
-        }
+    pub(super) fn finish(&mut self, writer: Writer<'_>, fd: i32, observer: &mut impl Observer) {
+        self.flush(writer, observer, |number| number == fd);
     }
 
-    pub(super) fn flush(&mut self, name: &str, observer: &mut impl Observer, mut is_drained: impl FnMut(i32) -> bool) {
+    /// [`finish`](Self::finish) for each stream of which `is_drained` is true.
+    pub(super) fn flush(
+        &mut self,
+        writer: Writer<'_>,
+        observer: &mut impl Observer,
+        mut is_drained: impl FnMut(i32) -> bool,
+    ) {
         for (number, buffer) in self.streams.iter_mut().filter(|(number, _)| is_drained(*number)) {
-            buffer.finish(&mut |piece| observer.line(&line(name, *number, piece)));
+            buffer.finish(&mut |piece| observer.line(&writer.line(*number, piece)));
         }
     }
 }
 
-pub(super) fn line<'a>(name: &'a str, fd: i32, piece: Piece<'a>) -> Line<'a> {
-    Line { name, fd, bytes: piece.bytes, continued: piece.continued, cut: piece.cut }
+/// The process that has written a line.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Writer<'a> {
+    pub(super) name: &'a str,
+    pub(super) process: ProcessId,
+}
+
+impl<'a> Writer<'a> {
+    #[inline]
+    pub(super) fn line(self, fd: i32, piece: Piece<'a>) -> Line<'a> {
+        let Piece { bytes, continued, cut, newline } = piece;
+        Line { name: self.name, process: self.process, fd, bytes, continued, cut, newline }
+    }
 }

@@ -1,5 +1,6 @@
-//! Bytes in, bounded lines out. Does no I/O, no decoding and no logging: whoever pushes the bytes says what
-//! becomes of a line. The rule: bytes, not UTF-8; bounded length; and no byte is ever dropped.
+//! Bytes in, bounded lines out. Does no I/O, no decoding and no logging: the caller that pushes the
+//! bytes decides what to do with a line. The rule: any bytes are accepted, the length is bounded,
+//! no byte is dropped, and no UTF-8 character is cut.
 
 use std::fmt;
 use std::mem;
@@ -17,13 +18,17 @@ pub(crate) struct Piece<'a> {
     pub(crate) continued: bool,
     /// The line goes on in the next piece.
     pub(crate) cut: bool,
+    /// A newline came after these bytes.
+    pub(crate) newline: bool,
 }
 
 /// Splits one stream at its newlines.
 ///
-/// Only `\n` ends a line; `\r` and NUL are bytes like any other, and an empty line is a line. A line longer
-/// than the limit comes in pieces of that length, the first one as soon as one byte more than the limit has
-/// come without a newline. Where the stream was split on its way makes no difference to the pieces.
+/// Only `\n` ends a line; `\r` and NUL are bytes like any other, and an empty line is a line. A
+/// line longer than the limit comes in pieces, the first one as soon as one byte more than the
+/// limit has come without a newline. A piece has the length of the limit, or up to three bytes less
+/// where a UTF-8 character would be cut. Where the stream was split on its way makes no difference
+/// to the pieces.
 #[derive(Debug)]
 pub(crate) struct LineBuffer {
     /// The line under way, at most `max_len` bytes. No heap is held while there is none.
@@ -47,7 +52,8 @@ impl LineBuffer {
             start = newline + 1;
             if self.partial.is_empty() && line.len() <= self.max_len {
                 // Nearly every line.
-                sink(Piece { bytes: line, continued: mem::take(&mut self.continued), cut: false });
+                let continued = mem::take(&mut self.continued);
+                sink(Piece { bytes: line, continued, cut: false, newline: true });
             } else {
                 self.end_line(line, sink);
             }
@@ -61,38 +67,72 @@ impl LineBuffer {
     pub(crate) fn finish(&mut self, sink: &mut impl FnMut(Piece<'_>)) {
         // The byte that proved a line over-long is still here, so a cut piece always has a successor.
         if !self.partial.is_empty() {
-            self.hand_out(&[], false, sink);
+            self.end_piece(&[], false, sink);
         }
     }
 
-    /// Ends the line under way with `bytes`.
+    /// Ends the line under way with `bytes` and a newline.
     #[cold]
     fn end_line(&mut self, bytes: &[u8], sink: &mut impl FnMut(Piece<'_>)) {
         let rest = self.cut(bytes, sink);
-        self.hand_out(rest, false, sink);
+        self.end_piece(rest, true, sink);
     }
 
-    /// Hands out what the line under way has too much with `bytes` added, and returns the rest of them.
+    /// Hands out the last piece of the line under way, with `bytes` at its end.
+    fn end_piece(&mut self, bytes: &[u8], newline: bool, sink: &mut impl FnMut(Piece<'_>)) {
+        let mut joined = mem::take(&mut self.partial);
+        let bytes = join(&mut joined, bytes);
+        sink(Piece { bytes, continued: mem::take(&mut self.continued), cut: false, newline });
+    }
+
+    /// Appends `bytes` to the line under way, hands out all pieces but the last one, and returns
+    /// the bytes of that.
     fn cut<'a>(&mut self, mut bytes: &'a [u8], sink: &mut impl FnMut(Piece<'_>)) -> &'a [u8] {
         while bytes.len() > self.max_len - self.partial.len() {
-            let (piece, rest) = bytes.split_at(self.max_len - self.partial.len());
-            self.hand_out(piece, true, sink);
+            let begun = self.partial.len();
+            let byte = |index: usize| if index < begun { self.partial[index] } else { bytes[index - begun] };
+            let end = self.max_len - overhang(self.max_len, byte);
+            let mut joined = mem::take(&mut self.partial);
+            // The start of a character, if it came before `bytes`, stays in the buffer.
+            self.partial.extend_from_slice(joined.get(end..).unwrap_or_default());
+            joined.truncate(end);
+            let (piece, rest) = bytes.split_at(end.saturating_sub(begun));
+            let piece = join(&mut joined, piece);
+            sink(Piece { bytes: piece, continued: mem::replace(&mut self.continued, true), cut: true, newline: false });
             bytes = rest;
         }
         bytes
     }
+}
 
-    /// Hands out the line under way with `bytes` at its end.
-    fn hand_out(&mut self, bytes: &[u8], cut: bool, sink: &mut impl FnMut(Piece<'_>)) {
-        let mut joined = mem::take(&mut self.partial);
-        let bytes = if joined.is_empty() {
-            bytes
-        } else {
-            joined.extend_from_slice(bytes);
-            &joined
-        };
-        sink(Piece { bytes, continued: mem::replace(&mut self.continued, cut), cut });
+/// `start` with `bytes` appended. If `start` is empty, `bytes` are lent and not copied.
+fn join<'a>(start: &'a mut Vec<u8>, bytes: &'a [u8]) -> &'a [u8] {
+    if start.is_empty() {
+        return bytes;
     }
+    start.extend_from_slice(bytes);
+    start
+}
+
+/// The number of bytes before `limit` that belong to a UTF-8 character which goes on at `limit`. 0
+/// if there is no such character, or if it begins at the very start. Looks at no byte behind
+/// `limit`.
+fn overhang(limit: usize, byte: impl Fn(usize) -> u8) -> usize {
+    for count in 1..limit.min(4) {
+        if byte(limit - count) & 0xc0 == 0x80 {
+            continue; // not the first byte of a character
+        }
+        let mut bytes = [0; 4];
+        for (index, copy) in bytes[..=count].iter_mut().enumerate() {
+            *copy = byte(limit - count + index);
+        }
+        let goes_on = match std::str::from_utf8(&bytes[..=count]) {
+            Ok(text) => text.chars().count() == 1,
+            Err(error) => error.valid_up_to() == 0 && error.error_len().is_none(),
+        };
+        return if goes_on { count } else { 0 };
+    }
+    0
 }
 
 /// Shows bytes as text: valid UTF-8 as it is, each other byte as `\xNN`.
@@ -127,20 +167,26 @@ impl fmt::Display for Escaped<'_> {
 mod tests {
     use super::*;
 
-    /// The pieces of a stream that comes in `chunks`, as (text, continued, cut).
+    /// The pieces of a stream that comes in `chunks`, as (text, continued, cut). As written, they
+    /// are the stream again.
     fn pieces<'a>(max_len: usize, chunks: impl IntoIterator<Item = &'a [u8]>) -> Vec<(Vec<u8>, bool, bool)> {
         let mut lines = LineBuffer::new(max_len);
-        let mut out = Vec::new();
+        let (mut out, mut stream, mut written) = (Vec::new(), Vec::new(), Vec::new());
         let mut sink = |piece: Piece<'_>| {
+            assert!(!piece.bytes.is_empty() || piece.newline, "an empty piece");
             out.push((piece.bytes.to_vec(), piece.continued, piece.cut));
+            written.extend_from_slice(piece.bytes);
+            written.extend_from_slice(if piece.newline { b"\n" } else { b"" });
         };
         for chunk in chunks {
+            stream.extend_from_slice(chunk);
             lines.push(chunk, &mut sink);
             assert!(lines.partial.len() <= lines.max_len);
         }
         lines.finish(&mut sink);
         lines.finish(&mut sink);
         assert_eq!(lines.partial.capacity(), 0, "heap held without a line");
+        assert!(written == stream, "a byte added or lost");
         out
     }
 
@@ -233,6 +279,78 @@ mod tests {
         }
     }
 
+    /// The lengths of the pieces of a stream without newlines.
+    fn lengths(max_len: usize, stream: &[u8]) -> Vec<usize> {
+        let out = pieces(max_len, [stream]);
+        for split in 0..stream.len() {
+            assert_eq!(pieces(max_len, [&stream[..split], &stream[split..]]), out, "{max_len} {split}");
+        }
+        assert_eq!(pieces(max_len, stream.chunks(1)), out, "{max_len}");
+        out.into_iter().map(|(bytes, ..)| bytes.len()).collect()
+    }
+
+    #[test]
+    fn no_character_is_cut() {
+        for (text, max_len, expected) in [
+            ("ääääa", 4, &[4, 4, 1][..]),
+            ("aäää", 4, &[3, 4]),
+            ("aaä", 4, &[4]),
+            ("aaaä", 4, &[3, 2]),
+            ("€€€", 4, &[3, 3, 3]),
+            ("€€€", 5, &[3, 3, 3]),
+            ("€€€", 6, &[6, 3]),
+            ("a🦀🦀", 4, &[1, 4, 4]),
+            ("aa🦀🦀", 5, &[2, 4, 4]),
+            ("aaa🦀a", 7, &[7, 1]),
+            ("aaaa🦀", 5, &[4, 4]),
+        ] {
+            assert_eq!(lengths(max_len, text.as_bytes()), expected, "{text} {max_len}");
+        }
+        for size in 0..20 {
+            let text = "a".repeat(size) + &"aä€🦀".repeat(20);
+            for max_len in 4..40 {
+                for (bytes, ..) in pieces(max_len, text.as_bytes().chunks(7)) {
+                    assert!(std::str::from_utf8(&bytes).is_ok() && bytes.len() <= max_len, "{text} {max_len}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_no_character_is_cut_at_the_limit() {
+        for stream in [
+            &b"\xff\xff\xff\xff\xff\xff\xff\xff"[..],
+            b"\x80\x80\x80\x80\x80\x80\x80\x80",
+            b"\xe9\xe9\xe9\xe9\xe9\xe9\xe9\xe9",
+            b"aaa\xe9aaa\xe9",
+            b"aa\xe2\x82aa\xe2\x82",
+            b"aa\xe2\x28aaaa",
+            b"a\xf0\x9f\xa6aaaa",
+            b"aaa\xc0\x80aaa",
+            b"aaa\xf8\x88\x80\x80\x80",
+            b"aa\xed\xa0\x80aaa",
+        ] {
+            assert_eq!(lengths(4, stream), [4, 4], "{}", stream.escape_ascii());
+        }
+        // Only the byte after the limit is looked at: this might be the start of a character, and
+        // is not.
+        assert_eq!(lengths(4, b"aaa\xe2\x82aaa"), [3, 4, 1]);
+        // A character longer than the limit has to be cut.
+        assert_eq!(lengths(1, "€".as_bytes()), [1, 1, 1]);
+        assert_eq!(lengths(3, "🦀".as_bytes()), [3, 1]);
+    }
+
+    #[test]
+    fn a_newline_is_told_where_one_was() {
+        let mut told = Vec::new();
+        let mut sink = |piece: Piece<'_>| told.push((piece.bytes.len(), piece.newline));
+        let mut lines = LineBuffer::new(4);
+        lines.push(b"one\n\nlonger\nlast", &mut sink);
+        lines.finish(&mut sink);
+        lines.push(b"\n", &mut sink);
+        assert_eq!(told, [(3, true), (0, true), (4, false), (2, true), (4, false), (0, true)]);
+    }
+
     #[test]
     fn a_flood_of_empty_lines() {
         let flood = [b'\n'; 100_000];
@@ -243,8 +361,8 @@ mod tests {
 
     #[test]
     fn a_whole_line_is_lent_not_copied() {
-        let data = b"head\nbody\ntail".as_slice();
-        for (max_len, starts) in [(100, [0, 5].as_slice()), (3, &[0, 3, 5, 8, 10])] {
+        let data = b"head\nbody\nt\xc3\xa4il".as_slice();
+        for (max_len, starts) in [(100, [0, 5].as_slice()), (3, &[0, 3, 5, 8, 10]), (2, &[0, 2, 5, 7, 10, 11])] {
             let mut lent = Vec::new();
             LineBuffer::new(max_len).push(data, &mut |piece| lent.push(piece.bytes.as_ptr()));
             assert_eq!(lent, starts.iter().map(|start| data[*start..].as_ptr()).collect::<Vec<_>>());
@@ -263,6 +381,8 @@ mod tests {
             let stream: Vec<u8> = (0..random(400))
                 .map(|_| match random(letters) {
                     0 => b'\n',
+                    1 => b'\xe2',
+                    2 => b'\x82',
                     n => b'a' + n as u8,
                 })
                 .collect();

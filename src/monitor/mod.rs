@@ -23,7 +23,7 @@ use crate::reactor::timers::TimerId;
 use crate::reactor::{Event, Reactor};
 use crate::service::Service;
 pub use entry::Status;
-use entry::{Entry, FIRST_PROBE, Look, Output, line};
+use entry::{Entry, FIRST_PROBE, Look, Output, Writer};
 use lines::MAX_LINE;
 pub use observer::{Line, Log, Observer};
 use restart::{Action, Input, Lifecycle, Policy, PolicyError, State};
@@ -196,6 +196,9 @@ impl<O: Observer> ProcessMonitor<O> {
     }
 
     /// How long a line may be, in bytes, before it is handed on in pieces: 16 KiB unless set. For processes started from now on.
+    ///
+    /// A piece is shorter, by up to three bytes, where the limit is in the middle of a UTF-8
+    /// character. A character of more bytes than the limit is cut.
     pub fn set_max_line(&mut self, bytes: usize) {
         self.max_line = bytes;
     }
@@ -463,7 +466,8 @@ impl<O: Observer> ProcessMonitor<O> {
         // Its last words belong before the word of its end, even if somebody else holds the pipe; but not where the rest of
         // the line is still to be read.
         if let Some(mut transport) = reactor.process(process) {
-            output.flush(&entry.name, &mut self.observer, |fd| transport.is_drained(fd));
+            let writer = Writer { name: &entry.name, process };
+            output.flush(writer, &mut self.observer, |fd| transport.is_drained(fd));
             died = transport.started() + exit.wall_time;
         }
         entry.process = None;
@@ -498,8 +502,8 @@ impl<O: Observer> ProcessMonitor<O> {
     fn data(&mut self, process: ProcessId, fd: i32, data: &[u8]) -> bool {
         let Some(output) = self.outputs.get_mut(&process) else { return false };
         if let Some(entry) = self.entries.get(&output.entry) {
-            let (name, observer) = (&*entry.name, &mut self.observer);
-            output.stream(fd).push(data, &mut |piece| observer.line(&line(name, fd, piece)));
+            let (writer, observer) = (Writer { name: &entry.name, process }, &mut self.observer);
+            output.stream(fd).push(data, &mut |piece| observer.line(&writer.line(fd, piece)));
         }
         true
     }
@@ -507,7 +511,7 @@ impl<O: Observer> ProcessMonitor<O> {
     fn closed(&mut self, process: ProcessId, fd: i32) -> bool {
         let Some(output) = self.outputs.get_mut(&process) else { return false };
         if let Some(entry) = self.entries.get(&output.entry) {
-            output.finish(fd, &entry.name, &mut self.observer);
+            output.finish(Writer { name: &entry.name, process }, fd, &mut self.observer);
         }
         true
     }

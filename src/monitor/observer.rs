@@ -12,6 +12,7 @@ use super::lines::Escaped;
 use super::restart::State;
 use crate::error::SpawnError;
 use crate::exit::Exit;
+use crate::process::ProcessId;
 use crate::signal;
 
 /// Hears what a [`ProcessMonitor`](crate::ProcessMonitor) does. Each method that is not given logs by the `log` crate: lines under the
@@ -118,19 +119,44 @@ impl Observer for Log {}
 /// A line that a process has written, or a piece of one that was too long.
 ///
 /// Displayed as `[name] line`; a piece that carries on the one before as `[name+] piece`. Bytes that are not UTF-8 appear as `\xNN`.
+///
+/// The `bytes` of all lines of a stream, each followed by a newline where `newline` is true, are
+/// exactly what the process has written. This observer copies it:
+///
+/// ```
+/// use childminder::{Line, Observer};
+///
+/// #[derive(Default)]
+/// struct Copy(Vec<u8>);
+///
+/// impl Observer for Copy {
+///     fn line(&mut self, line: &Line<'_>) {
+///         self.0.extend_from_slice(line.bytes);
+///         if line.newline {
+///             self.0.push(b'\n');
+///         }
+///     }
+/// }
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Line<'a> {
-    /// Whose.
+    /// The name of the process.
     pub name: &'a str,
-    /// At which of its descriptors: 1 is stdout, 2 is stderr.
+    /// The process. Two processes of one name can write at the same time: an earlier one has
+    /// exited, but a process that it has started still holds its pipe.
+    pub process: ProcessId,
+    /// The descriptor that the process has written to: 1 is stdout, 2 is stderr.
     pub fd: i32,
     /// The bytes as they came, without the newline.
     pub bytes: &'a [u8],
-    /// It carries on the piece before.
+    /// This piece carries on the piece before it of the same process and descriptor.
     pub continued: bool,
     /// The line goes on in the next piece.
     pub cut: bool,
+    /// A newline followed these bytes. If not, the line is [`cut`](Self::cut) here, or these are
+    /// the last bytes of a stream that does not end with a newline.
+    pub newline: bool,
 }
 
 impl Line<'_> {

@@ -4,6 +4,8 @@
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::FileTypeExt;
+use std::path::Path;
 
 use crate::command::Parts;
 use crate::error::{SpawnError, Stage};
@@ -109,6 +111,13 @@ impl<'a> Files<'a> {
             Source::Closed => return Ok(()),
             Source::SameAs(other) => Theirs::SameAs(*other),
             Source::Given(file) => Theirs::Lent(file.as_fd()),
+            Source::Append(path) => {
+                let opened = sys::fd::open_to_append(path).map_err(|error| {
+                    let hint = open_hint(path, &error);
+                    SpawnError::new(command.program.clone(), Stage::Open, error).on(&**path).with_hint(hint)
+                });
+                Theirs::Opened(opened?)
+            }
             Source::Inherit => match sys::fd::of_the_host(fd) {
                 Some(file) => Theirs::Lent(file),
                 None => {
@@ -146,4 +155,14 @@ impl<'a> Files<'a> {
         self.terminal = true;
         Ok(())
     }
+}
+
+/// Explains the errno of a failed open where the kind of the file is the reason.
+fn open_hint(path: &Path, error: &io::Error) -> Option<String> {
+    if error.raw_os_error() != Some(libc::ENXIO) {
+        return None;
+    }
+    let kind = path.metadata().ok()?.file_type();
+    let hint = if kind.is_fifo() { "no process reads this named pipe" } else { "it is a socket" };
+    (kind.is_fifo() || kind.is_socket()).then(|| hint.into())
 }

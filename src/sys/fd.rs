@@ -4,7 +4,9 @@ use std::fs::File;
 use std::io::{self, IoSlice, Read};
 use std::mem::ManuallyDrop;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::net::UnixStream;
+use std::path::Path;
 use std::ptr;
 use std::time::Duration;
 
@@ -58,9 +60,13 @@ pub(crate) fn pipe() -> io::Result<(OwnedFd, OwnedFd)> {
 
 /// Makes a pipe's end or a terminal's master non-blocking.
 pub(crate) fn set_nonblocking(fd: BorrowedFd<'_>) -> io::Result<()> {
-    let on: libc::c_int = 1;
+    set_mode(fd, 1)
+}
+
+/// Makes the open file non-blocking (1) or blocking (0).
+fn set_mode(fd: BorrowedFd<'_>, nonblocking: libc::c_int) -> io::Result<()> {
     // SAFETY: FIONBIO reads one int, which lives through the call.
-    cvt(unsafe { libc::ioctl(fd.as_raw_fd(), libc::FIONBIO, &raw const on) })?;
+    cvt(unsafe { libc::ioctl(fd.as_raw_fd(), libc::FIONBIO, &raw const nonblocking) })?;
     Ok(())
 }
 
@@ -72,6 +78,16 @@ pub(crate) fn socket_pair() -> io::Result<(UnixStream, UnixStream)> {
     one.set_nonblocking(true)?;
     other.set_nonblocking(true)?;
     Ok((one, other))
+}
+
+/// Opens a file that a child appends to, and creates it if it does not exist. Never waits: a named
+/// pipe without a reader is an error (`ENXIO`). The open file is blocking, as a program expects of
+/// its stdout.
+pub(crate) fn open_to_append(path: &Path) -> io::Result<OwnedFd> {
+    let flags = libc::O_NONBLOCK | libc::O_NOCTTY;
+    let file = File::options().append(true).create(true).mode(0o666).custom_flags(flags).open(path)?;
+    set_mode(file.as_fd(), 0)?;
+    above_stdio(file.into())
 }
 
 /// A close-on-exec duplicate at the lowest free number from `min` on.
@@ -97,6 +113,31 @@ pub(crate) fn of_the_host(fd: RawFd) -> Option<BorrowedFd<'static>> {
     let open = fd >= 0 && unsafe { libc::fcntl(fd, libc::F_GETFD) } != -1;
     // SAFETY: it is not -1, and it is only ever duplicated, which refuses what is closed.
     open.then(|| unsafe { BorrowedFd::borrow_raw(fd) })
+}
+
+/// Duplicates a descriptor that this program was started with, such as one that a shell has opened
+/// by `7>file`. The duplicate is close-on-exec. It refers to the same open file, with the same
+/// position and flags.
+///
+/// A number does not tell which part of a program owns a descriptor. Use this only for a descriptor
+/// that was open when the program started, and that no other part of it has taken over.
+///
+/// # Errors
+///
+/// `EBADF` if no descriptor of this number is open, `EMFILE` if the limit of open files is reached.
+///
+/// ```
+/// use std::fs::File;
+/// use std::io::Write;
+///
+/// let mut stderr = File::from(childminder::inherited_fd(2)?);
+/// stderr.write_all(b"hello\n")?;
+/// # Ok::<(), std::io::Error>(())
+/// ```
+#[doc(alias = "dup")]
+pub fn inherited_fd(fd: RawFd) -> io::Result<OwnedFd> {
+    let file = of_the_host(fd).ok_or_else(|| io::Error::from_raw_os_error(libc::EBADF))?;
+    duplicate(file, 3)
 }
 
 /// Lends the descriptor of something that has one by number.

@@ -4,7 +4,6 @@
 
 use std::ffi::OsString;
 use std::fmt::{Display, Write};
-use std::fs::File;
 use std::hash::{DefaultHasher, Hasher};
 use std::io;
 use std::path::{Path, PathBuf};
@@ -15,6 +14,7 @@ use childminder::{Command, Limit, Policy, Resource, Stdio};
 
 use super::value::Id;
 use crate::cli::child;
+use crate::cli::descriptor::{Target, target};
 
 /// One process; of a table with `instances`, one of them.
 #[derive(Debug, PartialEq, Eq)]
@@ -125,7 +125,8 @@ impl ProcessConfig {
         Mark { settings: hash(&self.settings), all: hash(self) }
     }
 
-    /// The command that the settings describe. Opens (and if need be, makes) the files that the process writes itself.
+    /// The command that the settings describe. Opens no files: a file that the process writes
+    /// itself is opened at each start.
     fn command(&self) -> io::Result<Command> {
         let settings = &self.settings;
         let (program, args) = settings.command.split_first().ok_or(io::ErrorKind::InvalidInput)?;
@@ -160,10 +161,10 @@ impl Commands {
     ///
     /// # Errors
     ///
-    /// A user or group that is gone by now, or a file that cannot be opened.
+    /// A user or group that is gone by now.
     pub(crate) fn of(&mut self, process: &ProcessConfig) -> io::Result<Command> {
         let settings = &process.settings;
-        if let Some((_, command)) = self.0.as_ref().filter(|(last, _)| last == settings && !settings.writes_itself()) {
+        if let Some((_, command)) = self.0.as_ref().filter(|(last, _)| last == settings) {
             return Ok(command.clone());
         }
         let command = process.command()?;
@@ -173,11 +174,6 @@ impl Commands {
 }
 
 impl Settings {
-    /// It is given open files, which no other process shall share with it.
-    fn writes_itself(&self) -> bool {
-        [&self.stdout, &self.stderr].iter().any(|output| matches!(output, Output::Direct { .. }))
-    }
-
     pub(super) fn apply_user(&self, command: &mut Command) -> io::Result<()> {
         match (&self.user, &self.group) {
             (Some(Id::Name(name)), None) => {
@@ -210,7 +206,10 @@ impl Output {
             Self::Prefix | Self::File { .. } => Stdio::piped(),
             Self::Null => Stdio::null(),
             Self::Inherit => Stdio::inherit(),
-            Self::Direct { path } => open(path)?.into(),
+            Self::Direct { path } => match target(path) {
+                Target::Own(number) => childminder::inherited_fd(number)?.into(),
+                _ => Stdio::append(path),
+            },
         })
     }
 
@@ -221,11 +220,6 @@ impl Output {
             _ => None,
         }
     }
-}
-
-fn open(path: &Path) -> io::Result<File> {
-    let file = File::options().append(true).create(true).open(path);
-    file.map_err(|error| io::Error::new(error.kind(), format!("cannot open {}: {error}", path.display())))
 }
 
 #[cfg(test)]

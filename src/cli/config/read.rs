@@ -19,6 +19,7 @@ use super::section::{POLICY, Section};
 use super::source::{self, NotText};
 use super::value::{self, Parsed};
 use super::{Config, Output, Settings, socket, syntax, text, warnings};
+use crate::cli::descriptor::{Target, is_inherited, target};
 use crate::cli::paths;
 
 pub(super) const PROCESS: [&str; 14] = [
@@ -270,13 +271,19 @@ impl Reader<'_, '_> {
         for instance in numbers(instances) {
             let placed = output.expand(self.base, instance);
             let Some(path) = placed.path() else { break };
-            let allowed = if is_folder(&output) || path.is_dir() {
-                "a file, not a directory"
-            } else if self.files.get(path).is_some_and(|other| *other != placed) {
-                "a file of its own, or one with the same `direct`, `max-size` and `keep` wherever it is used"
-            } else {
-                self.files.insert(path.to_owned(), placed);
-                continue;
+            let allowed = match target(path) {
+                Target::Own(number) if is_inherited(number) => continue,
+                Target::Own(_) => "a descriptor that was open when this command was started",
+                _ if is_folder(&output) || path.is_dir() => "a file, not a directory",
+                // Of what cannot be rotated, the settings need not be the same.
+                _ if path.metadata().is_ok_and(|there| !there.is_file()) => continue,
+                _ if self.files.get(path).is_some_and(|other| *other != placed) => {
+                    "a file of its own, or one with the same `direct`, `max-size` and `keep` wherever it is used"
+                }
+                _ => {
+                    self.files.insert(path.to_owned(), placed);
+                    continue;
+                }
             };
             self.report.add(value.span(), format!("`{key}` is the file {:?}, allowed is {allowed}", path.display()));
             break;

@@ -352,6 +352,20 @@ fn each_key_says_what_is_allowed() {
 }
 
 #[test]
+fn only_files_that_can_be_rotated_have_the_same_settings_everywhere() {
+    let two = |path: &str| {
+        format!("[process.a]\nshell = \"x\"\nstdout = {{ file = {path:?}, direct = true }}\nstderr = {path:?}\n")
+    };
+    for path in ["/dev/null", "/dev/stdout", "/dev/fd/2"] {
+        assert!(parse(&two(path)).is_ok(), "{path}");
+    }
+    assert!(errors(&two("/tmp/x"))[0].contains("allowed is a file of its own"));
+    // A file that the process opens itself may be missing, with its folder, until the process is
+    // started.
+    assert!(parse("[process.a]\nshell = \"x\"\nstdout = { file = \"/no/such/log\", direct = true }").is_ok());
+}
+
+#[test]
 fn a_file_that_is_none_is_told_so() {
     let missing = Config::load(Path::new("/no/such/file.toml")).unwrap_err().to_string();
     assert!(missing.starts_with("/no/such/file.toml: ") && missing.lines().count() == 1, "{missing}");

@@ -250,7 +250,8 @@ fn show_line(line: &Value, json: bool) -> io::Result<bool> {
     let text = if json {
         format!("{line}\n")
     } else {
-        format!("[{}] {}\n", line["name"].as_str().unwrap_or("?"), line["line"].as_str().unwrap_or_default())
+        let mark = if line["continued"] == true { "+" } else { "" };
+        format!("[{}{mark}] {}\n", line["name"].as_str().unwrap_or("?"), line["line"].as_str().unwrap_or_default())
     };
     output::say(&text)
 }

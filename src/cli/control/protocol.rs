@@ -13,6 +13,9 @@
 //! | `"shutdown"` | nothing more; the supervisor closes the connection when it is down |
 //! | `"logs"`, `"follow":true` if wanted | before it, an object `"name"`, `"stream"`, `"line"` for each line; when following, there is no end |
 //!
+//! A line of more than 16 KiB comes in pieces, one object each. All but the first have
+//! `"continued":true`, and all but the last `"cut":true`.
+//!
 //! - `"version":1` has to be in each request.
 //! - `"names":["web","worker:*"]` says which processes are meant, `"all":true` that all are; in a name `*` stands for any
 //!   characters and `?` for one. `status` and `logs` without names mean all. A name that fits none is an error, and
@@ -223,15 +226,33 @@ pub(crate) fn progress(done: usize, of: usize) -> Object {
     Map::from_iter([("version".to_owned(), VERSION.into()), ("progress".to_owned(), json!({ "done": done, "of": of }))])
 }
 
-/// A line that a process has written.
-pub(crate) fn log_line(name: &str, stream: u8, text: &[u8]) -> Object {
-    let stream = if stream == 2 { "stderr" } else { "stdout" };
-    Map::from_iter([
+/// A line that a process has written, or a piece of one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct LogLine<'a> {
+    /// 1 for stdout, 2 for stderr.
+    pub(crate) stream: u8,
+    /// It carries on the piece before it of the same stream.
+    pub(crate) continued: bool,
+    /// The line goes on in the next piece.
+    pub(crate) cut: bool,
+    pub(crate) text: &'a [u8],
+}
+
+/// The object for a line that a process of this name has written.
+pub(crate) fn log_line(name: &str, line: LogLine<'_>) -> Object {
+    let stream = if line.stream == 2 { "stderr" } else { "stdout" };
+    let mut object = Map::from_iter([
         ("version".to_owned(), VERSION.into()),
         ("name".to_owned(), name.into()),
         ("stream".to_owned(), stream.into()),
-        ("line".to_owned(), childminder::Escaped(text).to_string().into()),
-    ])
+        ("line".to_owned(), childminder::Escaped(line.text).to_string().into()),
+    ]);
+    for (key, is_so) in [("continued", line.continued), ("cut", line.cut)] {
+        if is_so {
+            object.insert(key.into(), true.into());
+        }
+    }
+    object
 }
 
 #[cfg(test)]
@@ -260,6 +281,21 @@ mod tests {
                 progress: true,
             };
             assert_eq!(Request::parse(&request.to_line()), Ok(request));
+        }
+    }
+
+    #[test]
+    fn only_a_piece_of_a_line_says_so() {
+        for (continued, cut, marks) in [
+            (false, false, ""),
+            (false, true, r#""cut":true,"#),
+            (true, true, r#""continued":true,"cut":true,"#),
+            (true, false, r#""continued":true,"#),
+        ] {
+            let object = log_line("web", LogLine { stream: 2, continued, cut, text: b"x\xff" });
+            let expected =
+                format!("{{{marks}\"line\":\"x\\\\xff\",\"name\":\"web\",\"stream\":\"stderr\",\"version\":1}}\n");
+            assert_eq!(String::from_utf8(line(object)).unwrap(), expected);
         }
     }
 

@@ -1,23 +1,28 @@
-//! Our own stdout and stderr: the lines of processes with their names before them, and what we have to say ourselves.
+//! Our own stdout and stderr, and other descriptors that the command was started with. They get the
+//! lines of processes, with the name in front or as they are, and messages of our own.
 //!
-//! The one rule: never waited for. Who is slow makes the processes wait that write there, and nobody else.
+//! The one rule: the supervisor never waits for them. A slow reader makes only the processes wait
+//! that write to its descriptor.
 
 use std::io::{self, IsTerminal};
 use std::time::Instant;
 
-use childminder::{Line, Reactor, SourceId};
+use childminder::{Line, ProcessId, Reactor, SourceId};
 
+use super::end::{End, Piece};
 use crate::cli::output::Output;
+use crate::cli::words;
 
 /// Of a terminal: those that are readable on black and on white.
 const COLOURS: [u8; 6] = [36, 33, 32, 35, 34, 31];
+const STDOUT: i32 = 1;
+const STDERR: i32 = 2;
 
 #[derive(Debug)]
 pub(super) struct Console {
-    out: Output,
-    err: Output,
-    colour_out: bool,
-    colour_err: bool,
+    outputs: Vec<Shared>,
+    /// Our descriptors, each with the index of its output.
+    numbers: Vec<(i32, usize)>,
     /// stderr is a terminal: progress can be drawn there.
     terminal: bool,
     /// What is drawn on stderr's last line now.
@@ -27,60 +32,120 @@ pub(super) struct Console {
     unsaid: u64,
 }
 
+/// An output and the state that all of its writers share. Descriptors for the same file share one,
+/// so that lines on stdout and messages on stderr of one terminal keep their order.
+#[derive(Debug)]
+struct Shared {
+    output: Output,
+    /// Device and inode of its file.
+    id: (u64, u64),
+    /// For messages.
+    name: String,
+    colour: bool,
+    end: End<(ProcessId, i32)>,
+    /// The processes that write to it have to wait, because it is not read.
+    held: bool,
+}
+
 impl Console {
-    pub(super) fn new() -> io::Result<Self> {
-        let set = |name| std::env::var_os(name).is_some_and(|value| !value.is_empty());
-        let plain = set("NO_COLOR") || std::env::var_os("TERM").is_some_and(|term| term == "dumb");
-        let terminal = io::stderr().is_terminal();
-        Ok(Self {
-            out: Output::stdout()?,
-            err: Output::stderr()?,
-            colour_out: !plain && io::stdout().is_terminal(),
-            colour_err: !plain && terminal,
-            terminal,
+    pub(super) fn new(reactor: &mut Reactor) -> io::Result<Self> {
+        let mut console = Self {
+            outputs: Vec::new(),
+            numbers: Vec::new(),
+            terminal: io::stderr().is_terminal(),
             progress: None,
             drawn: false,
             unsaid: 0,
-        })
+        };
+        console.add(reactor, STDOUT, Output::stdout()?)?;
+        console.add(reactor, STDERR, Output::stderr()?)?;
+        Ok(console)
     }
 
-    pub(super) fn watch(&mut self, reactor: &mut Reactor) {
-        self.out.watch(reactor);
-        self.err.watch(reactor);
+    /// Makes one more of our descriptors an output. No effect if it is one already.
+    ///
+    /// # Errors
+    ///
+    /// The descriptor cannot be duplicated.
+    pub(super) fn open(&mut self, reactor: &mut Reactor, number: i32) -> io::Result<()> {
+        if self.numbers.iter().any(|(known, _)| *known == number) {
+            return Ok(());
+        }
+        self.add(reactor, number, Output::of(childminder::inherited_fd(number)?)?)
+    }
+
+    fn add(&mut self, reactor: &mut Reactor, number: i32, mut output: Output) -> io::Result<()> {
+        let id = output.id()?;
+        let index = self.outputs.iter().position(|known| known.id == id).unwrap_or_else(|| {
+            output.watch(reactor);
+            let set = |name| std::env::var_os(name).is_some_and(|value| !value.is_empty());
+            let plain = set("NO_COLOR") || std::env::var_os("TERM").is_some_and(|term| term == "dumb");
+            let name = match number {
+                STDOUT => "stdout".to_owned(),
+                STDERR => "stderr".to_owned(),
+                other => format!("descriptor {other}"),
+            };
+            let colour = !plain && output.is_terminal();
+            self.outputs.push(Shared { output, id, name, colour, end: End::default(), held: false });
+            self.outputs.len() - 1
+        });
+        self.numbers.push((number, index));
+        Ok(())
+    }
+
+    /// The index of the output of a descriptor of ours; that of stdout if the descriptor was never
+    /// added.
+    pub(super) fn index(&self, number: i32) -> usize {
+        self.numbers.iter().find(|(known, _)| *known == number).map_or(0, |(_, index)| *index)
+    }
+
+    fn err(&mut self) -> &mut Shared {
+        let index = self.index(STDERR);
+        &mut self.outputs[index]
     }
 
     pub(super) fn is(&self, source: SourceId) -> bool {
-        self.out.is(source) || self.err.is(source)
+        self.outputs.iter().any(|shared| shared.output.is(source))
     }
 
-    /// A line of a process, whose colour is the one of this number.
+    /// Writes a line of a process with the name in front, which has the colour of this number.
     pub(super) fn line(&mut self, line: &Line<'_>, number: usize) {
         self.erase_progress();
-        let (output, colour) =
-            if line.fd == 2 { (&mut self.err, self.colour_err) } else { (&mut self.out, self.colour_out) };
+        let index = self.index(if line.fd == STDERR { STDERR } else { STDOUT });
+        let Shared { output, colour, end, .. } = &mut self.outputs[index];
         let mark: &[u8] = if line.continued { b"+]" } else { b"]" };
-        let name = line.name.as_bytes();
-        if colour {
+        let (before, name) = (end.finish(), line.name.as_bytes());
+        if *colour {
             let start = format!("\x1b[{}m[", COLOURS[number % COLOURS.len()]);
-            output.push(&[start.as_bytes(), name, mark, b"\x1b[0m ", line.bytes, b"\n"]);
+            output.push(&[before, start.as_bytes(), name, mark, b"\x1b[0m ", line.bytes, b"\n"]);
         } else {
-            output.push(&[b"[", name, mark, b" ", line.bytes, b"\n"]);
+            output.push(&[before, b"[", name, mark, b" ", line.bytes, b"\n"]);
         }
+    }
+
+    /// Writes a line of a process as it is to a descriptor of ours.
+    pub(super) fn raw(&mut self, line: &Line<'_>, number: i32) {
+        self.erase_progress();
+        let index = self.index(number);
+        let Shared { output, end, .. } = &mut self.outputs[index];
+        output.push(&end.add((line.process, line.fd), Piece::from(line)));
     }
 
     /// Something of our own.
     pub(super) fn say(&mut self, what: &str) {
-        if self.err.is_full() {
+        if self.err().output.is_full() {
             self.unsaid += 1;
             return;
         }
         self.erase_progress();
         let unsaid = std::mem::take(&mut self.unsaid);
+        let Shared { output, end, .. } = self.err();
+        output.push(&[end.finish()]);
         if unsaid > 0 {
-            self.err.push(&[format!("childminder: {unsaid} messages were dropped here\n").as_bytes()]);
+            output.push(&[format!("childminder: {unsaid} messages were dropped here\n").as_bytes()]);
         }
         for line in what.lines() {
-            self.err.push(&[b"childminder: ", line.as_bytes(), b"\n"]);
+            output.push(&[b"childminder: ", line.as_bytes(), b"\n"]);
         }
     }
 
@@ -99,34 +164,67 @@ impl Console {
 
     fn erase_progress(&mut self) {
         if std::mem::take(&mut self.drawn) {
-            self.err.push(&[b"\r\x1b[K"]);
-            // What comes next may go to the same terminal by stdout.
-            self.err.flush();
+            self.err().output.push(&[b"\r\x1b[K"]);
+            // What comes next may go to the same terminal by another output.
+            self.err().output.flush();
         }
     }
 
     pub(super) fn flush(&mut self) {
-        if let Some(progress) = self.progress.as_ref().filter(|_| !self.drawn && !self.err.is_full()) {
-            self.err.push(&[b"childminder: ", progress.as_bytes()]);
-            self.drawn = true;
+        if !self.drawn && !self.err().output.is_full() {
+            if let Some(progress) = self.progress.take() {
+                let Shared { output, end, .. } = self.err();
+                output.push(&[end.finish(), b"childminder: ", progress.as_bytes()]);
+                (self.progress, self.drawn) = (Some(progress), true);
+            }
         }
-        self.out.flush();
-        self.err.flush();
+        let mut news = Vec::new();
+        for Shared { output, name, .. } in &mut self.outputs {
+            output.flush();
+            news.extend(output.take_news().map(|what| format!("{name}: {what}")));
+        }
+        if !news.is_empty() {
+            news.iter().for_each(|what| self.say(what));
+            self.err().output.flush();
+        }
     }
 
-    /// Whether so much is waiting that those who write here have to wait, too.
-    pub(super) fn is_full(&self) -> bool {
-        self.out.is_full() || self.err.is_full()
+    /// Updates which outputs are held: an output is held from the time that it is full until it is
+    /// empty. Returns whether any is full now, and whether any has been released.
+    pub(super) fn update_holds(&mut self) -> (bool, bool) {
+        let (mut any_full, mut any_released) = (false, false);
+        for Shared { output, held, .. } in &mut self.outputs {
+            let (full, released) = (output.is_full(), *held && output.is_empty());
+            *held = full || *held && !released;
+            any_full |= full;
+            any_released |= released;
+        }
+        (any_full, any_released)
     }
 
-    pub(super) fn is_empty(&self) -> bool {
-        self.out.is_empty() && self.err.is_empty()
+    /// Whether the processes that write to this output have to wait.
+    pub(super) fn is_held(&self, index: usize) -> bool {
+        self.outputs.get(index).is_some_and(|shared| shared.held)
     }
 
-    /// Writes what is left, at the end, as far as it is taken until then.
+    /// Whether the processes that write to any of the outputs have to wait.
+    pub(super) fn is_any_held(&self) -> bool {
+        self.outputs.iter().any(|shared| shared.held)
+    }
+
+    /// Writes what is left, at the end, as far as it is taken until then, and reports the lines
+    /// that were dropped.
     pub(super) fn finish(&mut self, reactor: &Reactor, deadline: Instant) {
         self.set_progress(None);
-        self.out.finish(reactor, Some(deadline));
-        self.err.finish(reactor, Some(deadline));
+        let mut reports = Vec::new();
+        for Shared { output, name, .. } in &mut self.outputs {
+            output.finish(reactor, Some(deadline));
+            let dropped = output.take_dropped();
+            if dropped > 0 {
+                reports.push(format!("{name}: {} dropped", words::lines_were(dropped)));
+            }
+        }
+        reports.iter().for_each(|report| self.say(report));
+        self.err().output.finish(reactor, Some(deadline));
     }
 }

@@ -1,44 +1,95 @@
-//! Files that we write for our processes: whole lines, rotated by size. Knows no processes, and speaks only through the trouble it returns.
+//! Files that we write for our processes. A file gets the bytes that its processes have written,
+//! and is rotated by size. Knows no processes, and reports trouble only by what its methods return.
 //!
-//! The one rule: no file ever stops supervision. What cannot be written now is dropped and counted, and the next line after
-//! a pause tries again, from the opening on.
+//! The one rule: no file ever stops supervision. Bytes that cannot be written now are dropped, and
+//! their lines are counted. The next line after a pause tries again, and opens the file anew.
 
 use std::fs::{self, File, Metadata};
 use std::io::{self, Write};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
+
+use super::end::{End, Piece};
+use crate::cli::descriptor::{Target, target};
+use crate::cli::text::fit;
+use crate::cli::words;
 
 /// From a failure to the next attempt.
 const PAUSE: Duration = Duration::from_secs(1);
 /// Room for lines on their way to the file that is kept for the next ones.
 const KEPT: usize = 4096;
+/// A pipe takes so many bytes at once or not at all (POSIX's `PIPE_BUF` on Linux), so that no line
+/// among them is torn.
+const PIPE_BUF: usize = 4096;
+/// Opening a named pipe does not wait for a reader, and opening a terminal does not make it our
+/// controlling terminal.
+const FLAGS: i32 = libc::O_NONBLOCK | libc::O_NOCTTY;
 
 /// One file, and those rotated from it: `web.log`, `web.log.1` (the last one), `web.log.2`…
+///
+/// The file is rotated at the end of a line. A line that is longer than a whole file continues in
+/// the next one. A shorter line stays in one file; if it comes in pieces, it may make this file
+/// larger than `max_size`.
 #[derive(Debug)]
-pub(super) struct LogFile {
+pub(super) struct LogFile<S> {
     path: PathBuf,
     max_size: u64,
     keep: u32,
-    file: Option<File>,
+    open: Option<Open>,
+    /// Device and inode of the file that was opened last.
+    last: Option<(u64, u64)>,
     /// Lines of this turn.
     pending: Vec<u8>,
-    /// Since the last failure; what was dropped since the first.
-    trouble: Option<Trouble>,
-    /// A failure has left a part of a line at the file's end.
+    /// The end of everything that was pushed.
+    end: End<S>,
+    /// The number of bytes that have been written of an unfinished line. It may have begun in an
+    /// earlier file.
+    line: u64,
+    /// The file ends within a line, and the next byte belongs to another line.
     torn: bool,
+    /// The unfinished line has been counted as dropped.
+    dropping: bool,
+    trouble: Option<Trouble>,
 }
 
 #[derive(Debug)]
-struct Trouble {
-    retry_at: Instant,
-    dropped: u64,
+struct Open {
+    file: File,
+    id: (u64, u64),
+    /// The path of the file without links, if the file can be rotated: a regular file that is no
+    /// descriptor of ours or others.
+    real: Option<PathBuf>,
 }
 
-impl LogFile {
+/// The state after a failure, until a write succeeds.
+#[derive(Debug)]
+struct Trouble {
+    /// The time of the next attempt; `None` allows it at once.
+    retry_at: Option<Instant>,
+    /// The number of lines that were dropped since the first failure.
+    dropped: u64,
+    /// The file is open and has no room now. It is tried at each flush, because its reader may make
+    /// room at any moment.
+    full: bool,
+}
+
+impl<S: PartialEq> LogFile<S> {
     /// Opens nothing yet.
     pub(super) fn new(path: PathBuf, max_size: u64, keep: u32) -> Self {
-        Self { path, max_size, keep, file: None, pending: Vec::new(), trouble: None, torn: false }
+        Self {
+            path,
+            max_size,
+            keep,
+            open: None,
+            last: None,
+            pending: Vec::new(),
+            end: End::default(),
+            line: 0,
+            torn: false,
+            dropping: false,
+            trouble: None,
+        }
     }
 
     pub(super) fn path(&self) -> &Path {
@@ -51,34 +102,43 @@ impl LogFile {
         self.keep = keep;
     }
 
-    /// Takes a line; a newline is added.
-    pub(super) fn push(&mut self, line: &[u8]) {
-        self.pending.extend_from_slice(line);
-        self.pending.push(b'\n');
+    /// Takes a line, or a piece of one, of a stream.
+    pub(super) fn push(&mut self, stream: S, piece: Piece<'_>) {
+        for bytes in self.end.add(stream, piece) {
+            self.pending.extend_from_slice(bytes);
+        }
     }
 
-    /// Writes what was pushed. What there is to say of it: the first failure, and the recovery.
+    /// Closes the file, so that the next line opens it anew, even if the last attempt has just
+    /// failed. Lines that were pushed and not flushed go to the newly opened file.
+    pub(super) fn close(&mut self) {
+        self.open = None;
+        if let Some(trouble) = &mut self.trouble {
+            trouble.retry_at = None;
+        }
+    }
+
+    /// Writes the lines that were pushed. Returns a message at the first failure and at the
+    /// recovery.
     pub(super) fn flush(&mut self, now: Instant) -> Option<String> {
         if self.pending.is_empty() {
             return None;
         }
-        if let Some(trouble) = self.trouble.as_mut().filter(|trouble| now < trouble.retry_at) {
-            trouble.dropped += lines(&self.pending);
-            self.pending.clear();
-            return None;
-        }
         let mut pending = std::mem::take(&mut self.pending);
-        let mut written = 0;
-        let result = self.write(&pending, &mut written);
-        let said = match result {
-            Ok(()) => self.trouble.take().map(|trouble| {
-                let Trouble { dropped, .. } = trouble;
-                format!("{}: can be written again; {dropped} lines were dropped", self.path.display())
-            }),
-            Err(error) => {
-                let rest = pending.get(written..).unwrap_or_default();
-                self.torn |= written > 0 && pending.get(written - 1) != Some(&b'\n');
-                self.failed(now, lines(rest), &error)
+        let waits = |trouble: &Trouble| !trouble.full && trouble.retry_at.is_some_and(|retry_at| now < retry_at);
+        let said = if self.trouble.as_ref().is_some_and(waits) {
+            self.drop_lines(&pending);
+            None
+        } else {
+            // The newline of a line that was dropped.
+            let mut written = usize::from(self.dropping && pending.starts_with(b"\n"));
+            self.dropping &= written == 0;
+            match self.write(&pending, &mut written) {
+                Ok(()) => self.recovered(now),
+                Err(error) => {
+                    let rest = pending.get(written..).unwrap_or_default();
+                    self.failed(now, rest, &error)
+                }
             }
         };
         pending.clear();
@@ -88,86 +148,187 @@ impl LogFile {
         said
     }
 
-    fn failed(&mut self, now: Instant, dropped: u64, error: &io::Error) -> Option<String> {
-        // From the opening on: what was open may be what is wrong.
-        self.file = None;
-        let retry_at = now + PAUSE;
-        match &mut self.trouble {
-            Some(trouble) => {
-                trouble.retry_at = retry_at;
-                trouble.dropped += dropped;
-                None
+    /// A message with the number of dropped lines that no recovery has told. To be called before
+    /// the file is given up.
+    pub(super) fn final_report(&mut self) -> Option<String> {
+        let trouble = self.trouble.take().filter(|trouble| trouble.dropped > 0)?;
+        Some(format!("{}: {} dropped", self.path.display(), words::lines_were(trouble.dropped)))
+    }
+
+    fn recovered(&mut self, now: Instant) -> Option<String> {
+        // A slow reader makes room now and again. The recovery is told when nothing was dropped for
+        // a while.
+        let trouble = self.trouble.take_if(|trouble| trouble.retry_at.is_none_or(|retry_at| now >= retry_at))?;
+        Some(format!("{}: can be written again; {} dropped", self.path.display(), words::lines_were(trouble.dropped)))
+    }
+
+    fn failed(&mut self, now: Instant, rest: &[u8], error: &io::Error) -> Option<String> {
+        let full = error.kind() == io::ErrorKind::WouldBlock && self.open.is_some();
+        if !full {
+            // The cause may be the open file itself.
+            self.close();
+        }
+        let is_first = self.trouble.is_none();
+        let trouble = self.trouble.get_or_insert(Trouble { retry_at: None, dropped: 0, full });
+        (trouble.retry_at, trouble.full) = (Some(now + PAUSE), full);
+        // If only the newline of a line is missing, the line is not lost: `torn` adds the newline
+        // later.
+        self.torn |= self.line > 0;
+        let rest = if self.line > 0 { rest.strip_prefix(b"\n").unwrap_or(rest) } else { rest };
+        self.line = 0;
+        self.drop_lines(rest);
+        is_first.then(|| {
+            let why = self.explain(error);
+            format!("{}: {why}; lines are dropped until it can be written", self.path.display())
+        })
+    }
+
+    /// Counts the lines in `data`, which is dropped. A line counts once, however many parts of it
+    /// are dropped.
+    fn drop_lines(&mut self, data: &[u8]) {
+        let Some(last) = data.last() else { return };
+        let ends: u64 = data.iter().map(|byte| u64::from(*byte == b'\n')).sum();
+        let lines = ends + u64::from(*last != b'\n') - u64::from(self.dropping);
+        self.dropping = *last != b'\n';
+        if let Some(trouble) = &mut self.trouble {
+            trouble.dropped += lines;
+        }
+    }
+
+    /// The error in words that fit the kind of the file.
+    fn explain(&self, error: &io::Error) -> String {
+        let kind = || fs::metadata(&self.path).ok().map(|there| there.file_type());
+        match error.raw_os_error() {
+            Some(libc::EAGAIN) => "it is read too slowly".into(),
+            Some(libc::ENXIO) if kind().is_some_and(|kind| kind.is_fifo()) => "no process reads this named pipe".into(),
+            Some(libc::ENXIO) if kind().is_some_and(|kind| kind.is_socket()) => {
+                "it is a socket, which cannot be written as a file".into()
             }
-            None => {
-                self.trouble = Some(Trouble { retry_at, dropped });
-                Some(format!("{}: {error}; lines are dropped until it can be written", self.path.display()))
-            }
+            _ => error.to_string(),
         }
     }
 
     fn write(&mut self, data: &[u8], written: &mut usize) -> io::Result<()> {
         while *written < data.len() {
-            let rest = &data[*written..];
             let size = self.open()?;
-            let room = usize::try_from(self.max_size.saturating_sub(size)).unwrap_or(usize::MAX);
-            let whole = |end: usize| rest[..end].iter().rposition(|byte| *byte == b'\n').map(|newline| newline + 1);
-            let piece = match whole(rest.len().min(room)) {
-                Some(piece) => piece,
-                // A line longer than a whole file gets one of its own.
-                None if size == 0 => rest.iter().position(|byte| *byte == b'\n').map_or(rest.len(), |end| end + 1),
-                None => {
-                    self.rotate()?;
-                    continue;
-                }
-            };
-            if let Some(file) = &self.file {
-                if self.torn {
-                    let mut newline: &File = file;
-                    newline.write_all(b"\n")?;
-                    self.torn = false;
-                }
-                write_counting(file, &rest[..piece], written)?;
+            let Some(Open { file, real, .. }) = &self.open else { break };
+            let rest = &data[*written..];
+            if self.torn && (real.is_none() || size < self.max_size) {
+                write_once(file, b"\n")?;
+                self.torn = false;
+            } else if real.is_none() {
+                self.write_stream(data, written)?;
+            } else if let Some(piece) = self.next_piece(rest, size) {
+                let count = write_once(file, piece)?;
+                self.note(&piece[..count], written);
+            } else {
+                self.rotate()?;
             }
         }
         Ok(())
     }
 
-    /// Sees to it that the file is open, anew if it is not the one of this name any more. Its size.
-    fn open(&mut self) -> io::Result<u64> {
-        let open = match (self.file.take(), fs::metadata(&self.path)) {
-            (Some(file), Ok(there)) if is_same(&file.metadata()?, &there) => file,
-            // Non-blocking matters where somebody has put a named pipe.
-            _ => {
-                let mut options = File::options();
-                options.append(true).create(true).mode(0o666).custom_flags(libc::O_NONBLOCK).open(&self.path)?
-            }
+    /// Writes to something without a size: as many whole lines at once as a pipe takes without
+    /// tearing them.
+    fn write_stream(&mut self, data: &[u8], written: &mut usize) -> io::Result<()> {
+        while let Some(Open { file, .. }) = self.open.as_ref().filter(|_| *written < data.len()) {
+            let piece = fit(&data[*written..], PIPE_BUF);
+            let piece = whole_lines(piece).unwrap_or(piece);
+            let count = write_once(file, piece)?;
+            self.note(&piece[..count], written);
+        }
+        Ok(())
+    }
+
+    /// Notes that these bytes have been written.
+    fn note(&mut self, bytes: &[u8], written: &mut usize) {
+        *written += bytes.len();
+        self.dropping = false;
+        self.line = match whole_lines(bytes) {
+            Some(lines) => (bytes.len() - lines.len()) as u64,
+            None => self.line + bytes.len() as u64,
         };
-        let size = open.metadata()?.len();
-        self.file = Some(open);
-        Ok(size)
+    }
+
+    /// The part of `rest` that goes to the file, which has this size; `None` if the file has to be
+    /// rotated first.
+    fn next_piece<'a>(&self, rest: &'a [u8], size: u64) -> Option<&'a [u8]> {
+        let room = usize::try_from(self.max_size.saturating_sub(size)).unwrap_or(usize::MAX);
+        if let Some(lines) = whole_lines(&rest[..rest.len().min(room)]) {
+            return Some(lines);
+        }
+        let line = rest.split_inclusive(|byte| *byte == b'\n').next()?;
+        // Includes the newline, so that it always has room in the same file.
+        let length = line.len() + usize::from(!line.ends_with(b"\n"));
+        if self.line + length as u64 <= self.max_size {
+            return (length <= room || self.line > 0).then_some(line);
+        }
+        // A line that is longer than a whole file begins in a new file and fills it.
+        let rotates = size > 0 && (self.line == 0 || room < 2);
+        (!rotates).then(|| fit(line, room.saturating_sub(1)))
+    }
+
+    /// Opens the file, unless the open file is still the one at this path. Returns its size.
+    fn open(&mut self) -> io::Result<u64> {
+        let there = fs::metadata(&self.path);
+        let open = match self.open.take().filter(|open| there.is_ok_and(|there| id(&there) == open.id)) {
+            Some(open) => open,
+            None => self.open_anew()?,
+        };
+        let there = open.file.metadata()?;
+        // The file may have been emptied.
+        self.torn &= !there.is_file() || there.len() > 0;
+        self.open = Some(open);
+        Ok(there.len())
+    }
+
+    fn open_anew(&mut self) -> io::Result<Open> {
+        let file = File::options().append(true).create(true).mode(0o666).custom_flags(FLAGS).open(&self.path)?;
+        let there = file.metadata()?;
+        let id = id(&there);
+        let is_file = there.is_file();
+        let real = match target(&self.path) {
+            Target::Path(real) if is_file => Some(real),
+            _ => None,
+        };
+        if self.last.replace(id) != Some(id) || !is_file {
+            // The unfinished line is in another file.
+            self.torn = is_file && !ends_in_newline(&self.path, there.len());
+            self.line = if self.torn { 0 } else { self.line };
+        }
+        Ok(Open { file, id, real })
     }
 
     fn rotate(&mut self) -> io::Result<()> {
-        self.file = None;
-        self.torn = false;
+        let Some(real) = self.open.take().and_then(|open| open.real) else { return Ok(()) };
         if self.keep == 0 {
-            return fs::remove_file(&self.path);
+            return fs::remove_file(real);
         }
-        for number in (1..self.keep).rev() {
-            absent_is_fine(fs::rename(self.rotated(number), self.rotated(number + 1)))?;
+        let rotated = |number: u32| {
+            let mut name = real.clone().into_os_string();
+            name.push(format!(".{number}"));
+            PathBuf::from(name)
+        };
+        // Only the files up to the first free number have to move.
+        let free = (1..self.keep).find(|number| fs::symlink_metadata(rotated(*number)).is_err());
+        for number in (1..free.unwrap_or(self.keep)).rev() {
+            absent_is_fine(fs::rename(rotated(number), rotated(number + 1)))?;
         }
-        absent_is_fine(fs::rename(&self.path, self.rotated(1)))
-    }
-
-    fn rotated(&self, number: u32) -> PathBuf {
-        let mut name = self.path.clone().into_os_string();
-        name.push(format!(".{number}"));
-        name.into()
+        absent_is_fine(fs::rename(&real, rotated(1)))
     }
 }
 
-fn is_same(a: &Metadata, b: &Metadata) -> bool {
-    (a.dev(), a.ino()) == (b.dev(), b.ino())
+fn id(there: &Metadata) -> (u64, u64) {
+    (there.dev(), there.ino())
+}
+
+/// Whether the file of this size ends with a newline. A file that is empty or cannot be read counts
+/// as such.
+fn ends_in_newline(path: &Path, size: u64) -> bool {
+    let Some(last) = size.checked_sub(1) else { return true };
+    let mut byte = [0];
+    let file = File::options().read(true).custom_flags(FLAGS).open(path);
+    file.and_then(|file| file.read_exact_at(&mut byte, last)).is_err() || byte == *b"\n"
 }
 
 fn absent_is_fine(result: io::Result<()>) -> io::Result<()> {
@@ -177,127 +338,20 @@ fn absent_is_fine(result: io::Result<()>) -> io::Result<()> {
     }
 }
 
-fn write_counting(mut file: &File, mut data: &[u8], written: &mut usize) -> io::Result<()> {
-    while !data.is_empty() {
+fn write_once(mut file: &File, data: &[u8]) -> io::Result<usize> {
+    loop {
         match file.write(data) {
             Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
-            Ok(count) => {
-                *written += count;
-                data = &data[count..];
-            }
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
+            result => return result,
         }
     }
-    Ok(())
 }
 
-/// How many lines this is, a torn one counted as one.
-fn lines(data: &[u8]) -> u64 {
-    data.iter().map(|byte| u64::from(*byte == b'\n')).sum()
+/// The start of `data` up to its last newline, if there is one.
+fn whole_lines(data: &[u8]) -> Option<&[u8]> {
+    data.iter().rposition(|byte| *byte == b'\n').map(|newline| &data[..=newline])
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    struct Folder(PathBuf);
-
-    impl Folder {
-        fn new(name: &str) -> Self {
-            let path = crate::guard::folder().join(format!("files-{name}"));
-            let _ = fs::remove_dir_all(&path);
-            fs::create_dir_all(&path).unwrap();
-            Self(path)
-        }
-
-        fn read(&self, name: &str) -> String {
-            fs::read_to_string(self.0.join(name)).unwrap_or_else(|error| format!("({})", error.kind()))
-        }
-    }
-
-    impl Drop for Folder {
-        fn drop(&mut self) {
-            let _ = fs::remove_dir_all(&self.0);
-        }
-    }
-
-    #[allow(clippy::disallowed_methods)]
-    fn epoch() -> Instant {
-        Instant::now()
-    }
-
-    fn write(log: &mut LogFile, now: Instant, lines: &[&str]) -> Option<String> {
-        for line in lines {
-            log.push(line.as_bytes());
-        }
-        log.flush(now)
-    }
-
-    #[test]
-    fn rotates_between_lines_and_keeps_so_many() {
-        let (folder, now) = (Folder::new("rotate"), epoch());
-        let mut log = LogFile::new(folder.0.join("web.log"), 8, 2);
-        assert_eq!(write(&mut log, now, &["one", "two", "three", "four", "longer than a file", "six"]), None);
-        assert_eq!(folder.read("web.log"), "six\n");
-        assert_eq!(folder.read("web.log.1"), "longer than a file\n");
-        assert_eq!(folder.read("web.log.2"), "four\n");
-        assert_eq!(fs::read_dir(&folder.0).unwrap().count(), 3);
-    }
-
-    #[test]
-    fn keeps_none_if_told_so() {
-        let (folder, now) = (Folder::new("none"), epoch());
-        let mut log = LogFile::new(folder.0.join("web.log"), 8, 0);
-        write(&mut log, now, &["one", "two", "three"]);
-        assert_eq!(folder.read("web.log"), "three\n");
-        assert_eq!(fs::read_dir(&folder.0).unwrap().count(), 1);
-    }
-
-    #[test]
-    fn a_vanished_folder_drops_lines_and_recovers() {
-        let (folder, now) = (Folder::new("vanish"), epoch());
-        let inner = folder.0.join("logs");
-        fs::create_dir(&inner).unwrap();
-        let mut log = LogFile::new(inner.join("web.log"), 1000, 1);
-        assert_eq!(write(&mut log, now, &["one"]), None);
-        fs::remove_dir_all(&inner).unwrap();
-        let said = write(&mut log, now, &["two", "three"]).unwrap();
-        assert!(said.contains("web.log: ") && said.contains("lines are dropped"), "{said}");
-        assert_eq!(write(&mut log, now, &["four"]), None, "said once");
-        assert_eq!(write(&mut log, now + PAUSE, &["five"]), None, "said once");
-        fs::create_dir(&inner).unwrap();
-        assert_eq!(write(&mut log, now + PAUSE, &["six"]), None, "not before the pause is over");
-        let said = write(&mut log, now + 2 * PAUSE, &["seven"]).unwrap();
-        assert!(said.ends_with("can be written again; 5 lines were dropped"), "{said}");
-        assert_eq!(folder.read("logs/web.log"), "seven\n");
-    }
-
-    #[test]
-    fn a_file_taken_away_is_made_again() {
-        let (folder, now) = (Folder::new("moved"), epoch());
-        let mut log = LogFile::new(folder.0.join("web.log"), 1000, 1);
-        write(&mut log, now, &["one"]);
-        fs::rename(folder.0.join("web.log"), folder.0.join("elsewhere")).unwrap();
-        write(&mut log, now, &["two"]);
-        assert_eq!((folder.read("elsewhere"), folder.read("web.log")), ("one\n".into(), "two\n".into()));
-    }
-
-    #[test]
-    fn a_full_disk_drops_lines() {
-        let now = epoch();
-        let mut log = LogFile::new("/dev/full".into(), 1000, 1);
-        assert!(write(&mut log, now, &["one"]).unwrap().contains("lines are dropped"));
-        assert_eq!(write(&mut log, now, &["two"]), None);
-    }
-
-    #[test]
-    fn a_named_pipe_without_a_reader_does_not_block() {
-        let (folder, now) = (Folder::new("fifo"), epoch());
-        let path = folder.0.join("web.log");
-        let made = std::process::Command::new("mkfifo").arg(&path).status().unwrap();
-        assert!(made.success());
-        let mut log = LogFile::new(path, 1000, 1);
-        assert!(write(&mut log, now, &["one"]).unwrap().contains("lines are dropped"));
-    }
-}
+mod tests;

@@ -42,8 +42,8 @@ impl Up {
         let news = self.voice().take_news();
         let mut logs = std::mem::take(&mut self.logs);
         logs.retain_mut(|log| {
-            for (name, stream, line) in news.iter().filter(|(name, ..)| log.follow && log.wants(name)) {
-                if !self.server.send_before(log.client, protocol::log_line(name, *stream, line), now) {
+            for (name, line) in news.iter().filter(|(name, _)| log.follow && log.wants(name)) {
+                if !self.server.send_before(log.client, protocol::log_line(name, line.lend()), now) {
                     return false;
                 }
             }
@@ -51,8 +51,8 @@ impl Up {
             while self.server.is_drained(log.client) {
                 let Some(name) = log.waiting.pop_front() else { break };
                 let (server, client) = (&mut self.server, log.client);
-                self.monitor.observer_mut().recent(&name, |stream, line| {
-                    server.send_before(client, protocol::log_line(&name, stream, line), now);
+                self.monitor.observer_mut().recent(&name, |line| {
+                    server.send_before(client, protocol::log_line(&name, line), now);
                 });
             }
             if log.follow {

@@ -8,6 +8,7 @@
 
 mod commands;
 mod console;
+mod end;
 mod files;
 mod logs;
 mod recent;
@@ -29,7 +30,7 @@ use super::config::{Commands, Config, DEFAULT_FILE, Mark, ProcessConfig};
 use super::control::Server;
 use super::control::lock::{self, Lock};
 use super::signals::{Signals, Wish};
-use super::{Failure, config, output, paths, words};
+use super::{Failure, config, descriptor, output, paths, words};
 use console::Console;
 use logs::Log;
 use voice::Voice;
@@ -56,6 +57,7 @@ in the file or in the command line, 125 any other failure.
 
 /// Runs what the file says.
 pub(super) fn main(mut arguments: Parser) -> Result<u8, Failure> {
+    descriptor::note_inherited();
     let mut file = PathBuf::from(DEFAULT_FILE);
     while let Some(argument) = arguments.next()? {
         match argument {
@@ -79,7 +81,7 @@ pub(super) fn main(mut arguments: Parser) -> Result<u8, Failure> {
     let mut up = Up::new(&mut reactor, path?, config)?;
     let result = reactor.run_service(&mut up);
     let deadline = reactor.now() + LAST_WORDS;
-    up.voice().console.finish(&reactor, deadline);
+    up.voice().finish(&reactor, deadline);
     drop(up);
     // The signals stay watched to the very end.
     std::mem::forget(reactor);
@@ -105,8 +107,6 @@ struct Up {
     /// What is started with the service.
     autostart: Vec<String>,
     stage: Stage,
-    /// Processes are not read, because nobody reads us.
-    held: bool,
 }
 
 /// What is remembered of a process's settings; the monitor has the rest.
@@ -140,8 +140,7 @@ impl Up {
             .map_err(|error| Failure::Other(format!("cannot listen at {}: {error}", path.display())))?;
         // As far as it goes: with less, only fewer processes fit.
         let _ = reactor.raise_fd_limit();
-        let mut console = Console::new()?;
-        console.watch(reactor);
+        let console = Console::new(reactor)?;
         let signals = Signals::watch(reactor)?;
         let mut monitor = ProcessMonitor::with_observer(Voice::new(console));
         let mut processes = Vec::new();
@@ -153,7 +152,7 @@ impl Up {
             let policy = Arc::clone(&process.policy);
             let added = monitor.add_process_with(reactor, process.name.as_str(), &command, policy);
             added.map_err(|error| failed(&error))?;
-            monitor.observer_mut().set(&process);
+            monitor.observer_mut().set(reactor, &process);
             processes.push(Known::new(&process));
             if process.autostart {
                 autostart.push(process.name);
@@ -171,7 +170,6 @@ impl Up {
             waits: Vec::new(),
             logs: Vec::new(),
             stage: Stage::New,
-            held: false,
         })
     }
 
@@ -256,22 +254,30 @@ impl Up {
         self.server.settle(reactor);
     }
 
-    /// Has those wait who write to our own output, while nobody reads it.
+    /// Stops reading the processes that write to an output of ours that is full, and reads them
+    /// again when it is empty.
     fn hold_or_release(&mut self, reactor: &mut Reactor) {
-        let console = &self.monitor.observer().console;
-        let hold = console.is_full();
-        if !(hold || self.held && console.is_empty()) {
+        let (any_full, any_released) = self.voice().console.update_holds();
+        if !any_full && !any_released {
             return;
         }
-        self.held = hold;
         let statuses = self.monitor.statuses();
         let named: HashMap<_, _> = statuses.filter_map(|status| Some((status.process?, status.name))).collect();
+        let voice = self.monitor.observer();
         for id in reactor.processes().collect::<Vec<_>>() {
             let Some(mut process) = reactor.process(id) else { continue };
-            // Those without a name have exited, and others hold their pipes.
-            let name = named.get(&id).copied().unwrap_or_default();
-            for fd in self.monitor.observer().console_fds(name) {
-                if hold { process.pause(fd) } else { process.resume(fd) }
+            for fd in [1, 2] {
+                // A process without a name has exited, and other processes hold its pipes. It is
+                // not known where these lead.
+                let held = match named.get(&id) {
+                    Some(name) => voice.console_index(name, fd).is_some_and(|index| voice.console.is_held(index)),
+                    None => voice.console.is_any_held(),
+                };
+                if held && any_full {
+                    process.pause(fd);
+                } else if !held && any_released {
+                    process.resume(fd);
+                }
             }
         }
     }

@@ -148,7 +148,7 @@ impl Up {
     }
 
     fn add(&mut self, reactor: &mut Reactor, process: &ProcessConfig, command: &Command, start: bool) {
-        self.monitor.observer_mut().set(process);
+        self.monitor.observer_mut().set(reactor, process);
         let name = process.name.as_str();
         let added = self.monitor.add_process_with(reactor, name, command, Arc::clone(&process.policy));
         let started = added.and_then(|()| if start { self.monitor.start_process(reactor, name) } else { Ok(()) });

@@ -7,31 +7,53 @@ use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 use childminder::restart::State;
-use childminder::{Exit, Line, Observer, SpawnError};
+use childminder::{Exit, Line, Observer, ProcessId, Reactor, SpawnError};
 
 use super::console::Console;
+use super::end::Piece;
 use super::files::LogFile;
 use super::recent::Recent;
 use crate::cli::config::{Output, ProcessConfig};
+use crate::cli::control::protocol::LogLine;
+use crate::cli::descriptor::{Target, target};
 use crate::cli::words;
 
 #[derive(Debug)]
 pub(super) struct Voice {
     pub(super) console: Console,
-    files: Vec<Option<LogFile>>,
+    files: Vec<Option<LogFile<(ProcessId, i32)>>>,
     streams: HashMap<String, Streams>,
     /// The number of the next name, for its colour.
     next_number: usize,
     /// Somebody follows: what comes is kept for the rest of the turn.
     pub(super) followed: bool,
-    /// Name, stream, line.
-    news: Vec<(String, u8, Vec<u8>)>,
+    /// The lines, each with the name of its process.
+    news: Vec<(String, News)>,
     /// The processes whose state has changed since somebody last looked.
     pub(super) changed: Vec<String>,
     /// Who was started since somebody last looked.
     pub(super) started: Vec<String>,
     /// Starts are counted and not told: many are under way.
     pub(super) quiet_starts: bool,
+}
+
+/// A line that has just come.
+#[derive(Debug)]
+pub(super) struct News {
+    stream: u8,
+    continued: bool,
+    cut: bool,
+    text: Vec<u8>,
+}
+
+impl News {
+    fn new(LogLine { stream, continued, cut, text }: LogLine<'_>) -> Self {
+        Self { stream, continued, cut, text: text.to_vec() }
+    }
+
+    pub(super) fn lend(&self) -> LogLine<'_> {
+        LogLine { stream: self.stream, continued: self.continued, cut: self.cut, text: &self.text }
+    }
 }
 
 /// What one process writes.
@@ -50,6 +72,8 @@ struct Streams {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Sink {
     Console,
+    /// Our own descriptor of this number, which gets the lines as they are.
+    Own(i32),
     File(usize),
     /// It does not come by us.
     Elsewhere,
@@ -71,9 +95,9 @@ impl Voice {
     }
 
     /// Has the output of a process go where its settings say. Its last lines stay.
-    pub(super) fn set(&mut self, process: &ProcessConfig) {
-        let out = self.sink(&process.settings.stdout);
-        let err = self.sink(&process.settings.stderr);
+    pub(super) fn set(&mut self, reactor: &mut Reactor, process: &ProcessConfig) {
+        let out = self.sink(reactor, &process.settings.stdout);
+        let err = self.sink(reactor, &process.settings.stderr);
         let next = self.next_number;
         let streams = self.streams.entry(process.name.clone()).or_insert_with(|| {
             self.next_number += 1;
@@ -94,10 +118,16 @@ impl Voice {
         }
     }
 
-    fn sink(&mut self, output: &Output) -> Sink {
+    fn sink(&mut self, reactor: &mut Reactor, output: &Output) -> Sink {
         let Output::File { path, max_size, keep } = output else {
             return if *output == Output::Prefix { Sink::Console } else { Sink::Elsewhere };
         };
+        if let Target::Own(number) = target(path) {
+            match self.console.open(reactor, number) {
+                Ok(()) => return Sink::Own(number),
+                Err(error) => self.console.say(&format!("{}: {error}", path.display())),
+            }
+        }
         // One file, however many write to it: they must not rotate it under each other.
         let known = self.files.iter().position(|file| file.as_ref().is_some_and(|file| file.path() == path));
         let free = || self.files.iter().position(Option::is_none);
@@ -116,20 +146,27 @@ impl Voice {
         for (index, file) in self.files.iter_mut().enumerate() {
             let used = Sink::File(index);
             if !self.streams.values().any(|streams| streams.out == used || streams.err == used) {
-                *file = None;
+                if let Some(said) = file.take().and_then(|mut file| file.final_report()) {
+                    self.console.say(&said);
+                }
             }
         }
     }
 
-    /// Which of a process's descriptors write to the console; all of those whose process is not known any more.
-    pub(super) fn console_fds(&self, name: &str) -> impl Iterator<Item = i32> {
+    /// The index of the console's output that a descriptor of a process leads to, if it leads to
+    /// the console.
+    pub(super) fn console_index(&self, name: &str, fd: i32) -> Option<usize> {
         let streams = self.streams.get(name);
-        let (out, err) = streams.map_or((Sink::Console, Sink::Console), |streams| (streams.out, streams.err));
-        [(1, out), (2, err)].into_iter().filter(|(_, sink)| *sink == Sink::Console).map(|(fd, _)| fd)
+        let sink = streams.map_or(Sink::Console, |streams| if fd == 2 { streams.err } else { streams.out });
+        match sink {
+            Sink::Console => Some(self.console.index(fd)),
+            Sink::Own(number) => Some(self.console.index(number)),
+            Sink::File(_) | Sink::Elsewhere => None,
+        }
     }
 
-    /// The last lines of a process, each with its stream.
-    pub(super) fn recent(&mut self, name: &str, see: impl FnMut(u8, &[u8])) {
+    /// The last lines of a process.
+    pub(super) fn recent(&mut self, name: &str, see: impl FnMut(LogLine<'_>)) {
         if let Some(streams) = self.streams.get_mut(name) {
             streams.recent.for_each(see);
         }
@@ -141,7 +178,7 @@ impl Voice {
     }
 
     /// What has come since the last call, if somebody follows.
-    pub(super) fn take_news(&mut self) -> Vec<(String, u8, Vec<u8>)> {
+    pub(super) fn take_news(&mut self) -> Vec<(String, News)> {
         std::mem::take(&mut self.news)
     }
 
@@ -155,6 +192,18 @@ impl Voice {
         self.console.flush();
     }
 
+    /// Writes at the end what is left, as far as it is taken until the deadline, and reports the
+    /// lines that were dropped.
+    pub(super) fn finish(&mut self, reactor: &Reactor, deadline: Instant) {
+        self.flush(reactor.now());
+        for file in self.files.iter_mut().flatten() {
+            if let Some(said) = file.final_report() {
+                self.console.say(&said);
+            }
+        }
+        self.console.finish(reactor, deadline);
+    }
+
     fn report(&mut self, name: &str, what: &str) {
         self.console.say(&format!("[{name}] {what}"));
     }
@@ -163,18 +212,20 @@ impl Voice {
 impl Observer for Voice {
     fn line(&mut self, line: &Line<'_>) {
         let stream = if line.fd == 2 { 2 } else { 1 };
+        let kept = LogLine { stream, continued: line.continued, cut: line.cut, text: line.bytes };
         if self.followed {
-            self.news.push((line.name.to_owned(), stream, line.bytes.to_vec()));
+            self.news.push((line.name.to_owned(), News::new(kept)));
         }
         // Of a process that was removed, somebody still holds the pipe.
         let Some(streams) = self.streams.get_mut(line.name) else { return self.console.line(line, 0) };
-        streams.recent.push(stream, line.bytes);
+        streams.recent.push(kept);
         match if stream == 2 { streams.err } else { streams.out } {
             Sink::File(index) => {
                 if let Some(Some(file)) = self.files.get_mut(index) {
-                    file.push(line.bytes);
+                    file.push((line.process, line.fd), Piece::from(line));
                 }
             }
+            Sink::Own(number) => self.console.raw(line, number),
             Sink::Console | Sink::Elsewhere => self.console.line(line, streams.number),
         }
     }

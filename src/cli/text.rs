@@ -1,0 +1,45 @@
+//! Cuts text that is too long. Knows bytes and UTF-8, nothing else.
+//!
+//! The one rule: no character is cut in two.
+
+/// The start of `bytes`, at most `limit` bytes long (at least one), and shorter where a character
+/// would be cut. Bytes that are not UTF-8 are cut at the limit, and so is a character that is
+/// longer than the limit.
+pub(crate) fn fit(bytes: &[u8], limit: usize) -> &[u8] {
+    let limit = limit.max(1);
+    if bytes.len() <= limit {
+        return bytes;
+    }
+    // The longest character has four bytes.
+    for end in (limit.saturating_sub(3).max(1)..limit).rev() {
+        let is_first = bytes[end] & 0xc0 != 0x80;
+        if is_first {
+            let character = bytes[end..].utf8_chunks().next().map_or("", |chunk| chunk.valid()).chars().next();
+            let goes_on = character.is_some_and(|character| end + character.len_utf8() > limit);
+            return &bytes[..if goes_on { end } else { limit }];
+        }
+    }
+    &bytes[..limit]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::fit;
+
+    #[test]
+    fn no_character_is_cut() {
+        let text = "aä€🦀".repeat(3);
+        for limit in 4..text.len() {
+            let start = std::str::from_utf8(fit(text.as_bytes(), limit)).unwrap();
+            assert!(limit - start.len() < 4 && text.starts_with(start), "{limit}");
+        }
+        assert_eq!(fit(text.as_bytes(), 100), text.as_bytes());
+        assert_eq!((fit("€".as_bytes(), 2), fit("€".as_bytes(), 1)), (&b"\xe2\x82"[..], &b"\xe2"[..]));
+        for bytes in
+            [&b"\x80\x80\x80\x80\x80"[..], b"\xff\xff\xff\xff\xff", b"aa\xe2\x82a", b"aaa\xe9a", b"a\xf0\x9f\xa6a"]
+        {
+            assert_eq!(fit(bytes, 4), &bytes[..4], "{}", bytes.escape_ascii());
+        }
+        assert_eq!(fit(b"", 4), b"");
+    }
+}
