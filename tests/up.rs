@@ -133,7 +133,7 @@ fn a_hundred_idle_services_cost_next_to_nothing() {
     let (all, own) = (figure("Pss:"), figure("Pss_Anon:"));
     eprintln!("100 idle services: {all} kB PSS, of which {own} kB is not the program's file");
     // Without the program's file: how much of that counts depends on the kernel and on who else uses the libraries.
-    assert!(own <= 512, "{own} kB");
+    assert!(own <= 560, "{own} kB");
 }
 
 #[test]

@@ -10,7 +10,7 @@ use std::os::unix::fs::MetadataExt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use childminder::{Interest, Reactor, SourceId};
+use childminder::{Event, Interest, Reactor, SourceId, TimerId};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 
@@ -26,6 +26,8 @@ const TERMINAL_PIECE: usize = 256;
 const HIGH_WATER: usize = 256 * 1024;
 /// With more than this waiting, nobody has read for a long time.
 const ABANDONED: usize = 16 * 1024 * 1024;
+/// From a failure to be told of room to the next attempt.
+const PAUSE: Duration = Duration::from_secs(1);
 /// What is not given back to the system as soon as it is empty.
 const KEPT: usize = 1024 * 1024;
 
@@ -59,6 +61,8 @@ pub(crate) struct Output {
     /// Nobody reads it any more.
     gone: bool,
     source: Option<SourceId>,
+    /// When the reactor is asked once more to watch this.
+    retry: Option<TimerId>,
 }
 
 impl Output {
@@ -94,6 +98,7 @@ impl Output {
             dropped: 0,
             gone: false,
             source: None,
+            retry: None,
         })
     }
 
@@ -109,12 +114,25 @@ impl Output {
 
     /// Has the reactor say when there is room again.
     pub(crate) fn watch(&mut self, reactor: &mut Reactor) {
-        // What cannot be watched (a file, /dev/null) can always be written.
-        self.source = reactor.register(Arc::clone(&self.file), Interest::Writable).ok();
+        match reactor.register(Arc::clone(&self.file), Interest::Writable) {
+            Ok(source) => self.source = Some(source),
+            // A file or /dev/null, which can always be written.
+            Err(error) if error.raw_os_error() == Some(libc::EPERM) => {}
+            Err(_) => self.retry = Some(reactor.call_later(PAUSE)),
+        }
     }
 
-    pub(crate) fn is(&self, source: SourceId) -> bool {
-        self.source == Some(source)
+    /// Whether an event was meant for this output. What waits is written by [`flush`](Self::flush).
+    pub(crate) fn handle(&mut self, reactor: &mut Reactor, event: &Event<'_>) -> bool {
+        match *event {
+            Event::Ready { source, .. } => self.source == Some(source),
+            Event::Timer(id) if self.retry == Some(id) => {
+                self.retry = None;
+                self.watch(reactor);
+                true
+            }
+            _ => false,
+        }
     }
 
     fn waiting(&self) -> usize {

@@ -407,15 +407,16 @@ impl Service for Run {
                 self.heed(reactor, signal);
                 true
             }
-            Event::Ready { source, .. } => {
-                let console = self.monitor.observer();
-                console.out.is(source) || console.err.is(source)
-            }
             Event::Timer(id) if self.over == Some(id) => {
                 self.grace_is_over(reactor);
                 true
             }
-            _ => self.monitor.handle(reactor, event),
+            _ => {
+                let console = self.monitor.observer_mut();
+                console.out.handle(reactor, event)
+                    || console.err.handle(reactor, event)
+                    || self.monitor.handle(reactor, event)
+            }
         };
         self.settle(reactor);
         handled

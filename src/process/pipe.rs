@@ -19,6 +19,9 @@ pub(crate) const LARGE_PIPE: usize = 256 * 1024;
 /// So much at once is a full pipe, or nearly: blocks that are no multiple of a page never fill it to the last byte.
 const MUCH: usize = 32 * 1024;
 
+/// So often in a row a read may fail before the pipe is closed.
+const FAILURES: u8 = 16;
+
 /// The pipe has been raised already.
 const GROWN: u8 = 2;
 
@@ -39,6 +42,8 @@ pub(crate) struct Reader {
     last_words: bool,
     /// How often in a row it was full, or [`GROWN`].
     full: u8,
+    /// How often in a row a read has failed.
+    failed: u8,
     bytes: u64,
 }
 
@@ -49,6 +54,8 @@ pub(crate) enum Read {
     Data { len: usize, more: bool },
     /// Nothing now.
     Empty,
+    /// The system has refused to say. To be tried again in the next turn.
+    Refused,
     /// Nothing ever again.
     End,
 }
@@ -64,6 +71,7 @@ impl Reader {
             terminal,
             last_words: false,
             full: 0,
+            failed: 0,
             bytes: 0,
         }
     }
@@ -101,11 +109,17 @@ impl Reader {
             Ok(0) | Err(_) if self.terminal => self.nothing_now(),
             Ok(0) => Read::End,
             Ok(len) => {
+                self.failed = 0;
                 self.bytes += len as u64;
                 self.note_full(len >= MUCH);
                 Read::Data { len, more: len == buffer.len() || self.hung_up || self.terminal }
             }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => Read::Empty,
+            // What is left in the pipe is lost if nobody tries again.
+            Err(_) if self.failed < FAILURES => {
+                self.failed += 1;
+                Read::Refused
+            }
             Err(_) => Read::End,
         }
     }

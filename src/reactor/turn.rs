@@ -257,6 +257,7 @@ impl Reactor {
             };
             match read {
                 Read::Empty => return,
+                Read::Refused => break,
                 Read::Data { len, more } => {
                     handler(self, Event::Data { process: ProcessId(process), fd, data: &buffer[..len] });
                     if !more {

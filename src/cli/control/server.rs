@@ -166,7 +166,7 @@ impl Server {
 
     fn accept(&mut self, reactor: &mut Reactor) {
         self.accept_at = None;
-        loop {
+        for _ in 0..CLIENTS {
             match self.listener.accept() {
                 // What goes wrong with one is that one's loss.
                 Ok((stream, _)) => drop(self.admit(reactor, stream)),
@@ -180,6 +180,8 @@ impl Server {
                 }
             }
         }
+        // There may be more of them, without an end: the processes come first.
+        self.accept_at = Some(reactor.now());
     }
 
     fn admit(&mut self, reactor: &mut Reactor, stream: UnixStream) -> io::Result<()> {

@@ -7,7 +7,7 @@
 use std::io::{self, IsTerminal};
 use std::time::Instant;
 
-use childminder::{Line, ProcessId, Reactor, SourceId};
+use childminder::{Event, Line, ProcessId, Reactor};
 
 use super::end::{End, Piece};
 use crate::cli::output::Output;
@@ -104,8 +104,9 @@ impl Console {
         &mut self.outputs[index]
     }
 
-    pub(super) fn is(&self, source: SourceId) -> bool {
-        self.outputs.iter().any(|shared| shared.output.is(source))
+    /// Whether an event was meant for one of the outputs.
+    pub(super) fn handle(&mut self, reactor: &mut Reactor, event: &Event<'_>) -> bool {
+        self.outputs.iter_mut().any(|shared| shared.output.handle(reactor, event))
     }
 
     /// Writes a line of a process with the name in front, which has the colour of this number.
