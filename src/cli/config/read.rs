@@ -274,7 +274,10 @@ impl Reader<'_, '_> {
             let allowed = match target(path) {
                 Target::Own(number) if is_inherited(number) => continue,
                 Target::Own(_) => "a descriptor that was open when this command was started",
-                _ if is_folder(&output) || path.is_dir() => "a file, not a directory",
+                _ if is_folder(&output) => "a file, not a directory",
+                // A file that the process writes itself is opened at each start. If that fails, it
+                // concerns this process alone.
+                _ if matches!(placed, Output::File { .. }) && path.is_dir() => "a file, not a directory",
                 // Of what cannot be rotated, the settings need not be the same.
                 _ if path.metadata().is_ok_and(|there| !there.is_file()) => continue,
                 _ if self.files.get(path).is_some_and(|other| *other != placed) => {

@@ -85,6 +85,8 @@ fn output_problem(output: &Output) -> Option<String> {
     let who = rights::who();
     let problem = if let Some(problem) = folder_problem(folder) {
         format!("its folder {problem}")
+    } else if path.is_dir() {
+        "it is a directory".into()
     } else if path.exists() {
         if !rights::may_write(path) {
             format!("{who} may not write to it")
