@@ -236,12 +236,15 @@ pub struct ProcessStatus {
     pub restarts: u64,
     /// How its last process ended.
     pub last_exit: Option<Exit>,
+    /// While it is stopping: why the last signal could not be sent to all of it.
+    pub refusal: Option<String>,
 }
 
 impl From<Status<'_>> for ProcessStatus {
     fn from(status: Status<'_>) -> Self {
-        let Status { name, state, pid, restarts, last_exit, .. } = status;
-        Self { name: name.to_owned(), state, pid, restarts, last_exit: last_exit.copied() }
+        let Status { name, state, pid, restarts, last_exit, refusal, .. } = status;
+        let (last_exit, refusal) = (last_exit.copied(), refusal.map(str::to_owned));
+        Self { name: name.to_owned(), state, pid, restarts, last_exit, refusal }
     }
 }
 

@@ -11,7 +11,7 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use rustix::process::Signal;
-use up_util::{Folder, PROGRAM, Up, now, text, until};
+use up_util::{Folder, PROGRAM, Up, is_alive, now, text, until};
 
 const SLEEPS: &str = "
 [process.web]
@@ -84,6 +84,37 @@ fn says_why_a_start_failed_until_one_succeeds() {
     std::os::unix::fs::symlink("/bin/sleep", up.folder.join("program")).unwrap();
     let b = up.until_state("b", "running");
     assert!(b["start_error"].is_null(), "{b}");
+}
+
+// As in a container that may not signal other users' processes.
+#[test]
+fn says_why_what_is_stopping_is_still_there() {
+    if !rustix::process::geteuid().is_root() {
+        eprintln!("skipped: only root can be somebody else");
+        return;
+    }
+    let folder = Folder::new();
+    folder.write(
+        "childminder.toml",
+        "[monitor]\nsocket = \"s\"\n[process.other]\nshell = \"echo $$; read x <wait\"\ndirectory = \".\"\nuser = \"nobody\"\nkill-time = \"20ms\"\n",
+    );
+    assert!(Command::new("mkfifo").args(["-m", "666"]).arg(folder.join("wait")).status().unwrap().success());
+    let (out, err) = (fs::File::create(folder.join("out")).unwrap(), fs::File::create(folder.join("err")).unwrap());
+    let mut command = Command::new("setpriv");
+    command.args(["--bounding-set=-kill", "--inh-caps=-kill", PROGRAM, "up"]).current_dir(&folder.0);
+    let child = command.stdin(Stdio::null()).stdout(out).stderr(err).spawn().unwrap();
+    let mut up = Up { folder, child };
+    up.wait_for_socket();
+    let pid: i32 = up.until_read("out", "\n").trim_start_matches("[other] ").trim().parse().unwrap();
+    assert!(up.status("other")["stop_error"].is_null());
+    assert_eq!(up.fails(&["stop", "other", "--wait", "--timeout", "100ms"]).0, 1);
+    let other = up.status("other");
+    let error = other["stop_error"].as_str().unwrap_or_else(|| panic!("{other}"));
+    assert!(other["state"] == "stopping" && error.contains("Operation not permitted"), "{other}");
+    assert!(is_alive(pid));
+    fs::write(up.folder.join("wait"), "end\n").unwrap();
+    assert!(up.until_state("other", "stopped")["stop_error"].is_null());
+    up.shutdown();
 }
 
 #[test]
@@ -163,11 +194,11 @@ fn a_wait_for_a_start_tells_the_truth() {
     for command in ["start", "restart"] {
         let (code, said) = up.fails(&[command, "web", "--wait"]);
         assert_eq!(code, 1);
-        assert!(said.starts_with("childminder: web exited: exit status 3, after 0.0"), "{said}");
+        assert!(said.starts_with("childminder: web exited: exit status 3, after 0."), "{said}");
         up.ok(&["stop", "web", "--wait"]);
         up.ok(&[command, "job", "--wait"]);
         let (code, said) = up.fails(&[command, "failing", "--wait"]);
-        assert!(code == 1 && said.starts_with("childminder: failing exited: exit status 4, after 0.0"), "{said}");
+        assert!(code == 1 && said.starts_with("childminder: failing exited: exit status 4, after 0."), "{said}");
         let before = now();
         up.ok(&[command, "slow", "--wait"]);
         assert!(before.elapsed() >= Duration::from_millis(700), "before its threshold: {:?}", before.elapsed());

@@ -126,6 +126,37 @@ fn two_processes_of_one_name_are_two() {
     until_is(&up, "log", &expected);
 }
 
+// As logrotate does it. Who writes again finds the new file by itself; who is silent keeps none open.
+#[test]
+fn moved_away_files_are_let_go_when_asked() {
+    let up = Up::start(
+        "[process.it]\nshell = \"for i in 1 2 3; do echo $i; until [ -e go$i ]; do sleep 0.02; done; done; exec sleep 1000\"\n\
+         directory = \".\"\nstdout = \"./it.log\"\n",
+    );
+    let rename = |new: &str| fs::rename(up.folder.join("it.log"), up.folder.join(new)).unwrap();
+    let holds = |name: &str| {
+        let there = up.folder.join(name);
+        let mut links = fs::read_dir(format!("/proc/{}/fd", up.pid())).unwrap();
+        links.any(|link| fs::read_link(link.unwrap().path()).is_ok_and(|to| to == there))
+    };
+    until_is(&up, "it.log", "1\n");
+    rename("first");
+    assert!(holds("first"));
+    assert_eq!(up.ok(&["reopen"]), "");
+    assert!(!holds("first"));
+    up.folder.write("go1", "");
+    until_is(&up, "it.log", "2\n");
+    // The signal does the same.
+    rename("second");
+    up.signal(rustix::process::Signal::USR2);
+    until("the second file to be let go", || (!holds("second")).then_some(()));
+    up.folder.write("go2", "");
+    until_is(&up, "it.log", "3\n");
+    assert_eq!((up.folder.read("first"), up.folder.read("second")), ("1\n".into(), "2\n".into()));
+    assert_eq!(up.fails(&["reopen", "it"]).0, 2);
+    up.shutdown();
+}
+
 #[test]
 fn rotated_files_together_are_what_was_written() {
     let script = "for size in 40000 100 250000 7 99998 30000 30000 30000 30000; do head -c $size /dev/zero | tr '\\\\0' $((size % 9)); echo; done";
@@ -348,7 +379,7 @@ fn an_inherited_descriptor_is_written_and_no_other_one() {
         up.shutdown();
 
         // What the supervisor has opened itself is among these.
-        let up = Up::start("");
+        let up = Up::start("[process]\n");
         let open = fs::read_dir(format!("/proc/{}/fd", up.pid())).unwrap().count();
         assert!((6..37).contains(&open), "{open}");
         let inherited = inherited_by_children();

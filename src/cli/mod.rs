@@ -28,7 +28,7 @@ childminder runs, watches and restarts processes.
 usage: childminder run [OPTION]... [--] COMMAND [ARG]...   one process
        childminder up [-c FILE]                            those of a file
        childminder check [-c FILE] [--effective]           what is wrong with the file
-       childminder status | start | stop | restart | signal | reload | shutdown | logs
+       childminder status | start | stop | restart | signal | reload | reopen | shutdown | logs
                                                            talks to `up`; each has a --help
 
 childminder run:

@@ -58,6 +58,16 @@ pub(crate) fn terminating(number: i32) -> String {
     format!("terminating, {} sent", name(number))
 }
 
+/// Why a process that is stopping is still there: by what the system says of a signal to it.
+pub(crate) fn not_signalled(error: &str) -> String {
+    format!("it cannot be signalled: {error}")
+}
+
+/// The same for one that was killed.
+pub(crate) fn still_there(time: Duration) -> String {
+    format!("it was killed, and is still there {} s after the stop began", seconds(time))
+}
+
 pub(crate) fn killing() -> &'static str {
     "killed, SIGKILL sent"
 }

@@ -39,6 +39,8 @@ pub(super) struct Entry {
     /// To be forgotten as soon as it is down; its name is free already.
     pub(super) removed: bool,
     pub(super) starts: u64,
+    /// Why the last signal of its stop could not be sent.
+    pub(super) refusal: Option<Box<str>>,
     pub(super) last_exit: Option<Box<Exit>>,
 }
 
@@ -82,6 +84,8 @@ pub struct Status<'a> {
     pub restarts: u64,
     /// How its last process ended.
     pub last_exit: Option<&'a Exit>,
+    /// While it is stopping: why the last signal could not be sent to all of it. It is sent again.
+    pub refusal: Option<&'a str>,
 }
 
 impl Entry {
@@ -93,6 +97,7 @@ impl Entry {
             pid: self.pid,
             restarts: self.starts.saturating_sub(1),
             last_exit: self.last_exit.as_deref(),
+            refusal: self.refusal.as_deref(),
         }
     }
 
@@ -138,6 +143,14 @@ impl Entry {
             result = result.and(refused(group.signal(libc::SIGKILL)));
         }
         result
+    }
+
+    /// Notes what came of a signal of a stop.
+    pub(super) fn note(&mut self, observer: &mut impl Observer, signal: i32, sent: io::Result<()>) {
+        self.refusal = sent.err().map(|error| {
+            observer.signal_refused(&self.name, signal, &error);
+            error.to_string().into()
+        });
     }
 
     /// Sees to it that exactly one timer is armed if the machine waits for something, and none otherwise.

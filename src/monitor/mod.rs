@@ -344,6 +344,7 @@ impl<O: Observer> ProcessMonitor<O> {
             probe: FIRST_PROBE,
             removed: false,
             starts: 0,
+            refusal: None,
             last_exit: None,
         };
         self.entries.insert(key, Box::new(entry));
@@ -427,16 +428,14 @@ impl<O: Observer> ProcessMonitor<O> {
                 Some(Action::Terminate) => {
                     let signal = entry.life.policy().stop_signal;
                     self.observer.terminating(&entry.name, signal);
-                    if let Err(error) = entry.terminate(reactor, signal) {
-                        self.observer.signal_refused(&entry.name, signal, &error);
-                    }
+                    let sent = entry.terminate(reactor, signal);
+                    entry.note(&mut self.observer, signal, sent);
                 }
                 Some(Action::Kill) => {
                     entry.probe = FIRST_PROBE;
                     self.observer.killing(&entry.name);
-                    if let Err(error) = entry.kill(reactor) {
-                        self.observer.signal_refused(&entry.name, libc::SIGKILL, &error);
-                    }
+                    let sent = entry.kill(reactor);
+                    entry.note(&mut self.observer, libc::SIGKILL, sent);
                 }
                 None => {}
             }
@@ -449,6 +448,9 @@ impl<O: Observer> ProcessMonitor<O> {
             break;
         }
         entry.arm(reactor, key, &mut self.timers);
+        if !matches!(entry.life.state(), State::Stopping { .. }) {
+            entry.refusal = None;
+        }
         if entry.life.state() != first {
             self.observer.changed(&entry.name, entry.life.state());
         }

@@ -101,8 +101,8 @@ pub trait Observer {
         let _ = (name, state);
     }
 
-    /// The signal that was told of just before could not be sent: the process runs as somebody whom we may not signal. It
-    /// stops when it does so by itself.
+    /// The signal that was told of just before could not be sent to all of the process: it runs as somebody
+    /// whom we may not signal, for one. It is killed again after a while.
     fn signal_refused(&mut self, name: &str, signal: i32, error: &io::Error) {
         let signal = signal::name(signal).unwrap_or_else(|| signal.to_string());
         warn!(target: "childminder::monitor", name; "[{name}] cannot send {signal}: {error}");

@@ -25,7 +25,10 @@ const PATIENCE: Duration = Duration::from_secs(30);
 const REDRAW: Timespec = Timespec { tv_sec: 1, tv_nsec: 0 };
 
 /// The commands that are done by a supervisor.
-pub(crate) const COMMANDS: [&str; 8] = ["status", "start", "stop", "restart", "signal", "reload", "shutdown", "logs"];
+pub(crate) const COMMANDS: [&str; 9] =
+    ["status", "start", "stop", "restart", "signal", "reload", "reopen", "shutdown", "logs"];
+/// Those that are about the supervisor as a whole.
+const WITHOUT_NAMES: [&str; 3] = ["reload", "reopen", "shutdown"];
 
 /// What the command line says.
 #[derive(Debug)]
@@ -92,11 +95,11 @@ fn parse(command: &str, mut arguments: Parser) -> Result<Option<Arguments>, Fail
             Arg::Short('f') | Arg::Long("follow") if command == "logs" => follow = true,
             Arg::Long("wait") if changes => wait = true,
             Arg::Long("timeout") if changes => timeout = Some(duration(&arguments.value()?.string()?)?),
-            Arg::Long("all") if !matches!(command, "reload" | "shutdown") => all = true,
+            Arg::Long("all") if !WITHOUT_NAMES.contains(&command) => all = true,
             Arg::Value(name) if command == "signal" && signal.is_none() => {
                 signal = Some(protocol::signal(&name.string()?).map_err(Failure::Usage)?);
             }
-            Arg::Value(name) if !matches!(command, "reload" | "shutdown") => names.push(name.string()?),
+            Arg::Value(name) if !WITHOUT_NAMES.contains(&command) => names.push(name.string()?),
             other => return Err(other.unexpected().into()),
         }
     }
@@ -107,12 +110,13 @@ fn parse(command: &str, mut arguments: Parser) -> Result<Option<Arguments>, Fail
         ("stop", _) => Action::Stop,
         ("restart", _) => Action::Restart,
         ("reload", _) => Action::Reload,
+        ("reopen", _) => Action::Reopen,
         ("shutdown", _) => Action::Shutdown,
         ("logs", _) => Action::Logs { follow },
         (_, Some(signal)) => Action::Signal(signal),
         (_, None) => return usage("which signal?"),
     };
-    if names.is_empty() && !all && !matches!(command, "status" | "logs" | "reload" | "shutdown") {
+    if names.is_empty() && !all && !matches!(command, "status" | "logs") && !WITHOUT_NAMES.contains(&command) {
         return usage("which processes? NAME… or --all");
     }
     if all && !names.is_empty() {
@@ -313,6 +317,7 @@ fn help(command: &str) -> String {
         "restart" => ("stops processes and starts them again", " NAME... | --all", WAIT),
         "signal" => ("sends a signal to processes, not to their process groups", " SIGNAL NAME... | --all", ""),
         "reload" => ("reads the file again; only what has changed is touched", "", WAIT),
+        "reopen" => ("has the output files opened anew", "", ""),
         "shutdown" => ("stops all processes and the supervisor; a second time kills them", "", WAIT),
         _ => (
             "prints the last lines that processes have written",

@@ -10,6 +10,7 @@
 //! | `"start"`, `"stop"`, `"restart"` | `"names"`: those that were meant |
 //! | `"signal"`, with `"signal":"HUP"` | `"names"`: those that were signalled; not their process groups |
 //! | `"reload"` | `"added"`, `"removed"`, `"restarted"`, `"updated"`: arrays of names |
+//! | `"reopen"` | nothing more; the output files are opened anew, as by SIGUSR2 |
 //! | `"shutdown"` | nothing more; the supervisor closes the connection when it is down |
 //! | `"logs"`, `"follow":true` if wanted | before it, an object `"name"`, `"stream"`, `"line"` for each line; when following, there is no end |
 //!
@@ -27,7 +28,7 @@
 //!
 //! A process in the answer to `status` has: `name`; `state`, one of `running`, `stopped`, `backing-off`, `stopping`, `exited`; `pid`;
 //! `uptime` and `cpu` in seconds, `peak_memory` in bytes; `restarts`; `retry_in`, the seconds until a process that backs off is
-//! started; `start_error`, why the last start failed; `last_exit`, an object with `code` or `signal`, and `text`. What is not known or
+//! started; `start_error`, why the last start failed; `stop_error`, why a process that is stopping is still there; `last_exit`, an object with `code` or `signal`, and `text`. What is not known or
 //! makes no sense is `null`.
 //!
 //! ```json
@@ -57,6 +58,7 @@ pub(crate) enum Action {
     Restart,
     Signal(i32),
     Reload,
+    Reopen,
     Shutdown,
     Logs { follow: bool },
 }
@@ -101,6 +103,7 @@ impl Request {
             "restart" => Action::Restart,
             "signal" => Action::Signal(signal(text("signal")?)?),
             "reload" => Action::Reload,
+            "reopen" => Action::Reopen,
             "shutdown" => Action::Shutdown,
             "logs" => Action::Logs { follow },
             other => return Err(format!("unknown command `{}`", shortened(other))),
@@ -124,7 +127,9 @@ impl Request {
             Action::Start | Action::Stop | Action::Restart | Action::Signal(_) if !named => {
                 Err("which processes? `names` or `all` is missing".into())
             }
-            Action::Reload | Action::Shutdown if named => Err("`names` and `all` make no sense here".into()),
+            Action::Reload | Action::Reopen | Action::Shutdown if named => {
+                Err("`names` and `all` make no sense here".into())
+            }
             _ => Ok(self),
         }
     }
@@ -138,6 +143,7 @@ impl Request {
             Action::Restart => "restart",
             Action::Signal(_) => "signal",
             Action::Reload => "reload",
+            Action::Reopen => "reopen",
             Action::Shutdown => "shutdown",
             Action::Logs { .. } => "logs",
         };
@@ -268,11 +274,12 @@ mod tests {
             Action::Restart,
             Action::Signal(9),
             Action::Reload,
+            Action::Reopen,
             Action::Shutdown,
             Action::Logs { follow: true },
             Action::Logs { follow: false },
         ] {
-            let named = !matches!(action, Action::Reload | Action::Shutdown);
+            let named = !matches!(action, Action::Reload | Action::Reopen | Action::Shutdown);
             let request = Request {
                 action,
                 names: if named { vec!["web*".into(), "ä\n\"".into()] } else { Vec::new() },

@@ -56,7 +56,13 @@ fn row(process: &Value) -> [String; 8] {
         dash(process["pid"].as_u64().map(|pid| pid.to_string())),
         dash(uptime.or(retry)),
         dash(process["restarts"].as_u64().map(|restarts| restarts.to_string())),
-        if process["start_error"].is_string() { "no start".to_owned() } else { last_exit(&process["last_exit"]) },
+        if process["start_error"].is_string() {
+            "no start".to_owned()
+        } else if process["stop_error"].is_string() {
+            "no stop".to_owned()
+        } else {
+            last_exit(&process["last_exit"])
+        },
         dash(seconds("cpu").map(cpu)),
         dash(process["peak_memory"].as_u64().map(size)),
     ]

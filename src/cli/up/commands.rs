@@ -55,6 +55,10 @@ impl Up {
                 }
                 return Ok(Some(protocol::line(protocol::done())));
             }
+            Action::Reopen => {
+                self.voice().reopen(reactor.now());
+                return Ok(Some(protocol::line(protocol::done())));
+            }
             Action::Signal(signal) => {
                 let names = self.signal(reactor, self.select(&request)?, signal)?;
                 return Ok(Some(protocol::line(with(protocol::done(), "names", names.into()))));

@@ -235,7 +235,8 @@ impl Up {
             Some(Wish::Status) => self.say_status(reactor),
             // The processes go on in any case.
             Some(Wish::Suspend) => drop(reactor.suspend()),
-            Some(Wish::Reopen) | None => {}
+            Some(Wish::Reopen) => self.voice().reopen(reactor.now()),
+            None => {}
         }
     }
 
@@ -318,9 +319,12 @@ impl Service for Up {
                 self.heed(reactor, signal);
                 true
             }
-            Event::Ready { source, .. } if self.voice().console.is(source) => true,
             Event::Timer(id) if self.wait_timer(reactor, id) => true,
-            _ => self.server.handle(reactor, event) || self.monitor.handle(reactor, event),
+            _ => {
+                self.voice().console.handle(reactor, event)
+                    || self.server.handle(reactor, event)
+                    || self.monitor.handle(reactor, event)
+            }
         };
         self.settle(reactor);
         handled

@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 use super::Up;
 use super::usage::Usage;
 use crate::cli::control::table;
+use crate::cli::words;
 
 impl Up {
     /// Writes the status of all processes to our stderr, as `childminder status` does to its stdout.
@@ -51,6 +52,13 @@ pub(super) fn object(status: &Status<'_>, start_error: Option<&str>, now: Instan
             exit.signal().map(|number| childminder::signal::name(number).unwrap_or_else(|| number.to_string()));
         json!({ "code": exit.code(), "signal": signal, "text": exit.to_string() })
     });
+    let stop_error = match (status.state, status.refusal) {
+        (State::Stopping { .. }, Some(error)) => Some(words::not_signalled(error)),
+        (State::Stopping { since, kills: 1.., .. }, None) => {
+            Some(words::still_there(now.saturating_duration_since(since)))
+        }
+        _ => None,
+    };
     json!({
         "name": status.name,
         "state": state_name(status.state),
@@ -59,6 +67,7 @@ pub(super) fn object(status: &Status<'_>, start_error: Option<&str>, now: Instan
         "restarts": status.restarts,
         "retry_in": retry_in,
         "start_error": start_error,
+        "stop_error": stop_error,
         "last_exit": last_exit,
         "cpu": usage.cpu.map(|cpu| cpu.as_secs_f64()),
         "peak_memory": usage.peak_memory,

@@ -192,6 +192,16 @@ impl Voice {
         self.console.flush();
     }
 
+    /// Has all files be opened anew.
+    pub(super) fn reopen(&mut self, now: Instant) {
+        // What was heard before belongs to the old files.
+        self.flush(now);
+        for file in self.files.iter_mut().flatten() {
+            file.close();
+        }
+        self.console.say("the output files are opened anew");
+    }
+
     /// Writes at the end what is left, as far as it is taken until the deadline, and reports the
     /// lines that were dropped.
     pub(super) fn finish(&mut self, reactor: &Reactor, deadline: Instant) {
