@@ -1,9 +1,9 @@
 //! Keeps processes running: names, their processes, and the lines these write.
 //!
-//! Decides nothing: `restart` does, and what it says is carried out here on the reactor. The one rule: an entry's machine hears of
-//! everything that happens to its process, in the order in which it happens.
+//! Here is what a host asks and tells; what happens to the processes comes in through `events`. Decides nothing: `restart` does.
 
 mod entry;
+mod events;
 pub(crate) mod lines;
 mod observer;
 mod policy;
@@ -14,24 +14,22 @@ use std::collections::{BTreeMap, HashMap};
 use std::error::Error;
 use std::fmt;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
 
 use crate::command::Command;
-use crate::exit::Exit;
 use crate::process::ProcessId;
+use crate::reactor::Reactor;
 use crate::reactor::timers::TimerId;
-use crate::reactor::{Event, Reactor};
-use crate::service::Service;
 pub use entry::Status;
-use entry::{Entry, FIRST_PROBE, Look, Output, Writer};
+use entry::{Entry, FIRST_PROBE, Look, Output};
 use lines::MAX_LINE;
 pub use observer::{Line, Log, Observer};
-use restart::{Action, Input, Lifecycle, Policy, PolicyError, State};
+use restart::{Input, Lifecycle, Policy, PolicyError, State};
 
 /// Keeps processes running: starts each, starts it again when it has exited, backs off when that happens too fast, and stops them
 /// all with the whole of their process groups. Twisted's `ProcessMonitor`.
 ///
-/// It is a [`Service`]: [`Reactor::run_service`] runs it, or a host's own loop hands it events by [`Service::handle`]. What
+/// It is a [`Service`](crate::Service): [`Reactor::run_service`] runs it, or a host's own loop hands it events by
+/// [`Service::handle`](crate::Service::handle). What
 /// it does and what the processes write goes to its [`Observer`], which by default is the `log` crate.
 ///
 /// ```
@@ -370,236 +368,6 @@ impl<O: Observer> ProcessMonitor<O> {
         }
         self.entries.insert(key, entry);
         key
-    }
-
-    fn tell_name(&mut self, reactor: &mut Reactor, name: &str, input: Input) -> Result<(), MonitorError> {
-        let key = self.key(name)?;
-        self.tell(reactor, key, input);
-        Ok(())
-    }
-
-    fn tell_all(&mut self, reactor: &mut Reactor, input: Input) {
-        for key in self.keys() {
-            self.tell(reactor, key, input);
-        }
-    }
-
-    /// Tells an entry's machine of something that happens now, and does what it says.
-    fn tell(&mut self, reactor: &mut Reactor, key: u64, input: Input) {
-        self.tell_at(reactor, key, input, reactor.now());
-    }
-
-    /// [`tell`](Self::tell), of something that happened at this time.
-    fn tell_at(&mut self, reactor: &mut Reactor, key: u64, input: Input, at: Instant) {
-        let Some(entry) = self.entries.get_mut(&key) else { return };
-        let (mut input, mut now) = (input, at);
-        let first = entry.life.state();
-        let idle = matches!(entry.life.state(), State::BackingOff { .. } | State::Exited);
-        if idle && !entry.group_left(reactor.turn_time(), &mut self.look) {
-            // Nobody looked as long as nobody waited for them.
-            entry.life.handle(now, Input::GroupGone);
-        }
-        loop {
-            let before = entry.life.state();
-            let action = entry.life.handle(now, input);
-            match action {
-                Some(Action::Spawn) => {
-                    if matches!(input, Input::Exited { .. } | Input::GroupGone) {
-                        self.observer.restarting(&entry.name, Duration::ZERO);
-                    }
-                    input = match reactor.spawn_process(&entry.command) {
-                        Ok(process) => {
-                            entry.process = Some(process);
-                            entry.starts += 1;
-                            let output = Output { entry: key, max_line: self.max_line, streams: Vec::new() };
-                            self.outputs.insert(process, output);
-                            entry.pid = reactor.process(process).and_then(|process| process.pid());
-                            self.observer.started(&entry.name, entry.pid.unwrap_or_default());
-                            Input::Spawned
-                        }
-                        Err(error) => {
-                            self.observer.start_failed(&entry.name, &error);
-                            Input::SpawnFailed
-                        }
-                    };
-                    now = reactor.now();
-                    continue;
-                }
-                Some(Action::Terminate) => {
-                    let signal = entry.life.policy().stop_signal;
-                    self.observer.terminating(&entry.name, signal);
-                    let sent = entry.terminate(reactor, signal);
-                    entry.note(&mut self.observer, signal, sent);
-                }
-                Some(Action::Kill) => {
-                    entry.probe = FIRST_PROBE;
-                    self.observer.killing(&entry.name);
-                    let sent = entry.kill(reactor);
-                    entry.note(&mut self.observer, libc::SIGKILL, sent);
-                }
-                None => {}
-            }
-            match entry.life.state() {
-                State::BackingOff { until, .. } if entry.life.state() != before => {
-                    self.observer.restarting(&entry.name, until.saturating_duration_since(now));
-                }
-                _ => {}
-            }
-            break;
-        }
-        entry.arm(reactor, key, &mut self.timers);
-        if !matches!(entry.life.state(), State::Stopping { .. }) {
-            entry.refusal = None;
-        }
-        if entry.life.state() != first {
-            self.observer.changed(&entry.name, entry.life.state());
-        }
-        if entry.removed && entry.life.state() == State::Stopped {
-            self.names.remove(&entry.name);
-            self.entries.remove(&key);
-        }
-    }
-
-    fn exited(&mut self, reactor: &mut Reactor, process: ProcessId, exit: &Exit) {
-        let Some(output) = self.outputs.get_mut(&process) else { return };
-        let key = output.entry;
-        let Some(entry) = self.entries.get_mut(&key) else { return };
-        let mut died = reactor.now();
-        // Its last words belong before the word of its end, even if somebody else holds the pipe; but not where the rest of
-        // the line is still to be read.
-        if let Some(mut transport) = reactor.process(process) {
-            let writer = Writer { name: &entry.name, process };
-            output.flush(writer, &mut self.observer, |fd| transport.is_drained(fd));
-            died = transport.started() + exit.wall_time;
-        }
-        entry.process = None;
-        entry.pid = None;
-        // Before its first start it is the process of one whose name it has taken over.
-        entry.last_exit = (entry.starts > 0).then(|| Box::new(*exit));
-        let leftover = reactor.process(process).and_then(|process| process.leftover_group());
-        entry.groups.extend(leftover);
-        entry.probe = FIRST_PROBE;
-        self.observer.exited(&entry.name, exit);
-        // A restart does not wait for a look at who they are, as long as there are not more and more of them.
-        let group_left = match entry.life.state() {
-            State::Running { .. } if entry.groups.len() < 2 => !entry.groups.is_empty(),
-            _ => entry.group_left(reactor.turn_time(), &mut self.look),
-        };
-        self.tell_at(reactor, key, Input::Exited { success: exit.success(), group_left }, died);
-    }
-
-    /// Looks whether the members of a group that have outlived a stopped leader are gone by now.
-    fn probe(&mut self, reactor: &mut Reactor, key: u64) {
-        let Some(entry) = self.entries.get_mut(&key) else { return };
-        if !entry.waits_for_group() {
-            return;
-        }
-        if entry.group_left(reactor.turn_time(), &mut self.look) {
-            entry.probe_later();
-        } else {
-            self.tell(reactor, key, Input::GroupGone);
-        }
-    }
-
-    fn data(&mut self, process: ProcessId, fd: i32, data: &[u8]) -> bool {
-        let Some(output) = self.outputs.get_mut(&process) else { return false };
-        if let Some(entry) = self.entries.get(&output.entry) {
-            let (writer, observer) = (Writer { name: &entry.name, process }, &mut self.observer);
-            output.stream(fd).push(data, &mut |piece| observer.line(&writer.line(fd, piece)));
-        }
-        true
-    }
-
-    fn closed(&mut self, process: ProcessId, fd: i32) -> bool {
-        let Some(output) = self.outputs.get_mut(&process) else { return false };
-        if let Some(entry) = self.entries.get(&output.entry) {
-            output.finish(Writer { name: &entry.name, process }, fd, &mut self.observer);
-        }
-        true
-    }
-
-    /// Tells of one of our processes. `false` if it is somebody else's.
-    fn told(&mut self, process: ProcessId, tell: impl FnOnce(&mut O, &str)) -> bool {
-        let Some(output) = self.outputs.get(&process) else { return false };
-        if let Some(entry) = self.entries.get(&output.entry) {
-            tell(&mut self.observer, &entry.name);
-        }
-        true
-    }
-
-    fn timer(&mut self, reactor: &mut Reactor, id: TimerId) -> bool {
-        let Some(key) = self.timers.remove(&id) else { return false };
-        if let Some(entry) = self.entries.get_mut(&key) {
-            entry.timer = None;
-        }
-        self.probe(reactor, key);
-        self.tell(reactor, key, Input::Timeout);
-        true
-    }
-}
-
-impl<O: Observer> Service for ProcessMonitor<O> {
-    fn is_running(&self) -> bool {
-        self.running
-    }
-
-    /// Not running, and all its processes have exited, the removed ones too.
-    fn is_down(&self) -> bool {
-        let down = |entry: &Entry| matches!(entry.life.state(), State::Stopped | State::Exited);
-        !self.running && self.entries.values().all(|entry| down(entry))
-    }
-
-    /// Starts all processes, in the order in which they were added.
-    fn start_service(&mut self, reactor: &mut Reactor) {
-        if !std::mem::replace(&mut self.running, true) {
-            for key in self.keys() {
-                if self.entries.get(&key).is_some_and(|entry| !entry.removed) {
-                    self.tell(reactor, key, Input::Start);
-                }
-            }
-        }
-    }
-
-    /// Stops all processes, all at once: the stop signal (then SIGCONT) to each one's group, SIGKILL at the kill time.
-    fn stop_service(&mut self, reactor: &mut Reactor) {
-        self.running = false;
-        self.tell_all(reactor, Input::Stop);
-    }
-
-    fn kill_service(&mut self, reactor: &mut Reactor) {
-        self.running = false;
-        self.tell_all(reactor, Input::Kill);
-    }
-
-    fn handle(&mut self, reactor: &mut Reactor, event: &Event<'_>) -> bool {
-        match *event {
-            Event::Data { process, fd, data } => self.data(process, fd, data),
-            Event::FdClosed { process, fd, .. } => self.closed(process, fd),
-            Event::Drained { process, .. } => self.outputs.contains_key(&process),
-            Event::Exited { process, exit } => {
-                let ours = self.outputs.contains_key(&process);
-                self.exited(reactor, process, exit);
-                ours
-            }
-            Event::Ended { process, .. } => match self.outputs.remove(&process) {
-                Some(output) => {
-                    self.probe(reactor, output.entry);
-                    true
-                }
-                None => false,
-            },
-            Event::Timer(id) => self.timer(reactor, id),
-            Event::Resumed { after } => {
-                for (key, entry) in &mut self.entries {
-                    entry.life.put_off(after);
-                    entry.arm(reactor, *key, &mut self.timers);
-                }
-                false
-            }
-            Event::Stopped { process, signal } => self.told(process, |observer, name| observer.stopped(name, signal)),
-            Event::Continued { process } => self.told(process, |observer, name| observer.continued(name)),
-            _ => false,
-        }
     }
 }
 
