@@ -67,6 +67,9 @@ stages! {
     ParentDeath => "parent-death signal",
     /// Starting the program itself.
     Exec => "exec",
+    /// Waiting for the exec: the child did not get there in time, was stopped on its way, or the host was asked to end
+    /// meanwhile. See [`Reactor::set_spawn_timeout`](crate::Reactor::set_spawn_timeout).
+    Wait => "wait for its exec",
 }
 
 /// Why a process could not be started. Nothing of it is left behind: no process, no zombie, no descriptor.

@@ -46,6 +46,9 @@ const NAMES: &[(&str, i32)] = &[
     ("INFO", libc::SIGINFO),
 ];
 
+/// By which programs are asked to end.
+pub(crate) const ASK_TO_END: [i32; 4] = [libc::SIGTERM, libc::SIGINT, libc::SIGQUIT, libc::SIGHUP];
+
 /// The number of a signal's name, with or without `SIG`, in any case; also `RTMIN`, `RTMIN+3`, `RTMAX-1` (Linux) and
 /// plain numbers.
 ///

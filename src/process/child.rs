@@ -17,8 +17,9 @@ use crate::exit::{Exit, Usage};
 use crate::limit::Limit;
 use crate::slab::Key;
 use crate::sources::{Source, Sources};
+use crate::sys;
+use crate::sys::spawn::{Order, Spawner};
 use crate::sys::wait::{State, StopChange, Wait};
-use crate::sys::{self, spawn::Spawner};
 
 /// Something that a call has brought about and that an event must tell of, in a later turn.
 #[derive(Debug, Clone, Copy)]
@@ -80,6 +81,8 @@ pub(crate) struct Surroundings<'a> {
     pub(crate) nofile: Option<Limit>,
     pub(crate) pidfds: bool,
     pub(crate) started: Instant,
+    /// Whether a signal has come that asks the host to end.
+    pub(crate) asked_to_end: &'a mut dyn FnMut() -> bool,
 }
 
 impl Child {
@@ -91,9 +94,12 @@ impl Child {
             pipes.push((fd, Pipe::open(end, side, key, fd, around.sources)?));
             Ok(())
         });
-        let spawned = watched
-            .map_err(|error| SpawnError::new(command.program.clone(), Stage::Pipe, error))
-            .and_then(|()| around.spawner.spawn(command, &files.for_child(), files.terminal, around.nofile));
+        let spawned =
+            watched.map_err(|error| SpawnError::new(command.program.clone(), Stage::Pipe, error)).and_then(|()| {
+                let files_of_child = files.for_child();
+                let order = Order { command, files: &files_of_child, terminal: files.terminal, nofile: around.nofile };
+                around.spawner.spawn(&order, around.asked_to_end)
+            });
         let pid = match spawned {
             Ok(pid) => pid,
             Err(error) => {

@@ -28,6 +28,7 @@ use crate::process::{Child, Living, Notice, Process, ProcessId, Surroundings};
 use crate::slab::{Key, Slab};
 use crate::sources::{Source, Sources};
 use crate::sys;
+use crate::sys::clock;
 use crate::sys::spawn::{SpawnMethod, Spawner};
 pub use event::{Event, Interest, SourceId, Waker};
 pub(crate) use patience::Patience;
@@ -118,12 +119,6 @@ pub struct Reactor {
 struct Sigchld {
     for_host: bool,
     for_children: bool,
-}
-
-/// The one place where the clock is read.
-#[allow(clippy::disallowed_methods)]
-fn clock() -> Instant {
-    Instant::now()
 }
 
 impl Reactor {
@@ -295,6 +290,23 @@ impl Reactor {
         self.alarm.as_ref().map_or(Ok(()), |alarm| alarm.set(delay))
     }
 
+    /// How long a child may take from its birth to its exec: 10 s unless set. It takes well below a millisecond, unless
+    /// the file system of its program, its directory or its files does not answer. One that takes longer is killed, and so is, at once,
+    /// one that stands still because a signal has stopped it: a process of the same user might try to hold up the host so. A
+    /// SIGTERM, SIGINT, SIGQUIT or SIGHUP for the host ends the wait as well, after 0.1 s. In each case the error's stage is
+    /// [`Stage::Wait`](crate::Stage::Wait).
+    ///
+    /// ```
+    /// use std::time::Duration;
+    ///
+    /// let mut reactor = childminder::Reactor::new()?;
+    /// reactor.set_spawn_timeout(Duration::from_secs(2));
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
+    pub fn set_spawn_timeout(&mut self, timeout: Duration) {
+        self.spawner.set_timeout(timeout);
+    }
+
     /// Has [`Event::Timer`] come once, `delay` from [`now`](Self::now), and never in this turn. Equal times fire in the order
     /// in which they were asked for.
     pub fn call_later(&mut self, delay: Duration) -> TimerId {
@@ -332,7 +344,8 @@ impl Reactor {
 
     /// Starts a process. Nothing is delivered from inside this call, even if the process is dead already.
     ///
-    /// The thread stands still until the program runs or has failed to: that is how the error can be returned here.
+    /// The thread stands still until the program runs or has failed to, at most for the
+    /// [time-out](Self::set_spawn_timeout): that is how the error can be returned here.
     ///
     /// # Errors
     ///
@@ -344,12 +357,19 @@ impl Reactor {
         }
         let key = self.processes.next_key();
         let started = clock();
+        let (signals, come) = (&mut self.signals, &mut self.come);
+        let mut asked_to_end = || {
+            // They are told in the next turn.
+            come.extend(signals.as_mut().map(Signals::drain).unwrap_or_default());
+            come.iter().any(|number| crate::signal::ASK_TO_END.contains(number))
+        };
         let mut around = Surroundings {
             spawner: &self.spawner,
             sources: &mut self.sources,
             nofile: self.nofile,
             pidfds: self.pidfds,
             started,
+            asked_to_end: &mut asked_to_end,
         };
         let child = Child::spawn(command.parts(), key, &mut around)?;
         let needs_sweep = child.needs_sweep();

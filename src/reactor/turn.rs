@@ -112,10 +112,6 @@ impl Turn<'_> {
                 Some(Source::Signals) => {
                     // The pipe is emptied before anything that it may be about: a signal that comes meanwhile is a new byte.
                     reactor.come.extend(reactor.signals.as_mut().map(Signals::drain).unwrap_or_default());
-                    if reactor.come.contains(&libc::SIGCHLD) {
-                        reactor.sweep = true;
-                        reactor.find_stops();
-                    }
                 }
                 Some(Source::Pidfd { process }) => reactor.dead.push_back(process),
                 Some(Source::Waker | Source::Pipe { .. } | Source::Host) => {
@@ -124,6 +120,10 @@ impl Turn<'_> {
                     reactor.ready.push_back(Ready { source, readable, writable, gone });
                 }
             }
+        }
+        if reactor.come.contains(&libc::SIGCHLD) {
+            reactor.sweep = true;
+            reactor.find_stops();
         }
         reactor.find_dead();
     }

@@ -239,12 +239,12 @@ pub(crate) fn highest_open() -> RawFd {
     })
 }
 
-/// Waits at most `timeout_ms` until the descriptor can be read. For the tests of nesting and for nothing else.
-#[cfg(test)]
-pub(crate) fn wait_readable(fd: BorrowedFd<'_>, timeout_ms: i32) -> bool {
+/// Waits at most so long until the descriptor can be read, or its other end is closed.
+pub(crate) fn wait_readable(fd: BorrowedFd<'_>, time: Duration) -> bool {
     let mut poll = libc::pollfd { fd: fd.as_raw_fd(), events: libc::POLLIN, revents: 0 };
+    let milliseconds = libc::c_int::try_from(time.as_millis()).unwrap_or(libc::c_int::MAX);
     // SAFETY: one pollfd, ours, for the length of the call.
-    unsafe { libc::poll(&raw mut poll, 1, timeout_ms) == 1 }
+    unsafe { libc::poll(&raw mut poll, 1, milliseconds) == 1 }
 }
 
 /// `/dev/null`, for reading and writing.
@@ -259,7 +259,7 @@ mod tests {
     #[test]
     fn a_gone_reader_is_an_error_and_no_signal() {
         let (reader, writer) = pipe().unwrap();
-        assert!(!wait_readable(reader.as_fd(), 0));
+        assert!(!wait_readable(reader.as_fd(), Duration::ZERO));
         drop(reader);
         let error = write_vectored(writer.as_fd(), &[IoSlice::new(b"lost")]).unwrap_err();
         assert_eq!(error.raw_os_error(), Some(libc::EPIPE));

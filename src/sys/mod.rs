@@ -7,6 +7,8 @@
 
 pub(crate) mod bytes;
 pub(crate) mod fd;
+#[cfg(target_os = "linux")]
+mod futex;
 pub(crate) mod limit;
 pub(crate) mod pidfd;
 pub(crate) mod pty;
@@ -18,6 +20,13 @@ pub(crate) mod user;
 pub(crate) mod wait;
 
 use std::io;
+use std::time::Instant;
+
+/// The one place where the clock is read.
+#[allow(clippy::disallowed_methods)]
+pub(crate) fn clock() -> Instant {
+    Instant::now()
+}
 
 /// -1 becomes the errno.
 fn cvt<T: PartialEq + From<i8>>(result: T) -> io::Result<T> {

@@ -222,6 +222,12 @@ fn change_mask(how: libc::c_int, set: &libc::sigset_t) -> io::Result<libc::sigse
     Err(io::Error::from_raw_os_error(errno))
 }
 
+/// Whether a signal that asks this program to end waits for this thread, which has blocked it.
+pub(super) fn asks_to_end() -> bool {
+    let counts = |signal: &i32| is_pending(*signal) && disposition(*signal) != Some(libc::SIG_IGN);
+    crate::signal::ASK_TO_END.iter().any(counts)
+}
+
 fn is_pending(signal: i32) -> bool {
     let mut pending = empty_set();
     // SAFETY: `pending` is ours.

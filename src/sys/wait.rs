@@ -100,22 +100,12 @@ pub(crate) enum State {
 /// Looks after a child, and leaves it as it is: by its pidfd, or else by its number.
 #[doc(alias = "WNOWAIT")]
 pub(crate) fn state(pidfd: Option<BorrowedFd<'_>>, pid: i32) -> State {
-    let look = |kind, id| {
-        let mut info = MaybeUninit::<libc::siginfo_t>::zeroed();
-        let flags = libc::WEXITED | libc::WNOHANG | libc::WNOWAIT;
-        // SAFETY: `info` has room for what waitid writes; WNOHANG never blocks.
-        cvt_retry(|| unsafe { libc::waitid(kind, id, info.as_mut_ptr(), flags) })?;
-        // SAFETY: zeroed is a valid siginfo_t; it stays zero where nothing has ended.
-        let info = unsafe { info.assume_init() };
-        // SAFETY: waitid fills in the fields of SIGCHLD, or leaves them zero.
-        let ended = unsafe { info.si_pid() } != 0;
-        io::Result::Ok(if ended { State::Zombie } else { State::Running })
-    };
     #[cfg(target_os = "linux")]
     if let Some(pidfd) = pidfd {
         #[allow(clippy::cast_sign_loss)] // descriptors are not negative
-        match look(libc::P_PIDFD, std::os::fd::AsRawFd::as_raw_fd(&pidfd) as libc::id_t) {
-            Ok(state) => return state,
+        match peek(libc::P_PIDFD, std::os::fd::AsRawFd::as_raw_fd(&pidfd) as libc::id_t, libc::WEXITED) {
+            Ok(None) => return State::Running,
+            Ok(Some(_)) => return State::Zombie,
             Err(error) if error.raw_os_error() == Some(libc::ECHILD) => return State::Lost,
             // A kernel before 5.4, or a sandbox.
             Err(_) => {}
@@ -123,12 +113,46 @@ pub(crate) fn state(pidfd: Option<BorrowedFd<'_>>, pid: i32) -> State {
     }
     let _ = pidfd;
     #[allow(clippy::cast_sign_loss)] // pids are positive
-    match look(libc::P_PID, pid as libc::id_t) {
-        Ok(state) => state,
+    match peek(libc::P_PID, pid as libc::id_t, libc::WEXITED) {
+        Ok(Some(_)) => State::Zombie,
         Err(error) if error.raw_os_error() == Some(libc::ECHILD) => State::Lost,
         // Nobody has said that it is gone.
-        Err(_) => State::Running,
+        Ok(None) | Err(_) => State::Running,
     }
+}
+
+/// Whether a child goes on towards its exec.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Standing {
+    Going,
+    /// By a signal, or by who traces it.
+    Stopped,
+    /// It has ended.
+    Gone,
+}
+
+/// Looks at a child on its way to its exec, and leaves it as it is.
+pub(super) fn standing(pid: i32) -> Standing {
+    #[allow(clippy::cast_sign_loss)] // pids are positive
+    match peek(libc::P_PID, pid as libc::id_t, libc::WEXITED | libc::WSTOPPED) {
+        Ok(Some(libc::CLD_STOPPED | libc::CLD_TRAPPED)) => Standing::Stopped,
+        Ok(Some(_)) => Standing::Gone,
+        Err(error) if error.raw_os_error() == Some(libc::ECHILD) => Standing::Gone,
+        Ok(None) | Err(_) => Standing::Going,
+    }
+}
+
+/// What has happened to a child of the things that `flags` name, by its `CLD_` code. It stays to be told.
+fn peek(kind: libc::idtype_t, id: libc::id_t, flags: i32) -> io::Result<Option<i32>> {
+    let mut info = MaybeUninit::<libc::siginfo_t>::zeroed();
+    let flags = flags | libc::WNOHANG | libc::WNOWAIT;
+    // SAFETY: `info` has room for what waitid writes; WNOHANG never blocks.
+    cvt_retry(|| unsafe { libc::waitid(kind, id, info.as_mut_ptr(), flags) })?;
+    // SAFETY: zeroed is a valid siginfo_t; it stays zero where nothing has happened.
+    let info = unsafe { info.assume_init() };
+    // SAFETY: waitid fills in the fields of SIGCHLD, or leaves them zero.
+    let happened = unsafe { info.si_pid() } != 0;
+    Ok(happened.then_some(info.si_code))
 }
 
 /// A child was stopped, or continued.
@@ -159,14 +183,31 @@ pub(crate) fn stop_change(pid: i32) -> Option<StopChange> {
     }
 }
 
-/// Ends a child of which nothing shall be left.
-pub(crate) fn kill_and_reap(pid: i32) {
+/// Ends a child of which nothing shall be left. Whether it is gone: one in whose system call the kernel is stuck
+/// goes later.
+pub(crate) fn kill_and_reap(pid: i32) -> bool {
     let _ = super::signal::send(pid, libc::SIGKILL);
-    reap_killed(pid);
+    reap_soon(pid)
 }
 
-/// Waits for a child that is killed or has called `_exit`, so there is next to nothing to wait for.
-pub(crate) fn reap_killed(pid: i32) {
+/// Reaps a child that was killed, within a second. Whether it is gone.
+pub(super) fn reap_soon(pid: i32) -> bool {
+    let (mut pause, mut left) = (Duration::from_millis(1), Duration::from_secs(1));
+    loop {
+        if matches!(try_wait(pid), Wait::Reaped(..) | Wait::Lost) {
+            return true;
+        }
+        if left.is_zero() {
+            return false;
+        }
+        super::fd::pause(pause);
+        left = left.saturating_sub(pause);
+        pause = (pause * 2).min(Duration::from_millis(50));
+    }
+}
+
+/// Waits for a child that has called `_exit`, so there is next to nothing to wait for.
+pub(crate) fn reap_exited(pid: i32) {
     let mut status = 0;
     // SAFETY: the pointer is to a local. An error means that it is gone already.
     let _ = cvt_retry(|| unsafe { libc::waitpid(pid, &raw mut status, 0) });

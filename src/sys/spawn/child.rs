@@ -3,7 +3,7 @@
 //! The one rule: this runs between fork and exec, with `vfork` even in the host's own memory while the host stands
 //! still. So: system calls and arithmetic that cannot fail, nothing else. No allocation, no lock, no log, no panic, and
 //! no glibc `setuid`, `setgid`, `setgroups`, which would signal the host's threads. Credentials are changed last: from then on
-//! a process of that user could stop the child, and with it the host.
+//! a process of that user can stop the child.
 
 use std::ptr;
 

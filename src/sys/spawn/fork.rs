@@ -7,12 +7,13 @@ use std::ptr;
 use std::slice;
 
 use super::Failure;
+use super::bound::Bound;
 use super::child::{self, Closing};
 use super::plan::Plan;
 use crate::error::Stage;
 use crate::sys::{cvt, fd, signal::BlockAll, wait};
 
-pub(super) fn spawn(plan: &mut Plan) -> Result<i32, Failure> {
+pub(super) fn spawn(plan: &mut Plan, bound: &mut Bound<'_>) -> Result<i32, Failure> {
     let (status, theirs) = fd::pipe().map_err(|error| Failure::ours(Stage::Pipe, &error))?;
     let closing = Closing::Each(fd::highest_open());
     let blocked = BlockAll::new().map_err(|error| Failure::ours(Stage::Sigmask, &error))?;
@@ -22,9 +23,11 @@ pub(super) fn spawn(plan: &mut Plan) -> Result<i32, Failure> {
         // SAFETY: this is the new child.
         unsafe { run_child(plan, closing, &theirs) }
     }
-    let lifted = blocked.lift();
-    let pid = forked.map_err(|error| Failure::ours(Stage::Clone, &error))?;
     drop(theirs);
+    let waited = forked.as_ref().map(|pid| bound.wait(*pid, |time| fd::wait_readable(status.as_fd(), time)));
+    let lifted = blocked.lift();
+    let pid = *forked.as_ref().map_err(|error| Failure::ours(Stage::Clone, error))?;
+    waited.unwrap_or(Ok(()))?;
     if let Err(error) = lifted {
         wait::kill_and_reap(pid);
         return Err(Failure::ours(Stage::Sigmask, &error));
@@ -32,7 +35,7 @@ pub(super) fn spawn(plan: &mut Plan) -> Result<i32, Failure> {
     match read_failure(&status) {
         None => Ok(pid),
         Some(failure) => {
-            wait::reap_killed(pid);
+            wait::reap_exited(pid);
             Err(failure)
         }
     }

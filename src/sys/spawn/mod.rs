@@ -1,9 +1,11 @@
 //! Starting a process, in two ways that mean the same.
 //!
 //! Everything is computed beforehand in the parent ([`plan`]); what happens between the birth of the child and its exec
-//! is one function ([`child`]); [`vfork`] and [`fork`] differ only in how the child is made and how its errno comes back.
+//! is one function ([`child`]); [`vfork`] and [`fork`] differ only in how the child is made and how its errno comes back;
+//! how long it may take is one function, too ([`bound`]).
 //! The one rule: after a failure nothing is left, no process and no descriptor.
 
+mod bound;
 mod child;
 mod environment;
 mod fork;
@@ -11,21 +13,25 @@ mod plan;
 #[cfg(target_os = "linux")]
 mod vfork;
 
+use std::cell::RefCell;
 use std::io;
+use std::mem::ManuallyDrop;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::Duration;
 
-use super::fd;
+use super::{fd, wait};
 use crate::command::Parts;
 use crate::error::{SpawnError, Stage};
 use crate::limit::Limit;
+use bound::Bound;
 use plan::Plan;
 
 /// How a child is made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 #[non_exhaustive]
 pub enum SpawnMethod {
-    /// `clone(CLONE_VM | CLONE_VFORK)`: the child borrows the host's memory until its exec, so that a spawn costs the same
-    /// whatever the host's size. Linux; elsewhere this is [`Fork`](Self::Fork).
+    /// `clone(CLONE_VM)`: as with `vfork(2)`, the child borrows the host's memory until its exec, so that a spawn costs
+    /// the same whatever the host's size. Linux; elsewhere, and where it is refused, this is [`Fork`](Self::Fork).
     #[default]
     Vfork,
     /// `fork(2)`: portable, and slow in a host with much memory.
@@ -35,13 +41,40 @@ pub enum SpawnMethod {
 /// A child's descriptor and the one of ours that it is made from.
 pub(crate) type ChildFile<'a> = (i32, BorrowedFd<'a>);
 
+/// What is to be started.
+pub(crate) struct Order<'a> {
+    pub(crate) command: &'a Parts,
+    pub(crate) files: &'a [ChildFile<'a>],
+    /// Its descriptor 0 becomes its controlling terminal.
+    pub(crate) terminal: bool,
+    /// Its limit of open files, unless the command names one.
+    pub(crate) nofile: Option<Limit>,
+}
+
+/// How long a child may take to its exec, unless the host says otherwise.
+const TIMEOUT: Duration = Duration::from_secs(10);
+
 /// Starts processes; holds what can be kept from one spawn to the next.
 #[derive(Debug)]
 pub(crate) struct Spawner {
     null: OwnedFd,
+    timeout: Duration,
     #[cfg(target_os = "linux")]
     vfork: Option<vfork::Vfork>,
+    stuck: RefCell<Vec<Stuck>>,
 }
+
+/// A child that was killed before its exec and is not gone.
+#[derive(Debug)]
+struct Stuck {
+    pid: i32,
+    /// What it may use until then.
+    #[cfg(target_os = "linux")]
+    memory: Option<ManuallyDrop<(vfork::Room, Box<vfork::Shared>)>>,
+}
+
+// SAFETY: the pointers of its memory lead to what it owns, and to no thread's own.
+unsafe impl Send for Stuck {}
 
 impl Spawner {
     pub(crate) fn new(method: SpawnMethod) -> io::Result<Self> {
@@ -55,8 +88,10 @@ impl Spawner {
         let _ = method;
         Ok(Self {
             null,
+            timeout: TIMEOUT,
             #[cfg(target_os = "linux")]
             vfork,
+            stuck: RefCell::default(),
         })
     }
 
@@ -65,26 +100,56 @@ impl Spawner {
         self.null.as_fd()
     }
 
-    /// Starts the command with these files, and with `nofile` as its limit of open files unless it names one itself. `terminal`:
-    /// its descriptor 0 becomes its controlling terminal.
+    pub(crate) fn set_timeout(&mut self, timeout: Duration) {
+        self.timeout = timeout;
+    }
+
+    /// Starts the command. `asked_to_end`: whether a signal has come that asks the host to end.
     ///
-    /// Returns when the program runs or has failed to: until then this thread stands still.
-    pub(crate) fn spawn(
-        &self,
-        command: &Parts,
-        files: &[ChildFile<'_>],
-        terminal: bool,
-        nofile: Option<Limit>,
-    ) -> Result<i32, SpawnError> {
-        let mut plan = Plan::new(command, files, terminal, nofile)?;
+    /// Returns when the program runs or has failed to, at the latest two seconds after the time-out: until then this thread
+    /// stands still.
+    pub(crate) fn spawn(&self, order: &Order<'_>, asked_to_end: &mut dyn FnMut() -> bool) -> Result<i32, SpawnError> {
+        self.bury();
+        let mut plan = Plan::new(order.command, order.files, order.terminal, order.nofile)?;
+        let mut bound = Bound { timeout: self.timeout, asked_to_end };
         #[cfg(target_os = "linux")]
-        let result = match &self.vfork {
-            Some(vfork) => vfork.spawn(&mut plan, self.null.as_fd()),
-            None => fork::spawn(&mut plan),
-        };
-        #[cfg(not(target_os = "linux"))]
-        let result = fork::spawn(&mut plan);
-        result.map_err(|failure| plan.explain(command, failure))
+        if let Some(vfork) = self.vfork.as_ref().filter(|vfork| vfork.works()) {
+            let mut shared = vfork::Shared::new(plan);
+            match vfork.spawn(&mut shared, self.null.as_fd(), &mut bound) {
+                Ok(pid) => return Ok(pid),
+                Err(failure) if vfork.works() => {
+                    let error = shared.plan.explain(order.command, failure);
+                    if let Some(pid) = failure.stuck() {
+                        let memory = vfork.give_up_room().map(|room| ManuallyDrop::new((room, shared)));
+                        self.stuck.borrow_mut().push(Stuck { pid, memory });
+                    }
+                    return Err(error);
+                }
+                Err(_) => plan = shared.plan,
+            }
+        }
+        fork::spawn(&mut plan, &mut bound).map_err(|failure| {
+            if let Some(pid) = failure.stuck() {
+                self.stuck.borrow_mut().push(Stuck {
+                    pid,
+                    #[cfg(target_os = "linux")]
+                    memory: None,
+                });
+            }
+            plan.explain(order.command, failure)
+        })
+    }
+
+    /// Reaps those that were stuck and are gone by now.
+    fn bury(&self) {
+        self.stuck.borrow_mut().retain_mut(|stuck| {
+            let gone = matches!(wait::try_wait(stuck.pid), wait::Wait::Reaped(..) | wait::Wait::Lost);
+            #[cfg(target_os = "linux")]
+            if gone {
+                drop(stuck.memory.take().map(ManuallyDrop::into_inner));
+            }
+            !gone
+        });
     }
 }
 
@@ -106,6 +171,11 @@ impl Failure {
     /// Something that the parent itself could not do.
     fn ours(stage: Stage, error: &io::Error) -> Self {
         Self::new(stage, error.raw_os_error().unwrap_or(libc::EIO), 0)
+    }
+
+    /// The pid of a child that was killed and is not gone.
+    fn stuck(self) -> Option<i32> {
+        (self.stage() == Stage::Wait && self.which > 0).then_some(self.which)
     }
 
     fn stage(self) -> Stage {

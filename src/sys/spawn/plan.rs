@@ -134,7 +134,7 @@ impl Plan {
         })
     }
 
-    /// Whether the child changes its user or group: it costs the host its dumpable flag if memory is shared.
+    /// Whether the child changes its user or group, which costs the host its dumpable flag if memory is shared.
     #[cfg(target_os = "linux")]
     pub(super) fn changes_credentials(&self) -> bool {
         self.uid.is_some() || self.gid.is_some() || self.groups.is_some()
@@ -161,6 +161,17 @@ impl Plan {
                 } else {
                     error.on(path).with_hint(hint)
                 }
+            }
+            Stage::Wait => {
+                let (kind, what) = match failure.errno {
+                    libc::ECANCELED => (io::ErrorKind::Interrupted, "a signal has stopped it on its way"),
+                    libc::EINTR => {
+                        (io::ErrorKind::Interrupted, "a signal asked the host to end, and it was not there yet")
+                    }
+                    _ => (io::ErrorKind::TimedOut, "it was not there in time"),
+                };
+                let stuck = failure.stuck().map(|pid| format!("process {pid} was killed and is not gone yet"));
+                SpawnError::new(command.program.clone(), stage, io::Error::new(kind, what)).with_hint(stuck)
             }
             Stage::Chdir => error.on(command.current_dir.clone().unwrap_or_default()),
             Stage::Dup2 => error.on(format!("to descriptor {}", failure.which)),
@@ -263,7 +274,8 @@ impl Strings {
 /// The child's environment, to be finished, and its `PATH`.
 ///
 /// What is inherited is lent where nobody else is there. Else it is a copy, made under the lock of `std::env`: another thread might
-/// change the C library's own array, and free it, while the child's exec reads it.
+/// change the C library's own array, and free it, while the child's exec reads it. So might we, if the child becomes somebody who
+/// stops it on its way, and is given up.
 fn environment(command: &Parts) -> Result<(Strings, Option<OsString>), String> {
     let mut env = Strings::with_room(0, 0);
     let mut path = None;
@@ -283,14 +295,17 @@ fn environment(command: &Parts) -> Result<(Strings, Option<OsString>), String> {
             }
             true
         };
-        let lent = each_if_alone(|variable| {
-            let bytes = variable.to_bytes();
-            if let Some(end) = find_byte(b'=', bytes) {
-                if inherits(OsStr::from_bytes(&bytes[..end]), OsStr::from_bytes(&bytes[end + 1..])) {
-                    env.lend(variable);
+        let attributes = command.attributes();
+        let stays = attributes.uid.is_none() && attributes.gid.is_none() && attributes.groups.is_none();
+        let lent = stays
+            && each_if_alone(|variable| {
+                let bytes = variable.to_bytes();
+                if let Some(end) = find_byte(b'=', bytes) {
+                    if inherits(OsStr::from_bytes(&bytes[..end]), OsStr::from_bytes(&bytes[end + 1..])) {
+                        env.lend(variable);
+                    }
                 }
-            }
-        });
+            });
         if !lent {
             // What grows leaves its smaller selves behind in the allocator: most environments fit.
             env = Strings::with_room(4096, MANY);

@@ -2,18 +2,22 @@
 //!
 //! What it could not do comes back through that memory. With `CLONE_FILES` it also starts with the host's table of open
 //! files and leaves it at once, taking along only the lowest entries, so that thousands of open files cost nothing.
-//! The one rule: the child's memory is the host's, and stays as it was found.
+//! It is `vfork(2)` but for the wait, which here has an end (no `CLONE_VFORK`). The one rule: the child's memory is the
+//! host's, and stays as it was found; and what the child uses of it lives as long as the child does.
 
+use std::cell::{Cell, RefCell};
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 use std::ptr::{self, NonNull};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, PoisonError};
 
 use super::Failure;
+use super::bound::Bound;
 use super::child::{self, Closing};
 use super::plan::{Move, Plan};
 use crate::error::Stage;
+use crate::sys::futex::Hold;
 use crate::sys::signal::{self, BlockAll};
 use crate::sys::{cvt, fd, wait};
 
@@ -27,37 +31,76 @@ static REFUSED: AtomicBool = AtomicBool::new(false);
 
 #[derive(Debug)]
 pub(super) struct Vfork {
-    stack: Stack,
+    /// None after a child that has not let go of it.
+    room: RefCell<Option<Room>>,
     /// `/dev/null` at low numbers, kept open so that nobody else gets them.
     slots: Vec<OwnedFd>,
+    /// The system knows no such child (as under qemu-user).
+    refused: Cell<bool>,
 }
 
-/// What the parent and the child share beside the plan.
-struct Shared<'a> {
-    plan: &'a mut Plan,
+/// Where a child runs in our memory.
+#[derive(Debug)]
+pub(super) struct Room {
+    stack: Stack,
+    hold: Hold,
+}
+
+impl Room {
+    fn new() -> io::Result<Self> {
+        Ok(Self { stack: Stack::new()?, hold: Hold::new() })
+    }
+}
+
+/// What the parent and the child share.
+#[derive(Debug)]
+pub(super) struct Shared {
+    pub(super) plan: Plan,
     closing: Closing,
     failure: Option<Failure>,
     /// A stop signal that has come for the host's group, which the child is in.
     held: Option<i32>,
 }
 
+impl Shared {
+    pub(super) fn new(plan: Plan) -> Box<Self> {
+        Box::new(Self { plan, closing: Closing::Each(0), failure: None, held: None })
+    }
+}
+
 impl Vfork {
     pub(super) fn new(null: BorrowedFd<'_>) -> io::Result<Self> {
         let slots = (0..SLOTS).map(|_| fd::duplicate(null, 3)).collect::<io::Result<_>>()?;
-        Ok(Self { stack: Stack::new()?, slots })
+        Ok(Self { room: RefCell::new(Some(Room::new()?)), slots, refused: Cell::new(false) })
     }
 
-    pub(super) fn spawn(&self, plan: &mut Plan, null: BorrowedFd<'_>) -> Result<i32, Failure> {
+    /// Whether the system has such children, as far as is known.
+    pub(super) fn works(&self) -> bool {
+        !self.refused.get()
+    }
+
+    /// The room, for a child that does not let go of it.
+    pub(super) fn give_up_room(&self) -> Option<Room> {
+        self.room.take()
+    }
+
+    pub(super) fn spawn(
+        &self,
+        shared: &mut Shared,
+        null: BorrowedFd<'_>,
+        bound: &mut Bound<'_>,
+    ) -> Result<i32, Failure> {
         if REFUSED.load(Ordering::Relaxed) {
-            return self.clone(plan, Closing::Each(fd::highest_open()));
+            return self.clone(shared, Closing::Each(fd::highest_open()), bound);
         }
         let mut used = 0;
+        let plan = &mut shared.plan;
         let before = plan.moves.iter().any(is_high).then(|| plan.moves.clone());
         let result =
             self.bring_down(plan, &mut used).map_err(|error| Failure::ours(Stage::Dup2, &error)).and_then(|()| {
-                let from = plan.moves.iter().map(|one| one.source.saturating_add(1)).max().unwrap_or(0);
+                let from = shared.plan.moves.iter().map(|one| one.source.saturating_add(1)).max().unwrap_or(0);
                 #[allow(clippy::cast_sign_loss)] // descriptors are not negative
-                self.clone(plan, Closing::Unshare(from as u32))
+                self.clone(shared, Closing::Unshare(from as u32), bound)
             });
         // What a slot holds is the child's end of a pipe: while that stays open there is no end of file.
         let emptied = self.slots[..used].iter().try_for_each(|slot| fd::replace(slot, null));
@@ -65,16 +108,15 @@ impl Vfork {
             wait::kill_and_reap(*pid);
             return Err(Failure::ours(Stage::Dup2, &error));
         }
-        match result {
-            Err(failure) if failure.stage() == Stage::CloseRange => {
-                REFUSED.store(true, Ordering::Relaxed);
-                if let Some(before) = before {
-                    plan.moves = before;
-                }
-                self.clone(plan, Closing::Each(fd::highest_open()))
-            }
-            result => result,
+        let to_be_closed = matches!(result, Err(failure) if failure.stage() == Stage::CloseRange);
+        if let (Some(before), true) = (before, to_be_closed || !self.works()) {
+            shared.plan.moves = before;
         }
+        if to_be_closed {
+            REFUSED.store(true, Ordering::Relaxed);
+            return self.clone(shared, Closing::Each(fd::highest_open()), bound);
+        }
+        result
     }
 
     /// Duplicates high sources to the slots, and counts those that it has used, also on an error.
@@ -91,16 +133,32 @@ impl Vfork {
         Ok(())
     }
 
-    fn clone(&self, plan: &mut Plan, closing: Closing) -> Result<i32, Failure> {
+    fn clone(&self, shared: &mut Shared, closing: Closing, bound: &mut Bound<'_>) -> Result<i32, Failure> {
+        let mut room = self.room.borrow_mut();
+        if room.is_none() {
+            *room = Some(Room::new().map_err(|error| Failure::ours(Stage::Clone, &error))?);
+        }
+        let Some(Room { stack, hold }) = &*room else { return Err(Failure::new(Stage::Clone, libc::ENOMEM, 0)) };
         let files = if matches!(closing, Closing::Unshare(_)) { libc::CLONE_FILES } else { 0 };
-        let flags = libc::CLONE_VM | libc::CLONE_VFORK | files | libc::SIGCHLD;
-        let dumpable = plan.changes_credentials().then(KeepDumpable::new);
-        let mut shared = Shared { plan, closing, failure: None, held: None };
+        let flags = libc::CLONE_VM | libc::CLONE_CHILD_CLEARTID | files | libc::SIGCHLD;
+        (shared.closing, shared.failure, shared.held) = (closing, None, None);
+        let dumpable = shared.plan.changes_credentials().then(KeepDumpable::new);
         let blocked = BlockAll::new().map_err(|error| Failure::ours(Stage::Sigmask, &error))?;
-        // SAFETY: the stack is ours alone (a Stack is not Sync, and we stand still) and large enough;
-        // `shared` outlives the child's use of it, since CLONE_VFORK returns only after the child's
-        // exec or end; the child does nothing but what `child::run` may.
-        let cloned = cvt(unsafe { libc::clone(run_child, self.stack.top(), flags, (&raw mut shared).cast()) });
+        let lent = ptr::from_mut(shared).cast();
+        let nothing = ptr::null_mut::<libc::c_void>();
+        // SAFETY: the stack is ours alone (a Vfork is not Sync, and a room that a child still uses is given up) and large
+        // enough. It, the hold and `shared` live until the child lets go of them: else our caller keeps them. The child
+        // does nothing but what `child::run` may, and until it lets go this thread touches nothing of theirs.
+        let cloned = cvt(unsafe { libc::clone(run_child, stack.top(), flags, lent, nothing, nothing, hold.begin()) });
+        let waited = cloned.as_ref().map(|pid| bound.wait(*pid, |time| hold.wait(time)));
+        if let Ok(Err(failure)) = waited {
+            drop(dumpable);
+            // What the caller has to know first is the failure.
+            if let Err(error) = blocked.lift() {
+                log::warn!("the signals of this thread stay blocked: {error}");
+            }
+            return Err(failure);
+        }
         // SAFETY: the child is gone from this memory; volatile, because the compiler has not seen it write.
         let held = unsafe { ptr::read_volatile(&raw const shared.held) };
         if let (Ok(pid), Some(number)) = (&cloned, held) {
@@ -109,13 +167,16 @@ impl Vfork {
         }
         let lifted = blocked.lift();
         drop(dumpable);
-        let pid = cloned.map_err(|error| Failure::ours(Stage::Clone, &error))?;
+        let pid = cloned.map_err(|error| {
+            self.refused.set(error.raw_os_error() == Some(libc::EINVAL));
+            Failure::ours(Stage::Clone, &error)
+        })?;
         // SAFETY: as above.
         let failed = unsafe { ptr::read_volatile(&raw const shared.failure) };
         match (failed, lifted) {
             (None, Ok(())) => Ok(pid),
             (Some(failure), _) => {
-                wait::reap_killed(pid);
+                wait::reap_exited(pid);
                 Err(failure)
             }
             (None, Err(error)) => {
@@ -132,37 +193,46 @@ fn is_high(one: &Move) -> bool {
 
 extern "C" fn run_child(shared: *mut libc::c_void) -> libc::c_int {
     // SAFETY: it is the parent's `shared`, and the parent does not touch it while we live.
-    let shared = unsafe { &mut *shared.cast::<Shared<'_>>() };
+    let shared = unsafe { &mut *shared.cast::<Shared>() };
     // SAFETY: this is the new child, with all signals blocked by the parent.
-    let failure = unsafe { child::run(shared.plan, shared.closing, &mut None, Some(&mut shared.held)) };
+    let failure = unsafe { child::run(&mut shared.plan, shared.closing, &mut None, Some(&mut shared.held)) };
     shared.failure = Some(failure);
     // SAFETY: ends the child alone, without a word to the host's exit handlers.
     unsafe { libc::_exit(127) }
 }
 
-/// Gives the host its dumpable flag back, which a child in the same memory clears when it changes its user. One at a time: of two, the
-/// second would find the flag already cleared.
-struct KeepDumpable {
-    before: i32,
-    _alone: MutexGuard<'static, ()>,
-}
+/// Gives the host its dumpable flag back, which a child in the same memory clears when it changes its user: when the last
+/// of several such children is gone.
+struct KeepDumpable;
+
+/// How many there are, and the flag as the first has found it.
+static DUMPABLE: Mutex<(usize, i32)> = Mutex::new((0, 0));
 
 impl KeepDumpable {
     fn new() -> Self {
-        static ALONE: Mutex<()> = Mutex::new(());
-        let alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
-        // SAFETY: touches no memory.
-        Self { before: unsafe { libc::prctl(libc::PR_GET_DUMPABLE) }, _alone: alone }
+        let mut dumpable = DUMPABLE.lock().unwrap_or_else(PoisonError::into_inner);
+        if dumpable.0 == 0 {
+            // SAFETY: touches no memory.
+            dumpable.1 = unsafe { libc::prctl(libc::PR_GET_DUMPABLE) };
+        }
+        dumpable.0 = dumpable.0.saturating_add(1);
+        Self
     }
 }
 
 impl Drop for KeepDumpable {
     fn drop(&mut self) {
+        let mut dumpable = DUMPABLE.lock().unwrap_or_else(PoisonError::into_inner);
+        dumpable.0 = dumpable.0.saturating_sub(1);
+        let before = dumpable.1;
+        if dumpable.0 > 0 {
+            return;
+        }
         // SAFETY: touches no memory. The kernel refuses 2, which only it may set, and which a change of
         // user leaves as it is.
-        let restored = cvt(unsafe { libc::prctl(libc::PR_SET_DUMPABLE, self.before) });
-        if let (Err(error), 0 | 1) = (restored, self.before) {
-            log::warn!("the dumpable flag of this process cannot be set to {} again: {error}", self.before);
+        let restored = cvt(unsafe { libc::prctl(libc::PR_SET_DUMPABLE, before) });
+        if let (Err(error), 0 | 1) = (restored, before) {
+            log::warn!("the dumpable flag of this process cannot be set to {before} again: {error}");
         }
     }
 }

@@ -1,0 +1,64 @@
+//! How long a child may take to its exec.
+//!
+//! Between its birth and its exec a child can be held up: by a file system that does not answer, or by
+//! whoever may signal the user that it has become. The one rule: the host waits for it no longer than it
+//! has said, whoever holds it up and however.
+
+use std::time::Duration;
+
+use super::Failure;
+use crate::error::Stage;
+use crate::sys::{signal, wait};
+
+/// A child that stands still is looked at after this time, and once more after as long.
+const FIRST_LOOK: Duration = Duration::from_millis(10);
+/// From then on between two looks.
+const LOOK: Duration = Duration::from_millis(50);
+/// So long a child that was killed may take to go.
+const LAST_WAIT: Duration = Duration::from_secs(1);
+
+/// What ends the host's wait for a child before its exec.
+pub(super) struct Bound<'a> {
+    pub(super) timeout: Duration,
+    /// Whether a signal has come that asks the host to end.
+    pub(super) asked_to_end: &'a mut dyn FnMut() -> bool,
+}
+
+impl Bound<'_> {
+    /// Waits until `over`, which itself waits up to the given time, says so. A child that takes too long is
+    /// killed; [`Failure::stuck`] names one that is not gone even then, since the kernel does not let go of it or
+    /// refuses to kill it.
+    ///
+    /// Time is counted in looks, so that the time in which this process itself is stopped does not count.
+    pub(super) fn wait(&mut self, pid: i32, mut over: impl FnMut(Duration) -> bool) -> Result<(), Failure> {
+        let (mut waited, mut pause, mut was_stopped) = (Duration::ZERO, FIRST_LOOK, false);
+        let errno = loop {
+            if over(pause) {
+                return Ok(());
+            }
+            waited += pause;
+            let stopped = match wait::standing(pid) {
+                wait::Standing::Gone => return Ok(()),
+                wait::Standing::Stopped => true,
+                wait::Standing::Going => false,
+            };
+            if stopped && was_stopped {
+                break libc::ECANCELED;
+            }
+            if waited >= self.timeout {
+                break libc::ETIMEDOUT;
+            }
+            // Blocked in this thread, or heard by another one.
+            if waited > LOOK && (signal::asks_to_end() || (self.asked_to_end)()) {
+                break libc::EINTR;
+            }
+            // What continues it may be under way: if both of us were stopped, we may be the first to go on.
+            pause = if stopped { FIRST_LOOK } else { LOOK };
+            was_stopped = stopped;
+        };
+        let _ = signal::send(pid, libc::SIGKILL);
+        over(LAST_WAIT);
+        let gone = wait::reap_soon(pid);
+        Err(Failure::new(Stage::Wait, errno, if gone { 0 } else { pid }))
+    }
+}

@@ -1,0 +1,232 @@
+//! Children that are held up on their way to their exec: by who may signal them, by a file system that does
+//! not answer. The host gets its answer in time, and nothing is left.
+
+mod util;
+
+use std::fs::{self, File};
+use std::io::{BufRead, BufReader, Read, Write};
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::CommandExt;
+use std::process::{Child, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+use std::{env, thread};
+
+use childminder::{Command, Stage};
+use util::{COMBINATIONS, TempDir, WATCHDOG, World, children, is_root, now, on_all_combinations};
+
+/// Nobody else's, so that "all processes of this user" are those of one test.
+const USERS: u32 = 3_111_000_000;
+static TESTS: AtomicU32 = AtomicU32::new(0);
+/// More are run by the variable of the same name.
+const SPAWNS: &str = "CHILDMINDER_TEST_HELD_SPAWNS";
+const HOST: &str = "CHILDMINDER_TEST_HELD_HOST";
+
+/// A helper of a test, killed with it.
+struct Helper(Child);
+
+impl Drop for Helper {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// Whoever opens the file for reading waits for as long as this one lives: it has a lease (`fcntl(2)`) and
+/// does not give it back.
+fn lease(path: &std::path::Path) -> Helper {
+    let script = "import fcntl, os, signal, sys\n\
+                  fd = os.open(sys.argv[1], os.O_RDONLY)\n\
+                  fcntl.fcntl(fd, 10, signal.SIGURG)\n\
+                  fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_WRLCK)\n\
+                  print('leased', flush=True)\n\
+                  sys.stdin.read()\n";
+    let mut python = std::process::Command::new("python3");
+    python.args(["-c", script]).arg(path).stdin(Stdio::piped()).stdout(Stdio::piped());
+    let mut helper = Helper(python.spawn().expect("python3"));
+    let mut line = String::new();
+    BufReader::new(helper.0.stdout.take().unwrap()).read_line(&mut line).unwrap();
+    assert_eq!(line, "leased\n");
+    helper
+}
+
+/// A program that says "hello", in a folder of its own.
+fn program(name: &str) -> (TempDir, Command) {
+    let folder = TempDir::new(name);
+    fs::write(folder.0.join("program"), "#!/bin/sh\necho hello\n").unwrap();
+    fs::set_permissions(folder.0.join("program"), fs::Permissions::from_mode(0o755)).unwrap();
+    let command = Command::new(folder.0.join("program"));
+    (folder, command)
+}
+
+on_all_combinations! {
+    // The user stops all of its processes, again and again: those on their way to their exec among them.
+    fn stopped_by_its_own_user(world: &mut World) {
+        if !is_root() {
+            return;
+        }
+        let user = USERS + TESTS.fetch_add(1, Ordering::Relaxed);
+        let mut sibling = std::process::Command::new("sh");
+        sibling.args(["-c", "while :; do kill -STOP -1; done"]).uid(user).gid(user).stderr(Stdio::null());
+        let _sibling = Helper(sibling.spawn().unwrap());
+        let (mut held, mut spawned) = (0, 0);
+        let count: usize = env::var(SPAWNS).map_or(100, |count| count.parse().unwrap());
+        while spawned < count {
+            let before = now();
+            let result = world.reactor.spawn_process(Command::new("true").uid(user).gid(user).groups(&[]));
+            assert!(before.elapsed() < Duration::from_secs(5), "held up for {:?}", before.elapsed());
+            match result {
+                Ok(id) => {
+                    // Its program is stopped, too.
+                    world.process(id).kill_group().unwrap();
+                    world.until_ended(id);
+                    world.log.0.clear();
+                }
+                Err(error) => {
+                    assert_eq!(error.stage(), Stage::Wait, "{error}");
+                    assert!(error.to_string().ends_with("a signal has stopped it on its way"), "{error}");
+                    held += 1;
+                }
+            }
+            spawned += 1;
+        }
+        eprintln!("{held} of {spawned} were stopped on their way");
+        assert_eq!(world.output(&util::sh("echo hello")), "hello\n");
+    }
+
+    fn a_file_system_that_does_not_answer(world: &mut World) {
+        let (folder, mut command) = program("held");
+        let lease = lease(&folder.0.join("program"));
+        command.current_dir(&folder.0);
+        world.reactor.set_spawn_timeout(Duration::from_millis(200));
+        let start = now();
+        let error = world.reactor.spawn_process(&command).unwrap_err();
+        assert!((Duration::from_millis(200)..Duration::from_secs(5)).contains(&start.elapsed()), "{:?}", start.elapsed());
+        assert_eq!((error.stage(), error.io_error().kind()), (Stage::Wait, std::io::ErrorKind::TimedOut), "{error}");
+        assert!(error.to_string().ends_with("program`: wait for its exec: it was not there in time"), "{error}");
+        // The child had reached its folder, and is not there any more.
+        let is_there = |pid: i32| fs::read_link(format!("/proc/{pid}/cwd")).is_ok_and(|cwd| cwd == folder.0);
+        assert!(!children().iter().any(|(pid, _)| is_there(*pid)));
+        drop(lease);
+        assert_eq!(world.output(&command), "hello\n");
+    }
+
+    fn who_is_only_slow_gets_there(world: &mut World) {
+        let (folder, command) = program("slow");
+        let lease = lease(&folder.0.join("program"));
+        let waker = thread::spawn(move || {
+            thread::park_timeout(Duration::from_millis(300));
+            drop(lease);
+        });
+        let start = now();
+        let id = world.spawn(&command);
+        assert!(start.elapsed() >= Duration::from_millis(250), "{:?}: it was never held up", start.elapsed());
+        assert_eq!(world.until_ended(id).out, "hello\n");
+        waker.join().unwrap();
+    }
+
+    // In the meantime the host can be asked to end. Here it is a process of its own: signals are for it alone.
+    fn the_host_is_asked_to_end(world: &mut World) {
+        if let Ok(program) = env::var(HOST) {
+            world.reactor.watch_signal(libc::SIGTERM).unwrap();
+            println!("ready");
+            let start = now();
+            let error = world.reactor.spawn_process(&Command::new(program)).unwrap_err();
+            let heard = std::cell::Cell::new(false);
+            while !heard.get() {
+                world.turn_with(WATCHDOG, |_, event| heard.set(matches!(event, childminder::Event::Signal { .. })));
+            }
+            println!("heard after {} s: {error}", start.elapsed().as_secs());
+            return;
+        }
+        let (folder, _) = program("asked");
+        let program = folder.0.join("program");
+        let _lease = lease(&program);
+        let name = thread::current().name().unwrap().to_owned();
+        let mut host = std::process::Command::new(env::current_exe().unwrap());
+        host.args(["--exact", &name, "--nocapture"]).env(HOST, &program).stdout(Stdio::piped());
+        let mut host = Helper(host.spawn().unwrap());
+        let mut lines = BufReader::new(host.0.stdout.take().unwrap()).lines().map(Result::unwrap);
+        assert!(lines.by_ref().any(|line| line == "ready"));
+        let pid = rustix::process::Pid::from_raw(i32::try_from(host.0.id()).unwrap()).unwrap();
+        rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+        let said = lines.by_ref().find(|line| line.starts_with("heard")).unwrap();
+        assert!(said.starts_with("heard after 0 s") || said.starts_with("heard after 1 s"), "{said}");
+        assert!(said.contains("a signal asked the host to end"), "{said}");
+    }
+
+    // Who is in a call that not even SIGKILL ends is left to itself, and gone when the call is over.
+    fn a_child_that_cannot_be_killed(world: &mut World) {
+        if !is_root() {
+            return;
+        }
+        let folder = TempDir::new("fuse");
+        let Some(silent) = Silent::mount(world, &folder.0) else { return };
+        world.reactor.set_spawn_timeout(Duration::from_millis(100));
+        let start = now();
+        let error = world.reactor.spawn_process(&Command::new(folder.0.join("program"))).unwrap_err();
+        assert!(start.elapsed() < Duration::from_secs(10), "{:?}", start.elapsed());
+        let said = error.to_string();
+        let pid: i32 = said.split_whitespace().skip_while(|word| *word != "(process").nth(1).unwrap().parse().unwrap();
+        assert!(said.ends_with("was killed and is not gone yet)"), "{said}");
+        assert!(children().iter().any(|(child, _)| *child == pid));
+        // Meanwhile others are started as ever.
+        assert_eq!(world.output(&util::sh("echo hello")), "hello\n");
+        drop(silent);
+        let deadline = now() + WATCHDOG;
+        while children().iter().any(|(child, _)| *child == pid) {
+            assert!(now() < deadline, "{pid} is still there");
+            assert_eq!(world.output(&util::sh("echo hello")), "hello\n");
+        }
+    }
+}
+
+/// A file system that takes every question and answers none, but for the first one, which mounts it.
+struct Silent {
+    folder: std::path::PathBuf,
+    device: File,
+    reader: Option<thread::JoinHandle<()>>,
+}
+
+impl Silent {
+    fn mount(world: &mut World, folder: &std::path::Path) -> Option<Self> {
+        let Ok(mut device) = File::options().read(true).write(true).open("/dev/fuse") else {
+            eprintln!("skipped: no /dev/fuse");
+            return None;
+        };
+        let mut mount = Command::new("mount");
+        mount.args(["-i", "-t", "fuse", "-o", "fd=3,rootmode=40000,user_id=0,group_id=0", "silent"]).arg(folder);
+        mount.fd(3, std::os::fd::OwnedFd::from(device.try_clone().unwrap()));
+        let done = world.run(&mount).exit;
+        if !done.success() {
+            eprintln!("skipped: FUSE cannot be mounted here");
+            return None;
+        }
+        let mut request = [0; 65_536];
+        assert!(device.read(&mut request).unwrap() >= 40);
+        // fuse_out_header, then a fuse_init_out of version 7.31 that asks for nothing.
+        let mut answer = [0_u8; 16 + 64];
+        answer[..4].copy_from_slice(&80_u32.to_ne_bytes());
+        answer[8..16].copy_from_slice(&request[8..16]);
+        answer[16..20].copy_from_slice(&7_u32.to_ne_bytes());
+        answer[20..24].copy_from_slice(&31_u32.to_ne_bytes());
+        answer[36..40].copy_from_slice(&4096_u32.to_ne_bytes());
+        device.write_all(&answer).unwrap();
+        let mut asked = device.try_clone().unwrap();
+        let reader = thread::spawn(move || while asked.read(&mut request).is_ok() {});
+        Some(Self { folder: folder.to_owned(), device, reader: Some(reader) })
+    }
+}
+
+impl Drop for Silent {
+    fn drop(&mut self) {
+        // Ends the file system at once, and all calls that wait for it.
+        let mut umount = std::process::Command::new("umount");
+        let _ = umount.arg("-f").arg(&self.folder).status();
+        let _ = umount.arg("-l").stderr(Stdio::null()).status();
+        let _ = self.device.flush();
+        if let Some(reader) = self.reader.take() {
+            let _ = reader.join();
+        }
+    }
+}
