@@ -151,7 +151,7 @@ on_all_combinations! {
         let pid = rustix::process::Pid::from_raw(i32::try_from(host.0.id()).unwrap()).unwrap();
         rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
         let said = lines.by_ref().find(|line| line.starts_with("heard")).unwrap();
-        assert!(said.starts_with("heard after 0 s") || said.starts_with("heard after 1 s"), "{said}");
+        assert!(["1", "2", "3"].iter().any(|time| said.starts_with(&format!("heard after {time} s"))), "{said}");
         assert!(said.contains("a signal asked the host to end"), "{said}");
     }
 

@@ -293,7 +293,7 @@ impl Reactor {
     /// How long a child may take from its birth to its exec: 10 s unless set. It takes well below a millisecond, unless
     /// the file system of its program, its directory or its files does not answer. One that takes longer is killed, and so is, at once,
     /// one that stands still because a signal has stopped it: a process of the same user might try to hold up the host so. A
-    /// SIGTERM, SIGINT, SIGQUIT or SIGHUP for the host ends the wait as well, after 0.1 s. In each case the error's stage is
+    /// SIGTERM, SIGINT, SIGQUIT or SIGHUP for the host ends the wait as well, after a second. In each case the error's stage is
     /// [`Stage::Wait`](crate::Stage::Wait).
     ///
     /// ```

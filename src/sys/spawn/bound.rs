@@ -14,6 +14,8 @@ use crate::sys::{signal, wait};
 const FIRST_LOOK: Duration = Duration::from_millis(10);
 /// From then on between two looks.
 const LOOK: Duration = Duration::from_millis(50);
+/// A child that is merely slow has so much time even if the host is asked to end.
+const GRACE: Duration = Duration::from_secs(1);
 /// So long a child that was killed may take to go.
 const LAST_WAIT: Duration = Duration::from_secs(1);
 
@@ -49,7 +51,7 @@ impl Bound<'_> {
                 break libc::ETIMEDOUT;
             }
             // Blocked in this thread, or heard by another one.
-            if waited > LOOK && (signal::asks_to_end() || (self.asked_to_end)()) {
+            if waited >= GRACE && (signal::asks_to_end() || (self.asked_to_end)()) {
                 break libc::EINTR;
             }
             // What continues it may be under way: if both of us were stopped, we may be the first to go on.
