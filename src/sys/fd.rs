@@ -10,7 +10,7 @@ use std::path::Path;
 use std::ptr;
 use std::time::Duration;
 
-use super::{cvt, cvt_retry, signal};
+use super::{clock, cvt, cvt_retry, signal};
 
 /// The lowest number that a descriptor of ours may have. Those below are the host's stdin, stdout and
 /// stderr, whether or not they are open: a child that inherits them must never get one of ours.
@@ -241,10 +241,20 @@ pub(crate) fn highest_open() -> RawFd {
 
 /// Waits at most so long until the descriptor can be read, or its other end is closed.
 pub(crate) fn wait_readable(fd: BorrowedFd<'_>, time: Duration) -> bool {
-    let mut poll = libc::pollfd { fd: fd.as_raw_fd(), events: libc::POLLIN, revents: 0 };
-    let milliseconds = libc::c_int::try_from(time.as_millis()).unwrap_or(libc::c_int::MAX);
-    // SAFETY: one pollfd, ours, for the length of the call.
-    unsafe { libc::poll(&raw mut poll, 1, milliseconds) == 1 }
+    let start = clock();
+    loop {
+        let left = time.saturating_sub(clock().saturating_duration_since(start));
+        let mut poll = libc::pollfd { fd: fd.as_raw_fd(), events: libc::POLLIN, revents: 0 };
+        let milliseconds = libc::c_int::try_from(left.as_millis()).unwrap_or(libc::c_int::MAX);
+        // SAFETY: one pollfd, ours, for the length of the call.
+        if unsafe { libc::poll(&raw mut poll, 1, milliseconds) } == 1 {
+            return true;
+        }
+        // Else it was interrupted.
+        if left < Duration::from_millis(1) {
+            return false;
+        }
+    }
 }
 
 /// `/dev/null`, for reading and writing.

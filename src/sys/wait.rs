@@ -192,17 +192,15 @@ pub(crate) fn kill_and_reap(pid: i32) -> bool {
 
 /// Reaps a child that was killed, within a second. Whether it is gone.
 pub(super) fn reap_soon(pid: i32) -> bool {
-    let (mut pause, mut left) = (Duration::from_millis(1), Duration::from_secs(1));
+    let start = super::clock();
     loop {
         if matches!(try_wait(pid), Wait::Reaped(..) | Wait::Lost) {
             return true;
         }
-        if left.is_zero() {
+        if super::clock().saturating_duration_since(start) > Duration::from_secs(1) {
             return false;
         }
-        super::fd::pause(pause);
-        left = left.saturating_sub(pause);
-        pause = (pause * 2).min(Duration::from_millis(50));
+        super::fd::pause(Duration::from_millis(1));
     }
 }
 
