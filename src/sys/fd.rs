@@ -245,13 +245,14 @@ pub(crate) fn wait_readable(fd: BorrowedFd<'_>, time: Duration) -> bool {
     loop {
         let left = time.saturating_sub(clock().saturating_duration_since(start));
         let mut poll = libc::pollfd { fd: fd.as_raw_fd(), events: libc::POLLIN, revents: 0 };
-        let milliseconds = libc::c_int::try_from(left.as_millis()).unwrap_or(libc::c_int::MAX);
+        // Rounded up: who counts these times shall not come out short.
+        let milliseconds = libc::c_int::try_from(left.as_nanos().div_ceil(1_000_000)).unwrap_or(libc::c_int::MAX);
         // SAFETY: one pollfd, ours, for the length of the call.
         if unsafe { libc::poll(&raw mut poll, 1, milliseconds) } == 1 {
             return true;
         }
         // Else it was interrupted.
-        if left < Duration::from_millis(1) {
+        if left.is_zero() {
             return false;
         }
     }
