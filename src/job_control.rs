@@ -6,7 +6,7 @@
 use std::io;
 use std::time::{Duration, Instant};
 
-use crate::reactor::{Event, Reactor, ends_program};
+use crate::reactor::{Event, Reactor, end_program, ends_program};
 use crate::signal;
 
 /// The signals that ask a program to end: `kill`, Ctrl-C, Ctrl-\\, and a terminal that was closed.
@@ -40,6 +40,11 @@ impl Requests {
             Some(first) => (now > first + ECHO).then_some(Request::Kill),
         }
     }
+
+    /// Whether there was any.
+    pub(crate) fn are_any(&self) -> bool {
+        self.0.is_some()
+    }
 }
 
 /// The signals of [`ENDING`] that this reactor is to watch for its own ends: not those that the host
@@ -51,13 +56,10 @@ pub(crate) fn ending_signals(reactor: &Reactor) -> Vec<i32> {
     ENDING.into_iter().filter(is_free).collect()
 }
 
-/// All other signals that would end the program now, and not because of a fault of its own: after such a
-/// fault there is nothing to go on with.
+/// All other signals that would end the program now.
 pub(crate) fn other_ending_signals(reactor: &Reactor) -> Vec<i32> {
-    const FAULTS: [i32; 7] =
-        [libc::SIGABRT, libc::SIGBUS, libc::SIGFPE, libc::SIGILL, libc::SIGSEGV, libc::SIGSYS, libc::SIGTRAP];
     let is_meant = |signal: &i32| {
-        let known = ENDING.contains(signal) || FAULTS.contains(signal) || *signal == libc::SIGKILL;
+        let known = ENDING.contains(signal) || *signal == libc::SIGKILL;
         !known && !reactor.watches_signal(*signal) && ends_program(*signal)
     };
     (1..=signal::max()).filter(is_meant).collect()
@@ -140,10 +142,12 @@ impl JobControl {
         }
     }
 
-    /// Takes back what [`new`](Self::new) has done: the signals do again what they did before.
+    /// Takes back what [`new`](Self::new) has done: the signals do again what they did before. One that has come
+    /// since the last turn does so at once, unless the program is ending anyway.
     pub fn release(self, reactor: &mut Reactor) {
-        for signal in self.watched {
-            reactor.unwatch_signal(signal);
+        let late = reactor.release_signals(&self.watched);
+        if !self.requests.are_any() {
+            late.into_iter().for_each(end_program);
         }
     }
 }

@@ -165,9 +165,28 @@ impl<'a> RunToEnd<'a> {
     pub fn run(mut self) -> Result<Output, RunError> {
         let (spawn, reap) = self.methods;
         let mut reactor = Reactor::with_methods(spawn, reap).map_err(RunError::Wait)?;
-        for signal in ending_signals(&reactor).into_iter().filter(|signal| ends_program(*signal)) {
-            reactor.watch_signal(signal).map_err(RunError::Wait)?;
+        let mut signals = ending_signals(&reactor);
+        signals.retain(|signal| ends_program(*signal));
+        let result = signals
+            .iter()
+            .try_for_each(|signal| reactor.watch_signal(*signal))
+            .map_err(RunError::Wait)
+            .and_then(|()| self.run_on(&mut reactor));
+        // Also after an error. What has come too late for the process is still meant for this program.
+        let late = reactor.release_signals(&signals);
+        let interrupted = match &result {
+            Err(RunError::Interrupted { signal }) => Some(*signal),
+            _ => late.first().copied(),
+        };
+        drop(reactor);
+        if let Some(signal) = interrupted {
+            end_program(signal);
+            return Err(RunError::Interrupted { signal });
         }
+        result
+    }
+
+    fn run_on(&mut self, reactor: &mut Reactor) -> Result<Output, RunError> {
         let mut command = self.command.clone();
         if self.input.is_some() && command.parts().attributes().pty.is_none() {
             command.stdin(Stdio::piped());
@@ -195,13 +214,11 @@ impl<'a> RunToEnd<'a> {
             patience: Patience::default(),
         };
         let input = self.input.take().unwrap_or_else(|| Box::new(io::empty()));
-        let result = run.finish(&mut reactor, input, self.drain_time);
+        let result = run.finish(reactor, input, self.drain_time);
         if result.is_err() {
-            run.kill_group(&mut reactor);
+            run.kill_group(reactor);
         }
-        drop(reactor);
         if let Some(signal) = run.interrupted {
-            end_program(signal);
             return Err(RunError::Interrupted { signal });
         }
         let exit = result.map_err(RunError::Wait)?;

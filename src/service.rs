@@ -7,7 +7,7 @@ use std::io;
 use std::time::Duration;
 
 use crate::job_control::{Request, Requests, ending_signals, other_ending_signals};
-use crate::reactor::{Event, Patience, Reactor};
+use crate::reactor::{Event, Patience, Reactor, end_program, ends_program};
 use crate::sys;
 
 /// Something that a program runs for as long as it runs itself: Twisted's `IService`, with an end.
@@ -154,10 +154,10 @@ impl Reactor {
     /// | --- | --- |
     /// | SIGTERM, SIGINT, SIGQUIT | asks for the end, also if the host watches it itself; SIGINT and SIGQUIT not if they were ignored from the start |
     /// | SIGHUP, and every other one that would end the program | asks for the end, unless the host watches, handles, ignores or blocks it |
-    /// | SIGKILL, and those of a fault of the program (SIGSEGV, SIGABRT and the like) | ends the program, and leaves its processes; see [`Command::parent_death_signal`](crate::Command::parent_death_signal) |
+    /// | SIGKILL, and a fault of the program (SIGSEGV, `abort` and the like) | ends the program, and leaves its processes; see [`Command::parent_death_signal`](crate::Command::parent_death_signal) |
     ///
-    /// The signals are watched for the length of the call; before and afterwards they do what the host had
-    /// them do.
+    /// A signal of the second row that the host handles by the time it comes is the host's. The signals are
+    /// watched for the length of the call; before and afterwards they do what the host had them do.
     ///
     /// # Errors
     ///
@@ -167,21 +167,28 @@ impl Reactor {
     pub fn run_service(&mut self, service: &mut (impl Service + ?Sized)) -> io::Result<()> {
         let mut ours = ending_signals(self);
         ours.append(&mut other_ending_signals(self));
-        let result = self.run_watched(service, &ours);
-        for signal in ours {
-            self.unwatch_signal(signal);
+        let mut requests = Requests::default();
+        let result = ours
+            .iter()
+            .try_for_each(|signal| self.watch_signal(*signal))
+            .and_then(|()| self.run_watched(service, &ours, &mut requests));
+        let late = self.release_signals(&ours);
+        if !requests.are_any() {
+            // What has come too late for the service is still meant for this program.
+            late.into_iter().for_each(end_program);
         }
         result
     }
 
-    fn run_watched(&mut self, service: &mut (impl Service + ?Sized), ours: &[i32]) -> io::Result<()> {
-        for signal in ours {
-            self.watch_signal(*signal)?;
-        }
+    fn run_watched(
+        &mut self,
+        service: &mut (impl Service + ?Sized),
+        ours: &[i32],
+        requests: &mut Requests,
+    ) -> io::Result<()> {
         service.privileged_start_service(self)?;
         service.start_service(self);
         let mut stopping = false;
-        let mut requests = Requests::default();
         let (mut patience, mut failure) = (Patience::default(), None);
         while !(stopping && service.is_down()) {
             if self.take_stop() && !stopping {
@@ -190,7 +197,7 @@ impl Reactor {
                 continue;
             }
             let mut handler = |reactor: &mut Self, event: Event<'_>| match event {
-                Event::Signal(signal) if ours.contains(&signal) || ALWAYS.contains(&signal) => {
+                Event::Signal(signal) if ALWAYS.contains(&signal) || ours.contains(&signal) && ends_program(signal) => {
                     match requests.hear(reactor.now()) {
                         Some(Request::Stop) if !stopping => {
                             stopping = true;

@@ -2,46 +2,23 @@
 //!
 //! Signals are the whole process's. The one rule: a test that raises one runs in a process of its own.
 
+#[path = "util/apart.rs"]
+mod apart;
 mod monitor_util;
 
 use std::io::{self, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::ExitStatusExt;
-use std::process::ExitStatus;
-use std::sync::{Arc, Mutex, mpsc};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use apart::{apart, expect_apart};
 use childminder::{Event, Interest, MultiService, ProcessMonitor, Reactor, ReapMethod, Service, SpawnMethod};
 use monitor_util::{Diary, IDLE, STUBBORN, Told, WATCHDOG, World, now, patient, sh};
 
 const SIGINT: i32 = 2;
 const SIGUSR1: i32 = 10;
 const SIGTERM: i32 = 15;
-
-/// Runs `body` in a process of its own, and says how that ended. `name` is the test's.
-fn apart(name: &str, body: impl FnOnce()) -> Option<ExitStatus> {
-    const SCENARIO: &str = "CHILDMINDER_TEST_SCENARIO";
-    if std::env::var_os(SCENARIO).is_some_and(|scenario| scenario == name) {
-        body();
-        return None;
-    }
-    let mut command = std::process::Command::new(std::env::current_exe().unwrap());
-    let mut child = command.args(["--exact", name, "--nocapture"]).env(SCENARIO, name).spawn().unwrap();
-    let pid = child.id().to_string();
-    let (sender, receiver) = mpsc::channel();
-    std::thread::spawn(move || sender.send(child.wait().unwrap()));
-    match receiver.recv_timeout(2 * WATCHDOG) {
-        Ok(status) => Some(status),
-        Err(_) => {
-            let _ = std::process::Command::new("kill").args(["-9", &pid]).status();
-            panic!("{name} does not end");
-        }
-    }
-}
-
-fn expect_apart(name: &str, body: impl FnOnce()) {
-    assert!(apart(name, body).is_none_or(|status| status.success()));
-}
 
 fn raise(signal: i32) {
     signal_hook::low_level::raise(signal).unwrap();

@@ -399,12 +399,15 @@ impl Reactor {
         self.processes.iter().map(|(key, _)| ProcessId(key))
     }
 
-    /// Has [`Event::Signal`] come for a signal. Handlers that the host had before are still called; the signal's default action is not
-    /// carried out as long as a reactor watches it. In the thread that calls, the signal is no longer blocked.
+    /// Has [`Event::Signal`] come for a signal. A handler that the host had before is still called; the signal's default
+    /// action is not carried out as long as a reactor watches it. In the thread that calls, the signal is no longer blocked.
+    ///
+    /// A signal that the kernel raises for a fault of the program (SIGSEGV, SIGABRT and the like) is told only if a process
+    /// has sent it; a fault still does what it did.
     ///
     /// # Errors
     ///
-    /// `InvalidInput` for a number that is no signal or that cannot be caught (SIGKILL, SIGSTOP, SIGSEGV, SIGILL, SIGFPE).
+    /// `InvalidInput` for a number that is no signal or that cannot be caught (SIGKILL, SIGSTOP).
     pub fn watch_signal(&mut self, signal: i32) -> io::Result<()> {
         self.watch(signal)?;
         self.sigchld.for_host |= signal == libc::SIGCHLD;
@@ -437,8 +440,8 @@ impl Reactor {
         sys::signal::is_ignored(signal)
     }
 
-    /// Takes back [`watch_signal`](Self::watch_signal): where the host had the default action, it applies again.
-    /// Whether the signal was watched.
+    /// Takes back [`watch_signal`](Self::watch_signal). When no reactor of the process watches the signal any more, its action is again
+    /// what it was before, unless the host has set another one meanwhile. Whether the signal was watched.
     pub fn unwatch_signal(&mut self, signal: i32) -> bool {
         if signal == libc::SIGCHLD {
             let watched = std::mem::take(&mut self.sigchld.for_host);
@@ -447,6 +450,14 @@ impl Reactor {
             }
         }
         self.signals.as_mut().is_some_and(|signals| signals.unwatch(signal))
+    }
+
+    /// Takes back [`watch`](Self::watch) for these signals. Those of them that have come and that nobody was told of.
+    pub(crate) fn release_signals(&mut self, numbers: &[i32]) -> Vec<i32> {
+        self.come.extend(self.signals.as_mut().map(|signals| signals.release(numbers)).unwrap_or_default());
+        let (untold, come) = std::mem::take(&mut self.come).into_iter().partition(|number| numbers.contains(number));
+        self.come = come;
+        untold.into()
     }
 
     /// Has [`Event::Ready`] come for a descriptor of the host's: anything that has one, such as an

@@ -9,6 +9,7 @@ pub(crate) mod bytes;
 pub(crate) mod fd;
 #[cfg(target_os = "linux")]
 mod futex;
+pub(crate) mod handler;
 pub(crate) mod limit;
 pub(crate) mod pidfd;
 pub(crate) mod pty;

@@ -3,8 +3,6 @@
 use std::io;
 use std::mem::MaybeUninit;
 use std::ptr;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::cvt;
 
@@ -41,17 +39,6 @@ pub(crate) fn stop_self(signal: i32) -> io::Result<()> {
     raised.map(drop)
 }
 
-/// Has the signal end this process whenever it comes while `acts` is set.
-pub(crate) fn end_while(signal: i32, acts: Arc<AtomicBool>) -> io::Result<()> {
-    let action = move || {
-        if acts.load(Ordering::SeqCst) {
-            end_self(signal);
-        }
-    };
-    // SAFETY: the action loads an atomic and makes two calls that are async-signal-safe (POSIX).
-    unsafe { signal_hook::low_level::register(signal, action) }.map(drop)
-}
-
 /// Ends this process by the signal, whose default action does that, as soon as it is not blocked.
 pub(crate) fn end_self(signal: i32) {
     set_action(signal, libc::SIG_DFL);
@@ -76,6 +63,11 @@ pub(crate) fn is_default(signal: i32) -> bool {
 pub(crate) fn is_blocked(signal: i32) -> bool {
     // Nothing is added to the mask.
     change_mask(libc::SIG_BLOCK, &empty_set()).is_ok_and(|mask| contains(&mask, signal))
+}
+
+/// Whether somebody handles the signal in this process.
+pub(super) fn has_handler(signal: i32) -> bool {
+    disposition(signal).is_some_and(|action| action != libc::SIG_DFL && action != libc::SIG_IGN)
 }
 
 /// Whether the signal is ignored in this process.

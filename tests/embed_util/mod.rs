@@ -61,7 +61,15 @@ pub(crate) fn rss() -> u64 {
 
 /// Handler (or 0 for the default, 1 for ignored) and flags of each signal.
 pub(crate) fn dispositions() -> Vec<(i32, usize, i32)> {
-    (1..=64).filter_map(|signal| action(signal).map(|it| (signal, it.sa_sigaction, it.sa_flags))).collect()
+    /// The C library adds it to whatever it sets.
+    const SA_RESTORER: i32 = 0x0400_0000;
+    let shown = |signal| action(signal).map(|it| (signal, it.sa_sigaction, it.sa_flags & !SA_RESTORER));
+    (1..=64).filter_map(shown).collect()
+}
+
+/// Whether there is a handler for the signal.
+pub(crate) fn is_handled(signal: i32) -> bool {
+    action(signal).is_some_and(|action| action.sa_sigaction > 1)
 }
 
 fn action(signal: i32) -> Option<libc::sigaction> {

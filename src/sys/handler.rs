@@ -1,0 +1,300 @@
+//! Handlers of signals, which are there only as long as somebody listens.
+//!
+//! A handler notes its signal in the inbox of each listener, wakes it by a byte, and calls the handler that was there
+//! before. It decides nothing else, with one exception that keeps a promise: a signal that nobody listens to any more
+//! does what it does by default.
+//!
+//! The one rule: when the last listener of a signal leaves, its action is what it was before the first one came. Where
+//! somebody else has installed a handler in the meantime, that one stays, and ours remains in its chain and only calls on.
+
+use std::io::{self, Read};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::os::unix::net::UnixStream;
+use std::ptr;
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicPtr, AtomicU64, AtomicUsize, Ordering::SeqCst};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use super::{cvt, fd, signal, wait};
+
+/// More than any system has signals.
+const SIGNALS: usize = 128;
+/// Those that the kernel sends for a fault of the program's own. Only if somebody has sent it is such a signal heard.
+const FAULTS: [i32; 7] =
+    [libc::SIGABRT, libc::SIGBUS, libc::SIGFPE, libc::SIGILL, libc::SIGSEGV, libc::SIGSYS, libc::SIGTRAP];
+
+/// What the handler calls on to, for each signal: the function, or `SIG_DFL` or `SIG_IGN`.
+static FORMER: [AtomicUsize; SIGNALS] = [const { AtomicUsize::new(libc::SIG_DFL) }; SIGNALS];
+/// Whether that function takes three arguments.
+static FORMER_TAKES_INFO: [AtomicBool; SIGNALS] = [const { AtomicBool::new(false) }; SIGNALS];
+/// The inboxes: a list that grows at its head, and of which nothing is ever freed.
+static INBOXES: AtomicPtr<Node> = AtomicPtr::new(ptr::null_mut());
+/// What is installed, by signal.
+static INSTALLED: Mutex<Vec<Installed>> = Mutex::new(Vec::new());
+
+struct Installed {
+    number: i32,
+    listeners: usize,
+    before: libc::sigaction,
+}
+
+/// What the handler sees of an inbox.
+#[derive(Debug)]
+struct Node {
+    next: Option<&'static Self>,
+    taken: AtomicBool,
+    /// One bit for each signal.
+    wanted: [AtomicU64; 2],
+    come: [AtomicU64; 2],
+    /// Where to write to.
+    wake: AtomicI32,
+    /// How many handlers are looking at it.
+    inside: AtomicUsize,
+}
+
+fn bit(number: i32) -> Option<(usize, u64)> {
+    let index = usize::try_from(number).ok()?.checked_sub(1).filter(|index| *index < SIGNALS - 1)?;
+    Some((index / 64, 1 << (index % 64)))
+}
+
+/// Where the signals arrive that one listener wants to hear of.
+#[derive(Debug)]
+pub(crate) struct Inbox {
+    node: &'static Node,
+    read: UnixStream,
+    _write: UnixStream,
+}
+
+impl Inbox {
+    pub(crate) fn new() -> io::Result<Self> {
+        let (read, write) = fd::socket_pair()?;
+        let node = free_node().unwrap_or_else(new_node);
+        node.wake.store(write.as_raw_fd(), SeqCst);
+        Ok(Self { node, read, _write: write })
+    }
+
+    /// What becomes readable when a signal has come.
+    pub(crate) fn as_fd(&self) -> BorrowedFd<'_> {
+        self.read.as_fd()
+    }
+
+    /// Listens to a signal. It is an error if the number is no signal that can be caught.
+    pub(crate) fn listen(&self, number: i32) -> io::Result<()> {
+        let Some((word, bit)) = bit(number) else { return Err(io::ErrorKind::InvalidInput.into()) };
+        if self.node.wanted[word].load(SeqCst) & bit == 0 {
+            add_listener(number)?;
+            self.node.wanted[word].fetch_or(bit, SeqCst);
+        }
+        Ok(())
+    }
+
+    /// Listens no longer. Whether it did. What has come before stays in the inbox.
+    pub(crate) fn leave(&self, number: i32) -> bool {
+        let Some((word, bit)) = bit(number) else { return false };
+        let listened = self.node.wanted[word].fetch_and(!bit, SeqCst) & bit != 0;
+        if listened {
+            remove_listener(number);
+        }
+        listened
+    }
+
+    /// The signals that have come since the last call, each of them once.
+    pub(crate) fn drain(&mut self) -> Vec<i32> {
+        // The bytes first: a signal that comes in between is then told now, and wakes once more for nothing.
+        let mut bytes = [0; 64];
+        while matches!(self.read.read(&mut bytes), Ok(1..)) {}
+        let words = [0, 1].map(|word: usize| self.node.come[word].swap(0, SeqCst));
+        let numbers =
+            (1..=crate::signal::max()).filter(|number| bit(*number).is_some_and(|(word, bit)| words[word] & bit != 0));
+        if words == [0, 0] { Vec::new() } else { numbers.collect() }
+    }
+}
+
+impl Drop for Inbox {
+    fn drop(&mut self) {
+        for number in 1..=crate::signal::max() {
+            self.leave(number);
+        }
+        self.node.wake.store(-1, SeqCst);
+        // A handler in another thread may be about to write to what is closed next. It takes no time.
+        while self.node.inside.load(SeqCst) > 0 {
+            std::hint::spin_loop();
+        }
+        for word in &self.node.come {
+            word.store(0, SeqCst);
+        }
+        self.node.taken.store(false, SeqCst);
+    }
+}
+
+fn nodes() -> impl Iterator<Item = &'static Node> {
+    std::iter::successors(first_node(), |node| node.next)
+}
+
+fn first_node() -> Option<&'static Node> {
+    // SAFETY: null, or a node that was leaked.
+    unsafe { INBOXES.load(SeqCst).as_ref() }
+}
+
+fn free_node() -> Option<&'static Node> {
+    nodes().find(|node| node.taken.compare_exchange(false, true, SeqCst, SeqCst).is_ok())
+}
+
+fn new_node() -> &'static Node {
+    let node = Box::leak(Box::new(Node {
+        next: None,
+        taken: AtomicBool::new(true),
+        wanted: Default::default(),
+        come: Default::default(),
+        wake: AtomicI32::new(-1),
+        inside: AtomicUsize::new(0),
+    }));
+    // Under the lock, so that none is lost: only handlers look at the list without it.
+    let _alone = installed();
+    node.next = first_node();
+    INBOXES.store(node, SeqCst);
+    node
+}
+
+fn installed() -> MutexGuard<'static, Vec<Installed>> {
+    INSTALLED.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn add_listener(number: i32) -> io::Result<()> {
+    let mut all = installed();
+    if let Some(known) = all.iter_mut().find(|known| known.number == number) {
+        // Ours is there, or in the chain of who came after it, unless the host has taken all of them away.
+        if known.listeners == 0 && !signal::has_handler(number) {
+            known.before = install(number)?;
+        }
+        known.listeners += 1;
+        return Ok(());
+    }
+    let before = install(number)?;
+    all.push(Installed { number, listeners: 1, before });
+    Ok(())
+}
+
+/// Installs our handler. What was there before.
+fn install(number: i32) -> io::Result<libc::sigaction> {
+    let before = action(number)?;
+    let index = usize::try_from(number).unwrap_or_default();
+    FORMER[index].store(before.sa_sigaction, SeqCst);
+    FORMER_TAKES_INFO[index].store(before.sa_flags & libc::SA_SIGINFO != 0, SeqCst);
+    // SAFETY: zeroed is a valid sigaction with an empty mask.
+    let mut ours = unsafe { std::mem::zeroed::<libc::sigaction>() };
+    ours.sa_sigaction = handle as *const () as usize;
+    ours.sa_flags = libc::SA_SIGINFO | libc::SA_RESTART | libc::SA_ONSTACK;
+    // SAFETY: reads a local. The handler is a function for SA_SIGINFO, and does only what handlers may.
+    cvt(unsafe { libc::sigaction(number, &raw const ours, ptr::null_mut()) })?;
+    Ok(before)
+}
+
+fn remove_listener(number: i32) {
+    let mut all = installed();
+    let Some(at) = all.iter().position(|known| known.number == number) else { return };
+    all[at].listeners = all[at].listeners.saturating_sub(1);
+    if all[at].listeners > 0 {
+        return;
+    }
+    match action(number) {
+        Ok(now) if now.sa_sigaction == handle as *const () as usize => {
+            // SAFETY: it is the action that the system has given us for this signal.
+            unsafe { libc::sigaction(number, &raw const all[at].before, ptr::null_mut()) };
+            all.swap_remove(at);
+        }
+        // Somebody has come after us, and may call us.
+        _ => {}
+    }
+}
+
+/// The action of a signal now.
+fn action(number: i32) -> io::Result<libc::sigaction> {
+    let mut action = MaybeUninit::<libc::sigaction>::zeroed();
+    // SAFETY: a null new action only reads; `action` has room for the old one.
+    cvt(unsafe { libc::sigaction(number, ptr::null(), action.as_mut_ptr()) })?;
+    // SAFETY: zeroed is a valid sigaction, and the call has filled it in.
+    Ok(unsafe { action.assume_init() })
+}
+
+/// Whether the default action is what the host has for a signal, be our handler in front of it or not.
+pub(crate) fn default_applies(number: i32) -> bool {
+    let all = installed();
+    let Ok(now) = action(number) else { return false };
+    let ours = now.sa_sigaction == handle as *const () as usize;
+    let known = all.iter().find(|known| ours && known.number == number);
+    known.map_or(now.sa_sigaction, |known| known.before.sa_sigaction) == libc::SIG_DFL
+}
+
+/// Whether somebody listens to a signal.
+pub(crate) fn has_listeners(number: i32) -> bool {
+    installed().iter().any(|known| known.number == number && known.listeners > 0)
+}
+
+/// The handler. Only atomics and calls that POSIX allows in one; none of them fails, so that errno stays as it is.
+extern "C" fn handle(number: i32, info: *mut libc::siginfo_t, context: *mut libc::c_void) {
+    let fault = FAULTS.contains(&number) && !was_sent(info);
+    let heard = !fault && tell(number);
+    let index = usize::try_from(number).unwrap_or_default();
+    let Some((former, takes_info)) = FORMER.get(index).zip(FORMER_TAKES_INFO.get(index)) else { return };
+    match former.load(SeqCst) {
+        libc::SIG_IGN => {}
+        libc::SIG_DFL if fault => signal::reset(number),
+        libc::SIG_DFL => {
+            // It came while the last listener left.
+            let forgotten = !heard && signal::is_default(number);
+            if forgotten {
+                // SAFETY: touches no memory. It strikes when this handler has returned.
+                unsafe { libc::raise(number) };
+            }
+        }
+        former if takes_info.load(SeqCst) => {
+            // SAFETY: the host has installed this function for SA_SIGINFO.
+            let former: extern "C" fn(i32, *mut libc::siginfo_t, *mut libc::c_void) =
+                unsafe { std::mem::transmute(former) };
+            former(number, info, context);
+        }
+        former => {
+            // SAFETY: the host has installed this function without SA_SIGINFO.
+            let former: extern "C" fn(i32) = unsafe { std::mem::transmute(former) };
+            former(number);
+        }
+    }
+}
+
+/// Notes a signal in the inboxes of those who listen to it. Whether anybody does.
+fn tell(number: i32) -> bool {
+    let Some((word, bit)) = bit(number) else { return false };
+    let mut heard = false;
+    for node in nodes() {
+        node.inside.fetch_add(1, SeqCst);
+        if node.wanted[word].load(SeqCst) & bit != 0 {
+            heard = true;
+            let before = node.come[word].fetch_or(bit, SeqCst);
+            let wake = node.wake.load(SeqCst);
+            // Else the listener has not looked since the last byte.
+            if before == 0 && wake >= 0 {
+                // SAFETY: reads a static. The socket stays open while we are inside, and cannot be full.
+                unsafe { libc::write(wake, [0_u8].as_ptr().cast(), 1) };
+            }
+        }
+        node.inside.fetch_sub(1, SeqCst);
+    }
+    heard
+}
+
+/// Whether a process has sent the signal, and no fault has raised it. `abort(3)` sends it to its own thread.
+fn was_sent(info: *const libc::siginfo_t) -> bool {
+    // SAFETY: the kernel gives a valid one to a handler with SA_SIGINFO; null would be none.
+    let Some(info) = (unsafe { info.as_ref() }) else { return false };
+    match info.si_code {
+        libc::SI_USER | libc::SI_QUEUE => true,
+        #[cfg(target_os = "linux")]
+        libc::SI_TKILL => {
+            // SAFETY: a signal that was sent has a sender.
+            let sender = unsafe { info.si_pid() };
+            sender != wait::own_pid()
+        }
+        _ => false,
+    }
+}

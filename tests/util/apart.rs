@@ -1,0 +1,35 @@
+//! A test in a process of its own: for what concerns the whole process, such as its signals.
+
+use std::process::ExitStatus;
+use std::sync::mpsc;
+use std::time::Duration;
+
+const SCENARIO: &str = "CHILDMINDER_TEST_SCENARIO";
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Runs `body` in a process of its own, and says how that ended. `name` is the test's. In that process it is `None`.
+pub(crate) fn apart(name: &str, body: impl FnOnce()) -> Option<ExitStatus> {
+    if std::env::var_os(SCENARIO).is_some_and(|scenario| scenario == name) {
+        body();
+        return None;
+    }
+    let mut command = std::process::Command::new(std::env::current_exe().unwrap());
+    let mut child = command.args(["--exact", name, "--nocapture"]).env(SCENARIO, name).spawn().unwrap();
+    let pid = child.id().to_string();
+    let (sender, receiver) = mpsc::channel();
+    std::thread::spawn(move || sender.send(child.wait().unwrap()));
+    match receiver.recv_timeout(PATIENCE) {
+        Ok(status) => Some(status),
+        Err(_) => {
+            let _ = std::process::Command::new("kill").args(["-9", &pid]).status();
+            panic!("{name} does not end");
+        }
+    }
+}
+
+/// [`apart`], and it has to end well.
+#[track_caller]
+pub(crate) fn expect_apart(name: &str, body: impl FnOnce()) {
+    let status = apart(name, body);
+    assert!(status.is_none_or(|status| status.success()), "{status:?}");
+}
