@@ -37,16 +37,16 @@ fn a_timer_counts_from_the_call() {
         Event::Timer(id) if id == first => {
             busy(BUSY);
             let delay = Duration::from_millis(200);
+            let before = now();
             let id = reactor.call_later(delay);
-            let deadline = reactor.timer_deadline(id).unwrap();
-            assert!(deadline >= now() + delay - Duration::from_millis(100));
-            set = Some((id, now() + delay));
+            assert!(reactor.timer_deadline(id).unwrap() >= before + delay);
+            set = Some((id, before + delay));
             false
         }
         Event::Timer(id) => {
             let (expected, deadline) = set.unwrap();
             assert_eq!(id, expected);
-            assert!(now() >= deadline - Duration::from_millis(100), "{:?} early", deadline - now());
+            assert!(now() >= deadline, "{:?} early", deadline - now());
             true
         }
         _ => false,
@@ -57,17 +57,18 @@ fn a_timer_counts_from_the_call() {
 fn a_process_lives_from_its_spawn() {
     let mut reactor = Reactor::new().unwrap();
     reactor.call_later(Duration::ZERO);
+    let mut before = now();
     run(&mut reactor, |reactor, event| match event {
         Event::Timer(_) => {
             busy(BUSY);
-            let before = now();
+            before = now();
             let id = reactor.spawn_process(&Command::new("true")).unwrap();
             let started = reactor.process(id).unwrap().started();
             assert!(before <= started && started <= now());
             false
         }
         Event::Exited { exit, .. } => {
-            assert!(exit.wall_time < BUSY, "{:?}", exit.wall_time);
+            assert!(exit.wall_time <= now() - before, "{:?}", exit.wall_time);
             true
         }
         _ => false,
@@ -77,16 +78,19 @@ fn a_process_lives_from_its_spawn() {
 #[test]
 fn an_exit_counts_from_when_the_wait_told_of_it() {
     let mut reactor = Reactor::new().unwrap();
+    let before = now();
     let id = reactor.spawn_process(&sh("echo word")).unwrap();
     // Both the word and the exit are there before the turn.
     until_dead(reactor.process(id).unwrap().pid().unwrap());
+    let mut told = None;
     run(&mut reactor, |_, event| match event {
         Event::Data { .. } => {
+            told.get_or_insert_with(now);
             busy(BUSY);
             false
         }
         Event::Exited { exit, .. } => {
-            assert!(exit.wall_time < BUSY, "{:?}", exit.wall_time);
+            assert!(exit.wall_time <= told.unwrap() - before, "{:?}", exit.wall_time);
             true
         }
         _ => false,
@@ -99,7 +103,7 @@ fn a_stop_has_all_of_its_kill_time() {
         let kill_time = Duration::from_millis(500);
         let mut policy = patient();
         policy.kill_time = kill_time;
-        let script = "trap 'echo asked' TERM; echo ready; while :; do sleep 0.02; done";
+        let script = "trap '' TERM; echo ready; while :; do sleep 0.02; done";
         world.add_with("deaf", &sh(script), policy);
         world.start();
         world.until_ready("deaf", 1);
@@ -117,7 +121,6 @@ fn a_stop_has_all_of_its_kill_time() {
         });
         let waited = world.last("killing", "deaf") - asked.unwrap();
         assert!(waited >= kill_time, "killed after {waited:?}");
-        assert!(world.lines("deaf").contains(&"[deaf] asked"), "it had no time to save its data");
     });
 }
 
@@ -125,7 +128,7 @@ fn a_stop_has_all_of_its_kill_time() {
 fn an_instant_death_stays_one() {
     each_way(|world| {
         let mut policy = nervous();
-        policy.threshold = Duration::from_millis(300);
+        policy.threshold = Duration::from_secs(1);
         policy.min_restart_delay = Duration::from_secs(1000);
         world.add_with("brief", &sh("echo word"), policy);
         world.start();
@@ -133,7 +136,7 @@ fn an_instant_death_stays_one() {
         let World { reactor, monitor, .. } = world;
         run(reactor, |reactor, event| {
             if matches!(event, Event::Data { .. }) {
-                busy(BUSY);
+                busy(Duration::from_secs(1));
             }
             monitor.handle(reactor, &event);
             matches!(event, Event::Exited { .. })
