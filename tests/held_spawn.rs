@@ -3,17 +3,19 @@
 
 mod util;
 
+use std::cell::Cell;
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Read, Write};
-use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
+use std::path::Path;
 use std::process::{Child, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 use std::{env, thread};
 
-use childminder::{Command, Stage};
-use util::{COMBINATIONS, TempDir, WATCHDOG, World, children, is_root, now, on_all_combinations};
+use childminder::{Command, Event, Reactor, Stage};
+use rustix::process::{Pid, Signal, kill_process, kill_process_group};
+use util::{COMBINATIONS, TempDir, WATCHDOG, World, children, children_of, is_root, now, on_all_combinations};
 
 /// Nobody else's, so that "all processes of this user" are those of one test.
 const USERS: u32 = 3_111_000_000;
@@ -34,7 +36,7 @@ impl Drop for Helper {
 
 /// Whoever opens the file for reading waits for as long as this one lives: it has a lease (`fcntl(2)`) and
 /// does not give it back.
-fn lease(path: &std::path::Path) -> Helper {
+fn lease(path: &Path) -> Helper {
     let script = "import fcntl, os, signal, sys\n\
                   fd = os.open(sys.argv[1], os.O_RDONLY)\n\
                   fcntl.fcntl(fd, 10, signal.SIGURG)\n\
@@ -50,13 +52,21 @@ fn lease(path: &std::path::Path) -> Helper {
     helper
 }
 
-/// A program that says "hello", in a folder of its own.
-fn program(name: &str) -> (TempDir, Command) {
+/// A program in a folder of its own.
+fn program(name: &str, script: &str) -> (TempDir, Command) {
     let folder = TempDir::new(name);
-    fs::write(folder.0.join("program"), "#!/bin/sh\necho hello\n").unwrap();
-    fs::set_permissions(folder.0.join("program"), fs::Permissions::from_mode(0o755)).unwrap();
-    let command = Command::new(folder.0.join("program"));
-    (folder, command)
+    let program = folder.file("program", &format!("#!/bin/sh\n{script}\n"), 0o755);
+    (folder, Command::new(program))
+}
+
+/// The present test once more, as a process that leads a group of its own and is to start this program; and its lines.
+fn host(program: &Path) -> (Helper, impl Iterator<Item = String>) {
+    let name = thread::current().name().unwrap().to_owned();
+    let mut host = std::process::Command::new(env::current_exe().unwrap());
+    host.args(["--exact", &name, "--nocapture"]).env(HOST, program).stdout(Stdio::piped()).process_group(0);
+    let mut host = Helper(host.spawn().unwrap());
+    let lines = BufReader::new(host.0.stdout.take().unwrap()).lines().map(Result::unwrap);
+    (host, lines)
 }
 
 on_all_combinations! {
@@ -95,7 +105,7 @@ on_all_combinations! {
     }
 
     fn a_file_system_that_does_not_answer(world: &mut World) {
-        let (folder, mut command) = program("held");
+        let (folder, mut command) = program("held", "echo hello");
         let lease = lease(&folder.0.join("program"));
         command.current_dir(&folder.0);
         world.reactor.set_spawn_timeout(Duration::from_millis(200));
@@ -112,7 +122,7 @@ on_all_combinations! {
     }
 
     fn who_is_only_slow_gets_there(world: &mut World) {
-        let (folder, command) = program("slow");
+        let (folder, command) = program("slow", "echo hello");
         let lease = lease(&folder.0.join("program"));
         let waker = thread::spawn(move || {
             thread::park_timeout(Duration::from_millis(300));
@@ -132,27 +142,57 @@ on_all_combinations! {
             println!("ready");
             let start = now();
             let error = world.reactor.spawn_process(&Command::new(program)).unwrap_err();
-            let heard = std::cell::Cell::new(false);
+            let heard = Cell::new(false);
             while !heard.get() {
-                world.turn_with(WATCHDOG, |_, event| heard.set(matches!(event, childminder::Event::Signal { .. })));
+                world.turn_with(WATCHDOG, |_, event| heard.set(matches!(event, Event::Signal { .. })));
             }
             println!("heard after {} s: {error}", start.elapsed().as_secs());
             return;
         }
-        let (folder, _) = program("asked");
+        let (folder, _) = program("asked", "echo hello");
         let program = folder.0.join("program");
         let _lease = lease(&program);
-        let name = thread::current().name().unwrap().to_owned();
-        let mut host = std::process::Command::new(env::current_exe().unwrap());
-        host.args(["--exact", &name, "--nocapture"]).env(HOST, &program).stdout(Stdio::piped());
-        let mut host = Helper(host.spawn().unwrap());
-        let mut lines = BufReader::new(host.0.stdout.take().unwrap()).lines().map(Result::unwrap);
+        let (host, mut lines) = host(&program);
         assert!(lines.by_ref().any(|line| line == "ready"));
-        let pid = rustix::process::Pid::from_raw(i32::try_from(host.0.id()).unwrap()).unwrap();
-        rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+        kill_process(Pid::from_child(&host.0), Signal::TERM).unwrap();
         let said = lines.by_ref().find(|line| line.starts_with("heard")).unwrap();
         assert!(["1", "2", "3"].iter().any(|time| said.starts_with(&format!("heard after {time} s"))), "{said}");
         assert!(said.contains("a signal asked the host to end"), "{said}");
+    }
+
+    // Ctrl-Z for a child that stays in the host's group: both of them stop, but only after the exec.
+    fn ctrl_z_strikes_after_the_exec(world: &mut World) {
+        if let Ok(program) = env::var(HOST) {
+            world.reactor.watch_signal(libc::SIGTSTP).unwrap();
+            world.reactor.watch_stops().unwrap();
+            println!("ready");
+            let id = world.spawn(Command::new(program).inherit_process_group().parent_death_signal(libc::SIGKILL));
+            let (heard, stopped) = (Cell::new(false), Cell::new(false));
+            let note = |_: &mut Reactor, event: &Event<'_>| match event {
+                Event::Signal(libc::SIGTSTP) => heard.set(true),
+                Event::Stopped { signal: libc::SIGTSTP, .. } => stopped.set(true),
+                _ => {}
+            };
+            world.until_with(note, |_| heard.get() && stopped.get());
+            world.process(id).signal(libc::SIGKILL).unwrap();
+            world.until_ended(id);
+            println!("both stop");
+            return;
+        }
+        let (folder, _) = program("ctrl-z", "exec sleep 1000");
+        let program = folder.0.join("program");
+        let lease = lease(&program);
+        let (mut host, mut lines) = host(&program);
+        assert!(lines.by_ref().any(|line| line == "ready"));
+        let pid = host.0.id();
+        let start = now();
+        while children_of(pid).is_empty() {
+            assert!(start.elapsed() < WATCHDOG, "no child");
+        }
+        kill_process_group(Pid::from_child(&host.0), Signal::TSTP).unwrap();
+        drop(lease);
+        assert!(lines.any(|line| line == "both stop"));
+        host.0.wait().unwrap();
     }
 
     // Who is in a call that not even SIGKILL ends is left to itself, and gone when the call is over.

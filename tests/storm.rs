@@ -11,7 +11,7 @@ use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::{env, thread};
 
-use childminder::{ReapMethod, SpawnMethod};
+use childminder::{Exit, ReapMethod, SpawnMethod};
 use rustix::process::{Pid, Signal, kill_process_group};
 use util::{WATCHDOG, World, now};
 
@@ -19,19 +19,25 @@ const HOST: &str = "CHILDMINDER_TEST_STORM_HOST";
 /// More are run by the script of the soak, by the same variable as in the other tests of this kind.
 const SPAWNS: usize = 10_000;
 
-/// Spawns, and says how many have exited well. Ctrl-C is nothing to it; Ctrl-Z stops it as it stops
-/// any program.
-fn host(method: SpawnMethod) {
+/// Spawns, and says how many have ended as they should. Ctrl-C is nothing to it; Ctrl-Z stops it as it
+/// stops any program.
+fn host(method: SpawnMethod, in_its_group: bool) {
     let mut world = World::new((method, ReapMethod::Pidfd));
     world.reactor.watch_signal(libc::SIGINT).unwrap();
     println!("ready");
+    let mut command = childminder::Command::new("true");
+    if in_its_group {
+        command.inherit_process_group();
+    }
     let (mut well, mut spawned) = (0, 0);
     while spawned < SPAWNS {
-        let ids: Vec<_> = (0..8).map(|_| world.spawn(&childminder::Command::new("true"))).collect();
+        let ids: Vec<_> = (0..8).map(|_| world.spawn(&command)).collect();
         spawned += ids.len();
         world.until(|log| ids.iter().all(|id| log.ended(*id)));
         let exits = ids.iter().map(|id| world.log.exit(*id).unwrap());
-        well += exits.filter(|exit| exit.success()).count();
+        // One in the group is meant by Ctrl-C, too.
+        let is_well = |exit: &Exit| exit.success() || in_its_group && exit.signal() == Some(libc::SIGINT);
+        well += exits.filter(is_well).count();
         world.log.0.clear();
     }
     println!("well {well} of {spawned}");
@@ -72,16 +78,26 @@ fn storm(method: &str) {
     assert_eq!(said, Some(format!("well {SPAWNS} of {SPAWNS}")), "{method}: it hung, or children died of the storm");
 }
 
-fn either(method: SpawnMethod, name: &str) {
-    if env::var(HOST).is_ok() { host(method) } else { storm(name) }
+fn either(method: SpawnMethod, in_its_group: bool, name: &str) {
+    if env::var(HOST).is_ok() { host(method, in_its_group) } else { storm(name) }
 }
 
 #[test]
 fn vfork() {
-    either(SpawnMethod::Vfork, "vfork");
+    either(SpawnMethod::Vfork, false, "vfork");
 }
 
 #[test]
 fn fork() {
-    either(SpawnMethod::Fork, "fork");
+    either(SpawnMethod::Fork, false, "fork");
+}
+
+#[test]
+fn vfork_into_the_hosts_group() {
+    either(SpawnMethod::Vfork, true, "vfork_into_the_hosts_group");
+}
+
+#[test]
+fn fork_into_the_hosts_group() {
+    either(SpawnMethod::Fork, true, "fork_into_the_hosts_group");
 }

@@ -90,14 +90,14 @@ pub(super) fn reset(signal: i32) {
     set_action(signal, libc::SIG_DFL);
 }
 
-/// Takes away those signals that are pending, blocked and meant, and leaves them at their default
-/// action. Touches no memory of the host's.
-pub(super) fn discard_pending(mut is_meant: impl FnMut(i32) -> bool) {
+/// Takes away the signals that are pending and blocked, and leaves them at their default action. Touches no memory of
+/// the host's.
+pub(super) fn discard_pending() {
     let mut pending = empty_set();
     // SAFETY: `pending` is ours.
     unsafe { libc::sigpending(&raw mut pending) };
     for signal in 1..=crate::signal::max() {
-        if contains(&pending, signal) && is_meant(signal) {
+        if contains(&pending, signal) {
             // POSIX: a pending signal is discarded when it is set to be ignored.
             set_action(signal, libc::SIG_IGN);
             set_action(signal, libc::SIG_DFL);
@@ -218,6 +218,13 @@ fn change_mask(how: libc::c_int, set: &libc::sigset_t) -> io::Result<libc::sigse
 pub(super) fn asks_to_end() -> bool {
     let counts = |signal: &i32| is_pending(*signal) && disposition(*signal) != Some(libc::SIG_IGN);
     crate::signal::ASK_TO_END.iter().any(counts)
+}
+
+/// Whether a stop that was sent to this process's group, and that this thread has blocked, has not been undone. Where it
+/// has its default action it is pending, or SIGCONT has come: that takes it back (POSIX), or has ended it already if another
+/// thread let it through.
+pub(super) fn is_still_stopping(signal: i32) -> bool {
+    is_pending(signal) || !is_default(signal)
 }
 
 fn is_pending(signal: i32) -> bool {

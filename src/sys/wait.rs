@@ -125,8 +125,8 @@ pub(crate) fn state(pidfd: Option<BorrowedFd<'_>>, pid: i32) -> State {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Standing {
     Going,
-    /// By a signal, or by who traces it.
-    Stopped,
+    /// By this signal, whether sent to it or raised by a tracer.
+    Stopped(i32),
     /// It has ended.
     Gone,
 }
@@ -135,15 +135,16 @@ pub(super) enum Standing {
 pub(super) fn standing(pid: i32) -> Standing {
     #[allow(clippy::cast_sign_loss)] // pids are positive
     match peek(libc::P_PID, pid as libc::id_t, libc::WEXITED | libc::WSTOPPED) {
-        Ok(Some(libc::CLD_STOPPED | libc::CLD_TRAPPED)) => Standing::Stopped,
+        Ok(Some((libc::CLD_STOPPED | libc::CLD_TRAPPED, signal))) => Standing::Stopped(signal),
         Ok(Some(_)) => Standing::Gone,
         Err(error) if error.raw_os_error() == Some(libc::ECHILD) => Standing::Gone,
         Ok(None) | Err(_) => Standing::Going,
     }
 }
 
-/// What has happened to a child of the things that `flags` name, by its `CLD_` code. It stays to be told.
-fn peek(kind: libc::idtype_t, id: libc::id_t, flags: i32) -> io::Result<Option<i32>> {
+/// What has happened to a child of the things that `flags` name: its `CLD_` code, and the signal or exit code. It stays
+/// to be told.
+fn peek(kind: libc::idtype_t, id: libc::id_t, flags: i32) -> io::Result<Option<(i32, i32)>> {
     let mut info = MaybeUninit::<libc::siginfo_t>::zeroed();
     let flags = flags | libc::WNOHANG | libc::WNOWAIT;
     // SAFETY: `info` has room for what waitid writes; WNOHANG never blocks.
@@ -152,7 +153,9 @@ fn peek(kind: libc::idtype_t, id: libc::id_t, flags: i32) -> io::Result<Option<i
     let info = unsafe { info.assume_init() };
     // SAFETY: waitid fills in the fields of SIGCHLD, or leaves them zero.
     let happened = unsafe { info.si_pid() } != 0;
-    Ok(happened.then_some(info.si_code))
+    // SAFETY: as above.
+    let status = unsafe { info.si_status() };
+    Ok(happened.then_some((info.si_code, status)))
 }
 
 /// A child was stopped, or continued.

@@ -305,14 +305,18 @@ pub(crate) fn open_fds() -> BTreeSet<i32> {
 
 /// The children of this process, as (pid, state): `Z` is a zombie.
 pub(crate) fn children() -> Vec<(i32, char)> {
-    let own = std::process::id().to_string();
+    children_of(std::process::id())
+}
+
+pub(crate) fn children_of(parent: u32) -> Vec<(i32, char)> {
+    let parent = parent.to_string();
     let all = fs::read_dir("/proc").expect("/proc").filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
     all.filter_map(|pid: i32| {
         let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
         let (_, rest) = stat.rsplit_once(") ")?;
         let mut fields = rest.split(' ');
         let state = fields.next()?.chars().next()?;
-        (fields.next()? == own).then_some((pid, state))
+        (fields.next()? == parent).then_some((pid, state))
     })
     .collect()
 }

@@ -26,19 +26,13 @@ pub(super) enum Closing {
 /// Does what the plan says and execs. Returns only if something failed.
 ///
 /// `keep` is a descriptor of the parent's machinery that must stay open until the exec; it may be moved.
-/// `held` takes a stop signal that a child in the host's group must not obey before its exec.
 ///
 /// # Safety
 ///
 /// Only in a child that has just been made, with all signals blocked, and that ends by `_exit` when this returns.
-pub(super) unsafe fn run(
-    plan: &mut Plan,
-    closing: Closing,
-    keep: &mut Option<i32>,
-    held: Option<&mut Option<i32>>,
-) -> Failure {
+pub(super) unsafe fn run(plan: &mut Plan, closing: Closing, keep: &mut Option<i32>) -> Failure {
     // SAFETY: passed on from our caller.
-    match unsafe { set_up(plan, closing, keep, held) } {
+    match unsafe { set_up(plan, closing, keep) } {
         Err(failure) => failure,
         // SAFETY: passed on from our caller.
         Ok(()) => unsafe { exec(plan) },
@@ -54,12 +48,7 @@ fn check(result: i64, stage: Stage, which: i32) -> Result<i32, Failure> {
     if result == -1 { Err(Failure::new(stage, errno(), which)) } else { Ok(result as i32) }
 }
 
-unsafe fn set_up(
-    plan: &mut Plan,
-    closing: Closing,
-    keep: &mut Option<i32>,
-    held: Option<&mut Option<i32>>,
-) -> Result<(), Failure> {
+unsafe fn set_up(plan: &mut Plan, closing: Closing, keep: &mut Option<i32>) -> Result<(), Failure> {
     #[cfg(target_os = "linux")]
     if let Closing::Unshare(from) = closing {
         let flags = libc::CLOSE_RANGE_UNSHARE;
@@ -90,20 +79,9 @@ unsafe fn set_up(
             signal::reset(number);
         }
     }
-    // What has come until now would strike when the mask is lifted.
+    // What has come until now would strike when the mask is lifted. It was meant for the group that the child has left.
     if plan.group != Group::Inherit {
-        // It was meant for the group that the child has left.
-        signal::discard_pending(|_| true);
-    } else if let Some(held) = held {
-        // A stop would hold the child before its exec, and with it the host, which nothing but a
-        // SIGKILL could reach then. The host sends it once more.
-        signal::discard_pending(|signal| {
-            let stops = [libc::SIGTSTP, libc::SIGTTIN, libc::SIGTTOU].contains(&signal);
-            if stops {
-                *held = Some(signal);
-            }
-            stops
-        });
+        signal::discard_pending();
     }
 
     // SAFETY: passed on from our caller.

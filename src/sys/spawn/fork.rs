@@ -44,7 +44,7 @@ pub(super) fn spawn(plan: &mut Plan, bound: &mut Bound<'_>) -> Result<i32, Failu
 unsafe fn run_child(plan: &mut Plan, closing: Closing, status: &OwnedFd) -> ! {
     let mut keep = Some(status.as_raw_fd());
     // SAFETY: passed on from our caller.
-    let failure = unsafe { child::run(plan, closing, &mut keep, None) };
+    let failure = unsafe { child::run(plan, closing, &mut keep) };
     let status = keep.unwrap_or(-1);
     // SAFETY: reads a local; so few bytes are written at once or not at all.
     unsafe { libc::write(status, ptr::from_ref(&failure).cast(), size_of::<Failure>()) };

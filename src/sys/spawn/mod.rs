@@ -20,7 +20,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
 use super::{fd, wait};
-use crate::command::Parts;
+use crate::command::{Group, Parts};
 use crate::error::{SpawnError, Stage};
 use crate::limit::Limit;
 use bound::Bound;
@@ -111,7 +111,8 @@ impl Spawner {
     pub(crate) fn spawn(&self, order: &Order<'_>, asked_to_end: &mut dyn FnMut() -> bool) -> Result<i32, SpawnError> {
         self.bury();
         let mut plan = Plan::new(order.command, order.files, order.terminal, order.nofile)?;
-        let mut bound = Bound { timeout: self.timeout, asked_to_end };
+        let shares_group = order.command.group == Group::Inherit;
+        let mut bound = Bound { timeout: self.timeout, shares_group, asked_to_end };
         #[cfg(target_os = "linux")]
         if let Some(vfork) = self.vfork.as_ref().filter(|vfork| vfork.works()) {
             let mut shared = vfork::Shared::new(plan);

@@ -18,7 +18,7 @@ use super::child::{self, Closing};
 use super::plan::{Move, Plan};
 use crate::error::Stage;
 use crate::sys::futex::Hold;
-use crate::sys::signal::{self, BlockAll};
+use crate::sys::signal::BlockAll;
 use crate::sys::{cvt, fd, wait};
 
 /// Sources from this number on are brought down to a slot, as long as there are slots.
@@ -58,13 +58,11 @@ pub(super) struct Shared {
     pub(super) plan: Plan,
     closing: Closing,
     failure: Option<Failure>,
-    /// A stop signal that has come for the host's group, which the child is in.
-    held: Option<i32>,
 }
 
 impl Shared {
     pub(super) fn new(plan: Plan) -> Box<Self> {
-        Box::new(Self { plan, closing: Closing::Each(0), failure: None, held: None })
+        Box::new(Self { plan, closing: Closing::Each(0), failure: None })
     }
 }
 
@@ -141,7 +139,7 @@ impl Vfork {
         let Some(Room { stack, hold }) = &*room else { return Err(Failure::new(Stage::Clone, libc::ENOMEM, 0)) };
         let files = if matches!(closing, Closing::Unshare(_)) { libc::CLONE_FILES } else { 0 };
         let flags = libc::CLONE_VM | libc::CLONE_CHILD_CLEARTID | files | libc::SIGCHLD;
-        (shared.closing, shared.failure, shared.held) = (closing, None, None);
+        (shared.closing, shared.failure) = (closing, None);
         let dumpable = shared.plan.changes_credentials().then(KeepDumpable::new);
         let blocked = BlockAll::new().map_err(|error| Failure::ours(Stage::Sigmask, &error))?;
         let lent = ptr::from_mut(shared).cast();
@@ -159,19 +157,13 @@ impl Vfork {
             }
             return Err(failure);
         }
-        // SAFETY: the child is gone from this memory; volatile, because the compiler has not seen it write.
-        let held = unsafe { ptr::read_volatile(&raw const shared.held) };
-        if let (Ok(pid), Some(number)) = (&cloned, held) {
-            // Before our own strikes. It fails only if the child is gone already.
-            let _ = signal::send(*pid, number);
-        }
         let lifted = blocked.lift();
         drop(dumpable);
         let pid = cloned.map_err(|error| {
             self.refused.set(error.raw_os_error() == Some(libc::EINVAL));
             Failure::ours(Stage::Clone, &error)
         })?;
-        // SAFETY: as above.
+        // SAFETY: the child is gone from this memory; volatile, because the compiler has not seen it write.
         let failed = unsafe { ptr::read_volatile(&raw const shared.failure) };
         match (failed, lifted) {
             (None, Ok(())) => Ok(pid),
@@ -195,7 +187,7 @@ extern "C" fn run_child(shared: *mut libc::c_void) -> libc::c_int {
     // SAFETY: it is the parent's `shared`, and the parent does not touch it while we live.
     let shared = unsafe { &mut *shared.cast::<Shared>() };
     // SAFETY: this is the new child, with all signals blocked by the parent.
-    let failure = unsafe { child::run(&mut shared.plan, shared.closing, &mut None, Some(&mut shared.held)) };
+    let failure = unsafe { child::run(&mut shared.plan, shared.closing, &mut None) };
     shared.failure = Some(failure);
     // SAFETY: ends the child alone, without a word to the host's exit handlers.
     unsafe { libc::_exit(127) }
