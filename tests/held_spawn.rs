@@ -229,7 +229,7 @@ struct Silent {
 }
 
 impl Silent {
-    fn mount(world: &mut World, folder: &std::path::Path) -> Option<Self> {
+    fn mount(world: &mut World, folder: &Path) -> Option<Self> {
         let Ok(mut device) = File::options().read(true).write(true).open("/dev/fuse") else {
             eprintln!("skipped: no /dev/fuse");
             return None;
@@ -262,8 +262,9 @@ impl Drop for Silent {
     fn drop(&mut self) {
         // Ends the file system at once, and all calls that wait for it.
         let mut umount = std::process::Command::new("umount");
-        let _ = umount.arg("-f").arg(&self.folder).status();
-        let _ = umount.arg("-l").stderr(Stdio::null()).status();
+        umount.stderr(Stdio::null()).arg(&self.folder);
+        let _ = umount.arg("-f").status();
+        let _ = umount.arg("-l").status();
         let _ = self.device.flush();
         if let Some(reader) = self.reader.take() {
             let _ = reader.join();

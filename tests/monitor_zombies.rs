@@ -3,7 +3,24 @@
 
 mod monitor_util;
 
+#[path = "util/apart.rs"]
+mod apart;
+
+use std::time::Duration;
+
 use monitor_util::{World, group, patient, sh};
+
+const HIDDEN: [&str; 5] = ["unshare", "-m", "sh", "-c", "mount -t tmpfs none /proc && exec \"$0\" \"$@\""];
+/// With the /proc of the namespace around it.
+const NAMESPACE: [&str; 4] = ["unshare", "-p", "-f", "--kill-child"];
+
+fn is_root(what: &str) -> bool {
+    let is_root = rustix::process::geteuid().is_root();
+    if !is_root {
+        println!("left out: {what} takes root");
+    }
+    is_root
+}
 
 /// As the first process of a container that reaps nobody but its own.
 fn become_the_orphans_parent() {
@@ -23,4 +40,44 @@ fn a_stop_does_not_wait_for_zombies() {
     world.until_down();
     assert_eq!(world.story("it"), ["started", "terminating", "exited"]);
     assert_eq!(group(pid).len(), 0, "they live");
+}
+
+// Nor where nobody can tell the dead from the living: they are killed twice, and that was all.
+#[test]
+fn without_a_process_table_a_stop_ends_after_two_kills() {
+    if !is_root("a hidden /proc") {
+        return;
+    }
+    apart::expect_apart_in(&HIDDEN, "without_a_process_table_a_stop_ends_after_two_kills", || {
+        become_the_orphans_parent();
+        let mut world = World::new();
+        let mut policy = patient();
+        policy.kill_time = Duration::from_millis(100);
+        world.add_with("it", &sh("sleep 1000 & echo ready; exec sleep 1000"), policy);
+        world.start();
+        world.until_ready("it", 1);
+        world.stop();
+        world.until_down();
+        assert_eq!(world.story("it"), ["started", "terminating", "exited", "killing", "killing"]);
+    });
+}
+
+#[test]
+fn the_process_table_of_another_namespace_is_none() {
+    if !is_root("a PID namespace") {
+        return;
+    }
+    apart::expect_apart_in(&NAMESPACE, "the_process_table_of_another_namespace_is_none", || {
+        let mut world = World::new();
+        let mut policy = patient();
+        policy.kill_time = Duration::from_secs(1);
+        let saves = "(trap 'sleep 0.2; echo saved; exit' TERM; echo ready; while :; do sleep 0.02; done)";
+        world.add_with("it", &sh(&format!("{saves} & exec sleep 1000")), policy);
+        world.start();
+        world.until_ready("it", 1);
+        world.stop();
+        world.until_down();
+        // That table has no such group, and yet somebody was there.
+        assert!(world.lines("it").contains(&"[it] saved"), "{:?}", world.lines("it"));
+    });
 }

@@ -2,12 +2,16 @@
 
 #![cfg(target_os = "linux")]
 
+#[path = "util/apart.rs"]
+mod apart;
 mod embed_util;
 
 use std::fs;
 use std::time::Duration;
 
 use childminder::{Command, Event, Exit, ProcessId, Reactor, ReapMethod, SignalError, SpawnMethod, Stdio};
+
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use embed_util::{await_zombie, fork, now, wait_for, watchdog};
 
@@ -102,4 +106,18 @@ fn a_reused_number_is_not_ours_without_a_pidfd() {
         }
     }
     println!("left out, since the number was never to be had");
+}
+
+// The times cannot be read when there is no descriptor left. That is no sign of a new owner.
+#[test]
+fn what_cannot_be_read_tells_nothing() {
+    apart::expect_apart("what_cannot_be_read_tells_nothing", || {
+        let mut reactor = Reactor::with_methods(SpawnMethod::Vfork, ReapMethod::Sigchld).unwrap();
+        let id = reactor.spawn_process(Command::new("sleep").arg("1000")).unwrap();
+        let none = Rlimit { current: Some(0), maximum: getrlimit(Resource::Nofile).maximum };
+        setrlimit(Resource::Nofile, none).unwrap();
+        assert!(fs::read("/proc/self/stat").is_err());
+        reactor.process(id).unwrap().signal(libc::SIGTERM).unwrap();
+        assert_eq!(until_ended(&mut reactor).signal(), Some(libc::SIGTERM));
+    });
 }

@@ -110,10 +110,12 @@ impl Entry {
         self.probe = (2 * self.probe).min(LONGEST_PROBE);
     }
 
-    /// Whether anybody is left of the groups of its earlier processes.
+    /// Whether anybody is left of the groups of its earlier processes. Where that cannot be told, the dead that nobody reaps
+    /// look like the living, and a stop would never end: after the second SIGKILL nobody counts as left.
     pub(super) fn group_left(&mut self, turn: Instant, look: &mut Look) -> bool {
         let living = look.at(turn);
-        self.groups.retain(|group| group.is_left(living));
+        let twice_killed = matches!(self.life.state(), State::Stopping { kills: 2.., .. });
+        self.groups.retain(|group| group.is_left(living).unwrap_or(!twice_killed));
         !self.groups.is_empty()
     }
 

@@ -169,12 +169,13 @@ impl Child {
 
     /// What has become of it; `Lost` also if its number is another child's of the host by now.
     fn state(&self) -> State {
-        match sys::wait::state(self.pidfd(), self.pid) {
-            State::Running | State::Zombie if self.birth.is_some() && table::start_time(self.pid) != self.birth => {
-                State::Lost
-            }
-            state => state,
-        }
+        let state = sys::wait::state(self.pidfd(), self.pid);
+        let is_anothers = || {
+            let birth = self.birth?;
+            Some(table::start_time(self.pid)? != birth)
+        };
+        // What cannot be read is no sign of another one.
+        if state != State::Lost && is_anothers() == Some(true) { State::Lost } else { state }
     }
 
     /// Whether its number certainly is its own: not if somebody else has reaped it.
@@ -208,7 +209,7 @@ impl Child {
         let wait = match &self.pidfd {
             Some((pidfd, _)) => sys::wait::try_wait_exactly(pidfd.as_fd(), self.pid),
             // Not another child of the host, which has got its number.
-            None if self.birth.is_some() && self.state() == State::Lost => Wait::Lost,
+            None if self.state() == State::Lost => Wait::Lost,
             None => sys::wait::try_wait(self.pid),
         };
         let (status, usage) = match wait {

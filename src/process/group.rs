@@ -22,15 +22,15 @@ impl ProcessGroup {
     /// Whether nobody is left. Members that have died and that their parent has not reaped are nobody, where `/proc` can tell.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        !self.is_left(&mut None)
+        self.is_left(&mut None) == Some(false)
     }
 
-    /// Whether anybody is left; `living` is looked up if it is needed and not there, so that many groups can share one look.
-    pub(crate) fn is_left(&self, living: &mut Option<Living>) -> bool {
+    /// Whether anybody is left, or `None` where that cannot be told. `living` is looked up if it is needed and not there, so
+    /// that many groups can share one look.
+    pub(crate) fn is_left(&self, living: &mut Option<Living>) -> Option<bool> {
         let gone =
             sys::pidfd::send_to_group(&self.pidfd, 0).is_err_and(|error| error.raw_os_error() == Some(libc::ESRCH));
-        // Where nobody can tell, there may be somebody.
-        !gone && living.get_or_insert_with(Living::look).has(self.number).unwrap_or(true)
+        if gone { Some(false) } else { living.get_or_insert_with(Living::look).has(self.number) }
     }
 
     /// Sends a signal to all members. Dead ones that nobody has reaped take it, without effect.

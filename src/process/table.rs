@@ -13,7 +13,7 @@ pub(crate) struct Living(Option<HashSet<i32>>);
 
 impl Living {
     pub(crate) fn look() -> Self {
-        let processes = fs::read_dir("/proc").ok();
+        let processes = is_ours().then(|| fs::read_dir("/proc").ok()).flatten();
         let groups = processes.map(|processes| {
             let stats = processes.flatten().filter_map(|process| {
                 process.file_name().to_str()?.parse::<u32>().ok()?;
@@ -31,9 +31,17 @@ impl Living {
     }
 }
 
+/// Whether `/proc` numbers the processes as this one does: not if it is that of another PID namespace (`pid_namespaces(7)`).
+fn is_ours() -> bool {
+    fs::read_link("/proc/self").is_ok_and(|own| own.as_os_str() == std::process::id().to_string().as_str())
+}
+
 /// When a process was started, in clock ticks since the boot. With the pid it tells a process from
 /// another one that has got its number.
 pub(crate) fn start_time(pid: i32) -> Option<u64> {
+    if !is_ours() {
+        return None;
+    }
     let stat = fs::read(format!("/proc/{pid}/stat")).ok()?;
     fields(&stat)?.nth(19)?.parse().ok()
 }

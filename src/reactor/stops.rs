@@ -71,8 +71,8 @@ impl Reactor {
     ///
     /// It is what a program that watches SIGTSTP does when that comes; [`JobControl`](crate::JobControl) does
     /// it for you. The processes are continued at once where the kernel does not stop the program: if nobody
-    /// in its session could continue it. If another reactor of the program has suspended it since this one
-    /// waited last, nothing is done: the same key would stop the program twice.
+    /// in its session could continue it. If another reactor of the program has suspended it after this one
+    /// looked for signals last, nothing is done: the same key would stop the program twice.
     ///
     /// # Errors
     ///

@@ -62,7 +62,6 @@ impl Turn<'_> {
             let due = self.reactor.next_due().map(|deadline| deadline.saturating_duration_since(clock()));
             timeout.into_iter().chain(due).min()
         };
-        self.reactor.suspensions = stops::suspensions();
         let Some(events) = &mut self.events else { return Ok(()) };
         let polled = self.reactor.poll.poll(events, timeout);
         self.reactor.woke = clock();
@@ -82,6 +81,7 @@ impl Turn<'_> {
         self.reactor.full = events.iter().count() >= EVENTS;
         let mark = self.reactor.timers.begin_turn();
 
+        let suspensions = stops::suspensions();
         self.take_in();
         self.reactor.tell_stops(handler);
         self.dispatch(handler);
@@ -96,6 +96,8 @@ impl Turn<'_> {
         while let Some(id) = self.reactor.timers.pop_due(self.reactor.woke, mark) {
             handler(self.reactor, Event::Timer(id));
         }
+        // Whatever came before these has been told now.
+        self.reactor.suspensions = self.reactor.suspensions.max(suspensions);
         polled
     }
 

@@ -1,4 +1,5 @@
 //! A test in a process of its own: for what concerns the whole process, such as its signals.
+#![allow(dead_code, reason = "each test uses a part of it")]
 
 use std::process::ExitStatus;
 use std::sync::mpsc;
@@ -9,11 +10,17 @@ const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Runs `body` in a process of its own, and says how that ended. `name` is the test's. In that process it is `None`.
 pub(crate) fn apart(name: &str, body: impl FnOnce()) -> Option<ExitStatus> {
+    apart_in(&["env"], name, body)
+}
+
+/// [`apart`], started by a command that runs the command after its own words.
+pub(crate) fn apart_in(around: &[&str], name: &str, body: impl FnOnce()) -> Option<ExitStatus> {
     if std::env::var_os(SCENARIO).is_some_and(|scenario| scenario == name) {
         body();
         return None;
     }
-    let mut command = std::process::Command::new(std::env::current_exe().unwrap());
+    let mut command = std::process::Command::new(around[0]);
+    command.args(&around[1..]).arg(std::env::current_exe().unwrap());
     let mut child = command.args(["--exact", name, "--nocapture"]).env(SCENARIO, name).spawn().unwrap();
     let pid = child.id().to_string();
     let (sender, receiver) = mpsc::channel();
@@ -30,6 +37,12 @@ pub(crate) fn apart(name: &str, body: impl FnOnce()) -> Option<ExitStatus> {
 /// [`apart`], and it has to end well.
 #[track_caller]
 pub(crate) fn expect_apart(name: &str, body: impl FnOnce()) {
-    let status = apart(name, body);
+    expect_apart_in(&["env"], name, body);
+}
+
+/// [`apart_in`], and it has to end well.
+#[track_caller]
+pub(crate) fn expect_apart_in(around: &[&str], name: &str, body: impl FnOnce()) {
+    let status = apart_in(around, name, body);
     assert!(status.is_none_or(|status| status.success()), "{status:?}");
 }
