@@ -156,6 +156,52 @@ fn a_hundred_presses_fork() {
     a_hundred_presses("a_hundred_presses_fork", SpawnMethod::Fork);
 }
 
+// Two reactors of a program hear the same key: it stops once.
+
+fn two_reactors() {
+    let mut pairs = [(); 2].map(|()| {
+        let mut reactor = Reactor::new().unwrap();
+        let control = JobControl::new(&mut reactor).unwrap();
+        (reactor, control)
+    });
+    println!("host runs");
+    let mut over = false;
+    while !over {
+        for (reactor, control) in &mut pairs {
+            let handler = |reactor: &mut Reactor, event: Event<'_>| {
+                over |= control.handle(reactor, &event).is_some();
+                if matches!(event, Event::Resumed { .. }) {
+                    println!("host goes on");
+                }
+            };
+            reactor.turn(Some(Duration::from_millis(10)), handler).unwrap();
+        }
+    }
+    println!("host ends");
+}
+
+#[test]
+fn two_reactors_stop_their_program_once() {
+    if is_host().is_some() {
+        return two_reactors();
+    }
+    let mut terminal = Terminal::shell();
+    terminal.type_in(&format!("{}\n", Terminal::itself("two_reactors_stop_their_program_once", "1")));
+    terminal.until("host runs");
+    for _ in 0..5 {
+        terminal.type_in("\x1a");
+        terminal.until("Stopped");
+        terminal.until("ready> ");
+        terminal.type_in("fg\n");
+        terminal.until("host goes on");
+    }
+    terminal.type_in("\x03");
+    let shown = terminal.until("host ends");
+    assert!(!shown.contains("Stopped"), "{shown}");
+    terminal.type_in("exit\n");
+    terminal.world.until_ended(terminal.id);
+}
+
 // The jobs stand still with their host, and the kill time, too.
 
 fn stands_still() {
