@@ -274,8 +274,9 @@ fn tell(number: i32) -> bool {
             let wake = node.wake.load(SeqCst);
             // Else the listener has not looked since the last byte.
             if before == 0 && wake >= 0 {
+                let flags = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
                 // SAFETY: reads a static. The socket stays open while we are inside, and cannot be full.
-                unsafe { libc::write(wake, [0_u8].as_ptr().cast(), 1) };
+                unsafe { libc::send(wake, [0_u8].as_ptr().cast(), 1, flags) };
             }
         }
         node.inside.fetch_sub(1, SeqCst);
