@@ -264,6 +264,14 @@ pub enum RunError {
         /// The number of the signal.
         signal: i32,
     },
+    /// It was killed and is still there two seconds later: it has become another user's, or waits for a device in the
+    /// kernel. It is left to itself.
+    StillRunning {
+        /// Its number.
+        pid: u32,
+        /// Why SIGKILL could not be sent to it, if it could not.
+        refusal: Option<io::Error>,
+    },
 }
 
 impl fmt::Display for RunError {
@@ -273,6 +281,10 @@ impl fmt::Display for RunError {
             Self::Input(error) => write!(f, "cannot read the input: {error}"),
             Self::Wait(error) => write!(f, "cannot wait for the process: {error}"),
             Self::Interrupted { signal } => write!(f, "interrupted by signal {signal}"),
+            Self::StillRunning { pid, refusal: Some(error) } => write!(f, "cannot kill process {pid}: {error}"),
+            Self::StillRunning { pid, refusal: None } => {
+                write!(f, "process {pid} is still there 2 s after it was killed")
+            }
         }
     }
 }
@@ -282,6 +294,7 @@ impl Error for RunError {
         match self {
             Self::Spawn(error) => error.source(),
             Self::Input(error) | Self::Wait(error) => Some(error),
+            Self::StillRunning { refusal, .. } => refusal.as_ref().map(|error| error as &dyn Error),
             Self::Interrupted { .. } => None,
         }
     }

@@ -5,10 +5,10 @@
 
 use std::fmt;
 use std::io::{self, Read};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::command::Command;
-use crate::error::RunError;
+use crate::error::{RunError, SignalError};
 use crate::exit::Exit;
 use crate::job_control::{Request, Requests, ending_signals};
 use crate::process::{ProcessGroup, ProcessId};
@@ -26,6 +26,8 @@ const KILL_TIME: Duration = Duration::from_secs(5);
 const DRAIN_TIME: Duration = Duration::from_millis(20);
 /// The same where the whole group was killed, and only needs to be given the time to die.
 const KILLED_DRAIN_TIME: Duration = Duration::from_secs(1);
+/// How long a process that was killed may take to go.
+const LAST_WAIT: Duration = Duration::from_secs(2);
 /// How often it is looked whether a group that was asked to end has done so. There is no event for that.
 const POLL: Duration = Duration::from_millis(10);
 /// The most that a pipe of ours can hold: what is behind that was written after the exit.
@@ -161,7 +163,8 @@ impl<'a> RunToEnd<'a> {
     ///
     /// [`RunError::Spawn`] if it could not be started, [`RunError::Input`] if the input could not be read, [`RunError::Wait`] if
     /// the system refused what is needed to wait, [`RunError::Interrupted`] if a signal ended it, and this
-    /// program goes on since another part of it handles the signal.
+    /// program goes on since another part of it handles the signal, [`RunError::StillRunning`] if it is still there
+    /// two seconds after it was killed.
     pub fn run(mut self) -> Result<Output, RunError> {
         let (spawn, reap) = self.methods;
         let mut reactor = Reactor::with_methods(spawn, reap).map_err(RunError::Wait)?;
@@ -207,7 +210,8 @@ impl<'a> RunToEnd<'a> {
             timed_out: false,
             requests: Requests::default(),
             interrupted: None,
-            killed: false,
+            last_moment: None,
+            refusal: None,
             leftover: None,
             exit: None,
             ended: false,
@@ -221,7 +225,10 @@ impl<'a> RunToEnd<'a> {
         if let Some(signal) = run.interrupted {
             return Err(RunError::Interrupted { signal });
         }
-        let exit = result.map_err(RunError::Wait)?;
+        let Some(exit) = result.map_err(RunError::Wait)? else {
+            let pid = reactor.process(process).and_then(|process| process.pid()).unwrap_or_default();
+            return Err(RunError::StillRunning { pid, refusal: run.refusal });
+        };
         if let Some(error) = run.input_error {
             return Err(RunError::Input(error));
         }
@@ -269,7 +276,10 @@ struct Run<'a> {
     requests: Requests,
     /// The signal that asked this program to end.
     interrupted: Option<i32>,
-    killed: bool,
+    /// It was killed, and has so long to go.
+    last_moment: Option<Instant>,
+    /// Why it could not be killed.
+    refusal: Option<io::Error>,
     /// After a time-out: who of the group has outlived its leader.
     leftover: Option<ProcessGroup>,
     exit: Option<Exit>,
@@ -285,24 +295,36 @@ struct Capture {
 }
 
 impl<'a> Run<'a> {
-    fn finish(&mut self, reactor: &mut Reactor, input: Box<dyn Read + 'a>, drain_time: Duration) -> io::Result<Exit> {
+    /// How it has exited; `None` if it could not be killed.
+    fn finish(
+        &mut self,
+        reactor: &mut Reactor,
+        input: Box<dyn Read + 'a>,
+        drain_time: Duration,
+    ) -> io::Result<Option<Exit>> {
         // The first and only one.
         let _ = self.feed.register_producer(reactor, ReadProducer::new(input));
-        let exit = loop {
-            if let Some(exit) = self.exit {
-                break exit;
+        while self.exit.is_none() {
+            let time_left = self.last_moment.map(|at| at.saturating_duration_since(reactor.now()));
+            if time_left == Some(Duration::ZERO) {
+                return Ok(None);
             }
-            self.turn(reactor, None)?;
-        };
+            if self.refusal.is_some() {
+                // It may have been refused by chance.
+                self.kill_group(reactor);
+            }
+            let pause = self.refusal.as_ref().map(|_| POLL);
+            self.turn(reactor, time_left.into_iter().chain(pause).min())?;
+        }
         self.end_group(reactor)?;
         self.drain(reactor, drain_time)?;
-        Ok(exit)
+        Ok(self.exit)
     }
 
     /// After a time-out, the rest of the group has what is left of the kill time.
     fn end_group(&mut self, reactor: &mut Reactor) -> io::Result<()> {
         let Some(group) = self.leftover.take() else { return Ok(()) };
-        while !self.killed && !group.is_empty() {
+        while self.last_moment.is_none() && !group.is_empty() {
             self.turn(reactor, Some(POLL))?;
         }
         // An error says that nobody is left.
@@ -312,7 +334,7 @@ impl<'a> Run<'a> {
 
     /// Reads what is left in the pipes, and for a moment what others still write to them.
     fn drain(&mut self, reactor: &mut Reactor, drain_time: Duration) -> io::Result<()> {
-        let killed = self.was_stopped() || self.killed;
+        let killed = self.was_stopped() || self.last_moment.is_some();
         self.drained = Some(reactor.call_later(if killed { drain_time.max(KILLED_DRAIN_TIME) } else { drain_time }));
         while !self.ended && self.drained.is_some() {
             self.turn(reactor, None)?;
@@ -400,10 +422,12 @@ impl<'a> Run<'a> {
     }
 
     fn kill_group(&mut self, reactor: &mut Reactor) {
-        self.killed = true;
+        self.last_moment.get_or_insert(reactor.now() + LAST_WAIT);
         if let Some(mut process) = reactor.process(self.process) {
-            // An error says that nobody is left.
-            let _ = process.kill_group();
+            self.refusal = match process.kill_group() {
+                Err(SignalError::Os(error)) => Some(error),
+                Err(SignalError::AlreadyExited) | Ok(()) => None,
+            };
         }
     }
 }

@@ -4,7 +4,7 @@
 
 use std::fmt;
 use std::io;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::job_control::{Request, Requests, ending_signals, other_ending_signals};
 use crate::reactor::{Event, Patience, Reactor, end_program, ends_program};
@@ -142,13 +142,18 @@ impl fmt::Debug for MultiService {
 /// The signals that stop a service even if the host watches them itself.
 const ALWAYS: [i32; 3] = [libc::SIGTERM, libc::SIGINT, libc::SIGQUIT];
 
+/// How long what a second signal has killed may take to go. A process that has become another user's may not be killed,
+/// and one that waits for a device dies when the kernel lets go of it.
+const LAST_WAIT: Duration = Duration::from_secs(2);
+
 /// Without a wait that works: from one look at everything to the next.
 const LOOK_AGAIN: Duration = Duration::from_millis(20);
 
 impl Reactor {
     /// Starts a service, runs until a signal asks for the end or [`stop`](Self::stop) is called, has the
     /// service stop, and returns when it is down: what twistd does, except that it waits for the end. A
-    /// second signal, more than 0.2 s after the first, kills what is left at once.
+    /// second signal, more than 0.2 s after the first, kills what is left at once; what is still left 2 s
+    /// later is left to itself.
     ///
     /// | signal | what it does |
     /// | --- | --- |
@@ -163,7 +168,8 @@ impl Reactor {
     ///
     /// What the privileged start said, or what the system says of watching signals; nothing was started
     /// then. Also what the system says of the wait, if that fails for five seconds: the service is then
-    /// stopped without it, by looking at everything again and again, and is down when this returns.
+    /// stopped without it, by looking at everything again and again. `TimedOut` if the service is not down 2 s
+    /// after it was killed by a second signal; [`Status::refusal`](crate::Status::refusal) says why.
     pub fn run_service(&mut self, service: &mut (impl Service + ?Sized)) -> io::Result<()> {
         let mut ours = ending_signals(self);
         ours.append(&mut other_ending_signals(self));
@@ -188,9 +194,14 @@ impl Reactor {
     ) -> io::Result<()> {
         service.privileged_start_service(self)?;
         service.start_service(self);
-        let mut stopping = false;
+        let (mut stopping, mut last_moment) = (false, None);
         let (mut patience, mut failure) = (Patience::default(), None);
         while !(stopping && service.is_down()) {
+            let time_left = last_moment.map(|at: Instant| at.saturating_duration_since(self.now()));
+            if time_left == Some(Duration::ZERO) {
+                let what = format!("what was killed is still there after {} s", LAST_WAIT.as_secs());
+                return Err(io::Error::new(io::ErrorKind::TimedOut, what));
+            }
             if self.take_stop() && !stopping {
                 stopping = true;
                 service.stop_service(self);
@@ -203,7 +214,10 @@ impl Reactor {
                             stopping = true;
                             service.stop_service(reactor);
                         }
-                        Some(_) => service.kill_service(reactor),
+                        Some(_) => {
+                            last_moment.get_or_insert(reactor.now() + LAST_WAIT);
+                            service.kill_service(reactor);
+                        }
                         None => {}
                     }
                 }
@@ -211,7 +225,7 @@ impl Reactor {
                     service.handle(reactor, &event);
                 }
             };
-            if let Err(error) = self.turn_patiently(&mut patience, None, &mut handler) {
+            if let Err(error) = self.turn_patiently(&mut patience, time_left, &mut handler) {
                 // Nothing helps. What is looked at in each turn has to do for a stop.
                 if failure.replace(error).is_none() && !stopping {
                     stopping = true;

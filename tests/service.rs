@@ -172,6 +172,46 @@ fn a_second_signal_kills_at_once() {
 }
 
 // timeout(1) sends one to the process, and one to its group.
+/// Something that nobody can end.
+struct Undying(u32);
+
+impl Service for Undying {
+    fn is_running(&self) -> bool {
+        self.0 == 0
+    }
+    fn is_down(&self) -> bool {
+        false
+    }
+    fn start_service(&mut self, reactor: &mut Reactor) {
+        raise(SIGTERM);
+        reactor.call_later(Duration::from_millis(300));
+    }
+    fn stop_service(&mut self, _: &mut Reactor) {
+        self.0 += 1;
+    }
+    fn kill_service(&mut self, _: &mut Reactor) {
+        self.0 += 1;
+    }
+    fn handle(&mut self, _: &mut Reactor, event: &Event<'_>) -> bool {
+        if let Event::Timer(_) = event {
+            assert_eq!(self.0, 1);
+            raise(SIGINT);
+        }
+        true
+    }
+}
+
+#[test]
+fn a_second_signal_ends_the_program_whatever_is_left() {
+    expect_apart("a_second_signal_ends_the_program_whatever_is_left", || {
+        let (mut reactor, mut service, start) = (Reactor::new().unwrap(), Undying(0), now());
+        let error = reactor.run_service(&mut service).unwrap_err();
+        assert_eq!((error.kind(), service.0), (io::ErrorKind::TimedOut, 2), "{error}");
+        let time = start.elapsed();
+        assert!(time >= Duration::from_millis(2300) && time < WATCHDOG, "{time:?}");
+    });
+}
+
 #[test]
 fn a_signal_that_comes_twice_leaves_the_time_to_stop() {
     expect_apart("a_signal_that_comes_twice_leaves_the_time_to_stop", || {

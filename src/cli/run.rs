@@ -7,6 +7,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use childminder::restart::State;
 use childminder::{
     Command, Event, Exit, Line, Observer, Policy, PolicyError, ProcessMonitor, Reactor, Restart, Service, SpawnError,
     Stage, TimerId,
@@ -48,7 +49,10 @@ pub(super) fn main(arguments: Parser) -> Result<u8, Failure> {
     let added = monitor.add_process_with(&mut reactor, name.as_str(), &command, policy);
     added.map_err(|error| Failure::Other(error.to_string()))?;
     let mut run = Run { monitor, name, restart, signals, code: None, over: None, done: false, held: false };
-    reactor.run_service(&mut run).map_err(|error| Failure::Other(words::stopped_because(&error)))?;
+    if let Err(error) = reactor.run_service(&mut run) {
+        run.say_left();
+        return Err(Failure::Other(words::stopped_because(&error)));
+    }
     let deadline = match run.done {
         // It ends with its child, as a filter like any other, however long its reader takes.
         true => {
@@ -305,6 +309,17 @@ struct Run {
 }
 
 impl Run {
+    /// In the end: why the process could not be ended.
+    fn say_left(&mut self) {
+        let Some(status) = self.monitor.status(&self.name) else { return };
+        let said = matches!(status.state, State::Stopping { .. }).then(|| words::left_running(&status));
+        if let Some(said) = said {
+            let console = self.monitor.observer_mut();
+            console.report(&self.name, &said);
+            console.flush();
+        }
+    }
+
     /// After whatever has happened.
     fn settle(&mut self, reactor: &mut Reactor) {
         self.monitor.observer_mut().flush();
@@ -313,7 +328,7 @@ impl Run {
         let over = match self.restart {
             Restart::Always => false,
             Restart::OnFailure if self.monitor.observer().gives_up() => true,
-            _ => status.state == childminder::restart::State::Exited,
+            _ => status.state == State::Exited,
         };
         if over && self.monitor.is_running() && self.code.is_none() {
             self.code = Some(self.monitor.observer().code);

@@ -33,7 +33,16 @@ fn millis(time: Duration) -> String {
 
 /// Why a command has ended that nobody told to.
 pub(crate) fn stopped_because(error: &std::io::Error) -> String {
-    format!("{error}; what was running has been stopped")
+    match error.kind() {
+        std::io::ErrorKind::TimedOut => error.to_string(),
+        _ => format!("{error}; what was running has been stopped"),
+    }
+}
+
+/// What is said of a process that could not be ended.
+pub(crate) fn left_running(status: &Status<'_>) -> String {
+    let pid = status.pid.map(|pid| format!(" (pid {pid})")).unwrap_or_default();
+    format!("left running{pid}: {}", status.refusal.unwrap_or("it was killed, and is still there"))
 }
 
 pub(crate) const HANGUP: &str = "the terminal was closed; stopping";

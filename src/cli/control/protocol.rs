@@ -26,7 +26,7 @@
 //! - What is refused is answered by `{"version":1,"ok":false,"error":"…"}`, and for a file with mistakes also by `"errors"`, one a
 //!   line, as `childminder check` says them.
 //!
-//! A process in the answer to `status` has: `name`; `state`, one of `running`, `stopped`, `backing-off`, `stopping`, `exited`; `pid`;
+//! A process in the answer to `status` has: `name`; `state`, one of `running`, `stopped`, `backing-off`, `stopping`, `unkillable`, `exited`; `pid`;
 //! `uptime` and `cpu` in seconds, `peak_memory` in bytes; `restarts`; `retry_in`, the seconds until a process that backs off is
 //! started; `start_error`, why the last start failed; `stop_error`, why a process that is stopping is still there; `last_exit`, an object with `code` or `signal`, and `text`. What is not known or
 //! makes no sense is `null`.

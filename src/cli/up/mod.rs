@@ -23,7 +23,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use childminder::{Event, ProcessId, ProcessMonitor, Reactor, Service};
+use childminder::restart::State;
+use childminder::{Event, ProcessId, ProcessMonitor, Reactor, Service, Status};
 use lexopt::{Arg, Parser};
 
 use super::config::{Commands, Config, DEFAULT_FILE, Mark, ProcessConfig};
@@ -80,6 +81,7 @@ pub(super) fn main(mut arguments: Parser) -> Result<u8, Failure> {
     let mut reactor = Reactor::new()?;
     let mut up = Up::new(&mut reactor, path?, config)?;
     let result = reactor.run_service(&mut up);
+    up.say_left();
     let deadline = reactor.now() + LAST_WORDS;
     up.voice().finish(&reactor, deadline);
     drop(up);
@@ -201,6 +203,16 @@ impl Up {
     /// The living process of a name.
     fn process(&self, name: &str) -> Option<ProcessId> {
         self.monitor.status(name).and_then(|status| status.process)
+    }
+
+    /// In the end: who could not be ended.
+    fn say_left(&mut self) {
+        let is_left = |status: &Status<'_>| matches!(status.state, State::Stopping { .. });
+        let left = self.monitor.statuses().filter(is_left);
+        let said: Vec<_> = left.map(|status| format!("[{}] {}", status.name, words::left_running(&status))).collect();
+        for line in said {
+            self.voice().console.say(&line);
+        }
     }
 
     fn show_stopping(&mut self) {

@@ -61,7 +61,10 @@ pub(super) fn object(status: &Status<'_>, start_error: Option<&str>, now: Instan
     };
     json!({
         "name": status.name,
-        "state": state_name(status.state),
+        "state": match (status.state, status.refusal) {
+            (State::Stopping { kills: 1.., .. }, Some(_)) => "unkillable",
+            (state, _) => state_name(state),
+        },
         "pid": status.pid,
         "uptime": uptime,
         "restarts": status.restarts,

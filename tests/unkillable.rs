@@ -1,0 +1,122 @@
+//! A process that has become another user's, and may not be signalled any more: what waits for it comes back, and says so.
+//!
+//! Needs root, to make a program that becomes root.
+
+#![cfg(target_os = "linux")]
+
+#[path = "util/nobody.rs"]
+mod nobody;
+mod util;
+
+use std::fs;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use childminder::{Command, RunError, RunToEnd};
+use nobody::as_nobody;
+use rustix::process::{Pid, Signal, WaitOptions, kill_process, waitpid};
+use util::{COMBINATIONS, TempDir, is_root, now};
+
+/// A program that anybody may run, and that runs another one as root.
+fn becomes_root() -> Option<(TempDir, PathBuf)> {
+    if !is_root() {
+        return None;
+    }
+    let folder = TempDir::new("root");
+    let program = folder.file("becomes-root", "", 0o755);
+    fs::copy("/usr/bin/setpriv", &program).unwrap();
+    fs::set_permissions(&program, std::os::unix::fs::PermissionsExt::from_mode(0o4755)).unwrap();
+    Some((folder, program))
+}
+
+#[test]
+fn a_run_to_the_end_gives_it_up() {
+    let Some((_folder, program)) = becomes_root() else { return };
+    for (spawn, reap) in COMBINATIONS {
+        let program = program.clone();
+        let (sender, receiver) = std::sync::mpsc::channel();
+        as_nobody(move || {
+            let mut command = Command::new(program);
+            command.args(["--reuid=0", "--regid=0", "--clear-groups", "sleep", "1000"]);
+            let (second, start) = (Duration::from_secs(1), now());
+            let run = RunToEnd::new(&command).timeout(second).kill_time(Duration::ZERO).methods(spawn, reap);
+            sender.send((run.run().unwrap_err(), start.elapsed())).unwrap();
+        });
+        let (error, time) = receiver.recv().unwrap();
+        let RunError::StillRunning { pid, refusal: Some(_) } = error else { panic!("{error}") };
+        assert_eq!(error.to_string(), format!("cannot kill process {pid}: Operation not permitted (os error 1)"));
+        assert!(time >= Duration::from_secs(3) && time < util::WATCHDOG, "{time:?}");
+        let pid = Pid::from_raw(i32::try_from(pid).unwrap()).unwrap();
+        kill_process(pid, Signal::KILL).unwrap();
+        let (_, status) = waitpid(Some(pid), WaitOptions::empty()).unwrap().unwrap();
+        assert_eq!(status.terminating_signal(), Some(Signal::KILL.as_raw()));
+    }
+}
+
+#[cfg(feature = "cli")]
+mod command {
+    use std::os::unix::fs::chown;
+    use std::os::unix::process::CommandExt;
+    use std::process::{Child, Command, Stdio};
+    use std::thread;
+
+    use super::*;
+    use nobody::NOBODY;
+
+    const PROGRAM: &str = env!("CARGO_BIN_EXE_childminder");
+
+    /// Asked once, it waits; asked again, and not at once, it ends and says who is left.
+    #[track_caller]
+    fn ends_at_the_second_signal(folder: &TempDir, mut command: Command) {
+        let read = |name: &str| fs::read_to_string(folder.0.join(name)).unwrap_or_default();
+        let until = |what: &str, is_so: &mut dyn FnMut() -> bool| {
+            let start = now();
+            while !is_so() {
+                assert!(start.elapsed() < util::WATCHDOG, "never: {what}: {}", read("err"));
+                thread::park_timeout(Duration::from_millis(10));
+            }
+        };
+        chown(&folder.0, Some(NOBODY), Some(NOBODY)).unwrap();
+        let err = fs::File::create(folder.0.join("err")).unwrap();
+        command.current_dir(&folder.0).uid(NOBODY).gid(NOBODY).stdin(Stdio::null()).stderr(err);
+        let mut child = command.spawn().unwrap();
+        let term = |child: &Child| kill_process(Pid::from_child(child), Signal::TERM).unwrap();
+        until("a start", &mut || read("pid").ends_with('\n'));
+        term(&child);
+        until("a refusal", &mut || read("err").contains("cannot send SIGKILL: Operation not permitted"));
+        assert!(child.try_wait().unwrap().is_none());
+        term(&child);
+        until("the end", &mut || child.try_wait().unwrap().is_some());
+        let pid = read("pid").trim().to_owned();
+        let (said, code) = (read("err"), child.wait().unwrap().code());
+        kill_process(Pid::from_raw(pid.parse().unwrap()).unwrap(), Signal::KILL).unwrap();
+        assert_eq!(code, Some(125), "{said}");
+        assert!(said.contains(&format!("[it] left running (pid {pid}): Operation not permitted")), "{said}");
+        assert!(said.ends_with("childminder: what was killed is still there after 2 s\n"), "{said}");
+    }
+
+    fn script(program: &std::path::Path) -> String {
+        format!("exec {} --reuid=0 --regid=0 --clear-groups sh -c 'echo $$ > pid; exec sleep 1000'", program.display())
+    }
+
+    #[test]
+    fn up_gives_it_up() {
+        let Some((folder, program)) = becomes_root() else { return };
+        let text = script(&program);
+        let file = format!(
+            "[monitor]\nsocket = \"s\"\nkill-time = \"300ms\"\n[process.it]\nshell = \"{text}\"\ndirectory = \".\"\n"
+        );
+        folder.file("childminder.toml", &file, 0o644);
+        let mut command = Command::new(PROGRAM);
+        command.arg("up");
+        ends_at_the_second_signal(&folder, command);
+    }
+
+    #[test]
+    fn run_gives_it_up() {
+        let Some((folder, program)) = becomes_root() else { return };
+        let mut command = Command::new(PROGRAM);
+        command.args(["run", "--name", "it", "--killtime", "0.3", "--", "sh", "-c", &script(&program)]);
+        ends_at_the_second_signal(&folder, command);
+    }
+}
