@@ -9,6 +9,7 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use childminder::{Event, Pty, Reactor};
+use rustix::process::{Pid, Resource, Rlimit, prlimit};
 use up_util::{Folder, PROGRAM, Up, WATCHDOG, is_alive, now, text, until};
 
 /// Says that it was asked to end, and takes a moment for it.
@@ -92,6 +93,22 @@ fn a_fault_of_its_own_takes_them_along() {
             until("its end", || (!is_alive(pid)).then_some(()));
         }
     }
+}
+
+// No supervisor without a word, and nobody left without one.
+#[test]
+fn out_of_memory_takes_them_along() {
+    let (mut up, pid) = start("up");
+    let limit = Rlimit { current: Some(16 << 20), maximum: None };
+    prlimit(Pid::from_raw(up.pid()), Resource::As, limit).unwrap();
+    let others: String = (0..60_000).map(|n| format!("[process.p{n}]\ncommand = [\"true\"]\n")).collect();
+    up.folder.write("childminder.toml", &(file() + &others));
+    raise(&up, libc::SIGHUP);
+    use std::os::unix::process::ExitStatusExt;
+    let status = up.wait();
+    assert_eq!(status.signal(), Some(libc::SIGABRT), "{status}");
+    assert!(up.folder.read("err").contains("memory allocation of "), "{}", up.folder.read("err"));
+    until("its end", || (!is_alive(pid)).then_some(()));
 }
 
 #[test]
