@@ -45,6 +45,13 @@ pub trait Service {
 
     /// Takes an event. `false` if it was not meant for this service.
     fn handle(&mut self, reactor: &mut Reactor, event: &Event<'_>) -> bool;
+
+    /// All events of a turn have been handled. This is the place for what is to be done once for all of them, such as
+    /// writing out what they have brought: a turn may have a thousand. [`Reactor::run_service`] calls it, also after the
+    /// start and after a stop that no event has asked for. A loop of your own calls it after [`Reactor::turn`].
+    fn turn_ended(&mut self, reactor: &mut Reactor) {
+        let _ = reactor;
+    }
 }
 
 /// Several services as one: started in their order, stopped in the reverse one.
@@ -130,6 +137,12 @@ impl Service for MultiService {
     fn handle(&mut self, reactor: &mut Reactor, event: &Event<'_>) -> bool {
         self.services.iter_mut().any(|service| service.handle(reactor, event))
     }
+
+    fn turn_ended(&mut self, reactor: &mut Reactor) {
+        for service in &mut self.services {
+            service.turn_ended(reactor);
+        }
+    }
 }
 
 impl fmt::Debug for MultiService {
@@ -194,6 +207,7 @@ impl Reactor {
     ) -> io::Result<()> {
         service.privileged_start_service(self)?;
         service.start_service(self);
+        service.turn_ended(self);
         let (mut stopping, mut last_moment) = (false, None);
         let (mut patience, mut failure) = (Patience::default(), None);
         while !(stopping && service.is_down()) {
@@ -205,6 +219,7 @@ impl Reactor {
             if self.take_stop() && !stopping {
                 stopping = true;
                 service.stop_service(self);
+                service.turn_ended(self);
                 continue;
             }
             let mut handler = |reactor: &mut Self, event: Event<'_>| match event {
@@ -233,6 +248,7 @@ impl Reactor {
                 }
                 sys::fd::pause(LOOK_AGAIN);
             }
+            service.turn_ended(self);
         }
         failure.map_or(Ok(()), Err)
     }

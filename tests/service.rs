@@ -420,6 +420,52 @@ fn a_service_is_started_with_its_rights_before_it_runs() {
     assert_eq!(*calls.lock().unwrap(), ["bind it", "start it", "stop it"]);
 }
 
+/// How many timers each turn has brought.
+#[derive(Default)]
+struct Turns {
+    running: bool,
+    now: usize,
+    all: Vec<usize>,
+}
+
+impl Service for Turns {
+    fn is_running(&self) -> bool {
+        self.running
+    }
+    fn is_down(&self) -> bool {
+        !self.running
+    }
+    fn start_service(&mut self, reactor: &mut Reactor) {
+        self.running = true;
+        for _ in 0..100 {
+            reactor.call_later(Duration::ZERO);
+        }
+    }
+    fn stop_service(&mut self, _: &mut Reactor) {
+        self.running = false;
+    }
+    fn kill_service(&mut self, _: &mut Reactor) {}
+    fn handle(&mut self, reactor: &mut Reactor, _: &Event<'_>) -> bool {
+        self.now += 1;
+        if self.now == 100 {
+            reactor.stop();
+        }
+        true
+    }
+    fn turn_ended(&mut self, _: &mut Reactor) {
+        self.all.push(std::mem::take(&mut self.now));
+    }
+}
+
+#[test]
+fn the_end_of_a_turn_comes_once_for_all_of_its_events() {
+    let mut reactor = Reactor::new().unwrap();
+    let mut all = Turns::default();
+    reactor.run_service(&mut all).unwrap();
+    // After the start, the turn, and the stop.
+    assert_eq!(all.all, [0, 100, 0]);
+}
+
 // Monitors of one program do not take each other's events; one of them may take longer to stop.
 #[test]
 fn two_monitors_in_one_program() {

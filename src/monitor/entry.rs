@@ -89,6 +89,11 @@ pub struct Status<'a> {
 }
 
 impl Entry {
+    /// Nothing of it runs, and nothing will by itself.
+    pub(super) fn is_down(&self) -> bool {
+        matches!(self.life.state(), State::Stopped | State::Exited)
+    }
+
     pub(super) fn status(&self) -> Status<'_> {
         Status {
             name: &self.name,

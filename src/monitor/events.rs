@@ -4,7 +4,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::entry::{Entry, FIRST_PROBE, Output, Writer};
+use super::entry::{FIRST_PROBE, Output, Writer};
 use super::observer::Observer;
 use super::restart::{Action, Input, State};
 use super::{MonitorError, ProcessMonitor};
@@ -36,7 +36,7 @@ impl<O: Observer> ProcessMonitor<O> {
     fn tell_at(&mut self, reactor: &mut Reactor, key: u64, input: Input, at: Instant) {
         let Some(entry) = self.entries.get_mut(&key) else { return };
         let (mut input, mut now) = (input, at);
-        let first = entry.life.state();
+        let (first, was_down) = (entry.life.state(), entry.is_down());
         let idle = matches!(entry.life.state(), State::BackingOff { .. } | State::Exited);
         if idle && !entry.group_left(reactor.turn_time(), &mut self.look) {
             // Nobody looked as long as nobody waited for them.
@@ -96,6 +96,11 @@ impl<O: Observer> ProcessMonitor<O> {
         }
         if entry.life.state() != first {
             self.observer.changed(&entry.name, entry.life.state());
+        }
+        match (was_down, entry.is_down()) {
+            (true, false) => self.up += 1,
+            (false, true) => self.up -= 1,
+            _ => {}
         }
         if entry.removed && entry.life.state() == State::Stopped {
             self.names.remove(&entry.name);
@@ -188,8 +193,8 @@ impl<O: Observer> Service for ProcessMonitor<O> {
 
     /// Not running, and all its processes have exited, the removed ones too.
     fn is_down(&self) -> bool {
-        let down = |entry: &Entry| matches!(entry.life.state(), State::Stopped | State::Exited);
-        !self.running && self.entries.values().all(|entry| down(entry))
+        debug_assert_eq!(self.up, self.entries.values().filter(|entry| !entry.is_down()).count());
+        !self.running && self.up == 0
     }
 
     /// Starts all processes, in the order in which they were added.

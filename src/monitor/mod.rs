@@ -56,6 +56,8 @@ pub struct ProcessMonitor<O = Log> {
     running: bool,
     /// In the order in which they were added.
     entries: BTreeMap<u64, Box<Entry>>,
+    /// How many of them are not down. It is asked for in each turn.
+    up: usize,
     next_key: u64,
     names: HashMap<Arc<str>, u64>,
     /// Every process of ours that has not ended, the exited ones whose pipes somebody still holds among them.
@@ -125,6 +127,7 @@ impl<O: Observer> ProcessMonitor<O> {
             max_line: MAX_LINE,
             running: false,
             entries: BTreeMap::new(),
+            up: 0,
             next_key: 0,
             names: HashMap::new(),
             outputs: HashMap::new(),
