@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use apart::expect_apart;
 use childminder::{Command, Event, JobControl, ProcessMonitor, Reactor, RunError, RunToEnd, Service};
-use embed_util::{call_handler, dispositions, now, set_action};
+use embed_util::{call_handler, dispositions, now, set_action, with_all_blocked};
 use rustix::process::{Pid, Signal, kill_process};
 
 const HOST: &str = "CHILDMINDER_TEST_SIGNAL_HOST";
@@ -44,6 +44,25 @@ extern "C" fn count(_: i32, _: *mut libc::siginfo_t, _: *mut libc::c_void) {
 extern "C" fn count_and_call_on(signal: i32, info: *mut libc::siginfo_t, context: *mut libc::c_void) {
     CALLS.fetch_add(1, Ordering::SeqCst);
     call_handler(FORMER.load(Ordering::SeqCst), signal, info, context);
+}
+
+// They strike one upon the other, on a stack that has room for few.
+#[test]
+fn all_signals_at_once_are_heard() {
+    expect_apart("all_signals_at_once_are_heard", || {
+        let mut reactor = Reactor::new().unwrap();
+        let mut left: Vec<i32> = (libc::SIGRTMIN()..=libc::SIGRTMAX()).collect();
+        left.extend([libc::SIGHUP, libc::SIGINT, libc::SIGQUIT, libc::SIGUSR1, libc::SIGUSR2, libc::SIGTERM]);
+        left.iter().for_each(|signal| reactor.watch_signal(*signal).unwrap());
+        with_all_blocked(|| left.iter().for_each(|signal| raise(*signal)));
+        while !left.is_empty() {
+            let heard = |_: &mut Reactor, event: Event<'_>| match event {
+                Event::Signal(signal) => left.retain(|other| *other != signal),
+                other => panic!("{other:?}"),
+            };
+            reactor.turn(Some(Duration::from_secs(30)), heard).unwrap();
+        }
+    });
 }
 
 #[test]

@@ -184,7 +184,16 @@ fn install(number: i32) -> io::Result<libc::sigaction> {
     // SAFETY: zeroed is a valid sigaction with an empty mask.
     let mut ours = unsafe { std::mem::zeroed::<libc::sigaction>() };
     ours.sa_sigaction = handle as *const () as usize;
-    ours.sa_flags = libc::SA_SIGINFO | libc::SA_RESTART | libc::SA_ONSTACK;
+    // On the alternate stack only if the former handler relies on it: the one that std gives a thread may be as small as a
+    // single signal's frame.
+    ours.sa_flags = libc::SA_SIGINFO | libc::SA_RESTART | (before.sa_flags & libc::SA_ONSTACK);
+    // One at a time, for the same reason.
+    // SAFETY: the mask is ours. A fault of the program's own in a handler cannot be put off.
+    unsafe { libc::sigfillset(&raw mut ours.sa_mask) };
+    for fault in FAULTS {
+        // SAFETY: as above.
+        unsafe { libc::sigdelset(&raw mut ours.sa_mask, fault) };
+    }
     // SAFETY: reads a local. The handler is a function for SA_SIGINFO, and does only what handlers may.
     cvt(unsafe { libc::sigaction(number, &raw const ours, ptr::null_mut()) })?;
     Ok(before)

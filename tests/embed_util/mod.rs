@@ -80,6 +80,20 @@ fn action(signal: i32) -> Option<libc::sigaction> {
     (result == 0).then(|| unsafe { action.assume_init() })
 }
 
+/// Calls this with all signals blocked in this thread.
+pub(crate) fn with_all_blocked(body: impl FnOnce()) {
+    // SAFETY: zeroed is a valid set, and both are ours.
+    let (mut all, mut before) = unsafe { std::mem::zeroed::<(libc::sigset_t, libc::sigset_t)>() };
+    // SAFETY: as above.
+    unsafe {
+        libc::sigfillset(&raw mut all);
+        assert_eq!(libc::pthread_sigmask(libc::SIG_SETMASK, &raw const all, &raw mut before), 0);
+    }
+    body();
+    // SAFETY: it is the mask from before.
+    assert_eq!(unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, &raw const before, std::ptr::null_mut()) }, 0);
+}
+
 /// Sets a disposition as C programs do, and says what was before.
 pub(crate) fn set_action(signal: i32, handler: usize, flags: i32) -> usize {
     let mut new = action(signal).unwrap();
