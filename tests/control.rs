@@ -110,7 +110,7 @@ fn says_why_what_is_stopping_is_still_there() {
     assert_eq!(up.fails(&["stop", "other", "--wait", "--timeout", "100ms"]).0, 1);
     let other = up.status("other");
     let error = other["stop_error"].as_str().unwrap_or_else(|| panic!("{other}"));
-    assert!(other["state"] == "stopping" && error.contains("Operation not permitted"), "{other}");
+    assert!(other["state"] == "unkillable" && error.contains("Operation not permitted"), "{other}");
     assert!(is_alive(pid));
     fs::write(up.folder.join("wait"), "end\n").unwrap();
     assert!(up.until_state("other", "stopped")["stop_error"].is_null());

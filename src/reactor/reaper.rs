@@ -77,6 +77,9 @@ impl Reactor {
     pub(super) fn bury(&mut self, process: Key, buffer: &mut [u8], handler: &mut dyn FnMut(&mut Self, Event<'_>)) {
         let Some(child) = self.processes.get(process) else { return };
         for fd in child.readers().collect::<Vec<_>>() {
+            if let Some(reader) = self.processes.get_mut(process).and_then(|child| child.reader(fd)) {
+                reader.queued = false;
+            }
             self.read(process, fd, buffer, handler);
         }
         let Some(child) = self.processes.get_mut(process) else { return };

@@ -85,6 +85,9 @@ impl Turn<'_> {
         self.take_in();
         self.reactor.tell_stops(handler);
         self.dispatch(handler);
+        // Each with what it has left to read. Of many that died at once the first can be started again before the last is
+        // read.
+        self.bury_dead(handler);
         self.read_ready(handler);
         self.tell_notices(handler);
         self.bury_dead(handler);
@@ -152,10 +155,11 @@ impl Turn<'_> {
             let Some(key) = self.reactor.sources.pop_ready() else { break };
             self.need_buffer();
             if let Some(Source::Pipe { process, fd }) = self.reactor.sources.get(key) {
-                if let Some(reader) = self.reactor.processes.get_mut(process).and_then(|child| child.reader(fd)) {
-                    reader.queued = false;
+                let reader = self.reactor.processes.get_mut(process).and_then(|child| child.reader(fd));
+                // Else it was read with its process's death.
+                if reader.is_some_and(|reader| std::mem::take(&mut reader.queued)) {
+                    self.reactor.read(process, fd, &mut self.buffer, handler);
                 }
-                self.reactor.read(process, fd, &mut self.buffer, handler);
             }
         }
     }
