@@ -65,6 +65,21 @@ on_all_combinations! {
         }
     }
 
+    // So that a restart need not wait for what all the others have left to read.
+    fn of_many_that_died_at_once_each_is_told_with_its_last_words(world: &mut World) {
+        let ids: Vec<_> = (0..8).map(|_| world.spawn(&sh("echo words"))).collect();
+        for id in &ids {
+            until_dead(world.process(*id).pid().unwrap().try_into().unwrap());
+        }
+        world.until(|log| ids.iter().all(|id| log.ended(*id)));
+        for id in &ids {
+            world.log.expect_in_order(*id);
+        }
+        let first = world.log.0.iter().position(|(_, what)| matches!(what, What::Exited(_))).unwrap();
+        let last = world.log.0.iter().rposition(|(_, what)| matches!(what, What::Data(..))).unwrap();
+        assert!(first < last, "{:?}", world.log);
+    }
+
     // P29, P30: test_processExitedWithSignal, signalHUP, INT, KILL, TERM
     fn signals(world: &mut World) {
         for signal in [libc::SIGHUP, libc::SIGINT, libc::SIGKILL, libc::SIGTERM, libc::SIGUSR1] {

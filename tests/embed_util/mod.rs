@@ -85,13 +85,12 @@ pub(crate) fn with_all_blocked(body: impl FnOnce()) {
     // SAFETY: zeroed is a valid set, and both are ours.
     let (mut all, mut before) = unsafe { std::mem::zeroed::<(libc::sigset_t, libc::sigset_t)>() };
     // SAFETY: as above.
-    unsafe {
-        libc::sigfillset(&raw mut all);
-        assert_eq!(libc::pthread_sigmask(libc::SIG_SETMASK, &raw const all, &raw mut before), 0);
-    }
+    unsafe { libc::sigfillset(&raw mut all) };
+    // SAFETY: as above.
+    assert_eq!(unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, &raw const all, &raw mut before) }, 0);
     body();
     // SAFETY: it is the mask from before.
-    assert_eq!(unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, &raw const before, std::ptr::null_mut()) }, 0);
+    assert_eq!(unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, &raw const before, ptr::null_mut()) }, 0);
 }
 
 /// Sets a disposition as C programs do, and says what was before.
