@@ -11,24 +11,17 @@ use std::fs::File;
 use std::os::fd::{AsRawFd, IntoRawFd};
 
 use childminder::{Command, Stdio};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use util::{COMBINATIONS, World, field_of, sh};
 
 const ZERO: &str = "0000000000000000";
 
 fn soft_limit() -> u64 {
-    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
-    // SAFETY: a local rlimit.
-    assert_eq!(unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) }, 0);
-    limit.rlim_cur
+    getrlimit(Resource::Nofile).current.expect("a limit")
 }
 
 fn set_soft_limit(soft: u64) {
-    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
-    // SAFETY: a local rlimit.
-    assert_eq!(unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) }, 0);
-    limit.rlim_cur = soft;
-    // SAFETY: a local rlimit.
-    assert_eq!(unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit) }, 0);
+    setrlimit(Resource::Nofile, Rlimit { current: Some(soft), ..getrlimit(Resource::Nofile) }).unwrap();
 }
 
 extern "C" fn handler(_: i32) {}

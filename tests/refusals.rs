@@ -13,6 +13,7 @@ use std::path::PathBuf;
 
 use childminder::{Command, Limit, Pty, Resource, Stage, Stdio};
 use nobody::as_nobody;
+use rustix::process::{Resource as Kind, Rlimit, getrlimit, setrlimit};
 use util::{COMBINATIONS, TempDir, World, is_root, open_fds, sh};
 
 /// A command, the step that refuses it, the errno (0: ours), and a piece of the message.
@@ -116,14 +117,10 @@ fn refusals(dir: &TempDir) -> Vec<Refusal> {
     all
 }
 
-fn set_limit(resource: libc::__rlimit_resource_t, soft: u64) -> u64 {
-    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
-    // SAFETY: a local rlimit.
-    assert_eq!(unsafe { libc::getrlimit(resource, &raw mut limit) }, 0);
-    let before = std::mem::replace(&mut limit.rlim_cur, soft);
-    // SAFETY: a local rlimit.
-    assert_eq!(unsafe { libc::setrlimit(resource, &raw const limit) }, 0);
-    before
+fn set_limit(resource: Kind, soft: Option<u64>) -> Option<u64> {
+    let before = getrlimit(resource);
+    setrlimit(resource, Rlimit { current: soft, ..before }).unwrap();
+    before.current
 }
 
 fn expect_refusals(world: &mut World, all: &[Refusal]) {
@@ -159,7 +156,7 @@ fn expect_whole_at_the_limit(world: &mut World) {
                     (std::os::fd::AsRawFd::as_raw_fd(&file) as u64 <= highest).then_some(file)
                 })
                 .collect();
-            let usual = set_limit(libc::RLIMIT_NOFILE, highest + 1 + room);
+            let usual = set_limit(Kind::Nofile, Some(highest + 1 + room));
             match world.reactor.spawn_process(command) {
                 Ok(started) => id = Some(started),
                 Err(error) => {
@@ -167,7 +164,7 @@ fn expect_whole_at_the_limit(world: &mut World) {
                     assert_eq!(error.io_error().raw_os_error(), Some(libc::EMFILE), "{error}");
                 }
             }
-            set_limit(libc::RLIMIT_NOFILE, usual);
+            set_limit(Kind::Nofile, usual);
             drop(fillers);
             outcomes[usize::from(id.is_some())] += 1;
             if let Some(id) = id {
@@ -223,10 +220,10 @@ fn nothing_is_left_of_a_failure() {
             ];
             expect_refusals(&mut world, &all);
             // No process more: EAGAIN, whatever way it is made.
-            let usual = set_limit(libc::RLIMIT_NPROC, 0);
+            let usual = set_limit(Kind::Nproc, Some(0));
             let refused =
                 world.reactor.spawn_process(&ok()).map_err(|error| (error.stage(), error.io_error().raw_os_error()));
-            set_limit(libc::RLIMIT_NPROC, usual);
+            set_limit(Kind::Nproc, usual);
             assert_eq!(refused, Err((Stage::Clone, Some(libc::EAGAIN))));
             assert_eq!(open_fds(), before);
             assert_eq!(util::children(), []);

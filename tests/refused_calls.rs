@@ -19,6 +19,12 @@ fn command(how: impl FnOnce(&mut Command) -> &mut Command) -> Command {
     command
 }
 
+// Their names where there are older ones for 16 bits.
+#[cfg(not(any(target_arch = "x86", target_arch = "arm")))]
+use libc::{SYS_setgid, SYS_setgroups, SYS_setuid};
+#[cfg(any(target_arch = "x86", target_arch = "arm"))]
+use libc::{SYS_setgid32 as SYS_setgid, SYS_setgroups32 as SYS_setgroups, SYS_setuid32 as SYS_setuid};
+
 /// What is asked for, what is refused to it, and the step that must say so.
 fn cases() -> Vec<(Command, Vec<Refused>, Stage)> {
     let plain = || command(|c| c);
@@ -58,9 +64,9 @@ fn cases() -> Vec<(Command, Vec<Refused>, Stage)> {
     if is_root() {
         let user = || command(|c| c.uid(7).gid(7).groups(&[7]));
         // EAGAIN is what a user with too many processes gets.
-        all.push((user(), vec![(libc::SYS_setgroups, None, libc::ENOMEM)], Stage::Setgroups));
-        all.push((user(), vec![(libc::SYS_setgid, None, libc::EPERM)], Stage::Setgid));
-        all.push((user(), vec![(libc::SYS_setuid, None, libc::EAGAIN)], Stage::Setuid));
+        all.push((user(), vec![(SYS_setgroups, None, libc::ENOMEM)], Stage::Setgroups));
+        all.push((user(), vec![(SYS_setgid, None, libc::EPERM)], Stage::Setgid));
+        all.push((user(), vec![(SYS_setuid, None, libc::EAGAIN)], Stage::Setuid));
     }
     all
 }

@@ -16,12 +16,19 @@ use embed_util::{ROUNDS, children, dispositions, open_fds, plugin, threads, watc
 
 /// Cargo builds it with all the tests, but not with this one alone.
 fn build() -> PathBuf {
-    let target = Path::new(env!("CARGO_TARGET_TMPDIR")).parent().unwrap();
+    let outputs = Path::new(env!("CARGO_TARGET_TMPDIR")).parent().unwrap();
     let mut cargo = Command::new(env!("CARGO"));
-    cargo.args(["build", "--quiet", "--offline", "--example", "unloadable", "--target-dir"]).arg(target);
+    cargo.args(["build", "--quiet", "--offline", "--example", "unloadable", "--target-dir"]);
+    match outputs.file_name().and_then(|name| name.to_str()) {
+        // For another target than this machine's own.
+        Some(target) if target.contains("-linux-") => {
+            cargo.arg(outputs.parent().unwrap()).args(["--target", target]);
+        }
+        _ => _ = cargo.arg(outputs),
+    }
     let built = cargo.current_dir(env!("CARGO_MANIFEST_DIR")).env_remove("CARGO_BUILD_TARGET").status().unwrap();
     assert!(built.success());
-    target.join("debug/examples/libunloadable.so")
+    outputs.join("debug/examples/libunloadable.so")
 }
 
 fn is_mapped() -> bool {

@@ -6,22 +6,38 @@ use std::mem::MaybeUninit;
 use super::cvt;
 use crate::limit::{Limit, Resource};
 
+/// The calls with 64 bits: glibc's plain ones have as many as a long, and cut what is larger.
+#[cfg(all(target_os = "linux", target_env = "gnu"))]
+mod wide {
+    pub(in crate::sys) use libc::{
+        RLIM64_INFINITY as INFINITY, getrlimit64 as getrlimit, rlim64_t as Value, rlimit64 as Raw,
+        setrlimit64 as setrlimit,
+    };
+}
+#[cfg(not(all(target_os = "linux", target_env = "gnu")))]
+mod wide {
+    pub(in crate::sys) use libc::{RLIM_INFINITY as INFINITY, getrlimit, rlim_t as Value, rlimit as Raw, setrlimit};
+}
+
+use wide::{INFINITY, Value, getrlimit};
+pub(super) use wide::{Raw, setrlimit};
+
 /// The limit as the kernel wants it.
-pub(super) fn raw(limit: Limit) -> libc::rlimit {
-    let value = |limit: Option<u64>| limit.map_or(libc::RLIM_INFINITY, |limit| limit as libc::rlim_t);
-    libc::rlimit { rlim_cur: value(limit.soft), rlim_max: value(limit.hard) }
+pub(super) fn raw(limit: Limit) -> Raw {
+    let value = |limit: Option<u64>| limit.map_or(INFINITY, |limit| limit as Value);
+    Raw { rlim_cur: value(limit.soft), rlim_max: value(limit.hard) }
 }
 
 /// What holds for this process now.
 #[doc(alias = "getrlimit")]
 pub(crate) fn get(resource: Resource) -> io::Result<Limit> {
-    let mut limit = MaybeUninit::<libc::rlimit>::zeroed();
+    let mut limit = MaybeUninit::<Raw>::zeroed();
     // SAFETY: `limit` has room for what getrlimit writes.
-    cvt(unsafe { libc::getrlimit(resource.raw() as _, limit.as_mut_ptr()) })?;
+    cvt(unsafe { getrlimit(resource.raw() as _, limit.as_mut_ptr()) })?;
     // SAFETY: getrlimit has filled it in.
     let limit = unsafe { limit.assume_init() };
     #[allow(clippy::unnecessary_cast, clippy::cast_sign_loss)] // signed on FreeBSD, and never negative
-    let value = |raw: libc::rlim_t| (raw != libc::RLIM_INFINITY).then_some(raw as u64);
+    let value = |raw: Value| (raw != INFINITY).then_some(raw as u64);
     Ok(Limit { soft: value(limit.rlim_cur), hard: value(limit.rlim_max) })
 }
 
@@ -30,6 +46,6 @@ pub(crate) fn get(resource: Resource) -> io::Result<Limit> {
 pub(crate) fn set(resource: Resource, limit: Limit) -> io::Result<()> {
     let limit = raw(limit);
     // SAFETY: `limit` is a local that lives through the call.
-    cvt(unsafe { libc::setrlimit(resource.raw() as _, &raw const limit) })?;
+    cvt(unsafe { setrlimit(resource.raw() as _, &raw const limit) })?;
     Ok(())
 }

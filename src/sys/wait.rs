@@ -46,11 +46,11 @@ pub(crate) fn try_wait(pid: i32) -> Wait {
 /// it (Linux 5.4; where that is refused, as [`try_wait`]).
 #[doc(alias = "P_PIDFD")]
 pub(crate) fn try_wait_exactly(pidfd: BorrowedFd<'_>, pid: i32) -> Wait {
-    // The raw call, since the C library's leaves out the usage. Where a long has 32 bits their rusages may differ.
-    #[cfg(all(target_os = "linux", target_pointer_width = "64"))]
+    // The raw call, since the C library's leaves out the usage.
+    #[cfg(target_os = "linux")]
     {
         let mut info = MaybeUninit::<libc::siginfo_t>::zeroed();
-        let mut usage = MaybeUninit::<libc::rusage>::zeroed();
+        let mut usage = MaybeUninit::<KernelUsage>::zeroed();
         let (fd, flags) = (std::os::fd::AsRawFd::as_raw_fd(&pidfd), libc::WEXITED | libc::WNOHANG);
         let result = cvt_retry(|| {
             // SAFETY: both pointers are to locals of the right type; WNOHANG never blocks.
@@ -58,7 +58,7 @@ pub(crate) fn try_wait_exactly(pidfd: BorrowedFd<'_>, pid: i32) -> Wait {
         });
         // SAFETY: zeroed is a valid siginfo_t; it stays zero where nothing has ended.
         let info = unsafe { info.assume_init() };
-        // SAFETY: zeroed is a valid rusage, whether or not the call has filled it in.
+        // SAFETY: integers, whether or not the call has filled them in.
         let usage = unsafe { usage.assume_init() };
         // SAFETY: waitid fills in the fields of SIGCHLD, or leaves them zero.
         let ended = unsafe { info.si_pid() } != 0;
@@ -66,7 +66,7 @@ pub(crate) fn try_wait_exactly(pidfd: BorrowedFd<'_>, pid: i32) -> Wait {
         let status = unsafe { info.si_status() };
         match result.map_err(|error| error.raw_os_error()) {
             Ok(_) if !ended => return Wait::Running,
-            Ok(_) => return Wait::Reaped(ExitStatus::from_raw(raw_status(info.si_code, status)), convert(&usage)),
+            Ok(_) => return Wait::Reaped(ExitStatus::from_raw(raw_status(info.si_code, status)), usage.into()),
             Err(Some(libc::ECHILD)) => return Wait::Lost,
             // An old kernel, or a sandbox.
             Err(_) => {}
@@ -77,7 +77,7 @@ pub(crate) fn try_wait_exactly(pidfd: BorrowedFd<'_>, pid: i32) -> Wait {
 }
 
 /// What `wait4(2)` makes of what `waitid(2)` says.
-#[cfg(all(target_os = "linux", target_pointer_width = "64"))]
+#[cfg(target_os = "linux")]
 fn raw_status(code: i32, status: i32) -> i32 {
     match code {
         libc::CLD_EXITED => (status & 0xff) << 8,
@@ -218,6 +218,45 @@ pub(crate) fn reap_exited(pid: i32) {
 pub(super) fn own_pid() -> i32 {
     // SAFETY: getpid touches no memory and cannot fail.
     unsafe { libc::getpid() }
+}
+
+/// The kernel's own `rusage`, all longs. The C library's has a time of 64 bits on some systems whose long has 32.
+#[cfg(target_os = "linux")]
+#[repr(C)]
+struct KernelUsage {
+    user: [libc::c_long; 2],
+    system: [libc::c_long; 2],
+    max_rss: libc::c_long,
+    _integrals: [libc::c_long; 3],
+    minor_faults: libc::c_long,
+    major_faults: libc::c_long,
+    _swaps: libc::c_long,
+    block_input: libc::c_long,
+    block_output: libc::c_long,
+    _messages: [libc::c_long; 3],
+    voluntary_switches: libc::c_long,
+    involuntary_switches: libc::c_long,
+}
+
+#[cfg(target_os = "linux")]
+#[allow(clippy::cast_sign_loss)] // the kernel's counters are never negative
+impl From<KernelUsage> for Usage {
+    fn from(usage: KernelUsage) -> Self {
+        let time = |[seconds, micros]: [libc::c_long; 2]| {
+            Duration::from_secs(seconds as u64) + Duration::from_micros(micros as u64)
+        };
+        Self {
+            user_time: time(usage.user),
+            system_time: time(usage.system),
+            max_rss: usage.max_rss as u64 * 1024,
+            minor_faults: usage.minor_faults as u64,
+            major_faults: usage.major_faults as u64,
+            voluntary_switches: usage.voluntary_switches as u64,
+            involuntary_switches: usage.involuntary_switches as u64,
+            block_input: usage.block_input as u64,
+            block_output: usage.block_output as u64,
+        }
+    }
 }
 
 #[allow(clippy::cast_sign_loss)] // the kernel's counters are never negative

@@ -5,12 +5,16 @@
 //! no glibc `setuid`, `setgid`, `setgroups`, which would signal the host's threads. Credentials are changed last: from then on
 //! a process of that user can stop the child.
 
+// A long has 32 bits on some systems.
+#![allow(clippy::useless_conversion, clippy::unnecessary_cast)]
+
 use std::ptr;
 
 use super::Failure;
 use super::plan::Plan;
 use crate::command::Group;
 use crate::error::Stage;
+use crate::sys::limit::setrlimit;
 use crate::sys::signal;
 
 /// How the child gets rid of the host's descriptors.
@@ -43,7 +47,7 @@ fn errno() -> i32 {
     std::io::Error::last_os_error().raw_os_error().unwrap_or(0)
 }
 
-fn check(result: i64, stage: Stage, which: i32) -> Result<i32, Failure> {
+fn check(result: libc::c_long, stage: Stage, which: i32) -> Result<i32, Failure> {
     #[allow(clippy::cast_possible_truncation)] // descriptors, pids and zeros
     if result == -1 { Err(Failure::new(stage, errno(), which)) } else { Ok(result as i32) }
 }
@@ -101,7 +105,7 @@ unsafe fn set_up(plan: &mut Plan, closing: Closing, keep: &mut Option<i32>) -> R
     }
     for (resource, limit) in &plan.limits {
         // SAFETY: reads the plan's rlimit.
-        check(unsafe { libc::setrlimit(*resource as _, limit) }.into(), Stage::Rlimit, *resource)?;
+        check(unsafe { setrlimit(*resource as _, limit) }.into(), Stage::Rlimit, *resource)?;
     }
     if let Some(dir) = &plan.dir {
         // SAFETY: a C string of the plan.

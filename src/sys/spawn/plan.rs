@@ -35,7 +35,7 @@ pub(super) struct Plan {
     pub(super) terminal: bool,
     pub(super) umask: Option<libc::mode_t>,
     pub(super) nice: Option<i32>,
-    pub(super) limits: Vec<(i32, libc::rlimit)>,
+    pub(super) limits: Vec<(i32, limit::Raw)>,
     pub(super) dir: Option<CString>,
     pub(super) groups: Option<Vec<libc::gid_t>>,
     pub(super) gid: Option<u32>,
