@@ -4,7 +4,7 @@
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::fs::FileTypeExt;
+use std::os::unix::fs::{FileTypeExt, fchown};
 use std::path::Path;
 
 use crate::command::Parts;
@@ -32,6 +32,8 @@ pub(super) struct Files<'a> {
     /// Our ends, by the child's descriptor.
     pub(super) ours: Vec<(i32, OwnedFd, Side)>,
     theirs: Map<i32, Theirs<'a>>,
+    /// The user that the child becomes.
+    owner: Option<u32>,
     /// The child's descriptor 0 is to be its controlling terminal.
     pub(super) terminal: bool,
 }
@@ -47,7 +49,8 @@ impl<'a> Files<'a> {
     pub(super) fn open(command: &'a Parts, null: BorrowedFd<'a>) -> Result<Self, SpawnError> {
         let fail = |stage, error| SpawnError::new(command.program.clone(), stage, error);
         let refuse = |what| fail(Stage::Command, io::Error::new(io::ErrorKind::InvalidInput, what));
-        let mut files = Self { ours: Vec::new(), theirs: Map::new(), terminal: false };
+        let owner = command.attributes().uid;
+        let mut files = Self { ours: Vec::new(), theirs: Map::new(), owner, terminal: false };
 
         match command.attributes().pty {
             Some(_) if command.fds.keys().any(|fd| *fd <= 2) => {
@@ -134,19 +137,31 @@ impl<'a> Files<'a> {
 
     fn open_reader(&mut self, fd: i32) -> io::Result<Theirs<'a>> {
         let (ours, theirs) = sys::fd::pipe()?;
+        self.give(&theirs);
         self.ours.push((fd, ours, Side::Reader));
         Ok(Theirs::Opened(theirs))
     }
 
     fn open_writer(&mut self, fd: i32) -> io::Result<Theirs<'a>> {
         let (theirs, ours) = sys::fd::pipe()?;
+        self.give(&theirs);
         self.ours.push((fd, ours, Side::Writer));
         Ok(Theirs::Opened(theirs))
+    }
+
+    /// Makes the child's user the owner of a pipe or a terminal. Otherwise a child that changes its
+    /// user could not open `/dev/stdout` or its terminal again.
+    fn give(&self, file: &OwnedFd) {
+        if self.owner.is_some() {
+            // If the host may not do this, the child has the file all the same.
+            let _ = fchown(file, self.owner, None);
+        }
     }
 
     /// The master is read as descriptor 1 and written as descriptor 0.
     fn open_terminal(&mut self, pty: crate::pty::Pty) -> io::Result<()> {
         let (master, slave) = sys::pty::open(pty)?;
+        self.give(&slave);
         self.ours.push((0, master.try_clone()?, Side::Writer));
         self.ours.push((1, master, Side::Terminal));
         self.theirs.insert(0, Theirs::Opened(slave));
