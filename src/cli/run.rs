@@ -8,8 +8,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use childminder::{
-    Command, Event, Exit, Line, Observer, Policy, PolicyError, ProcessMonitor, Reactor, Restart, Service, SpawnError,
-    Stage, TimerId,
+    Command, Event, Exit, Line, Observer, Policy, PolicyError, ProcessId, ProcessMonitor, Reactor, Restart, Service,
+    SpawnError, Stage, TimerId,
 };
 use lexopt::{Arg, Parser, ValueExt};
 
@@ -285,6 +285,10 @@ impl Observer for Console {
 
     fn killing(&mut self, name: &str) {
         self.report(name, words::killing());
+    }
+
+    fn pipes_closed(&mut self, name: &str, _: ProcessId) {
+        self.report(name, words::pipes_closed());
     }
 }
 

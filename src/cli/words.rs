@@ -72,6 +72,10 @@ pub(crate) fn killing() -> &'static str {
     "killed, SIGKILL sent"
 }
 
+pub(crate) fn pipes_closed() -> &'static str {
+    "the pipes of an earlier process were still open and are closed now; what leftover processes write there is lost"
+}
+
 pub(crate) fn refused(number: i32, error: &std::io::Error) -> String {
     format!("cannot send {}: {error}", name(number))
 }

@@ -277,6 +277,10 @@ impl Observer for Voice {
         self.report(name, words::killing());
     }
 
+    fn pipes_closed(&mut self, name: &str, _: ProcessId) {
+        self.report(name, words::pipes_closed());
+    }
+
     fn changed(&mut self, name: &str, _: State) {
         self.changed.push(name.to_owned());
     }
