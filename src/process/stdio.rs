@@ -10,7 +10,7 @@ use std::path::Path;
 use crate::command::Parts;
 use crate::error::{SpawnError, Stage};
 use crate::map::Map;
-use crate::stdio::{Source, Stdio};
+use crate::stdio::{Opener, Source, Stdio};
 use crate::sys;
 use crate::sys::spawn::ChildFile;
 
@@ -114,12 +114,10 @@ impl<'a> Files<'a> {
             Source::Closed => return Ok(()),
             Source::SameAs(other) => Theirs::SameAs(*other),
             Source::Given(file) => Theirs::Lent(file.as_fd()),
-            Source::Append(path) => {
-                let opened = sys::fd::open_to_append(path).map_err(|error| {
-                    let hint = open_hint(path, &error);
-                    SpawnError::new(command.program.clone(), Stage::Open, error).on(&**path).with_hint(hint)
-                });
-                Theirs::Opened(opened?)
+            Source::Append(path) => Theirs::Opened(named(command, path, sys::fd::open_to_append(path))?),
+            Source::OpenWith(path, Opener(open)) => {
+                let file = open(path).and_then(sys::fd::above_stdio);
+                Theirs::Opened(named(command, path, file)?)
             }
             Source::Inherit => match sys::fd::of_the_host(fd) {
                 Some(file) => Theirs::Lent(file),
@@ -170,6 +168,14 @@ impl<'a> Files<'a> {
         self.terminal = true;
         Ok(())
     }
+}
+
+/// The file, or the error of its open with its path.
+fn named(command: &Parts, path: &Path, file: io::Result<OwnedFd>) -> Result<OwnedFd, SpawnError> {
+    file.map_err(|error| {
+        let hint = open_hint(path, &error);
+        SpawnError::new(command.program.clone(), Stage::Open, error).on(path).with_hint(hint)
+    })
 }
 
 /// Explains the errno of a failed open where the kind of the file is the reason.
