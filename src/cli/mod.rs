@@ -11,6 +11,7 @@ mod descriptor;
 mod output;
 mod paths;
 mod run;
+mod safe_path;
 mod signals;
 mod text;
 mod up;

@@ -89,10 +89,11 @@ impl Output {
     /// The output of one instance.
     pub(super) fn expand(&self, base: &Path, instance: Option<u32>) -> Self {
         match self {
-            Self::File { path, max_size, keep } => {
-                Self::File { path: expand_path(path, base, instance), max_size: *max_size, keep: *keep }
+            Self::File { path, new, max_size, keep } => {
+                let path = expand_path(path, base, instance);
+                Self::File { path, new: *new, max_size: *max_size, keep: *keep }
             }
-            Self::Direct { path } => Self::Direct { path: expand_path(path, base, instance) },
+            Self::Direct { path, new } => Self::Direct { path: expand_path(path, base, instance), new: *new },
             Self::Prefix | Self::Null | Self::Inherit => self.clone(),
         }
     }

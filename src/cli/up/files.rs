@@ -6,12 +6,12 @@
 
 use std::fs::{self, File, Metadata};
 use std::io::{self, Write};
-use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use super::end::{End, Piece};
-use crate::cli::descriptor::{Target, target};
+use crate::cli::safe_path::{self, Creation, Place, Target};
 use crate::cli::text::fit;
 use crate::cli::words;
 
@@ -22,9 +22,6 @@ const KEPT: usize = 4096;
 /// A pipe takes so many bytes at once or not at all (POSIX's `PIPE_BUF` on Linux), so that no line
 /// among them is torn.
 const PIPE_BUF: usize = 4096;
-/// Opening a named pipe does not wait for a reader, and opening a terminal does not make it our
-/// controlling terminal.
-const FLAGS: i32 = libc::O_NONBLOCK | libc::O_NOCTTY;
 
 /// One file, and those rotated from it: `web.log`, `web.log.1` (the last one), `web.log.2`…
 ///
@@ -34,6 +31,7 @@ const FLAGS: i32 = libc::O_NONBLOCK | libc::O_NOCTTY;
 #[derive(Debug)]
 pub(super) struct LogFile<S> {
     path: PathBuf,
+    new: Creation,
     max_size: u64,
     keep: u32,
     open: Option<Open>,
@@ -57,9 +55,8 @@ pub(super) struct LogFile<S> {
 struct Open {
     file: File,
     id: (u64, u64),
-    /// The path of the file without links, if the file can be rotated: a regular file that is no
-    /// descriptor of ours or others.
-    real: Option<PathBuf>,
+    /// It is a regular file that is no open file of another process.
+    rotates: bool,
 }
 
 /// The state after a failure, until a write succeeds.
@@ -76,9 +73,10 @@ struct Trouble {
 
 impl<S: PartialEq> LogFile<S> {
     /// Opens nothing yet.
-    pub(super) fn new(path: PathBuf, max_size: u64, keep: u32) -> Self {
+    pub(super) fn new(path: PathBuf, new: Creation, max_size: u64, keep: u32) -> Self {
         Self {
             path,
+            new,
             max_size,
             keep,
             open: None,
@@ -96,10 +94,9 @@ impl<S: PartialEq> LogFile<S> {
         &self.path
     }
 
-    /// New limits, from the next line on.
-    pub(super) fn set_limits(&mut self, max_size: u64, keep: u32) {
-        self.max_size = max_size;
-        self.keep = keep;
+    /// New settings, from the next line on.
+    pub(super) fn set(&mut self, new: Creation, max_size: u64, keep: u32) {
+        (self.new, self.max_size, self.keep) = (new, max_size, keep);
     }
 
     /// Takes a line, or a piece of one, of a stream.
@@ -211,12 +208,12 @@ impl<S: PartialEq> LogFile<S> {
     fn write(&mut self, data: &[u8], written: &mut usize) -> io::Result<()> {
         while *written < data.len() {
             let size = self.open()?;
-            let Some(Open { file, real, .. }) = &self.open else { break };
+            let Some(Open { file, rotates, .. }) = &self.open else { break };
             let rest = &data[*written..];
-            if self.torn && (real.is_none() || size < self.max_size) {
+            if self.torn && (!rotates || size < self.max_size) {
                 write_once(file, b"\n")?;
                 self.torn = false;
-            } else if real.is_none() {
+            } else if !rotates {
                 self.write_stream(data, written)?;
             } else if let Some(piece) = self.next_piece(rest, size) {
                 let count = write_once(file, piece)?;
@@ -273,7 +270,10 @@ impl<S: PartialEq> LogFile<S> {
         let there = fs::metadata(&self.path);
         let open = match self.open.take().filter(|open| there.is_ok_and(|there| id(&there) == open.id)) {
             Some(open) => open,
-            None => self.open_anew()?,
+            None => {
+                let place = self.find()?;
+                self.open_anew(&place)?
+            }
         };
         let there = open.file.metadata()?;
         // The file may have been emptied.
@@ -282,39 +282,48 @@ impl<S: PartialEq> LogFile<S> {
         Ok(there.len())
     }
 
-    fn open_anew(&mut self) -> io::Result<Open> {
-        let file = File::options().append(true).create(true).mode(0o666).custom_flags(FLAGS).open(&self.path)?;
+    fn open_anew(&mut self, place: &Place) -> io::Result<Open> {
+        let file = place.open(self.new)?;
         let there = file.metadata()?;
         let id = id(&there);
         let is_file = there.is_file();
-        let real = match target(&self.path) {
-            Target::Path(real) if is_file => Some(real),
-            _ => None,
-        };
         if self.last.replace(id) != Some(id) || !is_file {
             // The unfinished line is in another file.
-            self.torn = is_file && !ends_in_newline(&self.path, there.len());
+            self.torn = is_file && !ends_in_newline(place, there.len());
             self.line = if self.torn { 0 } else { self.line };
         }
-        Ok(Open { file, id, real })
+        Ok(Open { file, id, rotates: is_file && place.can_be_renamed() })
     }
 
+    fn find(&self) -> io::Result<Place> {
+        match safe_path::find(&self.path)? {
+            Target::Place(place) => Ok(place),
+            // It has become one of ours, or it was closed when the file was set.
+            Target::Own(_) => Err(io::Error::from_raw_os_error(libc::EBADF)),
+        }
+    }
+
+    /// Moves the open file away, and opens a new one in its place.
+    ///
+    /// All files get another name, because the number of each is its age. So the cost grows with the
+    /// number of files that are kept.
     fn rotate(&mut self) -> io::Result<()> {
-        let Some(real) = self.open.take().and_then(|open| open.real) else { return Ok(()) };
-        if self.keep == 0 {
-            return fs::remove_file(real);
+        let place = self.find()?;
+        // Somebody else may have moved it already.
+        if self.open.take().is_some_and(|open| place.is(&open.file)) {
+            if self.keep == 0 {
+                place.remove()?;
+            } else {
+                // Only the files up to the first free number have to move.
+                let free = (1..self.keep).find(|number| !place.is_taken(*number));
+                for number in (1..free.unwrap_or(self.keep)).rev() {
+                    absent_is_fine(place.renumber(Some(number), number + 1))?;
+                }
+                absent_is_fine(place.renumber(None, 1))?;
+            }
         }
-        let rotated = |number: u32| {
-            let mut name = real.clone().into_os_string();
-            name.push(format!(".{number}"));
-            PathBuf::from(name)
-        };
-        // Only the files up to the first free number have to move.
-        let free = (1..self.keep).find(|number| fs::symlink_metadata(rotated(*number)).is_err());
-        for number in (1..free.unwrap_or(self.keep)).rev() {
-            absent_is_fine(fs::rename(rotated(number), rotated(number + 1)))?;
-        }
-        absent_is_fine(fs::rename(&real, rotated(1)))
+        self.open = Some(self.open_anew(&place)?);
+        Ok(())
     }
 }
 
@@ -324,11 +333,10 @@ fn id(there: &Metadata) -> (u64, u64) {
 
 /// Whether the file of this size ends with a newline. A file that is empty or cannot be read counts
 /// as such.
-fn ends_in_newline(path: &Path, size: u64) -> bool {
+fn ends_in_newline(place: &Place, size: u64) -> bool {
     let Some(last) = size.checked_sub(1) else { return true };
     let mut byte = [0];
-    let file = File::options().read(true).custom_flags(FLAGS).open(path);
-    file.and_then(|file| file.read_exact_at(&mut byte, last)).is_err() || byte == *b"\n"
+    place.open_to_read().and_then(|file| file.read_exact_at(&mut byte, last)).is_err() || byte == *b"\n"
 }
 
 fn absent_is_fine(result: io::Result<()>) -> io::Result<()> {

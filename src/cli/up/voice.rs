@@ -15,7 +15,7 @@ use super::files::LogFile;
 use super::recent::Recent;
 use crate::cli::config::{Output, ProcessConfig};
 use crate::cli::control::protocol::LogLine;
-use crate::cli::descriptor::{Target, target};
+use crate::cli::safe_path::{self, Target};
 use crate::cli::words;
 
 #[derive(Debug)]
@@ -119,10 +119,10 @@ impl Voice {
     }
 
     fn sink(&mut self, reactor: &mut Reactor, output: &Output) -> Sink {
-        let Output::File { path, max_size, keep } = output else {
+        let Output::File { path, new, max_size, keep } = output else {
             return if *output == Output::Prefix { Sink::Console } else { Sink::Elsewhere };
         };
-        if let Target::Own(number) = target(path) {
+        if let Ok(Target::Own(number)) = safe_path::find(path) {
             match self.console.open(reactor, number) {
                 Ok(()) => return Sink::Own(number),
                 Err(error) => self.console.say(&format!("{}: {error}", path.display())),
@@ -136,8 +136,8 @@ impl Voice {
             self.files.len() - 1
         });
         match &mut self.files[index] {
-            Some(file) => file.set_limits(*max_size, *keep),
-            none => *none = Some(LogFile::new(path.clone(), *max_size, *keep)),
+            Some(file) => file.set(*new, *max_size, *keep),
+            none => *none = Some(LogFile::new(path.clone(), *new, *max_size, *keep)),
         }
         Sink::File(index)
     }

@@ -1,4 +1,4 @@
-use std::os::unix::fs::symlink;
+use std::os::unix::fs::{OpenOptionsExt, symlink};
 use std::os::unix::net::UnixListener;
 
 use super::*;
@@ -18,7 +18,7 @@ impl Folder {
     }
 
     fn log(&self, max_size: u64, keep: u32) -> LogFile<char> {
-        LogFile::new(self.path("web.log"), max_size, keep)
+        LogFile::new(self.path("web.log"), Creation::default(), max_size, keep)
     }
 
     fn read(&self, name: &str) -> String {
@@ -77,6 +77,18 @@ fn rotates_between_lines_and_keeps_so_many() {
     assert_eq!(folder.read("web.log.1"), "exactly\n");
     assert_eq!(folder.read("web.log.2"), "four\n");
     assert_eq!(fs::read_dir(&folder.0).unwrap().count(), 3);
+}
+
+#[test]
+fn files_behind_a_free_number_stay_where_they_are() {
+    let (folder, now) = (Folder::new("gap"), epoch());
+    for number in [1, 2, 4] {
+        fs::write(folder.path(&format!("web.log.{number}")), number.to_string()).unwrap();
+    }
+    write(&mut folder.log(5, 10), now, &["one", "two"]);
+    let read = [1, 2, 3, 4, 5].map(|number| folder.read(&format!("web.log.{number}")));
+    assert_eq!(read, ["one\n", "1", "2", "4", "(entity not found)"]);
+    assert_eq!(folder.read("web.log"), "two\n");
 }
 
 #[test]
@@ -209,7 +221,7 @@ fn a_vanished_folder_drops_lines_and_recovers() {
     let (folder, now) = (Folder::new("vanish"), epoch());
     let inner = folder.path("logs");
     fs::create_dir(&inner).unwrap();
-    let mut log = LogFile::new(inner.join("web.log"), 1000, 1);
+    let mut log = LogFile::new(inner.join("web.log"), Creation::default(), 1000, 1);
     assert_eq!(write(&mut log, now, &["one"]), None);
     fs::remove_dir_all(&inner).unwrap();
     let said = write(&mut log, now, &["two", "three"]).unwrap();
@@ -228,7 +240,7 @@ fn a_vanished_folder_drops_lines_and_recovers() {
 fn a_line_of_which_something_is_dropped_counts_once() {
     let (folder, now) = (Folder::new("once"), epoch());
     let inner = folder.path("logs");
-    let mut log = LogFile::new(inner.join("web.log"), 1000, 1);
+    let mut log = LogFile::new(inner.join("web.log"), Creation::default(), 1000, 1);
     write(&mut log, now, &["one <"]);
     write(&mut log, now, &[">two <"]);
     write(&mut log, now, &[">three", "four <", ">five<"]);
@@ -291,7 +303,7 @@ fn a_closed_file_is_opened_anew() {
 
     // Even if it has just failed.
     let inner = folder.path("logs");
-    let mut log = LogFile::new(inner.join("web.log"), 1000, 1);
+    let mut log = LogFile::new(inner.join("web.log"), Creation::default(), 1000, 1);
     write(&mut log, now, &["one"]);
     fs::create_dir(&inner).unwrap();
     assert_eq!(write(&mut log, now, &["two"]), None);
@@ -320,13 +332,13 @@ fn what_is_no_file_is_never_rotated() {
     let reader = File::options().read(true).custom_flags(libc::O_NONBLOCK).open(&fifo).unwrap();
     for (there, name) in [("/dev/null", "null"), ("fifo", "link")] {
         symlink(there, folder.path(name)).unwrap();
-        let mut log = LogFile::new(folder.path(name), 8, 2);
+        let mut log = LogFile::new(folder.path(name), Creation::default(), 8, 2);
         for _ in 0..10 {
             assert_eq!(write(&mut log, now, &["0123456789", "line"]), None);
         }
         assert!(folder.path(name).is_symlink());
     }
-    let mut log = LogFile::new(fifo.clone(), 8, 2);
+    let mut log = LogFile::new(fifo.clone(), Creation::default(), 8, 2);
     assert_eq!(write(&mut log, now, &["0123456789", "line"]), None);
     assert!(fifo.metadata().unwrap().file_type().is_fifo());
     assert_eq!(fs::read_dir(&folder.0).unwrap().count(), 3);
@@ -336,7 +348,7 @@ fn what_is_no_file_is_never_rotated() {
 #[test]
 fn a_full_disk_drops_lines() {
     let now = epoch();
-    let mut log = LogFile::new("/dev/full".into(), 1000, 1);
+    let mut log = LogFile::new("/dev/full".into(), Creation::default(), 1000, 1);
     let said = write(&mut log, now, &["one"]).unwrap();
     assert_eq!(said, "/dev/full: No space left on device (os error 28); lines are dropped until it can be written");
     assert_eq!(write(&mut log, now, &["two"]), None);
