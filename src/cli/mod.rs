@@ -15,6 +15,7 @@ mod safe_path;
 mod signals;
 mod text;
 mod up;
+mod waiting;
 mod words;
 
 use std::fmt;

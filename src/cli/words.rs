@@ -80,6 +80,9 @@ pub(crate) fn refused(number: i32, error: &std::io::Error) -> String {
     format!("cannot send {}: {error}", name(number))
 }
 
+/// What becomes of the lines of a file that cannot be written.
+pub(crate) const LINES_WAIT: &str = "lines wait until it can be written, and are dropped if they become too many";
+
 /// `1 line was`, `2 lines were`.
 pub(crate) fn lines_were(count: u64) -> String {
     if count == 1 { "1 line was".into() } else { format!("{count} lines were") }

@@ -14,7 +14,7 @@ use super::instances::{Table, numbers};
 use super::report::{Report, describe};
 use super::section::Section;
 use super::{Output, Settings, program, rights, text};
-use crate::cli::safe_path;
+use crate::cli::{safe_path, words};
 
 /// Adds the warnings about one table.
 pub(super) fn table(report: &mut Report<'_>, section: &Section<'_>, table: &Table, base: &Path) {
@@ -107,7 +107,7 @@ fn output_problem(output: &Output) -> Option<String> {
     };
     Some(match output {
         Output::Direct { .. } => format!("{problem}: the process cannot be started until it can be written"),
-        _ => format!("{problem}: its lines are dropped until it can be written"),
+        _ => format!("{problem}: its {}", words::LINES_WAIT),
     })
 }
 

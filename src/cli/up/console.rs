@@ -11,7 +11,7 @@ use childminder::{Event, Line, ProcessId, Reactor};
 
 use super::end::{End, Piece};
 use crate::cli::output::Output;
-use crate::cli::words;
+use crate::cli::waiting::Author;
 
 /// Of a terminal: those that are readable on black and on white.
 const COLOURS: [u8; 6] = [36, 33, 32, 35, 34, 31];
@@ -28,8 +28,6 @@ pub(super) struct Console {
     /// What is drawn on stderr's last line now.
     progress: Option<String>,
     drawn: bool,
-    /// Messages of our own that nobody has read.
-    unsaid: u64,
 }
 
 /// An output and the state that all of its writers share. Descriptors for the same file share one,
@@ -49,16 +47,19 @@ struct Shared {
 
 impl Console {
     pub(super) fn new(reactor: &mut Reactor) -> io::Result<Self> {
+        Self::with(reactor, Output::stdout()?, Output::stderr()?)
+    }
+
+    fn with(reactor: &mut Reactor, out: Output, err: Output) -> io::Result<Self> {
         let mut console = Self {
             outputs: Vec::new(),
             numbers: Vec::new(),
             terminal: io::stderr().is_terminal(),
             progress: None,
             drawn: false,
-            unsaid: 0,
         };
-        console.add(reactor, STDOUT, Output::stdout()?)?;
-        console.add(reactor, STDERR, Output::stderr()?)?;
+        console.add(reactor, STDOUT, out)?;
+        console.add(reactor, STDERR, err)?;
         Ok(console)
     }
 
@@ -110,7 +111,7 @@ impl Console {
     }
 
     /// Writes a line of a process with the name in front, which has the colour of this number.
-    pub(super) fn line(&mut self, line: &Line<'_>, number: usize) {
+    pub(super) fn line(&mut self, line: &Line<'_>, author: &Author, number: usize) {
         self.erase_progress();
         let index = self.index(if line.fd == STDERR { STDERR } else { STDOUT });
         let Shared { output, colour, end, .. } = &mut self.outputs[index];
@@ -118,35 +119,28 @@ impl Console {
         let (before, name) = (end.finish(), line.name.as_bytes());
         if *colour {
             let start = format!("\x1b[{}m[", COLOURS[number % COLOURS.len()]);
-            output.push(&[before, start.as_bytes(), name, mark, b"\x1b[0m ", line.bytes, b"\n"]);
+            output.push(author, &[before, start.as_bytes(), name, mark, b"\x1b[0m ", line.bytes, b"\n"]);
         } else {
-            output.push(&[before, b"[", name, mark, b" ", line.bytes, b"\n"]);
+            output.push(author, &[before, b"[", name, mark, b" ", line.bytes, b"\n"]);
         }
     }
 
     /// Writes a line of a process as it is to a descriptor of ours.
-    pub(super) fn raw(&mut self, line: &Line<'_>, number: i32) {
+    pub(super) fn raw(&mut self, line: &Line<'_>, author: &Author, number: i32) {
         self.erase_progress();
         let index = self.index(number);
         let Shared { output, end, .. } = &mut self.outputs[index];
-        output.push(&end.add((line.process, line.fd), Piece::from(line)));
+        output.push(author, &end.add((line.process, line.fd), Piece::from(line)));
     }
 
     /// Something of our own.
     pub(super) fn say(&mut self, what: &str) {
-        if self.err().output.is_full() {
-            self.unsaid += 1;
-            return;
-        }
         self.erase_progress();
-        let unsaid = std::mem::take(&mut self.unsaid);
         let Shared { output, end, .. } = self.err();
-        output.push(&[end.finish()]);
-        if unsaid > 0 {
-            output.push(&[format!("childminder: {unsaid} messages were dropped here\n").as_bytes()]);
-        }
+        let mut before = end.finish();
         for line in what.lines() {
-            output.push(&[b"childminder: ", line.as_bytes(), b"\n"]);
+            output.push(&None, &[before, b"childminder: ", line.as_bytes(), b"\n"]);
+            before = b"";
         }
     }
 
@@ -165,7 +159,7 @@ impl Console {
 
     fn erase_progress(&mut self) {
         if std::mem::take(&mut self.drawn) {
-            self.err().output.push(&[b"\r\x1b[K"]);
+            self.err().output.push(&None, &[b"\r\x1b[K"]);
             // What comes next may go to the same terminal by another output.
             self.err().output.flush();
         }
@@ -175,7 +169,7 @@ impl Console {
         if !self.drawn && !self.err().output.is_full() {
             if let Some(progress) = self.progress.take() {
                 let Shared { output, end, .. } = self.err();
-                output.push(&[end.finish(), b"childminder: ", progress.as_bytes()]);
+                output.push(&None, &[end.finish(), b"childminder: ", progress.as_bytes()]);
                 (self.progress, self.drawn) = (Some(progress), true);
             }
         }
@@ -220,12 +214,12 @@ impl Console {
         let mut reports = Vec::new();
         for Shared { output, name, .. } in &mut self.outputs {
             output.finish(reactor, Some(deadline));
-            let dropped = output.take_dropped();
-            if dropped > 0 {
-                reports.push(format!("{name}: {} dropped", words::lines_were(dropped)));
-            }
+            reports.extend(output.final_report().map(|report| format!("{name}: {report}")));
         }
         reports.iter().for_each(|report| self.say(report));
         self.err().output.finish(reactor, Some(deadline));
     }
 }
+
+#[cfg(test)]
+mod tests;

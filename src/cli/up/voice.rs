@@ -7,7 +7,7 @@ use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 use childminder::restart::State;
-use childminder::{Exit, Line, Observer, ProcessId, Reactor, SpawnError};
+use childminder::{Event, Exit, Line, Observer, ProcessId, Reactor, SpawnError, TimerId};
 
 use super::console::Console;
 use super::end::Piece;
@@ -16,12 +16,16 @@ use super::recent::Recent;
 use crate::cli::config::{Output, ProcessConfig};
 use crate::cli::control::protocol::LogLine;
 use crate::cli::safe_path::{self, Target};
+use crate::cli::waiting::Author;
 use crate::cli::words;
 
 #[derive(Debug)]
 pub(super) struct Voice {
     pub(super) console: Console,
     files: Vec<Option<LogFile<(ProcessId, i32)>>>,
+    /// The time when a file that has failed is to be tried again, and the timer for it.
+    retry_at: Option<Instant>,
+    retry: Option<TimerId>,
     streams: HashMap<String, Streams>,
     /// The number of the next name, for its colour.
     next_number: usize,
@@ -60,6 +64,7 @@ impl News {
 #[derive(Debug)]
 struct Streams {
     number: usize,
+    author: Author,
     out: Sink,
     err: Sink,
     recent: Recent,
@@ -84,6 +89,8 @@ impl Voice {
         Self {
             console,
             files: Vec::new(),
+            retry_at: None,
+            retry: None,
             streams: HashMap::new(),
             next_number: 0,
             followed: false,
@@ -101,7 +108,8 @@ impl Voice {
         let next = self.next_number;
         let streams = self.streams.entry(process.name.clone()).or_insert_with(|| {
             self.next_number += 1;
-            Streams { number: next, out, err, recent: Recent::default(), start_error: None, removed: false }
+            let author = Some(process.name.as_str().into());
+            Streams { number: next, author, out, err, recent: Recent::default(), start_error: None, removed: false }
         });
         (streams.out, streams.err, streams.removed) = (out, err, false);
         self.close_unused_files();
@@ -146,7 +154,7 @@ impl Voice {
         for (index, file) in self.files.iter_mut().enumerate() {
             let used = Sink::File(index);
             if !self.streams.values().any(|streams| streams.out == used || streams.err == used) {
-                if let Some(said) = file.take().and_then(|mut file| file.final_report()) {
+                if let Some(said) = file.take().and_then(|mut file| file.finish()) {
                     self.console.say(&said);
                 }
             }
@@ -182,12 +190,34 @@ impl Voice {
         std::mem::take(&mut self.news)
     }
 
-    /// Passes on what was heard in this turn.
+    /// Whether an event was meant for this.
+    pub(super) fn handle(&mut self, reactor: &mut Reactor, event: &Event<'_>) -> bool {
+        match *event {
+            Event::Timer(id) if self.retry == Some(id) => {
+                self.retry = None;
+                true
+            }
+            _ => self.console.handle(reactor, event),
+        }
+    }
+
+    /// Passes on what was heard in this turn, and has a file that has failed tried again in time.
+    pub(super) fn settle(&mut self, reactor: &mut Reactor) {
+        self.flush(reactor.now());
+        if let (Some(retry_at), None) = (self.retry_at, self.retry) {
+            self.retry = Some(reactor.call_later(retry_at.saturating_duration_since(reactor.now())));
+        }
+    }
+
+    /// Passes on what was heard until now.
     pub(super) fn flush(&mut self, now: Instant) {
+        self.retry_at = None;
         for file in self.files.iter_mut().flatten() {
             if let Some(said) = file.flush(now) {
                 self.console.say(&said);
             }
+            let earlier = |at: Instant| self.retry_at.map_or(at, |known| known.min(at));
+            self.retry_at = file.retry_at().map(earlier).or(self.retry_at);
         }
         self.console.flush();
     }
@@ -205,9 +235,8 @@ impl Voice {
     /// Writes at the end what is left, as far as it is taken until the deadline, and reports the
     /// lines that were dropped.
     pub(super) fn finish(&mut self, reactor: &Reactor, deadline: Instant) {
-        self.flush(reactor.now());
         for file in self.files.iter_mut().flatten() {
-            if let Some(said) = file.final_report() {
+            if let Some(said) = file.finish() {
                 self.console.say(&said);
             }
         }
@@ -227,16 +256,19 @@ impl Observer for Voice {
             self.news.push((line.name.to_owned(), News::new(kept)));
         }
         // Of a process that was removed, somebody still holds the pipe.
-        let Some(streams) = self.streams.get_mut(line.name) else { return self.console.line(line, 0) };
+        let Some(streams) = self.streams.get_mut(line.name) else {
+            return self.console.line(line, &Some(line.name.into()), 0);
+        };
+        let author = &streams.author;
         streams.recent.push(kept);
         match if stream == 2 { streams.err } else { streams.out } {
             Sink::File(index) => {
                 if let Some(Some(file)) = self.files.get_mut(index) {
-                    file.push((line.process, line.fd), Piece::from(line));
+                    file.push((line.process, line.fd), author, Piece::from(line));
                 }
             }
-            Sink::Own(number) => self.console.raw(line, number),
-            Sink::Console | Sink::Elsewhere => self.console.line(line, streams.number),
+            Sink::Own(number) => self.console.raw(line, author, number),
+            Sink::Console | Sink::Elsewhere => self.console.line(line, author, streams.number),
         }
     }
 
