@@ -16,7 +16,7 @@ use lexopt::{Arg, Parser, ValueExt};
 use super::output::{self, Output, one_line, time_left};
 use super::signals::{Signals, Wish};
 use super::waiting::Author;
-use super::{FAILURE, Failure, HELP, child, paths, words};
+use super::{FAILURE, Failure, HELP, child, paths, screen, words};
 
 /// What a child that has exited has left in its pipes is read, and what others still write is not waited for longer.
 const GRACE: Duration = Duration::from_millis(50);
@@ -30,16 +30,18 @@ struct Arguments {
     name: String,
     command: Command,
     policy: Policy,
+    /// A terminal of ours gets the child's control characters as they are.
+    raw: bool,
 }
 
 /// Runs the command that the rest of the command line names.
 pub(super) fn main(arguments: Parser) -> Result<u8, Failure> {
-    let Some(Arguments { name, command, policy }) = parse(arguments)? else {
+    let Some(Arguments { name, command, policy, raw }) = parse(arguments)? else {
         output::say(HELP)?;
         return Ok(0);
     };
     let mut reactor = Reactor::new()?;
-    let mut console = Console::new(&name, policy.restart)?;
+    let mut console = Console::new(&name, policy.restart, raw)?;
     console.out.watch(&mut reactor);
     console.err.watch(&mut reactor);
     let signals = Signals::watch(&mut reactor)?;
@@ -77,7 +79,7 @@ pub(super) fn main(arguments: Parser) -> Result<u8, Failure> {
 fn parse(mut arguments: Parser) -> Result<Option<Arguments>, Failure> {
     let mut policy = Policy::default();
     let (mut name, mut cwd, mut user) = (None, None, None);
-    let (mut env, mut clear_env) = (Vec::new(), false);
+    let (mut env, mut clear_env, mut raw) = (Vec::new(), false, false);
     let program = loop {
         match arguments.next()? {
             Some(Arg::Short('t') | Arg::Long("threshold")) => policy.threshold = seconds(&mut arguments, "threshold")?,
@@ -92,6 +94,7 @@ fn parse(mut arguments: Parser) -> Result<Option<Arguments>, Failure> {
             Some(Arg::Long("cwd")) => cwd = Some(arguments.value()?),
             Some(Arg::Long("env")) => env.push(variable(&arguments.value()?)?),
             Some(Arg::Long("clear-env")) => clear_env = true,
+            Some(Arg::Long("raw")) => raw = true,
             Some(Arg::Long("user")) => user = Some(arguments.value()?.string()?),
             Some(Arg::Long("restart")) => policy.restart = restart(&arguments.value()?.string()?)?,
             Some(Arg::Short('h') | Arg::Long("help")) => return Ok(None),
@@ -132,7 +135,7 @@ fn parse(mut arguments: Parser) -> Result<Option<Arguments>, Failure> {
         run_as(&mut command, &user)?;
     }
     child::confine(&mut command);
-    Ok(Some(Arguments { name, command, policy }))
+    Ok(Some(Arguments { name, command, policy, raw }))
 }
 
 /// The absolute form of a path of the command line. `option` is the option in front of it.
@@ -202,6 +205,7 @@ fn number(id: &str) -> Option<u32> {
 #[derive(Debug)]
 struct Console {
     author: Author,
+    raw: bool,
     out: Output,
     err: Output,
     restart: Restart,
@@ -211,9 +215,9 @@ struct Console {
 }
 
 impl Console {
-    fn new(name: &str, restart: Restart) -> Result<Self, Failure> {
+    fn new(name: &str, restart: Restart, raw: bool) -> Result<Self, Failure> {
         let (out, err) = (Output::stdout()?, Output::stderr()?);
-        Ok(Self { author: Some(name.into()), out, err, restart, started: false, code: 0 })
+        Ok(Self { author: Some(name.into()), raw, out, err, restart, started: false, code: 0 })
     }
 
     /// What was never there, or is no program, will not be there when it is tried again.
@@ -222,11 +226,11 @@ impl Console {
     }
 
     fn report(&mut self, name: &str, what: &str) {
-        self.say(&format!("[{name}] {}", one_line(what)));
+        self.say(&format!("[{name}] {what}"));
     }
 
     fn say(&mut self, what: &str) {
-        self.err.push(&None, &[b"childminder: ", what.as_bytes(), b"\n"]);
+        self.err.push(&None, &[screen::OWN.as_bytes(), one_line(what).as_bytes(), b"\n"]);
     }
 
     fn flush(&mut self) {
@@ -259,7 +263,11 @@ impl Observer for Console {
     fn line(&mut self, line: &Line<'_>) {
         let output = if line.fd == 2 { &mut self.err } else { &mut self.out };
         let mark: &[u8] = if line.continued { b"+] " } else { b"] " };
-        output.push(&self.author, &[b"[", line.name.as_bytes(), mark, line.bytes, b"\n"]);
+        let text = match output.is_terminal() && !self.raw {
+            true => screen::shown(line.bytes),
+            false => line.bytes.into(),
+        };
+        output.push(&self.author, &[b"[", line.name.as_bytes(), mark, &text, b"\n"]);
     }
 
     fn started(&mut self, name: &str, pid: u32) {

@@ -24,6 +24,7 @@ pub(super) struct Table {
     pub(super) settings: Settings,
     pub(super) policy: Arc<Policy>,
     pub(super) autostart: bool,
+    pub(super) raw: bool,
 }
 
 impl Config {
@@ -52,6 +53,7 @@ impl Table {
             settings: self.settings.expand(base, instance).into(),
             policy: Arc::clone(&self.policy),
             autostart: self.autostart,
+            raw: self.raw,
         }
     }
 }

@@ -27,6 +27,8 @@ pub(crate) struct ProcessConfig {
     pub(crate) policy: Arc<Policy>,
     /// Whether it is started with the supervisor.
     pub(crate) autostart: bool,
+    /// Whether a terminal of ours gets its control characters as they are.
+    pub(crate) raw: bool,
 }
 
 /// What is run, and in which surroundings.
@@ -81,7 +83,7 @@ pub(crate) enum Output {
 pub(crate) enum Change {
     /// Nothing.
     Nothing,
-    /// Give it the new policy, and let it run on.
+    /// Give it the new policy and what else can change, and let it run on.
     Policy,
     /// Restart it with the new command.
     Process,
@@ -252,6 +254,7 @@ mod tests {
         assert_eq!(old.change(read("kill-time = 5.0")), Change::Nothing);
         assert_eq!(old.change(read("kill-time = 6")), Change::Policy);
         assert_eq!(old.change(read("autostart = false")), Change::Policy);
+        assert_eq!(old.change(read("raw = true")), Change::Policy);
         for rest in [
             "environment = { A = \"1\" }",
             "umask = \"077\"",

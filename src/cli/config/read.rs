@@ -23,7 +23,7 @@ use crate::cli::descriptor::is_inherited;
 use crate::cli::paths;
 use crate::cli::safe_path::{self, Creation, Target};
 
-pub(super) const PROCESS: [&str; 14] = [
+pub(super) const PROCESS: [&str; 15] = [
     "command",
     "shell",
     "directory",
@@ -38,6 +38,7 @@ pub(super) const PROCESS: [&str; 14] = [
     "instances",
     "stdout",
     "stderr",
+    "raw",
 ];
 
 const FILE: [&str; 6] = ["file", "direct", "max-size", "keep", "mode", "owner"];
@@ -192,7 +193,8 @@ impl Reader<'_, '_> {
         let (policy, _) = self.policy(&section, defaults);
         let autostart = section.read(self.report, "autostart", value::boolean).unwrap_or(true);
         self.check_names(name, place.into(), key.span(), instances);
-        let table = Table { name: name.to_string(), instances, settings, policy: policy.into(), autostart };
+        let raw = section.read(self.report, "raw", value::boolean).unwrap_or(false);
+        let table = Table { name: name.to_string(), instances, settings, policy: policy.into(), autostart, raw };
         // In a table with a mistake, a warning might only follow from the mistake.
         if self.warns && self.report.count() == before {
             warnings::table(self.report, &section, &table, self.base);

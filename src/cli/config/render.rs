@@ -46,7 +46,7 @@ impl Display for ProcessConfig {
         writeln!(f, "restart = \"{}\"", show_restart(policy.restart))?;
         let number = || policy.stop_signal.to_string();
         writeln!(f, "stop-signal = \"{}\"", childminder::signal::name(policy.stop_signal).unwrap_or_else(number))?;
-        writeln!(f, "autostart = {}", self.autostart)
+        writeln!(f, "autostart = {}\nraw = {}", self.autostart, self.raw)
     }
 }
 

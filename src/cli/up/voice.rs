@@ -9,14 +9,13 @@ use std::time::{Duration, Instant};
 use childminder::restart::State;
 use childminder::{Event, Exit, Line, Observer, ProcessId, Reactor, SpawnError, TimerId};
 
-use super::console::Console;
+use super::console::{Console, Speaker};
 use super::end::Piece;
 use super::files::LogFile;
 use super::recent::Recent;
 use crate::cli::config::{Output, ProcessConfig};
 use crate::cli::control::protocol::LogLine;
 use crate::cli::safe_path::{self, Target};
-use crate::cli::waiting::Author;
 use crate::cli::words;
 
 #[derive(Debug)]
@@ -63,8 +62,7 @@ impl News {
 /// What one process writes.
 #[derive(Debug)]
 struct Streams {
-    number: usize,
-    author: Author,
+    speaker: Speaker,
     out: Sink,
     err: Sink,
     recent: Recent,
@@ -108,11 +106,19 @@ impl Voice {
         let next = self.next_number;
         let streams = self.streams.entry(process.name.clone()).or_insert_with(|| {
             self.next_number += 1;
-            let author = Some(process.name.as_str().into());
-            Streams { number: next, author, out, err, recent: Recent::default(), start_error: None, removed: false }
+            let speaker = Speaker { author: Some(process.name.as_str().into()), number: next, raw: process.raw };
+            Streams { speaker, out, err, recent: Recent::default(), start_error: None, removed: false }
         });
+        streams.speaker.raw = process.raw;
         (streams.out, streams.err, streams.removed) = (out, err, false);
         self.close_unused_files();
+    }
+
+    /// Says whether a terminal gets the control characters of a process as they are.
+    pub(super) fn set_raw(&mut self, name: &str, raw: bool) {
+        if let Some(streams) = self.streams.get_mut(name) {
+            streams.speaker.raw = raw;
+        }
     }
 
     /// Forgets a process, at once or, if it is `alive`, when it has exited.
@@ -257,18 +263,18 @@ impl Observer for Voice {
         }
         // Of a process that was removed, somebody still holds the pipe.
         let Some(streams) = self.streams.get_mut(line.name) else {
-            return self.console.line(line, &Some(line.name.into()), 0);
+            let speaker = Speaker { author: Some(line.name.into()), number: 0, raw: false };
+            return self.console.line(line, &speaker);
         };
-        let author = &streams.author;
         streams.recent.push(kept);
         match if stream == 2 { streams.err } else { streams.out } {
             Sink::File(index) => {
                 if let Some(Some(file)) = self.files.get_mut(index) {
-                    file.push((line.process, line.fd), author, Piece::from(line));
+                    file.push((line.process, line.fd), &streams.speaker.author, Piece::from(line));
                 }
             }
-            Sink::Own(number) => self.console.raw(line, author, number),
-            Sink::Console | Sink::Elsewhere => self.console.line(line, author, streams.number),
+            Sink::Own(number) => self.console.unmarked(line, &streams.speaker, number),
+            Sink::Console | Sink::Elsewhere => self.console.line(line, &streams.speaker),
         }
     }
 
