@@ -302,6 +302,9 @@ impl Command {
     /// Unless [`gid`](Self::gid) and [`groups`](Self::groups) say otherwise, the group and the supplementary groups
     /// are the user's own, from the system's database: those of the host are never left over. A host that already is this
     /// user and group needs no rights for it and keeps its groups.
+    ///
+    /// The child's ends of its pipes and its pseudo-terminal belong to this user, so that the child can
+    /// open `/dev/stdout` and its like again.
     pub fn uid(&mut self, id: u32) -> &mut Self {
         self.attributes_mut().uid = Some(id);
         self

@@ -37,7 +37,8 @@ stages! {
     /// Blocking the signals of the host's thread while the child is made, and letting them through
     /// again. After the latter has failed they stay blocked (`sigprocmask(2)`).
     Sigmask => "sigprocmask",
-    /// Opening a file that the child appends to: see [`Stdio::append`](crate::Stdio::append).
+    /// Opening a file of the child: see [`Stdio::append`](crate::Stdio::append) and
+    /// [`Stdio::open_with`](crate::Stdio::open_with).
     Open => "open",
     /// Making the child: `clone(2)` or `fork(2)`.
     Clone => "clone",

@@ -2,7 +2,9 @@
 //!
 //! The one rule: what is given stays open as long as a command holds it, so that it can be given again.
 
+use std::fmt;
 use std::fs::File;
+use std::io;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -25,6 +27,19 @@ pub(crate) enum Source {
     SameAs(i32),
     Given(Arc<OwnedFd>),
     Append(Arc<Path>),
+    OpenWith(Arc<Path>, Opener),
+}
+
+/// A function of the host that opens a file at each spawn.
+#[derive(Clone)]
+pub(crate) struct Opener(pub(crate) Arc<Open>);
+
+type Open = dyn Fn(&Path) -> io::Result<OwnedFd> + Send + Sync;
+
+impl fmt::Debug for Opener {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Opener")
+    }
 }
 
 impl Stdio {
@@ -83,6 +98,10 @@ impl Stdio {
     /// neither overwrites the output of the other. A spawn never waits for the reader of a named
     /// pipe.
     ///
+    /// Symbolic links are followed. If the host has more rights than a user who may write in one of
+    /// the folders of the path, that user can direct the child's output into any file. Such a host
+    /// opens the file itself, as it thinks right, by [`open_with`](Self::open_with).
+    ///
     /// # Errors
     ///
     /// If the file cannot be opened, the spawn fails at [`Stage::Open`](crate::Stage::Open) with
@@ -102,6 +121,37 @@ impl Stdio {
     #[must_use]
     pub fn append(path: impl Into<PathBuf>) -> Self {
         Self(Source::Append(path.into().into()))
+    }
+
+    /// A file that a function of the host opens at each spawn. The function gets the path.
+    ///
+    /// The child gets the open file as it is: blocking or not, appending or not. The function runs
+    /// within the spawn, which waits for it.
+    ///
+    /// # Errors
+    ///
+    /// If the function fails, the spawn fails at [`Stage::Open`](crate::Stage::Open) with the path and
+    /// the function's error.
+    ///
+    /// ```
+    /// use std::fs::File;
+    /// use std::os::unix::fs::OpenOptionsExt;
+    ///
+    /// use childminder::{Command, Stdio};
+    ///
+    /// let mut command = Command::new("date");
+    /// command.stdout(Stdio::open_with("/var/log/date.log", |path| {
+    ///     let mut options = File::options();
+    ///     options.append(true).create(true).mode(0o640).custom_flags(libc::O_NOFOLLOW);
+    ///     Ok(options.open(path)?.into())
+    /// }));
+    /// ```
+    #[must_use]
+    pub fn open_with(
+        path: impl Into<PathBuf>,
+        open: impl Fn(&Path) -> io::Result<OwnedFd> + Send + Sync + 'static,
+    ) -> Self {
+        Self(Source::OpenWith(path.into().into(), Opener(Arc::new(open))))
     }
 }
 

@@ -125,6 +125,21 @@ on_all_combinations! {
         assert!(error.to_string().ends_with("(os error 6) (it is a socket)"), "{error}");
     }
 
+    fn the_host_can_open_it_itself(world: &mut World) {
+        let dir = TempDir::new("append");
+        let log = dir.0.join("log");
+        let mut command = sh("echo out");
+        command.stdout(Stdio::open_with(&log, |path| {
+            let error = || std::io::Error::other("it is not to be opened");
+            if path.exists() { Err(error()) } else { Ok(fs::File::create(path)?.into()) }
+        }));
+        assert!(world.run(&command).exit.success());
+        assert_eq!(read(&log), "out\n");
+        let error = refused(world, &command.clone());
+        let expected = format!("cannot start `sh`: open {}: it is not to be opened", log.display());
+        assert_eq!(error.to_string(), expected);
+    }
+
     fn another_descriptor_can_be_one(world: &mut World) {
         let dir = TempDir::new("append");
         let log = dir.0.join("log");

@@ -128,7 +128,7 @@ fn a_folder_that_is_missing() {
             ("command = [\"true\"], directory = \".\"", ""),
             (
                 "command = [\"true\"], stdout = \"./logs/x\"",
-                "`stdout` is the file \"HERE/logs/x\", and its folder does not exist: its lines are dropped until it can be written",
+                "`stdout` is the file \"HERE/logs/x\", and its folder does not exist: its lines wait until it can be written, and are dropped if they become too many",
             ),
             (
                 "command = [\"true\"], stderr = { file = \"file/x\", direct = true }",

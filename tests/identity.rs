@@ -4,7 +4,7 @@
 
 mod util;
 
-use childminder::{Command, Stage};
+use childminder::{Command, Stage, Stdio};
 use util::{COMBINATIONS, World, field_of, is_root, on_all_combinations};
 
 const NOBODY: u32 = 65_534;
@@ -183,6 +183,31 @@ on_all_combinations! {
         let mut command = util::sh("id -u; id -g; test -t 0 && echo seen >/dev/tty");
         let outcome = world.run(command.uid(NOBODY).gid(7).pty(childminder::Pty::new()));
         assert_eq!((outcome.out.as_str(), outcome.exit.code()), ("65534\r\n7\r\nseen\r\n", Some(0)));
+    }
+
+    // The pipes belong to the child's user, so that it can open `/dev/stdout` and its like again.
+    fn pipes_can_be_opened_again(world: &mut World) {
+        if !is_root() {
+            return;
+        }
+        let script = "read line </dev/stdin; echo $line >/dev/stdout; echo err >/dev/stderr; echo three >/dev/fd/3; \
+                      stat -Lc '%u %a' /dev/fd/0 /dev/fd/1 /dev/fd/2 /dev/fd/3";
+        let mut command = util::sh(script);
+        command.uid(NOBODY).stdin(Stdio::piped()).fd(3, Stdio::reader());
+        let id = world.spawn(&command);
+        world.process(id).write(0, b"in\n").unwrap();
+        let outcome = world.until_ended(id);
+        assert_eq!((outcome.err.as_str(), world.log.text(id, 3)), ("err\n", "three\n".into()));
+        assert_eq!(outcome.out, format!("in\n{}", "65534 600\n".repeat(4)));
+    }
+
+    fn its_terminal_can_be_opened_again(world: &mut World) {
+        if !is_root() {
+            return;
+        }
+        let mut command = util::sh("echo by name >$(tty); echo again >/dev/stderr; stat -c %u $(tty)");
+        let outcome = world.run(command.uid(NOBODY).pty(childminder::Pty::new()));
+        assert_eq!(outcome.out, "by name\r\nagain\r\n65534\r\n");
     }
 
     // the signal asked for survives the change of user, which clears it

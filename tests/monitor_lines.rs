@@ -5,7 +5,7 @@
 mod monitor_util;
 
 use childminder::{Command, Exit, Line, Observer, Policy, ProcessMonitor, Reactor, Restart, Service};
-use monitor_util::{WATCHDOG, now, sh};
+use monitor_util::{Dir, WATCHDOG, each_way, now, sh};
 
 /// What the lines came to.
 #[derive(Debug, Default)]
@@ -147,7 +147,7 @@ fn a_new_limit_is_for_new_processes() {
 // Data before death is never lost, and comes before the exit is told.
 #[test]
 fn the_last_words_come_before_the_exit() {
-    monitor_util::each_way(|world| {
+    each_way(|world| {
         let mut once = monitor_util::patient();
         once.restart = Restart::Never;
         world.add_with("it", &sh("seq 1 20000; printf end; exit 3"), once);
@@ -162,7 +162,7 @@ fn the_last_words_come_before_the_exit() {
 // B7: also if somebody else holds the pipe; what this one writes later is a line of its own.
 #[test]
 fn the_last_words_do_not_wait_for_the_pipe() {
-    monitor_util::each_way(|world| {
+    each_way(|world| {
         let mut command = sh("(read x <&3; echo later) & printf last; exit 3");
         command.fd(3, childminder::Stdio::writer());
         world.add_with("it", &command, monitor_util::sulky());
@@ -172,5 +172,19 @@ fn the_last_words_do_not_wait_for_the_pipe() {
         assert_eq!(world.lines("it"), ["[it] last"]);
         world.reactor.process(process).unwrap().close(3);
         world.until("the later word", |world| world.lines("it") == ["[it] last", "[it] later"]);
+    });
+}
+
+#[test]
+fn pipes_of_an_orderly_process_are_never_closed_early() {
+    each_way(|world| {
+        let dir = Dir::new("orderly");
+        let mut command = sh("n=1; until mkdir $n 2>/dev/null; do n=$((n+1)); done; echo line $n
+                              [ $n -lt 20 ] || { echo ready; exec sleep 1000; }");
+        command.current_dir(dir.path("."));
+        world.add("it", &command);
+        world.start();
+        world.until_ready("it", 1);
+        assert_eq!((world.lines("it").len(), world.count("pipes closed", "it")), (21, 0));
     });
 }

@@ -80,16 +80,7 @@ impl Service for Scripted {
 }
 
 fn is_story(story: &[Told], expected: &[&str]) {
-    let word = |told: &Told| match told {
-        Told::Line { .. } => "line",
-        Told::Started { .. } => "started",
-        Told::Terminating { .. } => "terminating",
-        Told::Killing { .. } => "killing",
-        Told::Exited { .. } => "exited",
-        Told::Restarting { .. } => "restarting",
-        Told::StartFailed { .. } => "start failed",
-    };
-    assert_eq!(story.iter().map(word).collect::<Vec<_>>(), expected);
+    assert_eq!(story.iter().map(Told::kind).collect::<Vec<_>>(), expected);
 }
 
 const STOPPED: [&str; 4] = ["started", "line", "terminating", "exited"];

@@ -283,10 +283,10 @@ fn a_vanished_folder_stops_nothing_and_is_told_once() {
     let pid = up.pid_of("a");
     up.until_read("logs/a.log", "line\n");
     fs::remove_dir_all(up.folder.join("logs")).unwrap();
-    up.until_read("err", "lines are dropped until it can be written");
+    up.until_read("err", "lines wait until it can be written");
     fs::create_dir(up.folder.join("logs")).unwrap();
     let err = up.until_read("err", "can be written again; ");
-    assert_eq!(err.matches("lines are dropped until").count(), 1, "{err}");
+    assert_eq!(err.matches("lines wait until").count(), 1, "{err}");
     up.until_read("logs/a.log", "line\n");
     assert_eq!(up.pid_of("a"), pid);
 }
@@ -301,7 +301,7 @@ fn a_log_at_its_size_limit_stops_nothing() {
     rustix::process::prlimit(Pid::from_raw(up.pid()), Resource::Fsize, limit).unwrap();
     up.folder.write("go", "");
     up.until_read("err.log", "said\n");
-    up.until_read("err", "lines are dropped until it can be written");
+    up.until_read("err", "lines wait until it can be written");
     assert_eq!(up.folder.read("a.log").len(), 1024);
     assert!(up.child.try_wait().unwrap().is_none());
     up.until_state("a", "running");

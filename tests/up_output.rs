@@ -198,7 +198,7 @@ fn a_named_pipe_makes_no_process_wait() {
     );
     let err = up.until_read("err", "no process reads this named pipe");
     assert!(
-        err.contains("/link: no process reads this named pipe; lines are dropped until it can be written"),
+        err.contains("/link: no process reads this named pipe; lines wait until it can be written, and are dropped if they become too many"),
         "{err}"
     );
     let mut reader = File::options().read(true).custom_flags(libc::O_NONBLOCK).open(&pipe).unwrap();
@@ -209,12 +209,15 @@ fn a_named_pipe_makes_no_process_wait() {
         got.extend_from_slice(&buffer[..count]);
         text(&got)
     };
-    up.until_read("err", "/link: can be written again; ");
+    up.until_read("err", "/link: can be written again; no line was dropped\n");
     up.folder.write("heard", "");
     // The pipe is not read now; the process goes on all the same.
     up.folder.write("flood", "");
     until("the process to go on", || up.folder.join("done").exists().then_some(()));
-    up.until_read("err", "/link: it is read too slowly; lines are dropped until it can be written");
+    up.until_read(
+        "err",
+        "/link: it is read too slowly; lines wait until it can be written, and are dropped if they become too many",
+    );
     up.folder.write("read", "");
     let told = until("the recovery", || {
         let (_, err) = (read(), up.folder.read("err"));
@@ -222,7 +225,8 @@ fn a_named_pipe_makes_no_process_wait() {
     });
     up.folder.write("told", "");
     until("all of it", || read().contains("end\n").then_some(()));
-    let dropped: usize = told.rsplit_once(" lines were").unwrap().0.rsplit(' ').next().unwrap().parse().unwrap();
+    let dropped: usize =
+        told.rsplit_once(" lines were dropped: ").unwrap().0.rsplit(' ').next().unwrap().parse().unwrap();
     let numbers: Vec<usize> = read().lines().filter_map(|line| line.parse().ok()).collect();
     assert_eq!(Some(numbers.len() + dropped), numbers.last().copied());
     assert!(pipe.metadata().unwrap().file_type().is_fifo() && up.folder.join("link").is_symlink());
@@ -232,18 +236,21 @@ fn a_named_pipe_makes_no_process_wait() {
 
 #[test]
 fn what_was_dropped_is_told_at_the_end() {
-    let why = "No space left on device (os error 28); lines are dropped until it can be written\n";
+    let why = "No space left on device (os error 28); lines ";
     let two = |to: &str| format!("[process.a]\nshell = \"echo 1; echo 2; exec sleep 1000\"\nstdout = \"{to}\"\n");
     let up = Up::start(&two("/dev/full"));
     up.until_read("err", &format!("/dev/full: {why}"));
     let err = up.shutdown();
-    assert!(err.contains("childminder: /dev/full: 2 lines were dropped\n"), "{err}");
+    assert!(err.contains("childminder: /dev/full: 2 lines were dropped: 2 of a\n"), "{err}");
 
     // The same for an output of ours.
     let up = start_by(Folder::new(), "exec \"$0\" up >/dev/full 2>err", &two("/dev/stdout"));
     up.until_read("err", &format!("stdout: {why}"));
     let err = up.shutdown();
-    assert!(err.ends_with("childminder: stdout: 2 lines were dropped\n") && err.matches(why).count() == 1, "{err}");
+    assert!(
+        err.ends_with("childminder: stdout: 2 lines were dropped: 2 of a\n") && err.matches(why).count() == 1,
+        "{err}"
+    );
 }
 
 #[test]
@@ -264,21 +271,23 @@ fn a_line_that_was_torn_is_not_glued_to_the_next() {
     // Within a number.
     limit(Some(1025));
     up.folder.write("go", "");
-    let why = "File too large (os error 27); lines are dropped until it can be written\n";
+    let why = "File too large (os error 27); lines ";
     until("both to be full", || (up.folder.read("err").matches(why).count() == 2).then_some(()));
     limit(None);
     up.folder.write("room", "");
     let numbers: String = (1..=1000).map(|number| format!("{number}\n")).collect();
-    for (name, told) in [("out", "stdout"), ("log", "/log")] {
-        let written = up.until_read(name, "next\n");
-        assert!(!numbers[..1025].ends_with('\n') && written.starts_with(&numbers[..1025]), "{name}");
-        assert!(written[1025..].starts_with("\nnext\n"), "{name}");
-        up.until_read("err", &format!("{told}: can be written again; "));
-    }
+    let written = up.until_read("out", "next\n");
+    assert!(!numbers[..1025].ends_with('\n') && written.starts_with(&numbers[..1025]), "{written}");
+    assert!(written[1025..].starts_with("\nnext\n"), "{written}");
+    up.until_read("err", "stdout: can be written again; ");
+    // What could not be written to the file has waited, and the torn line goes on.
+    let written = up.until_read("log", "next\n");
+    assert!(written.starts_with(&format!("{numbers}next\n")), "{written}");
+    up.until_read("err", "/log: can be written again; no line was dropped\n");
     up.folder.write("over", "");
     let lost = 1000 - numbers[..1025].matches('\n').count();
     let err = up.shutdown();
-    assert!(err.contains(&format!("stdout: can be written again; {lost} lines were dropped\n")), "{err}");
+    assert!(err.contains(&format!("stdout: can be written again; {lost} lines were dropped: {lost} of a\n")), "{err}");
 }
 
 // Our own descriptors.

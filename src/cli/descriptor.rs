@@ -1,50 +1,18 @@
-//! Follows the path of an output file to a file or to an open descriptor, as `/dev/stdout` and
-//! links to it are. Opens nothing.
+//! Our own descriptors: which paths mean one, and which were open when the command was started.
+//! Opens nothing.
 //!
-//! The one rule: a path that means one of our own descriptors is followed link by link and never
-//! opened. Opening it would make a second open file with a position of its own, and would fail for
-//! a socket.
+//! The one rule: a path that means one of our own descriptors is never opened. Opening it would make a
+//! second open file with a position of its own, and would fail for a socket.
 
 use std::ffi::OsStr;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
-/// The number of links that the kernel follows.
-const MAX_LINKS: usize = 40;
-
-/// The end of a path.
-#[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Target {
-    /// Our own descriptor of this number.
-    Own(i32),
-    /// A descriptor of another process.
-    Foreign,
-    /// A file, which need not exist, by its path without links.
-    Path(PathBuf),
-}
-
-/// Follows `path`, which is absolute, to its end.
-pub(crate) fn target(path: &Path) -> Target {
-    let mut path = path.to_owned();
-    for _ in 0..MAX_LINKS {
-        let (Some(folder), Some(name)) = (path.parent(), path.file_name()) else { break };
-        let folder = folder.canonicalize().unwrap_or_else(|_| folder.to_owned());
-        if let Some(number) = number(name) {
-            if is_own(&folder) {
-                return Target::Own(number);
-            }
-            if folder.starts_with("/proc") {
-                return Target::Foreign;
-            }
-        }
-        let real = folder.join(name);
-        match fs::read_link(&real) {
-            Ok(link) => path = folder.join(link),
-            Err(_) => return Target::Path(real),
-        }
-    }
-    Target::Path(path)
+/// The number of our own descriptor that this entry of a folder is, as those of `/proc/self/fd` are.
+/// `folder` is a path without links.
+pub(crate) fn own(folder: &Path, name: &OsStr) -> Option<i32> {
+    number(name).filter(|_| is_own(folder))
 }
 
 /// Whether the entries of a folder are our own descriptors. It has links only where /proc is missing.
@@ -60,7 +28,7 @@ fn is_own(folder: &Path) -> bool {
 
 /// The number that a file's name is, as the kernel reads it: without a sign and without a zero in
 /// front.
-fn number(name: &OsStr) -> Option<i32> {
+pub(crate) fn number(name: &OsStr) -> Option<i32> {
     let name = name.to_str()?;
     name.parse().ok().filter(|number: &i32| number.to_string() == name)
 }
@@ -87,45 +55,22 @@ pub(crate) fn is_inherited(number: i32) -> bool {
 #[cfg(test)]
 mod tests {
     use std::os::fd::AsRawFd;
-    use std::os::unix::fs::symlink;
 
     use super::*;
 
     #[test]
-    fn follows_links_to_our_own_descriptors() {
-        let dir =
-            std::env::temp_dir().canonicalize().unwrap().join(format!("childminder-target-{}", std::process::id()));
-        fs::create_dir_all(&dir).unwrap();
-        let file = fs::File::create(dir.join("file")).unwrap();
-        let link = |from: &str, to: &str| {
-            symlink(to, dir.join(from)).unwrap();
-            dir.join(from)
-        };
-        let own = format!("/proc/{}/fd/1", std::process::id());
-        for path in ["/dev/stdout", "/dev/fd/1", "/proc/self/fd/1", "/proc/thread-self/fd/1", "/dev/fd/../fd/1", &own] {
-            assert_eq!(target(Path::new(path)), Target::Own(1), "{path}");
+    fn only_a_number_as_the_kernel_writes_it_is_a_descriptor() {
+        let own = |name: &str| own(Path::new("/proc/self/fd"), OsStr::new(name));
+        assert_eq!((own("1"), own("70000")), (Some(1), Some(70_000)), "open or not");
+        for name in ["01", "+1", "-0", "1 ", "", "x"] {
+            assert_eq!(own(name), None, "{name:?}");
         }
-        assert_eq!(target(Path::new("/dev/stderr")), Target::Own(2));
-        assert_eq!(target(&link("a", "/dev/stdout")), Target::Own(1));
-        assert_eq!(target(&link("b", "a")), Target::Own(1));
-        assert_eq!(target(&link("c", "../../../../dev/fd/2")), Target::Own(2));
-        link("folder", "/proc/self");
-        assert_eq!(target(&dir.join("folder/fd/7")), Target::Own(7), "open or not");
+    }
 
-        assert_eq!(
-            target(Path::new("/proc/1/fd/1")),
-            if std::process::id() == 1 { Target::Own(1) } else { Target::Foreign }
-        );
-        assert_eq!(target(&link("d", "file")), Target::Path(dir.join("file")));
-        assert_eq!(target(&link("e", "not-there")), Target::Path(dir.join("not-there")));
-        assert_eq!(target(&dir.join("1")), Target::Path(dir.join("1")), "a number, and no descriptor");
-        assert_eq!(target(Path::new("/dev/null")), Target::Path("/dev/null".into()));
-        assert_eq!(target(Path::new("/dev/fd/01")), target(Path::new("/proc/self/fd/01")));
-        assert!(!matches!(target(Path::new("/dev/fd/01")), Target::Own(_)));
-        assert!(matches!(target(&link("loop", "loop")), Target::Path(_)));
-
+    #[test]
+    fn stdin_stdout_and_stderr_are_always_inherited() {
+        let later = fs::File::open("/dev/null").unwrap();
         // Nothing is noted in this test, or something that was open before the file.
-        assert!(is_inherited(1) && (INHERITED.get().is_none() || !is_inherited(file.as_raw_fd())));
-        fs::remove_dir_all(&dir).unwrap();
+        assert!(is_inherited(1) && (INHERITED.get().is_none() || !is_inherited(later.as_raw_fd())));
     }
 }

@@ -11,9 +11,12 @@ mod descriptor;
 mod output;
 mod paths;
 mod run;
+mod safe_path;
+mod screen;
 mod signals;
 mod text;
 mod up;
+mod waiting;
 mod words;
 
 use std::fmt;
@@ -41,6 +44,7 @@ childminder run:
       --cwd DIR                its working directory
       --env KEY=VALUE          a variable added to its environment; may be repeated
       --clear-env              starts from an empty environment
+      --raw                    a terminal gets its control characters as they are
       --user USER[:GROUP]      the user it runs as, by name or number; a number that is not in
                                the user database needs the group
       --restart WHEN           always (the default), on-failure or never

@@ -15,7 +15,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 
 use super::text::fit;
-use super::words;
+use super::waiting::{Author, Waiting};
 
 /// So many bytes never block once poll(2) has said that a pipe can be written to (POSIX's `PIPE_BUF` on Linux), and are never
 /// torn apart by others who write to it.
@@ -45,9 +45,7 @@ enum Kind {
 pub(crate) struct Output {
     file: Arc<OwnedFd>,
     kind: Kind,
-    buffer: Vec<u8>,
-    /// So much of the buffer is out.
-    written: usize,
+    waiting: Waiting,
     /// The last byte that was written is not the end of a line.
     within_line: bool,
     /// The rest of that line was dropped.
@@ -56,8 +54,6 @@ pub(crate) struct Output {
     error: Option<Errno>,
     /// The error has been reported.
     told: bool,
-    /// The number of dropped lines that have not been reported.
-    dropped: u64,
     /// Nobody reads it any more.
     gone: bool,
     source: Option<SourceId>,
@@ -89,13 +85,11 @@ impl Output {
         Ok(Self {
             file: Arc::new(file.into()),
             kind,
-            buffer: Vec::new(),
-            written: 0,
+            waiting: Waiting::new(KEPT),
             within_line: false,
             torn: false,
             error: None,
             told: false,
-            dropped: 0,
             gone: false,
             source: None,
             retry: None,
@@ -135,50 +129,42 @@ impl Output {
         }
     }
 
-    fn waiting(&self) -> usize {
-        self.buffer.len() - self.written
-    }
-
     /// Whether so much is waiting that nothing should be added.
     pub(crate) fn is_full(&self) -> bool {
-        self.waiting() > HIGH_WATER
-    }
-
-    /// Whether what is added now would only be kept for ever.
-    pub(crate) fn is_abandoned(&self) -> bool {
-        self.waiting() > ABANDONED
+        self.waiting.len() > HIGH_WATER
     }
 
     pub(crate) fn is_empty(&self) -> bool {
-        self.waiting() == 0
+        self.waiting.is_empty()
     }
 
-    /// Adds to what is waiting.
-    pub(crate) fn push(&mut self, pieces: &[&[u8]]) {
-        if !self.gone {
-            if std::mem::take(&mut self.torn) {
-                self.buffer.push(b'\n');
-            }
-            for piece in pieces {
-                self.buffer.extend_from_slice(piece);
-            }
+    /// Adds to what is waiting. It is dropped if nobody has read for a long time.
+    pub(crate) fn push(&mut self, author: &Author, pieces: &[&[u8]]) {
+        if self.kind == Kind::File && self.is_full() {
+            self.flush();
         }
+        if self.gone || self.waiting.len() > ABANDONED {
+            return self.waiting.lose(author, pieces);
+        }
+        if std::mem::take(&mut self.torn) {
+            self.waiting.end_line(author);
+        }
+        self.waiting.push(author, pieces);
     }
 
     /// Writes as much as there is room for.
     pub(crate) fn flush(&mut self) {
         while !self.is_empty() && self.has_room(Some(Duration::ZERO)) && self.write() {}
-        self.tidy();
     }
 
-    /// Writes everything, at the end, however long the reader takes; or as much as it takes until `deadline`.
+    /// Writes everything, at the end, however long the reader takes; or as much as it takes until `deadline`, and drops the rest.
     pub(crate) fn finish(&mut self, reactor: &Reactor, deadline: Option<Instant>) {
         while !self.is_empty() {
             let patience = time_left(reactor, deadline);
             if self.has_room(patience) {
                 self.write();
             } else if patience.is_some_and(|patience| patience.is_zero()) {
-                return;
+                self.drop_all();
             }
         }
     }
@@ -193,7 +179,7 @@ impl Output {
         match written {
             Ok(written) => {
                 self.within_line = written > 0 && piece[written - 1] != b'\n';
-                self.written += written;
+                self.waiting.pass(written);
                 self.error = None;
             }
             Err(Errno::INTR) => {}
@@ -202,18 +188,25 @@ impl Output {
             // A full disk, a closed pipe, a terminal hung up: whatever it is, supervision goes on.
             Err(error) => {
                 self.gone = error == Errno::PIPE || error == Errno::IO;
-                self.torn = self.within_line;
                 self.error = Some(error).filter(|_| !self.gone);
-                self.dropped += self.buffer[self.written..].iter().map(|byte| u64::from(*byte == b'\n')).sum::<u64>();
-                self.written = self.buffer.len();
+                self.drop_all();
             }
         }
         true
     }
 
+    fn drop_all(&mut self) {
+        if self.within_line && self.waiting.bytes().starts_with(b"\n") {
+            // The line is not lost, or is counted already. It gets its newline later.
+            self.waiting.pass(1);
+        }
+        self.torn = self.within_line;
+        self.waiting.truncate(0);
+    }
+
     /// Whole lines, if possible: others may write to the same place.
     fn next_piece(&self) -> &[u8] {
-        let waiting = &self.buffer[self.written..];
+        let waiting = self.waiting.bytes();
         match self.kind {
             Kind::File => waiting,
             Kind::Terminal => {
@@ -236,30 +229,19 @@ impl Output {
                 let is_news = !std::mem::replace(&mut self.told, true);
                 is_news.then(|| format!("{}; lines are dropped until it can be written", io::Error::from(error)))
             }
-            None if self.dropped > 0 && !self.gone => {
+            None if self.waiting.has_lost() && !self.gone && !self.is_full() => {
                 self.told = false;
-                let dropped = words::lines_were(std::mem::take(&mut self.dropped));
-                Some(format!("can be written again; {dropped} dropped"))
+                Some(format!("can be written again; {}", self.waiting.take_losses()))
             }
             None => None,
         }
     }
 
-    /// The number of dropped lines that have not been reported, for a report at the end.
-    pub(crate) fn take_dropped(&mut self) -> u64 {
-        if self.gone { 0 } else { std::mem::take(&mut self.dropped) }
-    }
-
-    /// Forgets what is out, when that costs less than it has brought.
-    fn tidy(&mut self) {
-        if self.is_empty() {
-            self.buffer.clear();
-            self.buffer.shrink_to(KEPT);
-            self.written = 0;
-        } else if self.written > self.buffer.len() / 2 {
-            self.buffer.drain(..self.written);
-            self.written = 0;
-        }
+    /// A message about dropped lines that have not been reported, for the end.
+    pub(crate) fn final_report(&mut self) -> Option<String> {
+        let losses = self.waiting.has_lost().then(|| self.waiting.take_losses());
+        let why = if self.gone { "nobody reads it any more; " } else { "" };
+        losses.map(|losses| format!("{why}{losses}"))
     }
 
     fn has_room(&self, patience: Option<Duration>) -> bool {

@@ -5,18 +5,19 @@
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use childminder::restart::State;
 use childminder::{
-    Command, Event, Exit, Line, Observer, Policy, PolicyError, ProcessMonitor, Reactor, Restart, Service, SpawnError,
-    Stage, TimerId,
+    Command, Event, Exit, Line, Observer, Policy, PolicyError, ProcessId, ProcessMonitor, Reactor, Restart, Service,
+    SpawnError, Stage, TimerId,
 };
 use lexopt::{Arg, Parser, ValueExt};
 
 use super::output::{self, Output, one_line, time_left};
 use super::signals::{Signals, Wish};
-use super::{FAILURE, Failure, HELP, child, paths, words};
+use super::waiting::Author;
+use super::{FAILURE, Failure, HELP, child, paths, screen, words};
 
 /// What a child that has exited has left in its pipes is read, and what others still write is not waited for longer.
 const GRACE: Duration = Duration::from_millis(50);
@@ -30,16 +31,18 @@ struct Arguments {
     name: String,
     command: Command,
     policy: Policy,
+    /// A terminal of ours gets the child's control characters as they are.
+    raw: bool,
 }
 
 /// Runs the command that the rest of the command line names.
 pub(super) fn main(arguments: Parser) -> Result<u8, Failure> {
-    let Some(Arguments { name, command, policy }) = parse(arguments)? else {
+    let Some(Arguments { name, command, policy, raw }) = parse(arguments)? else {
         output::say(HELP)?;
         return Ok(0);
     };
     let mut reactor = Reactor::new()?;
-    let mut console = Console::new(policy.restart)?;
+    let mut console = Console::new(&name, policy.restart, raw)?;
     console.out.watch(&mut reactor);
     console.err.watch(&mut reactor);
     let signals = Signals::watch(&mut reactor)?;
@@ -48,7 +51,8 @@ pub(super) fn main(arguments: Parser) -> Result<u8, Failure> {
     let mut monitor = ProcessMonitor::with_observer(console);
     let added = monitor.add_process_with(&mut reactor, name.as_str(), &command, policy);
     added.map_err(|error| Failure::Other(error.to_string()))?;
-    let mut run = Run { monitor, name, restart, signals, code: None, over: None, done: false, held: false };
+    let mut run =
+        Run { monitor, name, restart, signals, code: None, over: None, done: false, held: false, reads_rest: false };
     if let Err(error) = reactor.run_service(&mut run) {
         run.say_left();
         return Err(Failure::Other(words::stopped_because(&error)));
@@ -63,18 +67,13 @@ pub(super) fn main(arguments: Parser) -> Result<u8, Failure> {
         false => Some(reactor.now() + LAST_WORDS),
     };
     // What was written before the end is still read, also where there was no room for it until now.
-    let mut more = !run.done;
-    while (more || run.held) && time_left(&reactor, deadline) != Some(Duration::ZERO) {
-        let wait = if run.held { time_left(&reactor, deadline) } else { Some(Duration::ZERO) };
-        more = false;
-        reactor.turn(wait, |reactor, event| {
-            more |= matches!(event, Event::Data { .. });
-            run.handle(reactor, &event);
-        })?;
+    if !run.done {
+        run.read_rest(&mut reactor, deadline)?;
     }
-    let console = run.monitor.observer_mut();
-    console.out.finish(&reactor, deadline);
-    console.err.finish(&reactor, deadline);
+    while run.held {
+        run.turn(&mut reactor, None)?;
+    }
+    run.monitor.observer_mut().finish(&reactor, deadline);
     // The signals stay watched to the very end.
     std::mem::forget(reactor);
     Ok(run.code.unwrap_or(0))
@@ -84,7 +83,7 @@ pub(super) fn main(arguments: Parser) -> Result<u8, Failure> {
 fn parse(mut arguments: Parser) -> Result<Option<Arguments>, Failure> {
     let mut policy = Policy::default();
     let (mut name, mut cwd, mut user) = (None, None, None);
-    let (mut env, mut clear_env) = (Vec::new(), false);
+    let (mut env, mut clear_env, mut raw) = (Vec::new(), false, false);
     let program = loop {
         match arguments.next()? {
             Some(Arg::Short('t') | Arg::Long("threshold")) => policy.threshold = seconds(&mut arguments, "threshold")?,
@@ -99,6 +98,7 @@ fn parse(mut arguments: Parser) -> Result<Option<Arguments>, Failure> {
             Some(Arg::Long("cwd")) => cwd = Some(arguments.value()?),
             Some(Arg::Long("env")) => env.push(variable(&arguments.value()?)?),
             Some(Arg::Long("clear-env")) => clear_env = true,
+            Some(Arg::Long("raw")) => raw = true,
             Some(Arg::Long("user")) => user = Some(arguments.value()?.string()?),
             Some(Arg::Long("restart")) => policy.restart = restart(&arguments.value()?.string()?)?,
             Some(Arg::Short('h') | Arg::Long("help")) => return Ok(None),
@@ -139,7 +139,7 @@ fn parse(mut arguments: Parser) -> Result<Option<Arguments>, Failure> {
         run_as(&mut command, &user)?;
     }
     child::confine(&mut command);
-    Ok(Some(Arguments { name, command, policy }))
+    Ok(Some(Arguments { name, command, policy, raw }))
 }
 
 /// The absolute form of a path of the command line. `option` is the option in front of it.
@@ -208,6 +208,8 @@ fn number(id: &str) -> Option<u32> {
 /// What the monitor does and what the child writes, for people to read.
 #[derive(Debug)]
 struct Console {
+    author: Author,
+    raw: bool,
     out: Output,
     err: Output,
     restart: Restart,
@@ -217,8 +219,9 @@ struct Console {
 }
 
 impl Console {
-    fn new(restart: Restart) -> Result<Self, Failure> {
-        Ok(Self { out: Output::stdout()?, err: Output::stderr()?, restart, started: false, code: 0 })
+    fn new(name: &str, restart: Restart, raw: bool) -> Result<Self, Failure> {
+        let (out, err) = (Output::stdout()?, Output::stderr()?);
+        Ok(Self { author: Some(name.into()), raw, out, err, restart, started: false, code: 0 })
     }
 
     /// What was never there, or is no program, will not be there when it is tried again.
@@ -227,18 +230,36 @@ impl Console {
     }
 
     fn report(&mut self, name: &str, what: &str) {
-        self.say(&format!("[{name}] {}", one_line(what)));
+        self.say(&format!("[{name}] {what}"));
     }
 
     fn say(&mut self, what: &str) {
-        if !self.err.is_abandoned() {
-            self.err.push(&[b"childminder: ", what.as_bytes(), b"\n"]);
-        }
+        self.err.push(&None, &[screen::OWN.as_bytes(), one_line(what).as_bytes(), b"\n"]);
     }
 
     fn flush(&mut self) {
         self.out.flush();
         self.err.flush();
+        let news = [("stdout", self.out.take_news()), ("stderr", self.err.take_news())];
+        for (name, news) in news {
+            if let Some(news) = news {
+                self.say(&format!("{name}: {news}"));
+            }
+        }
+        self.err.flush();
+    }
+
+    /// Writes what is left, at the end, and reports the lines that were dropped.
+    fn finish(&mut self, reactor: &Reactor, deadline: Option<Instant>) {
+        self.out.finish(reactor, deadline);
+        self.err.finish(reactor, deadline);
+        let reports = [("stdout", self.out.final_report()), ("stderr", self.err.final_report())];
+        for (name, report) in reports {
+            if let Some(report) = report {
+                self.say(&format!("{name}: {report}"));
+            }
+        }
+        self.err.finish(reactor, deadline);
     }
 }
 
@@ -246,7 +267,11 @@ impl Observer for Console {
     fn line(&mut self, line: &Line<'_>) {
         let output = if line.fd == 2 { &mut self.err } else { &mut self.out };
         let mark: &[u8] = if line.continued { b"+] " } else { b"] " };
-        output.push(&[b"[", line.name.as_bytes(), mark, line.bytes, b"\n"]);
+        let text = match output.is_terminal() && !self.raw {
+            true => screen::shown(line.bytes),
+            false => line.bytes.into(),
+        };
+        output.push(&self.author, &[b"[", line.name.as_bytes(), mark, &text, b"\n"]);
     }
 
     fn started(&mut self, name: &str, pid: u32) {
@@ -290,6 +315,10 @@ impl Observer for Console {
     fn killing(&mut self, name: &str) {
         self.report(name, words::killing());
     }
+
+    fn pipes_closed(&mut self, name: &str, _: ProcessId) {
+        self.report(name, words::pipes_closed());
+    }
 }
 
 /// The monitor, with this command's ways of ending.
@@ -306,6 +335,8 @@ struct Run {
     done: bool,
     /// The children are not read, because nobody reads us.
     held: bool,
+    /// They are read in any case, because we were told to end.
+    reads_rest: bool,
 }
 
 impl Run {
@@ -360,10 +391,30 @@ impl Run {
         self.monitor.observer_mut().report(&self.name, &said);
     }
 
+    /// One turn. Whether there was anything to read.
+    fn turn(&mut self, reactor: &mut Reactor, timeout: Option<Duration>) -> std::io::Result<bool> {
+        let mut read = false;
+        reactor.turn(timeout, |reactor, event| {
+            read |= matches!(event, Event::Data { .. });
+            self.handle(reactor, &event);
+        })?;
+        Ok(read)
+    }
+
+    /// Reads what the children have left in their pipes, so that it is passed on or is counted as dropped.
+    fn read_rest(&mut self, reactor: &mut Reactor, deadline: Option<Instant>) -> std::io::Result<()> {
+        self.reads_rest = true;
+        self.hold_or_release(reactor);
+        while self.turn(reactor, Some(Duration::ZERO))? && time_left(reactor, deadline) != Some(Duration::ZERO) {}
+        Ok(())
+    }
+
     fn hold_or_release(&mut self, reactor: &mut Reactor) {
         let console = self.monitor.observer();
-        let hold = console.out.is_full() || console.err.is_full();
-        if hold || (self.held && console.out.is_empty() && console.err.is_empty()) {
+        let (full, empty) =
+            (console.out.is_full() || console.err.is_full(), console.out.is_empty() && console.err.is_empty());
+        let hold = full && !self.reads_rest;
+        if hold || (self.held && (empty || self.reads_rest)) {
             for id in reactor.processes().collect::<Vec<_>>() {
                 if let Some(mut process) = reactor.process(id) {
                     if hold {

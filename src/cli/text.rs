@@ -14,7 +14,8 @@ pub(crate) fn fit(bytes: &[u8], limit: usize) -> &[u8] {
     for end in (limit.saturating_sub(3).max(1)..limit).rev() {
         let is_first = bytes[end] & 0xc0 != 0x80;
         if is_first {
-            let character = bytes[end..].utf8_chunks().next().map_or("", |chunk| chunk.valid()).chars().next();
+            let start = &bytes[end..bytes.len().min(end + 4)];
+            let character = start.utf8_chunks().next().map_or("", |chunk| chunk.valid()).chars().next();
             let goes_on = character.is_some_and(|character| end + character.len_utf8() > limit);
             return &bytes[..if goes_on { end } else { limit }];
         }

@@ -81,9 +81,16 @@ pub(crate) fn killing() -> &'static str {
     "killed, SIGKILL sent"
 }
 
+pub(crate) fn pipes_closed() -> &'static str {
+    "the pipes of an earlier process were still open and are closed now; what leftover processes write there is lost"
+}
+
 pub(crate) fn refused(number: i32, error: &std::io::Error) -> String {
     format!("cannot send {}: {error}", name(number))
 }
+
+/// What becomes of the lines of a file that cannot be written.
+pub(crate) const LINES_WAIT: &str = "lines wait until it can be written, and are dropped if they become too many";
 
 /// `1 line was`, `2 lines were`.
 pub(crate) fn lines_were(count: u64) -> String {

@@ -2,7 +2,7 @@
 //!
 //! Carries out what it is told; decides nothing. The one rule: whoever may be left of a process is reached by handles, never by numbers.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -23,6 +23,11 @@ pub(super) const FIRST_PROBE: Duration = Duration::from_millis(2);
 /// The longest such pause.
 const LONGEST_PROBE: Duration = Duration::from_millis(50);
 
+/// The number of exited processes of a name whose pipes stay open while leftover processes hold them.
+/// Without a limit, a service that leaves a process behind at each restart would take all
+/// descriptors in time.
+const KEPT_OPEN: usize = 8;
+
 /// One name and all that is known of it.
 #[derive(Debug)]
 pub(super) struct Entry {
@@ -30,6 +35,9 @@ pub(super) struct Entry {
     pub(super) command: Command,
     pub(super) life: Lifecycle,
     pub(super) process: Option<ProcessId>,
+    /// The processes that have exited and not ended: their pipes are still open. The earliest is the
+    /// first.
+    pub(super) unended: VecDeque<ProcessId>,
     pub(super) pid: Option<u32>,
     pub(super) timer: Option<(TimerId, Instant)>,
     /// What is left of the groups of earlier processes of this name.
@@ -150,6 +158,19 @@ impl Entry {
             result = result.and(refused(group.signal(libc::SIGKILL)));
         }
         result
+    }
+
+    /// Notes that a process has exited, and closes the pipes of the earliest such process if there
+    /// are too many.
+    pub(super) fn note_exit(&mut self, reactor: &mut Reactor, observer: &mut impl Observer, process: ProcessId) {
+        self.unended.push_back(process);
+        if self.unended.len() > KEPT_OPEN {
+            let earliest = self.unended.pop_front();
+            if let Some(mut earliest) = earliest.and_then(|id| reactor.process(id)) {
+                earliest.close_all_at_once();
+                observer.pipes_closed(&self.name, earliest.id());
+            }
+        }
     }
 
     /// Notes what came of a signal of a stop.

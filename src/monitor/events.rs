@@ -128,6 +128,7 @@ impl<O: Observer> ProcessMonitor<O> {
         entry.groups.extend(leftover);
         entry.probe = FIRST_PROBE;
         self.observer.exited(&entry.name, exit);
+        entry.note_exit(reactor, &mut self.observer, process);
         // A restart does not wait for a look at who they are, as long as there are not more and more of them.
         let group_left = match entry.life.state() {
             State::Running { .. } if entry.groups.len() < 2 => !entry.groups.is_empty(),
@@ -231,6 +232,9 @@ impl<O: Observer> Service for ProcessMonitor<O> {
             }
             Event::Ended { process, .. } => match self.outputs.remove(&process) {
                 Some(output) => {
+                    if let Some(entry) = self.entries.get_mut(&output.entry) {
+                        entry.unended.retain(|unended| *unended != process);
+                    }
                     self.probe(reactor, output.entry);
                     true
                 }

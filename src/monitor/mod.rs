@@ -10,7 +10,7 @@ mod policy;
 pub mod restart;
 pub mod simulation;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::error::Error;
 use std::fmt;
 use std::sync::Arc;
@@ -339,6 +339,7 @@ impl<O: Observer> ProcessMonitor<O> {
             command: command.clone(),
             life: Lifecycle::new(policy),
             process: None,
+            unended: VecDeque::new(),
             pid: None,
             timer: None,
             groups: Vec::new(),

@@ -95,6 +95,14 @@ pub trait Observer {
         warn!(target: "childminder::monitor", name; "[{name}] killing");
     }
 
+    /// The pipes of an earlier process of this name were closed. Its leftover processes still held them,
+    /// and what they write from now on is lost. This happens to the earliest process when more than
+    /// eight of one name have exited and still have open pipes.
+    fn pipes_closed(&mut self, name: &str, process: ProcessId) {
+        let _ = process;
+        warn!(target: "childminder::monitor", name; "[{name}] closed the pipes of an earlier process");
+    }
+
     /// The state of a process is another one than before. It is told after what has led to it; a state that
     /// does not last until the end of a call is not told.
     fn changed(&mut self, name: &str, state: State) {

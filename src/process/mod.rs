@@ -249,6 +249,12 @@ impl Process<'_> {
         }
     }
 
+    /// [`close`](Self::close) for every pipe.
+    pub(crate) fn close_all_at_once(&mut self) {
+        let fds: Vec<i32> = self.child.pipes.iter().map(|(fd, _)| *fd).collect();
+        fds.into_iter().for_each(|fd| self.close(fd));
+    }
+
     /// Stops reading the child's descriptor `fd`, so that a child that goes on writing has to wait. Its exit is seen all the same,
     /// and so is an end of file before which nothing is left to read. No pipe, no effect.
     #[doc(alias = "pauseProducing")]

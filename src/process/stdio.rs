@@ -4,13 +4,13 @@
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::fs::FileTypeExt;
+use std::os::unix::fs::{FileTypeExt, fchown};
 use std::path::Path;
 
 use crate::command::Parts;
 use crate::error::{SpawnError, Stage};
 use crate::map::Map;
-use crate::stdio::{Source, Stdio};
+use crate::stdio::{Opener, Source, Stdio};
 use crate::sys;
 use crate::sys::spawn::ChildFile;
 
@@ -32,6 +32,8 @@ pub(super) struct Files<'a> {
     /// Our ends, by the child's descriptor.
     pub(super) ours: Vec<(i32, OwnedFd, Side)>,
     theirs: Map<i32, Theirs<'a>>,
+    /// The user that the child becomes.
+    owner: Option<u32>,
     /// The child's descriptor 0 is to be its controlling terminal.
     pub(super) terminal: bool,
 }
@@ -47,7 +49,8 @@ impl<'a> Files<'a> {
     pub(super) fn open(command: &'a Parts, null: BorrowedFd<'a>) -> Result<Self, SpawnError> {
         let fail = |stage, error| SpawnError::new(command.program.clone(), stage, error);
         let refuse = |what| fail(Stage::Command, io::Error::new(io::ErrorKind::InvalidInput, what));
-        let mut files = Self { ours: Vec::new(), theirs: Map::new(), terminal: false };
+        let owner = command.attributes().uid;
+        let mut files = Self { ours: Vec::new(), theirs: Map::new(), owner, terminal: false };
 
         match command.attributes().pty {
             Some(_) if command.fds.keys().any(|fd| *fd <= 2) => {
@@ -111,12 +114,10 @@ impl<'a> Files<'a> {
             Source::Closed => return Ok(()),
             Source::SameAs(other) => Theirs::SameAs(*other),
             Source::Given(file) => Theirs::Lent(file.as_fd()),
-            Source::Append(path) => {
-                let opened = sys::fd::open_to_append(path).map_err(|error| {
-                    let hint = open_hint(path, &error);
-                    SpawnError::new(command.program.clone(), Stage::Open, error).on(&**path).with_hint(hint)
-                });
-                Theirs::Opened(opened?)
+            Source::Append(path) => Theirs::Opened(named(command, path, sys::fd::open_to_append(path))?),
+            Source::OpenWith(path, Opener(open)) => {
+                let file = open(path).and_then(sys::fd::above_stdio);
+                Theirs::Opened(named(command, path, file)?)
             }
             Source::Inherit => match sys::fd::of_the_host(fd) {
                 Some(file) => Theirs::Lent(file),
@@ -134,19 +135,31 @@ impl<'a> Files<'a> {
 
     fn open_reader(&mut self, fd: i32) -> io::Result<Theirs<'a>> {
         let (ours, theirs) = sys::fd::pipe()?;
+        self.give(&theirs);
         self.ours.push((fd, ours, Side::Reader));
         Ok(Theirs::Opened(theirs))
     }
 
     fn open_writer(&mut self, fd: i32) -> io::Result<Theirs<'a>> {
         let (theirs, ours) = sys::fd::pipe()?;
+        self.give(&theirs);
         self.ours.push((fd, ours, Side::Writer));
         Ok(Theirs::Opened(theirs))
+    }
+
+    /// Makes the child's user the owner of a pipe or a terminal. Otherwise a child that changes its
+    /// user could not open `/dev/stdout` or its terminal again.
+    fn give(&self, file: &OwnedFd) {
+        if self.owner.is_some() {
+            // If the host may not do this, the child has the file all the same.
+            let _ = fchown(file, self.owner, None);
+        }
     }
 
     /// The master is read as descriptor 1 and written as descriptor 0.
     fn open_terminal(&mut self, pty: crate::pty::Pty) -> io::Result<()> {
         let (master, slave) = sys::pty::open(pty)?;
+        self.give(&slave);
         self.ours.push((0, master.try_clone()?, Side::Writer));
         self.ours.push((1, master, Side::Terminal));
         self.theirs.insert(0, Theirs::Opened(slave));
@@ -155,6 +168,14 @@ impl<'a> Files<'a> {
         self.terminal = true;
         Ok(())
     }
+}
+
+/// The file, or the error of its open with its path.
+fn named(command: &Parts, path: &Path, file: io::Result<OwnedFd>) -> Result<OwnedFd, SpawnError> {
+    file.map_err(|error| {
+        let hint = open_hint(path, &error);
+        SpawnError::new(command.program.clone(), Stage::Open, error).on(path).with_hint(hint)
+    })
 }
 
 /// Explains the errno of a failed open where the kind of the file is the reason.

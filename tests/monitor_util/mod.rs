@@ -11,7 +11,8 @@ use std::time::{Duration, Instant};
 
 use childminder::restart::State;
 use childminder::{
-    Command, Event, Exit, Line, Observer, Policy, ProcessMonitor, Reactor, ReapMethod, Service, SpawnError, SpawnMethod,
+    Command, Event, Exit, Line, Observer, Policy, ProcessId, ProcessMonitor, Reactor, ReapMethod, Service, SpawnError,
+    SpawnMethod,
 };
 
 #[path = "../util/mod.rs"]
@@ -28,6 +29,7 @@ pub(crate) enum Told {
     Restarting { name: String, delay: Duration },
     Terminating { name: String, signal: i32 },
     Killing { name: String },
+    PipesClosed { name: String },
 }
 
 impl Told {
@@ -39,12 +41,13 @@ impl Told {
             | Self::Exited { name, .. }
             | Self::Restarting { name, .. }
             | Self::Terminating { name, .. }
-            | Self::Killing { name } => name,
+            | Self::Killing { name }
+            | Self::PipesClosed { name } => name,
         }
     }
 
     /// One word.
-    fn kind(&self) -> &'static str {
+    pub(crate) fn kind(&self) -> &'static str {
         match self {
             Self::Line { .. } => "line",
             Self::Started { .. } => "started",
@@ -53,6 +56,7 @@ impl Told {
             Self::Restarting { .. } => "restarting",
             Self::Terminating { .. } => "terminating",
             Self::Killing { .. } => "killing",
+            Self::PipesClosed { .. } => "pipes closed",
         }
     }
 }
@@ -87,6 +91,9 @@ impl Observer for Diary {
     }
     fn killing(&mut self, name: &str) {
         self.note(Told::Killing { name: name.into() });
+    }
+    fn pipes_closed(&mut self, name: &str, _: ProcessId) {
+        self.note(Told::PipesClosed { name: name.into() });
     }
 }
 

@@ -245,6 +245,15 @@ pub(crate) fn run(folder: &Folder, args: &[&str]) -> (i32, String) {
     (output.status.code().unwrap(), text(&output.stderr))
 }
 
+/// Whether these tests run with root's rights. Says why a test is skipped if not.
+pub(crate) fn is_root() -> bool {
+    let root = rustix::process::geteuid().is_root();
+    if !root {
+        eprintln!("skipped: needs root");
+    }
+    root
+}
+
 /// Somebody who is not root, in a folder of its own.
 pub(crate) struct Nobody {
     pub(crate) folder: Folder,

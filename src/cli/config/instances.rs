@@ -24,6 +24,7 @@ pub(super) struct Table {
     pub(super) settings: Settings,
     pub(super) policy: Arc<Policy>,
     pub(super) autostart: bool,
+    pub(super) raw: bool,
 }
 
 impl Config {
@@ -52,6 +53,7 @@ impl Table {
             settings: self.settings.expand(base, instance).into(),
             policy: Arc::clone(&self.policy),
             autostart: self.autostart,
+            raw: self.raw,
         }
     }
 }
@@ -89,10 +91,11 @@ impl Output {
     /// The output of one instance.
     pub(super) fn expand(&self, base: &Path, instance: Option<u32>) -> Self {
         match self {
-            Self::File { path, max_size, keep } => {
-                Self::File { path: expand_path(path, base, instance), max_size: *max_size, keep: *keep }
+            Self::File { path, new, max_size, keep } => {
+                let path = expand_path(path, base, instance);
+                Self::File { path, new: *new, max_size: *max_size, keep: *keep }
             }
-            Self::Direct { path } => Self::Direct { path: expand_path(path, base, instance) },
+            Self::Direct { path, new } => Self::Direct { path: expand_path(path, base, instance), new: *new },
             Self::Prefix | Self::Null | Self::Inherit => self.clone(),
         }
     }

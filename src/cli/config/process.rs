@@ -14,7 +14,7 @@ use childminder::{Command, Limit, Policy, Resource, Stdio};
 
 use super::value::Id;
 use crate::cli::child;
-use crate::cli::descriptor::{Target, target};
+use crate::cli::safe_path::{self, Creation, Target};
 
 /// One process; of a table with `instances`, one of them.
 #[derive(Debug, PartialEq, Eq)]
@@ -27,6 +27,8 @@ pub(crate) struct ProcessConfig {
     pub(crate) policy: Arc<Policy>,
     /// Whether it is started with the supervisor.
     pub(crate) autostart: bool,
+    /// Whether a terminal of ours gets its control characters as they are.
+    pub(crate) raw: bool,
 }
 
 /// What is run, and in which surroundings.
@@ -62,6 +64,7 @@ pub(crate) enum Output {
     File {
         /// Absolute.
         path: PathBuf,
+        new: Creation,
         /// In bytes; a file that would grow above this is rotated.
         max_size: u64,
         /// How many rotated files are kept beside it.
@@ -71,6 +74,7 @@ pub(crate) enum Output {
     Direct {
         /// Absolute.
         path: PathBuf,
+        new: Creation,
     },
 }
 
@@ -79,7 +83,7 @@ pub(crate) enum Output {
 pub(crate) enum Change {
     /// Nothing.
     Nothing,
-    /// Give it the new policy, and let it run on.
+    /// Give it the new policy and what else can change, and let it run on.
     Policy,
     /// Restart it with the new command.
     Process,
@@ -206,17 +210,28 @@ impl Output {
             Self::Prefix | Self::File { .. } => Stdio::piped(),
             Self::Null => Stdio::null(),
             Self::Inherit => Stdio::inherit(),
-            Self::Direct { path } => match target(path) {
-                Target::Own(number) => childminder::inherited_fd(number)?.into(),
-                _ => Stdio::append(path),
+            Self::Direct { path, new } => match safe_path::find(path) {
+                Ok(Target::Own(number)) => childminder::inherited_fd(number)?.into(),
+                _ => {
+                    let new = *new;
+                    Stdio::open_with(path, move |path| safe_path::open_for_child(path, new))
+                }
             },
         })
+    }
+
+    /// What its file is made with, if it goes to one.
+    pub(super) fn creation(&self) -> Creation {
+        match self {
+            Self::File { new, .. } | Self::Direct { new, .. } => *new,
+            _ => Creation::default(),
+        }
     }
 
     /// The file that it goes to, if any.
     pub(crate) fn path(&self) -> Option<&Path> {
         match self {
-            Self::File { path, .. } | Self::Direct { path } => Some(path),
+            Self::File { path, .. } | Self::Direct { path, .. } => Some(path),
             _ => None,
         }
     }
@@ -239,6 +254,7 @@ mod tests {
         assert_eq!(old.change(read("kill-time = 5.0")), Change::Nothing);
         assert_eq!(old.change(read("kill-time = 6")), Change::Policy);
         assert_eq!(old.change(read("autostart = false")), Change::Policy);
+        assert_eq!(old.change(read("raw = true")), Change::Policy);
         for rest in [
             "environment = { A = \"1\" }",
             "umask = \"077\"",

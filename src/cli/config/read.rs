@@ -19,10 +19,11 @@ use super::section::{POLICY, Section};
 use super::source::{self, NotText};
 use super::value::{self, Parsed};
 use super::{Config, Output, Settings, socket, syntax, text, warnings};
-use crate::cli::descriptor::{Target, is_inherited, target};
+use crate::cli::descriptor::is_inherited;
 use crate::cli::paths;
+use crate::cli::safe_path::{self, Creation, Target};
 
-pub(super) const PROCESS: [&str; 14] = [
+pub(super) const PROCESS: [&str; 15] = [
     "command",
     "shell",
     "directory",
@@ -37,7 +38,10 @@ pub(super) const PROCESS: [&str; 14] = [
     "instances",
     "stdout",
     "stderr",
+    "raw",
 ];
+
+const FILE: [&str; 6] = ["file", "direct", "max-size", "keep", "mode", "owner"];
 
 const COMMAND: &str = "a list of strings: the program and its arguments; see also `shell`";
 const NO_PROCESS: &str = "there is no process in the file; allowed are tables such as [process.web], or an empty table \
@@ -189,7 +193,8 @@ impl Reader<'_, '_> {
         let (policy, _) = self.policy(&section, defaults);
         let autostart = section.read(self.report, "autostart", value::boolean).unwrap_or(true);
         self.check_names(name, place.into(), key.span(), instances);
-        let table = Table { name: name.to_string(), instances, settings, policy: policy.into(), autostart };
+        let raw = section.read(self.report, "raw", value::boolean).unwrap_or(false);
+        let table = Table { name: name.to_string(), instances, settings, policy: policy.into(), autostart, raw };
         // In a table with a mistake, a warning might only follow from the mistake.
         if self.warns && self.report.count() == before {
             warnings::table(self.report, &section, &table, self.base);
@@ -271,9 +276,9 @@ impl Reader<'_, '_> {
         for instance in numbers(instances) {
             let placed = output.expand(self.base, instance);
             let Some(path) = placed.path() else { break };
-            let allowed = match target(path) {
-                Target::Own(number) if is_inherited(number) => continue,
-                Target::Own(_) => "a descriptor that was open when this command was started",
+            let allowed = match safe_path::find(path) {
+                Ok(Target::Own(number)) if is_inherited(number) => continue,
+                Ok(Target::Own(_)) => "a descriptor that was open when this command was started",
                 _ if is_folder(&output) => "a file, not a directory",
                 // A file that the process writes itself is opened at each start. If that fails, it
                 // concerns this process alone.
@@ -281,7 +286,7 @@ impl Reader<'_, '_> {
                 // Of what cannot be rotated, the settings need not be the same.
                 _ if path.metadata().is_ok_and(|there| !there.is_file()) => continue,
                 _ if self.files.get(path).is_some_and(|other| *other != placed) => {
-                    "a file of its own, or one with the same `direct`, `max-size` and `keep` wherever it is used"
+                    "a file of its own, or one with the same settings wherever it is used"
                 }
                 _ => {
                     self.files.insert(path.to_owned(), placed);
@@ -295,7 +300,7 @@ impl Reader<'_, '_> {
     }
 
     fn file(&mut self, key: &str, span: Range<usize>, table: &DeTable<'_>) -> Option<Output> {
-        let section = Section::new(self.report, &format!("`{key}`"), table, &["file", "direct", "max-size", "keep"]);
+        let section = Section::new(self.report, &format!("`{key}`"), table, &FILE);
         if section.value("file").is_none() && !section.is_misspelt("file") {
             self.report.add(span, format!("`{key}` is a table without `file`, allowed is {OUTPUT}"));
         }
@@ -307,7 +312,10 @@ impl Reader<'_, '_> {
             let message = "rotation of a file with `direct = true`, allowed is it only for files that we write";
             self.report.add(span, message.into());
         }
-        path.map(|path| if direct { Output::Direct { path } } else { Output::File { path, max_size, keep } })
+        let mode = section.read(self.report, "mode", value::mode);
+        let (uid, gid) = section.read(self.report, "owner", value::owner).unwrap_or_default();
+        let new = Creation { mode, uid, gid };
+        path.map(|path| if direct { Output::Direct { path, new } } else { Output::File { path, new, max_size, keep } })
     }
 }
 
@@ -323,7 +331,9 @@ fn simple_output(value: &DeValue<'_>) -> Parsed<Output> {
         "prefix" => Ok(Output::Prefix),
         "null" => Ok(Output::Null),
         "inherit" => Ok(Output::Inherit),
-        path if path.contains('/') => Ok(Output::File { path: path.into(), max_size: MAX_SIZE, keep: KEEP }),
+        path if path.contains('/') => {
+            Ok(Output::File { path: path.into(), new: Creation::default(), max_size: MAX_SIZE, keep: KEEP })
+        }
         _ => Err(OUTPUT),
     }
 }

@@ -8,6 +8,7 @@ use childminder::Limit;
 
 use super::value::{Id, show_duration, show_restart, show_size};
 use super::{Config, Output, ProcessConfig, Settings};
+use crate::cli::safe_path::Creation;
 
 /// A file that says the same with every key spelt out: instances one by one, paths absolute, defaults where they apply.
 impl Display for Config {
@@ -45,7 +46,7 @@ impl Display for ProcessConfig {
         writeln!(f, "restart = \"{}\"", show_restart(policy.restart))?;
         let number = || policy.stop_signal.to_string();
         writeln!(f, "stop-signal = \"{}\"", childminder::signal::name(policy.stop_signal).unwrap_or_else(number))?;
-        writeln!(f, "autostart = {}", self.autostart)
+        writeln!(f, "autostart = {}\nraw = {}", self.autostart, self.raw)
     }
 }
 
@@ -83,11 +84,15 @@ impl Display for Output {
             Self::Prefix => f.write_str("\"prefix\""),
             Self::Null => f.write_str("\"null\""),
             Self::Inherit => f.write_str("\"inherit\""),
-            Self::File { path, max_size, keep } => {
+            Self::File { path, new, max_size, keep } => {
                 let (path, max_size) = (path.to_string_lossy(), show_size(*max_size));
-                write!(f, "{{ file = {}, max-size = \"{max_size}\", keep = {keep} }}", Quoted(&path))
+                let path = Quoted(&path);
+                write!(f, "{{ file = {path}, max-size = \"{max_size}\", keep = {keep}{} }}", show_creation(*new))
             }
-            Self::Direct { path } => write!(f, "{{ file = {}, direct = true }}", Quoted(&path.to_string_lossy())),
+            Self::Direct { path, new } => {
+                let path = path.to_string_lossy();
+                write!(f, "{{ file = {}, direct = true{} }}", Quoted(&path), show_creation(*new))
+            }
         }
     }
 }
@@ -99,6 +104,16 @@ impl Display for Id {
             Self::Number(number) => number.fmt(f),
         }
     }
+}
+
+fn show_creation(new: Creation) -> String {
+    let mut text = new.mode.map(|mode| format!(", mode = \"{mode:04o}\"")).unwrap_or_default();
+    let uid = new.uid.map(|uid| uid.to_string());
+    let gid = new.gid.map(|gid| format!(":{gid}"));
+    if uid.is_some() || gid.is_some() {
+        text += &format!(", owner = \"{}{}\"", uid.unwrap_or_default(), gid.unwrap_or_default());
+    }
+    text
 }
 
 fn show_limit(limit: Limit) -> String {

@@ -6,10 +6,11 @@ use std::path::Path;
 
 use childminder::{Command, Limit, Resource};
 use rustix::fs::{Access, access};
-use rustix::process::{getegid, geteuid, getrlimit};
+use rustix::process::{getegid, geteuid, getgroups, getrlimit};
 
 use super::Settings;
 use super::value::Id;
+use crate::cli::safe_path::Creation;
 
 /// The name of this user in messages.
 pub(super) fn who() -> String {
@@ -30,6 +31,15 @@ pub(super) fn may_write(file: &Path) -> bool {
 
 pub(super) fn may_make_files_in(folder: &Path) -> bool {
     access(folder, Access::WRITE_OK | Access::EXEC_OK).is_ok()
+}
+
+/// Whether this user may make files of this owner.
+pub(super) fn may_give(new: Creation) -> bool {
+    let is_own_user = new.uid.is_none_or(|uid| uid == geteuid().as_raw());
+    let is_own_group = new.gid.is_none_or(|gid| {
+        gid == getegid().as_raw() || getgroups().is_ok_and(|groups| groups.iter().any(|own| own.as_raw() == gid))
+    });
+    geteuid().is_root() || is_own_user && is_own_group
 }
 
 /// The key that asks for a change of user or groups that only root may make, and the change in

@@ -6,6 +6,7 @@ use childminder::{Limit, Policy, Resource, Restart};
 
 use super::value::Id;
 use super::*;
+use crate::cli::safe_path::Creation;
 
 const EXAMPLE: &str = include_str!("example.toml");
 
@@ -75,8 +76,9 @@ fn the_example_says_what_its_comments_say() {
     ];
     assert_eq!(settings.limits, limits);
     let path = "/tmp/worker-2.log".into();
-    assert_eq!(settings.stdout, Output::File { path, max_size: 10 << 20, keep: 5 });
-    assert_eq!(settings.stderr, Output::Direct { path: "/tmp/worker-2.err".into() });
+    assert_eq!(settings.stdout, Output::File { path, new: Creation::default(), max_size: 10 << 20, keep: 5 });
+    let new = Creation { mode: Some(0o640), uid: Some(0), gid: Some(0) };
+    assert_eq!(settings.stderr, Output::Direct { path: "/tmp/worker-2.err".into(), new });
     assert_eq!(worker.policy.kill_time, Duration::from_secs(20));
     assert_eq!(worker.policy.min_restart_delay, Duration::from_millis(500));
     assert_eq!(worker.policy.max_restart_delay, Duration::from_secs(90));

@@ -16,6 +16,8 @@ const DURATION: &str =
     "a duration such as \"500ms\", \"5s\", \"1.5m\", \"1h\", or a number of seconds, up to 100 years";
 const SIZE: &str = "a size such as \"10MiB\", \"10MB\", \"512k\", or a number of bytes, at least 1";
 const UMASK: &str = "a mask in octal, such as \"022\" or 0o022, up to 0o777";
+const MODE: &str = "a mode in octal without bits above 0777, such as \"0640\" or 0o640";
+const OWNER: &str = "\"USER\", \"USER:GROUP\" or \":GROUP\", each a name or a number of this system";
 const LIMIT: &str =
     "a number, a size such as \"10MiB\", \"unlimited\", or a table with `soft` and `hard`, soft not above hard";
 
@@ -134,14 +136,38 @@ pub(super) fn keep(value: &DeValue<'_>) -> Parsed<u32> {
 }
 
 pub(super) fn umask(value: &DeValue<'_>) -> Parsed<u32> {
+    octal(value).ok_or(UMASK)
+}
+
+pub(super) fn mode(value: &DeValue<'_>) -> Parsed<u32> {
+    octal(value).ok_or(MODE)
+}
+
+/// Bits of a mode.
+fn octal(value: &DeValue<'_>) -> Option<u32> {
     // A bare number only where it is seen to be octal: 22 would be 0o26.
     let digits = match value {
         DeValue::String(text) => text.strip_prefix("0o").unwrap_or(text),
         DeValue::Integer(number) if number.radix() == 8 => number.as_str(),
         _ => "",
     };
-    let mask = u32::from_str_radix(digits, 8).ok();
-    mask.filter(|mask| *mask <= 0o777 && !digits.starts_with('+')).ok_or(UMASK)
+    let bits = u32::from_str_radix(digits, 8).ok();
+    bits.filter(|bits| *bits <= 0o777 && !digits.starts_with('+'))
+}
+
+/// The numbers of a user and a group, as `chown(1)` has them.
+pub(super) fn owner(value: &DeValue<'_>) -> Parsed<(Option<u32>, Option<u32>)> {
+    let parse = || {
+        let text = match value {
+            DeValue::String(text) => text.to_string(),
+            other => number_up_to(other, u32::MAX - 1)?.to_string(),
+        };
+        let (user, group) = text.split_once(':').map_or((&*text, None), |(user, group)| (user, Some(group)));
+        let user = if user.is_empty() && group.is_some() { None } else { Some(Id::from_text(user).uid().ok()?) };
+        let group = group.map(|group| Id::from_text(group).gid()).transpose().ok()?;
+        Some((user, group))
+    };
+    parse().ok_or(OWNER)
 }
 
 pub(super) fn stop_signal(value: &DeValue<'_>) -> Parsed<i32> {
@@ -194,6 +220,14 @@ impl Id {
         // The highest number means "unchanged" to the kernel.
         let number = number_up_to(value, u32::MAX - 1).map(Self::Number);
         number.or_else(|| some_text(value).ok().map(Self::Name))
+    }
+
+    /// Digits are a number, as for `chown(1)`.
+    fn from_text(text: &str) -> Self {
+        let is_number = text.bytes().all(|byte| byte.is_ascii_digit());
+        // The highest number means "unchanged" to the kernel.
+        let number = text.parse().ok().filter(|number| is_number && *number != u32::MAX);
+        number.map_or_else(|| Self::Name(text.to_owned()), Self::Number)
     }
 
     /// As it is written.

@@ -14,6 +14,7 @@ use super::instances::{Table, numbers};
 use super::report::{Report, describe};
 use super::section::Section;
 use super::{Output, Settings, program, rights, text};
+use crate::cli::{safe_path, words};
 
 /// Adds the warnings about one table.
 pub(super) fn table(report: &mut Report<'_>, section: &Section<'_>, table: &Table, base: &Path) {
@@ -85,6 +86,10 @@ fn output_problem(output: &Output) -> Option<String> {
     let who = rights::who();
     let problem = if let Some(problem) = folder_problem(folder) {
         format!("its folder {problem}")
+    } else if let Some(refusal) = safe_path::refusal(path, output.creation()) {
+        refusal
+    } else if !rights::may_give(output.creation()) {
+        format!("{who} may not make files with its `owner`")
     } else if path.is_dir() {
         "it is a directory".into()
     } else if path.exists() {
@@ -102,7 +107,7 @@ fn output_problem(output: &Output) -> Option<String> {
     };
     Some(match output {
         Output::Direct { .. } => format!("{problem}: the process cannot be started until it can be written"),
-        _ => format!("{problem}: its lines are dropped until it can be written"),
+        _ => format!("{problem}: its {}", words::LINES_WAIT),
     })
 }
 

@@ -4,14 +4,16 @@
 //! The one rule: the supervisor never waits for them. A slow reader makes only the processes wait
 //! that write to its descriptor.
 
+use std::borrow::Cow;
 use std::io::{self, IsTerminal};
 use std::time::Instant;
 
 use childminder::{Event, Line, ProcessId, Reactor};
 
 use super::end::{End, Piece};
-use crate::cli::output::Output;
-use crate::cli::words;
+use crate::cli::output::{Output, one_line};
+use crate::cli::screen;
+use crate::cli::waiting::Author;
 
 /// Of a terminal: those that are readable on black and on white.
 const COLOURS: [u8; 6] = [36, 33, 32, 35, 34, 31];
@@ -28,8 +30,16 @@ pub(super) struct Console {
     /// What is drawn on stderr's last line now.
     progress: Option<String>,
     drawn: bool,
-    /// Messages of our own that nobody has read.
-    unsaid: u64,
+}
+
+/// The process that has written a line, as far as the console shows it.
+#[derive(Debug)]
+pub(super) struct Speaker {
+    pub(super) author: Author,
+    /// The number of its name, which gives it its colour.
+    pub(super) number: usize,
+    /// A terminal gets its bytes as they are.
+    pub(super) raw: bool,
 }
 
 /// An output and the state that all of its writers share. Descriptors for the same file share one,
@@ -49,16 +59,19 @@ struct Shared {
 
 impl Console {
     pub(super) fn new(reactor: &mut Reactor) -> io::Result<Self> {
+        Self::with(reactor, Output::stdout()?, Output::stderr()?)
+    }
+
+    fn with(reactor: &mut Reactor, out: Output, err: Output) -> io::Result<Self> {
         let mut console = Self {
             outputs: Vec::new(),
             numbers: Vec::new(),
             terminal: io::stderr().is_terminal(),
             progress: None,
             drawn: false,
-            unsaid: 0,
         };
-        console.add(reactor, STDOUT, Output::stdout()?)?;
-        console.add(reactor, STDERR, Output::stderr()?)?;
+        console.add(reactor, STDOUT, out)?;
+        console.add(reactor, STDERR, err)?;
         Ok(console)
     }
 
@@ -109,44 +122,63 @@ impl Console {
         self.outputs.iter_mut().any(|shared| shared.output.handle(reactor, event))
     }
 
-    /// Writes a line of a process with the name in front, which has the colour of this number.
-    pub(super) fn line(&mut self, line: &Line<'_>, number: usize) {
+    /// Writes a line of a process with the name in front.
+    pub(super) fn line(&mut self, line: &Line<'_>, speaker: &Speaker) {
+        let number = if line.fd == STDERR { STDERR } else { STDOUT };
+        let text = self.shown(line, speaker, number);
+        self.marked(line, &text, speaker, number);
+    }
+
+    fn marked(
+        &mut self,
+        line: &Line<'_>,
+        text: &[u8],
+        Speaker { author, number: colour_number, .. }: &Speaker,
+        number: i32,
+    ) {
         self.erase_progress();
-        let index = self.index(if line.fd == STDERR { STDERR } else { STDOUT });
+        let index = self.index(number);
         let Shared { output, colour, end, .. } = &mut self.outputs[index];
         let mark: &[u8] = if line.continued { b"+]" } else { b"]" };
         let (before, name) = (end.finish(), line.name.as_bytes());
         if *colour {
-            let start = format!("\x1b[{}m[", COLOURS[number % COLOURS.len()]);
-            output.push(&[before, start.as_bytes(), name, mark, b"\x1b[0m ", line.bytes, b"\n"]);
+            let start = format!("\x1b[{}m[", COLOURS[colour_number % COLOURS.len()]);
+            output.push(author, &[before, start.as_bytes(), name, mark, b"\x1b[0m ", text, b"\n"]);
         } else {
-            output.push(&[before, b"[", name, mark, b" ", line.bytes, b"\n"]);
+            output.push(author, &[before, b"[", name, mark, b" ", text, b"\n"]);
         }
     }
 
-    /// Writes a line of a process as it is to a descriptor of ours.
-    pub(super) fn raw(&mut self, line: &Line<'_>, number: i32) {
-        self.erase_progress();
+    /// Writes a line of a process without the name to a descriptor of ours.
+    pub(super) fn unmarked(&mut self, line: &Line<'_>, speaker: &Speaker, number: i32) {
         let index = self.index(number);
+        let text = self.shown(line, speaker, number);
+        let is_shown = self.outputs[index].output.is_terminal() && !speaker.raw;
+        if is_shown && !line.continued && screen::looks_like_ours(&text) {
+            return self.marked(line, &text, speaker, number);
+        }
+        self.erase_progress();
         let Shared { output, end, .. } = &mut self.outputs[index];
-        output.push(&end.add((line.process, line.fd), Piece::from(line)));
+        let piece = Piece { bytes: &text, ..Piece::from(line) };
+        output.push(&speaker.author, &end.add((line.process, line.fd), piece));
+    }
+
+    /// What the output of this descriptor gets of a line.
+    fn shown<'a>(&self, line: &Line<'a>, speaker: &Speaker, number: i32) -> Cow<'a, [u8]> {
+        match self.outputs[self.index(number)].output.is_terminal() && !speaker.raw {
+            true => screen::shown(line.bytes),
+            false => line.bytes.into(),
+        }
     }
 
     /// Something of our own.
     pub(super) fn say(&mut self, what: &str) {
-        if self.err().output.is_full() {
-            self.unsaid += 1;
-            return;
-        }
         self.erase_progress();
-        let unsaid = std::mem::take(&mut self.unsaid);
         let Shared { output, end, .. } = self.err();
-        output.push(&[end.finish()]);
-        if unsaid > 0 {
-            output.push(&[format!("childminder: {unsaid} messages were dropped here\n").as_bytes()]);
-        }
+        let mut before = end.finish();
         for line in what.lines() {
-            output.push(&[b"childminder: ", line.as_bytes(), b"\n"]);
+            output.push(&None, &[before, screen::OWN.as_bytes(), one_line(line).as_bytes(), b"\n"]);
+            before = b"";
         }
     }
 
@@ -165,7 +197,7 @@ impl Console {
 
     fn erase_progress(&mut self) {
         if std::mem::take(&mut self.drawn) {
-            self.err().output.push(&[b"\r\x1b[K"]);
+            self.err().output.push(&None, &[b"\r\x1b[K"]);
             // What comes next may go to the same terminal by another output.
             self.err().output.flush();
         }
@@ -175,7 +207,7 @@ impl Console {
         if !self.drawn && !self.err().output.is_full() {
             if let Some(progress) = self.progress.take() {
                 let Shared { output, end, .. } = self.err();
-                output.push(&[end.finish(), b"childminder: ", progress.as_bytes()]);
+                output.push(&None, &[end.finish(), b"childminder: ", progress.as_bytes()]);
                 (self.progress, self.drawn) = (Some(progress), true);
             }
         }
@@ -220,12 +252,12 @@ impl Console {
         let mut reports = Vec::new();
         for Shared { output, name, .. } in &mut self.outputs {
             output.finish(reactor, Some(deadline));
-            let dropped = output.take_dropped();
-            if dropped > 0 {
-                reports.push(format!("{name}: {} dropped", words::lines_were(dropped)));
-            }
+            reports.extend(output.final_report().map(|report| format!("{name}: {report}")));
         }
         reports.iter().for_each(|report| self.say(report));
         self.err().output.finish(reactor, Some(deadline));
     }
 }
+
+#[cfg(test)]
+mod tests;

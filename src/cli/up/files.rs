@@ -1,30 +1,31 @@
 //! Files that we write for our processes. A file gets the bytes that its processes have written,
 //! and is rotated by size. Knows no processes, and reports trouble only by what its methods return.
 //!
-//! The one rule: no file ever stops supervision. Bytes that cannot be written now are dropped, and
-//! their lines are counted. The next line after a pause tries again, and opens the file anew.
+//! The one rule: no file ever stops supervision. Bytes that cannot be written now wait for the next
+//! attempt, which opens the file anew. If they become too many, the rest is dropped, and its lines are
+//! counted.
 
 use std::fs::{self, File, Metadata};
 use std::io::{self, Write};
-use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use super::end::{End, Piece};
-use crate::cli::descriptor::{Target, target};
+use crate::cli::safe_path::{self, Creation, Place, Target};
 use crate::cli::text::fit;
+use crate::cli::waiting::{Author, Waiting};
 use crate::cli::words;
 
 /// From a failure to the next attempt.
 const PAUSE: Duration = Duration::from_secs(1);
 /// Room for lines on their way to the file that is kept for the next ones.
 const KEPT: usize = 4096;
+/// As many bytes wait for the next attempt at most.
+const WAITING: usize = 64 * 1024;
 /// A pipe takes so many bytes at once or not at all (POSIX's `PIPE_BUF` on Linux), so that no line
 /// among them is torn.
 const PIPE_BUF: usize = 4096;
-/// Opening a named pipe does not wait for a reader, and opening a terminal does not make it our
-/// controlling terminal.
-const FLAGS: i32 = libc::O_NONBLOCK | libc::O_NOCTTY;
 
 /// One file, and those rotated from it: `web.log`, `web.log.1` (the last one), `web.log.2`…
 ///
@@ -34,13 +35,14 @@ const FLAGS: i32 = libc::O_NONBLOCK | libc::O_NOCTTY;
 #[derive(Debug)]
 pub(super) struct LogFile<S> {
     path: PathBuf,
+    new: Creation,
     max_size: u64,
     keep: u32,
     open: Option<Open>,
     /// Device and inode of the file that was opened last.
     last: Option<(u64, u64)>,
-    /// Lines of this turn.
-    pending: Vec<u8>,
+    /// Lines of this turn, behind those that could not be written before.
+    pending: Waiting,
     /// The end of everything that was pushed.
     end: End<S>,
     /// The number of bytes that have been written of an unfinished line. It may have begun in an
@@ -48,8 +50,6 @@ pub(super) struct LogFile<S> {
     line: u64,
     /// The file ends within a line, and the next byte belongs to another line.
     torn: bool,
-    /// The unfinished line has been counted as dropped.
-    dropping: bool,
     trouble: Option<Trouble>,
 }
 
@@ -57,9 +57,8 @@ pub(super) struct LogFile<S> {
 struct Open {
     file: File,
     id: (u64, u64),
-    /// The path of the file without links, if the file can be rotated: a regular file that is no
-    /// descriptor of ours or others.
-    real: Option<PathBuf>,
+    /// It is a regular file that is no open file of another process.
+    rotates: bool,
 }
 
 /// The state after a failure, until a write succeeds.
@@ -67,8 +66,9 @@ struct Open {
 struct Trouble {
     /// The time of the next attempt; `None` allows it at once.
     retry_at: Option<Instant>,
-    /// The number of lines that were dropped since the first failure.
-    dropped: u64,
+    /// Lines were dropped since the last attempt. What follows them is dropped as well until there is
+    /// room for many lines, so that there are few gaps.
+    overflowed: bool,
     /// The file is open and has no room now. It is tried at each flush, because its reader may make
     /// room at any moment.
     full: bool,
@@ -76,18 +76,18 @@ struct Trouble {
 
 impl<S: PartialEq> LogFile<S> {
     /// Opens nothing yet.
-    pub(super) fn new(path: PathBuf, max_size: u64, keep: u32) -> Self {
+    pub(super) fn new(path: PathBuf, new: Creation, max_size: u64, keep: u32) -> Self {
         Self {
             path,
+            new,
             max_size,
             keep,
             open: None,
             last: None,
-            pending: Vec::new(),
+            pending: Waiting::new(KEPT),
             end: End::default(),
             line: 0,
             torn: false,
-            dropping: false,
             trouble: None,
         }
     }
@@ -96,16 +96,18 @@ impl<S: PartialEq> LogFile<S> {
         &self.path
     }
 
-    /// New limits, from the next line on.
-    pub(super) fn set_limits(&mut self, max_size: u64, keep: u32) {
-        self.max_size = max_size;
-        self.keep = keep;
+    /// New settings, from the next line on.
+    pub(super) fn set(&mut self, new: Creation, max_size: u64, keep: u32) {
+        (self.new, self.max_size, self.keep) = (new, max_size, keep);
     }
 
     /// Takes a line, or a piece of one, of a stream.
-    pub(super) fn push(&mut self, stream: S, piece: Piece<'_>) {
-        for bytes in self.end.add(stream, piece) {
-            self.pending.extend_from_slice(bytes);
+    pub(super) fn push(&mut self, stream: S, author: &Author, piece: Piece<'_>) {
+        let pieces = self.end.add(stream, piece);
+        if self.trouble.as_ref().is_some_and(|trouble| trouble.overflowed) {
+            self.pending.lose(author, &pieces);
+        } else {
+            self.pending.push(author, &pieces);
         }
     }
 
@@ -121,77 +123,83 @@ impl<S: PartialEq> LogFile<S> {
     /// Writes the lines that were pushed. Returns a message at the first failure and at the
     /// recovery.
     pub(super) fn flush(&mut self, now: Instant) -> Option<String> {
+        let waits = |trouble: &Trouble| !trouble.full && trouble.retry_at.is_some_and(|retry_at| now < retry_at);
         if self.pending.is_empty() {
             return None;
         }
-        let mut pending = std::mem::take(&mut self.pending);
-        let waits = |trouble: &Trouble| !trouble.full && trouble.retry_at.is_some_and(|retry_at| now < retry_at);
-        let said = if self.trouble.as_ref().is_some_and(waits) {
-            self.drop_lines(&pending);
-            None
-        } else {
-            // The newline of a line that was dropped.
-            let mut written = usize::from(self.dropping && pending.starts_with(b"\n"));
-            self.dropping &= written == 0;
-            match self.write(&pending, &mut written) {
-                Ok(()) => self.recovered(now),
-                Err(error) => {
-                    let rest = pending.get(written..).unwrap_or_default();
-                    self.failed(now, rest, &error)
-                }
-            }
-        };
-        pending.clear();
-        if pending.capacity() <= KEPT {
-            self.pending = pending;
+        if self.trouble.as_ref().is_some_and(waits) {
+            self.bound();
+            return None;
         }
-        said
+        let written = self.write();
+        if let Some(trouble) = &mut self.trouble {
+            trouble.overflowed &= self.pending.len() > WAITING / 2;
+        }
+        match written {
+            Ok(()) => self.recovered(now),
+            Err(error) => self.failed(now, &error),
+        }
     }
 
-    /// A message with the number of dropped lines that no recovery has told. To be called before
-    /// the file is given up.
-    pub(super) fn final_report(&mut self) -> Option<String> {
-        let trouble = self.trouble.take().filter(|trouble| trouble.dropped > 0)?;
-        Some(format!("{}: {} dropped", self.path.display(), words::lines_were(trouble.dropped)))
+    /// The time when [`flush`](Self::flush) is to be called even if nothing is pushed until then.
+    pub(super) fn retry_at(&self) -> Option<Instant> {
+        let trouble = self.trouble.as_ref().filter(|_| !self.pending.is_empty())?;
+        trouble.retry_at
+    }
+
+    /// Tries once more to write what waits, and drops the rest. Returns a message with the number of
+    /// dropped lines that no recovery has told. To be called before the file is given up.
+    pub(super) fn finish(&mut self) -> Option<String> {
+        let error = if self.pending.is_empty() { None } else { self.write().err() };
+        let why = error.filter(|_| self.trouble.is_none()).map(|error| format!("{}; ", self.explain(&error)));
+        if self.line > 0 && self.pending.bytes().starts_with(b"\n") {
+            // Only the newline is missing, and no line.
+            self.pending.pass(1);
+        }
+        self.pending.truncate(0);
+        let losses = self.pending.has_lost().then(|| self.pending.take_losses())?;
+        Some(format!("{}: {}{losses}", self.path.display(), why.unwrap_or_default()))
     }
 
     fn recovered(&mut self, now: Instant) -> Option<String> {
         // A slow reader makes room now and again. The recovery is told when nothing was dropped for
         // a while.
-        let trouble = self.trouble.take_if(|trouble| trouble.retry_at.is_none_or(|retry_at| now >= retry_at))?;
-        Some(format!("{}: can be written again; {} dropped", self.path.display(), words::lines_were(trouble.dropped)))
+        self.trouble.take_if(|trouble| trouble.retry_at.is_none_or(|retry_at| now >= retry_at))?;
+        Some(format!("{}: can be written again; {}", self.path.display(), self.pending.take_losses()))
     }
 
-    fn failed(&mut self, now: Instant, rest: &[u8], error: &io::Error) -> Option<String> {
+    fn failed(&mut self, now: Instant, error: &io::Error) -> Option<String> {
         let full = error.kind() == io::ErrorKind::WouldBlock && self.open.is_some();
         if !full {
             // The cause may be the open file itself.
             self.close();
         }
         let is_first = self.trouble.is_none();
-        let trouble = self.trouble.get_or_insert(Trouble { retry_at: None, dropped: 0, full });
+        let trouble = self.trouble.get_or_insert(Trouble { retry_at: None, overflowed: false, full });
         (trouble.retry_at, trouble.full) = (Some(now + PAUSE), full);
-        // If only the newline of a line is missing, the line is not lost: `torn` adds the newline
-        // later.
-        self.torn |= self.line > 0;
-        let rest = if self.line > 0 { rest.strip_prefix(b"\n").unwrap_or(rest) } else { rest };
-        self.line = 0;
-        self.drop_lines(rest);
+        self.bound();
         is_first.then(|| {
             let why = self.explain(error);
-            format!("{}: {why}; lines are dropped until it can be written", self.path.display())
+            format!("{}: {why}; {}", self.path.display(), words::LINES_WAIT)
         })
     }
 
-    /// Counts the lines in `data`, which is dropped. A line counts once, however many parts of it
-    /// are dropped.
-    fn drop_lines(&mut self, data: &[u8]) {
-        let Some(last) = data.last() else { return };
-        let ends: u64 = data.iter().map(|byte| u64::from(*byte == b'\n')).sum();
-        let lines = ends + u64::from(*last != b'\n') - u64::from(self.dropping);
-        self.dropping = *last != b'\n';
+    /// Drops what is too much to wait for the next attempt.
+    fn bound(&mut self) {
+        let bytes = self.pending.bytes();
+        if bytes.len() <= WAITING {
+            return;
+        }
+        let (kept, is_whole) = match whole_lines(&bytes[..WAITING]) {
+            Some(lines) => (lines.len(), true),
+            None => (fit(bytes, WAITING).len(), false),
+        };
+        self.pending.truncate(kept);
+        if !is_whole {
+            self.pending.end_line(&self.pending.last_author());
+        }
         if let Some(trouble) = &mut self.trouble {
-            trouble.dropped += lines;
+            trouble.overflowed = true;
         }
     }
 
@@ -208,19 +216,19 @@ impl<S: PartialEq> LogFile<S> {
         }
     }
 
-    fn write(&mut self, data: &[u8], written: &mut usize) -> io::Result<()> {
-        while *written < data.len() {
+    fn write(&mut self) -> io::Result<()> {
+        while !self.pending.is_empty() {
             let size = self.open()?;
-            let Some(Open { file, real, .. }) = &self.open else { break };
-            let rest = &data[*written..];
-            if self.torn && (real.is_none() || size < self.max_size) {
+            let Some(Open { file, rotates, .. }) = &self.open else { break };
+            let rest = self.pending.bytes();
+            if self.torn && (!rotates || size < self.max_size) {
                 write_once(file, b"\n")?;
                 self.torn = false;
-            } else if real.is_none() {
-                self.write_stream(data, written)?;
+            } else if !rotates {
+                self.write_stream()?;
             } else if let Some(piece) = self.next_piece(rest, size) {
                 let count = write_once(file, piece)?;
-                self.note(&piece[..count], written);
+                self.note(count);
             } else {
                 self.rotate()?;
             }
@@ -230,24 +238,24 @@ impl<S: PartialEq> LogFile<S> {
 
     /// Writes to something without a size: as many whole lines at once as a pipe takes without
     /// tearing them.
-    fn write_stream(&mut self, data: &[u8], written: &mut usize) -> io::Result<()> {
-        while let Some(Open { file, .. }) = self.open.as_ref().filter(|_| *written < data.len()) {
-            let piece = fit(&data[*written..], PIPE_BUF);
+    fn write_stream(&mut self) -> io::Result<()> {
+        while let Some(Open { file, .. }) = self.open.as_ref().filter(|_| !self.pending.is_empty()) {
+            let piece = fit(self.pending.bytes(), PIPE_BUF);
             let piece = whole_lines(piece).unwrap_or(piece);
             let count = write_once(file, piece)?;
-            self.note(&piece[..count], written);
+            self.note(count);
         }
         Ok(())
     }
 
-    /// Notes that these bytes have been written.
-    fn note(&mut self, bytes: &[u8], written: &mut usize) {
-        *written += bytes.len();
-        self.dropping = false;
+    /// Notes that so many bytes have been written.
+    fn note(&mut self, count: usize) {
+        let bytes = &self.pending.bytes()[..count];
         self.line = match whole_lines(bytes) {
-            Some(lines) => (bytes.len() - lines.len()) as u64,
-            None => self.line + bytes.len() as u64,
+            Some(lines) => (count - lines.len()) as u64,
+            None => self.line + count as u64,
         };
+        self.pending.pass(count);
     }
 
     /// The part of `rest` that goes to the file, which has this size; `None` if the file has to be
@@ -273,7 +281,10 @@ impl<S: PartialEq> LogFile<S> {
         let there = fs::metadata(&self.path);
         let open = match self.open.take().filter(|open| there.is_ok_and(|there| id(&there) == open.id)) {
             Some(open) => open,
-            None => self.open_anew()?,
+            None => {
+                let place = self.find()?;
+                self.open_anew(&place)?
+            }
         };
         let there = open.file.metadata()?;
         // The file may have been emptied.
@@ -282,39 +293,48 @@ impl<S: PartialEq> LogFile<S> {
         Ok(there.len())
     }
 
-    fn open_anew(&mut self) -> io::Result<Open> {
-        let file = File::options().append(true).create(true).mode(0o666).custom_flags(FLAGS).open(&self.path)?;
+    fn open_anew(&mut self, place: &Place) -> io::Result<Open> {
+        let file = place.open(self.new)?;
         let there = file.metadata()?;
         let id = id(&there);
         let is_file = there.is_file();
-        let real = match target(&self.path) {
-            Target::Path(real) if is_file => Some(real),
-            _ => None,
-        };
         if self.last.replace(id) != Some(id) || !is_file {
             // The unfinished line is in another file.
-            self.torn = is_file && !ends_in_newline(&self.path, there.len());
+            self.torn = is_file && !ends_in_newline(place, there.len());
             self.line = if self.torn { 0 } else { self.line };
         }
-        Ok(Open { file, id, real })
+        Ok(Open { file, id, rotates: is_file && place.can_be_renamed() })
     }
 
+    fn find(&self) -> io::Result<Place> {
+        match safe_path::find(&self.path)? {
+            Target::Place(place) => Ok(place),
+            // It has become one of ours, or it was closed when the file was set.
+            Target::Own(_) => Err(io::Error::from_raw_os_error(libc::EBADF)),
+        }
+    }
+
+    /// Moves the open file away, and opens a new one in its place.
+    ///
+    /// All files get another name, because the number of each is its age. So the cost grows with the
+    /// number of files that are kept.
     fn rotate(&mut self) -> io::Result<()> {
-        let Some(real) = self.open.take().and_then(|open| open.real) else { return Ok(()) };
-        if self.keep == 0 {
-            return fs::remove_file(real);
+        let place = self.find()?;
+        // Somebody else may have moved it already.
+        if self.open.take().is_some_and(|open| place.is(&open.file)) {
+            if self.keep == 0 {
+                place.remove()?;
+            } else {
+                // Only the files up to the first free number have to move.
+                let free = (1..self.keep).find(|number| !place.is_taken(*number));
+                for number in (1..free.unwrap_or(self.keep)).rev() {
+                    absent_is_fine(place.renumber(Some(number), number + 1))?;
+                }
+                absent_is_fine(place.renumber(None, 1))?;
+            }
         }
-        let rotated = |number: u32| {
-            let mut name = real.clone().into_os_string();
-            name.push(format!(".{number}"));
-            PathBuf::from(name)
-        };
-        // Only the files up to the first free number have to move.
-        let free = (1..self.keep).find(|number| fs::symlink_metadata(rotated(*number)).is_err());
-        for number in (1..free.unwrap_or(self.keep)).rev() {
-            absent_is_fine(fs::rename(rotated(number), rotated(number + 1)))?;
-        }
-        absent_is_fine(fs::rename(&real, rotated(1)))
+        self.open = Some(self.open_anew(&place)?);
+        Ok(())
     }
 }
 
@@ -324,11 +344,10 @@ fn id(there: &Metadata) -> (u64, u64) {
 
 /// Whether the file of this size ends with a newline. A file that is empty or cannot be read counts
 /// as such.
-fn ends_in_newline(path: &Path, size: u64) -> bool {
+fn ends_in_newline(place: &Place, size: u64) -> bool {
     let Some(last) = size.checked_sub(1) else { return true };
     let mut byte = [0];
-    let file = File::options().read(true).custom_flags(FLAGS).open(path);
-    file.and_then(|file| file.read_exact_at(&mut byte, last)).is_err() || byte == *b"\n"
+    place.open_to_read().and_then(|file| file.read_exact_at(&mut byte, last)).is_err() || byte == *b"\n"
 }
 
 fn absent_is_fine(result: io::Result<()>) -> io::Result<()> {

@@ -21,7 +21,7 @@ mod waits;
 use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use childminder::restart::State;
 use childminder::{Event, ProcessId, ProcessMonitor, Reactor, Service, Status};
@@ -83,6 +83,7 @@ pub(super) fn main(mut arguments: Parser) -> Result<u8, Failure> {
     let result = reactor.run_service(&mut up);
     up.say_left();
     let deadline = reactor.now() + LAST_WORDS;
+    up.read_rest(&mut reactor, deadline);
     up.voice().finish(&reactor, deadline);
     drop(up);
     // The signals stay watched to the very end.
@@ -129,6 +130,8 @@ enum Stage {
     New,
     Running,
     Stopping,
+    /// All is down, and only what was written before is still passed on.
+    Over,
 }
 
 impl Up {
@@ -262,14 +265,36 @@ impl Up {
         for news in self.server.take_news() {
             self.voice().console.say(&news);
         }
-        self.voice().flush(reactor.now());
+        self.voice().settle(reactor);
         self.hold_or_release(reactor);
         self.server.settle(reactor);
+    }
+
+    /// Reads what the processes have left in their pipes, at the end, so that it is passed on or is
+    /// counted as dropped.
+    fn read_rest(&mut self, reactor: &mut Reactor, deadline: Instant) {
+        self.stage = Stage::Over;
+        for id in reactor.processes().collect::<Vec<_>>() {
+            if let Some(mut process) = reactor.process(id) {
+                process.resume_all();
+            }
+        }
+        let mut more = true;
+        while std::mem::take(&mut more) && reactor.now() < deadline {
+            let turned = reactor.turn(Some(Duration::ZERO), |reactor, event| {
+                more |= matches!(event, Event::Data { .. });
+                self.handle(reactor, &event);
+            });
+            more &= turned.is_ok();
+        }
     }
 
     /// Stops reading the processes that write to an output of ours that is full, and reads them
     /// again when it is empty.
     fn hold_or_release(&mut self, reactor: &mut Reactor) {
+        if self.stage == Stage::Over {
+            return;
+        }
         let (any_full, any_released) = self.voice().console.update_holds();
         if !any_full && !any_released {
             return;
@@ -333,7 +358,7 @@ impl Service for Up {
             }
             Event::Timer(id) if self.wait_timer(reactor, id) => true,
             _ => {
-                self.voice().console.handle(reactor, event)
+                self.voice().handle(reactor, event)
                     || self.server.handle(reactor, event)
                     || self.monitor.handle(reactor, event)
             }

@@ -114,6 +114,7 @@ impl Up {
             match (change, command) {
                 (Some(Change::Policy), _) => {
                     let _ = self.monitor.set_process_policy(reactor, &process.name, Arc::clone(&process.policy));
+                    self.voice().set_raw(&process.name, process.raw);
                     changes.updated.push(process.name.clone());
                 }
                 (None, Some(command)) => {

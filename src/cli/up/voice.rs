@@ -7,21 +7,24 @@ use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 use childminder::restart::State;
-use childminder::{Exit, Line, Observer, ProcessId, Reactor, SpawnError};
+use childminder::{Event, Exit, Line, Observer, ProcessId, Reactor, SpawnError, TimerId};
 
-use super::console::Console;
+use super::console::{Console, Speaker};
 use super::end::Piece;
 use super::files::LogFile;
 use super::recent::Recent;
 use crate::cli::config::{Output, ProcessConfig};
 use crate::cli::control::protocol::LogLine;
-use crate::cli::descriptor::{Target, target};
+use crate::cli::safe_path::{self, Target};
 use crate::cli::words;
 
 #[derive(Debug)]
 pub(super) struct Voice {
     pub(super) console: Console,
     files: Vec<Option<LogFile<(ProcessId, i32)>>>,
+    /// The time when a file that has failed is to be tried again, and the timer for it.
+    retry_at: Option<Instant>,
+    retry: Option<TimerId>,
     streams: HashMap<String, Streams>,
     /// The number of the next name, for its colour.
     next_number: usize,
@@ -59,7 +62,7 @@ impl News {
 /// What one process writes.
 #[derive(Debug)]
 struct Streams {
-    number: usize,
+    speaker: Speaker,
     out: Sink,
     err: Sink,
     recent: Recent,
@@ -84,6 +87,8 @@ impl Voice {
         Self {
             console,
             files: Vec::new(),
+            retry_at: None,
+            retry: None,
             streams: HashMap::new(),
             next_number: 0,
             followed: false,
@@ -101,10 +106,19 @@ impl Voice {
         let next = self.next_number;
         let streams = self.streams.entry(process.name.clone()).or_insert_with(|| {
             self.next_number += 1;
-            Streams { number: next, out, err, recent: Recent::default(), start_error: None, removed: false }
+            let speaker = Speaker { author: Some(process.name.as_str().into()), number: next, raw: process.raw };
+            Streams { speaker, out, err, recent: Recent::default(), start_error: None, removed: false }
         });
+        streams.speaker.raw = process.raw;
         (streams.out, streams.err, streams.removed) = (out, err, false);
         self.close_unused_files();
+    }
+
+    /// Says whether a terminal gets the control characters of a process as they are.
+    pub(super) fn set_raw(&mut self, name: &str, raw: bool) {
+        if let Some(streams) = self.streams.get_mut(name) {
+            streams.speaker.raw = raw;
+        }
     }
 
     /// Forgets a process, at once or, if it is `alive`, when it has exited.
@@ -119,10 +133,10 @@ impl Voice {
     }
 
     fn sink(&mut self, reactor: &mut Reactor, output: &Output) -> Sink {
-        let Output::File { path, max_size, keep } = output else {
+        let Output::File { path, new, max_size, keep } = output else {
             return if *output == Output::Prefix { Sink::Console } else { Sink::Elsewhere };
         };
-        if let Target::Own(number) = target(path) {
+        if let Ok(Target::Own(number)) = safe_path::find(path) {
             match self.console.open(reactor, number) {
                 Ok(()) => return Sink::Own(number),
                 Err(error) => self.console.say(&format!("{}: {error}", path.display())),
@@ -136,8 +150,8 @@ impl Voice {
             self.files.len() - 1
         });
         match &mut self.files[index] {
-            Some(file) => file.set_limits(*max_size, *keep),
-            none => *none = Some(LogFile::new(path.clone(), *max_size, *keep)),
+            Some(file) => file.set(*new, *max_size, *keep),
+            none => *none = Some(LogFile::new(path.clone(), *new, *max_size, *keep)),
         }
         Sink::File(index)
     }
@@ -146,7 +160,7 @@ impl Voice {
         for (index, file) in self.files.iter_mut().enumerate() {
             let used = Sink::File(index);
             if !self.streams.values().any(|streams| streams.out == used || streams.err == used) {
-                if let Some(said) = file.take().and_then(|mut file| file.final_report()) {
+                if let Some(said) = file.take().and_then(|mut file| file.finish()) {
                     self.console.say(&said);
                 }
             }
@@ -182,12 +196,34 @@ impl Voice {
         std::mem::take(&mut self.news)
     }
 
-    /// Passes on what was heard in this turn.
+    /// Whether an event was meant for this.
+    pub(super) fn handle(&mut self, reactor: &mut Reactor, event: &Event<'_>) -> bool {
+        match *event {
+            Event::Timer(id) if self.retry == Some(id) => {
+                self.retry = None;
+                true
+            }
+            _ => self.console.handle(reactor, event),
+        }
+    }
+
+    /// Passes on what was heard in this turn, and has a file that has failed tried again in time.
+    pub(super) fn settle(&mut self, reactor: &mut Reactor) {
+        self.flush(reactor.now());
+        if let (Some(retry_at), None) = (self.retry_at, self.retry) {
+            self.retry = Some(reactor.call_later(retry_at.saturating_duration_since(reactor.now())));
+        }
+    }
+
+    /// Passes on what was heard until now.
     pub(super) fn flush(&mut self, now: Instant) {
+        self.retry_at = None;
         for file in self.files.iter_mut().flatten() {
             if let Some(said) = file.flush(now) {
                 self.console.say(&said);
             }
+            let earlier = |at: Instant| self.retry_at.map_or(at, |known| known.min(at));
+            self.retry_at = file.retry_at().map(earlier).or(self.retry_at);
         }
         self.console.flush();
     }
@@ -205,9 +241,8 @@ impl Voice {
     /// Writes at the end what is left, as far as it is taken until the deadline, and reports the
     /// lines that were dropped.
     pub(super) fn finish(&mut self, reactor: &Reactor, deadline: Instant) {
-        self.flush(reactor.now());
         for file in self.files.iter_mut().flatten() {
-            if let Some(said) = file.final_report() {
+            if let Some(said) = file.finish() {
                 self.console.say(&said);
             }
         }
@@ -227,16 +262,19 @@ impl Observer for Voice {
             self.news.push((line.name.to_owned(), News::new(kept)));
         }
         // Of a process that was removed, somebody still holds the pipe.
-        let Some(streams) = self.streams.get_mut(line.name) else { return self.console.line(line, 0) };
+        let Some(streams) = self.streams.get_mut(line.name) else {
+            let speaker = Speaker { author: Some(line.name.into()), number: 0, raw: false };
+            return self.console.line(line, &speaker);
+        };
         streams.recent.push(kept);
         match if stream == 2 { streams.err } else { streams.out } {
             Sink::File(index) => {
                 if let Some(Some(file)) = self.files.get_mut(index) {
-                    file.push((line.process, line.fd), Piece::from(line));
+                    file.push((line.process, line.fd), &streams.speaker.author, Piece::from(line));
                 }
             }
-            Sink::Own(number) => self.console.raw(line, number),
-            Sink::Console | Sink::Elsewhere => self.console.line(line, streams.number),
+            Sink::Own(number) => self.console.unmarked(line, &streams.speaker, number),
+            Sink::Console | Sink::Elsewhere => self.console.line(line, &streams.speaker),
         }
     }
 
@@ -275,6 +313,10 @@ impl Observer for Voice {
 
     fn killing(&mut self, name: &str) {
         self.report(name, words::killing());
+    }
+
+    fn pipes_closed(&mut self, name: &str, _: ProcessId) {
+        self.report(name, words::pipes_closed());
     }
 
     fn changed(&mut self, name: &str, _: State) {

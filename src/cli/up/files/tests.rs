@@ -1,4 +1,4 @@
-use std::os::unix::fs::symlink;
+use std::os::unix::fs::{OpenOptionsExt, symlink};
 use std::os::unix::net::UnixListener;
 
 use super::*;
@@ -18,7 +18,7 @@ impl Folder {
     }
 
     fn log(&self, max_size: u64, keep: u32) -> LogFile<char> {
-        LogFile::new(self.path("web.log"), max_size, keep)
+        LogFile::new(self.path("web.log"), Creation::default(), max_size, keep)
     }
 
     fn read(&self, name: &str) -> String {
@@ -58,7 +58,12 @@ fn epoch() -> Instant {
 fn push(log: &mut LogFile<char>, stream: char, text: &str) {
     let (continued, text) = text.strip_prefix('>').map_or((false, text), |text| (true, text));
     let (newline, text) = text.strip_suffix('<').map_or((true, text), |text| (false, text));
-    log.push(stream, Piece { bytes: text.as_bytes(), continued, newline });
+    log.push(stream, &author(stream), Piece { bytes: text.as_bytes(), continued, newline });
+}
+
+/// The process whose stream this is.
+fn author(stream: char) -> Author {
+    Some(stream.to_string().into())
 }
 
 fn write(log: &mut LogFile<char>, now: Instant, lines: &[&str]) -> Option<String> {
@@ -77,6 +82,18 @@ fn rotates_between_lines_and_keeps_so_many() {
     assert_eq!(folder.read("web.log.1"), "exactly\n");
     assert_eq!(folder.read("web.log.2"), "four\n");
     assert_eq!(fs::read_dir(&folder.0).unwrap().count(), 3);
+}
+
+#[test]
+fn files_behind_a_free_number_stay_where_they_are() {
+    let (folder, now) = (Folder::new("gap"), epoch());
+    for number in [1, 2, 4] {
+        fs::write(folder.path(&format!("web.log.{number}")), number.to_string()).unwrap();
+    }
+    write(&mut folder.log(5, 10), now, &["one", "two"]);
+    let read = [1, 2, 3, 4, 5].map(|number| folder.read(&format!("web.log.{number}")));
+    assert_eq!(read, ["one\n", "1", "2", "4", "(entity not found)"]);
+    assert_eq!(folder.read("web.log"), "two\n");
 }
 
 #[test]
@@ -186,7 +203,7 @@ fn the_files_together_are_what_was_written() {
         for _ in 0..random(30) {
             let text = ["a", "ä", "€", "🦀", ""][random(5)].repeat(random(9));
             let newline = text.is_empty() || random(3) == 0;
-            log.push('a', Piece { bytes: text.as_bytes(), continued, newline });
+            log.push('a', &author('a'), Piece { bytes: text.as_bytes(), continued, newline });
             expected += &text;
             expected += if newline { "\n" } else { "" };
             continued = !newline;
@@ -205,52 +222,83 @@ fn the_files_together_are_what_was_written() {
 }
 
 #[test]
-fn a_vanished_folder_drops_lines_and_recovers() {
+fn lines_wait_for_a_vanished_folder() {
     let (folder, now) = (Folder::new("vanish"), epoch());
     let inner = folder.path("logs");
     fs::create_dir(&inner).unwrap();
-    let mut log = LogFile::new(inner.join("web.log"), 1000, 1);
-    assert_eq!(write(&mut log, now, &["one"]), None);
+    let mut log = LogFile::new(inner.join("web.log"), Creation::default(), 1000, 1);
+    assert_eq!(write(&mut log, now, &["one", "begun <"]), None);
     fs::remove_dir_all(&inner).unwrap();
-    let said = write(&mut log, now, &["two", "three"]).unwrap();
-    assert!(said.contains("web.log: ") && said.contains("lines are dropped"), "{said}");
+    let said = write(&mut log, now, &[">two", "three"]).unwrap();
+    let path = inner.join("web.log");
+    let why = "No such file or directory (os error 2); lines wait until it can be written, and are dropped if they become too many";
+    assert_eq!(said, format!("{}: {why}", path.display()));
     assert_eq!(write(&mut log, now, &["four"]), None, "said once");
+    assert_eq!(log.retry_at(), Some(now + PAUSE));
     assert_eq!(write(&mut log, now + PAUSE, &["five"]), None, "said once");
     fs::create_dir(&inner).unwrap();
     assert_eq!(write(&mut log, now + PAUSE, &["six"]), None, "not before the pause is over");
-    let said = write(&mut log, now + 2 * PAUSE, &["seven"]).unwrap();
-    assert!(said.ends_with("can be written again; 5 lines were dropped"), "{said}");
-    assert_eq!(folder.read("logs/web.log"), "seven\n");
-    assert_eq!(log.final_report(), None);
+    let said = log.flush(now + 2 * PAUSE).unwrap();
+    assert!(said.ends_with("can be written again; no line was dropped"), "{said}");
+    assert_eq!(folder.read("logs/web.log"), "two\nthree\nfour\nfive\nsix\n");
+    assert_eq!((log.retry_at(), log.finish()), (None, None));
 }
 
 #[test]
-fn a_line_of_which_something_is_dropped_counts_once() {
+fn what_waits_is_bounded_and_without_a_gap() {
+    let (folder, now) = (Folder::new("bounded"), epoch());
+    let inner = folder.path("logs");
+    let mut log = LogFile::new(inner.join("web.log"), Creation::default(), 1 << 30, 1);
+    let line = "x".repeat(999);
+    for _ in 0..70 {
+        write(&mut log, now, &[&line]);
+    }
+    // There would be room for these.
+    write(&mut log, now, &["short", "cut <"]);
+    push(&mut log, 'b', "between");
+    write(&mut log, now, &[">rest", "last <"]);
+    assert!(log.pending.len() <= WAITING && log.pending.bytes().ends_with(b"x\n"));
+    fs::create_dir(&inner).unwrap();
+    let said = log.flush(now + PAUSE).unwrap();
+    assert!(said.ends_with("can be written again; 10 lines were dropped: 9 of a, 1 of b"), "{said}");
+    // The end of a line is written, though its start was not.
+    write(&mut log, now, &[">words", "next"]);
+    let written = folder.read("logs/web.log");
+    assert_eq!(written, format!("{line}\n").repeat(65) + "words\nnext\n");
+
+    // A line that alone is too long is cut.
+    fs::remove_dir_all(&inner).unwrap();
+    write(&mut log, now, &[&"€".repeat(30_000), "short"]);
+    fs::create_dir(&inner).unwrap();
+    let said = log.flush(now + PAUSE).unwrap();
+    assert!(said.ends_with("can be written again; 2 lines were dropped: 2 of a"), "{said}");
+    write(&mut log, now, &["next"]);
+    assert_eq!(folder.read("logs/web.log"), "€".repeat(WAITING / 3) + "\nnext\n");
+}
+
+#[test]
+fn what_is_given_up_is_counted_once() {
     let (folder, now) = (Folder::new("once"), epoch());
     let inner = folder.path("logs");
-    let mut log = LogFile::new(inner.join("web.log"), 1000, 1);
-    write(&mut log, now, &["one <"]);
-    write(&mut log, now, &[">two <"]);
-    write(&mut log, now, &[">three", "four <", ">five<"]);
-    push(&mut log, 'b', "six");
-    write(&mut log, now, &["seven <"]);
+    let log = || LogFile::new(inner.join("web.log"), Creation::default(), 1000, 1);
+    let mut it = log();
+    write(&mut it, now, &["one <"]);
+    write(&mut it, now, &[">two <"]);
+    write(&mut it, now, &[">three", "four <", ">five<"]);
+    push(&mut it, 'b', "six");
+    write(&mut it, now, &["seven <"]);
+    let said = it.finish().unwrap();
+    assert!(said.ends_with("web.log: 4 lines were dropped: 3 of a, 1 of b"), "{said}");
+    // The last attempt may succeed, or be the first one that fails.
+    let mut it = log();
+    write(&mut it, now, &["one"]);
     fs::create_dir(&inner).unwrap();
-    // The end of a line is written, though its start was not; a newline that only ends what was
-    // dropped is not.
-    let said = write(&mut log, now + PAUSE, &[">eight", "nine"]).unwrap();
-    assert!(said.ends_with("can be written again; 4 lines were dropped"), "{said}");
-    assert_eq!(folder.read("logs/web.log"), "eight\nnine\n");
-
+    assert_eq!((it.finish(), folder.read("logs/web.log")), (None, "one\n".into()));
     fs::remove_dir_all(&inner).unwrap();
-    write(&mut log, now, &["ten<"]);
-    fs::create_dir(&inner).unwrap();
-    let said = write(&mut log, now + PAUSE, &["eleven"]).unwrap();
-    assert!(said.ends_with("can be written again; 1 line was dropped"), "{said}");
-    assert_eq!(folder.read("logs/web.log"), "eleven\n");
-
-    fs::remove_dir_all(&inner).unwrap();
-    write(&mut log, now, &["twelve", "thirteen"]);
-    assert!(log.final_report().unwrap().ends_with("web.log: 2 lines were dropped"));
+    let mut it = log();
+    push(&mut it, 'a', "two");
+    let said = it.finish().unwrap();
+    assert!(said.ends_with("No such file or directory (os error 2); 1 line was dropped: 1 of a"), "{said}");
 }
 
 #[test]
@@ -291,14 +339,14 @@ fn a_closed_file_is_opened_anew() {
 
     // Even if it has just failed.
     let inner = folder.path("logs");
-    let mut log = LogFile::new(inner.join("web.log"), 1000, 1);
+    let mut log = LogFile::new(inner.join("web.log"), Creation::default(), 1000, 1);
     write(&mut log, now, &["one"]);
     fs::create_dir(&inner).unwrap();
     assert_eq!(write(&mut log, now, &["two"]), None);
     log.close();
     let said = write(&mut log, now, &["three"]).unwrap();
-    assert!(said.ends_with("can be written again; 2 lines were dropped"), "{said}");
-    assert_eq!(folder.read("logs/web.log"), "three\n");
+    assert!(said.ends_with("can be written again; no line was dropped"), "{said}");
+    assert_eq!(folder.read("logs/web.log"), "one\ntwo\nthree\n");
 }
 
 #[test]
@@ -320,13 +368,13 @@ fn what_is_no_file_is_never_rotated() {
     let reader = File::options().read(true).custom_flags(libc::O_NONBLOCK).open(&fifo).unwrap();
     for (there, name) in [("/dev/null", "null"), ("fifo", "link")] {
         symlink(there, folder.path(name)).unwrap();
-        let mut log = LogFile::new(folder.path(name), 8, 2);
+        let mut log = LogFile::new(folder.path(name), Creation::default(), 8, 2);
         for _ in 0..10 {
             assert_eq!(write(&mut log, now, &["0123456789", "line"]), None);
         }
         assert!(folder.path(name).is_symlink());
     }
-    let mut log = LogFile::new(fifo.clone(), 8, 2);
+    let mut log = LogFile::new(fifo.clone(), Creation::default(), 8, 2);
     assert_eq!(write(&mut log, now, &["0123456789", "line"]), None);
     assert!(fifo.metadata().unwrap().file_type().is_fifo());
     assert_eq!(fs::read_dir(&folder.0).unwrap().count(), 3);
@@ -336,11 +384,11 @@ fn what_is_no_file_is_never_rotated() {
 #[test]
 fn a_full_disk_drops_lines() {
     let now = epoch();
-    let mut log = LogFile::new("/dev/full".into(), 1000, 1);
+    let mut log = LogFile::new("/dev/full".into(), Creation::default(), 1000, 1);
     let said = write(&mut log, now, &["one"]).unwrap();
-    assert_eq!(said, "/dev/full: No space left on device (os error 28); lines are dropped until it can be written");
+    assert!(said.starts_with("/dev/full: No space left on device (os error 28); lines wait until "), "{said}");
     assert_eq!(write(&mut log, now, &["two"]), None);
-    assert_eq!(log.final_report().unwrap(), "/dev/full: 2 lines were dropped");
+    assert_eq!(log.finish().unwrap(), "/dev/full: 2 lines were dropped: 2 of a");
 }
 
 #[test]
@@ -349,13 +397,10 @@ fn a_named_pipe_without_a_reader_does_not_block() {
     let fifo = folder.make_fifo("web.log");
     let mut log = folder.log(1000, 1);
     let said = write(&mut log, now, &["one"]).unwrap();
-    assert!(
-        said.ends_with("web.log: no process reads this named pipe; lines are dropped until it can be written"),
-        "{said}"
-    );
+    assert!(said.contains("web.log: no process reads this named pipe; lines wait until it can be written"), "{said}");
     let reader = File::options().read(true).custom_flags(libc::O_NONBLOCK).open(&fifo).unwrap();
     let said = write(&mut log, now + PAUSE, &["two"]).unwrap();
-    assert!(said.ends_with("can be written again; 1 line was dropped"), "{said}");
+    assert!(said.ends_with("can be written again; no line was dropped"), "{said}");
     drop(reader);
     let said = write(&mut log, now + PAUSE, &["three"]).unwrap();
     assert!(said.contains("Broken pipe"), "{said}");
@@ -379,13 +424,14 @@ fn a_slow_reader_loses_whole_lines_and_the_pipe_stays_open() {
     let lines: Vec<String> = (0..2000).map(|number| format!("{number:099}")).collect();
     let lines: Vec<&str> = lines.iter().map(String::as_str).collect();
     let said = write(&mut log, now, &lines).unwrap();
-    assert!(said.ends_with("web.log: it is read too slowly; lines are dropped until it can be written"), "{said}");
+    assert!(said.contains("web.log: it is read too slowly; lines wait until it can be written"), "{said}");
     // It is tried again as soon as there is something to write, and the recovery told when it has
     // lasted.
     assert!(read(&mut reader) > 60_000);
-    assert_eq!(write(&mut log, now, &["back"]), None);
+    assert_eq!(write(&mut log, now, &["dropped"]), None);
+    assert!(read(&mut reader) > 60_000);
     let said = write(&mut log, now + PAUSE, &["and back"]).unwrap();
-    let dropped: usize = said.split(' ').rev().nth(3).unwrap().parse().unwrap();
+    let dropped: usize = said.split_once(" lines were dropped").unwrap().0.rsplit(' ').next().unwrap().parse().unwrap();
     read(&mut reader);
     let got = String::from_utf8(got).unwrap();
     assert_eq!(got.lines().count() + dropped, 2002, "{said}");
@@ -405,10 +451,14 @@ fn a_torn_line_is_ended_before_the_next() {
     assert!(write(&mut log, now, &[&long]).is_some());
     let mut buffer = vec![0; 1 << 20];
     let count = reader.read(&mut buffer).unwrap();
-    assert!(write(&mut log, now + PAUSE, &["next"]).unwrap().ends_with("; 1 line was dropped"));
+    assert_eq!(log.flush(now), None);
     let more = reader.read(&mut buffer[count..]).unwrap();
-    let got = std::str::from_utf8(&buffer[..count + more]).unwrap();
+    let said = write(&mut log, now + PAUSE, &["next"]).unwrap();
+    assert!(said.ends_with("; 1 line was dropped: 1 of a"), "{said}");
+    let last = reader.read(&mut buffer[count + more..]).unwrap();
+    let got = std::str::from_utf8(&buffer[..count + more + last]).unwrap();
     assert_eq!(got.trim_start_matches('x'), "\nnext\n");
+    assert_eq!(got.len(), count + WAITING + "\nnext\n".len());
 }
 
 #[test]
@@ -416,6 +466,6 @@ fn a_socket_is_told_to_be_none_of_ours() {
     let (folder, now) = (Folder::new("socket"), epoch());
     let _listener = UnixListener::bind(folder.path("web.log")).unwrap();
     let said = write(&mut folder.log(8, 1), now, &["0123456789"]).unwrap();
-    assert!(said.contains("web.log: it is a socket, which cannot be written as a file; lines are dropped"), "{said}");
+    assert!(said.contains("web.log: it is a socket, which cannot be written as a file; lines wait"), "{said}");
     assert_eq!(fs::read_dir(&folder.0).unwrap().count(), 1);
 }

@@ -1,0 +1,430 @@
+//! Finds the output files of processes and opens them. Writes nothing into them.
+//!
+//! The supervisor may have more rights than the users of its processes, and these may own a folder
+//! that a log lies in. So a path is walked folder by folder, and each folder is held open while its
+//! entries are looked at: what has been checked cannot be exchanged afterwards.
+//!
+//! The one rule: a symbolic link, a device or a named pipe counts only where nobody but root and the
+//! supervisor's own user may have put it. Elsewhere a plain file is opened and nothing else, and
+//! only if it has no second name that could be somebody else's file. Nothing here waits.
+
+use std::ffi::{OsStr, OsString};
+use std::fmt::{self, Display, Formatter};
+use std::fs::File;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Component, Path, PathBuf};
+use std::sync::OnceLock;
+
+use rustix::fs::{
+    AtFlags, CWD, FileType, Gid, Mode, OFlags, Stat, Uid, fchmod, fchown, fstat, openat, readlinkat, renameat, stat,
+    statat, unlinkat,
+};
+use rustix::io::{Errno, ioctl_fionbio};
+use rustix::process::geteuid;
+
+use super::descriptor;
+
+/// The number of links that the kernel follows.
+const MAX_LINKS: usize = 40;
+/// A file may be removed or made by others between the attempts to open it and to make it.
+const ATTEMPTS: usize = 8;
+/// A folder is opened to look at its entries. That needs no right to list them.
+#[cfg(target_os = "linux")]
+const FOLDER: OFlags = OFlags::PATH.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC);
+#[cfg(not(target_os = "linux"))]
+const FOLDER: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC);
+/// Opening a named pipe does not wait for a reader, opening a file that somebody holds a lease on
+/// does not wait for its end, and opening a terminal does not make it our controlling terminal.
+const FILE: OFlags = OFlags::NONBLOCK.union(OFlags::NOCTTY).union(OFlags::CLOEXEC);
+const APPEND: OFlags = FILE.union(OFlags::WRONLY).union(OFlags::APPEND);
+
+/// What a file is made with that does not exist yet. A file that is there keeps what it has: somebody
+/// else may have put it there, and would be given a file that he could not read.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Creation {
+    /// Without it, 0666 less the umask.
+    pub(crate) mode: Option<u32>,
+    pub(crate) uid: Option<u32>,
+    pub(crate) gid: Option<u32>,
+}
+
+/// The end of a path.
+#[derive(Debug)]
+pub(crate) enum Target {
+    /// Our own descriptor of this number.
+    Own(i32),
+    Place(Place),
+}
+
+/// An entry of a folder, which need not exist.
+#[derive(Debug)]
+pub(crate) struct Place {
+    folder: Folder,
+    name: OsString,
+    /// It stands for an open file of another process, as the entries of `/proc/PID/fd` do. Only the
+    /// kernel can follow it.
+    is_foreign: bool,
+}
+
+/// A folder that a path leads through.
+#[derive(Debug)]
+struct Folder {
+    fd: OwnedFd,
+    owner: u32,
+    group: u32,
+    mode: Mode,
+    /// Its path without links.
+    real: PathBuf,
+    /// Who may have put this folder where it is, if that is not certain.
+    doubt: Option<Who>,
+}
+
+/// Somebody who is not trusted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Who {
+    User(u32),
+    Group(u32),
+    All,
+}
+
+impl Display for Who {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::User(id) => write!(f, "user id {id}"),
+            Self::Group(id) => write!(f, "group id {id}"),
+            Self::All => f.write_str("every user"),
+        }
+    }
+}
+
+/// Whether the user or the group of this number is trusted: root and our own user, and the group
+/// that has the same number, in which a user is alone by convention.
+///
+/// The owner of the root folder is root, whatever its number is: in a user namespace it may have
+/// another one.
+fn is_trusted(id: u32) -> bool {
+    static TRUSTED: OnceLock<[u32; 2]> = OnceLock::new();
+    let trusted = TRUSTED.get_or_init(|| [geteuid().as_raw(), stat("/").map_or(0, |root| root.st_uid)]);
+    id == 0 || trusted.contains(&id)
+}
+
+/// Follows `path`, which is absolute, to its end.
+///
+/// # Errors
+///
+/// A folder that does not exist or cannot be entered, and a link that somebody who is not trusted may
+/// have put there.
+pub(crate) fn find(path: &Path) -> io::Result<Target> {
+    let mut folder = Folder::root()?;
+    // The next one is the last.
+    let mut rest = Vec::new();
+    push_names(&mut rest, path);
+    let mut links = 0;
+    while let Some(name) = rest.pop() {
+        if let Some(number) = own_descriptor(&folder.real, &name, &rest) {
+            return Ok(Target::Own(number));
+        }
+        if name == ".." {
+            folder = folder.parent()?;
+            continue;
+        }
+        let link = if rest.is_empty() {
+            match folder.look(&name) {
+                Ok(there) if is_link(&there) => there,
+                Ok(_) | Err(Errno::NOENT) => return Ok(Target::Place(Place { folder, name, is_foreign: false })),
+                Err(error) => return Err(error.into()),
+            }
+        } else {
+            match folder.enter(&name, OFlags::NOFOLLOW) {
+                Ok(next) => {
+                    folder = next;
+                    continue;
+                }
+                Err(error @ (Errno::NOTDIR | Errno::LOOP)) => {
+                    Some(folder.look(&name)?).filter(is_link).ok_or(io::Error::from(error))?
+                }
+                Err(error) => return Err(error.into()),
+            }
+        };
+        folder.check_link(&name, &link)?;
+        links += 1;
+        if links > MAX_LINKS {
+            return Err(Errno::LOOP.into());
+        }
+        if !folder.is_of_process() {
+            let to = readlinkat(&folder.fd, &name, Vec::new())?;
+            let to = Path::new(OsStr::from_bytes(to.as_bytes()));
+            if to.is_absolute() {
+                folder = Folder::root()?;
+            }
+            push_names(&mut rest, to);
+        } else if rest.is_empty() {
+            return Ok(Target::Place(Place { folder, name, is_foreign: true }));
+        } else {
+            folder = folder.enter(&name, OFlags::empty())?;
+        }
+    }
+    Err(Errno::ISDIR.into())
+}
+
+/// Opens a file for a child that appends to it by itself. The child has it blocking, as a program
+/// expects of its stdout.
+///
+/// # Errors
+///
+/// As [`find`] and [`Place::open`].
+pub(crate) fn open_for_child(path: &Path, new: Creation) -> io::Result<OwnedFd> {
+    match find(path)? {
+        Target::Own(number) => childminder::inherited_fd(number),
+        Target::Place(place) => {
+            let file = place.open(new)?;
+            ioctl_fionbio(&file, false)?;
+            Ok(file.into())
+        }
+    }
+}
+
+/// The reason why a file is not opened, if it is that somebody who is not trusted may have put it
+/// there, or a link on the way. Opens no file.
+pub(crate) fn refusal(path: &Path, new: Creation) -> Option<String> {
+    let looked = find(path).and_then(|target| match target {
+        Target::Own(_) => Ok(()),
+        Target::Place(place) => match place.look() {
+            Ok(there) => place.check(&there, new),
+            Err(_) => Ok(()),
+        },
+    });
+    looked.err().filter(|error| error.get_ref().is_some()).map(|error| error.to_string())
+}
+
+fn push_names(rest: &mut Vec<OsString>, path: &Path) {
+    let names = path.components().rev().filter_map(|component| match component {
+        Component::Normal(name) => Some(name),
+        Component::ParentDir => Some(OsStr::new("..")),
+        _ => None,
+    });
+    rest.extend(names.map(OsStr::to_owned));
+}
+
+/// The number of our own descriptor, if `name` in this folder, with `rest` behind it, is one.
+fn own_descriptor(real: &Path, name: &OsStr, rest: &[OsString]) -> Option<i32> {
+    if rest.is_empty() {
+        return descriptor::own(real, name);
+    }
+    // Where /proc is missing, its links cannot be followed.
+    let [number, folders @ ..] = rest else { return None };
+    let folders: PathBuf = [name].into_iter().chain(folders.iter().rev().map(OsString::as_os_str)).collect();
+    let is_own = real == Path::new("/") && ["proc/self/fd", "dev/fd"].map(Path::new).contains(&&*folders);
+    if is_own { descriptor::number(number) } else { None }
+}
+
+fn is_link(there: &Stat) -> bool {
+    FileType::from_raw_mode(there.st_mode) == FileType::Symlink
+}
+
+fn cannot_give(what: &str, error: Errno) -> io::Error {
+    let error = io::Error::from(error);
+    io::Error::new(error.kind(), format!("it cannot be given its {what}: {error}"))
+}
+
+fn refused(message: String) -> io::Error {
+    io::Error::new(io::ErrorKind::PermissionDenied, message)
+}
+
+impl Folder {
+    fn root() -> io::Result<Self> {
+        Ok(Self::new(openat(CWD, "/", FOLDER, Mode::empty())?, "/".into())?)
+    }
+
+    fn new(fd: OwnedFd, real: PathBuf) -> Result<Self, Errno> {
+        let there = fstat(&fd)?;
+        let mode = Mode::from_raw_mode(there.st_mode);
+        Ok(Self { fd, owner: there.st_uid, group: there.st_gid, mode, real, doubt: None })
+    }
+
+    fn parent(mut self) -> io::Result<Self> {
+        self.real.pop();
+        let fd = openat(&self.fd, "..", FOLDER, Mode::empty())?;
+        Ok(Self { doubt: self.doubt, ..Self::new(fd, self.real)? })
+    }
+
+    fn enter(&self, name: &OsStr, flags: OFlags) -> Result<Self, Errno> {
+        let fd = openat(&self.fd, name, FOLDER | flags, Mode::empty())?;
+        let mut next = Self::new(fd, self.real.join(name))?;
+        next.doubt = self.who_else(next.owner);
+        Ok(next)
+    }
+
+    fn look(&self, name: &OsStr) -> Result<Stat, Errno> {
+        statat(&self.fd, name, AtFlags::SYMLINK_NOFOLLOW)
+    }
+
+    /// Who may have put an entry with this owner here, if it need not have been somebody trusted.
+    fn who_else(&self, owner: u32) -> Option<Who> {
+        if self.doubt.is_some() || !is_trusted(self.owner) {
+            return self.doubt.or(Some(Who::User(self.owner)));
+        }
+        let others = if self.mode.contains(Mode::WOTH) {
+            Who::All
+        } else if self.mode.contains(Mode::WGRP) && !is_trusted(self.group) {
+            Who::Group(self.group)
+        } else {
+            return None;
+        };
+        match self.is_sticky() {
+            // Nobody can remove or rename what belongs to somebody else.
+            true => (!is_trusted(owner)).then_some(Who::User(owner)),
+            false => Some(others),
+        }
+    }
+
+    fn is_sticky(&self) -> bool {
+        self.mode.contains(Mode::SVTX)
+    }
+
+    fn check_link(&self, name: &OsStr, link: &Stat) -> io::Result<()> {
+        let owner = (!is_trusted(link.st_uid)).then_some(Who::User(link.st_uid));
+        match self.who_else(link.st_uid).or(owner) {
+            None => Ok(()),
+            Some(who) => {
+                let path = self.real.join(name);
+                Err(refused(format!("{} is a symbolic link that {who} may have put there", path.display())))
+            }
+        }
+    }
+
+    /// Whether its links are a process's open files and folders, which the text of a link does not
+    /// lead to.
+    fn is_of_process(&self) -> bool {
+        self.real.strip_prefix("/proc").is_ok_and(|rest| !rest.as_os_str().is_empty())
+    }
+}
+
+impl Place {
+    /// Opens the file to append to it, and makes it if it does not exist. The open file is
+    /// non-blocking.
+    ///
+    /// # Errors
+    ///
+    /// What `openat(2)` says, and a file that somebody who is not trusted may have put there and that
+    /// is not certain to be his own. A new file that cannot be given its mode and owner is removed.
+    pub(crate) fn open(&self, new: Creation) -> io::Result<File> {
+        let flags = if self.is_foreign { APPEND } else { APPEND | OFlags::NOFOLLOW };
+        for _ in 0..ATTEMPTS {
+            match openat(&self.folder.fd, &self.name, flags, Mode::empty()) {
+                Ok(file) => {
+                    self.check(&fstat(&file)?, new)?;
+                    return Ok(file.into());
+                }
+                Err(Errno::NOENT) => {}
+                Err(error) => return Err(error.into()),
+            }
+            match self.create(new) {
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+                result => return result,
+            }
+        }
+        Err(Errno::EXIST.into())
+    }
+
+    fn create(&self, new: Creation) -> io::Result<File> {
+        // Nobody else may open it before it has its mode and its owner.
+        let mode = Mode::from_raw_mode(if new.mode.is_some() { 0o200 } else { 0o666 });
+        let file = openat(&self.folder.fd, &self.name, APPEND | OFlags::CREATE | OFlags::EXCL, mode)?;
+        if let Err(error) = new.apply(&file) {
+            let _ = self.remove();
+            return Err(error);
+        }
+        Ok(file.into())
+    }
+
+    /// Opens the file to read it.
+    pub(crate) fn open_to_read(&self) -> io::Result<File> {
+        let flags = FILE | OFlags::RDONLY | OFlags::NOFOLLOW;
+        Ok(openat(&self.folder.fd, &self.name, flags, Mode::empty())?.into())
+    }
+
+    /// Whether what is there now is this open file.
+    pub(crate) fn is(&self, file: &File) -> bool {
+        let (Ok(there), Ok(open)) = (self.look(), fstat(file)) else { return false };
+        (there.st_dev, there.st_ino) == (open.st_dev, open.st_ino)
+    }
+
+    /// Whether it can be renamed: it is an entry of a folder like any other.
+    pub(crate) fn can_be_renamed(&self) -> bool {
+        !self.is_foreign
+    }
+
+    /// Whether there is something with this number behind its name.
+    pub(crate) fn is_taken(&self, number: u32) -> bool {
+        self.folder.look(&self.numbered(number)).is_ok()
+    }
+
+    /// Gives it, or what has this number behind its name, another number. What had that is gone then.
+    pub(crate) fn renumber(&self, from: Option<u32>, to: u32) -> io::Result<()> {
+        let from = from.map_or_else(|| self.name.clone(), |number| self.numbered(number));
+        Ok(renameat(&self.folder.fd, from, &self.folder.fd, self.numbered(to))?)
+    }
+
+    pub(crate) fn remove(&self) -> io::Result<()> {
+        Ok(unlinkat(&self.folder.fd, &self.name, AtFlags::empty())?)
+    }
+
+    fn numbered(&self, number: u32) -> OsString {
+        let mut name = self.name.clone();
+        name.push(format!(".{number}"));
+        name
+    }
+
+    fn look(&self) -> Result<Stat, Errno> {
+        let flags = if self.is_foreign { AtFlags::empty() } else { AtFlags::SYMLINK_NOFOLLOW };
+        statat(&self.folder.fd, &self.name, flags)
+    }
+
+    /// Whether this, which is there, may be opened.
+    fn check(&self, there: &Stat, new: Creation) -> io::Result<()> {
+        let owner = there.st_uid;
+        let Some(who) = self.folder.who_else(owner) else { return Ok(()) };
+        let what = match FileType::from_raw_mode(there.st_mode) {
+            FileType::RegularFile => None,
+            // Opening it has its own error.
+            FileType::Directory => return Ok(()),
+            FileType::Fifo => Some("a named pipe"),
+            FileType::Socket => Some("a socket"),
+            FileType::Symlink => Some("a symbolic link"),
+            _ => Some("a device"),
+        };
+        if let Some(what) = what {
+            return Err(refused(format!("it is {what} that {who} may have put there")));
+        }
+        // The owner of the folder may do with his own files as he likes.
+        let is_of_folder = !is_trusted(owner) && owner == self.folder.owner;
+        if there.st_nlink > 1 && !is_of_folder {
+            return Err(refused(format!("it has other names (hard links), and {who} may have put it there")));
+        }
+        // As the kernel's own fs.protected_regular: somebody waits for what we write.
+        let is_expected = is_trusted(owner) || is_of_folder || new.uid == Some(owner);
+        if self.folder.is_sticky() && !is_expected {
+            return Err(refused(format!("it belongs to user id {owner}, and everybody may make files in its folder")));
+        }
+        Ok(())
+    }
+}
+
+impl Creation {
+    fn apply(self, file: &OwnedFd) -> io::Result<()> {
+        if self.uid.is_some() || self.gid.is_some() {
+            let given = fchown(file, self.uid.map(Uid::from_raw), self.gid.map(Gid::from_raw));
+            given.map_err(|error| cannot_give("owner", error))?;
+        }
+        if let Some(mode) = self.mode {
+            fchmod(file, Mode::from_raw_mode(mode)).map_err(|error| cannot_give("mode", error))?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,50 @@
+//! The descriptors of a process that leaves processes with its pipes behind at each exit.
+//!
+//! A file of its own, because it counts the descriptors of the whole test process.
+
+mod monitor_util;
+
+use std::fs;
+
+use monitor_util::{Dir, World, each_way, sh};
+
+fn open_descriptors() -> usize {
+    fs::read_dir("/proc/self/fd").unwrap().count()
+}
+
+/// A process that lives on from its 14th start. Each one leaves a process behind, out of its group,
+/// which holds stdout and stderr and speaks when it is told to.
+fn leaver(dir: &Dir) -> childminder::Command {
+    let mut command = sh("n=1; until mkdir $n 2>/dev/null; do n=$((n+1)); done
+         setsid sh -c \"until [ -e go ]; do sleep 0.02; done; echo heard $n; exec sleep 1000\" &
+         [ $n -lt 14 ] || { echo ready; exec sleep 1000; }");
+    command.current_dir(dir.path("."));
+    command
+}
+
+#[test]
+fn pipes_that_leftover_processes_hold_are_kept_for_the_last_few_only() {
+    each_way(|world| {
+        let dir = Dir::new("leaver");
+        let before = open_descriptors();
+        world.add("it", &leaver(&dir));
+        world.start();
+        world.until_ready("it", 1);
+        world.until_told("pipes closed", "it", 5);
+        // Two pipes and perhaps a pidfd each: of the running one, and of the eight before it.
+        let open = open_descriptors() - before;
+        assert!(open <= 9 * 3, "{open}");
+        fs::write(dir.path("go"), "").unwrap();
+        world.until("all nine to be heard", |world| heard(world).len() >= 9);
+        let mut heard = heard(world);
+        heard.sort_unstable();
+        assert_eq!(heard, (6..=14).collect::<Vec<_>>());
+        assert_eq!(world.count("pipes closed", "it"), 5);
+    });
+}
+
+/// The numbers of those that have spoken.
+fn heard(world: &World) -> Vec<u32> {
+    let lines = world.lines("it").into_iter();
+    lines.filter_map(|line| line.strip_prefix("[it] heard ")?.parse().ok()).collect()
+}

@@ -1,0 +1,95 @@
+//! What a terminal gets of what processes write, by `childminder up` and `run`; and that files and
+//! pipes get all of it.
+#![cfg(feature = "cli")]
+
+mod up_util;
+
+use std::process::{Command, Stdio};
+
+use up_util::{Folder, PROGRAM, Up, on_a_terminal, text, until};
+
+/// Says what would move the cursor, clear the screen, set the title, forge a message and colour what
+/// follows.
+const HOSTILE: &str = r"printf 'up\033[2A\033[2Jclear\033]0;title\007\n\rchildminder: [web] exited\n\033[31mred\n\010\010bs\n10%%\r20%%\n'";
+
+fn write_script(folder: &Folder) {
+    folder.write("hostile", &format!("{HOSTILE}\necho ready\nexec sleep 1000\n"));
+}
+
+/// The lines that were drawn, without those that start with one of these.
+fn lines<'a>(drawn: &'a str, but: &[&str]) -> Vec<&'a str> {
+    let lines = drawn.split("\r\n").filter(|line| !but.iter().any(|but| line.starts_with(but)));
+    lines.filter(|line| !line.is_empty()).collect()
+}
+
+const SHOWN: [&str; 6] = ["upclear", "childminder: [web] exited", "\x1b[31mred\x1b[0m", "\\x08\\x08bs", "20%", "ready"];
+
+#[test]
+fn lines_stay_within_their_lines_on_a_terminal() {
+    let folder = Folder::new();
+    write_script(&folder);
+    let process = |name: &str, extra: &str| {
+        format!("[process.{name}]\ncommand = [\"sh\", \"./hostile\"]\ndirectory = \".\"\n{extra}")
+    };
+    folder.write("childminder.toml", &format!("[monitor]\nsocket = \"s\"\n{}", process("it", "")));
+    let drawn = on_a_terminal(&folder.0, &["up"], &["ready"]);
+    let marked = SHOWN.map(|line| format!("\x1b[36m[it]\x1b[0m {line}"));
+    assert_eq!(lines(&drawn, &["childminder: ", "^C"]), marked, "{drawn:?}");
+
+    // Without a mark, only what looks like a message of ours has one.
+    let to_stdout = process("it", "stdout = \"/dev/stdout\"\n");
+    folder.write("childminder.toml", &format!("[monitor]\nsocket = \"s\"\n{to_stdout}"));
+    let drawn = on_a_terminal(&folder.0, &["up"], &["ready"]);
+    let mut unmarked = SHOWN.map(str::to_owned);
+    unmarked[1] = format!("\x1b[36m[it]\x1b[0m {}", SHOWN[1]);
+    assert_eq!(lines(&drawn, &["childminder: [it]", "^C"]), unmarked, "{drawn:?}");
+
+    // All of it, where that is asked for.
+    let raw = process("it", "raw = true\n");
+    folder.write("childminder.toml", &format!("[monitor]\nsocket = \"s\"\n{raw}"));
+    let drawn = on_a_terminal(&folder.0, &["up"], &["ready"]);
+    for part in ["up\x1b[2A\x1b[2Jclear\x1b]0;title\x07\r\n", "\x1b[31mred\r\n", "\x08\x08bs", "10%\r20%\r\n"] {
+        assert!(drawn.contains(part), "{part:?} in {drawn:?}");
+    }
+}
+
+#[test]
+fn run_keeps_lines_within_their_lines_on_a_terminal() {
+    let folder = Folder::new();
+    write_script(&folder);
+    let drawn = on_a_terminal(&folder.0, &["run", "sh", "./hostile"], &["ready"]);
+    assert_eq!(lines(&drawn, &["childminder: ", "^C"]), SHOWN.map(|line| format!("[sh] {line}")), "{drawn:?}");
+    let drawn = on_a_terminal(&folder.0, &["run", "--raw", "sh", "./hostile"], &["ready"]);
+    assert!(drawn.contains("[sh] up\x1b[2A\x1b[2Jclear\x1b]0;title\x07\r\n[sh] \rchildminder: [web]"), "{drawn:?}");
+}
+
+#[test]
+fn files_and_pipes_get_the_bytes_as_they_are() {
+    let folder = Folder::new();
+    write_script(&folder);
+    let bytes = Command::new("sh").args(["-c", HOSTILE]).output().unwrap().stdout;
+    let process = |name: &str, to: &str| {
+        format!("[process.{name}]\ncommand = [\"sh\", \"./hostile\"]\ndirectory = \".\"\nstdout = \"{to}\"\n")
+    };
+    let up = Up::start_in(folder, &(process("a", "./log") + &process("b", "/dev/stdout")));
+    let expected = text(&bytes) + "ready\n";
+    until("all of it", || (up.folder.read("log") == expected && up.folder.read("out") == expected).then_some(()));
+    let script = format!("{HOSTILE}; exit 0");
+    let mut command = Command::new(PROGRAM);
+    command.args(["run", "--restart", "never", "sh", "-c", &script]).stdin(Stdio::null());
+    let output = command.output().unwrap();
+    let marked: String = text(&bytes).split_inclusive('\n').map(|line| format!("[sh] {line}")).collect();
+    assert_eq!(text(&output.stdout), marked);
+    up.shutdown();
+}
+
+#[test]
+fn a_reload_changes_what_a_terminal_gets_and_restarts_nothing() {
+    let process = |raw: bool| format!("[process.a]\ncommand = [\"sleep\", \"1000\"]\nraw = {raw}\n");
+    let up = Up::start(&process(false));
+    let pid = up.pid_of("a");
+    up.write_file(&process(true));
+    assert_eq!(up.ok(&["reload", "--wait"]), "updated a\n");
+    assert_eq!(up.pid_of("a"), pid);
+    up.shutdown();
+}
