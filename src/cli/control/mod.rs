@@ -6,7 +6,7 @@
 pub(super) mod client;
 mod connection;
 pub(super) mod glob;
-pub(super) mod lock;
+mod lock;
 pub(super) mod protocol;
 pub(super) mod server;
 mod socket;
@@ -14,4 +14,5 @@ pub(super) mod table;
 #[cfg(target_os = "linux")]
 mod watch;
 
+pub(super) use lock::Lock;
 pub(super) use server::{ClientId, Server};

@@ -13,7 +13,7 @@ use childminder::{Event, Interest, Reactor, SourceId, TimerId};
 
 use super::connection::{Connection, Input};
 use super::protocol::{self, MAX_REQUEST, Object, Request};
-use super::socket::{self, SocketFile};
+use super::socket::{Peer, SocketFile};
 #[cfg(target_os = "linux")]
 use super::watch::FileWatch;
 
@@ -190,7 +190,7 @@ impl Server {
             // It fits into an empty socket buffer, or nobody cares.
             let _ = io::Write::write(&mut &*stream, &protocol::line(protocol::refused(why)));
         };
-        if !socket::is_peer_allowed(&stream) {
+        if !Peer::of(&stream).is_some_and(Peer::is_trusted) {
             refuse(&stream, "you are neither root nor the user that this supervisor runs as");
             return Ok(());
         }

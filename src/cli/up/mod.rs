@@ -27,8 +27,8 @@ use childminder::{Event, ProcessId, ProcessMonitor, Reactor, Service};
 use lexopt::{Arg, Parser};
 
 use super::config::{Commands, Config, DEFAULT_FILE, Mark, ProcessConfig};
+use super::control::Lock;
 use super::control::Server;
-use super::control::lock::{self, Lock};
 use super::signals::{Signals, Wish};
 use super::{Failure, config, descriptor, output, paths, words};
 use console::Console;
@@ -96,8 +96,8 @@ struct Up {
     processes: Vec<Known>,
     /// Where the file said then that the socket shall be.
     socket: Option<PathBuf>,
-    /// On the file: nobody else runs it.
-    _lock: Option<Lock>,
+    /// The lock on the file: nobody else runs it.
+    lock: Option<Lock>,
     signals: Signals,
     /// Started and stopped by the name, never as a whole: not all processes start by themselves.
     monitor: ProcessMonitor<Voice>,
@@ -133,8 +133,8 @@ impl Up {
     /// Adds all processes and starts none.
     fn new(reactor: &mut Reactor, file: PathBuf, config: Config) -> Result<Self, Failure> {
         let socket = config.socket.clone();
-        let known = file.canonicalize().unwrap_or_else(|_| file.clone());
-        let lock = lock::take("file", &known).map_err(|held| Failure::Other(format!("{}: {held}", file.display())))?;
+        let lock = Lock::on_configuration(&file);
+        let lock = lock.map_err(|held| Failure::Other(format!("{}: {held}", file.display())))?;
         let path = socket.clone().unwrap_or_else(config::socket::default_path);
         let server = Server::bind(&path)
             .map_err(|error| Failure::Other(format!("cannot listen at {}: {error}", path.display())))?;
@@ -163,7 +163,7 @@ impl Up {
             processes,
             autostart,
             socket,
-            _lock: lock,
+            lock,
             signals,
             monitor,
             server,

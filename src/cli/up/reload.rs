@@ -11,6 +11,7 @@ use childminder::{Command, Reactor};
 use super::waits::Goal;
 use super::{Known, Up};
 use crate::cli::config::{Change, Commands, Config, Mark, ProcessConfig};
+use crate::cli::control::Lock;
 use crate::cli::control::protocol::{self, Object};
 
 /// What a reload has done.
@@ -97,6 +98,7 @@ impl Up {
             return Err(errors.join("\n"));
         }
 
+        self.renew_lock();
         // What was written until now goes where it went until now.
         self.voice().flush(reactor.now());
         let mut changes = Changes::default();
@@ -145,6 +147,20 @@ impl Up {
             console.say("the socket stays where it is until the next start");
         }
         Ok(changes)
+    }
+
+    /// Has the lock follow the file, if that is another one by now.
+    fn renew_lock(&mut self) {
+        if self.lock.as_ref().is_some_and(Lock::is_there) {
+            return;
+        }
+        match Lock::on_configuration(&self.file) {
+            Ok(lock) => self.lock = lock,
+            Err(held) => {
+                let said = format!("{}: {held}", self.file.display());
+                self.voice().console.say(&said);
+            }
+        }
     }
 
     fn add(&mut self, reactor: &mut Reactor, process: &ProcessConfig, command: &Command, start: bool) {
