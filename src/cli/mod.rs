@@ -14,6 +14,7 @@ mod run;
 mod signals;
 mod text;
 mod up;
+mod user;
 mod words;
 
 use std::fmt;

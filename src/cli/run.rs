@@ -13,9 +13,10 @@ use childminder::{
 };
 use lexopt::{Arg, Parser, ValueExt};
 
-use super::output::{self, Output, one_line, time_left};
+use super::output::{self, Output, time_left};
 use super::signals::{Signals, Wish};
-use super::{FAILURE, Failure, HELP, child, paths, words};
+use super::text::visible;
+use super::{FAILURE, Failure, HELP, child, paths, user, words};
 
 /// What a child that has exited has left in its pipes is read, and what others still write is not waited for longer.
 const GRACE: Duration = Duration::from_millis(50);
@@ -178,27 +179,22 @@ fn base_name(program: &OsString) -> String {
 
 /// `USER[:GROUP]`, each a name or a number.
 fn run_as(command: &mut Command, text: &str) -> Result<(), Failure> {
-    let (user, group) = text.split_once(':').map_or((text, None), |(user, group)| (user, Some(group)));
+    let (name, group) = text.split_once(':').map_or((text, None), |(name, group)| (name, Some(group)));
     let unknown = |error: std::io::Error| Failure::Usage(format!("--user {text}: {error}"));
-    if let Err(error) = command.user(user) {
-        match number(user) {
+    if let Err(error) = command.user(name) {
+        match user::number(name) {
             // With a group said it need not be in the user database.
             Some(uid) if group.is_some() => drop(command.uid(uid)),
             _ => return Err(unknown(error)),
         }
     }
-    match group.map(|group| (group, number(group))) {
+    match group.map(|group| (group, user::number(group))) {
         None => {}
         Some((_, Some(gid))) => drop(command.gid(gid)),
         Some((group, None)) => drop(command.group(group).map_err(unknown)?),
     }
-    command.user_env(user).map_err(unknown)?;
+    command.user_env(name).map_err(unknown)?;
     Ok(())
-}
-
-/// -1 is nobody: to the kernel it means "no change".
-fn number(id: &str) -> Option<u32> {
-    id.parse().ok().filter(|id| *id != u32::MAX)
 }
 
 /// What the monitor does and what the child writes, for people to read.
@@ -223,7 +219,7 @@ impl Console {
     }
 
     fn report(&mut self, name: &str, what: &str) {
-        self.say(&format!("[{name}] {}", one_line(what)));
+        self.say(&format!("[{name}] {}", visible(what)));
     }
 
     fn say(&mut self, what: &str) {

@@ -50,6 +50,9 @@ pub(crate) struct Held {
     pub(crate) pid: Option<i32>,
 }
 
+/// The lock, if there can be one.
+type Taken = Result<Option<Lock>, Held>;
+
 impl std::fmt::Display for Held {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self.pid {
@@ -61,7 +64,7 @@ impl std::fmt::Display for Held {
 
 impl Lock {
     /// Takes the lock on a configuration file; `None` if there cannot be one.
-    pub(crate) fn on_configuration(path: &Path) -> Result<Option<Self>, Held> {
+    pub(crate) fn on_configuration(path: &Path) -> Taken {
         let byte = pid_namespace();
         // A descriptor that may write is opened only if the lock is free: closing one looks like a
         // change of the file to all who watch it.
@@ -80,7 +83,7 @@ impl Lock {
     }
 
     /// Takes the lock of a socket; `None` if there cannot be one.
-    pub(super) fn of_socket(socket: &Path) -> Result<Option<Self>, Held> {
+    pub(super) fn of_socket(socket: &Path) -> Taken {
         let mut path = socket.as_os_str().to_owned();
         path.push(".lock");
         let path = PathBuf::from(path);
@@ -221,7 +224,7 @@ mod tests {
         fs::create_dir_all(&folder).unwrap();
         let (file, socket) = (folder.join("file"), folder.join("socket"));
         fs::write(&file, "").unwrap();
-        let takes: [fn(&Path) -> Result<Option<Lock>, Held>; 2] = [Lock::on_configuration, Lock::of_socket];
+        let takes: [fn(&Path) -> Taken; 2] = [Lock::on_configuration, Lock::of_socket];
         let own = Held { pid: i32::try_from(std::process::id()).ok() };
         for (take, path) in takes.into_iter().zip([&file, &socket]) {
             let lock = take(path).unwrap().expect("a lock");

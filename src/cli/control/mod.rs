@@ -7,9 +7,12 @@ pub(super) mod client;
 mod connection;
 pub(super) mod glob;
 mod lock;
+mod place;
 pub(super) mod protocol;
 pub(super) mod server;
+mod show;
 mod socket;
+mod supervisor;
 pub(super) mod table;
 #[cfg(target_os = "linux")]
 mod watch;

@@ -3,7 +3,9 @@
 //! Carries nothing out. The one rule: no client can hold the others up, or the supervisor: what it may use is counted, and what
 //! it does not read is not kept for it for long.
 
+use std::fs::File;
 use std::io;
+use std::os::fd::OwnedFd;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 use std::sync::Arc;
@@ -30,6 +32,11 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct ClientId(u64);
 
+/// A descriptor that can be given up for another one.
+fn spare() -> Option<OwnedFd> {
+    File::open("/dev/null").ok().map(OwnedFd::from)
+}
+
 #[derive(Debug)]
 pub(crate) struct Server {
     listener: Arc<UnixListener>,
@@ -46,6 +53,8 @@ pub(crate) struct Server {
     next_id: u64,
     /// Who was served last: the next one is the one behind it.
     last: ClientId,
+    /// A descriptor for a client that comes when there is no other left.
+    reserve: Option<OwnedFd>,
     /// When there is to be another try to take connections.
     accept_at: Option<Instant>,
     timer: Option<(TimerId, Instant)>,
@@ -66,6 +75,7 @@ impl Server {
             clients: Vec::new(),
             next_id: 1,
             last: ClientId(0),
+            reserve: spare(),
             accept_at: None,
             timer: None,
         })
@@ -173,7 +183,10 @@ impl Server {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
                 Err(error)
                     if error.raw_os_error().is_some_and(|code| [libc::EINTR, libc::ECONNABORTED].contains(&code)) => {}
-                // No descriptors left, most likely; no event will tell of those that wait.
+                Err(error)
+                    if error.raw_os_error().is_some_and(|code| [libc::EMFILE, libc::ENFILE].contains(&code))
+                        && (self.reserve.take().is_some() || self.drop_longest_idle(reactor)) => {}
+                // No event tells of those that wait.
                 Err(_) => {
                     self.accept_at = Some(reactor.now() + PAUSE);
                     return;
@@ -194,23 +207,33 @@ impl Server {
             refuse(&stream, "you are neither root nor the user that this supervisor runs as");
             return Ok(());
         }
-        if self.clients.len() >= CLIENTS {
-            let idle = self.clients.iter().filter(|(_, client)| client.is_idle());
-            let Some(longest) = idle.min_by_key(|(_, client)| client.active).map(|(id, _)| *id) else {
-                refuse(&stream, "too many clients");
-                return Ok(());
-            };
-            if let Some(client) = self.client_mut(longest) {
-                client.send(&protocol::line(protocol::refused("idle, and there are too many clients")), reactor.now());
-            }
-            self.drop_client(reactor, longest);
+        if self.clients.len() >= CLIENTS && !self.drop_longest_idle(reactor) {
+            refuse(&stream, "too many clients");
+            return Ok(());
         }
         let stream = Arc::new(stream);
-        let source = reactor.register(Arc::clone(&stream), Interest::Both)?;
+        let source = match reactor.register(Arc::clone(&stream), Interest::Both) {
+            Ok(source) => source,
+            Err(error) => {
+                refuse(&stream, &format!("the supervisor cannot wait for requests now: {error}"));
+                return Ok(());
+            }
+        };
         let id = ClientId(self.next_id);
         self.next_id += 1;
         self.clients.push((id, Connection::new(source, stream, reactor.now())));
         Ok(())
+    }
+
+    /// Makes room by the client that has been idle longest. `false` if none is idle.
+    fn drop_longest_idle(&mut self, reactor: &mut Reactor) -> bool {
+        // What a new client has sent may not have been read yet.
+        let idle = self.clients.iter_mut().filter(|(_, client)| client.is_idle() && !client.has_work());
+        let Some((id, client)) = idle.min_by_key(|(_, client)| client.active) else { return false };
+        let id = *id;
+        client.send(&protocol::line(protocol::refused("idle, and there are too many clients")), reactor.now());
+        self.drop_client(reactor, id);
+        true
     }
 
     fn client(&self, id: ClientId) -> Option<&Connection> {
@@ -224,6 +247,8 @@ impl Server {
     fn drop_client(&mut self, reactor: &mut Reactor, id: ClientId) {
         if let Some(index) = self.clients.iter().position(|(known, _)| *known == id) {
             reactor.deregister(self.clients.remove(index).1.source);
+            // Others may have been waiting for its descriptor.
+            self.accept_at = self.accept_at.map(|_| reactor.now());
         }
     }
 
@@ -247,6 +272,8 @@ impl Server {
                 let refusal = match input {
                     // An empty line asks nothing.
                     Input::Line(line) if line.trim_ascii().is_empty() => continue,
+                    // The client has given up, and has said so to who started it.
+                    Input::Line(_) if client.is_abandoned() => continue,
                     Input::Line(line) => match Request::parse(&line) {
                         Ok(request) => {
                             client.busy = true;
@@ -304,6 +331,7 @@ impl Server {
         for id in over.map(|(id, _)| *id).collect::<Vec<_>>() {
             self.drop_client(reactor, id);
         }
+        self.reserve = self.reserve.take().or_else(spare);
         let now = reactor.now();
         let mut deadline = self.accept_at.into_iter().chain(self.missing.map(|(at, _)| at)).min();
         for (_, client) in &self.clients {

@@ -6,7 +6,7 @@ use std::fs;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
-use std::os::unix::net::{UnixListener, UnixStream};
+use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::Mode;
@@ -107,7 +107,8 @@ fn in_use(pid: Option<i32>) -> io::Error {
     io::Error::new(io::ErrorKind::AddrInUse, format!("somebody listens there already{pid}"))
 }
 
-fn try_connect(path: &Path) -> rustix::io::Result<OwnedFd> {
+/// Connects, if that can be done at once: `AGAIN` if too many others are waiting.
+pub(super) fn try_connect(path: &Path) -> rustix::io::Result<OwnedFd> {
     let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
     let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
     connect(&socket, &SocketAddrUnix::new(path)?)?;
@@ -139,16 +140,6 @@ impl Peer {
     /// Whether it is root, or runs as the same user as this process.
     pub(super) fn is_trusted(self) -> bool {
         self.uid == 0 || self.uid == rustix::process::geteuid().as_raw()
-    }
-}
-
-/// Connects to a supervisor, and only to one of ours.
-pub(super) fn connect_to(path: &Path) -> io::Result<UnixStream> {
-    let stream = UnixStream::connect(path)?;
-    if rustix::process::geteuid().is_root() || Peer::of(&stream).is_some_and(Peer::is_trusted) {
-        Ok(stream)
-    } else {
-        Err(io::Error::new(io::ErrorKind::PermissionDenied, "it is another user's"))
     }
 }
 

@@ -50,7 +50,9 @@ pub(super) struct Wait {
     answer: Object,
     timeout: Duration,
     timer: TimerId,
-    /// How many goals were reached when it was last told, if it is to be told.
+    /// Whether the client is told how far the wait is: at once, and with each goal that is reached.
+    progress: bool,
+    /// How many goals were reached when it was last told.
     told: Option<usize>,
 }
 
@@ -76,7 +78,8 @@ impl Up {
             answer,
             timeout,
             timer: reactor.call_later(timeout),
-            told: progress.then_some(0),
+            progress,
+            told: None,
         };
         for (name, goal) in goals {
             wait.pending.insert(name.clone(), goal);
@@ -162,7 +165,7 @@ impl Up {
     /// Tells how far a wait is, or answers it. Whether it is over.
     fn settle_wait(&mut self, reactor: &mut Reactor, wait: &mut Wait) -> bool {
         let now = reactor.now();
-        if wait.told.is_some_and(|told| told != wait.reached) {
+        if wait.progress && wait.told != Some(wait.reached) {
             wait.told = Some(wait.reached);
             self.server.send_before(wait.client, protocol::progress(wait.reached, wait.all), now);
         }
