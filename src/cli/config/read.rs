@@ -18,7 +18,7 @@ use super::report::{self, Findings, Report};
 use super::section::{POLICY, Section};
 use super::source::{self, NotText};
 use super::value::{self, Parsed};
-use super::{Config, Output, Settings, socket, syntax, text, warnings};
+use super::{Config, Look, Output, Settings, socket, syntax, text, warnings};
 use crate::cli::descriptor::{Target, is_inherited, target};
 use crate::cli::paths;
 
@@ -46,8 +46,8 @@ const OUTPUT: &str = "\"prefix\", \"null\", \"inherit\", the path of a file with
 const MAX_SIZE: u64 = 10 << 20;
 const KEEP: u32 = 5;
 
-/// The settings in a text, with the warnings if `warns` asks for them.
-pub(super) fn config(file: &Path, base: &Path, bytes: &[u8], warns: bool) -> Result<(Config, Findings), Findings> {
+/// The settings in a text, with the warnings that `look` asks for.
+pub(super) fn config(file: &Path, base: &Path, bytes: &[u8], look: Look) -> Result<(Config, Findings), Findings> {
     let (text, not_text) = match source::text(bytes) {
         Ok(text) => (text, None),
         Err(NotText { before, message }) => (before, Some(message)),
@@ -59,7 +59,7 @@ pub(super) fn config(file: &Path, base: &Path, bytes: &[u8], warns: bool) -> Res
     }
     let mended = syntax::without_bare_keys(&mut report, &text);
     let root = syntax::parse(&mut report, &mended);
-    let mut reader = Reader { report: &mut report, base, warns, names: HashMap::new(), files: HashMap::new() };
+    let mut reader = Reader { report: &mut report, base, look, names: HashMap::new(), files: HashMap::new() };
     let config = reader.config(root.get_ref(), text.len());
     report.finish(file).map(|warnings| (config, warnings))
 }
@@ -77,8 +77,7 @@ struct Reader<'r, 't> {
     report: &'r mut Report<'t>,
     /// The folder that relative paths count from.
     base: &'r Path,
-    /// Whether the machine is checked, too: its files, its users and its limits.
-    warns: bool,
+    look: Look,
     /// All names up to now, and the table each one is from.
     names: HashMap<String, Rc<str>>,
     /// All files that are written to up to now.
@@ -126,11 +125,14 @@ impl Reader<'_, '_> {
         let path = paths::resolve(self.base, Path::new(&written));
         match socket::check_length(&path) {
             Err(what) => self.report.add(span, format!("`socket` is {what}")),
-            Ok(()) if self.warns => {
-                text::socket(self.report, &span, &written);
-                warnings::socket(self.report, span, "`socket`", &path);
+            Ok(()) => {
+                if self.look >= Look::Machine {
+                    text::socket(self.report, &span, &written);
+                }
+                if self.look >= Look::Start {
+                    warnings::socket(self.report, span, "`socket`", &path);
+                }
             }
-            Ok(()) => {}
         }
         Some(path)
     }
@@ -138,7 +140,7 @@ impl Reader<'_, '_> {
     fn default_socket(&mut self, span: Range<usize>) {
         match socket::check_default() {
             Err(message) => self.report.add(span, message),
-            Ok(path) if self.warns => warnings::socket(self.report, span, "the default socket", &path),
+            Ok(path) if self.look >= Look::Start => warnings::socket(self.report, span, "the default socket", &path),
             Ok(_) => {}
         }
     }
@@ -191,7 +193,7 @@ impl Reader<'_, '_> {
         self.check_names(name, place.into(), key.span(), instances);
         let table = Table { name: name.to_string(), instances, settings, policy: policy.into(), autostart };
         // In a table with a mistake, a warning might only follow from the mistake.
-        if self.warns && self.report.count() == before {
+        if self.look == Look::Machine && self.report.count() == before {
             warnings::table(self.report, &section, &table, self.base);
         }
         Some(table)

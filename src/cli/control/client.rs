@@ -13,7 +13,7 @@ use super::place::Place;
 use super::protocol::{self, Action, Request};
 use super::show::{self, Style};
 use super::supervisor::{self, PATIENCE, Supervisor};
-use crate::cli::config::parse_duration;
+use crate::cli::config::{FileName, parse_duration};
 use crate::cli::{Failure, output, user, words};
 
 /// How long a wait takes at most, if nobody says.
@@ -87,14 +87,14 @@ pub(crate) fn main(command: &str, arguments: Parser) -> Result<u8, Failure> {
 fn parse(command: &str, mut arguments: Parser) -> Result<Option<Arguments>, Failure> {
     let (mut names, mut all, mut wait, mut timeout) = (Vec::new(), false, false, None);
     let (mut json, mut watch, mut follow, mut signal) = (false, false, false, None);
-    let (mut socket, mut file, mut owner) = (None, None, None);
+    let (mut socket, mut file, mut owner) = (None, FileName::default(), None);
     let changes = matches!(command, "start" | "stop" | "restart" | "reload" | "shutdown");
     while let Some(argument) = arguments.next()? {
         match argument {
             Arg::Short('h') | Arg::Long("help") => return Ok(None),
             Arg::Long("socket") => socket = Some(PathBuf::from(arguments.value()?)),
             Arg::Long("owner") => owner = Some(owner_of(&arguments.value()?.string()?)?),
-            Arg::Short('c') | Arg::Long("config") => file = Some(PathBuf::from(arguments.value()?)),
+            Arg::Short('c') | Arg::Long("config") => file = FileName::named(arguments.value()?.into()),
             Arg::Long("json") => json = true,
             Arg::Long("watch") if command == "status" => watch = true,
             Arg::Short('f') | Arg::Long("follow") if command == "logs" => follow = true,
@@ -134,7 +134,7 @@ fn parse(command: &str, mut arguments: Parser) -> Result<Option<Arguments>, Fail
     // The first answer comes at once then, and shows that the supervisor is there.
     let progress = wait.is_some() || action == Action::Logs { follow: true };
     let request = Request { action, names, all, wait, progress };
-    let place = Place::find(socket, file)?;
+    let place = Place::find(socket, &file)?;
     Ok(Some(Arguments { request, place, owner, json, watch }))
 }
 

@@ -5,7 +5,7 @@
 
 use std::path::PathBuf;
 
-use crate::cli::config::{self, Config, DEFAULT_FILE};
+use crate::cli::config::{self, Config, FileName};
 use crate::cli::{Failure, paths};
 
 /// The socket at which a supervisor is looked for.
@@ -19,7 +19,7 @@ pub(super) struct Place {
 
 impl Place {
     /// The socket of this path, or the one that the file sets.
-    pub(super) fn find(socket: Option<PathBuf>, file: Option<PathBuf>) -> Result<Self, Failure> {
+    pub(super) fn find(socket: Option<PathBuf>, file: &FileName) -> Result<Self, Failure> {
         let place = match socket {
             Some(path) => Self { path, default_because: None },
             None => Self::in_file(file)?,
@@ -29,13 +29,14 @@ impl Place {
     }
 
     /// The place where the supervisor listens, as its file says or by default.
-    fn in_file(file: Option<PathBuf>) -> Result<Self, Failure> {
-        let (file, given) = file.map_or((PathBuf::from(DEFAULT_FILE), false), |file| (file, true));
+    fn in_file(file: &FileName) -> Result<Self, Failure> {
         let default = |why: String| Self { path: config::socket::default_path(), default_because: Some(why) };
-        match Config::find_socket(&file) {
+        match Config::find_socket(file) {
             Ok((_, Some(path))) => Ok(Self { path, default_because: None }),
             Ok((file, None)) => Ok(default(format!("{} sets no `socket`", file.display()))),
-            Err(error) if error.is_missing && !given => Ok(default(format!("there is no {}", error.path.display()))),
+            Err(error) if error.is_missing && !file.is_named() => {
+                Ok(default(format!("there is no {}", error.path.display())))
+            }
             Err(error) => Err(Failure::Usage(error.to_string())),
         }
     }

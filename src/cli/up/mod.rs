@@ -26,11 +26,11 @@ use std::time::Duration;
 use childminder::{Event, ProcessId, ProcessMonitor, Reactor, Service};
 use lexopt::{Arg, Parser};
 
-use super::config::{Commands, Config, DEFAULT_FILE, Mark, ProcessConfig};
+use super::config::{Commands, Config, FileName, Look, Mark, ProcessConfig};
 use super::control::Lock;
 use super::control::Server;
 use super::signals::{Signals, Wish};
-use super::{Failure, config, descriptor, output, paths, words};
+use super::{Failure, config, descriptor, output, words};
 use console::Console;
 use logs::Log;
 use voice::Voice;
@@ -58,10 +58,10 @@ in the file or in the command line, 125 any other failure.
 /// Runs what the file says.
 pub(super) fn main(mut arguments: Parser) -> Result<u8, Failure> {
     descriptor::note_inherited();
-    let mut file = PathBuf::from(DEFAULT_FILE);
+    let mut file = FileName::default();
     while let Some(argument) = arguments.next()? {
         match argument {
-            Arg::Short('c') | Arg::Long("config") => file = arguments.value()?.into(),
+            Arg::Short('c') | Arg::Long("config") => file = FileName::named(arguments.value()?.into()),
             Arg::Short('h') | Arg::Long("help") => {
                 output::say(HELP)?;
                 return Ok(0);
@@ -69,16 +69,21 @@ pub(super) fn main(mut arguments: Parser) -> Result<u8, Failure> {
             other => return Err(other.unexpected().into()),
         }
     }
-    let path = paths::absolute(&file);
-    let config = match Config::load(&file) {
-        Ok(config) => config,
+    let absolute = file.absolute();
+    let config = match Config::load(&file, Look::Start) {
+        Ok((config, warnings)) => {
+            if !warnings.is_empty() {
+                output::complain_plainly(&warnings.to_string());
+            }
+            config
+        }
         Err(errors) => {
             output::complain_plainly(&errors.to_string());
             return Ok(2);
         }
     };
     let mut reactor = Reactor::new()?;
-    let mut up = Up::new(&mut reactor, path?, config)?;
+    let mut up = Up::new(&mut reactor, absolute?, config)?;
     let result = reactor.run_service(&mut up);
     let deadline = reactor.now() + LAST_WORDS;
     up.voice().finish(&reactor, deadline);
@@ -91,7 +96,7 @@ pub(super) fn main(mut arguments: Parser) -> Result<u8, Failure> {
 /// The monitor, with all that is around it.
 #[derive(Debug)]
 struct Up {
-    file: PathBuf,
+    file: FileName,
     /// In the order of the file, as it was when it was last read.
     processes: Vec<Known>,
     /// Where the file said then that the socket shall be.
@@ -131,10 +136,10 @@ enum Stage {
 
 impl Up {
     /// Adds all processes and starts none.
-    fn new(reactor: &mut Reactor, file: PathBuf, config: Config) -> Result<Self, Failure> {
+    fn new(reactor: &mut Reactor, file: FileName, config: Config) -> Result<Self, Failure> {
         let socket = config.socket.clone();
-        let lock = Lock::on_configuration(&file);
-        let lock = lock.map_err(|held| Failure::Other(format!("{}: {held}", file.display())))?;
+        let lock = Lock::on_configuration(file.path());
+        let lock = lock.map_err(|held| Failure::Other(format!("{}: {held}", file.path().display())))?;
         let path = socket.clone().unwrap_or_else(config::socket::default_path);
         let server = Server::bind(&path)
             .map_err(|error| Failure::Other(format!("cannot listen at {}: {error}", path.display())))?;

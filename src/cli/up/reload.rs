@@ -10,7 +10,7 @@ use childminder::{Command, Reactor};
 
 use super::waits::Goal;
 use super::{Known, Up};
-use crate::cli::config::{Change, Commands, Config, Mark, ProcessConfig};
+use crate::cli::config::{Change, Commands, Config, Look, Mark, ProcessConfig};
 use crate::cli::control::Lock;
 use crate::cli::control::protocol::{self, Object};
 
@@ -68,7 +68,7 @@ impl Up {
 
     /// Reads the file again. The error is all that is wrong, one on a line; nothing has changed then.
     pub(super) fn reload(&mut self, reactor: &mut Reactor) -> Result<Changes, String> {
-        let new = Config::load(&self.file).map_err(|errors| errors.to_string())?;
+        let (new, _) = Config::load(&self.file, Look::Text).map_err(|errors| errors.to_string())?;
         let old = marks(&self.processes);
         let mut errors = Vec::new();
         let mut plan = Vec::new();
@@ -154,10 +154,10 @@ impl Up {
         if self.lock.as_ref().is_some_and(Lock::is_there) {
             return;
         }
-        match Lock::on_configuration(&self.file) {
+        match Lock::on_configuration(self.file.path()) {
             Ok(lock) => self.lock = lock,
             Err(held) => {
-                let said = format!("{}: {held}", self.file.display());
+                let said = format!("{}: {held}", self.file.path().display());
                 self.voice().console.say(&said);
             }
         }
