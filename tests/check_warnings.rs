@@ -299,7 +299,7 @@ fn a_socket_that_up_could_not_make_is_a_mistake() {
     ] {
         folder.write("childminder.toml", &format!("[monitor]\nsocket = \"{socket}\"\n[process]\n"));
         assert_eq!(run(&folder, &["check"]), (2, format!("childminder.toml:2:10: {told}\n")));
-        assert_eq!(run(&folder, &["up"]).0, 125);
+        assert_eq!(run(&folder, &["up"]), (2, format!("childminder.toml:2:10: {told}\n")));
     }
     folder.write("childminder.toml", "[monitor]\nsocket = \"~/{instance}-$HOME\"\n[process]\n");
     fs::create_dir(folder.join("~")).unwrap();
@@ -314,15 +314,39 @@ fn a_socket_that_up_could_not_make_is_a_mistake() {
 
     let Some(nobody) = Nobody::new() else { return };
     nobody.folder.write("childminder.toml", "[monitor]\nsocket = \"/run/s\"\n[process]\n");
-    let (code, said) = nobody.run(&[], &["check"]);
     let expected =
-        "childminder.toml:2:10: warning: `socket` is \"/run/s\", and user id 65534 may not make files in its folder\n";
-    assert_eq!((code, &*said), (0, expected));
+        "childminder.toml:2:10: `socket` is \"/run/s\", and user id 65534 may not make files in its folder\n";
+    for command in ["check", "up"] {
+        assert_eq!(nobody.run(&[], &[command]), (2, expected.into()));
+    }
     nobody.folder.write("childminder.toml", "[process]\n");
-    let (code, said) = nobody.run(&[("XDG_RUNTIME_DIR", "/no/such")], &["check"]);
     let expected =
         "childminder.toml:1:1: the default socket is \"/no/such/childminder.sock\", and its folder does not exist\n";
-    assert_eq!((code, &*said), (2, expected));
+    for command in ["check", "up"] {
+        assert_eq!(nobody.run(&[("XDG_RUNTIME_DIR", "/no/such")], &[command]), (2, expected.into()));
+    }
+}
+
+#[test]
+fn a_descriptor_that_is_not_open() {
+    let folder = Folder::new();
+    std::os::unix::fs::symlink("/dev/fd/7", folder.join("link")).unwrap();
+    let warning = "is the descriptor 7, which is not open here: `up` does not start without it";
+    let lines = [
+        ("command = [\"true\"], stdout = \"/dev/fd/7\"", format!("`stdout` {warning}")),
+        ("command = [\"true\"], stderr = \"./link\"", format!("`stderr` {warning}")),
+        ("command = [\"true\"], stderr = { file = \"link\", direct = true }", format!("`stderr` {warning}")),
+        ("command = [\"true\"], stdout = \"/dev/stderr\"", String::new()),
+    ];
+    let lines: Vec<_> = lines.iter().map(|(line, expected)| (*line, expected.as_str())).collect();
+    check(&folder, &lines);
+    let (code, said) = run(&folder, &["up"]);
+    assert!(code == 2 && said.lines().count() == 3, "{code} {said}");
+    // Where it is open, all is well.
+    let mut command = Command::new("sh");
+    command.args(["-c", "exec \"$0\" check 7>seven", PROGRAM]).current_dir(&folder.0);
+    let output = command.output().unwrap();
+    assert_eq!((output.status.code(), &*text(&output.stderr)), (Some(0), ""));
 }
 
 #[test]

@@ -5,7 +5,7 @@
 use lexopt::{Arg, Parser};
 
 use super::config::{Config, FileName, Look};
-use super::{Failure, output};
+use super::{Failure, descriptor, output};
 
 const HELP: &str = "\
 childminder check prints each mistake in the file of `childminder up`, with line and column. It also warns of what may
@@ -22,6 +22,7 @@ It ends with 0 if the file has no mistakes, and with 2 otherwise.
 ";
 
 pub(super) fn main(mut arguments: Parser) -> Result<u8, Failure> {
+    descriptor::note_inherited();
     let mut file = FileName::default();
     let mut effective = false;
     while let Some(argument) = arguments.next()? {

@@ -275,6 +275,14 @@ impl Reader<'_, '_> {
             let Some(path) = placed.path() else { break };
             let allowed = match target(path) {
                 Target::Own(number) if is_inherited(number) => continue,
+                // It may be open when the supervisor starts.
+                Target::Own(number) if self.look == Look::Machine => {
+                    let message = format!(
+                        "`{key}` is the descriptor {number}, which is not open here: `up` does not start without it"
+                    );
+                    self.report.warn(value.span(), message);
+                    break;
+                }
                 Target::Own(_) => "a descriptor that was open when this command was started",
                 _ if is_folder(&output) => "a file, not a directory",
                 // A file that the process writes itself is opened at each start. If that fails, it

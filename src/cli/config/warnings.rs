@@ -139,6 +139,6 @@ pub(super) fn socket(report: &mut Report<'_>, span: Range<usize>, what: &str, pa
     } else if let Some(problem) = folder_problem(folder) {
         report.add(span, format!("{what} is {path:?}, and its folder {problem}"));
     } else if !rights::may_make_files_in(folder) {
-        report.warn(span, format!("{what} is {path:?}, and {} may not make files in its folder", rights::who()));
+        report.add(span, format!("{what} is {path:?}, and {} may not make files in its folder", rights::who()));
     }
 }
