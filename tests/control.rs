@@ -215,6 +215,23 @@ fn a_wait_for_a_start_tells_the_truth() {
 }
 
 #[test]
+fn a_start_that_fails_after_a_success_is_no_success() {
+    let up = Up::start("[process.job]\ncommand = [\"./job\"]\nrestart = \"never\"\nautostart = false\n");
+    let program = up.folder.join("job");
+    std::os::unix::fs::symlink("/bin/true", &program).unwrap();
+    up.ok(&["start", "job", "--wait"]);
+    fs::remove_file(&program).unwrap();
+    for command in ["start", "restart"] {
+        let (code, said) = up.fails(&[command, "job", "--wait"]);
+        assert!(code == 1 && said.starts_with("childminder: job could not be started: cannot start "), "{said}");
+        assert!(up.ok(&["status", "job"]).contains("no start"));
+    }
+    std::os::unix::fs::symlink("/bin/true", &program).unwrap();
+    up.ok(&["start", "job", "--wait"]);
+    assert!(up.ok(&["status", "job"]).contains("code 0"));
+}
+
+#[test]
 fn shows_the_last_lines_and_those_to_come() {
     let up = Up::start(
         "[process.a]\nshell = \"seq 1 150; echo err >&2; while [ ! -e go ]; do sleep 0.02; done; echo new; exec sleep 1000\"\ndirectory = \".\"\n[process.b]\nshell = \"echo other; exec sleep 1000\"\nstdout = \"null\"\n",

@@ -137,12 +137,14 @@ impl Up {
                         }
                     }
                     State::Stopped | State::Stopping { next: Next::Stay, .. } => impossible("was stopped"),
-                    State::Exited if status.last_exit.is_some_and(|exit| exit.success()) => Progress::Reached,
                     State::Exited | State::BackingOff { .. } => {
-                        match (self.monitor.observer().start_error(name), status.last_exit) {
-                            (Some(error), _) => Progress::Impossible(format!("could not be started: {error}")),
-                            (None, Some(exit)) => Progress::Impossible(words::exited(exit)),
-                            (None, None) => impossible("has ended"),
+                        let error = self.monitor.observer().start_error(name);
+                        match (error, status.last_exit, status.state) {
+                            // It is newer than the last exit, as a start that succeeds takes it back.
+                            (Some(error), ..) => Progress::Impossible(format!("could not be started: {error}")),
+                            (None, Some(exit), State::Exited) if exit.success() => Progress::Reached,
+                            (None, Some(exit), _) => Progress::Impossible(words::exited(exit)),
+                            (None, None, _) => impossible("has ended"),
                         }
                     }
                     _ => Progress::Pending,
