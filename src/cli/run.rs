@@ -320,18 +320,18 @@ impl Run {
         }
     }
 
-    fn heed(&mut self, reactor: &mut Reactor, signal: i32) {
-        match self.signals.wish(signal) {
-            Some(Wish::Reload) => self.monitor.restart_all(reactor),
-            Some(Wish::Hangup) => {
+    fn heed(&mut self, reactor: &mut Reactor, wish: Wish) {
+        match wish {
+            Wish::Reload => self.monitor.restart_all(reactor),
+            Wish::Hangup => {
                 self.monitor.observer_mut().say(words::HANGUP);
                 reactor.stop();
             }
-            Some(Wish::Status) => self.say_status(reactor),
+            Wish::Status => self.say_status(reactor),
             // The processes go on in any case.
-            Some(Wish::Suspend) => drop(reactor.suspend()),
+            Wish::Suspend => drop(reactor.suspend()),
             // There is no file of ours.
-            Some(Wish::Reopen) | None => {}
+            Wish::Reopen | Wish::Nothing => {}
         }
     }
 
@@ -398,12 +398,12 @@ impl Service for Run {
     }
 
     fn handle(&mut self, reactor: &mut Reactor, event: &Event<'_>) -> bool {
-        let handled = match *event {
-            Event::Signal(signal) => {
-                self.heed(reactor, signal);
+        let handled = match (self.signals.hear(reactor, event), event) {
+            (Some(wish), _) => {
+                self.heed(reactor, wish);
                 true
             }
-            Event::Timer(id) if self.over == Some(id) => {
+            (None, Event::Timer(id)) if self.over == Some(*id) => {
                 self.grace_is_over(reactor);
                 true
             }

@@ -227,21 +227,21 @@ impl Up {
         }
     }
 
-    fn heed(&mut self, reactor: &mut Reactor, signal: i32) {
-        match self.signals.wish(signal) {
-            Some(Wish::Reload) => {
+    fn heed(&mut self, reactor: &mut Reactor, wish: Wish) {
+        match wish {
+            Wish::Reload => {
                 self.server.restore(reactor);
                 self.reload_and_tell(reactor);
             }
-            Some(Wish::Hangup) => {
+            Wish::Hangup => {
                 self.voice().console.say(words::HANGUP);
                 reactor.stop();
             }
-            Some(Wish::Status) => self.say_status(reactor),
+            Wish::Status => self.say_status(reactor),
             // The processes go on in any case.
-            Some(Wish::Suspend) => drop(reactor.suspend()),
-            Some(Wish::Reopen) => self.voice().reopen(reactor.now()),
-            None => {}
+            Wish::Suspend => drop(reactor.suspend()),
+            Wish::Reopen => self.voice().reopen(reactor.now()),
+            Wish::Nothing => {}
         }
     }
 
@@ -319,12 +319,12 @@ impl Service for Up {
     }
 
     fn handle(&mut self, reactor: &mut Reactor, event: &Event<'_>) -> bool {
-        let handled = match *event {
-            Event::Signal(signal) => {
-                self.heed(reactor, signal);
+        let handled = match (self.signals.hear(reactor, event), event) {
+            (Some(wish), _) => {
+                self.heed(reactor, wish);
                 true
             }
-            Event::Timer(id) if self.wait_timer(reactor, id) => true,
+            (None, Event::Timer(id)) if self.wait_timer(reactor, *id) => true,
             _ => {
                 self.voice().console.handle(reactor, event)
                     || self.server.handle(reactor, event)
