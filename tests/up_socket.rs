@@ -1,6 +1,8 @@
 //! The control socket of `childminder up`: it comes back when somebody takes it away.
 #![cfg(all(feature = "cli", target_os = "linux"))]
 
+#[path = "util/seccomp.rs"]
+mod seccomp;
 mod up_util;
 
 use std::fs;
@@ -89,4 +91,25 @@ fn another_one_s_socket_in_its_place_is_left_alone() {
     up.signal(Signal::HUP);
     up.until_read("err", "/s is there again");
     up.shutdown();
+}
+
+// As in a sandbox, or when the user has no watches left.
+#[test]
+fn without_inotify_it_comes_back_within_half_a_minute() {
+    // Only this thread and what it starts are refused.
+    let up = std::thread::spawn(|| {
+        seccomp::refuse(&[(libc::SYS_inotify_init1, None, libc::EMFILE)]);
+        Up::start(SLEEPS)
+    });
+    let up = up.join().unwrap();
+    let said = up.until_read("err", "inotify");
+    let expected = format!(
+        "the control socket {} cannot be watched by inotify: Too many open files (os error 24); it is looked at every 30 s\n",
+        up.socket().display()
+    );
+    assert!(said.contains(&expected), "{said}");
+    fs::remove_file(up.socket()).unwrap();
+    until("it again", || is_socket(&up).then_some(()));
+    let said = up.shutdown();
+    assert_eq!(said.matches("inotify").count(), 1, "{said}");
 }

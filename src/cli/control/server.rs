@@ -25,6 +25,8 @@ const CLIENTS: usize = 64;
 const REQUESTS: usize = 64;
 /// When no more connections can be taken, or the socket cannot be made again: until the next try.
 const PAUSE: Duration = Duration::from_secs(1);
+/// Between two looks at a socket that cannot be watched.
+const LOOK: Duration = Duration::from_secs(30);
 /// The longest time until the next try to make the socket again; it doubles with each one.
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 
@@ -46,6 +48,10 @@ pub(crate) struct Server {
     watch: Option<FileWatch>,
     /// The socket is not there, or not watched: when it is to be tried again, and the pause before that.
     missing: Option<(Instant, Duration)>,
+    /// The time of the next look at a socket that is not watched.
+    look_at: Option<Instant>,
+    /// It has been told that the socket is not watched.
+    told_unwatched: bool,
     /// What there is to tell of the socket.
     news: Vec<String>,
     /// In the order in which they came.
@@ -71,6 +77,8 @@ impl Server {
             #[cfg(target_os = "linux")]
             watch: None,
             missing: None,
+            look_at: None,
+            told_unwatched: false,
             news: Vec::new(),
             clients: Vec::new(),
             next_id: 1,
@@ -101,6 +109,7 @@ impl Server {
     /// Whether the socket had to be made anew.
     fn try_restore(&mut self, reactor: &mut Reactor) -> io::Result<bool> {
         let pause = self.missing.map_or(PAUSE, |(_, pause)| (2 * pause).min(LONGEST_PAUSE));
+        self.look_at = None;
         // Until all of it is done.
         let before = self.missing.replace((reactor.now() + pause, pause));
         let gone = !self.file.is_there();
@@ -118,12 +127,38 @@ impl Server {
             self.source = Some(reactor.register(Arc::clone(&self.listener), Interest::Readable)?);
         }
         self.missing = None;
-        // Without a watch it is looked at when somebody says so, by SIGHUP.
-        #[cfg(target_os = "linux")]
-        if self.watch.is_none() {
-            self.watch = FileWatch::new(self.file.path(), reactor).ok();
-        }
+        self.keep_in_sight(reactor);
         Ok(gone && before.is_none())
+    }
+
+    /// Has the socket watched, or looked at now and again where that is not possible.
+    fn keep_in_sight(&mut self, reactor: &mut Reactor) {
+        #[cfg(target_os = "linux")]
+        {
+            if self.watch.is_some() {
+                return;
+            }
+            match FileWatch::new(self.file.path(), reactor) {
+                Ok(watch) => {
+                    self.watch = Some(watch);
+                    return;
+                }
+                // It was taken away this very moment.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                    self.look_at = Some(reactor.now() + PAUSE);
+                    return;
+                }
+                Err(_) if self.told_unwatched => {}
+                Err(error) => {
+                    self.told_unwatched = true;
+                    let (path, seconds) = (self.file.path().display(), LOOK.as_secs());
+                    self.news.push(format!(
+                        "the control socket {path} cannot be watched by inotify: {error}; it is looked at every {seconds} s"
+                    ));
+                }
+            }
+        }
+        self.look_at = Some(reactor.now() + LOOK);
     }
 
     /// What there is to tell of the socket since the last call.
@@ -162,7 +197,7 @@ impl Server {
                 if self.accept_at.is_some_and(|at| at <= now) {
                     self.accept(reactor);
                 }
-                if self.missing.is_some_and(|(at, _)| at <= now) {
+                if self.missing.map(|(at, _)| at).into_iter().chain(self.look_at).any(|at| at <= now) {
                     self.restore(reactor);
                 }
                 for (_, client) in &mut self.clients {
@@ -333,7 +368,7 @@ impl Server {
         }
         self.reserve = self.reserve.take().or_else(spare);
         let now = reactor.now();
-        let mut deadline = self.accept_at.into_iter().chain(self.missing.map(|(at, _)| at)).min();
+        let mut deadline = self.accept_at.into_iter().chain(self.missing.map(|(at, _)| at)).chain(self.look_at).min();
         for (_, client) in &self.clients {
             let due = if client.has_work() { Some(now) } else { client.deadline() };
             deadline = deadline.into_iter().chain(due).min();
