@@ -210,6 +210,68 @@ fn a_user_who_is_not_in_the_database() {
     );
 }
 
+// A process is started as its own user, whoever runs the supervisor.
+#[test]
+fn what_the_user_of_a_process_may_not_do() {
+    if !rustix::process::geteuid().is_root() {
+        eprintln!("skipped: only root can be somebody else");
+        return;
+    }
+    let folder = Folder::new();
+    for (name, mode) in [("closed", 0o700), ("group", 0o710), ("listed", 0o700), ("open", 0o755)] {
+        fs::create_dir(folder.join(name)).unwrap();
+        script(&folder, &format!("{name}/program"), "#!/bin/sh\n", 0o755);
+        fs::set_permissions(folder.join(name), fs::Permissions::from_mode(mode)).unwrap();
+    }
+    std::os::unix::fs::chown(folder.join("group"), None, Some(65534)).unwrap();
+    script(&folder, "open/mine", "#!/bin/sh\n", 0o700);
+    script(
+        &folder,
+        "open/orphan",
+        "#!HERE/closed/program\n".replace("HERE", &folder.0.display().to_string()).as_str(),
+        0o755,
+    );
+    let has_list = Command::new("setfacl").args(["-m", "u:65534:x"]).arg(folder.join("listed")).status();
+    let has_list = has_list.is_ok_and(|status| status.success());
+    let user = "user = 65534, group = 65534";
+    let denied = "which user id 65534 cannot reach, as it may not enter \"HERE/closed\"";
+    let lines = [
+        (format!("command = [\"closed/program\"], {user}"), format!("`command` starts \"HERE/closed/program\", {denied}")),
+        ("command = [\"closed/program\"]".into(), String::new()),
+        (format!("command = [\"closed/program\"], {}", user.replace("65534", "0")), String::new()),
+        (
+            format!("command = [\"program\"], {user}, environment = {{ PATH = \"{}/closed\" }}", folder.0.display()),
+            format!("`command` starts \"program\", found as \"HERE/closed/program\", {denied}"),
+        ),
+        (format!("command = [\"group/program\"], {user}"), String::new()),
+        (format!("command = [\"group/program\"], {user}, groups = []"), String::new()),
+        (
+            "command = [\"group/program\"], user = 65534, group = 1".into(),
+            "which user id 65534 cannot reach, as it may not enter \"HERE/group\"".into(),
+        ),
+        ("command = [\"group/program\"], user = 65534, group = 1, groups = [65534]".into(), String::new()),
+        (format!("command = [\"open/program\"], {user}"), String::new()),
+        (format!("command = [\"open/mine\"], {user}"), "which user id 65534 may not execute".into()),
+        (
+            format!("command = [\"open/orphan\"], {user}"),
+            format!("which has the interpreter \"HERE/closed/program\", {denied}"),
+        ),
+        (
+            format!("command = [\"true\"], directory = \"closed\", {user}"),
+            "`directory` is \"HERE/closed\", which may not be entered by user id 65534: the process is started there, and may not open anything in it".into(),
+        ),
+        (format!("command = [\"true\"], directory = \"group\", {user}"), String::new()),
+        // What is opened by the supervisor is opened by its rights.
+        (format!("command = [\"true\"], stdout = \"closed/log\", {user}"), String::new()),
+        (
+            format!("command = [\"listed/program\"], {user}"),
+            if has_list { "" } else { "which user id 65534 cannot reach, as it may not enter \"HERE/listed\"" }.into(),
+        ),
+    ];
+    let lines: Vec<_> = lines.iter().map(|(line, expected)| (line.as_str(), expected.as_str())).collect();
+    check(&folder, &lines);
+}
+
 #[test]
 fn what_only_root_may_do() {
     let Some(nobody) = Nobody::new() else { return };
@@ -244,9 +306,12 @@ fn what_only_root_may_do() {
         ),
         ("command = [\"true\"], stdout = { file = \"roots/other.log\", direct = true }", ""),
         ("command = [\"true\"], stdout = \"closed/new\"", "and user id 65534 may not make files in its folder"),
-        ("command = [\"true\"], directory = \"closed\"", "which cannot be entered by user id 65534"),
+        (
+            "command = [\"true\"], directory = \"closed\"",
+            "which may not be entered by user id 65534: the process cannot",
+        ),
         ("command = [\"roots/program\"]", "which user id 65534 may not execute"),
-        ("command = [\"closed/program\"]", "which cannot be looked at: Permission denied"),
+        ("command = [\"closed/program\"]", "which user id 65534 cannot reach, as it may not enter \"HERE/closed\""),
         ("command = [\"true\"], limits = { nofile = 10 }", ""),
         (
             "command = [\"true\"], limits = { nofile = \"unlimited\" }",
