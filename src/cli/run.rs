@@ -322,6 +322,8 @@ impl Run {
 
     fn heed(&mut self, reactor: &mut Reactor, wish: Wish) {
         match wish {
+            // There is nothing to restart; only the reader of its last lines is waited for.
+            Wish::Reload if self.code.is_some() => reactor.stop(),
             Wish::Reload => self.monitor.restart_all(reactor),
             Wish::Hangup => {
                 self.monitor.observer_mut().say(words::HANGUP);

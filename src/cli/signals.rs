@@ -73,9 +73,10 @@ impl Signals {
         Ok(Self { terminal, hangup: None })
     }
 
-    /// Lets the signals that end a command end this one at once: there is nobody left to be stopped.
+    /// Lets signals do what they do to any program, but for those that ask for something: there is
+    /// nobody left to be stopped.
     pub(crate) fn release(reactor: &mut Reactor) {
-        for signal in ENDING {
+        for signal in ENDING.into_iter().chain([libc::SIGHUP, libc::SIGTSTP]) {
             reactor.unwatch_signal(signal);
         }
     }
