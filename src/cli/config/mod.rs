@@ -66,18 +66,25 @@ impl Config {
         Ok((config, findings))
     }
 
-    /// The absolute path of a file, and the path of the socket if the file sets it. Other mistakes
-    /// in the file are ignored, because a supervisor that has read an earlier version may still
-    /// run.
+    /// The absolute path of a file, and the path of the socket if the file sets it. Mistakes that
+    /// have nothing to do with the socket are ignored, because a supervisor that has read an earlier
+    /// version may still run.
     ///
     /// # Errors
     ///
-    /// The file cannot be read.
-    pub(crate) fn find_socket(file: &FileName) -> Result<(PathBuf, Option<PathBuf>), Unreadable> {
-        let Source { path, bytes, .. } = source::read(file)?;
-        let socket = read::socket(folder_of(&path), &bytes);
+    /// The file cannot be read, or mistakes in it hide the socket.
+    pub(crate) fn find_socket(file: &FileName) -> Result<(PathBuf, Option<PathBuf>), NoSocket> {
+        let Source { path, bytes, .. } = source::read(file).map_err(NoSocket::Unreadable)?;
+        let socket = read::socket(file.path(), folder_of(&path), &bytes).map_err(NoSocket::Hidden)?;
         Ok((path, socket))
     }
+}
+
+/// The reason why the socket that a file sets is not known.
+#[derive(Debug)]
+pub(crate) enum NoSocket {
+    Unreadable(Unreadable),
+    Hidden(Findings),
 }
 
 fn folder_of(file: &Path) -> &Path {

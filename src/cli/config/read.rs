@@ -22,6 +22,7 @@ use super::{Config, Look, Output, Settings, socket, syntax, text, warnings};
 use crate::cli::descriptor::{Target, is_inherited, target};
 use crate::cli::paths;
 
+const ROOT: [&str; 2] = ["monitor", "process"];
 pub(super) const PROCESS: [&str; 14] = [
     "command",
     "shell",
@@ -64,13 +65,30 @@ pub(super) fn config(file: &Path, base: &Path, bytes: &[u8], look: Look) -> Resu
     report.finish(file).map(|warnings| (config, warnings))
 }
 
-/// The path of the socket, if the text sets it. Mistakes are ignored.
-pub(super) fn socket(base: &Path, bytes: &[u8]) -> Option<PathBuf> {
-    let text = source::text(bytes).unwrap_or_else(|NotText { before, .. }| before);
-    let (tables, _) = DeTable::parse_recoverable(&text);
-    let monitor = tables.get_ref().get("monitor")?.get_ref().as_table()?;
-    let socket = value::some_text(monitor.get("socket")?.get_ref()).ok()?;
-    Some(paths::resolve(base, Path::new(&socket)))
+/// The path of the socket, if the text sets it. The error is what hides it, if anything does; other
+/// mistakes are ignored.
+pub(super) fn socket(file: &Path, base: &Path, bytes: &[u8]) -> Result<Option<PathBuf>, Findings> {
+    let (text, not_text) = match source::text(bytes) {
+        Ok(text) => (text, None),
+        Err(NotText { before, message }) => (before, Some(message)),
+    };
+    let mut report = Report::new(&text);
+    if let Some(message) = not_text {
+        report.add(text.len()..text.len(), message.into());
+    }
+    let mended = syntax::without_bare_keys(&mut report, &text);
+    let root = syntax::parse(&mut report, &mended);
+    let root = Section::new(&mut report, "the file", root.get_ref(), &ROOT);
+    let monitor = root.table(&mut report, "monitor", "a table");
+    let socket = monitor.and_then(|monitor| {
+        let monitor = Section::monitor(&mut report, monitor);
+        let written = monitor.value("socket").filter(|value| !report.is_spoiled(&value.span()));
+        written.and_then(|_| monitor.read(&mut report, "socket", value::some_text))
+    });
+    match socket {
+        Some(socket) => Ok(Some(paths::resolve(base, Path::new(&socket)))),
+        None => report.finish(file).map(|_| None),
+    }
 }
 
 struct Reader<'r, 't> {
@@ -86,7 +104,7 @@ struct Reader<'r, 't> {
 
 impl Reader<'_, '_> {
     fn config(&mut self, root: &DeTable<'_>, end: usize) -> Config {
-        let root = Section::new(self.report, "the file", root, &["monitor", "process"]);
+        let root = Section::new(self.report, "the file", root, &ROOT);
         let mut socket = None;
         let mut defaults = (Policy::default(), true);
         let monitor = root.table(self.report, "monitor", "a table");
@@ -94,8 +112,7 @@ impl Reader<'_, '_> {
             self.default_socket(root.span("monitor").unwrap_or(0..0));
         }
         if let Some(table) = monitor {
-            let known = [&["socket"], &POLICY[..]].concat();
-            let monitor = Section::new(self.report, "[monitor]", table, &known);
+            let monitor = Section::monitor(self.report, table);
             let before = self.report.count();
             socket = self.socket(&monitor);
             defaults = self.policy(&monitor, &defaults);

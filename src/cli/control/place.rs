@@ -5,7 +5,7 @@
 
 use std::path::PathBuf;
 
-use crate::cli::config::{self, Config, FileName};
+use crate::cli::config::{self, Config, FileName, NoSocket};
 use crate::cli::{Failure, paths};
 
 /// The socket at which a supervisor is looked for.
@@ -34,10 +34,14 @@ impl Place {
         match Config::find_socket(file) {
             Ok((_, Some(path))) => Ok(Self { path, default_because: None }),
             Ok((file, None)) => Ok(default(format!("{} sets no `socket`", file.display()))),
-            Err(error) if error.is_missing && !file.is_named() => {
+            Err(NoSocket::Unreadable(error)) if error.is_missing && !file.is_named() => {
                 Ok(default(format!("there is no {}", error.path.display())))
             }
-            Err(error) => Err(Failure::Usage(error.to_string())),
+            Err(NoSocket::Unreadable(error)) => Err(Failure::Usage(error.to_string())),
+            Err(NoSocket::Hidden(mistakes)) => Err(Failure::Usage(format!(
+                "no supervisor can be asked ({}; so its socket is not known; use --socket PATH)",
+                mistakes.to_string().lines().next().unwrap_or_default()
+            ))),
         }
     }
 
