@@ -9,7 +9,7 @@
 //! | `"status"` | `"processes"`: an array of objects |
 //! | `"start"`, `"stop"`, `"restart"` | `"names"`: those that were meant |
 //! | `"signal"`, with `"signal":"HUP"` | `"names"`: those that were signalled; not their process groups |
-//! | `"reload"` | `"added"`, `"removed"`, `"restarted"`, `"updated"`: arrays of names |
+//! | `"reload"` | `"added"`, `"removed"`, `"restarted"`, `"updated"`: arrays of names; `"notes"`, if there are any: an array of texts |
 //! | `"reopen"` | nothing more; the output files are opened anew, as by SIGUSR2 |
 //! | `"shutdown"` | nothing more; the supervisor closes the connection when it is down |
 //! | `"logs"`, `"follow":true` if wanted | before it, an object `"name"`, `"stream"`, `"line"` for each line; when following, there is no end |

@@ -89,6 +89,11 @@ impl Server {
         })
     }
 
+    /// The path of the socket.
+    pub(crate) fn path(&self) -> &Path {
+        self.file.path()
+    }
+
     /// Sees to it that clients find the socket: to be called at the start, and whenever it may have been
     /// taken away. What cannot be done now is tried again.
     pub(crate) fn restore(&mut self, reactor: &mut Reactor) {

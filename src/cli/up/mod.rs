@@ -19,7 +19,6 @@ mod voice;
 mod waits;
 
 use std::collections::HashMap;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -99,8 +98,6 @@ struct Up {
     file: FileName,
     /// In the order of the file, as it was when it was last read.
     processes: Vec<Known>,
-    /// Where the file said then that the socket shall be.
-    socket: Option<PathBuf>,
     /// The lock on the file: nobody else runs it.
     lock: Option<Lock>,
     signals: Signals,
@@ -137,10 +134,9 @@ enum Stage {
 impl Up {
     /// Adds all processes and starts none.
     fn new(reactor: &mut Reactor, file: FileName, config: Config) -> Result<Self, Failure> {
-        let socket = config.socket.clone();
         let lock = Lock::on_configuration(file.path());
         let lock = lock.map_err(|held| Failure::Other(format!("{}: {held}", file.path().display())))?;
-        let path = socket.clone().unwrap_or_else(config::socket::default_path);
+        let path = config.socket.clone().unwrap_or_else(config::socket::default_path);
         let server = Server::bind(&path)
             .map_err(|error| Failure::Other(format!("cannot listen at {}: {error}", path.display())))?;
         // As far as it goes: with less, only fewer processes fit.
@@ -167,7 +163,6 @@ impl Up {
             file,
             processes,
             autostart,
-            socket,
             lock,
             signals,
             monitor,
