@@ -379,4 +379,10 @@ impl Command {
     pub fn get_gid(&self) -> Option<u32> {
         self.0.attributes().gid
     }
+
+    /// The supplementary groups that the child shall have, where they were given.
+    #[must_use]
+    pub fn get_groups(&self) -> Option<&[u32]> {
+        self.0.attributes().groups.as_deref()
+    }
 }

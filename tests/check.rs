@@ -236,3 +236,35 @@ fn a_default_socket_s_path_that_is_too_long_is_told_by_all() {
         assert!(code == 2 && said.starts_with(&format!("childminder: the socket is {path}")), "{said}");
     }
 }
+
+// A supervisor that has read an earlier version of the file may listen anywhere.
+#[test]
+fn a_file_that_hides_its_socket_names_none() {
+    let up = Up::start(SLEEPS);
+    for (file, told) in [
+        ("[monitor\nsocket = \"s\"\n[process]\n", "1:1: unclosed table"),
+        ("[monitor]\nsocket = \"s\n[process]\n", "2:12: invalid basic string"),
+        ("[monitor]\nsocket = 3\n[process]\n", "2:10: `socket` is 3, allowed is a string that is not empty"),
+        (
+            "[monitor]\nsokcet = \"s\"\n[process]\n",
+            "2:1: unknown key `sokcet` in [monitor], the nearest known one is `socket`",
+        ),
+        ("[mointor]\nsocket = \"s\"\n[process]\n", "1:2: unknown key `mointor` in the file"),
+        ("monitor = 3\n[process]\n", "1:11: `monitor` is 3, allowed is a table"),
+    ] {
+        up.folder.write("childminder.toml", file);
+        for args in [&["status"][..], &["status", "-c", "childminder.toml"]] {
+            let (code, said) = up.fails(args);
+            let start = format!("childminder: no supervisor can be asked (childminder.toml:{told}");
+            let end = "; so its socket is not known; use --socket PATH)\n";
+            assert!(code == 2 && said.starts_with(&start) && said.ends_with(end), "{code} {said}");
+        }
+        up.ok(&["status", "--socket", "s"]);
+    }
+    // Other mistakes hide nothing.
+    up.write_file("[process.web]\ncommand = 3\n[process.db\n");
+    up.ok(&["status"]);
+    up.folder.write("childminder.toml", "[process.web]\ncommand = 3\n");
+    assert!(up.fails(&["status"]).1.contains("no supervisor is running at "));
+    up.ok(&["shutdown", "--socket", "s"]);
+}

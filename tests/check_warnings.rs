@@ -210,6 +210,68 @@ fn a_user_who_is_not_in_the_database() {
     );
 }
 
+// A process is started as its own user, whoever runs the supervisor.
+#[test]
+fn what_the_user_of_a_process_may_not_do() {
+    if !rustix::process::geteuid().is_root() {
+        eprintln!("skipped: only root can be somebody else");
+        return;
+    }
+    let folder = Folder::new();
+    for (name, mode) in [("closed", 0o700), ("group", 0o710), ("listed", 0o700), ("open", 0o755)] {
+        fs::create_dir(folder.join(name)).unwrap();
+        script(&folder, &format!("{name}/program"), "#!/bin/sh\n", 0o755);
+        fs::set_permissions(folder.join(name), fs::Permissions::from_mode(mode)).unwrap();
+    }
+    std::os::unix::fs::chown(folder.join("group"), None, Some(65534)).unwrap();
+    script(&folder, "open/mine", "#!/bin/sh\n", 0o700);
+    script(
+        &folder,
+        "open/orphan",
+        "#!HERE/closed/program\n".replace("HERE", &folder.0.display().to_string()).as_str(),
+        0o755,
+    );
+    let has_list = Command::new("setfacl").args(["-m", "u:65534:x"]).arg(folder.join("listed")).status();
+    let has_list = has_list.is_ok_and(|status| status.success());
+    let user = "user = 65534, group = 65534";
+    let denied = "which user id 65534 cannot reach, as it may not enter \"HERE/closed\"";
+    let lines = [
+        (format!("command = [\"closed/program\"], {user}"), format!("`command` starts \"HERE/closed/program\", {denied}")),
+        ("command = [\"closed/program\"]".into(), String::new()),
+        (format!("command = [\"closed/program\"], {}", user.replace("65534", "0")), String::new()),
+        (
+            format!("command = [\"program\"], {user}, environment = {{ PATH = \"{}/closed\" }}", folder.0.display()),
+            format!("`command` starts \"program\", found as \"HERE/closed/program\", {denied}"),
+        ),
+        (format!("command = [\"group/program\"], {user}"), String::new()),
+        (format!("command = [\"group/program\"], {user}, groups = []"), String::new()),
+        (
+            "command = [\"group/program\"], user = 65534, group = 1".into(),
+            "which user id 65534 cannot reach, as it may not enter \"HERE/group\"".into(),
+        ),
+        ("command = [\"group/program\"], user = 65534, group = 1, groups = [65534]".into(), String::new()),
+        (format!("command = [\"open/program\"], {user}"), String::new()),
+        (format!("command = [\"open/mine\"], {user}"), "which user id 65534 may not execute".into()),
+        (
+            format!("command = [\"open/orphan\"], {user}"),
+            format!("which has the interpreter \"HERE/closed/program\", {denied}"),
+        ),
+        (
+            format!("command = [\"true\"], directory = \"closed\", {user}"),
+            "`directory` is \"HERE/closed\", which may not be entered by user id 65534: the process is started there, and may not open anything in it".into(),
+        ),
+        (format!("command = [\"true\"], directory = \"group\", {user}"), String::new()),
+        // What is opened by the supervisor is opened by its rights.
+        (format!("command = [\"true\"], stdout = \"closed/log\", {user}"), String::new()),
+        (
+            format!("command = [\"listed/program\"], {user}"),
+            if has_list { "" } else { "which user id 65534 cannot reach, as it may not enter \"HERE/listed\"" }.into(),
+        ),
+    ];
+    let lines: Vec<_> = lines.iter().map(|(line, expected)| (line.as_str(), expected.as_str())).collect();
+    check(&folder, &lines);
+}
+
 #[test]
 fn what_only_root_may_do() {
     let Some(nobody) = Nobody::new() else { return };
@@ -244,9 +306,12 @@ fn what_only_root_may_do() {
         ),
         ("command = [\"true\"], stdout = { file = \"roots/other.log\", direct = true }", ""),
         ("command = [\"true\"], stdout = \"closed/new\"", "and user id 65534 may not make files in its folder"),
-        ("command = [\"true\"], directory = \"closed\"", "which cannot be entered by user id 65534"),
+        (
+            "command = [\"true\"], directory = \"closed\"",
+            "which may not be entered by user id 65534: the process cannot",
+        ),
         ("command = [\"roots/program\"]", "which user id 65534 may not execute"),
-        ("command = [\"closed/program\"]", "which cannot be looked at: Permission denied"),
+        ("command = [\"closed/program\"]", "which user id 65534 cannot reach, as it may not enter \"HERE/closed\""),
         ("command = [\"true\"], limits = { nofile = 10 }", ""),
         (
             "command = [\"true\"], limits = { nofile = \"unlimited\" }",
@@ -299,7 +364,7 @@ fn a_socket_that_up_could_not_make_is_a_mistake() {
     ] {
         folder.write("childminder.toml", &format!("[monitor]\nsocket = \"{socket}\"\n[process]\n"));
         assert_eq!(run(&folder, &["check"]), (2, format!("childminder.toml:2:10: {told}\n")));
-        assert_eq!(run(&folder, &["up"]).0, 125);
+        assert_eq!(run(&folder, &["up"]), (2, format!("childminder.toml:2:10: {told}\n")));
     }
     folder.write("childminder.toml", "[monitor]\nsocket = \"~/{instance}-$HOME\"\n[process]\n");
     fs::create_dir(folder.join("~")).unwrap();
@@ -314,15 +379,39 @@ fn a_socket_that_up_could_not_make_is_a_mistake() {
 
     let Some(nobody) = Nobody::new() else { return };
     nobody.folder.write("childminder.toml", "[monitor]\nsocket = \"/run/s\"\n[process]\n");
-    let (code, said) = nobody.run(&[], &["check"]);
     let expected =
-        "childminder.toml:2:10: warning: `socket` is \"/run/s\", and user id 65534 may not make files in its folder\n";
-    assert_eq!((code, &*said), (0, expected));
+        "childminder.toml:2:10: `socket` is \"/run/s\", and user id 65534 may not make files in its folder\n";
+    for command in ["check", "up"] {
+        assert_eq!(nobody.run(&[], &[command]), (2, expected.into()));
+    }
     nobody.folder.write("childminder.toml", "[process]\n");
-    let (code, said) = nobody.run(&[("XDG_RUNTIME_DIR", "/no/such")], &["check"]);
     let expected =
         "childminder.toml:1:1: the default socket is \"/no/such/childminder.sock\", and its folder does not exist\n";
-    assert_eq!((code, &*said), (2, expected));
+    for command in ["check", "up"] {
+        assert_eq!(nobody.run(&[("XDG_RUNTIME_DIR", "/no/such")], &[command]), (2, expected.into()));
+    }
+}
+
+#[test]
+fn a_descriptor_that_is_not_open() {
+    let folder = Folder::new();
+    std::os::unix::fs::symlink("/dev/fd/7", folder.join("link")).unwrap();
+    let warning = "is the descriptor 7, which is not open here: `up` does not start without it";
+    let lines = [
+        ("command = [\"true\"], stdout = \"/dev/fd/7\"", format!("`stdout` {warning}")),
+        ("command = [\"true\"], stderr = \"./link\"", format!("`stderr` {warning}")),
+        ("command = [\"true\"], stderr = { file = \"link\", direct = true }", format!("`stderr` {warning}")),
+        ("command = [\"true\"], stdout = \"/dev/stderr\"", String::new()),
+    ];
+    let lines: Vec<_> = lines.iter().map(|(line, expected)| (*line, expected.as_str())).collect();
+    check(&folder, &lines);
+    let (code, said) = run(&folder, &["up"]);
+    assert!(code == 2 && said.lines().count() == 3, "{code} {said}");
+    // Where it is open, all is well.
+    let mut command = Command::new("sh");
+    command.args(["-c", "exec \"$0\" check 7>seven", PROGRAM]).current_dir(&folder.0);
+    let output = command.output().unwrap();
+    assert_eq!((output.status.code(), &*text(&output.stderr)), (Some(0), ""));
 }
 
 #[test]

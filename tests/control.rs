@@ -215,6 +215,47 @@ fn a_wait_for_a_start_tells_the_truth() {
 }
 
 #[test]
+fn a_start_that_fails_after_a_success_is_no_success() {
+    let up = Up::start("[process.job]\ncommand = [\"./job\"]\nrestart = \"never\"\nautostart = false\n");
+    let program = up.folder.join("job");
+    std::os::unix::fs::symlink("/bin/true", &program).unwrap();
+    up.ok(&["start", "job", "--wait"]);
+    fs::remove_file(&program).unwrap();
+    for command in ["start", "restart"] {
+        let (code, said) = up.fails(&[command, "job", "--wait"]);
+        assert!(code == 1 && said.starts_with("childminder: job could not be started: cannot start "), "{said}");
+        assert!(up.ok(&["status", "job"]).contains("no start"));
+    }
+    std::os::unix::fs::symlink("/bin/true", &program).unwrap();
+    up.ok(&["start", "job", "--wait"]);
+    assert!(up.ok(&["status", "job"]).contains("code 0"));
+}
+
+#[test]
+fn a_reload_tells_that_the_socket_stays() {
+    let up = Up::start(SLEEPS);
+    let reload = || {
+        let output = up.command(&["reload", "--socket", "s"]);
+        assert!(output.status.success());
+        (text(&output.stdout), text(&output.stderr))
+    };
+    let (old, new) = (up.socket().display().to_string(), up.folder.join("moved").display().to_string());
+    let note = format!("childminder: the socket stays at {old} until the next start, although the file says {new}\n");
+    up.folder.write("childminder.toml", &format!("[monitor]\nsocket = \"moved\"\n{SLEEPS}"));
+    // As long as it is not where the file says.
+    for _ in 0..2 {
+        assert_eq!(reload(), (String::new(), note.clone()));
+    }
+    up.signal(Signal::HUP);
+    until("it on stderr", || (up.folder.read("err").matches(&*note).count() == 3).then_some(()));
+    let (_, answer) = (up.socket(), up.ok(&["reload", "--json", "--socket", "s"]));
+    assert!(answer.contains("\"notes\":[\"the socket stays at "), "{answer}");
+    up.write_file(SLEEPS);
+    assert_eq!(reload(), (String::new(), String::new()));
+    up.shutdown();
+}
+
+#[test]
 fn shows_the_last_lines_and_those_to_come() {
     let up = Up::start(
         "[process.a]\nshell = \"seq 1 150; echo err >&2; while [ ! -e go ]; do sleep 0.02; done; echo new; exec sleep 1000\"\ndirectory = \".\"\n[process.b]\nshell = \"echo other; exec sleep 1000\"\nstdout = \"null\"\n",

@@ -4,6 +4,7 @@
 mod run_util;
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
@@ -45,6 +46,33 @@ fn what_cannot_be_started_is_said_with_the_reason_and_tried_again() {
             assert_eq!(run(&with(&["--restart", "on-failure"])).0, Some(*code), "{args:?}");
         }
     }
+}
+
+#[test]
+fn what_a_user_may_not_execute_is_said_with_the_user_and_the_folder() {
+    if !is_root() {
+        eprintln!("skipped: only root can be somebody else");
+        return;
+    }
+    let scratch = Scratch::new("denied");
+    fs::create_dir(scratch.path("closed")).unwrap();
+    scratch.file("closed/program", "#!/bin/sh\n", 0o755);
+    scratch.file("program", "#!/bin/sh\n", 0o700);
+    fs::set_permissions(scratch.path("closed"), fs::Permissions::from_mode(0o700)).unwrap();
+    let denied = |program: &str, hint: &str| {
+        let path = scratch.path(program);
+        let (code, out, err) = run(&["--restart", "never", "--user", "65534:65534", &path]);
+        let said = format!("cannot start `{path}`: exec: Permission denied (os error 13) ({hint})");
+        assert_eq!((code, out.len()), (Some(126), 0));
+        assert!(err.len() == 1 && err[0].ends_with(&said), "{err:?}\n{said}");
+    };
+    let closed = scratch.path("closed");
+    denied("closed/program", &format!("as user id 65534; the folder {closed} may not be entered"));
+    denied("program", "as user id 65534, who may not execute it");
+    // With the group it may.
+    std::os::unix::fs::chown(&closed, None, Some(65534)).unwrap();
+    fs::set_permissions(&closed, fs::Permissions::from_mode(0o710)).unwrap();
+    assert_eq!(run(&["--restart", "never", "--user", "65534:65534", &scratch.path("closed/program")]).0, Some(0));
 }
 
 #[test]

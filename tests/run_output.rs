@@ -181,6 +181,37 @@ fn who_was_told_to_end_does_not_wait_for_the_reader() {
     drop(out);
 }
 
+// There is no child any more that SIGHUP could restart.
+#[test]
+fn a_hangup_ends_who_waits_for_its_reader_alone() {
+    let mark = format!("UNREAD_HANGUP={}", std::process::id());
+    let (mut child, _out, _err) = flood(&["--restart", "never"], "", &mark);
+    marked(&mark).iter().for_each(|yes| send("KILL", &yes.to_string()));
+    assert!(eventually(|| marked(&mark).is_empty() && all_sleep(&[child.id()])));
+    send("HUP", &child.id().to_string());
+    assert_eq!(wait(&mut child).code(), Some(137), "its child's");
+
+    // When only the rest of the output is left, it is a filter like any other.
+    use std::os::unix::process::ExitStatusExt;
+    for (name, number) in [("TERM", libc::SIGTERM), ("HUP", libc::SIGHUP)] {
+        let mut child = command(&["--restart", "never", "sh", "-c", "yes | head -c 100000"]).spawn().unwrap();
+        let pid = child.id();
+        let children = format!("/proc/{pid}/task/{pid}/children");
+        let is_alone = || fs::read_to_string(&children).unwrap_or_default().is_empty() && all_sleep(&[pid]);
+        let said = child.stderr.take().unwrap();
+        assert!(BufReader::new(said).lines().map_while(Result::ok).any(|line| line.contains("exited")));
+        assert!(eventually(is_alone));
+        send("USR1", &pid.to_string());
+        send("TSTP", &pid.to_string());
+        assert!(eventually(|| status(pid, "State").starts_with('T')));
+        send("CONT", &pid.to_string());
+        assert!(eventually(|| all_sleep(&[pid])));
+        assert!(child.try_wait().unwrap().is_none(), "it waits for its reader");
+        send(name, &pid.to_string());
+        assert_eq!(wait(&mut child).signal(), Some(number), "{name}");
+    }
+}
+
 #[test]
 fn a_slow_reader_gets_whole_lines_to_the_end() {
     let mut child = command(&["--restart", "never", "seq", "100000"]).stderr(Stdio::null()).spawn().unwrap();

@@ -227,6 +227,53 @@ fn under_nohup_it_outlives_its_terminal() {
     assert!(done.success() && !is_alive(pid));
 }
 
+/// `up` in the background of an interactive shell on a terminal. Its pid, too.
+fn in_the_background(folder: &Folder, then: &str) -> (OnTerminal, i32) {
+    folder.write("childminder.toml", &file());
+    let mut terminal = OnTerminal::start(folder, "bash", &["--norc", "--noprofile", "-i"]);
+    terminal.type_in(&format!("{PROGRAM} up > out 2> err & echo $! > up; {then}\n"));
+    terminal.until("a start", |_| folder.read("pid").ends_with('\n') && folder.read("up").ends_with('\n'));
+    let up = folder.read("up").trim().parse().unwrap();
+    (terminal, up)
+}
+
+// Its terminal has gone without a word to it, and a later SIGHUP has nothing to do with that.
+#[test]
+fn long_after_its_terminal_sighup_is_the_wish_to_reload() {
+    let folder = Folder::new();
+    let (mut terminal, up) = in_the_background(&folder, "disown");
+    terminal.type_in("exit\n");
+    terminal.until("the end of the shell", |terminal| terminal.ended.is_some());
+    terminal.close();
+    let start = now();
+    while start.elapsed() < Duration::from_secs(3) {
+        terminal.turn();
+    }
+    for count in 1..=2 {
+        up_util::kill(up, rustix::process::Signal::HUP);
+        until("a reload", || {
+            let said = folder.read("err");
+            assert!(!said.contains("terminal was closed"), "{said}");
+            (said.matches("reloaded: nothing has changed").count() == count).then_some(())
+        });
+    }
+    up_util::kill(up, rustix::process::Signal::TERM);
+    until("the end", || (!is_alive(up)).then_some(()));
+}
+
+// Some terminals send SIGHUP first and go then.
+#[test]
+fn a_terminal_that_is_closed_after_its_signal_stops_all() {
+    let folder = Folder::new();
+    let (mut terminal, up) = in_the_background(&folder, "disown");
+    up_util::kill(up, rustix::process::Signal::HUP);
+    until("a reload", || folder.read("err").contains("reloaded").then_some(()));
+    terminal.close();
+    until("the end", || (!is_alive(up)).then_some(()));
+    assert!(folder.read("err").contains("the terminal was closed; stopping"), "{}", folder.read("err"));
+    assert_eq!(folder.read("bye"), "bye\n");
+}
+
 // Ctrl-Z and fg: all stand still, and a kill time, too.
 #[test]
 fn ctrl_z_stops_all_and_fg_continues_them() {

@@ -1,6 +1,8 @@
 //! The control socket of `childminder up`: it comes back when somebody takes it away.
 #![cfg(all(feature = "cli", target_os = "linux"))]
 
+#[path = "util/seccomp.rs"]
+mod seccomp;
 mod up_util;
 
 use std::fs;
@@ -57,7 +59,7 @@ fn it_comes_back_when_its_folder_does() {
     assert!(said.contains("run/s cannot be used: No such file or directory (os error 2); it is tried again"), "{said}");
     // Nobody runs a second one meanwhile.
     let (code, said) = up.fails(&["up"]);
-    assert!(code == 125 && said.contains("another instance is running"), "{said}");
+    assert!(code == 2 && said.ends_with("run/s\", and its folder does not exist\n"), "{said}");
     fs::create_dir(up.folder.join("run")).unwrap();
     until("the socket", || socket.exists().then_some(()));
     up.until_read("err", "run/s is there again");
@@ -82,10 +84,32 @@ fn another_one_s_socket_in_its_place_is_left_alone() {
     let listener = UnixListener::bind(&theirs).unwrap();
     fs::rename(&theirs, up.socket()).unwrap();
     let said = up.until_read("err", "cannot be used");
-    assert!(said.contains("/s cannot be used: another instance is running"), "{said}");
+    let expected = format!("/s cannot be used: somebody listens there already, pid {}; ", std::process::id());
+    assert!(said.contains(&expected), "{said}");
     // It goes, and leaves its file behind.
     drop(listener);
     up.signal(Signal::HUP);
     up.until_read("err", "/s is there again");
     up.shutdown();
+}
+
+// As in a sandbox, or when the user has no watches left.
+#[test]
+fn without_inotify_it_comes_back_within_half_a_minute() {
+    // Only this thread and what it starts are refused.
+    let up = std::thread::spawn(|| {
+        seccomp::refuse(&[(libc::SYS_inotify_init1, None, libc::EMFILE)]);
+        Up::start(SLEEPS)
+    });
+    let up = up.join().unwrap();
+    let said = up.until_read("err", "inotify");
+    let expected = format!(
+        "the control socket {} cannot be watched by inotify: Too many open files (os error 24); it is looked at every 30 s\n",
+        up.socket().display()
+    );
+    assert!(said.contains(&expected), "{said}");
+    fs::remove_file(up.socket()).unwrap();
+    until("it again", || is_socket(&up).then_some(()));
+    let said = up.shutdown();
+    assert_eq!(said.matches("inotify").count(), 1, "{said}");
 }

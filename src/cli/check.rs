@@ -2,12 +2,10 @@
 //!
 //! The one rule: nothing is started and nothing is made.
 
-use std::path::PathBuf;
-
 use lexopt::{Arg, Parser};
 
-use super::config::{Config, DEFAULT_FILE};
-use super::{Failure, output};
+use super::config::{Config, FileName, Look};
+use super::{Failure, descriptor, output};
 
 const HELP: &str = "\
 childminder check prints each mistake in the file of `childminder up`, with line and column. It also warns of what may
@@ -24,11 +22,12 @@ It ends with 0 if the file has no mistakes, and with 2 otherwise.
 ";
 
 pub(super) fn main(mut arguments: Parser) -> Result<u8, Failure> {
-    let mut file = PathBuf::from(DEFAULT_FILE);
+    descriptor::note_inherited();
+    let mut file = FileName::default();
     let mut effective = false;
     while let Some(argument) = arguments.next()? {
         match argument {
-            Arg::Short('c') | Arg::Long("config") => file = arguments.value()?.into(),
+            Arg::Short('c') | Arg::Long("config") => file = FileName::named(arguments.value()?.into()),
             Arg::Long("effective") => effective = true,
             Arg::Short('h') | Arg::Long("help") => {
                 output::say(HELP)?;
@@ -37,7 +36,7 @@ pub(super) fn main(mut arguments: Parser) -> Result<u8, Failure> {
             other => return Err(other.unexpected().into()),
         }
     }
-    match Config::check(&file) {
+    match Config::load(&file, Look::Machine) {
         Ok((config, warnings)) => {
             if !warnings.is_empty() {
                 output::complain_plainly(&warnings.to_string());

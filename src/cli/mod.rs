@@ -16,6 +16,7 @@ mod screen;
 mod signals;
 mod text;
 mod up;
+mod user;
 mod waiting;
 mod words;
 

@@ -14,7 +14,7 @@ use childminder::{Event, Interest, Reactor, SourceId, TimerId};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 
-use super::text::fit;
+use super::text::{fit, visible};
 use super::waiting::{Author, Waiting};
 
 /// So many bytes never block once poll(2) has said that a pipe can be written to (POSIX's `PIPE_BUF` on Linux), and are never
@@ -270,22 +270,9 @@ fn write_now(file: &OwnedFd, piece: &[u8]) -> Result<usize, Errno> {
     rustix::io::write(file, piece)
 }
 
-/// One line, whatever is in it.
-pub(crate) fn one_line(text: &str) -> String {
-    let mut line = String::with_capacity(text.len());
-    for char in text.chars() {
-        if char.is_control() {
-            line.extend(char.escape_default());
-        } else {
-            line.push(char);
-        }
-    }
-    line
-}
-
 /// A message of ours on stderr, for when there is nothing to watch.
 pub(crate) fn complain(message: &str) {
-    let _ = writeln!(io::stderr(), "childminder: {}", one_line(message));
+    let _ = writeln!(io::stderr(), "childminder: {}", visible(message));
 }
 
 /// An answer on stdout, for when there is nothing to watch. `false` if nobody reads it any more.

@@ -14,10 +14,11 @@ use childminder::{
 };
 use lexopt::{Arg, Parser, ValueExt};
 
-use super::output::{self, Output, one_line, time_left};
+use super::output::{self, Output, time_left};
 use super::signals::{Signals, Wish};
+use super::text::visible;
 use super::waiting::Author;
-use super::{FAILURE, Failure, HELP, child, paths, screen, words};
+use super::{FAILURE, Failure, HELP, child, paths, screen, user, words};
 
 /// What a child that has exited has left in its pipes is read, and what others still write is not waited for longer.
 const GRACE: Duration = Duration::from_millis(50);
@@ -182,27 +183,22 @@ fn base_name(program: &OsString) -> String {
 
 /// `USER[:GROUP]`, each a name or a number.
 fn run_as(command: &mut Command, text: &str) -> Result<(), Failure> {
-    let (user, group) = text.split_once(':').map_or((text, None), |(user, group)| (user, Some(group)));
+    let (name, group) = text.split_once(':').map_or((text, None), |(name, group)| (name, Some(group)));
     let unknown = |error: std::io::Error| Failure::Usage(format!("--user {text}: {error}"));
-    if let Err(error) = command.user(user) {
-        match number(user) {
+    if let Err(error) = command.user(name) {
+        match user::number(name) {
             // With a group said it need not be in the user database.
             Some(uid) if group.is_some() => drop(command.uid(uid)),
             _ => return Err(unknown(error)),
         }
     }
-    match group.map(|group| (group, number(group))) {
+    match group.map(|group| (group, user::number(group))) {
         None => {}
         Some((_, Some(gid))) => drop(command.gid(gid)),
         Some((group, None)) => drop(command.group(group).map_err(unknown)?),
     }
-    command.user_env(user).map_err(unknown)?;
+    command.user_env(name).map_err(unknown)?;
     Ok(())
-}
-
-/// -1 is nobody: to the kernel it means "no change".
-fn number(id: &str) -> Option<u32> {
-    id.parse().ok().filter(|id| *id != u32::MAX)
 }
 
 /// What the monitor does and what the child writes, for people to read.
@@ -234,7 +230,7 @@ impl Console {
     }
 
     fn say(&mut self, what: &str) {
-        self.err.push(&None, &[screen::OWN.as_bytes(), one_line(what).as_bytes(), b"\n"]);
+        self.err.push(&None, &[screen::OWN.as_bytes(), visible(what).as_bytes(), b"\n"]);
     }
 
     fn flush(&mut self) {
@@ -370,18 +366,20 @@ impl Run {
         }
     }
 
-    fn heed(&mut self, reactor: &mut Reactor, signal: i32) {
-        match self.signals.wish(signal) {
-            Some(Wish::Reload) => self.monitor.restart_all(reactor),
-            Some(Wish::Hangup) => {
+    fn heed(&mut self, reactor: &mut Reactor, wish: Wish) {
+        match wish {
+            // There is nothing to restart; only the reader of its last lines is waited for.
+            Wish::Reload if self.code.is_some() => reactor.stop(),
+            Wish::Reload => self.monitor.restart_all(reactor),
+            Wish::Hangup => {
                 self.monitor.observer_mut().say(words::HANGUP);
                 reactor.stop();
             }
-            Some(Wish::Status) => self.say_status(reactor),
+            Wish::Status => self.say_status(reactor),
             // The processes go on in any case.
-            Some(Wish::Suspend) => drop(reactor.suspend()),
+            Wish::Suspend => drop(reactor.suspend()),
             // There is no file of ours.
-            Some(Wish::Reopen) | None => {}
+            Wish::Reopen | Wish::Nothing => {}
         }
     }
 
@@ -468,12 +466,12 @@ impl Service for Run {
     }
 
     fn handle(&mut self, reactor: &mut Reactor, event: &Event<'_>) -> bool {
-        let handled = match *event {
-            Event::Signal(signal) => {
-                self.heed(reactor, signal);
+        let handled = match (self.signals.hear(reactor, event), event) {
+            (Some(wish), _) => {
+                self.heed(reactor, wish);
                 true
             }
-            Event::Timer(id) if self.over == Some(id) => {
+            (None, Event::Timer(id)) if self.over == Some(*id) => {
                 self.grace_is_over(reactor);
                 true
             }

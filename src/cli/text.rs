@@ -1,6 +1,9 @@
-//! Cuts text that is too long. Knows bytes and UTF-8, nothing else.
+//! Makes text fit where it goes: its length, and characters that a terminal would obey. Knows bytes
+//! and UTF-8, nothing else.
 //!
-//! The one rule: no character is cut in two.
+//! The one rule: no character is cut in two, and all that is left out is seen.
+
+use std::borrow::Cow;
 
 /// The start of `bytes`, at most `limit` bytes long (at least one), and shorter where a character
 /// would be cut. Bytes that are not UTF-8 are cut at the limit, and so is a character that is
@@ -23,9 +26,32 @@ pub(crate) fn fit(bytes: &[u8], limit: usize) -> &[u8] {
     &bytes[..limit]
 }
 
+/// The text as one line without control characters: these are shown as `\n`, `\t`, `\r` or `\x1b`.
+pub(crate) fn visible(text: &str) -> Cow<'_, str> {
+    if !text.contains(char::is_control) {
+        return text.into();
+    }
+    let mut shown = String::with_capacity(text.len() + 16);
+    for char in text.chars() {
+        match char {
+            '\n' | '\t' | '\r' => shown.extend(char.escape_default()),
+            // None of them is above U+009F.
+            char if char.is_control() => shown += &format!("\\x{:02x}", u32::from(char)),
+            char => shown.push(char),
+        }
+    }
+    shown.into()
+}
+
 #[cfg(test)]
 mod tests {
-    use super::fit;
+    use super::{Cow, fit, visible};
+
+    #[test]
+    fn control_characters_are_seen() {
+        assert_eq!(visible("\u{1b}[2Jä\n\r\t\0\u{7f}\u{9b}m"), r"\x1b[2Jä\n\r\t\x00\x7f\x9bm");
+        assert!(matches!(visible(r"plain \x1b"), Cow::Borrowed(r"plain \x1b")));
+    }
 
     #[test]
     fn no_character_is_cut() {

@@ -4,6 +4,7 @@ use std::ffi::{CStr, CString, OsStr, OsString};
 use std::io;
 use std::mem::MaybeUninit;
 use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
 use std::ptr;
 
 use crate::command::Command;
@@ -183,6 +184,14 @@ pub(crate) fn own_ids() -> (u32, u32) {
     // SAFETY: getegid touches no memory and cannot fail.
     let gid = unsafe { libc::getegid() };
     (uid, gid)
+}
+
+/// Whether this process may neither execute a file nor enter a folder of this path.
+pub(crate) fn is_denied_to_us(path: &Path) -> bool {
+    let Ok(path) = CString::new(path.as_os_str().as_bytes()) else { return false };
+    // SAFETY: the path is a C string.
+    let result = unsafe { libc::faccessat(libc::AT_FDCWD, path.as_ptr(), libc::X_OK, libc::AT_EACCESS) };
+    result == -1 && io::Error::last_os_error().raw_os_error() == Some(libc::EACCES)
 }
 
 /// An entry larger than this is somebody's joke.

@@ -323,7 +323,10 @@ pub(crate) fn on_a_terminal(folder: &Path, args: &[&str], parts: &[&str]) -> Str
         let drawn = text(&drawn);
         if !asked && parts.iter().all(|part| drawn.contains(part)) {
             asked = true;
-            reactor.process(id).unwrap().write(0, b"\x03").unwrap();
+            // It may have ended by itself.
+            if let Some(mut process) = reactor.process(id) {
+                let _ = process.write(0, b"\x03");
+            }
         }
     }
     text(&drawn)

@@ -16,6 +16,7 @@ pub(crate) mod socket;
 mod source;
 mod syntax;
 mod text;
+mod trust;
 mod value;
 mod warnings;
 
@@ -24,7 +25,8 @@ use std::path::{Path, PathBuf};
 use instances::Table;
 pub(crate) use process::{Change, Commands, Mark, Output, ProcessConfig, Settings};
 pub(crate) use report::Findings;
-pub(crate) use source::Unreadable;
+use source::Source;
+pub(crate) use source::{FileName, Unreadable};
 pub(crate) use value::parse_duration;
 
 /// The file's name where none is given.
@@ -40,40 +42,49 @@ pub(crate) struct Config {
     tables: Vec<Table>,
 }
 
+/// What is looked at beside the text of the file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Look {
+    /// Nothing.
+    Text,
+    /// What the supervisor needs for its own start: the place of its socket.
+    Start,
+    /// All that the processes need, too, for the warnings.
+    Machine,
+}
+
 impl Config {
-    /// Reads a file. Relative paths in it count from its own folder.
+    /// Reads a file. Relative paths in it count from its own folder. With it come the warnings.
     ///
     /// # Errors
     ///
-    /// All that is wrong with it.
-    pub(crate) fn load(file: &Path) -> Result<Self, Findings> {
-        let (path, bytes) = source::read(file).map_err(Findings::unreadable)?;
-        Ok(read::config(file, folder_of(&path), &bytes, false)?.0)
+    /// All mistakes and warnings.
+    pub(crate) fn load(file: &FileName, look: Look) -> Result<(Self, Findings), Findings> {
+        let Source { path, bytes, warning } = source::read(file).map_err(Findings::unreadable)?;
+        let (config, mut findings) = read::config(file.path(), folder_of(&path), &bytes, look)?;
+        findings.warn_first(warning);
+        Ok((config, findings))
     }
 
-    /// [`load`](Self::load), with the warnings.
+    /// The absolute path of a file, and the path of the socket if the file sets it. Mistakes that
+    /// have nothing to do with the socket are ignored, because a supervisor that has read an earlier
+    /// version may still run.
     ///
     /// # Errors
     ///
-    /// All mistakes and warnings. A socket that the supervisor could not make now is a mistake
-    /// here, too.
-    pub(crate) fn check(file: &Path) -> Result<(Self, Findings), Findings> {
-        let (path, bytes) = source::read(file).map_err(Findings::unreadable)?;
-        read::config(file, folder_of(&path), &bytes, true)
-    }
-
-    /// The absolute path of a file, and the path of the socket if the file sets it. Other mistakes
-    /// in the file are ignored, because a supervisor that has read an earlier version may still
-    /// run.
-    ///
-    /// # Errors
-    ///
-    /// The file cannot be read.
-    pub(crate) fn find_socket(file: &Path) -> Result<(PathBuf, Option<PathBuf>), Unreadable> {
-        let (path, bytes) = source::read(file)?;
-        let socket = read::socket(folder_of(&path), &bytes);
+    /// The file cannot be read, or mistakes in it hide the socket.
+    pub(crate) fn find_socket(file: &FileName) -> Result<(PathBuf, Option<PathBuf>), NoSocket> {
+        let Source { path, bytes, .. } = source::read(file).map_err(NoSocket::Unreadable)?;
+        let socket = read::socket(file.path(), folder_of(&path), &bytes).map_err(NoSocket::Hidden)?;
         Ok((path, socket))
     }
+}
+
+/// The reason why the socket that a file sets is not known.
+#[derive(Debug)]
+pub(crate) enum NoSocket {
+    Unreadable(Unreadable),
+    Hidden(Findings),
 }
 
 fn folder_of(file: &Path) -> &Path {

@@ -34,7 +34,8 @@ impl Trouble {
     }
 }
 
-/// The program of these settings and the reason why it cannot be started, if there is one.
+/// The program of these settings and the reason why it cannot be started, if there is one. Asks with
+/// the rights that this thread has.
 pub(super) fn problem(settings: &Settings) -> Option<String> {
     let program = settings.command.first()?;
     find(program, settings).err().map(|problem| format!("{program:?}{problem}"))
@@ -71,7 +72,7 @@ fn search_path(settings: &Settings) -> OsString {
 }
 
 fn startable(path: &Path, settings: &Settings) -> Result<(), Trouble> {
-    executable(path, settings)?;
+    executable(path)?;
     // A file that can be executed but not read is a compiled program: a script has to be readable.
     let Ok(line) = first_line(path) else { return Ok(()) };
     let Some(line) = line.strip_prefix(b"#!") else {
@@ -82,9 +83,13 @@ fn startable(path: &Path, settings: &Settings) -> Result<(), Trouble> {
     interpreter(line, settings).map_err(|clause| Trouble::Other(format!("has the interpreter {clause}")))
 }
 
-fn executable(path: &Path, settings: &Settings) -> Result<(), Trouble> {
+fn executable(path: &Path) -> Result<(), Trouble> {
     let file = fs::metadata(path).map_err(|error| match error.kind() {
         io::ErrorKind::NotFound | io::ErrorKind::NotADirectory => Trouble::Missing,
+        io::ErrorKind::PermissionDenied => match rights::closed_folder(path) {
+            Some(folder) => Trouble::Other(format!("{} cannot reach, as it may not enter {folder:?}", rights::who())),
+            None => Trouble::Other(format!("{} cannot look at: {error}", rights::who())),
+        },
         _ => Trouble::Other(format!("cannot be looked at: {error}")),
     })?;
     let other = |clause: &str| Err(Trouble::Other(clause.into()));
@@ -97,8 +102,7 @@ fn executable(path: &Path, settings: &Settings) -> Result<(), Trouble> {
     if file.mode() & 0o111 == 0 {
         return other("is not executable");
     }
-    // The system cannot be asked about the rights of another user.
-    if settings.user.is_none() && !rights::may_execute(path) {
+    if !rights::may_execute(path) {
         return Err(Trouble::Other(format!("{} may not execute", rights::who())));
     }
     Ok(())
@@ -110,7 +114,7 @@ fn interpreter(line: &[u8], settings: &Settings) -> Result<(), String> {
     let mut words = line.split(|byte| b" \t".contains(byte)).filter(|word| !word.is_empty()).map(OsStr::from_bytes);
     let Some(interpreter) = words.next() else { return Err("of a `#!` line that names none".into()) };
     let folder = settings.directory.as_deref().unwrap_or(Path::new(""));
-    executable(&folder.join(interpreter), settings)
+    executable(&folder.join(interpreter))
         .map_err(|trouble| format!("{interpreter:?}, which {}", trouble.into_clause()))?;
     if Path::new(interpreter).file_name() != Some(OsStr::new("env")) {
         return Ok(());

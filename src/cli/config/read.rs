@@ -18,11 +18,12 @@ use super::report::{self, Findings, Report};
 use super::section::{POLICY, Section};
 use super::source::{self, NotText};
 use super::value::{self, Parsed};
-use super::{Config, Output, Settings, socket, syntax, text, warnings};
+use super::{Config, Look, Output, Settings, socket, syntax, text, warnings};
 use crate::cli::descriptor::is_inherited;
 use crate::cli::paths;
 use crate::cli::safe_path::{self, Creation, Target};
 
+const ROOT: [&str; 2] = ["monitor", "process"];
 pub(super) const PROCESS: [&str; 15] = [
     "command",
     "shell",
@@ -50,8 +51,8 @@ const OUTPUT: &str = "\"prefix\", \"null\", \"inherit\", the path of a file with
 const MAX_SIZE: u64 = 10 << 20;
 const KEEP: u32 = 5;
 
-/// The settings in a text, with the warnings if `warns` asks for them.
-pub(super) fn config(file: &Path, base: &Path, bytes: &[u8], warns: bool) -> Result<(Config, Findings), Findings> {
+/// The settings in a text, with the warnings that `look` asks for.
+pub(super) fn config(file: &Path, base: &Path, bytes: &[u8], look: Look) -> Result<(Config, Findings), Findings> {
     let (text, not_text) = match source::text(bytes) {
         Ok(text) => (text, None),
         Err(NotText { before, message }) => (before, Some(message)),
@@ -63,26 +64,42 @@ pub(super) fn config(file: &Path, base: &Path, bytes: &[u8], warns: bool) -> Res
     }
     let mended = syntax::without_bare_keys(&mut report, &text);
     let root = syntax::parse(&mut report, &mended);
-    let mut reader = Reader { report: &mut report, base, warns, names: HashMap::new(), files: HashMap::new() };
+    let mut reader = Reader { report: &mut report, base, look, names: HashMap::new(), files: HashMap::new() };
     let config = reader.config(root.get_ref(), text.len());
     report.finish(file).map(|warnings| (config, warnings))
 }
 
-/// The path of the socket, if the text sets it. Mistakes are ignored.
-pub(super) fn socket(base: &Path, bytes: &[u8]) -> Option<PathBuf> {
-    let text = source::text(bytes).unwrap_or_else(|NotText { before, .. }| before);
-    let (tables, _) = DeTable::parse_recoverable(&text);
-    let monitor = tables.get_ref().get("monitor")?.get_ref().as_table()?;
-    let socket = value::some_text(monitor.get("socket")?.get_ref()).ok()?;
-    Some(paths::resolve(base, Path::new(&socket)))
+/// The path of the socket, if the text sets it. The error is what hides it, if anything does; other
+/// mistakes are ignored.
+pub(super) fn socket(file: &Path, base: &Path, bytes: &[u8]) -> Result<Option<PathBuf>, Findings> {
+    let (text, not_text) = match source::text(bytes) {
+        Ok(text) => (text, None),
+        Err(NotText { before, message }) => (before, Some(message)),
+    };
+    let mut report = Report::new(&text);
+    if let Some(message) = not_text {
+        report.add(text.len()..text.len(), message.into());
+    }
+    let mended = syntax::without_bare_keys(&mut report, &text);
+    let root = syntax::parse(&mut report, &mended);
+    let root = Section::new(&mut report, "the file", root.get_ref(), &ROOT);
+    let monitor = root.table(&mut report, "monitor", "a table");
+    let socket = monitor.and_then(|monitor| {
+        let monitor = Section::monitor(&mut report, monitor);
+        let written = monitor.value("socket").filter(|value| !report.is_spoiled(&value.span()));
+        written.and_then(|_| monitor.read(&mut report, "socket", value::some_text))
+    });
+    match socket {
+        Some(socket) => Ok(Some(paths::resolve(base, Path::new(&socket)))),
+        None => report.finish(file).map(|_| None),
+    }
 }
 
 struct Reader<'r, 't> {
     report: &'r mut Report<'t>,
     /// The folder that relative paths count from.
     base: &'r Path,
-    /// Whether the machine is checked, too: its files, its users and its limits.
-    warns: bool,
+    look: Look,
     /// All names up to now, and the table each one is from.
     names: HashMap<String, Rc<str>>,
     /// All files that are written to up to now.
@@ -91,7 +108,7 @@ struct Reader<'r, 't> {
 
 impl Reader<'_, '_> {
     fn config(&mut self, root: &DeTable<'_>, end: usize) -> Config {
-        let root = Section::new(self.report, "the file", root, &["monitor", "process"]);
+        let root = Section::new(self.report, "the file", root, &ROOT);
         let mut socket = None;
         let mut defaults = (Policy::default(), true);
         let monitor = root.table(self.report, "monitor", "a table");
@@ -99,8 +116,7 @@ impl Reader<'_, '_> {
             self.default_socket(root.span("monitor").unwrap_or(0..0));
         }
         if let Some(table) = monitor {
-            let known = [&["socket"], &POLICY[..]].concat();
-            let monitor = Section::new(self.report, "[monitor]", table, &known);
+            let monitor = Section::monitor(self.report, table);
             let before = self.report.count();
             socket = self.socket(&monitor);
             defaults = self.policy(&monitor, &defaults);
@@ -130,11 +146,14 @@ impl Reader<'_, '_> {
         let path = paths::resolve(self.base, Path::new(&written));
         match socket::check_length(&path) {
             Err(what) => self.report.add(span, format!("`socket` is {what}")),
-            Ok(()) if self.warns => {
-                text::socket(self.report, &span, &written);
-                warnings::socket(self.report, span, "`socket`", &path);
+            Ok(()) => {
+                if self.look >= Look::Machine {
+                    text::socket(self.report, &span, &written);
+                }
+                if self.look >= Look::Start {
+                    warnings::socket(self.report, span, "`socket`", &path);
+                }
             }
-            Ok(()) => {}
         }
         Some(path)
     }
@@ -142,7 +161,7 @@ impl Reader<'_, '_> {
     fn default_socket(&mut self, span: Range<usize>) {
         match socket::check_default() {
             Err(message) => self.report.add(span, message),
-            Ok(path) if self.warns => warnings::socket(self.report, span, "the default socket", &path),
+            Ok(path) if self.look >= Look::Start => warnings::socket(self.report, span, "the default socket", &path),
             Ok(_) => {}
         }
     }
@@ -196,7 +215,7 @@ impl Reader<'_, '_> {
         let raw = section.read(self.report, "raw", value::boolean).unwrap_or(false);
         let table = Table { name: name.to_string(), instances, settings, policy: policy.into(), autostart, raw };
         // In a table with a mistake, a warning might only follow from the mistake.
-        if self.warns && self.report.count() == before {
+        if self.look == Look::Machine && self.report.count() == before {
             warnings::table(self.report, &section, &table, self.base);
         }
         Some(table)
@@ -278,6 +297,14 @@ impl Reader<'_, '_> {
             let Some(path) = placed.path() else { break };
             let allowed = match safe_path::find(path) {
                 Ok(Target::Own(number)) if is_inherited(number) => continue,
+                // It may be open when the supervisor starts.
+                Ok(Target::Own(number)) if self.look == Look::Machine => {
+                    let message = format!(
+                        "`{key}` is the descriptor {number}, which is not open here: `up` does not start without it"
+                    );
+                    self.report.warn(value.span(), message);
+                    break;
+                }
                 Ok(Target::Own(_)) => "a descriptor that was open when this command was started",
                 _ if is_folder(&output) => "a file, not a directory",
                 // A file that the process writes itself is opened at each start. If that fails, it

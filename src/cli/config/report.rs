@@ -30,6 +30,12 @@ impl Findings {
         self.list.is_empty()
     }
 
+    /// Puts a warning about the file as a whole in front, if there is one.
+    pub(super) fn warn_first(&mut self, warning: Option<String>) {
+        let located = warning.map(|warning| Located { at: None, message: format!("warning: {warning}") });
+        self.list.splice(..0, located);
+    }
+
     pub(super) fn unreadable(Unreadable { path, message, .. }: Unreadable) -> Self {
         Self { file: path, list: vec![Located { at: None, message }] }
     }

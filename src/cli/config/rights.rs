@@ -1,12 +1,12 @@
-//! The rights of the user who runs this command. Changes nothing.
+//! The rights of the user who runs this command, and of the users of processes. Changes no file.
 //!
 //! The one rule: the system is asked, and no right is guessed from owners and modes.
 
 use std::path::Path;
 
 use childminder::{Command, Limit, Resource};
-use rustix::fs::{Access, access};
-use rustix::process::{getegid, geteuid, getgroups, getrlimit};
+use rustix::fs::{Access, AtFlags, CWD, accessat};
+use rustix::process::{Gid, Uid, getegid, geteuid, getgroups, getrlimit};
 
 use super::Settings;
 use super::value::Id;
@@ -18,19 +18,93 @@ pub(super) fn who() -> String {
 }
 
 pub(super) fn may_execute(file: &Path) -> bool {
-    access(file, Access::EXEC_OK).is_ok()
+    may(file, Access::EXEC_OK)
 }
 
 pub(super) fn may_enter(folder: &Path) -> bool {
-    access(folder, Access::EXEC_OK).is_ok()
+    may(folder, Access::EXEC_OK)
 }
 
 pub(super) fn may_write(file: &Path) -> bool {
-    access(file, Access::WRITE_OK).is_ok()
+    may(file, Access::WRITE_OK)
 }
 
 pub(super) fn may_make_files_in(folder: &Path) -> bool {
-    access(folder, Access::WRITE_OK | Access::EXEC_OK).is_ok()
+    may(folder, Access::WRITE_OK | Access::EXEC_OK)
+}
+
+fn may(path: &Path, access: Access) -> bool {
+    match accessat(CWD, path, access, AtFlags::EACCESS) {
+        // Linux before 5.8 can be asked about a real user only.
+        Err(rustix::io::Errno::NOSYS) => true,
+        result => result.is_ok(),
+    }
+}
+
+/// The first folder on the way to a file that may not be entered.
+pub(super) fn closed_folder(file: &Path) -> Option<&Path> {
+    let folders: Vec<_> = file.ancestors().skip(1).collect();
+    folders.into_iter().rev().find(|folder| folder.is_dir() && !may_enter(folder))
+}
+
+/// The user and the groups of a process.
+struct Ids {
+    uid: u32,
+    gid: u32,
+    groups: Vec<u32>,
+}
+
+impl Ids {
+    /// `None` if the process is what this command is, or if it cannot be told what it will be.
+    fn of(settings: &Settings) -> Option<Self> {
+        if settings.user.is_none() && settings.group.is_none() && settings.groups.is_none() {
+            return None;
+        }
+        let mut entry = Command::new("");
+        let of_user = settings.user.as_ref().map(|user| (user.uid(), entry.user(&user.to_text())));
+        let (uid, gid, mut groups) = match of_user {
+            None => (geteuid().as_raw(), getegid().as_raw(), Vec::new()),
+            Some((_, Ok(entry))) => (entry.get_uid()?, entry.get_gid()?, entry.get_groups()?.to_vec()),
+            // Without an entry it needs a group.
+            Some((uid, Err(_))) => (uid.ok()?, settings.group.as_ref()?.gid().ok()?, Vec::new()),
+        };
+        let given = settings.group.as_ref().map(Id::gid).transpose().ok()?;
+        if given.is_some() {
+            groups.retain(|group| *group != gid);
+        }
+        if let Some(given) = &settings.groups {
+            groups = given.iter().map(Id::gid).collect::<Result<_, _>>().ok()?;
+        }
+        Some(Self { uid, gid: given.unwrap_or(gid), groups })
+    }
+}
+
+/// Asks a question with the rights that a process of these settings will have, as far as this
+/// command may take them on; otherwise with its own.
+///
+/// It is asked by a thread of its own that is gone afterwards. Only the effective user of that thread
+/// changes, so that the user cannot send signals to it.
+#[cfg(target_os = "linux")]
+pub(super) fn as_user_of<T: Send>(settings: &Settings, ask: impl FnOnce() -> T + Send) -> T {
+    use rustix::thread::{set_thread_groups, set_thread_res_gid, set_thread_res_uid};
+    let Some(Ids { uid, gid, groups }) = Ids::of(settings).filter(|_| geteuid().is_root()) else { return ask() };
+    let take_on = move || -> rustix::io::Result<()> {
+        set_thread_groups(&groups.iter().map(|group| Gid::from_raw(*group)).collect::<Vec<_>>())?;
+        set_thread_res_gid(None, Gid::from_raw(gid), None)?;
+        set_thread_res_uid(None, Uid::from_raw(uid), None)
+    };
+    std::thread::scope(|scope| {
+        let asked = scope.spawn(move || {
+            let _ = take_on();
+            ask()
+        });
+        asked.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    })
+}
+
+#[cfg(not(target_os = "linux"))]
+pub(super) fn as_user_of<T: Send>(_: &Settings, ask: impl FnOnce() -> T + Send) -> T {
+    ask()
 }
 
 /// Whether this user may make files of this owner.

@@ -37,6 +37,11 @@ impl<'t> Section<'t> {
         Self { table, meant }
     }
 
+    /// The table `[monitor]`.
+    pub(super) fn monitor(report: &mut Report<'_>, table: &'t DeTable<'t>) -> Self {
+        Self::new(report, "[monitor]", table, &[&["socket"], &POLICY[..]].concat())
+    }
+
     /// What is written at the key.
     pub(super) fn value(&self, key: &str) -> Option<&'t Spanned<DeValue<'t>>> {
         self.table.get(key)

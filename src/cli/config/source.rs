@@ -11,6 +11,7 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use super::DEFAULT_FILE;
+use super::trust::{self, Doubt};
 use crate::cli::paths;
 
 /// The size of the largest file that is read, in bytes. A file with 10,000 tables is smaller.
@@ -32,17 +33,65 @@ impl fmt::Display for Unreadable {
     }
 }
 
-/// The absolute path of a file, and its content.
-pub(super) fn read(file: &Path) -> Result<(PathBuf, Vec<u8>), Unreadable> {
+/// A file as the command line has it.
+#[derive(Debug, Clone)]
+pub(crate) struct FileName {
+    path: PathBuf,
+    /// Whether the user has named it. Otherwise it is the default one in the current folder.
+    is_named: bool,
+}
+
+impl Default for FileName {
+    fn default() -> Self {
+        Self { path: DEFAULT_FILE.into(), is_named: false }
+    }
+}
+
+impl FileName {
+    pub(crate) fn named(path: PathBuf) -> Self {
+        Self { path, is_named: true }
+    }
+
+    /// The same with an absolute path.
+    ///
+    /// # Errors
+    ///
+    /// The current folder is gone.
+    pub(crate) fn absolute(&self) -> io::Result<Self> {
+        Ok(Self { path: paths::absolute(&self.path)?, is_named: self.is_named })
+    }
+
+    /// As it is written.
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    pub(crate) fn is_named(&self) -> bool {
+        self.is_named
+    }
+}
+
+/// A file that has been read.
+#[derive(Debug)]
+pub(super) struct Source {
+    /// Absolute.
+    pub(super) path: PathBuf,
+    pub(super) bytes: Vec<u8>,
+    /// What root should know before it runs the file.
+    pub(super) warning: Option<String>,
+}
+
+/// Reads a file.
+pub(super) fn read(file: &FileName) -> Result<Source, Unreadable> {
     // This helps only those who named no file.
-    let hint = if file == Path::new(DEFAULT_FILE) { "; -c FILE names another one" } else { "" };
-    let path = paths::absolute(file).map_err(|error| Unreadable {
-        path: file.to_owned(),
+    let hint = if file.is_named { "" } else { "; -c FILE names another one" };
+    let path = paths::absolute(&file.path).map_err(|error| Unreadable {
+        path: file.path.clone(),
         message: format!("cannot be looked for, as {error}{hint}"),
         is_missing: false,
     })?;
-    match read_whole(&path) {
-        Ok(bytes) => Ok((path, bytes)),
+    match read_whole(&path, file.is_named) {
+        Ok((bytes, warning)) => Ok(Source { path, bytes, warning }),
         Err(Refusal::Missing) => {
             Err(Unreadable { path, message: format!("there is no such file{hint}"), is_missing: true })
         }
@@ -64,13 +113,19 @@ impl From<io::Error> for Refusal {
     }
 }
 
-fn read_whole(path: &Path) -> Result<Vec<u8>, Refusal> {
+/// The content of a file, and a warning about it.
+fn read_whole(path: &Path, is_named: bool) -> Result<(Vec<u8>, Option<String>), Refusal> {
     if let Some(what) = kind_of(fs::metadata(path)?.file_type()) {
         return Err(Refusal::Other(format!("is {what}, allowed is a regular file")));
     }
     // The path may lead to a named pipe by now, whose opening would block.
     let file = File::options().read(true).custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY).open(path)?;
     let before = file.metadata()?;
+    let warning = match trust::doubt(path, &before, is_named)? {
+        Some(Doubt::Refusal(message)) => return Err(Refusal::Other(message)),
+        Some(Doubt::Warning(message)) => Some(message),
+        None => None,
+    };
     let mut bytes = Vec::new();
     (&file).take(LARGEST + 1).read_to_end(&mut bytes)?;
     let after = file.metadata()?;
@@ -82,7 +137,7 @@ fn read_whole(path: &Path) -> Result<Vec<u8>, Refusal> {
     if stamp(&before) != stamp(&after) || count < after.len() {
         return Err(Refusal::Other("is being written; try again when that is done".into()));
     }
-    Ok(bytes)
+    Ok((bytes, warning))
 }
 
 /// The kind of a file that is not a regular one, in words.

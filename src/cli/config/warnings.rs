@@ -48,16 +48,25 @@ fn place(section: &Section<'_>, key: &str) -> Option<Range<usize>> {
 fn problems(section: &Section<'_>, settings: &Settings) -> Vec<(&'static str, String)> {
     let mut problems = Vec::new();
     let command = if section.value("shell").is_some() { "shell" } else { "command" };
-    if let Some(problem) = program::problem(settings) {
+    let (program, closed) = rights::as_user_of(settings, || {
+        let closed = settings.directory.as_ref().is_some_and(|directory| !rights::may_enter(directory));
+        (program::problem(settings), closed.then(rights::who))
+    });
+    if let Some(problem) = program {
         problems.push((command, format!("`{command}` starts {problem}")));
     }
     if let Some(directory) = &settings.directory {
-        let problem = folder_problem(directory);
-        let problem = problem
-            .or_else(|| (!rights::may_enter(directory)).then(|| format!("cannot be entered by {}", rights::who())));
-        if let Some(problem) = problem {
-            let message = format!("`directory` is {directory:?}, which {problem}: the process cannot be started there");
-            problems.push(("directory", message));
+        let ours = || (!rights::may_enter(directory)).then(|| format!("may not be entered by {}", rights::who()));
+        // It is entered with the rights of the supervisor.
+        let message = match (folder_problem(directory).or_else(ours), closed) {
+            (Some(problem), _) => Some(format!("{problem}: the process cannot be started there")),
+            (None, Some(who)) => Some(format!(
+                "may not be entered by {who}: the process is started there, and may not open anything in it"
+            )),
+            (None, None) => None,
+        };
+        if let Some(message) = message {
+            problems.push(("directory", format!("`directory` is {directory:?}, which {message}")));
         }
     }
     for (key, output) in [("stdout", &settings.stdout), ("stderr", &settings.stderr)] {
@@ -144,6 +153,6 @@ pub(super) fn socket(report: &mut Report<'_>, span: Range<usize>, what: &str, pa
     } else if let Some(problem) = folder_problem(folder) {
         report.add(span, format!("{what} is {path:?}, and its folder {problem}"));
     } else if !rights::may_make_files_in(folder) {
-        report.warn(span, format!("{what} is {path:?}, and {} may not make files in its folder", rights::who()));
+        report.add(span, format!("{what} is {path:?}, and {} may not make files in its folder", rights::who()));
     }
 }

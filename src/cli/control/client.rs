@@ -3,26 +3,21 @@
 //! The one rule: what the exit code says is true: 0 is done, 1 is refused or not reached, 2 is asked in the wrong way, 125 is nobody
 //! to ask.
 
-use std::io::{self, BufRead, BufReader, IsTerminal, Write};
-use std::os::unix::net::UnixStream;
-use std::path::{Path, PathBuf};
+use std::io::{self, IsTerminal};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use lexopt::{Arg, Parser, ValueExt};
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use serde_json::Value;
 
+use super::place::Place;
 use super::protocol::{self, Action, Request};
-use super::{socket, table};
-use crate::cli::config::{Config, DEFAULT_FILE, parse_duration};
-use crate::cli::{Failure, config, output, paths, words};
+use super::show::{self, Style};
+use super::supervisor::{self, PATIENCE, Supervisor};
+use crate::cli::config::{FileName, parse_duration};
+use crate::cli::{Failure, output, user, words};
 
 /// How long a wait takes at most, if nobody says.
 const TIMEOUT: Duration = Duration::from_secs(60);
-/// How long the supervisor may be busy otherwise.
-const PATIENCE: Duration = Duration::from_secs(30);
-/// Between two pictures of `--watch`.
-const REDRAW: Timespec = Timespec { tv_sec: 1, tv_nsec: 0 };
 
 /// The commands that are done by a supervisor.
 pub(crate) const COMMANDS: [&str; 9] =
@@ -34,62 +29,72 @@ const WITHOUT_NAMES: [&str; 3] = ["reload", "reopen", "shutdown"];
 #[derive(Debug)]
 struct Arguments {
     request: Request,
-    socket: Place,
+    place: Place,
+    /// The user that the supervisor may run as, beside root and our own.
+    owner: Option<u32>,
     json: bool,
     watch: bool,
 }
 
 /// Does one of [`COMMANDS`].
 pub(crate) fn main(command: &str, arguments: Parser) -> Result<u8, Failure> {
-    let Some(arguments) = parse(command, arguments)? else {
+    let Some(Arguments { request, place, owner, json, watch }) = parse(command, arguments)? else {
         output::say(&help(command))?;
         return Ok(0);
     };
-    let mut connection = Connection::open(&arguments)?;
-    if arguments.watch {
-        return watch(&mut connection, &arguments);
+    let style = Style::new(json);
+    let mut supervisor = Supervisor::connect(&place, owner)?;
+    if watch {
+        return style.watch(&mut supervisor, &request.to_line());
     }
-    connection.send(&arguments.request)?;
-    let answer = loop {
-        let answer = connection.receive()?;
+    let shows_progress = request.wait.is_some() && !json && io::stderr().is_terminal();
+    let start = supervisor::now();
+    supervisor.send(&request.to_line());
+    let mut answer = supervisor.receive(Some(start + PATIENCE))?;
+    loop {
         if let Some(progress) = answer.get("progress") {
-            show_progress(progress);
+            if shows_progress {
+                show::progress(progress);
+            }
         } else if answer.get("line").is_none() {
-            break answer;
-        } else if !show_line(&answer, arguments.json)? {
+            break;
+        } else if !style.line(&answer)? {
             return Ok(0);
         }
-    };
+        let deadline = match (request.action, request.wait) {
+            (Action::Logs { follow: true }, _) => None,
+            (_, Some(wait)) => Some(start + wait + PATIENCE),
+            // A line of a log. Its reader may take as long as it likes for the one before it.
+            (_, None) => Some(supervisor::now() + PATIENCE),
+        };
+        answer = supervisor.receive(deadline)?;
+    }
     if answer["ok"] != true {
-        if arguments.json {
-            output::say(&format!("{answer}\n"))?;
-        } else {
-            output::complain(answer["error"].as_str().unwrap_or("it was refused without a reason"));
-            for line in answer["errors"].as_array().into_iter().flatten().filter_map(|line| line.as_str()) {
-                output::complain_plainly(line);
-            }
-        }
+        style.refused(&answer)?;
         return Ok(1);
     }
-    if arguments.request.action == Action::Shutdown {
-        if let Some(timeout) = arguments.request.wait {
-            return connection.wait_for_end(&arguments.socket.path, timeout);
+    if let (Action::Shutdown, Some(timeout)) = (request.action, request.wait) {
+        let is_gone = supervisor.wait_for_end(start + timeout) && !supervisor::is_served(&place);
+        if !is_gone {
+            output::complain(&format!("not down within {} s", words::seconds(timeout)));
         }
+        return Ok(u8::from(!is_gone));
     }
-    show(&arguments, &answer)?;
+    style.done(request.action, &answer)?;
     Ok(0)
 }
 
 fn parse(command: &str, mut arguments: Parser) -> Result<Option<Arguments>, Failure> {
     let (mut names, mut all, mut wait, mut timeout) = (Vec::new(), false, false, None);
     let (mut json, mut watch, mut follow, mut signal) = (false, false, false, None);
-    let (mut socket, mut file) = (None, None);
+    let (mut socket, mut file, mut owner) = (None, FileName::default(), None);
     let changes = matches!(command, "start" | "stop" | "restart" | "reload" | "shutdown");
     while let Some(argument) = arguments.next()? {
         match argument {
             Arg::Short('h') | Arg::Long("help") => return Ok(None),
             Arg::Long("socket") => socket = Some(PathBuf::from(arguments.value()?)),
-            Arg::Short('c') | Arg::Long("config") => file = Some(PathBuf::from(arguments.value()?)),
+            Arg::Long("owner") => owner = Some(owner_of(&arguments.value()?.string()?)?),
+            Arg::Short('c') | Arg::Long("config") => file = FileName::named(arguments.value()?.into()),
             Arg::Long("json") => json = true,
             Arg::Long("watch") if command == "status" => watch = true,
             Arg::Short('f') | Arg::Long("follow") if command == "logs" => follow = true,
@@ -126,183 +131,19 @@ fn parse(command: &str, mut arguments: Parser) -> Result<Option<Arguments>, Fail
         return usage("--timeout goes with --wait");
     }
     let wait = wait.then_some(timeout.unwrap_or(TIMEOUT));
-    let progress = wait.is_some() && !json && io::stderr().is_terminal();
+    // The first answer comes at once then, and shows that the supervisor is there.
+    let progress = wait.is_some() || action == Action::Logs { follow: true };
     let request = Request { action, names, all, wait, progress };
-    let given = socket.map(|path| Place { path, default_because: None });
-    let socket = given.map_or_else(|| find_socket(file), Ok)?;
-    config::socket::check_length(&socket.path).map_err(|what| Failure::Usage(format!("the socket is {what}")))?;
-    Ok(Some(Arguments { request, socket, json, watch }))
+    let place = Place::find(socket, &file)?;
+    Ok(Some(Arguments { request, place, owner, json, watch }))
+}
+
+fn owner_of(text: &str) -> Result<u32, Failure> {
+    user::uid(text).map_err(|error| Failure::Usage(format!("--owner {text}: {error}")))
 }
 
 fn duration(text: &str) -> Result<Duration, Failure> {
     parse_duration(text).ok_or_else(|| Failure::Usage(format!("--timeout wants a duration such as 5s, not `{text}`")))
-}
-
-/// The place where the supervisor listens, as its file says or by default.
-fn find_socket(file: Option<PathBuf>) -> Result<Place, Failure> {
-    let (file, given) = file.map_or((PathBuf::from(DEFAULT_FILE), false), |file| (file, true));
-    let default = |why: String| Place { path: config::socket::default_path(), default_because: Some(why) };
-    match Config::find_socket(&file) {
-        Ok((_, Some(path))) => Ok(Place { path, default_because: None }),
-        Ok((file, None)) => Ok(default(format!("{} sets no `socket`", file.display()))),
-        Err(error) if error.is_missing && !given => Ok(default(format!("there is no {}", error.path.display()))),
-        // The file may name another supervisor, and the default one must not get its requests.
-        Err(error) => Err(Failure::Usage(error.to_string())),
-    }
-}
-
-/// The socket at which a supervisor is looked for.
-#[derive(Debug)]
-struct Place {
-    path: PathBuf,
-    /// The reason for the default path, if it is that.
-    default_because: Option<String>,
-}
-
-struct Connection {
-    stream: BufReader<UnixStream>,
-    /// The socket's path in messages.
-    place: String,
-}
-
-impl Connection {
-    fn open(arguments: &Arguments) -> Result<Self, Failure> {
-        let Place { path, default_because } = &arguments.socket;
-        // The path is used as it is written: in full it may be too long for a socket.
-        let shown = match paths::absolute(path) {
-            Ok(path) => path.display().to_string(),
-            Err(error) => format!("{} ({error})", path.display()),
-        };
-        let stream = socket::connect_to(path).map_err(|error| match error.kind() {
-            io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => {
-                let why = default_because.as_ref().map(|why| format!(" (the default, as {why})"));
-                let why = why.unwrap_or_default();
-                Failure::Other(format!("no supervisor is running at {shown}{why}"))
-            }
-            _ => Failure::Other(format!("{shown}: {error}")),
-        })?;
-        let follows = arguments.request.action == Action::Logs { follow: true };
-        let patience = PATIENCE + arguments.request.wait.unwrap_or_default();
-        stream.set_read_timeout((!follows).then_some(patience))?;
-        Ok(Self { stream: BufReader::new(stream), place: shown })
-    }
-
-    fn send(&mut self, request: &Request) -> Result<(), Failure> {
-        // A refusal may be there to be read even if this fails.
-        let _ = self.stream.get_mut().write_all(&request.to_line());
-        Ok(())
-    }
-
-    fn receive(&mut self) -> Result<Value, Failure> {
-        let mut line = Vec::new();
-        let failed = |what: &str| Failure::Other(format!("{}: {what}", self.place));
-        match self.stream.read_until(b'\n', &mut line) {
-            Ok(0) => Err(failed("the supervisor has gone")),
-            Ok(_) => serde_json::from_slice(&line).map_err(|_| failed("what answers there is no supervisor")),
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Err(failed("the supervisor does not answer")),
-            Err(error) => Err(failed(&error.to_string())),
-        }
-    }
-
-    /// Until the supervisor is gone.
-    fn wait_for_end(&mut self, socket: &Path, timeout: Duration) -> Result<u8, Failure> {
-        self.stream.get_mut().set_read_timeout(Some(timeout.max(Duration::from_millis(1))))?;
-        let result = self.stream.read_until(b'\n', &mut Vec::new());
-        if result.is_err() || socket::connect_to(socket).is_ok() {
-            output::complain(&format!("not down within {} s", words::seconds(timeout)));
-            return Ok(1);
-        }
-        Ok(0)
-    }
-}
-
-fn show(arguments: &Arguments, answer: &Value) -> io::Result<()> {
-    let processes = answer["processes"].as_array();
-    match (arguments.request.action, processes) {
-        (Action::Status, Some(processes)) if arguments.json => {
-            let objects: Vec<String> = processes.iter().map(Value::to_string).collect();
-            output::say(&format!("[{}]\n", objects.join(",\n ")))?;
-        }
-        (Action::Status, Some(processes)) => {
-            let width = io::stdout().is_terminal().then(|| terminal_size().0);
-            output::say(&(table::lines(processes, width).join("\n") + "\n"))?;
-        }
-        (Action::Logs { .. }, _) => {}
-        _ if arguments.json => _ = output::say(&format!("{answer}\n"))?,
-        (Action::Reload, _) => {
-            for key in ["added", "removed", "restarted", "updated"] {
-                let names = answer[key].as_array().into_iter().flatten().filter_map(Value::as_str);
-                let names: Vec<&str> = names.collect();
-                if !names.is_empty() {
-                    output::say(&format!("{key} {}\n", names.join(", ")))?;
-                }
-            }
-        }
-        _ => {}
-    }
-    Ok(())
-}
-
-fn show_progress(progress: &Value) {
-    let (done, of) = (progress["done"].as_u64().unwrap_or(0), progress["of"].as_u64().unwrap_or(0));
-    let end = if done >= of { "\r\x1b[K" } else { "" };
-    let _ = write!(io::stderr(), "\r\x1b[K{done} of {of}{end}");
-}
-
-/// Whether anybody still reads.
-fn show_line(line: &Value, json: bool) -> io::Result<bool> {
-    let text = if json {
-        format!("{line}\n")
-    } else {
-        let mark = if line["continued"] == true { "+" } else { "" };
-        format!("[{}{mark}] {}\n", line["name"].as_str().unwrap_or("?"), line["line"].as_str().unwrap_or_default())
-    };
-    output::say(&text)
-}
-
-/// Draws again and again, until somebody has seen enough.
-fn watch(connection: &mut Connection, arguments: &Arguments) -> Result<u8, Failure> {
-    let terminal = io::stdout().is_terminal();
-    if terminal {
-        output::say("\x1b[2J")?;
-    }
-    loop {
-        connection.send(&arguments.request)?;
-        let answer = connection.receive()?;
-        let Some(processes) = answer["processes"].as_array() else {
-            output::complain(answer["error"].as_str().unwrap_or_default());
-            return Ok(1);
-        };
-        let picture = if arguments.json {
-            format!("{}\n", answer["processes"])
-        } else if terminal {
-            let (columns, rows) = terminal_size();
-            let mut lines = table::lines(processes, Some(columns));
-            if lines.len() >= rows {
-                let hidden = lines.len() - rows.saturating_sub(2);
-                lines.truncate(rows.saturating_sub(2));
-                lines.push(format!("… and {hidden} more"));
-            }
-            // Line by line over the last picture, so that nothing flickers.
-            format!("\x1b[H{}\x1b[K\n\x1b[J", lines.join("\x1b[K\n"))
-        } else {
-            table::lines(processes, None).join("\n") + "\n\n"
-        };
-        if !output::say(&picture)? {
-            return Ok(0);
-        }
-        // The end of the supervisor is to be seen at once.
-        let mut fds = [PollFd::new(connection.stream.get_ref(), PollFlags::IN)];
-        let _ = poll(&mut fds, Some(&REDRAW));
-    }
-}
-
-/// Columns and rows.
-fn terminal_size() -> (usize, usize) {
-    match rustix::termios::tcgetwinsize(io::stdout()) {
-        Ok(size) if size.ws_col > 0 && size.ws_row > 0 => (size.ws_col.into(), size.ws_row.into()),
-        _ => (80, 24),
-    }
 }
 
 fn help(command: &str) -> String {

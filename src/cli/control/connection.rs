@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use childminder::SourceId;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use super::protocol::MAX_REQUEST;
 
@@ -162,6 +163,14 @@ impl Connection {
     /// Whether the other end has said all that it will.
     pub(super) fn has_ended(&self) -> bool {
         self.ended
+    }
+
+    /// Whether the other end has closed the connection, so that nobody waits for an answer any more.
+    /// One that only has no more to say may still wait.
+    pub(super) fn is_abandoned(&self) -> bool {
+        let mut fds = [PollFd::new(&*self.stream, PollFlags::empty())];
+        let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+        poll(&mut fds, Some(&now)).is_ok() && fds[0].revents().contains(PollFlags::HUP)
     }
 
     /// Adds an answer, and writes as much of it as is taken.

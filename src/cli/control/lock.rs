@@ -1,24 +1,57 @@
-//! Locks that are gone with the process that holds them, and that no other user can hold against us.
+//! Locks that keep a second supervisor from running a file, or from listening at a socket, that has
+//! one already. They are released by the kernel when the supervisor ends, however that happens.
 //!
-//! On Linux a lock is a socket with a name in the abstract namespace, so it leaves no file that
-//! somebody could remove. Elsewhere there are none. The one rule: a lock that a stranger holds is no lock,
-//! so the holder is asked who it is.
+//! A lock is a write lock on one byte of a file (`F_OFD_SETLK` in fcntl(2)). Linux only. It is
+//! refused at once, so nothing here waits. Only a process that may open the file for writing can
+//! hold it. There are two:
+//!
+//! - **On the configuration file.** It holds whatever else is swept away, also against a supervisor
+//!   of another user. The byte has the number of the PID namespace, so that containers can share a
+//!   file. There is none where the file cannot be opened for writing, as on a read-only mount, nor
+//!   where the file system has no locks. A process that may read the file can take a read lock
+//!   before the supervisor starts. It then starts without this lock. An editor that renames a new
+//!   file into place has made another file: the lock follows at the next reload. While it is held,
+//!   the file system cannot be remounted read-only.
+//! - **On `SOCKET.lock`**, a file beside the socket that only its owner may open. It holds for all
+//!   files that name the same socket, and when the configuration file has no lock. Whatever sweeps
+//!   it away does no harm as long as the socket is there, because somebody listens there. When the
+//!   supervisor makes the socket again, it makes the lock again. There is none where another user
+//!   has made a file of this name.
+//!
+//! So a second supervisor gets through if two things happen at once: the configuration file has no
+//! lock, and the socket and its lock have gone and are not made again yet. The one rule: a lock that
+//! cannot be had keeps no supervisor from starting. Only a holder of the same lock does.
 
-use std::path::Path;
+use std::fs::{self, File};
+use std::io;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::Mode;
+
+/// Opening neither waits, nor follows a link, nor makes a terminal our own.
+const FLAGS: i32 = libc::O_NONBLOCK | libc::O_NOCTTY;
+/// How often a lock file is opened again because its holder has removed it meanwhile.
+const ATTEMPTS: usize = 100;
 
 /// A lock that is held until this is dropped.
 #[derive(Debug)]
 pub(crate) struct Lock {
-    #[cfg(target_os = "linux")]
-    _listener: std::os::unix::net::UnixListener,
+    path: PathBuf,
+    /// Device and inode of the file.
+    id: (u64, u64),
+    _file: File,
 }
 
-/// Another process of this user, or of root, holds the lock.
+/// Another process holds the lock.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Held {
-    /// Its pid, where the kernel tells it: not across pid namespaces.
+    /// Its pid, if this process may look at it.
     pub(crate) pid: Option<i32>,
 }
+
+/// The lock, if there can be one.
+type Taken = Result<Option<Lock>, Held>;
 
 impl std::fmt::Display for Held {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -29,46 +62,156 @@ impl std::fmt::Display for Held {
     }
 }
 
-/// Takes the lock on what is meant by `purpose` and this path, which should have no links in it. `None`
-/// where there are no locks, or where a stranger has taken the name.
-#[cfg(not(target_os = "linux"))]
-pub(crate) fn take(_: &str, _: &Path) -> Result<Option<Lock>, Held> {
-    Ok(None)
-}
-
-#[cfg(target_os = "linux")]
-pub(crate) fn take(purpose: &str, path: &Path) -> Result<Option<Lock>, Held> {
-    use std::io::ErrorKind;
-    use std::os::linux::net::SocketAddrExt;
-    use std::os::unix::net::{SocketAddr, UnixListener, UnixStream};
-
-    use super::socket;
-
-    /// Somebody may hold the name and not listen yet, or listen no more and still hold it.
-    const ATTEMPTS: usize = 100;
-
-    let name = format!("childminder-{purpose}-{:016x}", hash(path.as_os_str().as_encoded_bytes()));
-    let Ok(address) = SocketAddr::from_abstract_name(name) else { return Ok(None) };
-    for _ in 0..ATTEMPTS {
-        match UnixListener::bind_addr(&address) {
-            Ok(listener) => return Ok(Some(Lock { _listener: listener })),
-            Err(error) if error.kind() == ErrorKind::AddrInUse => {}
-            Err(_) => return Ok(None),
+impl Lock {
+    /// Takes the lock on a configuration file; `None` if there cannot be one.
+    pub(crate) fn on_configuration(path: &Path) -> Taken {
+        let byte = pid_namespace();
+        // A descriptor that may write is opened only if the lock is free: closing one looks like a
+        // change of the file to all who watch it.
+        let Ok(file) = File::options().read(true).custom_flags(FLAGS).open(path) else { return Ok(None) };
+        if system::is_held(&file, byte) {
+            return Err(Held { pid: holder(&file, byte) });
         }
-        match UnixStream::connect_addr(&address) {
-            Ok(holder) if socket::is_peer_allowed(&holder) => return Err(Held { pid: socket::peer_pid(&holder) }),
-            Ok(_) => return Ok(None),
-            Err(_) => socket::pause(),
+        let Ok(file) = File::options().read(true).write(true).custom_flags(FLAGS).open(path) else { return Ok(None) };
+        if system::take(&file, byte).is_ok() {
+            return Ok(Self::new(path, file).ok());
+        }
+        match system::is_held(&file, byte) {
+            true => Err(Held { pid: holder(&file, byte) }),
+            false => Ok(None),
         }
     }
-    Ok(None)
+
+    /// Takes the lock of a socket; `None` if there cannot be one.
+    pub(super) fn of_socket(socket: &Path) -> Taken {
+        let mut path = socket.as_os_str().to_owned();
+        path.push(".lock");
+        let path = PathBuf::from(path);
+        for _ in 0..ATTEMPTS {
+            let Some(file) = open_own(&path) else { return Ok(None) };
+            if let Err(error) = system::take(&file, 0) {
+                let is_held = matches!(error.raw_os_error(), Some(libc::EAGAIN | libc::EACCES));
+                return if is_held { Err(Held { pid: holder(&file, 0) }) } else { Ok(None) };
+            }
+            match Self::new(&path, file) {
+                // The holder before us may have removed the file after it was opened here.
+                Ok(lock) if !lock.is_there() => {}
+                lock => return Ok(lock.ok()),
+            }
+        }
+        Ok(None)
+    }
+
+    fn new(path: &Path, file: File) -> io::Result<Self> {
+        Ok(Self { path: path.to_owned(), id: id(&file.metadata()?), _file: file })
+    }
+
+    /// Whether the locked file is still the one at its path.
+    pub(crate) fn is_there(&self) -> bool {
+        fs::metadata(&self.path).is_ok_and(|there| id(&there) == self.id)
+    }
+
+    /// Removes the file of a lock of a socket.
+    pub(super) fn remove(self) {
+        // While the lock is held, so that nobody else has taken it on this file.
+        if self.is_there() {
+            let _ = fs::remove_file(&self.path);
+        }
+    }
 }
 
-/// FNV-1a: the same in every version of the program, which a `Hasher` of std is not.
+fn id(file: &fs::Metadata) -> (u64, u64) {
+    (file.dev(), file.ino())
+}
+
+/// Opens a file that is ours alone, and makes it if need be. `None` if that cannot be.
+fn open_own(path: &Path) -> Option<File> {
+    let mut options = File::options();
+    options.read(true).write(true).custom_flags(FLAGS | libc::O_NOFOLLOW);
+    let file = match options.open(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            // There is no other thread that could make files meanwhile.
+            let before = rustix::process::umask(Mode::empty());
+            let made = options.create(true).truncate(false).mode(0o600).open(path);
+            rustix::process::umask(before);
+            made.ok()?
+        }
+        result => result.ok()?,
+    };
+    let there = file.metadata().ok()?;
+    let is_own = there.is_file() && there.uid() == rustix::process::geteuid().as_raw() && there.mode() & 0o077 == 0;
+    is_own.then_some(file)
+}
+
+/// The number of the PID namespace that this process is in; 0 if it is not known.
+fn pid_namespace() -> u32 {
+    fs::metadata("/proc/self/ns/pid").ok().and_then(|namespace| u32::try_from(namespace.ino()).ok()).unwrap_or(0)
+}
+
+/// The pid of the process that holds the lock, as far as /proc tells: a descriptor's locks are shown
+/// to its own user and to root. Only looks at processes with the name of this one.
+fn holder(file: &File, byte: u32) -> Option<i32> {
+    let inode = file.metadata().ok()?.ino();
+    let own = fs::read("/proc/self/comm").ok()?;
+    let is_lock = |line: &str| {
+        line.starts_with("lock:") && line.contains(" WRITE ") && line.ends_with(&format!(":{inode} {byte} {byte}"))
+    };
+    fs::read_dir("/proc").ok()?.flatten().find_map(|process| {
+        let pid = process.file_name().to_str()?.parse().ok()?;
+        if fs::read(process.path().join("comm")).ok()? != own {
+            return None;
+        }
+        let mut descriptors = fs::read_dir(process.path().join("fdinfo")).ok()?.flatten();
+        let holds = descriptors
+            .any(|descriptor| fs::read_to_string(descriptor.path()).is_ok_and(|text| text.lines().any(is_lock)));
+        holds.then_some(pid)
+    })
+}
+
 #[cfg(target_os = "linux")]
-fn hash(bytes: &[u8]) -> u64 {
-    let mix = |hash: u64, byte: &u8| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3);
-    bytes.iter().fold(0xcbf2_9ce4_8422_2325, mix)
+mod system {
+    use std::fs::File;
+    use std::io;
+
+    use nix::fcntl::{FcntlArg, fcntl};
+
+    fn byte_lock(kind: i32, byte: u32) -> libc::flock {
+        libc::flock {
+            l_type: kind as libc::c_short,
+            l_whence: libc::SEEK_SET as libc::c_short,
+            l_start: byte.into(),
+            l_len: 1,
+            l_pid: 0,
+        }
+    }
+
+    /// Takes the write lock on one byte, or fails at once.
+    pub(super) fn take(file: &File, byte: u32) -> io::Result<()> {
+        fcntl(file, FcntlArg::F_OFD_SETLK(&byte_lock(libc::F_WRLCK, byte)))?;
+        Ok(())
+    }
+
+    /// Whether somebody else holds the write lock on exactly this byte. Read locks do not count, nor
+    /// does the write lock of an editor on the whole file.
+    pub(super) fn is_held(file: &File, byte: u32) -> bool {
+        let mut lock = byte_lock(libc::F_RDLCK, byte);
+        let asked = fcntl(file, FcntlArg::F_OFD_GETLK(&mut lock));
+        asked.is_ok() && i32::from(lock.l_type) == libc::F_WRLCK && (lock.l_start, lock.l_len) == (byte.into(), 1)
+    }
+}
+
+#[cfg(not(target_os = "linux"))]
+mod system {
+    use std::fs::File;
+    use std::io;
+
+    pub(super) fn take(_: &File, _: u32) -> io::Result<()> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+
+    pub(super) fn is_held(_: &File, _: u32) -> bool {
+        false
+    }
 }
 
 #[cfg(all(test, target_os = "linux"))]
@@ -77,20 +220,44 @@ mod tests {
 
     #[test]
     fn one_holds_it_until_it_is_gone() {
-        let path = std::env::temp_dir().join(format!("childminder-lock-{}", std::process::id()));
-        let own = i32::try_from(std::process::id()).ok();
-        let lock = take("test", &path).unwrap();
-        assert!(lock.is_some());
-        assert_eq!(take("test", &path).unwrap_err(), Held { pid: own });
-        assert!(take("other", &path).unwrap().is_some(), "for another purpose");
-        assert!(take("test", &path.with_extension("x")).unwrap().is_some(), "for another file");
-        drop(lock);
-        assert!(take("test", &path).unwrap().is_some());
+        let folder = crate::guard::folder().join("lock");
+        fs::create_dir_all(&folder).unwrap();
+        let (file, socket) = (folder.join("file"), folder.join("socket"));
+        fs::write(&file, "").unwrap();
+        let takes: [fn(&Path) -> Taken; 2] = [Lock::on_configuration, Lock::of_socket];
+        let own = Held { pid: i32::try_from(std::process::id()).ok() };
+        for (take, path) in takes.into_iter().zip([&file, &socket]) {
+            let lock = take(path).unwrap().expect("a lock");
+            assert_eq!(take(path).unwrap_err(), own);
+            // Another lock on the same file is another lock.
+            assert!(Lock::of_socket(&folder.join("other")).unwrap().is_some());
+            drop(lock);
+            take(path).unwrap().expect("a lock").remove();
+        }
+        assert!(!folder.join("socket.lock").exists());
+        assert_eq!(Lock::on_configuration(&folder.join("missing")).map(|lock| lock.is_some()), Ok(false));
+        fs::remove_dir_all(&folder).unwrap();
     }
 
     #[test]
-    fn a_hash_is_the_same_for_ever() {
-        // The published test values of FNV-1a.
-        assert_eq!([&b""[..], b"a", b"foobar"].map(hash), [0xcbf29ce484222325, 0xaf63dc4c8601ec8c, 0x85944171f73967e8]);
+    fn what_others_may_open_is_no_lock() {
+        use std::os::unix::fs::{PermissionsExt, symlink};
+        let folder = crate::guard::folder().join("lock-of-others");
+        fs::create_dir_all(&folder).unwrap();
+        let socket = folder.join("socket");
+        let path = folder.join("socket.lock");
+        fs::write(folder.join("precious"), "").unwrap();
+        symlink("precious", &path).unwrap();
+        assert_eq!(Lock::of_socket(&socket).map(|lock| lock.is_some()), Ok(false), "a link");
+        fs::remove_file(&path).unwrap();
+        fs::create_dir(&path).unwrap();
+        assert_eq!(Lock::of_socket(&socket).map(|lock| lock.is_some()), Ok(false), "a folder");
+        fs::remove_dir(&path).unwrap();
+        fs::write(&path, "").unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).unwrap();
+        assert_eq!(Lock::of_socket(&socket).map(|lock| lock.is_some()), Ok(false), "a file that others may read");
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
+        assert_eq!(Lock::of_socket(&socket).map(|lock| lock.is_some()), Ok(true));
+        fs::remove_dir_all(&folder).unwrap();
     }
 }

@@ -6,12 +6,16 @@
 pub(super) mod client;
 mod connection;
 pub(super) mod glob;
-pub(super) mod lock;
+mod lock;
+mod place;
 pub(super) mod protocol;
 pub(super) mod server;
+mod show;
 mod socket;
+mod supervisor;
 pub(super) mod table;
 #[cfg(target_os = "linux")]
 mod watch;
 
+pub(super) use lock::Lock;
 pub(super) use server::{ClientId, Server};

@@ -2,14 +2,14 @@
 //!
 //! A client connects to the supervisor's Unix socket and sends requests: one JSON object a line, in UTF-8, at most 64 KiB
 //! each. Each is answered by one JSON object a line, in the order of the requests, and the next one is looked at when its
-//! answer has been read.
+//! answer has been read. What is asked by a client that has closed its connection by then is not done.
 //!
 //! | request: `"command"` | answer, beside `"version":1,"ok":true` |
 //! | --- | --- |
 //! | `"status"` | `"processes"`: an array of objects |
 //! | `"start"`, `"stop"`, `"restart"` | `"names"`: those that were meant |
 //! | `"signal"`, with `"signal":"HUP"` | `"names"`: those that were signalled; not their process groups |
-//! | `"reload"` | `"added"`, `"removed"`, `"restarted"`, `"updated"`: arrays of names |
+//! | `"reload"` | `"added"`, `"removed"`, `"restarted"`, `"updated"`: arrays of names; `"notes"`, if there are any: an array of texts |
 //! | `"reopen"` | nothing more; the output files are opened anew, as by SIGUSR2 |
 //! | `"shutdown"` | nothing more; the supervisor closes the connection when it is down |
 //! | `"logs"`, `"follow":true` if wanted | before it, an object `"name"`, `"stream"`, `"line"` for each line; when following, there is no end |
@@ -22,7 +22,8 @@
 //!   characters and `?` for one. `status` and `logs` without names mean all. A name that fits none is an error, and
 //!   nothing is done.
 //! - `"wait":30` has the answer to `start`, `stop`, `restart` and `reload` come when the processes are running or down,
-//!   or as an error after so many seconds. With `"progress":true`, lines with `"progress":{"done":1,"of":3}` come before it.
+//!   or as an error after so many seconds. With `"progress":true`, lines with `"progress":{"done":1,"of":3}` come before it,
+//!   the first one at once; it does so for `logs`, too.
 //! - What is refused is answered by `{"version":1,"ok":false,"error":"…"}`, and for a file with mistakes also by `"errors"`, one a
 //!   line, as `childminder check` says them.
 //!

@@ -3,7 +3,9 @@
 //! Carries nothing out. The one rule: no client can hold the others up, or the supervisor: what it may use is counted, and what
 //! it does not read is not kept for it for long.
 
+use std::fs::File;
 use std::io;
+use std::os::fd::OwnedFd;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 use std::sync::Arc;
@@ -13,7 +15,7 @@ use childminder::{Event, Interest, Reactor, SourceId, TimerId};
 
 use super::connection::{Connection, Input};
 use super::protocol::{self, MAX_REQUEST, Object, Request};
-use super::socket::{self, SocketFile};
+use super::socket::{Peer, SocketFile};
 #[cfg(target_os = "linux")]
 use super::watch::FileWatch;
 
@@ -23,12 +25,19 @@ const CLIENTS: usize = 64;
 const REQUESTS: usize = 64;
 /// When no more connections can be taken, or the socket cannot be made again: until the next try.
 const PAUSE: Duration = Duration::from_secs(1);
+/// Between two looks at a socket that cannot be watched.
+const LOOK: Duration = Duration::from_secs(30);
 /// The longest time until the next try to make the socket again; it doubles with each one.
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 
 /// A client. Never reused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct ClientId(u64);
+
+/// A descriptor that can be given up for another one.
+fn spare() -> Option<OwnedFd> {
+    File::open("/dev/null").ok().map(OwnedFd::from)
+}
 
 #[derive(Debug)]
 pub(crate) struct Server {
@@ -39,6 +48,10 @@ pub(crate) struct Server {
     watch: Option<FileWatch>,
     /// The socket is not there, or not watched: when it is to be tried again, and the pause before that.
     missing: Option<(Instant, Duration)>,
+    /// The time of the next look at a socket that is not watched.
+    look_at: Option<Instant>,
+    /// It has been told that the socket is not watched.
+    told_unwatched: bool,
     /// What there is to tell of the socket.
     news: Vec<String>,
     /// In the order in which they came.
@@ -46,6 +59,8 @@ pub(crate) struct Server {
     next_id: u64,
     /// Who was served last: the next one is the one behind it.
     last: ClientId,
+    /// A descriptor for a client that comes when there is no other left.
+    reserve: Option<OwnedFd>,
     /// When there is to be another try to take connections.
     accept_at: Option<Instant>,
     timer: Option<(TimerId, Instant)>,
@@ -62,13 +77,21 @@ impl Server {
             #[cfg(target_os = "linux")]
             watch: None,
             missing: None,
+            look_at: None,
+            told_unwatched: false,
             news: Vec::new(),
             clients: Vec::new(),
             next_id: 1,
             last: ClientId(0),
+            reserve: spare(),
             accept_at: None,
             timer: None,
         })
+    }
+
+    /// The path of the socket.
+    pub(crate) fn path(&self) -> &Path {
+        self.file.path()
     }
 
     /// Sees to it that clients find the socket: to be called at the start, and whenever it may have been
@@ -91,6 +114,7 @@ impl Server {
     /// Whether the socket had to be made anew.
     fn try_restore(&mut self, reactor: &mut Reactor) -> io::Result<bool> {
         let pause = self.missing.map_or(PAUSE, |(_, pause)| (2 * pause).min(LONGEST_PAUSE));
+        self.look_at = None;
         // Until all of it is done.
         let before = self.missing.replace((reactor.now() + pause, pause));
         let gone = !self.file.is_there();
@@ -108,12 +132,38 @@ impl Server {
             self.source = Some(reactor.register(Arc::clone(&self.listener), Interest::Readable)?);
         }
         self.missing = None;
-        // Without a watch it is looked at when somebody says so, by SIGHUP.
-        #[cfg(target_os = "linux")]
-        if self.watch.is_none() {
-            self.watch = FileWatch::new(self.file.path(), reactor).ok();
-        }
+        self.keep_in_sight(reactor);
         Ok(gone && before.is_none())
+    }
+
+    /// Has the socket watched, or looked at now and again where that is not possible.
+    fn keep_in_sight(&mut self, reactor: &mut Reactor) {
+        #[cfg(target_os = "linux")]
+        {
+            if self.watch.is_some() {
+                return;
+            }
+            match FileWatch::new(self.file.path(), reactor) {
+                Ok(watch) => {
+                    self.watch = Some(watch);
+                    return;
+                }
+                // It was taken away this very moment.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                    self.look_at = Some(reactor.now() + PAUSE);
+                    return;
+                }
+                Err(_) if self.told_unwatched => {}
+                Err(error) => {
+                    self.told_unwatched = true;
+                    let (path, seconds) = (self.file.path().display(), LOOK.as_secs());
+                    self.news.push(format!(
+                        "the control socket {path} cannot be watched by inotify: {error}; it is looked at every {seconds} s"
+                    ));
+                }
+            }
+        }
+        self.look_at = Some(reactor.now() + LOOK);
     }
 
     /// What there is to tell of the socket since the last call.
@@ -152,7 +202,7 @@ impl Server {
                 if self.accept_at.is_some_and(|at| at <= now) {
                     self.accept(reactor);
                 }
-                if self.missing.is_some_and(|(at, _)| at <= now) {
+                if self.missing.map(|(at, _)| at).into_iter().chain(self.look_at).any(|at| at <= now) {
                     self.restore(reactor);
                 }
                 for (_, client) in &mut self.clients {
@@ -173,7 +223,10 @@ impl Server {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
                 Err(error)
                     if error.raw_os_error().is_some_and(|code| [libc::EINTR, libc::ECONNABORTED].contains(&code)) => {}
-                // No descriptors left, most likely; no event will tell of those that wait.
+                Err(error)
+                    if error.raw_os_error().is_some_and(|code| [libc::EMFILE, libc::ENFILE].contains(&code))
+                        && (self.reserve.take().is_some() || self.drop_longest_idle(reactor)) => {}
+                // No event tells of those that wait.
                 Err(_) => {
                     self.accept_at = Some(reactor.now() + PAUSE);
                     return;
@@ -190,27 +243,37 @@ impl Server {
             // It fits into an empty socket buffer, or nobody cares.
             let _ = io::Write::write(&mut &*stream, &protocol::line(protocol::refused(why)));
         };
-        if !socket::is_peer_allowed(&stream) {
+        if !Peer::of(&stream).is_some_and(Peer::is_trusted) {
             refuse(&stream, "you are neither root nor the user that this supervisor runs as");
             return Ok(());
         }
-        if self.clients.len() >= CLIENTS {
-            let idle = self.clients.iter().filter(|(_, client)| client.is_idle());
-            let Some(longest) = idle.min_by_key(|(_, client)| client.active).map(|(id, _)| *id) else {
-                refuse(&stream, "too many clients");
-                return Ok(());
-            };
-            if let Some(client) = self.client_mut(longest) {
-                client.send(&protocol::line(protocol::refused("idle, and there are too many clients")), reactor.now());
-            }
-            self.drop_client(reactor, longest);
+        if self.clients.len() >= CLIENTS && !self.drop_longest_idle(reactor) {
+            refuse(&stream, "too many clients");
+            return Ok(());
         }
         let stream = Arc::new(stream);
-        let source = reactor.register(Arc::clone(&stream), Interest::Both)?;
+        let source = match reactor.register(Arc::clone(&stream), Interest::Both) {
+            Ok(source) => source,
+            Err(error) => {
+                refuse(&stream, &format!("the supervisor cannot wait for requests now: {error}"));
+                return Ok(());
+            }
+        };
         let id = ClientId(self.next_id);
         self.next_id += 1;
         self.clients.push((id, Connection::new(source, stream, reactor.now())));
         Ok(())
+    }
+
+    /// Makes room by the client that has been idle longest. `false` if none is idle.
+    fn drop_longest_idle(&mut self, reactor: &mut Reactor) -> bool {
+        // What a new client has sent may not have been read yet.
+        let idle = self.clients.iter_mut().filter(|(_, client)| client.is_idle() && !client.has_work());
+        let Some((id, client)) = idle.min_by_key(|(_, client)| client.active) else { return false };
+        let id = *id;
+        client.send(&protocol::line(protocol::refused("idle, and there are too many clients")), reactor.now());
+        self.drop_client(reactor, id);
+        true
     }
 
     fn client(&self, id: ClientId) -> Option<&Connection> {
@@ -224,6 +287,8 @@ impl Server {
     fn drop_client(&mut self, reactor: &mut Reactor, id: ClientId) {
         if let Some(index) = self.clients.iter().position(|(known, _)| *known == id) {
             reactor.deregister(self.clients.remove(index).1.source);
+            // Others may have been waiting for its descriptor.
+            self.accept_at = self.accept_at.map(|_| reactor.now());
         }
     }
 
@@ -247,6 +312,8 @@ impl Server {
                 let refusal = match input {
                     // An empty line asks nothing.
                     Input::Line(line) if line.trim_ascii().is_empty() => continue,
+                    // The client has given up, and has said so to who started it.
+                    Input::Line(_) if client.is_abandoned() => continue,
                     Input::Line(line) => match Request::parse(&line) {
                         Ok(request) => {
                             client.busy = true;
@@ -304,8 +371,9 @@ impl Server {
         for id in over.map(|(id, _)| *id).collect::<Vec<_>>() {
             self.drop_client(reactor, id);
         }
+        self.reserve = self.reserve.take().or_else(spare);
         let now = reactor.now();
-        let mut deadline = self.accept_at.into_iter().chain(self.missing.map(|(at, _)| at)).min();
+        let mut deadline = self.accept_at.into_iter().chain(self.missing.map(|(at, _)| at)).chain(self.look_at).min();
         for (_, client) in &self.clients {
             let due = if client.has_work() { Some(now) } else { client.deadline() };
             deadline = deadline.into_iter().chain(due).min();

@@ -4,39 +4,32 @@
 
 use std::fs;
 use std::io;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
-use std::os::unix::net::{UnixListener, UnixStream};
+use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 
-use rustix::event::{Timespec, poll};
 use rustix::fs::Mode;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with};
 
-use super::lock::{self, Lock};
+use super::lock::Lock;
 
-/// How long another one that starts at the same time is waited for before it is asked again, in nanoseconds.
-const PAUSE: i64 = 20_000_000;
-
-/// The socket file that we have made; taken away with this.
+/// The socket file that we have made; removed with this.
 #[derive(Debug)]
 pub(super) struct SocketFile {
     path: PathBuf,
     /// Device and inode: what is there at the end may be another one's.
     identity: (u64, u64),
-    /// From the look whether somebody listens to the end, so that of two that start at once one is refused.
-    _lock: Option<Lock>,
+    /// Of two that start at once one is refused.
+    lock: Option<Lock>,
 }
 
 impl SocketFile {
     /// Listens at `path`, in place of what a dead instance has left there.
     pub(super) fn bind(path: &Path) -> io::Result<(UnixListener, Self)> {
-        let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        let known = folder.canonicalize()?.join(path.file_name().unwrap_or_default());
-        let lock =
-            lock::take("socket", &known).map_err(|held| io::Error::new(io::ErrorKind::AddrInUse, held.to_string()))?;
+        let lock = lock(path)?;
         let (listener, identity) = listen(path)?;
-        Ok((listener, Self { path: path.to_owned(), identity, _lock: lock }))
+        Ok((listener, Self { path: path.to_owned(), identity, lock }))
     }
 
     /// Whether it is still there.
@@ -46,6 +39,9 @@ impl SocketFile {
 
     /// Listens at the same place again, after somebody has taken the file away.
     pub(super) fn bind_again(&mut self) -> io::Result<UnixListener> {
+        if !self.lock.as_ref().is_some_and(Lock::is_there) {
+            self.lock = lock(&self.path)?;
+        }
         let (listener, identity) = listen(&self.path)?;
         self.identity = identity;
         Ok(listener)
@@ -61,7 +57,14 @@ impl Drop for SocketFile {
         if self.is_there() {
             let _ = fs::remove_file(&self.path);
         }
+        if let Some(lock) = self.lock.take() {
+            lock.remove();
+        }
     }
+}
+
+fn lock(socket: &Path) -> io::Result<Option<Lock>> {
+    Lock::of_socket(socket).map_err(|held| io::Error::new(io::ErrorKind::AddrInUse, held.to_string()))
 }
 
 fn listen(path: &Path) -> io::Result<(UnixListener, (u64, u64))> {
@@ -79,11 +82,6 @@ fn identity(path: &Path) -> io::Result<(u64, u64)> {
     fs::symlink_metadata(path).map(|there| (there.dev(), there.ino()))
 }
 
-/// Lets another process go on for a moment.
-pub(super) fn pause() {
-    let _ = poll(&mut [], Some(&Timespec { tv_sec: 0, tv_nsec: PAUSE }));
-}
-
 /// Takes away a socket that nobody listens on.
 fn make_room(path: &Path) -> io::Result<()> {
     let there = match fs::symlink_metadata(path) {
@@ -95,44 +93,53 @@ fn make_room(path: &Path) -> io::Result<()> {
     }
     match try_connect(path) {
         Err(rustix::io::Errno::CONNREFUSED) => fs::remove_file(path),
-        // Connected; or not at once, because many others do so.
-        Ok(()) | Err(rustix::io::Errno::AGAIN) => {
-            Err(io::Error::new(io::ErrorKind::AddrInUse, "another instance is running"))
-        }
+        Ok(there) => Err(in_use(Peer::of(&there).and_then(|peer| peer.pid))),
+        // So many others connect that there is no room now.
+        Err(rustix::io::Errno::AGAIN) => Err(in_use(None)),
         Err(error) => Err(error.into()),
     }
 }
 
-fn try_connect(path: &Path) -> rustix::io::Result<()> {
+/// The error for a socket of a process that has no lock of ours: no supervisor, or one of another
+/// user.
+fn in_use(pid: Option<i32>) -> io::Error {
+    let pid = pid.map(|pid| format!(", pid {pid}")).unwrap_or_default();
+    io::Error::new(io::ErrorKind::AddrInUse, format!("somebody listens there already{pid}"))
+}
+
+/// Connects, if that can be done at once: `AGAIN` if too many others are waiting.
+pub(super) fn try_connect(path: &Path) -> rustix::io::Result<OwnedFd> {
     let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
     let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
-    connect(socket, &SocketAddrUnix::new(path)?)
+    connect(&socket, &SocketAddrUnix::new(path)?)?;
+    Ok(socket)
 }
 
-/// Whether who is at the other end is our own user, or root.
-pub(super) fn is_peer_allowed(socket: impl AsFd) -> bool {
-    // Elsewhere the mode of the file has to do.
-    #[cfg(not(target_os = "linux"))]
-    return true;
+/// The process at the other end of a connection; of a listener, the one that began to listen.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Peer {
+    pub(super) uid: u32,
+    /// Its pid; `None` if it is in a PID namespace that this process cannot look into.
+    pub(super) pid: Option<i32>,
+}
+
+impl Peer {
+    /// The peer of a socket; `None` if the system does not tell it.
     #[cfg(target_os = "linux")]
-    rustix::net::sockopt::socket_peercred(socket)
-        .is_ok_and(|peer| peer.uid == rustix::process::geteuid() || peer.uid.is_root())
-}
+    pub(super) fn of(socket: &impl AsFd) -> Option<Self> {
+        let peer = nix::sys::socket::getsockopt(socket, nix::sys::socket::sockopt::PeerCredentials).ok()?;
+        Some(Self { uid: peer.uid(), pid: Some(peer.pid()).filter(|pid| *pid > 0) })
+    }
 
-/// The pid of who is at the other end; none where that is in another pid namespace.
-#[cfg(target_os = "linux")]
-pub(super) fn peer_pid(socket: impl AsFd) -> Option<i32> {
-    // The kernel has 0 there for a process that we cannot see, which is no pid.
-    rustix::net::sockopt::socket_peercred(socket).ok().map(|peer| peer.pid.as_raw_nonzero().get())
-}
+    /// The mode of the socket's file has to do.
+    #[cfg(not(target_os = "linux"))]
+    pub(super) fn of(_: &impl AsFd) -> Option<Self> {
+        Some(Self { uid: rustix::process::geteuid().as_raw(), pid: None })
+    }
 
-/// Connects to a supervisor, and only to one of ours.
-pub(super) fn connect_to(path: &Path) -> io::Result<UnixStream> {
-    let stream = UnixStream::connect(path)?;
-    if rustix::process::geteuid().is_root() || is_peer_allowed(&stream) {
-        Ok(stream)
-    } else {
-        Err(io::Error::new(io::ErrorKind::PermissionDenied, "it is another user's"))
+    /// Whether it is root, or runs as the same user as this process.
+    pub(super) fn is_trusted(self) -> bool {
+        self.uid == 0 || self.uid == rustix::process::geteuid().as_raw()
     }
 }
 

@@ -4,6 +4,8 @@
 
 use serde_json::Value;
 
+use crate::cli::text::visible;
+
 const HEADER: [&str; 8] = ["NAME", "STATE", "PID", "UPTIME", "RESTARTS", "LAST EXIT", "CPU", "PEAK"];
 /// Between two columns.
 const GAP: usize = 2;
@@ -51,8 +53,8 @@ fn row(process: &Value) -> [String; 8] {
     let uptime = seconds("uptime").map(duration);
     let retry = seconds("retry_in").map(|seconds| format!("in {}", duration(seconds)));
     [
-        process["name"].as_str().unwrap_or("?").to_owned(),
-        process["state"].as_str().unwrap_or("?").to_owned(),
+        text(&process["name"]).unwrap_or_else(|| "?".into()),
+        text(&process["state"]).unwrap_or_else(|| "?".into()),
         dash(process["pid"].as_u64().map(|pid| pid.to_string())),
         dash(uptime.or(retry)),
         dash(process["restarts"].as_u64().map(|restarts| restarts.to_string())),
@@ -68,10 +70,15 @@ fn row(process: &Value) -> [String; 8] {
     ]
 }
 
+/// A text that goes into one line of a terminal.
+fn text(value: &Value) -> Option<String> {
+    value.as_str().map(|text| visible(text).into_owned())
+}
+
 fn last_exit(exit: &Value) -> String {
-    match (exit["code"].as_i64(), exit["signal"].as_str()) {
+    match (exit["code"].as_i64(), text(&exit["signal"])) {
         (Some(code), _) => format!("code {code}"),
-        (None, Some(signal)) => signal.to_owned(),
+        (None, Some(signal)) => signal,
         (None, None) => (if exit.is_null() { "-" } else { "unknown" }).to_owned(),
     }
 }

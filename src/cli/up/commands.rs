@@ -44,6 +44,9 @@ impl Up {
             }
             Action::Logs { follow } => {
                 let names = self.select(&request)?;
+                if request.progress {
+                    self.server.send_before(client, protocol::progress(0, names.len()), reactor.now());
+                }
                 self.logs.push(Log::new(client, names, request.names, follow));
                 return Ok(None);
             }

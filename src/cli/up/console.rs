@@ -11,8 +11,9 @@ use std::time::Instant;
 use childminder::{Event, Line, ProcessId, Reactor};
 
 use super::end::{End, Piece};
-use crate::cli::output::{Output, one_line};
+use crate::cli::output::Output;
 use crate::cli::screen;
+use crate::cli::text::visible;
 use crate::cli::waiting::Author;
 
 /// Of a terminal: those that are readable on black and on white.
@@ -177,7 +178,7 @@ impl Console {
         let Shared { output, end, .. } = self.err();
         let mut before = end.finish();
         for line in what.lines() {
-            output.push(&None, &[before, screen::OWN.as_bytes(), one_line(line).as_bytes(), b"\n"]);
+            output.push(&None, &[before, screen::OWN.as_bytes(), visible(line).as_bytes(), b"\n"]);
             before = b"";
         }
     }

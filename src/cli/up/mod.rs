@@ -19,7 +19,6 @@ mod voice;
 mod waits;
 
 use std::collections::HashMap;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -27,11 +26,11 @@ use childminder::restart::State;
 use childminder::{Event, ProcessId, ProcessMonitor, Reactor, Service, Status};
 use lexopt::{Arg, Parser};
 
-use super::config::{Commands, Config, DEFAULT_FILE, Mark, ProcessConfig};
+use super::config::{Commands, Config, FileName, Look, Mark, ProcessConfig};
+use super::control::Lock;
 use super::control::Server;
-use super::control::lock::{self, Lock};
 use super::signals::{Signals, Wish};
-use super::{Failure, config, descriptor, output, paths, words};
+use super::{Failure, config, descriptor, output, words};
 use console::Console;
 use logs::Log;
 use voice::Voice;
@@ -59,10 +58,10 @@ in the file or in the command line, 125 any other failure.
 /// Runs what the file says.
 pub(super) fn main(mut arguments: Parser) -> Result<u8, Failure> {
     descriptor::note_inherited();
-    let mut file = PathBuf::from(DEFAULT_FILE);
+    let mut file = FileName::default();
     while let Some(argument) = arguments.next()? {
         match argument {
-            Arg::Short('c') | Arg::Long("config") => file = arguments.value()?.into(),
+            Arg::Short('c') | Arg::Long("config") => file = FileName::named(arguments.value()?.into()),
             Arg::Short('h') | Arg::Long("help") => {
                 output::say(HELP)?;
                 return Ok(0);
@@ -70,16 +69,21 @@ pub(super) fn main(mut arguments: Parser) -> Result<u8, Failure> {
             other => return Err(other.unexpected().into()),
         }
     }
-    let path = paths::absolute(&file);
-    let config = match Config::load(&file) {
-        Ok(config) => config,
+    let absolute = file.absolute();
+    let config = match Config::load(&file, Look::Start) {
+        Ok((config, warnings)) => {
+            if !warnings.is_empty() {
+                output::complain_plainly(&warnings.to_string());
+            }
+            config
+        }
         Err(errors) => {
             output::complain_plainly(&errors.to_string());
             return Ok(2);
         }
     };
     let mut reactor = Reactor::new()?;
-    let mut up = Up::new(&mut reactor, path?, config)?;
+    let mut up = Up::new(&mut reactor, absolute?, config)?;
     let result = reactor.run_service(&mut up);
     up.say_left();
     let deadline = reactor.now() + LAST_WORDS;
@@ -94,13 +98,11 @@ pub(super) fn main(mut arguments: Parser) -> Result<u8, Failure> {
 /// The monitor, with all that is around it.
 #[derive(Debug)]
 struct Up {
-    file: PathBuf,
+    file: FileName,
     /// In the order of the file, as it was when it was last read.
     processes: Vec<Known>,
-    /// Where the file said then that the socket shall be.
-    socket: Option<PathBuf>,
-    /// On the file: nobody else runs it.
-    _lock: Option<Lock>,
+    /// The lock on the file: nobody else runs it.
+    lock: Option<Lock>,
     signals: Signals,
     /// Started and stopped by the name, never as a whole: not all processes start by themselves.
     monitor: ProcessMonitor<Voice>,
@@ -136,11 +138,10 @@ enum Stage {
 
 impl Up {
     /// Adds all processes and starts none.
-    fn new(reactor: &mut Reactor, file: PathBuf, config: Config) -> Result<Self, Failure> {
-        let socket = config.socket.clone();
-        let known = file.canonicalize().unwrap_or_else(|_| file.clone());
-        let lock = lock::take("file", &known).map_err(|held| Failure::Other(format!("{}: {held}", file.display())))?;
-        let path = socket.clone().unwrap_or_else(config::socket::default_path);
+    fn new(reactor: &mut Reactor, file: FileName, config: Config) -> Result<Self, Failure> {
+        let lock = Lock::on_configuration(file.path());
+        let lock = lock.map_err(|held| Failure::Other(format!("{}: {held}", file.path().display())))?;
+        let path = config.socket.clone().unwrap_or_else(config::socket::default_path);
         let server = Server::bind(&path)
             .map_err(|error| Failure::Other(format!("cannot listen at {}: {error}", path.display())))?;
         // As far as it goes: with less, only fewer processes fit.
@@ -167,8 +168,7 @@ impl Up {
             file,
             processes,
             autostart,
-            socket,
-            _lock: lock,
+            lock,
             signals,
             monitor,
             server,
@@ -237,21 +237,21 @@ impl Up {
         }
     }
 
-    fn heed(&mut self, reactor: &mut Reactor, signal: i32) {
-        match self.signals.wish(signal) {
-            Some(Wish::Reload) => {
+    fn heed(&mut self, reactor: &mut Reactor, wish: Wish) {
+        match wish {
+            Wish::Reload => {
                 self.server.restore(reactor);
                 self.reload_and_tell(reactor);
             }
-            Some(Wish::Hangup) => {
+            Wish::Hangup => {
                 self.voice().console.say(words::HANGUP);
                 reactor.stop();
             }
-            Some(Wish::Status) => self.say_status(reactor),
+            Wish::Status => self.say_status(reactor),
             // The processes go on in any case.
-            Some(Wish::Suspend) => drop(reactor.suspend()),
-            Some(Wish::Reopen) => self.voice().reopen(reactor.now()),
-            None => {}
+            Wish::Suspend => drop(reactor.suspend()),
+            Wish::Reopen => self.voice().reopen(reactor.now()),
+            Wish::Nothing => {}
         }
     }
 
@@ -351,12 +351,12 @@ impl Service for Up {
     }
 
     fn handle(&mut self, reactor: &mut Reactor, event: &Event<'_>) -> bool {
-        let handled = match *event {
-            Event::Signal(signal) => {
-                self.heed(reactor, signal);
+        let handled = match (self.signals.hear(reactor, event), event) {
+            (Some(wish), _) => {
+                self.heed(reactor, wish);
                 true
             }
-            Event::Timer(id) if self.wait_timer(reactor, id) => true,
+            (None, Event::Timer(id)) if self.wait_timer(reactor, *id) => true,
             _ => {
                 self.voice().handle(reactor, event)
                     || self.server.handle(reactor, event)

@@ -3,6 +3,7 @@
 //! The one rule: all that can fail is done before anything is changed.
 
 use std::collections::HashMap;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use childminder::restart::State;
@@ -10,7 +11,8 @@ use childminder::{Command, Reactor};
 
 use super::waits::Goal;
 use super::{Known, Up};
-use crate::cli::config::{Change, Commands, Config, Mark, ProcessConfig};
+use crate::cli::config::{self, Change, Commands, Config, Look, Mark, ProcessConfig};
+use crate::cli::control::Lock;
 use crate::cli::control::protocol::{self, Object};
 
 /// What a reload has done.
@@ -22,6 +24,8 @@ pub(super) struct Changes {
     restarted: Vec<String>,
     /// They run on, under a new policy.
     updated: Vec<String>,
+    /// What else there is to know.
+    notes: Vec<String>,
     goals: Vec<(String, Goal)>,
 }
 
@@ -37,6 +41,9 @@ impl Changes {
             [("added", self.added), ("removed", self.removed), ("restarted", self.restarted), ("updated", self.updated)]
         {
             answer.insert(key.into(), names.into());
+        }
+        if !self.notes.is_empty() {
+            answer.insert("notes".into(), self.notes.into());
         }
         answer
     }
@@ -67,7 +74,7 @@ impl Up {
 
     /// Reads the file again. The error is all that is wrong, one on a line; nothing has changed then.
     pub(super) fn reload(&mut self, reactor: &mut Reactor) -> Result<Changes, String> {
-        let new = Config::load(&self.file).map_err(|errors| errors.to_string())?;
+        let (new, _) = Config::load(&self.file, Look::Text).map_err(|errors| errors.to_string())?;
         let old = marks(&self.processes);
         let mut errors = Vec::new();
         let mut plan = Vec::new();
@@ -138,14 +145,34 @@ impl Up {
                 _ => {}
             }
         }
-        let moved = socket != self.socket;
-        self.socket = socket;
+        changes.notes.extend(self.renew_lock());
+        changes.notes.extend(self.compare_socket(socket));
         let console = &mut self.voice().console;
         console.say(&format!("reloaded: {}", changes.summary()));
-        if moved {
-            console.say("the socket stays where it is until the next start");
-        }
+        changes.notes.iter().for_each(|note| console.say(note));
         Ok(changes)
+    }
+
+    /// Has the lock follow the file, if that is another one by now. A message if it cannot.
+    fn renew_lock(&mut self) -> Option<String> {
+        if self.lock.as_ref().is_some_and(Lock::is_there) {
+            return None;
+        }
+        match Lock::on_configuration(self.file.path()) {
+            Ok(lock) => {
+                self.lock = lock;
+                None
+            }
+            Err(held) => Some(format!("{}: {held}", self.file.path().display())),
+        }
+    }
+
+    /// A message if the file sets another socket than the one in use.
+    fn compare_socket(&self, socket: Option<PathBuf>) -> Option<String> {
+        let (now, next) = (self.server.path(), socket.unwrap_or_else(config::socket::default_path));
+        let (shown, shown_next) = (now.display(), next.display());
+        (now != next)
+            .then(|| format!("the socket stays at {shown} until the next start, although the file says {shown_next}"))
     }
 
     fn add(&mut self, reactor: &mut Reactor, process: &ProcessConfig, command: &Command, start: bool) {

@@ -50,7 +50,9 @@ pub(super) struct Wait {
     answer: Object,
     timeout: Duration,
     timer: TimerId,
-    /// How many goals were reached when it was last told, if it is to be told.
+    /// Whether the client is told how far the wait is: at once, and with each goal that is reached.
+    progress: bool,
+    /// How many goals were reached when it was last told.
     told: Option<usize>,
 }
 
@@ -76,7 +78,8 @@ impl Up {
             answer,
             timeout,
             timer: reactor.call_later(timeout),
-            told: progress.then_some(0),
+            progress,
+            told: None,
         };
         for (name, goal) in goals {
             wait.pending.insert(name.clone(), goal);
@@ -134,12 +137,14 @@ impl Up {
                         }
                     }
                     State::Stopped | State::Stopping { next: Next::Stay, .. } => impossible("was stopped"),
-                    State::Exited if status.last_exit.is_some_and(|exit| exit.success()) => Progress::Reached,
                     State::Exited | State::BackingOff { .. } => {
-                        match (self.monitor.observer().start_error(name), status.last_exit) {
-                            (Some(error), _) => Progress::Impossible(format!("could not be started: {error}")),
-                            (None, Some(exit)) => Progress::Impossible(words::exited(exit)),
-                            (None, None) => impossible("has ended"),
+                        let error = self.monitor.observer().start_error(name);
+                        match (error, status.last_exit, status.state) {
+                            // It is newer than the last exit, as a start that succeeds takes it back.
+                            (Some(error), ..) => Progress::Impossible(format!("could not be started: {error}")),
+                            (None, Some(exit), State::Exited) if exit.success() => Progress::Reached,
+                            (None, Some(exit), _) => Progress::Impossible(words::exited(exit)),
+                            (None, None, _) => impossible("has ended"),
                         }
                     }
                     _ => Progress::Pending,
@@ -162,7 +167,7 @@ impl Up {
     /// Tells how far a wait is, or answers it. Whether it is over.
     fn settle_wait(&mut self, reactor: &mut Reactor, wait: &mut Wait) -> bool {
         let now = reactor.now();
-        if wait.told.is_some_and(|told| told != wait.reached) {
+        if wait.progress && wait.told != Some(wait.reached) {
             wait.told = Some(wait.reached);
             self.server.send_before(wait.client, protocol::progress(wait.reached, wait.all), now);
         }

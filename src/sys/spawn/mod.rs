@@ -7,6 +7,7 @@
 
 mod bound;
 mod child;
+mod denied;
 mod environment;
 mod fork;
 mod plan;

@@ -11,7 +11,7 @@ use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::ptr;
 
-use super::{ChildFile, Failure, environment::each_if_alone};
+use super::{ChildFile, Failure, denied::Who, environment::each_if_alone};
 use crate::command::{Group, Parts};
 use crate::error::{SpawnError, Stage};
 use crate::limit::{Limit, Resource};
@@ -140,6 +140,12 @@ impl Plan {
         self.uid.is_some() || self.gid.is_some() || self.groups.is_some()
     }
 
+    /// Who the child is.
+    fn who(&self) -> Who<'_> {
+        let (uid, gid) = user::own_ids();
+        Who { uid: self.uid.unwrap_or(uid), gid: self.gid.unwrap_or(gid), groups: self.groups.as_deref() }
+    }
+
     /// The error that a failure means to the caller.
     pub(super) fn explain(&self, command: &Parts, failure: Failure) -> SpawnError {
         let stage = failure.stage();
@@ -147,13 +153,15 @@ impl Plan {
         match stage {
             Stage::Exec => {
                 let path = self.paths.get(failure.which);
-                let hint = exec_hint(command, path, failure.errno);
+                let hint = exec_hint(command, path, failure.errno, &self.who());
                 if path == command.program {
                     error.with_hint(hint)
                 } else if failure.errno == libc::ENOENT {
                     // Of all that were tried none can be blamed, unless one is there.
-                    let there =
-                        self.paths.iter().find_map(|path| Some((path, exec_hint(command, path, libc::ENOENT)?)));
+                    let there = self
+                        .paths
+                        .iter()
+                        .find_map(|path| Some((path, exec_hint(command, path, libc::ENOENT, &self.who())?)));
                     match there {
                         Some((path, hint)) => error.on(path).with_hint(Some(hint)),
                         None => error.with_hint(Some("it is in no directory of its PATH".into())),
@@ -181,7 +189,7 @@ impl Plan {
             }
             Stage::Setuid | Stage::Setgid | Stage::Setgroups if failure.errno == libc::EPERM => {
                 let (uid, _) = user::own_ids();
-                error.with_hint(Some(format!("the host runs as user id {uid}, which may not become another user")))
+                error.with_hint(Some(format!("this process runs as user id {uid}, which may not become another user")))
             }
             _ => error,
         }
@@ -390,20 +398,20 @@ fn credentials(command: &Parts) -> Result<Credentials, SpawnError> {
 }
 
 /// What an errno of exec does not say.
-fn exec_hint(command: &Parts, path: &OsStr, errno: i32) -> Option<String> {
+fn exec_hint(command: &Parts, path: &OsStr, errno: i32, who: &Who<'_>) -> Option<String> {
     let path = match &command.current_dir {
         Some(dir) => dir.join(path),
         None => PathBuf::from(path),
     };
     match errno {
         libc::EACCES => {
-            let meta = path.metadata().ok()?;
-            if meta.is_dir() {
+            let there = path.metadata();
+            if there.as_ref().is_ok_and(|there| there.is_dir()) {
                 Some("it is a directory".into())
-            } else if meta.is_file() && meta.mode() & 0o111 == 0 {
+            } else if there.is_ok_and(|there| there.is_file() && there.mode() & 0o111 == 0) {
                 Some("the file is not executable".into())
             } else {
-                None
+                Some(who.denial(&path))
             }
         }
         libc::ENOENT => interpreter(&path).map(|name| format!("the file is there; its interpreter `{name}` is not")),

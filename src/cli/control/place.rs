@@ -1,0 +1,55 @@
+//! Finds the socket of the supervisor that a client shall talk to. Connects to nothing.
+//!
+//! The one rule: a request goes to the socket that the user has named, or that the file names, or to
+//! no socket: never to the default one because a file could not be read.
+
+use std::path::PathBuf;
+
+use crate::cli::config::{self, Config, FileName, NoSocket};
+use crate::cli::{Failure, paths};
+
+/// The socket at which a supervisor is looked for.
+#[derive(Debug)]
+pub(super) struct Place {
+    /// As it is written: in full it may be too long for a socket.
+    pub(super) path: PathBuf,
+    /// The reason for the default path, if it is that.
+    pub(super) default_because: Option<String>,
+}
+
+impl Place {
+    /// The socket of this path, or the one that the file sets.
+    pub(super) fn find(socket: Option<PathBuf>, file: &FileName) -> Result<Self, Failure> {
+        let place = match socket {
+            Some(path) => Self { path, default_because: None },
+            None => Self::in_file(file)?,
+        };
+        config::socket::check_length(&place.path).map_err(|what| Failure::Usage(format!("the socket is {what}")))?;
+        Ok(place)
+    }
+
+    /// The place where the supervisor listens, as its file says or by default.
+    fn in_file(file: &FileName) -> Result<Self, Failure> {
+        let default = |why: String| Self { path: config::socket::default_path(), default_because: Some(why) };
+        match Config::find_socket(file) {
+            Ok((_, Some(path))) => Ok(Self { path, default_because: None }),
+            Ok((file, None)) => Ok(default(format!("{} sets no `socket`", file.display()))),
+            Err(NoSocket::Unreadable(error)) if error.is_missing && !file.is_named() => {
+                Ok(default(format!("there is no {}", error.path.display())))
+            }
+            Err(NoSocket::Unreadable(error)) => Err(Failure::Usage(error.to_string())),
+            Err(NoSocket::Hidden(mistakes)) => Err(Failure::Usage(format!(
+                "no supervisor can be asked ({}; so its socket is not known; use --socket PATH)",
+                mistakes.to_string().lines().next().unwrap_or_default()
+            ))),
+        }
+    }
+
+    /// The full path, for messages.
+    pub(super) fn shown(&self) -> String {
+        match paths::absolute(&self.path) {
+            Ok(path) => path.display().to_string(),
+            Err(error) => format!("{} ({error})", self.path.display()),
+        }
+    }
+}

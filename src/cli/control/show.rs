@@ -1,0 +1,168 @@
+//! Prints the answers of a supervisor, for people or for programs.
+//!
+//! The one rule: what a terminal gets of an answer has no control characters in it.
+
+use std::borrow::Cow;
+use std::io::{self, IsTerminal, Write};
+
+use serde_json::Value;
+
+use super::protocol::Action;
+use super::supervisor::{self, Supervisor};
+use super::table;
+use crate::cli::text::visible;
+use crate::cli::{Failure, output};
+
+/// Between two pictures of `--watch`.
+const REDRAW: std::time::Duration = std::time::Duration::from_secs(1);
+
+/// How answers are printed.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Style {
+    json: bool,
+    /// stdout is a terminal.
+    terminal: bool,
+}
+
+impl Style {
+    pub(super) fn new(json: bool) -> Self {
+        Self { json, terminal: io::stdout().is_terminal() }
+    }
+
+    /// An answer for programs. JSON has C0 control characters only as `\u001b`, and others as they
+    /// are.
+    fn json(self, value: &Value) -> String {
+        let text = value.to_string();
+        match self.terminal {
+            true => text.chars().fold(String::with_capacity(text.len()), |mut text, char| {
+                match char.is_control() {
+                    true => text += &format!("\\u{:04x}", u32::from(char)),
+                    false => text.push(char),
+                }
+                text
+            }),
+            false => text,
+        }
+    }
+
+    /// Shows the answer to what was done.
+    pub(super) fn done(self, action: Action, answer: &Value) -> io::Result<()> {
+        match (action, answer["processes"].as_array()) {
+            (Action::Status, Some(processes)) if self.json => {
+                let objects: Vec<String> = processes.iter().map(|process| self.json(process)).collect();
+                output::say(&format!("[{}]\n", objects.join(",\n ")))?;
+            }
+            (Action::Status, Some(processes)) => {
+                let width = self.terminal.then(|| terminal_size().0);
+                output::say(&(table::lines(processes, width).join("\n") + "\n"))?;
+            }
+            (Action::Logs { .. }, _) => {}
+            _ if self.json => _ = output::say(&format!("{}\n", self.json(answer)))?,
+            _ => summary(answer)?,
+        }
+        Ok(())
+    }
+
+    /// Shows the answer to what was not done, or not wholly.
+    pub(super) fn refused(self, answer: &Value) -> io::Result<()> {
+        if self.json {
+            output::say(&format!("{}\n", self.json(answer)))?;
+            return Ok(());
+        }
+        summary(answer)?;
+        output::complain(answer["error"].as_str().unwrap_or("it was refused without a reason"));
+        for line in answer["errors"].as_array().into_iter().flatten().filter_map(|line| line.as_str()) {
+            output::complain_plainly(&visible(line));
+        }
+        Ok(())
+    }
+
+    /// Shows a line of a process. Whether anybody still reads.
+    pub(super) fn line(self, line: &Value) -> io::Result<bool> {
+        let text = if self.json {
+            self.json(line) + "\n"
+        } else {
+            let mark = if line["continued"] == true { "+" } else { "" };
+            let text = line["line"].as_str().unwrap_or_default();
+            let text = if self.terminal { plain_line(text) } else { text.into() };
+            format!("[{}{mark}] {text}\n", visible(line["name"].as_str().unwrap_or("?")))
+        };
+        output::say(&text)
+    }
+
+    /// Draws the status again and again, until nobody looks any more.
+    pub(super) fn watch(self, supervisor: &mut Supervisor, request: &[u8]) -> Result<u8, Failure> {
+        let draws = self.terminal && !self.json;
+        if draws {
+            output::say("\x1b[2J")?;
+        }
+        loop {
+            supervisor.send(request);
+            let answer = supervisor.receive(Some(supervisor::now() + supervisor::PATIENCE))?;
+            let Some(processes) = answer["processes"].as_array() else {
+                self.refused(&answer)?;
+                return Ok(1);
+            };
+            let picture = if self.json {
+                self.json(&answer["processes"]) + "\n"
+            } else if draws {
+                picture(processes)
+            } else {
+                table::lines(processes, None).join("\n") + "\n\n"
+            };
+            if !output::say(&picture)? {
+                return Ok(0);
+            }
+            // The end of the supervisor is seen at once.
+            supervisor.wait(Some(supervisor::now() + REDRAW));
+        }
+    }
+}
+
+/// Shows how far a wait is.
+pub(super) fn progress(progress: &Value) {
+    let (done, of) = (progress["done"].as_u64().unwrap_or(0), progress["of"].as_u64().unwrap_or(0));
+    let end = if done >= of { "\r\x1b[K" } else { "" };
+    let _ = write!(io::stderr(), "\r\x1b[K{done} of {of}{end}");
+}
+
+/// What a reload has done, and what there is to note.
+fn summary(answer: &Value) -> io::Result<()> {
+    let texts = |key: &str| -> Vec<Cow<'_, str>> {
+        answer[key].as_array().into_iter().flatten().filter_map(Value::as_str).map(visible).collect()
+    };
+    for key in ["added", "removed", "restarted", "updated"] {
+        let names = texts(key);
+        if !names.is_empty() {
+            output::say(&format!("{key} {}\n", names.join(", ")))?;
+        }
+    }
+    texts("notes").iter().for_each(|note| output::complain(note));
+    Ok(())
+}
+
+/// The status as a picture that is drawn line by line over the last one, so that nothing flickers.
+fn picture(processes: &[Value]) -> String {
+    let (columns, rows) = terminal_size();
+    let mut lines = table::lines(processes, Some(columns));
+    if lines.len() >= rows {
+        let hidden = lines.len() - rows.saturating_sub(2);
+        lines.truncate(rows.saturating_sub(2));
+        lines.push(format!("… and {hidden} more"));
+    }
+    format!("\x1b[H{}\x1b[K\n\x1b[J", lines.join("\x1b[K\n"))
+}
+
+/// A line of a process for a terminal: tabs may stay.
+fn plain_line(text: &str) -> Cow<'_, str> {
+    let parts: Vec<_> = text.split('\t').map(visible).collect();
+    parts.join("\t").into()
+}
+
+/// Columns and rows.
+fn terminal_size() -> (usize, usize) {
+    match rustix::termios::tcgetwinsize(io::stdout()) {
+        Ok(size) if size.ws_col > 0 && size.ws_row > 0 => (size.ws_col.into(), size.ws_row.into()),
+        _ => (80, 24),
+    }
+}

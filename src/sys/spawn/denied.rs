@@ -1,0 +1,55 @@
+//! Says why a child's user may not execute a file, for the message of an error. Executes nothing.
+//!
+//! The kernel answers such a question only for the user who asks it. For any other user, owners and
+//! modes are looked at, and access control lists are not. The one rule: so what is said here is a
+//! hint, and nothing depends on it.
+
+use std::fs::Metadata;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, absolute};
+
+use crate::sys::user;
+
+/// The user and the groups that a child has.
+#[derive(Debug)]
+pub(super) struct Who<'a> {
+    pub(super) uid: u32,
+    pub(super) gid: u32,
+    /// None if the child is as the host is.
+    pub(super) groups: Option<&'a [u32]>,
+}
+
+impl Who<'_> {
+    /// Why the file may not be executed, as far as that is to be seen.
+    pub(super) fn denial(&self, file: &Path) -> String {
+        let who = format!("as user id {}", self.uid);
+        let Ok(file) = absolute(file) else { return who };
+        let mut folders: Vec<_> = file.ancestors().skip(1).collect();
+        folders.reverse();
+        // Below a folder that may not be entered, everything else may be as it should.
+        if let Some(closed) = folders.into_iter().find(|folder| self.is_denied(folder)) {
+            format!("{who}; the folder {} may not be entered", closed.display())
+        } else if self.is_denied(&file) {
+            format!("{who}, who may not execute it")
+        } else {
+            who
+        }
+    }
+
+    fn is_denied(&self, path: &Path) -> bool {
+        let Some(groups) = self.groups else { return user::is_denied_to_us(path) };
+        let Ok(there) = path.metadata() else { return false };
+        self.uid != 0 && self.class(&there, groups) & 0o1 == 0
+    }
+
+    /// The three bits of the mode that count for this user.
+    fn class(&self, there: &Metadata, groups: &[u32]) -> u32 {
+        if there.uid() == self.uid {
+            there.mode() >> 6
+        } else if there.gid() == self.gid || groups.contains(&there.gid()) {
+            there.mode() >> 3
+        } else {
+            there.mode()
+        }
+    }
+}

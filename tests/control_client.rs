@@ -1,0 +1,296 @@
+//! What must not shake the commands that talk to a supervisor: one that stands still, one of
+//! somebody else, and whatever answers in its place.
+#![cfg(all(feature = "cli", target_os = "linux"))]
+
+mod up_util;
+
+use std::fs;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use childminder::{Event, Exit, Reactor};
+use rustix::process::Signal;
+use up_util::{Folder, NOBODY, PROGRAM, Up, now, on_a_terminal, run, text, until};
+
+const SLEEPS: &str = "[process.web]\ncommand = [\"sleep\", \"1000\"]\n";
+
+// A supervisor that stands still.
+
+#[test]
+fn every_command_tells_of_a_supervisor_that_stands_still() {
+    let up = Up::start(SLEEPS);
+    up.signal(Signal::STOP);
+    let start = now();
+    let commands: [&[&str]; 6] = [
+        &["status"],
+        &["status", "--watch"],
+        &["logs"],
+        &["logs", "-f"],
+        &["restart", "web", "--wait", "--timeout", "10m"],
+        &["shutdown", "--wait"],
+    ];
+    let asking: Vec<_> = commands
+        .iter()
+        .map(|args| {
+            let mut command = Command::new(PROGRAM);
+            command.args(*args).current_dir(&up.folder.0).stdin(Stdio::null());
+            command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
+        })
+        .collect();
+    let socket = up.socket().display().to_string();
+    let expected =
+        format!("childminder: the supervisor at {socket} (pid {}) does not answer; it may be stopped\n", up.pid());
+    for (child, args) in asking.into_iter().zip(commands) {
+        let output = child.wait_with_output().unwrap();
+        assert_eq!((output.status.code(), &*text(&output.stderr)), (Some(125), &*expected), "{args:?}");
+    }
+    assert!(start.elapsed() < Duration::from_secs(30), "{:?}", start.elapsed());
+
+    // The same when so many wait already that the kernel takes no more.
+    let mut waiting = Vec::new();
+    let stream = |nonblocking: bool| {
+        let flags = if nonblocking { rustix::net::SocketFlags::NONBLOCK } else { rustix::net::SocketFlags::empty() };
+        let socket =
+            rustix::net::socket_with(rustix::net::AddressFamily::UNIX, rustix::net::SocketType::STREAM, flags, None)
+                .unwrap();
+        let address = rustix::net::SocketAddrUnix::new(up.socket()).unwrap();
+        rustix::net::connect(&socket, &address).map(|()| socket)
+    };
+    while let Ok(socket) = stream(true) {
+        waiting.push(socket);
+    }
+    let (code, said) = up.fails(&["status"]);
+    let expected = format!("childminder: the supervisor at {socket} does not answer; it may be stopped\n");
+    assert_eq!((code, said), (125, expected));
+    // A second supervisor does not wait for it either.
+    up.folder.write("other.toml", "[monitor]\nsocket = \"s\"\n[process]\n");
+    assert_eq!(up.fails(&["up", "-c", "other.toml"]).0, 125);
+    drop(waiting);
+    up.signal(Signal::CONT);
+    // What was asked by those that have given up is not done.
+    let web = up.status("web");
+    assert!(web["state"] == "running" && web["restarts"] == 0, "{web}");
+    up.shutdown();
+}
+
+// Whatever answers in the place of a supervisor.
+
+/// Answers each request on `s` in the folder by what the function writes.
+fn impostor(folder: &Folder, answer: impl Fn(&mut UnixStream) + Send + 'static) {
+    let listener = UnixListener::bind(folder.join("s")).unwrap();
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let mut stream = stream.unwrap();
+            let mut request = [0; 4096];
+            let _ = stream.read(&mut request);
+            answer(&mut stream);
+        }
+    });
+}
+
+/// Runs a command to its end. With its resource usage.
+fn measure(folder: &Path, args: &[&str]) -> Exit {
+    let mut reactor = Reactor::new().unwrap();
+    let mut command = childminder::Command::new(PROGRAM);
+    command.args(args).current_dir(folder);
+    reactor.spawn_process(&command).unwrap();
+    let mut ended = None;
+    let start = now();
+    while ended.is_none() {
+        assert!(start.elapsed() < up_util::WATCHDOG, "it goes on");
+        let handler = |_: &mut Reactor, event: Event<'_>| {
+            if let Event::Exited { exit, .. } = event {
+                ended = Some(*exit);
+            }
+        };
+        reactor.turn(Some(Duration::from_secs(1)), handler).unwrap();
+    }
+    ended.unwrap()
+}
+
+#[test]
+fn an_answer_without_an_end_takes_little_memory() {
+    let folder = Folder::new();
+    impostor(&folder, |stream| while stream.write_all(&[b'['; 64 * 1024]).is_ok() {});
+    for args in
+        [&["status", "--socket", "s"][..], &["logs", "-f", "--socket", "s"], &["status", "--watch", "--socket", "s"]]
+    {
+        let exit = measure(&folder.0, args);
+        assert_eq!(exit.code(), Some(125), "{args:?}");
+        assert!(exit.usage.max_rss < 64 << 20, "{args:?}: {} bytes", exit.usage.max_rss);
+    }
+    let (_, said) = run(&folder, &["status", "--socket", "s"]);
+    assert!(said.contains("s: its answer is longer than "), "{said}");
+    // After the answer of a shutdown, too.
+    let folder = Folder::new();
+    impostor(&folder, |stream| {
+        let _ = stream.write_all(b"{\"ok\":true,\"version\":1}\n");
+        while stream.write_all(&[b'x'; 64 * 1024]).is_ok() {}
+    });
+    let exit = measure(&folder.0, &["shutdown", "--wait", "--timeout", "1s", "--socket", "s"]);
+    assert_eq!(exit.code(), Some(1));
+    assert!(exit.usage.max_rss < 64 << 20, "{} bytes", exit.usage.max_rss);
+}
+
+#[test]
+fn an_answer_that_comes_drop_by_drop_is_not_waited_for() {
+    let folder = Folder::new();
+    impostor(&folder, |stream| {
+        while stream.write_all(b" ").is_ok() {
+            std::thread::park_timeout(Duration::from_millis(100));
+        }
+    });
+    let start = now();
+    let (code, said) = run(&folder, &["status", "--socket", "s"]);
+    assert!(code == 125 && said.contains("does not answer"), "{code} {said}");
+    assert!(start.elapsed() < Duration::from_secs(30), "{:?}", start.elapsed());
+}
+
+#[test]
+fn no_answer_writes_control_characters_to_a_terminal() {
+    const EVIL: &str = r"\u001b]0;owned\u0007\u009b31m\nchildminder: [root] started\u007f";
+    let object = format!(
+        "{{\"name\":\"{EVIL}\",\"state\":\"{EVIL}\",\"pid\":1,\"restarts\":0,\"last_exit\":{{\"signal\":\"{EVIL}\"}},\"line\":\"{EVIL}\"}}"
+    );
+    for (args, answer) in [
+        (&["status", "--socket", "s"][..], format!("{{\"ok\":true,\"processes\":[{object}]}}\n")),
+        (&["status", "--json", "--socket", "s"], format!("{{\"ok\":true,\"processes\":[{object}]}}\n")),
+        (&["status", "--watch", "--socket", "s"], format!("{{\"ok\":true,\"processes\":[{object}]}}\n")),
+        (&["logs", "--socket", "s"], format!("{object}\n{{\"ok\":true}}\n")),
+        (&["logs", "--json", "--socket", "s"], format!("{object}\n{{\"ok\":true}}\n")),
+        (&["reload", "--socket", "s"], format!("{{\"ok\":true,\"added\":[\"{EVIL}\"],\"notes\":[\"{EVIL}\"]}}\n")),
+        (&["reload", "--json", "--socket", "s"], format!("{{\"ok\":true,\"added\":[\"{EVIL}\"]}}\n")),
+        (&["reload", "--socket", "s"], format!("{{\"ok\":false,\"error\":\"{EVIL}\",\"errors\":[\"{EVIL}\"]}}\n")),
+        (&["reload", "--json", "--socket", "s"], format!("{{\"ok\":false,\"error\":\"{EVIL}\"}}\n")),
+        (&["status", "--watch", "--socket", "s"], format!("{{\"ok\":false,\"error\":\"{EVIL}\"}}\n")),
+    ] {
+        let folder = Folder::new();
+        impostor(&folder, move |stream| {
+            let _ = stream.write_all(answer.as_bytes());
+            let _ = stream.read(&mut [0; 100]);
+        });
+        let drawn = on_a_terminal(&folder.0, args, &["owned"]);
+        assert!(drawn.contains("owned"), "{args:?}: {drawn:?}");
+        for evil in ["\x1b]0", "\x07", "\u{9b}", "\nchildminder: [root]", "\x7f"] {
+            assert!(!drawn.contains(evil), "{args:?}: {evil:?} in {drawn:?}");
+        }
+    }
+    // A program gets what was written.
+    let folder = Folder::new();
+    impostor(&folder, |stream| {
+        let _ = stream.write_all(b"{\"name\":\"a\",\"line\":\"\\u001b[1mbold\"}\n{\"ok\":true}\n");
+    });
+    let output = Command::new(PROGRAM).args(["logs", "--socket", "s"]).current_dir(&folder.0).output().unwrap();
+    assert_eq!(text(&output.stdout), "[a] \x1b[1mbold\n");
+}
+
+// Who is at the other end.
+
+#[test]
+fn root_does_not_talk_to_another_user_s_supervisor_by_mistake() {
+    if !rustix::process::geteuid().is_root() {
+        eprintln!("skipped: only root can be somebody else");
+        return;
+    }
+    let folder = Folder::new();
+    std::os::unix::fs::chown(&folder.0, Some(NOBODY), Some(NOBODY)).unwrap();
+    let script = "
+import socket
+s = socket.socket(socket.AF_UNIX)
+s.bind('s')
+s.listen()
+print('ready', flush=True)
+while True:
+    c, _ = s.accept()
+    try:
+        if c.recv(1000):
+            c.sendall(b'{\"ok\":true,\"processes\":[]}\\n')
+    except OSError:
+        pass
+";
+    let mut python = Command::new("/usr/bin/python3");
+    python.args(["-c", script]).current_dir(&folder.0).uid(NOBODY).gid(NOBODY);
+    let Ok(mut python) = python.stdout(Stdio::piped()).spawn() else {
+        eprintln!("skipped: there is no python3");
+        return;
+    };
+    let mut ready = String::new();
+    BufReader::new(python.stdout.take().unwrap()).read_line(&mut ready).unwrap();
+    let socket = folder.join("s").display().to_string();
+    let (code, said) = run(&folder, &["status", "--socket", "s"]);
+    let expected = format!(
+        "childminder: {socket}: user id 65534 listens there, pid {}, who is neither you nor root; with `--owner 65534` you trust that user\n",
+        python.id()
+    );
+    assert_eq!((code, said), (125, expected));
+    for owner in ["65534", "nobody"] {
+        assert_eq!(run(&folder, &["status", "--socket", "s", "--owner", owner]), (0, String::new()));
+    }
+    let (code, said) = run(&folder, &["status", "--socket", "s", "--owner", "daemon"]);
+    assert!(code == 125 && said.contains("user id 65534 listens there"), "{code} {said}");
+    let (code, said) = run(&folder, &["status", "--socket", "s", "--owner", "no-such-user"]);
+    assert_eq!((code, &*said), (2, "childminder: --owner no-such-user: no user `no-such-user`\n"));
+    python.kill().unwrap();
+    python.wait().unwrap();
+}
+
+#[test]
+fn a_client_outside_of_the_supervisor_s_pid_namespace_is_served() {
+    let folder = Folder::new();
+    folder.write("childminder.toml", &format!("[monitor]\nsocket = \"s\"\n{SLEEPS}"));
+    let mut command = Command::new("unshare");
+    command.args(["-p", "-f", "--kill-child", PROGRAM, "up"]).current_dir(&folder.0).stdin(Stdio::null());
+    let mut child = Kill(command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap());
+    until("the socket", || (folder.join("s").exists() || child.0.try_wait().unwrap().is_some()).then_some(()));
+    if !folder.join("s").exists() {
+        eprintln!("skipped: no namespaces can be made");
+        return;
+    }
+    let output = Command::new(PROGRAM).args(["status"]).current_dir(&folder.0).output().unwrap();
+    assert!(text(&output.stdout).contains("web"), "{output:?}");
+    assert_eq!(run(&folder, &["shutdown", "--wait"]), (0, String::new()));
+}
+
+/// Kills a helper of a test.
+struct Kill(std::process::Child);
+
+impl Drop for Kill {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+// A supervisor without a descriptor left.
+
+#[test]
+fn clients_are_answered_when_no_descriptor_is_left() {
+    let folder = Folder::new();
+    folder.write(
+        "childminder.toml",
+        "[monitor]\nsocket = \"s\"\n[process.web]\ncommand = [\"sleep\", \"1000\"]\ninstances = 40\n",
+    );
+    let mut command = Command::new("sh");
+    command.args(["-c", &format!("ulimit -n 60; exec {PROGRAM} up")]).current_dir(&folder.0).stdin(Stdio::null());
+    command.stdout(Stdio::null()).stderr(fs::File::create(folder.join("err")).unwrap());
+    let up = Up { child: command.spawn().unwrap(), folder };
+    up.until_read("err", "Too many open files");
+    let fds = || fs::read_dir(format!("/proc/{}/fd", up.pid())).unwrap().count();
+    until("the last descriptor", || (fds() >= 58).then_some(()));
+    for _ in 0..3 {
+        let statuses = up.statuses();
+        assert_eq!(statuses.len(), 40);
+    }
+    // Neither do clients that stay keep others out.
+    let idle: Vec<UnixStream> = (0..5).map(|_| UnixStream::connect(up.socket()).unwrap()).collect();
+    for _ in 0..3 {
+        up.ok(&["status"]);
+    }
+    drop(idle);
+    up.ok(&["stop", "--all", "--wait"]);
+    up.shutdown();
+}
