@@ -50,31 +50,26 @@ def binary(target):
 def build():
     """What is missing, if it cannot be built."""
     crate = folder("crate")
-    shutil.rmtree(crate, ignore_errors=True)
-    shutil.copytree("src", os.path.join(crate, "src"), copy_function=shutil.copy2)
-    shutil.copytree(os.path.join("tests", "util"), os.path.join(crate, "tests", "util"))
-    for file in ("README.md", "Cargo.lock"):
-        shutil.copy2(file, crate)
-    source = os.path.join(crate, "src")
-    os.remove(os.path.join(source, "main.rs"))
-    shutil.copy2(os.path.join(HERE, "guided.rs"), source)
-    for path, _, names in os.walk(source):
-        for name in filter(lambda name: name.endswith(".rs"), names):
-            replace(os.path.join(path, name), r"^mod (?=\w+;)|pub\(super\) mod ", "pub(crate) mod ")
-            replace(os.path.join(path, name), r"pub\(super\)", "pub(crate)")
-    with open(os.path.join(source, "lib.rs"), "a") as lib:
-        lib.write("\nextern crate self as childminder;\n#[allow(missing_docs)]\npub(crate) mod cli;\n#[allow(missing_docs)]\npub mod guided;\n")
-    with open("Cargo.toml") as file:
-        manifest = file.read()
-    package, dependencies = manifest[: manifest.index("[features]")], manifest[manifest.index("[dependencies]") : manifest.index("[dev-")]
-    with open(os.path.join(crate, "Cargo.toml"), "w") as file:
-        file.write(package + "[features]\ndefault = [\"cli\"]\n" + manifest[manifest.index("cli = ") :].split("\n", 1)[0] + "\n\n")
-        file.write(dependencies + 'libfuzzer-sys = { version = "0.4.9", default-features = false, features = ["link_libfuzzer"] }\n')
-        file.write("\n[profile.fuzz]\ninherits = \"release\"\ndebug = 1\noverflow-checks = true\n[workspace]\n")
-        for target in TARGETS:
-            file.write(f'[[bin]]\nname = "{target}"\npath = "{target}.rs"\ntest = false\n')
-            with open(os.path.join(crate, target + ".rs"), "w") as main:
-                main.write(f"#![no_main]\nlibfuzzer_sys::fuzz_target!(|data: &[u8]| childminder::guided::{target}(data));\n")
+    files = {name: read(name) for name in ("README.md", "Cargo.lock", os.path.join("tests", "util", "guard.rs"))}
+    for path, _, names in os.walk("src"):
+        for name in names:
+            text = read(os.path.join(path, name))
+            if name.endswith(".rs"):
+                text = re.sub(r"^mod (?=\w+;)", "pub(crate) mod ", text.replace("pub(super)", "pub(crate)"), flags=re.MULTILINE)
+            files[os.path.join(path, name)] = text
+    del files["src/main.rs"]
+    files["src/guided.rs"] = read(os.path.join(HERE, "guided.rs"))
+    files["src/lib.rs"] += "\nextern crate self as childminder;\npub(crate) mod cli;\npub mod guided;\n"
+    manifest = read("Cargo.toml")
+    dependencies = re.search(r"^\[dependencies\]\n.*?\n(?=\[)", manifest, re.DOTALL | re.MULTILINE)[0].replace(", optional = true", "")
+    manifest = manifest[: manifest.index("[features]")] + dependencies
+    manifest += 'libfuzzer-sys = { version = "0.4.9", default-features = false, features = ["link_libfuzzer"] }\n'
+    manifest += '[profile.fuzz]\ninherits = "release"\ndebug = 1\noverflow-checks = true\n[workspace]\n'
+    for target in TARGETS:
+        manifest += f'[[bin]]\nname = "{target}"\npath = "{target}.rs"\n'
+        files[target + ".rs"] = f"#![no_main]\nlibfuzzer_sys::fuzz_target!(|data: &[u8]| childminder::guided::{target}(data));\n"
+    files["Cargo.toml"] = manifest
+    lay(crate, files)
     host = re.search("host: (.*)", subprocess.run(["rustc", "-vV"], capture_output=True, text=True, check=True).stdout)[1]
     # With a target of its own, what only builds is built without coverage.
     command = ["cargo", "build", "--quiet", "--profile", "fuzz", "--target", host, "--target-dir", folder("build")]
@@ -89,23 +84,36 @@ def build():
     return None
 
 
-def replace(path, what, by):
+def read(path):
     with open(path) as file:
-        text = file.read()
-    with open(path, "w") as file:
-        file.write(re.sub(what, by, text, flags=re.MULTILINE))
+        return file.read()
+
+
+def lay(folder, files):
+    """Has the folder hold these files; what is the same already keeps its time, so that little is built again."""
+    for path, _, names in os.walk(os.path.join(folder, "src")):
+        for name in names:
+            if os.path.relpath(os.path.join(path, name), folder) not in files:
+                os.remove(os.path.join(path, name))
+    for name, text in files.items():
+        path = os.path.join(folder, name)
+        if not os.path.exists(path) or name != "Cargo.lock" and read(path) != text:
+            os.makedirs(os.path.dirname(path), exist_ok=True)
+            with open(path, "w") as file:
+                file.write(text)
 
 
 def seeds(target):
     """Inputs to start from."""
     if target == "file":
-        with open("src/cli/config/example.toml") as example, open("README.md") as readme, open("src/cli/config/tests.rs") as tests:
-            found = [example.read(), *re.findall(r"```toml\n(.*?)```", readme.read(), re.DOTALL)]
-            found += [text.encode().decode("unicode_escape") for text in re.findall(r'"(\[process[^"]*?)"', tests.read())]
-            return found
+        tests = re.findall(r'"(\[process(?:[^"\\]|\\.)*)"', read("src/cli/config/tests.rs"), re.DOTALL)
+        return [
+            read("src/cli/config/example.toml"),
+            *re.findall(r"```toml\n(.*?)```", read("README.md"), re.DOTALL),
+            *[text.replace("\\n", "\n").replace('\\"', '"') for text in tests],
+        ]
     if target == "requests":
-        with open("README.md") as readme:
-            return re.findall(r'^\{"version":1,"command".*$', readme.read(), re.MULTILINE)
+        return re.findall(r'^\{"version":1,"command".*$', read("README.md"), re.MULTILINE)
     return ["\x03\x05one\ntwelve bytes\n\nlast", "\x07\x01aä€\U0001f980" * 5]
 
 

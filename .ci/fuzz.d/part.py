@@ -6,10 +6,14 @@ and its number. A kind of mistake is printed once, with the case that showed it 
 
 import collections
 import random
+import re
 import threading
 import time
 
 from supervisor import over
+
+# What a terminal obeys, but for the tabulator.
+CONTROL = re.compile("[\x00-\x08\x0a-\x1f\x7f-\x9f]")
 
 
 class Part:
@@ -57,9 +61,8 @@ class Part:
 
 def escaped(data):
     """Bytes as they are shown: what is no UTF-8 and what is a control character as `\\xNN`."""
-    text = data.decode("utf-8", "backslashreplace")
-    return "".join(f"\\x{ord(c):02x}" if is_control(c) else c for c in text)
+    return CONTROL.sub(lambda found: f"\\x{ord(found[0]):02x}", data.decode("utf-8", "backslashreplace"))
 
 
 def is_control(char):
-    return char != "\t" and (ord(char) < 32 or 127 <= ord(char) < 160)
+    return CONTROL.fullmatch(char) is not None

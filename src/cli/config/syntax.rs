@@ -45,7 +45,7 @@ pub(super) fn parse<'t>(report: &mut Report<'_>, text: &'t str) -> Spanned<DeTab
             }
             let line = line(text, at);
             let key = error.span().and_then(|span| text.get(span)).unwrap_or_default();
-            let message = format!("duplicate `{key}`, allowed is once");
+            let message = format!("duplicate `{}`, allowed is once", key.escape_debug());
             if text[line.clone()].trim_start().starts_with('[') {
                 double_table = Some(line.start..next_table(text, line.end));
                 // Two tables in one: how their keys go together means nothing.

@@ -237,6 +237,19 @@ fn ten_errors_are_ten_messages() {
 }
 
 #[test]
+fn no_message_brings_control_characters() {
+    for wrong in
+        ["u\x1bsk = 1\nu\x1bsk = 1\n", "\"\\u001b\" = 1\n", "shell = \"\x1b\"\n", "\u{9b}31m\n", "shell = \u{7f}\n"]
+    {
+        for text in [wrong.to_owned(), format!("[process.a]\nshell = \"x\"\n{wrong}"), format!("[process.{wrong}]")] {
+            let errors = errors(&text);
+            let is_clean = |error: &String| !error.contains(char::is_control);
+            assert!(errors.iter().all(is_clean), "{text:?}: {errors:#?}");
+        }
+    }
+}
+
+#[test]
 fn a_mistake_is_told_once() {
     for (wrong, told) in [
         // The parser's own follow-ups.
