@@ -250,6 +250,19 @@ fn no_message_brings_control_characters() {
 }
 
 #[test]
+fn of_thousands_of_mistakes_the_first_are_told() {
+    let mistakes = "x = =\n".repeat(5000);
+    // What is behind them does not count.
+    for text in [mistakes.clone(), mistakes + "[process.a]\nshell = 1\n"] {
+        let errors = errors(&text);
+        let (last, others) = errors.split_last().unwrap();
+        assert!(last.ends_with(": more mistakes than can be told; there may be others from here on"), "{last}");
+        assert!((500..=1000).contains(&others.len()), "{}", others.len());
+        assert!(others[0].starts_with("1:5: ") && others.iter().all(|error| !error.contains("shell")));
+    }
+}
+
+#[test]
 fn a_mistake_is_told_once() {
     for (wrong, told) in [
         // The parser's own follow-ups.
