@@ -129,8 +129,8 @@ impl<'t> Report<'t> {
 
     /// The warnings if there is no mistake; otherwise all mistakes and warnings, as an error.
     pub(super) fn finish(self, file: &Path) -> Result<Findings, Findings> {
-        let text = self.text;
-        let locate = |(offset, message)| Located { at: Some(position(text, offset)), message };
+        let mut places = Places { text: self.text, offset: 0, line: 1, column: 1 };
+        let locate = |(offset, message)| Located { at: Some(places.advance(offset)), message };
         let findings = Findings { file: file.to_owned(), list: self.found.into_iter().map(locate).collect() };
         if self.is_broken { Err(findings) } else { Ok(findings) }
     }
@@ -142,11 +142,28 @@ pub(super) fn insert_by<T>(list: &mut Vec<T>, new: T, key: impl Fn(&T) -> usize)
     list.insert(at, new);
 }
 
-/// Line and column of a byte offset.
-fn position(text: &str, offset: usize) -> (usize, usize) {
-    let before = text.get(..offset).unwrap_or(text);
-    let line_start = before.rfind('\n').map_or(0, |newline| newline + 1);
-    (before.matches('\n').count() + 1, before[line_start..].chars().count() + 1)
+/// A place in a text that only moves on, so that the text is read once, however many mistakes it has.
+struct Places<'t> {
+    text: &'t str,
+    /// In bytes.
+    offset: usize,
+    line: usize,
+    column: usize,
+}
+
+impl Places<'_> {
+    /// Line and column of a byte offset, which is not before the last one.
+    fn advance(&mut self, offset: usize) -> (usize, usize) {
+        let passed = self.text.get(self.offset..offset).unwrap_or(&self.text[self.offset..]);
+        self.offset += passed.len();
+        if let Some(newline) = passed.rfind('\n') {
+            self.line += passed.matches('\n').count();
+            self.column = 1 + passed[newline + 1..].chars().count();
+        } else {
+            self.column += passed.chars().count();
+        }
+        (self.line, self.column)
+    }
 }
 
 /// A value as found, for a message.
@@ -192,11 +209,11 @@ mod tests {
     #[test]
     fn counts_lines_and_characters_from_one() {
         let text = "a\nß = 1\n";
-        assert_eq!(position(text, 0), (1, 1));
-        assert_eq!(position(text, 5), (2, 3));
-        assert_eq!(position(text, text.len()), (3, 1));
-        assert_eq!(position(text, 99), (3, 1));
-        assert_eq!(position("", 0), (1, 1));
+        let mut places = Places { text, offset: 0, line: 1, column: 1 };
+        let found = [0, 1, 5, 5, text.len(), 99].map(|offset| places.advance(offset));
+        assert_eq!(found, [(1, 1), (1, 2), (2, 3), (2, 3), (3, 1), (3, 1)]);
+        let mut places = Places { text: "", offset: 0, line: 1, column: 1 };
+        assert_eq!(places.advance(0), (1, 1));
     }
 
     #[test]

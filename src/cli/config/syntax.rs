@@ -10,6 +10,10 @@ use toml::de::{DeTable, DeValue, Error};
 
 use super::report::{Report, insert_by};
 
+/// As many mistakes of syntax are told. A file with more of them is something else, and each one is
+/// compared with all the others.
+const MOST: usize = 1000;
+
 /// The text without the lines where the parser would stop for good; they are told. All else keeps its place.
 pub(super) fn without_bare_keys<'t>(report: &mut Report<'_>, text: &'t str) -> Cow<'t, str> {
     let mut mended = Cow::Borrowed(text);
@@ -31,6 +35,8 @@ pub(super) fn parse<'t>(report: &mut Report<'_>, text: &'t str) -> Spanned<DeTab
     for error in found {
         insert_by(&mut errors, error, |error| start(error, text));
     }
+    let more = errors.get(MOST).map(|error| start(error, text));
+    errors.truncate(MOST);
     let mut values = Vec::new();
     collect_values(text, table.get_ref(), &mut values);
 
@@ -45,7 +51,7 @@ pub(super) fn parse<'t>(report: &mut Report<'_>, text: &'t str) -> Spanned<DeTab
             }
             let line = line(text, at);
             let key = error.span().and_then(|span| text.get(span)).unwrap_or_default();
-            let message = format!("duplicate `{key}`, allowed is once");
+            let message = format!("duplicate `{}`, allowed is once", key.escape_debug());
             if text[line.clone()].trim_start().starts_with('[') {
                 double_table = Some(line.start..next_table(text, line.end));
                 // Two tables in one: how their keys go together means nothing.
@@ -70,6 +76,10 @@ pub(super) fn parse<'t>(report: &mut Report<'_>, text: &'t str) -> Spanned<DeTab
         let end = if is_header { next_table(text, line.end).saturating_sub(2) } else { place.end };
         report.add_syntax(at, in_words(said, text), line.start..end);
         told = Some(place);
+    }
+    if let Some(at) = more {
+        let message = "more mistakes than can be told; there may be others from here on";
+        report.add_syntax(at, message.into(), at..text.len());
     }
     table
 }

@@ -240,6 +240,32 @@ fn ten_errors_are_ten_messages() {
 }
 
 #[test]
+fn no_message_brings_control_characters() {
+    for wrong in
+        ["u\x1bsk = 1\nu\x1bsk = 1\n", "\"\\u001b\" = 1\n", "shell = \"\x1b\"\n", "\u{9b}31m\n", "shell = \u{7f}\n"]
+    {
+        for text in [wrong.to_owned(), format!("[process.a]\nshell = \"x\"\n{wrong}"), format!("[process.{wrong}]")] {
+            let errors = errors(&text);
+            let is_clean = |error: &String| !error.contains(char::is_control);
+            assert!(errors.iter().all(is_clean), "{text:?}: {errors:#?}");
+        }
+    }
+}
+
+#[test]
+fn of_thousands_of_mistakes_the_first_are_told() {
+    let mistakes = "x = =\n".repeat(5000);
+    // What is behind them does not count.
+    for text in [mistakes.clone(), mistakes + "[process.a]\nshell = 1\n"] {
+        let errors = errors(&text);
+        let (last, others) = errors.split_last().unwrap();
+        assert!(last.ends_with(": more mistakes than can be told; there may be others from here on"), "{last}");
+        assert!((500..=1000).contains(&others.len()), "{}", others.len());
+        assert!(others[0].starts_with("1:5: ") && others.iter().all(|error| !error.contains("shell")));
+    }
+}
+
+#[test]
 fn a_mistake_is_told_once() {
     for (wrong, told) in [
         // The parser's own follow-ups.
