@@ -9,6 +9,7 @@ use std::io::{BufRead, BufReader};
 use std::os::unix::process::CommandExt;
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, PoisonError};
 use std::{env, thread};
 
 use childminder::{Exit, ReapMethod, SpawnMethod};
@@ -16,8 +17,12 @@ use rustix::process::{Pid, Signal, kill_process_group};
 use util::{WATCHDOG, World, now};
 
 const HOST: &str = "CHILDMINDER_TEST_STORM_HOST";
-/// More are run by the script of the soak, by the same variable as in the other tests of this kind.
-const SPAWNS: usize = 10_000;
+/// More are run by the variable of this name.
+const SPAWNS: &str = "CHILDMINDER_TEST_STORM_SPAWNS";
+
+fn spawns() -> usize {
+    env::var(SPAWNS).map_or(2_000, |count| count.parse().unwrap())
+}
 
 /// Spawns, and says how many have ended as they should. Ctrl-C is nothing to it; Ctrl-Z stops it as it
 /// stops any program.
@@ -30,7 +35,7 @@ fn host(method: SpawnMethod, in_its_group: bool) {
         command.inherit_process_group();
     }
     let (mut well, mut spawned) = (0, 0);
-    while spawned < SPAWNS {
+    while spawned < spawns() {
         let ids: Vec<_> = (0..8).map(|_| world.spawn(&command)).collect();
         spawned += ids.len();
         world.until(|log| ids.iter().all(|id| log.ended(*id)));
@@ -44,6 +49,9 @@ fn host(method: SpawnMethod, in_its_group: bool) {
 }
 
 fn storm(method: &str) {
+    // One storm at a time: there are as many processes as a machine has room for.
+    static ALONE: Mutex<()> = Mutex::new(());
+    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
     let mut itself = Command::new(env::current_exe().unwrap());
     itself.args(["--exact", method, "--nocapture"]).env(HOST, method).process_group(0);
     let mut host = itself.stdout(Stdio::piped()).spawn().unwrap();
@@ -75,7 +83,7 @@ fn storm(method: &str) {
         said
     });
     let _ = host.wait();
-    assert_eq!(said, Some(format!("well {SPAWNS} of {SPAWNS}")), "{method}: it hung, or children died of the storm");
+    assert_eq!(said, Some(format!("well {0} of {0}", spawns())), "{method}: it hung, or children died of the storm");
 }
 
 fn either(method: SpawnMethod, in_its_group: bool, name: &str) {

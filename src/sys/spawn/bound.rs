@@ -15,7 +15,7 @@ const FIRST_LOOK: Duration = Duration::from_millis(10);
 /// From then on between two looks.
 const LOOK: Duration = Duration::from_millis(50);
 /// A child that is merely slow has so much time even if the host is asked to end.
-const GRACE: Duration = Duration::from_secs(1);
+const GRACE: Duration = Duration::from_secs(2);
 /// The stops that a terminal sends to whole groups.
 const JOB_CONTROL: [i32; 3] = [libc::SIGTSTP, libc::SIGTTIN, libc::SIGTTOU];
 /// So long a child that was killed may take to go.
