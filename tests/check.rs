@@ -53,13 +53,13 @@ fn only_a_regular_file_is_read_and_nothing_waits_for_one() {
         }
     };
     fs::create_dir(&file).unwrap();
-    expect("is a directory, allowed is a regular file");
+    expect("is a directory, not a regular file");
     fs::remove_dir(&file).unwrap();
     assert!(Command::new("mkfifo").arg(&file).status().unwrap().success());
-    expect("is a named pipe, allowed is a regular file");
+    expect("is a named pipe, not a regular file (it is read again at each reload)");
     fs::remove_file(&file).unwrap();
     std::os::unix::fs::symlink("/dev/null", &file).unwrap();
-    expect("is a device, allowed is a regular file");
+    expect("is a device, not a regular file (it is read again at each reload)");
     fs::remove_file(&file).unwrap();
     fs::File::create(&file).unwrap().set_len(1 << 40).unwrap();
     expect("has 1099511627776 bytes, allowed are at most 4194304");
@@ -80,7 +80,7 @@ fn a_reload_never_waits_for_the_file() {
     };
     reload("there is no such file");
     assert!(Command::new("mkfifo").arg(&file).status().unwrap().success());
-    reload("is a named pipe, allowed is a regular file");
+    reload("is a named pipe, not a regular file (it is read again at each reload)");
     assert_eq!(up.pid_of_at("s", "web"), pid);
     fs::remove_file(&file).unwrap();
     up.write_file(SLEEPS);
@@ -267,4 +267,18 @@ fn a_file_that_hides_its_socket_names_none() {
     up.folder.write("childminder.toml", "[process.web]\ncommand = 3\n");
     assert!(up.fails(&["status"]).1.contains("no supervisor is running at "));
     up.ok(&["shutdown", "--socket", "s"]);
+}
+
+#[test]
+fn a_file_from_another_program_is_refused_with_the_reason() {
+    let folder = Folder::new();
+    let script = format!("{PROGRAM} check -c <(echo '[process]')");
+    let output = Command::new("bash").args(["-c", &script]).current_dir(&folder.0).output().unwrap();
+    let said = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(2));
+    assert!(said.ends_with(" is a named pipe, not a regular file (it is read again at each reload)\n"), "{said}");
+    for args in [["check", "-c", ""], ["up", "-c", ""], ["status", "-c", ""]] {
+        assert_eq!(run(&folder, &args), (2, "childminder: --config is empty\n".into()), "{args:?}");
+    }
+    assert_eq!(run(&folder, &["status", "--socket", ""]), (2, "childminder: --socket is empty\n".into()));
 }

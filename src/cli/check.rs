@@ -5,7 +5,7 @@
 use lexopt::{Arg, Parser};
 
 use super::config::{Config, FileName, Look};
-use super::{Failure, descriptor, output};
+use super::{Failure, descriptor, output, path_of};
 
 const HELP: &str = "\
 childminder check prints each mistake in the file of `childminder up`, with line and column. It also warns of what may
@@ -27,7 +27,7 @@ pub(super) fn main(mut arguments: Parser) -> Result<u8, Failure> {
     let mut effective = false;
     while let Some(argument) = arguments.next()? {
         match argument {
-            Arg::Short('c') | Arg::Long("config") => file = FileName::named(arguments.value()?.into()),
+            Arg::Short('c') | Arg::Long("config") => file = FileName::named(path_of(&mut arguments, "config")?.into()),
             Arg::Long("effective") => effective = true,
             Arg::Short('h') | Arg::Long("help") => {
                 output::say(HELP)?;

@@ -17,6 +17,7 @@ mod up;
 mod user;
 mod words;
 
+use std::ffi::OsString;
 use std::fmt;
 use std::process::ExitCode;
 
@@ -121,4 +122,10 @@ fn dispatch(mut arguments: Parser) -> Result<u8, Failure> {
         None => return Err(Failure::Usage("no command given; try --help".into())),
     };
     Ok(0)
+}
+
+/// The path behind an option.
+fn path_of(arguments: &mut Parser, option: &str) -> Result<OsString, Failure> {
+    let path = arguments.value()?;
+    if path.is_empty() { Err(Failure::Usage(format!("--{option} is empty"))) } else { Ok(path) }
 }

@@ -16,7 +16,7 @@ use lexopt::{Arg, Parser, ValueExt};
 use super::output::{self, Output, time_left};
 use super::signals::{Signals, Wish};
 use super::text::visible;
-use super::{FAILURE, Failure, HELP, child, paths, user, words};
+use super::{FAILURE, Failure, HELP, child, path_of, paths, user, words};
 
 /// What a child that has exited has left in its pipes is read, and what others still write is not waited for longer.
 const GRACE: Duration = Duration::from_millis(50);
@@ -82,18 +82,19 @@ fn parse(mut arguments: Parser) -> Result<Option<Arguments>, Failure> {
     let mut policy = Policy::default();
     let (mut name, mut cwd, mut user) = (None, None, None);
     let (mut env, mut clear_env) = (Vec::new(), false);
+    let (mut min, mut max) = (None, None);
     let program = loop {
         match arguments.next()? {
             Some(Arg::Short('t') | Arg::Long("threshold")) => policy.threshold = seconds(&mut arguments, "threshold")?,
             Some(Arg::Short('k') | Arg::Long("killtime")) => policy.kill_time = seconds(&mut arguments, "killtime")?,
             Some(Arg::Short('m') | Arg::Long("minrestartdelay")) => {
-                policy.min_restart_delay = seconds(&mut arguments, "minrestartdelay")?;
+                min = Some(seconds(&mut arguments, "minrestartdelay")?);
             }
             Some(Arg::Short('M') | Arg::Long("maxrestartdelay")) => {
-                policy.max_restart_delay = seconds(&mut arguments, "maxrestartdelay")?;
+                max = Some(seconds(&mut arguments, "maxrestartdelay")?);
             }
             Some(Arg::Long("name")) => name = Some(arguments.value()?.string()?),
-            Some(Arg::Long("cwd")) => cwd = Some(arguments.value()?),
+            Some(Arg::Long("cwd")) => cwd = Some(path_of(&mut arguments, "cwd")?),
             Some(Arg::Long("env")) => env.push(variable(&arguments.value()?)?),
             Some(Arg::Long("clear-env")) => clear_env = true,
             Some(Arg::Long("user")) => user = Some(arguments.value()?.string()?),
@@ -107,17 +108,13 @@ fn parse(mut arguments: Parser) -> Result<Option<Arguments>, Failure> {
     if program.is_empty() {
         return Err(Failure::Usage("the command to run is empty".into()));
     }
-    policy.validate().map_err(|error| match error {
-        PolicyError::MinAboveMax { min, max } => {
-            Failure::Usage(format!("--minrestartdelay {min:?} is above --maxrestartdelay {max:?}"))
-        }
-        PolicyError::MaxTooShort { max } => Failure::Usage(format!("--maxrestartdelay {max:?} is too short")),
-        other => Failure::Usage(other.to_string()),
-    })?;
-    let name = name.unwrap_or_else(|| base_name(&program));
-    if name.is_empty() || name.contains(char::is_control) {
-        return Err(Failure::Usage("NAME is empty or has control characters in it".into()));
+    policy.min_restart_delay = min.unwrap_or(policy.min_restart_delay);
+    policy.max_restart_delay = max.unwrap_or(policy.max_restart_delay);
+    policy.validate().map_err(|error| Failure::Usage(policy_mistake(error, min.is_some(), max.is_some())))?;
+    if let Some(name) = &name {
+        check_name(name)?;
     }
+    let name = name.unwrap_or_else(|| visible(&base_name(&program)).into_owned());
 
     // A relative program is relative to the current folder, as --cwd is, and not to --cwd.
     let mut command = match program.as_bytes().contains(&b'/') {
@@ -143,6 +140,33 @@ fn parse(mut arguments: Parser) -> Result<Option<Arguments>, Failure> {
 fn absolute(path: &OsStr, option: &str) -> Result<PathBuf, Failure> {
     paths::absolute(Path::new(path))
         .map_err(|error| Failure::Other(format!("{option}{}: {error}", path.to_string_lossy())))
+}
+
+/// What is wrong with a policy. `min` and `max` are whether the shortest and the longest wait were given.
+fn policy_mistake(error: PolicyError, min: bool, max: bool) -> String {
+    let default = |given: bool| if given { "" } else { " (the default)" };
+    let advice = match (min, max) {
+        (false, _) => "; give -m, too",
+        (_, false) => "; give -M, too",
+        (true, true) => "",
+    };
+    match error {
+        PolicyError::MinAboveMax { min: shortest, max: longest } => format!(
+            "--minrestartdelay {shortest:?}{} is above --maxrestartdelay {longest:?}{}{advice}",
+            default(min),
+            default(max)
+        ),
+        PolicyError::MaxTooShort { max } => format!("--maxrestartdelay {max:?} is too short"),
+        other => other.to_string(),
+    }
+}
+
+fn check_name(name: &str) -> Result<(), Failure> {
+    match visible(name) {
+        _ if name.is_empty() => Err(Failure::Usage("--name is empty".into())),
+        shown if shown != name => Err(Failure::Usage(format!("--name `{shown}` has control characters in it"))),
+        _ => Ok(()),
+    }
 }
 
 fn seconds(arguments: &mut Parser, option: &str) -> Result<Duration, Failure> {
@@ -180,12 +204,22 @@ fn base_name(program: &OsString) -> String {
 /// `USER[:GROUP]`, each a name or a number.
 fn run_as(command: &mut Command, text: &str) -> Result<(), Failure> {
     let (name, group) = text.split_once(':').map_or((text, None), |(name, group)| (name, Some(group)));
-    let unknown = |error: std::io::Error| Failure::Usage(format!("--user {text}: {error}"));
+    let mistake = |what: &str| Failure::Usage(format!("--user {text}: {what}"));
+    let unknown = |error: std::io::Error| mistake(&error.to_string());
+    if name.is_empty() {
+        return Err(mistake("the user is empty"));
+    }
+    if group.is_some_and(str::is_empty) {
+        return Err(mistake("the group is empty"));
+    }
     if let Err(error) = command.user(name) {
         match user::number(name) {
-            // With a group said it need not be in the user database.
             Some(uid) if group.is_some() => drop(command.uid(uid)),
-            _ => return Err(unknown(error)),
+            Some(uid) => {
+                let what = format!("it is not in the user database; give its group, too: {uid}:GROUP");
+                return Err(mistake(&what));
+            }
+            None => return Err(unknown(error)),
         }
     }
     match group.map(|group| (group, user::number(group))) {

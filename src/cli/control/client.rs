@@ -14,7 +14,7 @@ use super::protocol::{self, Action, Request};
 use super::show::{self, Style};
 use super::supervisor::{self, PATIENCE, Supervisor};
 use crate::cli::config::{FileName, parse_duration};
-use crate::cli::{Failure, output, user, words};
+use crate::cli::{Failure, output, path_of, user, words};
 
 /// How long a wait takes at most, if nobody says.
 const TIMEOUT: Duration = Duration::from_secs(60);
@@ -92,9 +92,9 @@ fn parse(command: &str, mut arguments: Parser) -> Result<Option<Arguments>, Fail
     while let Some(argument) = arguments.next()? {
         match argument {
             Arg::Short('h') | Arg::Long("help") => return Ok(None),
-            Arg::Long("socket") => socket = Some(PathBuf::from(arguments.value()?)),
+            Arg::Long("socket") => socket = Some(PathBuf::from(path_of(&mut arguments, "socket")?)),
             Arg::Long("owner") => owner = Some(owner_of(&arguments.value()?.string()?)?),
-            Arg::Short('c') | Arg::Long("config") => file = FileName::named(arguments.value()?.into()),
+            Arg::Short('c') | Arg::Long("config") => file = FileName::named(path_of(&mut arguments, "config")?.into()),
             Arg::Long("json") => json = true,
             Arg::Long("watch") if command == "status" => watch = true,
             Arg::Short('f') | Arg::Long("follow") if command == "logs" => follow = true,

@@ -24,6 +24,7 @@
 //! - `"wait":30` has the answer to `start`, `stop`, `restart` and `reload` come when the processes are running or down,
 //!   or as an error after so many seconds. With `"progress":true`, lines with `"progress":{"done":1,"of":3}` come before it,
 //!   the first one at once; it does so for `logs`, too.
+//! - What was done and does not come to what was waited for is answered by both, with `"ok":false`.
 //! - What is refused is answered by `{"version":1,"ok":false,"error":"…"}`, and for a file with mistakes also by `"errors"`, one a
 //!   line, as `childminder check` says them.
 //!
@@ -226,6 +227,13 @@ pub(crate) fn refused(error: &str) -> Object {
     let mut object = answer(false);
     object.insert("error".into(), error.into());
     object
+}
+
+/// The answer to what was done and has not come to what was waited for: `done` is the answer to what
+/// was done.
+pub(crate) fn failed(mut done: Object, error: &str) -> Object {
+    done.append(&mut refused(error));
+    done
 }
 
 /// How far a wait is.

@@ -29,7 +29,7 @@ use super::config::{Commands, Config, FileName, Look, Mark, ProcessConfig};
 use super::control::Lock;
 use super::control::Server;
 use super::signals::{Signals, Wish};
-use super::{Failure, config, descriptor, output, words};
+use super::{Failure, config, descriptor, output, path_of, words};
 use console::Console;
 use logs::Log;
 use voice::Voice;
@@ -60,7 +60,7 @@ pub(super) fn main(mut arguments: Parser) -> Result<u8, Failure> {
     let mut file = FileName::default();
     while let Some(argument) = arguments.next()? {
         match argument {
-            Arg::Short('c') | Arg::Long("config") => file = FileName::named(arguments.value()?.into()),
+            Arg::Short('c') | Arg::Long("config") => file = FileName::named(path_of(&mut arguments, "config")?.into()),
             Arg::Short('h') | Arg::Long("help") => {
                 output::say(HELP)?;
                 return Ok(0);
