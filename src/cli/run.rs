@@ -117,10 +117,12 @@ fn parse(mut arguments: Parser) -> Result<Option<Arguments>, Failure> {
     let name = name.unwrap_or_else(|| visible(&base_name(&program)).into_owned());
 
     // A relative program is relative to the current folder, as --cwd is, and not to --cwd.
-    let mut command = match program.as_bytes().contains(&b'/') {
-        true => Command::new(absolute(&program, "")?),
-        false => Command::new(program),
+    let program = match program.as_bytes().contains(&b'/') {
+        true => absolute(&program, "")?.into(),
+        false => program,
     };
+    let user = user.as_deref().map(User::find).transpose()?;
+    let mut command = child::command(program, user.as_ref().map(|user| user.uid));
     command.args(arguments.raw_args()?);
     if clear_env {
         command.env_clear();
@@ -130,7 +132,7 @@ fn parse(mut arguments: Parser) -> Result<Option<Arguments>, Failure> {
         command.current_dir(absolute(&dir, "--cwd ")?);
     }
     if let Some(user) = user {
-        run_as(&mut command, &user)?;
+        user.run(&mut command)?;
     }
     child::confine(&mut command);
     Ok(Some(Arguments { name, command, policy }))
@@ -201,34 +203,49 @@ fn base_name(program: &OsString) -> String {
     Path::new(program).file_name().unwrap_or(program).to_string_lossy().into_owned()
 }
 
-/// `USER[:GROUP]`, each a name or a number.
-fn run_as(command: &mut Command, text: &str) -> Result<(), Failure> {
-    let (name, group) = text.split_once(':').map_or((text, None), |(name, group)| (name, Some(group)));
-    let mistake = |what: &str| Failure::Usage(format!("--user {text}: {what}"));
-    let unknown = |error: std::io::Error| mistake(&error.to_string());
-    if name.is_empty() {
-        return Err(mistake("the user is empty"));
-    }
-    if group.is_some_and(str::is_empty) {
-        return Err(mistake("the group is empty"));
-    }
-    if let Err(error) = command.user(name) {
-        match user::number(name) {
-            Some(uid) if group.is_some() => drop(command.uid(uid)),
-            Some(uid) => {
-                let what = format!("it is not in the user database; give its group, too: {uid}:GROUP");
-                return Err(mistake(&what));
-            }
-            None => return Err(unknown(error)),
+/// What `--user USER[:GROUP]` says, each a name or a number.
+struct User<'a> {
+    text: &'a str,
+    name: &'a str,
+    group: Option<&'a str>,
+    uid: u32,
+}
+
+impl<'a> User<'a> {
+    fn find(text: &'a str) -> Result<Self, Failure> {
+        let (name, group) = text.split_once(':').map_or((text, None), |(name, group)| (name, Some(group)));
+        if name.is_empty() {
+            return Err(mistake(text, "the user is empty"));
         }
+        if group.is_some_and(str::is_empty) {
+            return Err(mistake(text, "the group is empty"));
+        }
+        let uid = user::uid(name).map_err(|error| mistake(text, &error.to_string()))?;
+        Ok(Self { text, name, group, uid })
     }
-    match group.map(|group| (group, user::number(group))) {
-        None => {}
-        Some((_, Some(gid))) => drop(command.gid(gid)),
-        Some((group, None)) => drop(command.group(group).map_err(unknown)?),
+
+    fn run(&self, command: &mut Command) -> Result<(), Failure> {
+        let unknown = |error: std::io::Error| mistake(self.text, &error.to_string());
+        if command.user(self.name).is_err() {
+            // With a group said it need not be in the user database.
+            if self.group.is_none() {
+                let what = format!("it is not in the user database; give its group, too: {}:GROUP", self.uid);
+                return Err(mistake(self.text, &what));
+            }
+            command.uid(self.uid);
+        }
+        match self.group.map(|group| (group, user::number(group))) {
+            None => {}
+            Some((_, Some(gid))) => drop(command.gid(gid)),
+            Some((group, None)) => drop(command.group(group).map_err(unknown)?),
+        }
+        command.user_env(self.name).map_err(unknown)?;
+        Ok(())
     }
-    command.user_env(name).map_err(unknown)?;
-    Ok(())
+}
+
+fn mistake(user: &str, what: &str) -> Failure {
+    Failure::Usage(format!("--user {user}: {what}"))
 }
 
 /// What the monitor does and what the child writes, for people to read.

@@ -259,7 +259,11 @@ impl Reader<'_, '_> {
                 let found = name.get_ref().escape_debug();
                 self.report.add(name.span(), format!("`{found}` as a variable, allowed is a name without = and NUL"));
             }
-            let text = self.report.check(value.span(), name.get_ref(), value.get_ref(), value::text(value.get_ref()));
+            let text = value::text(value.get_ref());
+            if let Err(allowed) = text {
+                let (shown, kind) = (name.get_ref().escape_debug(), report::kind(value.get_ref()));
+                self.report.add(value.span(), format!("`{shown}` is {kind}, allowed is {allowed}"));
+            }
             let name = name.get_ref().to_string();
             let at = environment.partition_point(|(known, _)| *known < name);
             environment.insert(at, (name, text.unwrap_or_default()));

@@ -164,6 +164,18 @@ pub(super) fn describe(value: &DeValue<'_>) -> String {
     }
 }
 
+/// The kind of a value that may be a secret, for a message.
+pub(super) fn kind(value: &DeValue<'_>) -> &'static str {
+    match value {
+        DeValue::String(_) => "a string with NUL",
+        DeValue::Integer(_) | DeValue::Float(_) => "a number",
+        DeValue::Boolean(_) => "true or false",
+        DeValue::Datetime(_) => "a date or time",
+        DeValue::Array(_) => "a list",
+        DeValue::Table(_) => "a table",
+    }
+}
+
 /// The one of `known` that was probably meant by `key`.
 pub(super) fn nearest(key: &str, known: &[&'static str]) -> Option<&'static str> {
     let (distance, nearest) = known.iter().map(|known| (distance(key, known), *known)).min()?;
