@@ -282,3 +282,49 @@ fn a_file_from_another_program_is_refused_with_the_reason() {
     }
     assert_eq!(run(&folder, &["status", "--socket", ""]), (2, "childminder: --socket is empty\n".into()));
 }
+
+// A name with a newline or an escape sequence in it must not look like a message of ours.
+#[test]
+fn no_name_forges_a_line() {
+    const EVIL: &str = "evil\nchildminder: [root] started\u{1b}[2J";
+    let is_clean = |said: &str| {
+        assert!(said.contains("evil\\nchildminder: [root] started\\x1b[2J"), "{said}");
+        assert!(
+            !said.contains('\u{1b}') && !said.lines().any(|line| line.starts_with("childminder: [root]")),
+            "{said}"
+        );
+    };
+    let folder = Folder::new();
+    fs::create_dir(folder.join(EVIL)).unwrap();
+    let file = format!("{EVIL}/childminder.toml");
+    for (content, code) in
+        [("x = 1\n[process]\n", 2), ("[process.a]\ncommand = [\"./missing\"]\nstdout = \"./no/log\"\n", 0)]
+    {
+        folder.write(&file, content);
+        let (ended, said) = run(&folder, &["check", "-c", &file]);
+        assert_eq!(ended, code, "{said}");
+        is_clean(&said);
+    }
+    fs::remove_file(folder.join(&file)).unwrap();
+    for command in ["check", "up", "status"] {
+        is_clean(&run(&folder, &[command, "-c", &file]).1);
+    }
+    let socket = format!("{EVIL}/s");
+    is_clean(&run(&folder, &["status", "--socket", &socket]).1);
+    is_clean(&run(&folder, &["run", "--restart", "never", &format!("./{EVIL}/program")]).1);
+
+    // A supervisor, with a program, a log and a socket that cannot be used.
+    let quoted = EVIL.replace('\n', "\\n").replace('\u{1b}', "\\u001b");
+    let up = Up::start(&format!(
+        "[process.a]\ncommand = [\"./{quoted}/program\"]\n[process.b]\nshell = \"echo line; exec sleep 1000\"\nstdout = \"./{quoted}/no/log\"\n"
+    ));
+    up.until_read("err", "[a] could not start");
+    up.until_read("err", "no/log: ");
+    up.folder.write("childminder.toml", &format!("[monitor]\nsocket = \"{quoted}/s\"\n[process]\n"));
+    let output = up.command(&["reload", "--socket", "s"]);
+    is_clean(&text(&output.stderr));
+    up.signal(rustix::process::Signal::HUP);
+    up.until_read("err", "the socket stays at ");
+    is_clean(&up.folder.read("err"));
+    up.ok(&["shutdown", "--wait", "--socket", "s"]);
+}

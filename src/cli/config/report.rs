@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use toml::de::DeValue;
 
 use super::source::Unreadable;
+use crate::cli::text::visible;
 
 /// Mistakes and warnings about a file. Displayed as one line each: `file:line:column: what was
 /// found, what is allowed`.
@@ -45,11 +46,11 @@ impl fmt::Display for Findings {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (index, Located { at, message }) in self.list.iter().enumerate() {
             let end_of_last = if index == 0 { "" } else { "\n" };
-            write!(f, "{end_of_last}{}:", self.file.display())?;
+            write!(f, "{end_of_last}{}:", visible(&self.file.to_string_lossy()))?;
             if let Some((line, column)) = at {
                 write!(f, "{line}:{column}:")?;
             }
-            write!(f, " {message}")?;
+            write!(f, " {}", visible(message))?;
         }
         Ok(())
     }

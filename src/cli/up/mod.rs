@@ -229,7 +229,7 @@ impl Up {
                 self.reload_and_tell(reactor);
             }
             Wish::Hangup => {
-                self.voice().console.say(words::HANGUP);
+                self.voice().say(words::HANGUP);
                 reactor.stop();
             }
             Wish::Status => self.say_status(reactor),
@@ -248,7 +248,7 @@ impl Up {
         self.settle_logs(reactor);
         self.show_stopping();
         for news in self.server.take_news() {
-            self.voice().console.say(&news);
+            self.voice().say(&news);
         }
         self.voice().flush(reactor.now());
         self.hold_or_release(reactor);

@@ -16,6 +16,7 @@ use super::recent::Recent;
 use crate::cli::config::{Output, ProcessConfig};
 use crate::cli::control::protocol::LogLine;
 use crate::cli::descriptor::{Target, target};
+use crate::cli::text::visible;
 use crate::cli::words;
 
 #[derive(Debug)]
@@ -125,7 +126,7 @@ impl Voice {
         if let Target::Own(number) = target(path) {
             match self.console.open(reactor, number) {
                 Ok(()) => return Sink::Own(number),
-                Err(error) => self.console.say(&format!("{}: {error}", path.display())),
+                Err(error) => self.say(&format!("{}: {error}", path.display())),
             }
         }
         // One file, however many write to it: they must not rotate it under each other.
@@ -147,7 +148,7 @@ impl Voice {
             let used = Sink::File(index);
             if !self.streams.values().any(|streams| streams.out == used || streams.err == used) {
                 if let Some(said) = file.take().and_then(|mut file| file.final_report()) {
-                    self.console.say(&said);
+                    self.console.say(&visible(&said));
                 }
             }
         }
@@ -186,7 +187,7 @@ impl Voice {
     pub(super) fn flush(&mut self, now: Instant) {
         for file in self.files.iter_mut().flatten() {
             if let Some(said) = file.flush(now) {
-                self.console.say(&said);
+                self.console.say(&visible(&said));
             }
         }
         self.console.flush();
@@ -208,14 +209,19 @@ impl Voice {
         self.flush(reactor.now());
         for file in self.files.iter_mut().flatten() {
             if let Some(said) = file.final_report() {
-                self.console.say(&said);
+                self.console.say(&visible(&said));
             }
         }
         self.console.finish(reactor, deadline);
     }
 
+    /// A message of our own, in one line whatever is in it.
+    pub(super) fn say(&mut self, what: &str) {
+        self.console.say(&visible(what));
+    }
+
     fn report(&mut self, name: &str, what: &str) {
-        self.console.say(&format!("[{name}] {what}"));
+        self.say(&format!("[{name}] {what}"));
     }
 }
 
