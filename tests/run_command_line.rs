@@ -197,6 +197,29 @@ fn options_end_at_the_command() {
 }
 
 #[test]
+fn help_says_what_signals_do_and_where_stdin_leads() {
+    for command in ["run", "up"] {
+        let output = Command::new(env!("CARGO_BIN_EXE_childminder")).args([command, "--help"]).output().unwrap();
+        let help = String::from_utf8(output.stdout).unwrap();
+        let words = ["SIGTERM", "SIGINT", "SIGQUIT", "SIGHUP", "SIGUSR1", "SIGTSTP", "closed terminal", "/dev/null"];
+        for word in words.into_iter().chain((command == "up").then_some("SIGUSR2")) {
+            assert!(help.contains(word), "{command}: {word}");
+        }
+        let long: Vec<_> = help.lines().filter(|line| line.chars().count() > 120).collect();
+        assert!(long.is_empty(), "{long:#?}");
+    }
+    for command in ["status", "start", "stop", "restart", "signal", "reload", "reopen", "shutdown", "logs"] {
+        let output = Command::new(env!("CARGO_BIN_EXE_childminder")).args([command, "--help"]).output().unwrap();
+        let help = String::from_utf8(output.stdout).unwrap();
+        for option in ["--socket PATH", "--owner USER", "--config FILE", "--json"] {
+            assert!(help.contains(option), "{command}: {option}");
+        }
+        assert!(help.lines().all(|line| line.chars().count() <= 120), "{help}");
+        assert_eq!(help.contains("--all"), !["reload", "reopen", "shutdown"].contains(&command), "{command}");
+    }
+}
+
+#[test]
 fn help_and_version_are_answered_on_stdout() {
     for args in [&["--help"][..], &["-h"], &["run", "--help"], &["run", "-h"], &["run", "-t", "1", "--help"]] {
         let output = Command::new(env!("CARGO_BIN_EXE_childminder")).args(args).output().unwrap();

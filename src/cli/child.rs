@@ -77,3 +77,16 @@ pub(crate) fn confine(command: &mut Command) {
     #[cfg(target_os = "linux")]
     command.parent_death_signal(libc::SIGKILL);
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_readme_names_all_variables() {
+        const README: &str = include_str!("../../README.md");
+        for name in OWN.iter().chain(SESSION) {
+            assert!(README.contains(&format!("`{name}`")), "{name}");
+        }
+    }
+}

@@ -332,7 +332,7 @@ impl Reader<'_, '_> {
         }
         let path = section.read(self.report, "file", value::some_text).map(PathBuf::from);
         let direct = section.read(self.report, "direct", value::boolean).unwrap_or(false);
-        let max_size = section.read(self.report, "max-size", value::size).unwrap_or(MAX_SIZE);
+        let max_size = section.read(self.report, "max-size", value::max_size).unwrap_or(MAX_SIZE);
         let keep = section.read(self.report, "keep", value::keep).unwrap_or(KEEP);
         if let (true, Some(span)) = (direct, section.span("max-size").or_else(|| section.span("keep"))) {
             let message = "rotation of a file with `direct = true`, allowed is it only for files that we write";

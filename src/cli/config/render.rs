@@ -7,7 +7,7 @@ use std::fmt::{self, Display, Formatter, Write};
 
 use childminder::Limit;
 
-use super::value::{Id, show_duration, show_restart, show_size};
+use super::value::{Id, show_duration, show_max_size, show_restart};
 use super::{Config, Output, ProcessConfig, Settings, Table};
 
 /// What is shown of the values of variables, which may be secrets.
@@ -103,7 +103,7 @@ impl Display for Output {
             Self::Null => f.write_str("\"null\""),
             Self::Inherit => f.write_str("\"inherit\""),
             Self::File { path, max_size, keep } => {
-                let (path, max_size) = (path.to_string_lossy(), show_size(*max_size));
+                let (path, max_size) = (path.to_string_lossy(), show_max_size(*max_size));
                 write!(f, "{{ file = {}, max-size = \"{max_size}\", keep = {keep} }}", Quoted(&path))
             }
             Self::Direct { path } => write!(f, "{{ file = {}, direct = true }}", Quoted(&path.to_string_lossy())),

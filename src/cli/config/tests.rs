@@ -385,3 +385,14 @@ fn no_cut_of_a_file_breaks_the_reader() {
         let _ = parse(&format!("{}{rest}", &EXAMPLE[..end]));
     }
 }
+
+#[test]
+fn a_file_may_be_without_a_limit() {
+    let read = |max_size: &str| {
+        let text = format!("[process.a]\nshell = \"x\"\nstdout = {{ file = \"x\", max-size = {max_size} }}\n");
+        parse(&text).unwrap().effective(Values::Shown)
+    };
+    assert!(read("\"unlimited\"").contains("max-size = \"unlimited\", keep = 5 }"));
+    assert_eq!(parse(&read("\"unlimited\"")).unwrap().effective(Values::Shown), read("\"unlimited\""));
+    assert!(error("stdout = { file = \"x\", max-size = \"none\" }").contains("at least 1, or \"unlimited\""));
+}

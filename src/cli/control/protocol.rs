@@ -1,7 +1,7 @@
 //! The control protocol, version 1. Reads and writes nothing but bytes in memory.
 //!
-//! A client connects to the supervisor's Unix socket and sends requests: one JSON object a line, in UTF-8, at most 64 KiB
-//! each. Each is answered by one JSON object a line, in the order of the requests, and the next one is looked at when its
+//! A client connects to the supervisor's Unix socket and sends requests: one JSON object a line, in UTF-8. Up to 64 KiB
+//! are always taken, and a longer one may be refused. Each is answered by one JSON object a line, in the order of the requests, and the next one is looked at when its
 //! answer has been read. What is asked by a client that has closed its connection by then is not done.
 //!
 //! | request: `"command"` | answer, beside `"version":1,"ok":true` |

@@ -48,10 +48,11 @@ usage: childminder up [-c FILE]
   -c, --config FILE   the file (childminder.toml)
   -h, --help          this text
 
-SIGTERM, SIGINT, SIGQUIT and a closed terminal stop all processes and end this command with 0; a second signal, at
-least 0.2 s later, kills them. SIGHUP reads the file again and touches only what has changed, SIGUSR1 writes the status
-to stderr, SIGUSR2 opens the output files anew. `childminder status` and the others talk to it. Exit code 2 is a mistake
-in the file or in the command line, 125 any other failure.
+SIGTERM, SIGINT (Ctrl-C), SIGQUIT, a closed terminal and any other signal that would end this command stop all
+processes and end it with 0; a second one, at least 0.2 s later, kills them. SIGHUP reads the file again and touches
+only what has changed, SIGUSR1 writes the status to stderr, SIGUSR2 closes the output files, which the next line opens
+anew, and SIGTSTP (Ctrl-Z) has all stand still until `fg`. `childminder status` and the others talk to it. The stdin of
+the processes is /dev/null. Exit code 2 is a mistake in the file or in the command line, 125 any other failure.
 ";
 
 /// Runs what the file says.
