@@ -370,7 +370,7 @@ fn a_file_without_a_limit_is_never_rotated() {
         "[process.a]\nshell = \"yes 0123456789 | head -n 1200000; exec sleep 1000\"\nstdout = { file = \"./log\", max-size = \"unlimited\" }\n",
     );
     let log = up.folder.join("log");
-    until("all of it", || std::fs::metadata(&log).ok().filter(|log| log.len() == 13_200_000));
+    until("all of it", || fs::metadata(&log).ok().filter(|log| log.len() == 13_200_000));
     assert!(!up.folder.join("log.1").exists());
     up.shutdown();
 }
