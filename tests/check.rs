@@ -53,13 +53,13 @@ fn only_a_regular_file_is_read_and_nothing_waits_for_one() {
         }
     };
     fs::create_dir(&file).unwrap();
-    expect("is a directory, allowed is a regular file");
+    expect("is a directory, not a regular file");
     fs::remove_dir(&file).unwrap();
     assert!(Command::new("mkfifo").arg(&file).status().unwrap().success());
-    expect("is a named pipe, allowed is a regular file");
+    expect("is a named pipe, not a regular file (it is read again at each reload)");
     fs::remove_file(&file).unwrap();
     std::os::unix::fs::symlink("/dev/null", &file).unwrap();
-    expect("is a device, allowed is a regular file");
+    expect("is a device, not a regular file (it is read again at each reload)");
     fs::remove_file(&file).unwrap();
     fs::File::create(&file).unwrap().set_len(1 << 40).unwrap();
     expect("has 1099511627776 bytes, allowed are at most 4194304");
@@ -80,7 +80,7 @@ fn a_reload_never_waits_for_the_file() {
     };
     reload("there is no such file");
     assert!(Command::new("mkfifo").arg(&file).status().unwrap().success());
-    reload("is a named pipe, allowed is a regular file");
+    reload("is a named pipe, not a regular file (it is read again at each reload)");
     assert_eq!(up.pid_of_at("s", "web"), pid);
     fs::remove_file(&file).unwrap();
     up.write_file(SLEEPS);
@@ -267,4 +267,64 @@ fn a_file_that_hides_its_socket_names_none() {
     up.folder.write("childminder.toml", "[process.web]\ncommand = 3\n");
     assert!(up.fails(&["status"]).1.contains("no supervisor is running at "));
     up.ok(&["shutdown", "--socket", "s"]);
+}
+
+#[test]
+fn a_file_from_another_program_is_refused_with_the_reason() {
+    let folder = Folder::new();
+    let script = format!("{PROGRAM} check -c <(echo '[process]')");
+    let output = Command::new("bash").args(["-c", &script]).current_dir(&folder.0).output().unwrap();
+    let said = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(2));
+    assert!(said.ends_with(" is a named pipe, not a regular file (it is read again at each reload)\n"), "{said}");
+    for args in [["check", "-c", ""], ["up", "-c", ""], ["status", "-c", ""]] {
+        assert_eq!(run(&folder, &args), (2, "childminder: --config is empty\n".into()), "{args:?}");
+    }
+    assert_eq!(run(&folder, &["status", "--socket", ""]), (2, "childminder: --socket is empty\n".into()));
+}
+
+// A name with a newline or an escape sequence in it must not look like a message of ours.
+#[test]
+fn no_name_forges_a_line() {
+    const EVIL: &str = "evil\nchildminder: [root] started\u{1b}[2J";
+    let is_clean = |said: &str| {
+        assert!(said.contains("evil\\nchildminder: [root] started\\x1b[2J"), "{said}");
+        assert!(
+            !said.contains('\u{1b}') && !said.lines().any(|line| line.starts_with("childminder: [root]")),
+            "{said}"
+        );
+    };
+    let folder = Folder::new();
+    fs::create_dir(folder.join(EVIL)).unwrap();
+    let file = format!("{EVIL}/childminder.toml");
+    for (content, code) in
+        [("x = 1\n[process]\n", 2), ("[process.a]\ncommand = [\"./missing\"]\nstdout = \"./no/log\"\n", 0)]
+    {
+        folder.write(&file, content);
+        let (ended, said) = run(&folder, &["check", "-c", &file]);
+        assert_eq!(ended, code, "{said}");
+        is_clean(&said);
+    }
+    fs::remove_file(folder.join(&file)).unwrap();
+    for command in ["check", "up", "status"] {
+        is_clean(&run(&folder, &[command, "-c", &file]).1);
+    }
+    let socket = format!("{EVIL}/s");
+    is_clean(&run(&folder, &["status", "--socket", &socket]).1);
+    is_clean(&run(&folder, &["run", "--restart", "never", &format!("./{EVIL}/program")]).1);
+
+    // A supervisor, with a program, a log and a socket that cannot be used.
+    let quoted = EVIL.replace('\n', "\\n").replace('\u{1b}', "\\u001b");
+    let up = Up::start(&format!(
+        "[process.a]\ncommand = [\"./{quoted}/program\"]\n[process.b]\nshell = \"echo line; exec sleep 1000\"\nstdout = \"./{quoted}/no/log\"\n"
+    ));
+    up.until_read("err", "[a] could not start");
+    up.until_read("err", "no/log: ");
+    up.folder.write("childminder.toml", &format!("[monitor]\nsocket = \"{quoted}/s\"\n[process]\n"));
+    let output = up.command(&["reload", "--socket", "s"]);
+    is_clean(&text(&output.stderr));
+    up.signal(rustix::process::Signal::HUP);
+    up.until_read("err", "the socket stays at ");
+    is_clean(&up.folder.read("err"));
+    up.ok(&["shutdown", "--wait", "--socket", "s"]);
 }

@@ -95,7 +95,7 @@ fn a_program_that_cannot_be_started() {
             "`command` starts \"HERE/fine\", which does not exist",
         ),
         ("command = [\"bin/fine/x\"]".into(), "which does not exist"),
-        ("command = [\"bin/pipe\"]".into(), "which is no regular file"),
+        ("command = [\"bin/pipe\"]".into(), "which is not a regular file"),
         ("command = [\"bin/orphan\"]".into(), "which has the interpreter \"/no/such/sh\", which does not exist"),
         ("command = [\"bin/windows\"]".into(), "which has the interpreter \"/bin/sh\\r\", which does not exist"),
         ("command = [\"bin/env\"]".into(), "which has the interpreter \"fine\", which is in no folder of its PATH, "),

@@ -125,7 +125,11 @@ fn sends_signals() {
     up.until_read("out", "[a] ready");
     up.ok(&["signal", "usr1", "a"]);
     up.until_read("out", "[a] got usr1");
-    assert_eq!(up.fails(&["signal", "SIGUSR1", "b"]), (1, "childminder: none of them is running\n".into()));
+    assert_eq!(up.fails(&["signal", "SIGUSR1", "b"]), (1, "childminder: b is not running\n".into()));
+    up.ok(&["stop", "a", "--wait"]);
+    let expected = "childminder: a is not running, b is not running\n";
+    assert_eq!(up.fails(&["signal", "SIGUSR1", "--all"]), (1, expected.into()));
+    up.ok(&["start", "a"]);
     up.ok(&["signal", "9", "a"]);
     until("a restart", || (up.status("a")["restarts"] == 1).then_some(()));
 }
@@ -145,6 +149,9 @@ fn refuses_in_words_and_by_exit_code() {
         (&["status", "--follow"], 2, "invalid option"),
         (&["stop", "nobody"], 1, "there is no process `nobody`"),
         (&["stop", "web", "nob*"], 1, "there is no process `nob*`"),
+        (&["start", "worker"], 1, "there is no process `worker`; its instances are `worker:*`\n"),
+        (&["status", "--socket", "/etc/passwd"], 125, "/etc/passwd is no socket\n"),
+        (&["status", "--socket", "/"], 125, "/ is no socket\n"),
         (&["status", "nobody"], 1, "there is no process `nobody`"),
         (&["status", "--socket", "/no/such/socket"], 125, "no supervisor is running at /no/such/socket"),
         (&["status", "-c", "nothing.toml"], 2, "nothing.toml"),
@@ -208,10 +215,17 @@ fn a_wait_for_a_start_tells_the_truth() {
     // All of several, each with its own reason.
     let (_, said) = up.fails(&["restart", "web", "failing", "slow", "--wait"]);
     assert!(said.contains("web exited: exit status 3") && said.contains("failing exited: exit status 4"), "{said}");
-    // After a reload, too.
+    // After a reload, too, which says first what it has done.
     up.write_file("[process.new]\nshell = \"sleep 0.05; exit 5\"\n");
-    let (_, said) = up.fails(&["reload", "--wait"]);
-    assert!(said.starts_with("childminder: new exited: exit status 5"), "{said}");
+    let output = up.command(&["reload", "--wait"]);
+    assert_eq!(output.status.code(), Some(1));
+    assert_eq!(text(&output.stdout), "added new\nremoved web, job, failing, slow\n");
+    let said = text(&output.stderr);
+    assert!(said.starts_with("childminder: new exited: exit status 5") && said.lines().count() == 1, "{said}");
+    up.write_file("[process.new]\nshell = \"sleep 1000\"\nthreshold = \"1h\"\n");
+    let output = up.command(&["reload", "--wait", "--timeout", "100ms"]);
+    assert_eq!(text(&output.stdout), "restarted new\n");
+    assert!(text(&output.stderr).starts_with("childminder: not reached within 0.1 s: new "));
 }
 
 #[test]
@@ -375,8 +389,19 @@ fn another_user_is_refused() {
     } else {
         eprintln!("not asked by python3: {}", text(&output.stderr));
     }
-    let output = as_nobody(&[program.to_str().unwrap(), "shutdown", "--socket", up.socket().to_str().unwrap()]);
-    assert_ne!(output.status.code(), Some(0));
+    let socket = up.socket();
+    let shutdown = [program.to_str().unwrap(), "shutdown", "--socket", socket.to_str().unwrap()];
+    let output = as_nobody(&shutdown);
+    let said = text(&output.stderr);
+    assert!(output.status.code() == Some(1) && said.contains("you are neither root nor the user"), "{said}");
+    // As it is made.
+    open(&up.socket(), 0o600);
+    let output = as_nobody(&shutdown);
+    let expected = format!(
+        "childminder: {}: Permission denied (os error 13); only root and the supervisor's own user may talk to it\n",
+        up.socket().display()
+    );
+    assert_eq!((output.status.code(), text(&output.stderr)), (Some(125), expected));
     assert_states(&up, ["running", "running", "running", "stopped"]);
     up.shutdown();
 }

@@ -133,16 +133,19 @@ fn a_mistake_in_the_command_line_is_one_clear_line() {
         (&["--killtime=-1"], "--killtime"),
         (&["-m", "2", "-M", "1"], "--minrestartdelay 2s is above --maxrestartdelay 1s"),
         (&["-m", "0", "-M", "0.001"], "--maxrestartdelay 1ms is too short"),
-        (&["--name", ""], "NAME"),
-        (&["--name="], "NAME"),
-        (&["--name", "a\nb"], "NAME"),
+        (&["-M", "0.5"], "--minrestartdelay 1s (the default) is above --maxrestartdelay 500ms; give -m, too"),
+        (&["-m", "7200"], "--minrestartdelay 7200s is above --maxrestartdelay 3600s (the default); give -M, too"),
+        (&["--name", ""], "--name is empty"),
+        (&["--name="], "--name is empty"),
+        (&["--name", "a\nb"], "--name `a\\nb` has control characters in it"),
+        (&["--cwd", ""], "--cwd is empty"),
         (&["--user", "childminder-no-such-user"], "no user `childminder-no-such-user`"),
         (&["--user", "root:childminder-no-such-group"], "no group `childminder-no-such-group`"),
-        (&["--user", "4000000"], "4000000"),
+        (&["--user", "4000000"], "--user 4000000: it is not in the user database; give its group, too: 4000000:GROUP"),
         (&["--user", "4294967295:0"], "4294967295"),
-        (&["--user", ""], "no user"),
-        (&["--user", ":root"], "no user"),
-        (&["--user", "root:"], "no group"),
+        (&["--user", ""], "--user : the user is empty"),
+        (&["--user", ":root"], "--user :root: the user is empty"),
+        (&["--user", "root:"], "--user root:: the group is empty"),
         (&["--env", "NOVALUE"], "KEY=VALUE"),
         (&["--env", "=value"], "KEY=VALUE"),
         (&["--restart", "sometimes"], "sometimes"),
@@ -190,6 +193,29 @@ fn options_end_at_the_command() {
     ] {
         let (code, out, err) = run(&[&["--restart", "never"], args].concat());
         assert_eq!((code, &out[..]), (Some(0), &[said.to_owned()][..]), "{args:?}: {err:?}");
+    }
+}
+
+#[test]
+fn help_says_what_signals_do_and_where_stdin_leads() {
+    for command in ["run", "up"] {
+        let output = Command::new(env!("CARGO_BIN_EXE_childminder")).args([command, "--help"]).output().unwrap();
+        let help = String::from_utf8(output.stdout).unwrap();
+        let words = ["SIGTERM", "SIGINT", "SIGQUIT", "SIGHUP", "SIGUSR1", "SIGTSTP", "closed terminal", "/dev/null"];
+        for word in words.into_iter().chain((command == "up").then_some("SIGUSR2")) {
+            assert!(help.contains(word), "{command}: {word}");
+        }
+        let long: Vec<_> = help.lines().filter(|line| line.chars().count() > 120).collect();
+        assert!(long.is_empty(), "{long:#?}");
+    }
+    for command in ["status", "start", "stop", "restart", "signal", "reload", "reopen", "shutdown", "logs"] {
+        let output = Command::new(env!("CARGO_BIN_EXE_childminder")).args([command, "--help"]).output().unwrap();
+        let help = String::from_utf8(output.stdout).unwrap();
+        for option in ["--socket PATH", "--owner USER", "--config FILE", "--json"] {
+            assert!(help.contains(option), "{command}: {option}");
+        }
+        assert!(help.lines().all(|line| line.chars().count() <= 120), "{help}");
+        assert_eq!(help.contains("--all"), !["reload", "reopen", "shutdown"].contains(&command), "{command}");
     }
 }
 

@@ -362,3 +362,15 @@ fn a_terminal_has_colours_progress_and_a_screen() {
     let plain = up.ok(&["status", "web"]);
     assert!(!plain.contains('\x1b') && plain.lines().count() == 2, "{plain}");
 }
+
+#[test]
+fn a_file_without_a_limit_is_never_rotated() {
+    // More than the default limit.
+    let up = Up::start(
+        "[process.a]\nshell = \"yes 0123456789 | head -n 1200000; exec sleep 1000\"\nstdout = { file = \"./log\", max-size = \"unlimited\" }\n",
+    );
+    let log = up.folder.join("log");
+    until("all of it", || fs::metadata(&log).ok().filter(|log| log.len() == 13_200_000));
+    assert!(!up.folder.join("log.1").exists());
+    up.shutdown();
+}

@@ -227,6 +227,25 @@ fn under_nohup_it_outlives_its_terminal() {
     assert!(done.success() && !is_alive(pid));
 }
 
+// A shell without job control has its background jobs ignore both.
+#[test]
+fn in_the_background_of_a_script_ctrl_c_ends_nothing() {
+    let folder = Folder::new();
+    folder.write("childminder.toml", &file());
+    let script = format!("{PROGRAM} up > out 2> err & echo $! > up; wait");
+    let mut shell = Command::new("sh").args(["-c", &script]).current_dir(&folder.0).spawn().unwrap();
+    let number = |name: &str| until(name, || folder.read(name).strip_suffix('\n')?.parse::<i32>().ok());
+    let (up, pid) = (number("up"), number("pid"));
+    for signal in [rustix::process::Signal::INT, rustix::process::Signal::QUIT, rustix::process::Signal::USR1] {
+        up_util::kill(up, signal);
+    }
+    until("the status", || folder.read("err").contains("NAME").then_some(()));
+    assert!(is_alive(up) && is_alive(pid));
+    up_util::kill(up, rustix::process::Signal::TERM);
+    assert_eq!(shell.wait().unwrap().code(), Some(0));
+    assert!(!is_alive(pid));
+}
+
 /// `up` in the background of an interactive shell on a terminal. Its pid, too.
 fn in_the_background(folder: &Folder, then: &str) -> (OnTerminal, i32) {
     folder.write("childminder.toml", &file());

@@ -20,6 +20,7 @@ mod user;
 mod waiting;
 mod words;
 
+use std::ffi::OsString;
 use std::fmt;
 use std::process::ExitCode;
 
@@ -31,7 +32,7 @@ childminder runs, watches and restarts processes.
 
 usage: childminder run [OPTION]... [--] COMMAND [ARG]...   one process
        childminder up [-c FILE]                            those of a file
-       childminder check [-c FILE] [--effective]           what is wrong with the file
+       childminder check [-c FILE] [--effective]           what is wrong with the file, or what it comes to
        childminder status | start | stop | restart | signal | reload | reopen | shutdown | logs
                                                            talks to `up`; each has a --help
 
@@ -50,11 +51,14 @@ childminder run:
                                the user database needs the group
       --restart WHEN           always (the default), on-failure or never
 
-What the process writes comes out line by line as `[NAME] line`. It has a session of its own, without a terminal.
-SIGTERM, SIGINT, SIGQUIT and a closed terminal stop it and end this command with 0; a second signal, at least 0.2 s
-later, kills it. SIGHUP restarts it, SIGUSR1 writes its status to stderr. With `--restart never` this command ends with
-its child, and with `on-failure` as soon as the child succeeds: with the child's exit code, 128+N for signal N, 127 if it
-was not found, 126 if it is not executable. 2 is a mistake in the command line, 125 any other failure of our own.
+What the process writes comes out line by line as `[NAME] line`. It has a session of its own, without a terminal, and
+its stdin is /dev/null. SIGTERM, SIGINT (Ctrl-C), SIGQUIT, a closed terminal and any other signal that would end this
+command stop the process and end this command with 0; a second one, at least 0.2 s later, kills it. SIGHUP restarts it,
+SIGUSR1 writes its status to stderr, SIGTSTP (Ctrl-Z) has all stand still until `fg`.
+
+With `--restart never` this command ends with its child, and with `on-failure` as soon as the child succeeds: with the
+child's exit code, 128+N for signal N, 127 if it was not found, 126 if it is not executable. 2 is a mistake in the
+command line, 125 any other failure of our own.
 
   -h, --help                   this text
   -V, --version                the version
@@ -125,4 +129,10 @@ fn dispatch(mut arguments: Parser) -> Result<u8, Failure> {
         None => return Err(Failure::Usage("no command given; try --help".into())),
     };
     Ok(0)
+}
+
+/// The path behind an option.
+fn path_of(arguments: &mut Parser, option: &str) -> Result<OsString, Failure> {
+    let path = arguments.value()?;
+    if path.is_empty() { Err(Failure::Usage(format!("--{option} is empty"))) } else { Ok(path) }
 }

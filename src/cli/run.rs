@@ -18,7 +18,7 @@ use super::output::{self, Output, time_left};
 use super::signals::{Signals, Wish};
 use super::text::visible;
 use super::waiting::Author;
-use super::{FAILURE, Failure, HELP, child, paths, screen, user, words};
+use super::{FAILURE, Failure, HELP, child, path_of, paths, screen, user, words};
 
 /// What a child that has exited has left in its pipes is read, and what others still write is not waited for longer.
 const GRACE: Duration = Duration::from_millis(50);
@@ -85,18 +85,19 @@ fn parse(mut arguments: Parser) -> Result<Option<Arguments>, Failure> {
     let mut policy = Policy::default();
     let (mut name, mut cwd, mut user) = (None, None, None);
     let (mut env, mut clear_env, mut raw) = (Vec::new(), false, false);
+    let (mut min, mut max) = (None, None);
     let program = loop {
         match arguments.next()? {
             Some(Arg::Short('t') | Arg::Long("threshold")) => policy.threshold = seconds(&mut arguments, "threshold")?,
             Some(Arg::Short('k') | Arg::Long("killtime")) => policy.kill_time = seconds(&mut arguments, "killtime")?,
             Some(Arg::Short('m') | Arg::Long("minrestartdelay")) => {
-                policy.min_restart_delay = seconds(&mut arguments, "minrestartdelay")?;
+                min = Some(seconds(&mut arguments, "minrestartdelay")?);
             }
             Some(Arg::Short('M') | Arg::Long("maxrestartdelay")) => {
-                policy.max_restart_delay = seconds(&mut arguments, "maxrestartdelay")?;
+                max = Some(seconds(&mut arguments, "maxrestartdelay")?);
             }
             Some(Arg::Long("name")) => name = Some(arguments.value()?.string()?),
-            Some(Arg::Long("cwd")) => cwd = Some(arguments.value()?),
+            Some(Arg::Long("cwd")) => cwd = Some(path_of(&mut arguments, "cwd")?),
             Some(Arg::Long("env")) => env.push(variable(&arguments.value()?)?),
             Some(Arg::Long("clear-env")) => clear_env = true,
             Some(Arg::Long("raw")) => raw = true,
@@ -111,23 +112,21 @@ fn parse(mut arguments: Parser) -> Result<Option<Arguments>, Failure> {
     if program.is_empty() {
         return Err(Failure::Usage("the command to run is empty".into()));
     }
-    policy.validate().map_err(|error| match error {
-        PolicyError::MinAboveMax { min, max } => {
-            Failure::Usage(format!("--minrestartdelay {min:?} is above --maxrestartdelay {max:?}"))
-        }
-        PolicyError::MaxTooShort { max } => Failure::Usage(format!("--maxrestartdelay {max:?} is too short")),
-        other => Failure::Usage(other.to_string()),
-    })?;
-    let name = name.unwrap_or_else(|| base_name(&program));
-    if name.is_empty() || name.contains(char::is_control) {
-        return Err(Failure::Usage("NAME is empty or has control characters in it".into()));
+    policy.min_restart_delay = min.unwrap_or(policy.min_restart_delay);
+    policy.max_restart_delay = max.unwrap_or(policy.max_restart_delay);
+    policy.validate().map_err(|error| Failure::Usage(policy_mistake(error, min.is_some(), max.is_some())))?;
+    if let Some(name) = &name {
+        check_name(name)?;
     }
+    let name = name.unwrap_or_else(|| visible(&base_name(&program)).into_owned());
 
     // A relative program is relative to the current folder, as --cwd is, and not to --cwd.
-    let mut command = match program.as_bytes().contains(&b'/') {
-        true => Command::new(absolute(&program, "")?),
-        false => Command::new(program),
+    let program = match program.as_bytes().contains(&b'/') {
+        true => absolute(&program, "")?.into(),
+        false => program,
     };
+    let user = user.as_deref().map(User::find).transpose()?;
+    let mut command = child::command(program, user.as_ref().map(|user| user.uid));
     command.args(arguments.raw_args()?);
     if clear_env {
         command.env_clear();
@@ -137,7 +136,7 @@ fn parse(mut arguments: Parser) -> Result<Option<Arguments>, Failure> {
         command.current_dir(absolute(&dir, "--cwd ")?);
     }
     if let Some(user) = user {
-        run_as(&mut command, &user)?;
+        user.run(&mut command)?;
     }
     child::confine(&mut command);
     Ok(Some(Arguments { name, command, policy, raw }))
@@ -147,6 +146,33 @@ fn parse(mut arguments: Parser) -> Result<Option<Arguments>, Failure> {
 fn absolute(path: &OsStr, option: &str) -> Result<PathBuf, Failure> {
     paths::absolute(Path::new(path))
         .map_err(|error| Failure::Other(format!("{option}{}: {error}", path.to_string_lossy())))
+}
+
+/// What is wrong with a policy. `min` and `max` are whether the shortest and the longest wait were given.
+fn policy_mistake(error: PolicyError, min: bool, max: bool) -> String {
+    let default = |given: bool| if given { "" } else { " (the default)" };
+    let advice = match (min, max) {
+        (false, _) => "; give -m, too",
+        (_, false) => "; give -M, too",
+        (true, true) => "",
+    };
+    match error {
+        PolicyError::MinAboveMax { min: shortest, max: longest } => format!(
+            "--minrestartdelay {shortest:?}{} is above --maxrestartdelay {longest:?}{}{advice}",
+            default(min),
+            default(max)
+        ),
+        PolicyError::MaxTooShort { max } => format!("--maxrestartdelay {max:?} is too short"),
+        other => other.to_string(),
+    }
+}
+
+fn check_name(name: &str) -> Result<(), Failure> {
+    match visible(name) {
+        _ if name.is_empty() => Err(Failure::Usage("--name is empty".into())),
+        shown if shown != name => Err(Failure::Usage(format!("--name `{shown}` has control characters in it"))),
+        _ => Ok(()),
+    }
 }
 
 fn seconds(arguments: &mut Parser, option: &str) -> Result<Duration, Failure> {
@@ -181,24 +207,49 @@ fn base_name(program: &OsString) -> String {
     Path::new(program).file_name().unwrap_or(program).to_string_lossy().into_owned()
 }
 
-/// `USER[:GROUP]`, each a name or a number.
-fn run_as(command: &mut Command, text: &str) -> Result<(), Failure> {
-    let (name, group) = text.split_once(':').map_or((text, None), |(name, group)| (name, Some(group)));
-    let unknown = |error: std::io::Error| Failure::Usage(format!("--user {text}: {error}"));
-    if let Err(error) = command.user(name) {
-        match user::number(name) {
-            // With a group said it need not be in the user database.
-            Some(uid) if group.is_some() => drop(command.uid(uid)),
-            _ => return Err(unknown(error)),
+/// What `--user USER[:GROUP]` says, each a name or a number.
+struct User<'a> {
+    text: &'a str,
+    name: &'a str,
+    group: Option<&'a str>,
+    uid: u32,
+}
+
+impl<'a> User<'a> {
+    fn find(text: &'a str) -> Result<Self, Failure> {
+        let (name, group) = text.split_once(':').map_or((text, None), |(name, group)| (name, Some(group)));
+        if name.is_empty() {
+            return Err(mistake(text, "the user is empty"));
         }
+        if group.is_some_and(str::is_empty) {
+            return Err(mistake(text, "the group is empty"));
+        }
+        let uid = user::uid(name).map_err(|error| mistake(text, &error.to_string()))?;
+        Ok(Self { text, name, group, uid })
     }
-    match group.map(|group| (group, user::number(group))) {
-        None => {}
-        Some((_, Some(gid))) => drop(command.gid(gid)),
-        Some((group, None)) => drop(command.group(group).map_err(unknown)?),
+
+    fn run(&self, command: &mut Command) -> Result<(), Failure> {
+        let unknown = |error: std::io::Error| mistake(self.text, &error.to_string());
+        if command.user(self.name).is_err() {
+            // With a group said it need not be in the user database.
+            if self.group.is_none() {
+                let what = format!("it is not in the user database; give its group, too: {}:GROUP", self.uid);
+                return Err(mistake(self.text, &what));
+            }
+            command.uid(self.uid);
+        }
+        match self.group.map(|group| (group, user::number(group))) {
+            None => {}
+            Some((_, Some(gid))) => drop(command.gid(gid)),
+            Some((group, None)) => drop(command.group(group).map_err(unknown)?),
+        }
+        command.user_env(self.name).map_err(unknown)?;
+        Ok(())
     }
-    command.user_env(name).map_err(unknown)?;
-    Ok(())
+}
+
+fn mistake(user: &str, what: &str) -> Failure {
+    Failure::Usage(format!("--user {user}: {what}"))
 }
 
 /// What the monitor does and what the child writes, for people to read.

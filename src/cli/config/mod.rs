@@ -24,6 +24,7 @@ use std::path::{Path, PathBuf};
 
 use instances::Table;
 pub(crate) use process::{Change, Commands, Mark, Output, ProcessConfig, Settings};
+pub(crate) use render::Values;
 pub(crate) use report::Findings;
 use source::Source;
 pub(crate) use source::{FileName, Unreadable};

@@ -3,7 +3,7 @@
 //! The one rule: the settings compare, the command is made of them: what is equal here runs on over a reload.
 
 use std::ffi::OsString;
-use std::fmt::{Display, Write};
+use std::fmt::Write;
 use std::hash::{DefaultHasher, Hasher};
 use std::io;
 use std::path::{Path, PathBuf};
@@ -12,6 +12,7 @@ use std::sync::Arc;
 
 use childminder::{Command, Limit, Policy, Resource, Stdio};
 
+use super::render::Values;
 use super::value::Id;
 use crate::cli::child;
 use crate::cli::safe_path::{self, Creation, Target};
@@ -109,24 +110,25 @@ impl Mark {
     }
 }
 
-/// Of the settings as they are written in full: those that read back as equal are equal.
-fn hash(settings: &impl Display) -> u64 {
-    struct Text(DefaultHasher);
-    impl Write for Text {
-        fn write_str(&mut self, text: &str) -> std::fmt::Result {
-            self.0.write(text.as_bytes());
-            Ok(())
-        }
+/// The hash of a text: settings that read back as equal are written as equal.
+#[derive(Default)]
+struct Text(DefaultHasher);
+
+impl Write for Text {
+    fn write_str(&mut self, text: &str) -> std::fmt::Result {
+        self.0.write(text.as_bytes());
+        Ok(())
     }
-    let mut text = Text(DefaultHasher::new());
-    let _ = write!(text, "{settings}");
-    text.0.finish()
 }
 
 impl ProcessConfig {
     /// What tells these settings from others.
     pub(crate) fn mark(&self) -> Mark {
-        Mark { settings: hash(&self.settings), all: hash(self) }
+        let (mut settings, mut all) = (Text::default(), Text::default());
+        // A hash takes everything.
+        let _ = self.settings.write(&mut settings, Values::Shown);
+        let _ = self.write(&mut all, Values::Shown);
+        Mark { settings: settings.0.finish(), all: all.0.finish() }
     }
 
     /// The command that the settings describe. Opens no files: a file that the process writes
@@ -134,7 +136,7 @@ impl ProcessConfig {
     fn command(&self) -> io::Result<Command> {
         let settings = &self.settings;
         let (program, args) = settings.command.split_first().ok_or(io::ErrorKind::InvalidInput)?;
-        let mut command = Command::new(program);
+        let mut command = child::command(program, settings.user.as_ref().map(Id::uid).transpose()?);
         command.args(args);
         if settings.clear_environment {
             command.env_clear();

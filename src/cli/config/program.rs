@@ -97,7 +97,7 @@ fn executable(path: &Path) -> Result<(), Trouble> {
         return other("is a directory");
     }
     if !file.is_file() {
-        return other("is no regular file");
+        return other("is not a regular file");
     }
     if file.mode() & 0o111 == 0 {
         return other("is not executable");

@@ -264,7 +264,11 @@ impl Reader<'_, '_> {
                 let found = name.get_ref().escape_debug();
                 self.report.add(name.span(), format!("`{found}` as a variable, allowed is a name without = and NUL"));
             }
-            let text = self.report.check(value.span(), name.get_ref(), value.get_ref(), value::text(value.get_ref()));
+            let text = value::text(value.get_ref());
+            if let Err(allowed) = text {
+                let (shown, kind) = (name.get_ref().escape_debug(), report::kind(value.get_ref()));
+                self.report.add(value.span(), format!("`{shown}` is {kind}, allowed is {allowed}"));
+            }
             let name = name.get_ref().to_string();
             let at = environment.partition_point(|(known, _)| *known < name);
             environment.insert(at, (name, text.unwrap_or_default()));
@@ -333,7 +337,7 @@ impl Reader<'_, '_> {
         }
         let path = section.read(self.report, "file", value::some_text).map(PathBuf::from);
         let direct = section.read(self.report, "direct", value::boolean).unwrap_or(false);
-        let max_size = section.read(self.report, "max-size", value::size).unwrap_or(MAX_SIZE);
+        let max_size = section.read(self.report, "max-size", value::max_size).unwrap_or(MAX_SIZE);
         let keep = section.read(self.report, "keep", value::keep).unwrap_or(KEEP);
         if let (true, Some(span)) = (direct, section.span("max-size").or_else(|| section.span("keep"))) {
             let message = "rotation of a file with `direct = true`, allowed is it only for files that we write";

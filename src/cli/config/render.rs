@@ -1,44 +1,59 @@
 //! The effective settings, as a file again. Prints nothing by itself.
 //!
-//! The one rule: what is written here reads back as equal settings, from any folder.
+//! The one rule: what is written here reads back as equal settings, from any folder, unless values are
+//! hidden.
 
-use std::fmt::{self, Display, Formatter};
+use std::fmt::{self, Display, Formatter, Write};
 
 use childminder::Limit;
 
-use super::value::{Id, show_duration, show_restart, show_size};
-use super::{Config, Output, ProcessConfig, Settings};
+use super::value::{Id, show_duration, show_max_size, show_restart};
+use super::{Config, Output, ProcessConfig, Settings, Table};
 use crate::cli::safe_path::Creation;
 
-/// A file that says the same with every key spelt out: instances one by one, paths absolute, defaults where they apply.
-impl Display for Config {
-    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+/// What is shown of the values of variables, which may be secrets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Values {
+    /// Their lengths. The text does not read back as the same.
+    Hidden,
+    Shown,
+}
+
+impl Config {
+    /// A file that says the same with every key spelt out: instances one by one, paths absolute,
+    /// defaults where they apply.
+    pub(crate) fn effective(&self, values: Values) -> String {
+        let mut text = String::new();
+        let has_variables = |table: &Table| !table.settings.environment.is_empty();
+        if values == Values::Hidden && self.tables.iter().any(has_variables) {
+            text += "# Of variables only the lengths are shown, as --show-environment was not given.\n";
+        }
         if let Some(socket) = &self.socket {
-            writeln!(f, "[monitor]\nsocket = {}\n", Quoted(&socket.to_string_lossy()))?;
+            text += &format!("[monitor]\nsocket = {}\n\n", Quoted(&socket.to_string_lossy()));
         }
         if self.tables.is_empty() {
             // Without this table, the file would have a mistake.
-            writeln!(f, "[process]")?;
+            text += "[process]\n";
         }
         for (index, process) in self.processes().enumerate() {
-            if index > 0 {
-                writeln!(f)?;
-            }
-            write!(f, "{process}")?;
+            text += if index > 0 { "\n" } else { "" };
+            // Writing to a string does not fail.
+            let _ = process.write(&mut text, values);
         }
-        Ok(())
+        text
     }
 }
 
-impl Display for ProcessConfig {
-    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+impl ProcessConfig {
+    /// Writes it as a table of the file.
+    pub(super) fn write(&self, f: &mut impl Write, values: Values) -> fmt::Result {
         let policy = &self.policy;
         let is_bare = self.name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_".contains(&byte));
         match is_bare {
             true => writeln!(f, "[process.{}]", self.name)?,
             false => writeln!(f, "[process.{}]", Quoted(&self.name))?,
         }
-        write!(f, "{}", self.settings)?;
+        self.settings.write(f, values)?;
         writeln!(f, "threshold = \"{}\"", show_duration(policy.threshold))?;
         writeln!(f, "kill-time = \"{}\"", show_duration(policy.kill_time))?;
         writeln!(f, "min-restart-delay = \"{}\"", show_duration(policy.min_restart_delay))?;
@@ -50,14 +65,18 @@ impl Display for ProcessConfig {
     }
 }
 
-impl Display for Settings {
-    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+impl Settings {
+    /// Writes the keys of a table.
+    pub(super) fn write(&self, f: &mut impl Write, values: Values) -> fmt::Result {
         let command = self.command.iter().map(|part| Quoted(&part.to_string_lossy()).to_string());
         writeln!(f, "command = [{}]", join(command))?;
         if let Some(directory) = &self.directory {
             writeln!(f, "directory = {}", Quoted(&directory.to_string_lossy()))?;
         }
-        let variables = self.environment.iter().map(|(name, value)| format!("{} = {}", Quoted(name), Quoted(value)));
+        let variables = self.environment.iter().map(|(name, value)| match values {
+            Values::Shown => format!("{} = {}", Quoted(name), Quoted(value)),
+            Values::Hidden => format!("{} = \"({} bytes)\"", Quoted(name), value.len()),
+        });
         writeln!(f, "environment = {{{}}}", join(variables))?;
         writeln!(f, "clear-environment = {}", self.clear_environment)?;
         for (key, id) in [("user", &self.user), ("group", &self.group)] {
@@ -85,7 +104,7 @@ impl Display for Output {
             Self::Null => f.write_str("\"null\""),
             Self::Inherit => f.write_str("\"inherit\""),
             Self::File { path, new, max_size, keep } => {
-                let (path, max_size) = (path.to_string_lossy(), show_size(*max_size));
+                let (path, max_size) = (path.to_string_lossy(), show_max_size(*max_size));
                 let path = Quoted(&path);
                 write!(f, "{{ file = {path}, max-size = \"{max_size}\", keep = {keep}{} }}", show_creation(*new))
             }

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use toml::de::DeValue;
 
 use super::source::Unreadable;
+use crate::cli::text::visible;
 
 /// Mistakes and warnings about a file. Displayed as one line each: `file:line:column: what was
 /// found, what is allowed`.
@@ -45,11 +46,11 @@ impl fmt::Display for Findings {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (index, Located { at, message }) in self.list.iter().enumerate() {
             let end_of_last = if index == 0 { "" } else { "\n" };
-            write!(f, "{end_of_last}{}:", self.file.display())?;
+            write!(f, "{end_of_last}{}:", visible(&self.file.to_string_lossy()))?;
             if let Some((line, column)) = at {
                 write!(f, "{line}:{column}:")?;
             }
-            write!(f, " {message}")?;
+            write!(f, " {}", visible(message))?;
         }
         Ok(())
     }
@@ -178,6 +179,18 @@ pub(super) fn describe(value: &DeValue<'_>) -> String {
         DeValue::Array(array) if array.is_empty() => "an empty list".into(),
         DeValue::Array(_) => "a list".into(),
         DeValue::Table(_) => "a table".into(),
+    }
+}
+
+/// The kind of a value that may be a secret, for a message.
+pub(super) fn kind(value: &DeValue<'_>) -> &'static str {
+    match value {
+        DeValue::String(_) => "a string with NUL",
+        DeValue::Integer(_) | DeValue::Float(_) => "a number",
+        DeValue::Boolean(_) => "true or false",
+        DeValue::Datetime(_) => "a date or time",
+        DeValue::Array(_) => "a list",
+        DeValue::Table(_) => "a table",
     }
 }
 

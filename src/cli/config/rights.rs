@@ -88,10 +88,11 @@ impl Ids {
 pub(super) fn as_user_of<T: Send>(settings: &Settings, ask: impl FnOnce() -> T + Send) -> T {
     use rustix::thread::{set_thread_groups, set_thread_res_gid, set_thread_res_uid};
     let Some(Ids { uid, gid, groups }) = Ids::of(settings).filter(|_| geteuid().is_root()) else { return ask() };
+    let (own_uid, own_gid) = (geteuid(), getegid());
     let take_on = move || -> rustix::io::Result<()> {
         set_thread_groups(&groups.iter().map(|group| Gid::from_raw(*group)).collect::<Vec<_>>())?;
-        set_thread_res_gid(None, Gid::from_raw(gid), None)?;
-        set_thread_res_uid(None, Uid::from_raw(uid), None)
+        set_thread_res_gid(own_gid, Gid::from_raw(gid), own_gid)?;
+        set_thread_res_uid(own_uid, Uid::from_raw(uid), own_uid)
     };
     std::thread::scope(|scope| {
         let asked = scope.spawn(move || {

@@ -116,7 +116,9 @@ impl From<io::Error> for Refusal {
 /// The content of a file, and a warning about it.
 fn read_whole(path: &Path, is_named: bool) -> Result<(Vec<u8>, Option<String>), Refusal> {
     if let Some(what) = kind_of(fs::metadata(path)?.file_type()) {
-        return Err(Refusal::Other(format!("is {what}, allowed is a regular file")));
+        // As from a shell's `<(…)`.
+        let why = if what == DIRECTORY { "" } else { " (it is read again at each reload)" };
+        return Err(Refusal::Other(format!("is {what}, not a regular file{why}")));
     }
     // The path may lead to a named pipe by now, whose opening would block.
     let file = File::options().read(true).custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY).open(path)?;
@@ -140,12 +142,14 @@ fn read_whole(path: &Path, is_named: bool) -> Result<(Vec<u8>, Option<String>), 
     Ok((bytes, warning))
 }
 
+const DIRECTORY: &str = "a directory";
+
 /// The kind of a file that is not a regular one, in words.
 fn kind_of(kind: FileType) -> Option<&'static str> {
     if kind.is_file() {
         None
     } else if kind.is_dir() {
-        Some("a directory")
+        Some(DIRECTORY)
     } else if kind.is_fifo() {
         Some("a named pipe")
     } else if kind.is_socket() {

@@ -41,7 +41,7 @@ fn error(rest: &str) -> String {
 
 #[track_caller]
 fn expect_round_trip(config: &Config) {
-    let text = config.to_string();
+    let text = config.effective(Values::Shown);
     // From another folder, too.
     let again = parse_as("/usr/other.toml", text.as_bytes());
     let again = again.map_err(|errors| format!("{errors}\n{text}")).unwrap();
@@ -147,7 +147,7 @@ fn a_program_with_a_slash_counts_from_the_file_too() {
 fn paths_are_not_glued() {
     let text = "[monitor]\nsocket = \"./run/./s\"\n[process.a]\ncommand = [\"x\"]\ndirectory = \"./usr/../bin/.\"\n\
                 stdout = \"./tmp//x\"\nstderr = { file = \"./y\", direct = true }\n";
-    let text = parse_as("/file", text.as_bytes()).unwrap().to_string();
+    let text = parse_as("/file", text.as_bytes()).unwrap().effective(Values::Shown);
     for path in ["\"/run/s\"", "\"/usr/../bin\"", "\"/tmp/x\"", "\"/y\""] {
         assert!(text.contains(path), "{path} in {text}");
     }
@@ -345,7 +345,7 @@ fn each_key_says_what_is_allowed() {
             "3:19: `groups` is \"no-such-group\", allowed is the name of a group",
         ),
         ("user = 4294967295", "3:8: `user` is 4294967295, allowed is the name of a user"),
-        ("environment = { A = 1 }", "3:21: `A` is 1, allowed is a string"),
+        ("environment = { A = 1 }", "3:21: `A` is a number, allowed is a string"),
         ("environment = { \"A=B\" = \"\" }", "3:17: `A=B` as a variable, allowed is a name without = and NUL"),
         ("environment = \"A=B\"", "3:15: `environment` is \"A=B\", allowed is a table of strings"),
         ("shell = \"x\"", "3:1: both `command` and `shell`, allowed is one of them"),
@@ -412,4 +412,15 @@ fn no_cut_of_a_file_breaks_the_reader() {
         let rest = EXAMPLE.get(end + 7..).unwrap_or_default();
         let _ = parse(&format!("{}{rest}", &EXAMPLE[..end]));
     }
+}
+
+#[test]
+fn a_file_may_be_without_a_limit() {
+    let read = |max_size: &str| {
+        let text = format!("[process.a]\nshell = \"x\"\nstdout = {{ file = \"x\", max-size = {max_size} }}\n");
+        parse(&text).unwrap().effective(Values::Shown)
+    };
+    assert!(read("\"unlimited\"").contains("max-size = \"unlimited\", keep = 5 }"));
+    assert_eq!(parse(&read("\"unlimited\"")).unwrap().effective(Values::Shown), read("\"unlimited\""));
+    assert!(error("stdout = { file = \"x\", max-size = \"none\" }").contains("at least 1, or \"unlimited\""));
 }

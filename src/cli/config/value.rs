@@ -14,7 +14,8 @@ pub(super) type Parsed<T> = Result<T, &'static str>;
 
 const DURATION: &str =
     "a duration such as \"500ms\", \"5s\", \"1.5m\", \"1h\", or a number of seconds, up to 100 years";
-const SIZE: &str = "a size such as \"10MiB\", \"10MB\", \"512k\", or a number of bytes, at least 1";
+const MAX_SIZE: &str = "a size such as \"10MiB\", \"10MB\", \"512k\", a number of bytes, at least 1, or \"unlimited\"";
+const UNLIMITED: &str = "unlimited";
 const UMASK: &str = "a mask in octal, such as \"022\" or 0o022, up to 0o777";
 const MODE: &str = "a mode in octal without bits above 0777, such as \"0640\" or 0o640";
 const OWNER: &str = "\"USER\", \"USER:GROUP\" or \":GROUP\", each a name or a number of this system";
@@ -81,7 +82,7 @@ pub(super) fn show_duration(duration: Duration) -> String {
     format!("{}{unit}", nanos / factor)
 }
 
-pub(super) fn show_size(size: u64) -> String {
+fn show_size(size: u64) -> String {
     let names = ["GiB", "MiB", "KiB", "B"].into_iter().zip(SIZE_UNITS);
     let fits = |(name, (_, factor)): (_, &(_, u128))| {
         (u128::from(size) % factor == 0).then(|| format!("{}{name}", u128::from(size) / factor))
@@ -112,9 +113,18 @@ pub(super) fn duration(value: &DeValue<'_>) -> Parsed<Duration> {
     .ok_or(DURATION)
 }
 
-pub(super) fn size(value: &DeValue<'_>) -> Parsed<u64> {
-    let size = integer(value).or_else(|| value.as_str().and_then(parse_size));
-    size.filter(|size| *size > 0).ok_or(SIZE)
+/// The size of a file; the highest number is no limit.
+pub(super) fn max_size(value: &DeValue<'_>) -> Parsed<u64> {
+    let size = match value.as_str() {
+        Some(UNLIMITED) => Some(u64::MAX),
+        Some(text) => parse_size(text),
+        None => integer(value),
+    };
+    size.filter(|size| *size > 0).ok_or(MAX_SIZE)
+}
+
+pub(super) fn show_max_size(size: u64) -> String {
+    if size == u64::MAX { UNLIMITED.into() } else { show_size(size) }
 }
 
 /// A number that is not negative.
@@ -190,7 +200,7 @@ pub(super) fn show_restart(restart: Restart) -> &'static str {
 
 pub(super) fn limit(value: &DeValue<'_>) -> Parsed<Limit> {
     let one = |value: &DeValue<'_>| match value.as_str() {
-        Some("unlimited") => Some(None),
+        Some(UNLIMITED) => Some(None),
         Some(text) => parse_size(text).map(Some),
         None => integer(value).map(Some),
     };

@@ -14,7 +14,7 @@ use super::protocol::{self, Action, Request};
 use super::show::{self, Style};
 use super::supervisor::{self, PATIENCE, Supervisor};
 use crate::cli::config::{FileName, parse_duration};
-use crate::cli::{Failure, output, user, words};
+use crate::cli::{Failure, output, path_of, user, words};
 
 /// How long a wait takes at most, if nobody says.
 const TIMEOUT: Duration = Duration::from_secs(60);
@@ -92,9 +92,9 @@ fn parse(command: &str, mut arguments: Parser) -> Result<Option<Arguments>, Fail
     while let Some(argument) = arguments.next()? {
         match argument {
             Arg::Short('h') | Arg::Long("help") => return Ok(None),
-            Arg::Long("socket") => socket = Some(PathBuf::from(arguments.value()?)),
+            Arg::Long("socket") => socket = Some(PathBuf::from(path_of(&mut arguments, "socket")?)),
             Arg::Long("owner") => owner = Some(owner_of(&arguments.value()?.string()?)?),
-            Arg::Short('c') | Arg::Long("config") => file = FileName::named(arguments.value()?.into()),
+            Arg::Short('c') | Arg::Long("config") => file = FileName::named(path_of(&mut arguments, "config")?.into()),
             Arg::Long("json") => json = true,
             Arg::Long("watch") if command == "status" => watch = true,
             Arg::Short('f') | Arg::Long("follow") if command == "logs" => follow = true,
@@ -150,34 +150,49 @@ fn help(command: &str) -> String {
     let (what, arguments, options) = match command {
         "status" => (
             "shows the state of processes",
-            " [NAME]...",
+            " [NAME... | --all]",
             "      --watch         draws it again every second, until Ctrl-C\n",
         ),
-        "start" => ("starts processes", " NAME... | --all", WAIT),
-        "stop" => ("stops processes, until they are started again", " NAME... | --all", WAIT),
-        "restart" => ("stops processes and starts them again", " NAME... | --all", WAIT),
-        "signal" => ("sends a signal to processes, not to their process groups", " SIGNAL NAME... | --all", ""),
-        "reload" => ("reads the file again; only what has changed is touched", "", WAIT),
-        "reopen" => ("has the output files opened anew", "", ""),
-        "shutdown" => ("stops all processes and the supervisor; a second time kills them", "", WAIT),
+        "start" => ("starts processes", " NAME... | --all", WAIT_FOR_START),
+        "stop" => ("stops processes, until they are started again", " NAME... | --all", WAIT_FOR_STOP),
+        "restart" => ("stops processes and starts them again", " NAME... | --all", WAIT_FOR_START),
+        "signal" => (
+            "sends a signal, by its name or number, to processes, not to their process groups",
+            " SIGNAL NAME... | --all",
+            "",
+        ),
+        "reload" => ("reads the file again; only what has changed is touched", "", WAIT_FOR_START),
+        "reopen" => ("closes the output files; the next line opens them anew, as after logrotate(8)", "", ""),
+        "shutdown" => ("stops all processes and the supervisor; a second time kills them", "", WAIT_FOR_STOP),
         _ => (
             "prints the last lines that processes have written",
-            " [NAME]...",
+            " [NAME... | --all]",
             "  -f, --follow        goes on with those to come, until Ctrl-C\n",
         ),
     };
     let names = if arguments.is_empty() { "" } else { "In NAME, `*` stands for any characters and `?` for one.\n" };
+    let mistakes = match command {
+        "reload" => {
+            "1 if it was refused, as for a file with mistakes, or not reached, 2 for a mistake in the command line"
+        }
+        _ => "1 if it was refused or not reached, 2 for a mistake in the command line or about the socket in the file",
+    };
     format!(
         "childminder {command} {what}.\n\nusage: childminder {command} [OPTION]...{arguments}\n\n{options}\
          \x20     --json          prints JSON, for programs\n\
          \x20     --socket PATH   where the supervisor listens (default: what the file says)\n\
+         \x20     --owner USER    trusts a supervisor of this user, too, beside root's and your own\n\
          \x20 -c, --config FILE   the supervisor's file (childminder.toml)\n\
          \x20 -h, --help          this text\n\n{names}\
-         It ends with 0 if it is done, 1 if it was refused or not reached, 2 for a mistake in the command line, and 125 if\n\
-         there is no supervisor, or for another failure.\n"
+         It ends with 0 if it is done,\n{mistakes},\n\
+         and 125 if no supervisor answers, or for another failure.\n"
     )
 }
 
-const WAIT: &str = "      --wait          waits until it is done
+const WAIT_FOR_START: &str =
+    "      --wait          waits until they have run for their threshold, or have succeeded sooner
+      --timeout TIME  waits at most so long, such as 5s or 2m (60s)
+";
+const WAIT_FOR_STOP: &str = "      --wait          waits until they are down
       --timeout TIME  waits at most so long, such as 5s or 2m (60s)
 ";

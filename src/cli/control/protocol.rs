@@ -1,7 +1,7 @@
 //! The control protocol, version 1. Reads and writes nothing but bytes in memory.
 //!
-//! A client connects to the supervisor's Unix socket and sends requests: one JSON object a line, in UTF-8, at most 64 KiB
-//! each. Each is answered by one JSON object a line, in the order of the requests, and the next one is looked at when its
+//! A client connects to the supervisor's Unix socket and sends requests: one JSON object a line, in UTF-8. Up to 64 KiB
+//! are always taken, and a longer one may be refused. Each is answered by one JSON object a line, in the order of the requests, and the next one is looked at when its
 //! answer has been read. What is asked by a client that has closed its connection by then is not done.
 //!
 //! | request: `"command"` | answer, beside `"version":1,"ok":true` |
@@ -24,6 +24,7 @@
 //! - `"wait":30` has the answer to `start`, `stop`, `restart` and `reload` come when the processes are running or down,
 //!   or as an error after so many seconds. With `"progress":true`, lines with `"progress":{"done":1,"of":3}` come before it,
 //!   the first one at once; it does so for `logs`, too.
+//! - What was done and does not come to what was waited for is answered by both, with `"ok":false`.
 //! - What is refused is answered by `{"version":1,"ok":false,"error":"…"}`, and for a file with mistakes also by `"errors"`, one a
 //!   line, as `childminder check` says them.
 //!
@@ -226,6 +227,13 @@ pub(crate) fn refused(error: &str) -> Object {
     let mut object = answer(false);
     object.insert("error".into(), error.into());
     object
+}
+
+/// The answer to what was done and has not come to what was waited for: `done` is the answer to what
+/// was done.
+pub(crate) fn failed(mut done: Object, error: &str) -> Object {
+    done.append(&mut refused(error));
+    done
 }
 
 /// How far a wait is.

@@ -2,7 +2,7 @@
 //!
 //! The one rule: a request is refused as a whole or done as a whole; what it does not name is not touched.
 
-use childminder::{ProcessId, Reactor, Service};
+use childminder::{ProcessId, Reactor, Service, SignalError};
 use serde_json::Value;
 
 use super::logs::Log;
@@ -10,6 +10,9 @@ use super::waits::Goal;
 use super::{Stage, Up, status};
 use crate::cli::control::protocol::{self, Action, Object, Request};
 use crate::cli::control::{ClientId, glob};
+
+/// The most reasons in one answer.
+const REASONS: usize = 10;
 
 impl Up {
     /// Does what clients have asked for since the last time.
@@ -90,7 +93,11 @@ impl Up {
         }
         let mut names = Vec::new();
         if let Some(unknown) = request.names.iter().find(|pattern| !all().any(|name| glob::matches(pattern, name))) {
-            return Err(format!("there is no process `{}`", unknown.chars().take(100).collect::<String>()).into());
+            let instances = format!("{unknown}:*");
+            let is_table = all().any(|name| glob::matches(&instances, name));
+            let hint = if is_table { format!("; its instances are `{instances}`") } else { String::new() };
+            let shown: String = unknown.chars().take(100).collect();
+            return Err(format!("there is no process `{shown}`{hint}").into());
         }
         let is_meant = |name: &&String| request.names.iter().any(|pattern| glob::matches(pattern, name));
         names.extend(all().filter(is_meant).cloned());
@@ -116,14 +123,21 @@ impl Up {
     }
 
     fn signal(&mut self, reactor: &mut Reactor, names: Vec<String>, signal: i32) -> Result<Vec<String>, Refusal> {
-        let reached: Vec<String> = names
-            .into_iter()
-            .filter(|name| {
-                let process = self.process(name).and_then(|id| reactor.process(id));
-                process.is_some_and(|mut process| process.signal(signal).is_ok())
-            })
-            .collect();
-        if reached.is_empty() { Err("none of them is running".into()) } else { Ok(reached) }
+        let (mut reached, mut missed) = (Vec::new(), Vec::new());
+        for name in names {
+            match self.process(&name).and_then(|id| reactor.process(id)).map(|mut process| process.signal(signal)) {
+                Some(Ok(())) => reached.push(name),
+                Some(Err(SignalError::Os(error))) => missed.push(format!("{name} cannot be signalled: {error}")),
+                _ => missed.push(format!("{name} is not running")),
+            }
+        }
+        if reached.is_empty() {
+            let more = missed.len().saturating_sub(REASONS);
+            missed.truncate(REASONS);
+            let more = if more > 0 { format!(", and {more} more") } else { String::new() };
+            return Err((missed.join(", ") + &more).into());
+        }
+        Ok(reached)
     }
 
     fn statuses(&self, reactor: &Reactor, names: &[String]) -> Vec<u8> {

@@ -30,7 +30,7 @@ use super::config::{Commands, Config, FileName, Look, Mark, ProcessConfig};
 use super::control::Lock;
 use super::control::Server;
 use super::signals::{Signals, Wish};
-use super::{Failure, config, descriptor, output, words};
+use super::{Failure, config, descriptor, output, path_of, words};
 use console::Console;
 use logs::Log;
 use voice::Voice;
@@ -49,10 +49,11 @@ usage: childminder up [-c FILE]
   -c, --config FILE   the file (childminder.toml)
   -h, --help          this text
 
-SIGTERM, SIGINT, SIGQUIT and a closed terminal stop all processes and end this command with 0; a second signal, at
-least 0.2 s later, kills them. SIGHUP reads the file again and touches only what has changed, SIGUSR1 writes the status
-to stderr, SIGUSR2 opens the output files anew. `childminder status` and the others talk to it. Exit code 2 is a mistake
-in the file or in the command line, 125 any other failure.
+SIGTERM, SIGINT (Ctrl-C), SIGQUIT, a closed terminal and any other signal that would end this command stop all
+processes and end it with 0; a second one, at least 0.2 s later, kills them. SIGHUP reads the file again and touches
+only what has changed, SIGUSR1 writes the status to stderr, SIGUSR2 closes the output files, which the next line opens
+anew, and SIGTSTP (Ctrl-Z) has all stand still until `fg`. `childminder status` and the others talk to it. The stdin of
+the processes is /dev/null. Exit code 2 is a mistake in the file or in the command line, 125 any other failure.
 ";
 
 /// Runs what the file says.
@@ -61,7 +62,7 @@ pub(super) fn main(mut arguments: Parser) -> Result<u8, Failure> {
     let mut file = FileName::default();
     while let Some(argument) = arguments.next()? {
         match argument {
-            Arg::Short('c') | Arg::Long("config") => file = FileName::named(arguments.value()?.into()),
+            Arg::Short('c') | Arg::Long("config") => file = FileName::named(path_of(&mut arguments, "config")?.into()),
             Arg::Short('h') | Arg::Long("help") => {
                 output::say(HELP)?;
                 return Ok(0);
@@ -244,7 +245,7 @@ impl Up {
                 self.reload_and_tell(reactor);
             }
             Wish::Hangup => {
-                self.voice().console.say(words::HANGUP);
+                self.voice().say(words::HANGUP);
                 reactor.stop();
             }
             Wish::Status => self.say_status(reactor),
@@ -263,7 +264,7 @@ impl Up {
         self.settle_logs(reactor);
         self.show_stopping();
         for news in self.server.take_news() {
-            self.voice().console.say(&news);
+            self.voice().say(&news);
         }
         self.voice().settle(reactor);
         self.hold_or_release(reactor);

@@ -68,7 +68,8 @@ impl Up {
             return;
         }
         if let Err(errors) = self.reload(reactor) {
-            self.voice().console.say(&format!("not reloaded:\n{errors}"));
+            self.voice().say("not reloaded:");
+            errors.lines().for_each(|error| self.voice().say(error));
         }
     }
 
@@ -147,9 +148,9 @@ impl Up {
         }
         changes.notes.extend(self.renew_lock());
         changes.notes.extend(self.compare_socket(socket));
-        let console = &mut self.voice().console;
-        console.say(&format!("reloaded: {}", changes.summary()));
-        changes.notes.iter().for_each(|note| console.say(note));
+        let voice = self.voice();
+        voice.say(&format!("reloaded: {}", changes.summary()));
+        changes.notes.iter().for_each(|note| voice.say(note));
         Ok(changes)
     }
 
@@ -181,7 +182,7 @@ impl Up {
         let added = self.monitor.add_process_with(reactor, name, command, Arc::clone(&process.policy));
         let started = added.and_then(|()| if start { self.monitor.start_process(reactor, name) } else { Ok(()) });
         if let Err(error) = started {
-            self.voice().console.say(&format!("[{name}] {error}"));
+            self.voice().say(&format!("[{name}] {error}"));
         }
     }
 }

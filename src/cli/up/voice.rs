@@ -16,6 +16,7 @@ use super::recent::Recent;
 use crate::cli::config::{Output, ProcessConfig};
 use crate::cli::control::protocol::LogLine;
 use crate::cli::safe_path::{self, Target};
+use crate::cli::text::visible;
 use crate::cli::words;
 
 #[derive(Debug)]
@@ -139,7 +140,7 @@ impl Voice {
         if let Ok(Target::Own(number)) = safe_path::find(path) {
             match self.console.open(reactor, number) {
                 Ok(()) => return Sink::Own(number),
-                Err(error) => self.console.say(&format!("{}: {error}", path.display())),
+                Err(error) => self.say(&format!("{}: {error}", path.display())),
             }
         }
         // One file, however many write to it: they must not rotate it under each other.
@@ -161,7 +162,7 @@ impl Voice {
             let used = Sink::File(index);
             if !self.streams.values().any(|streams| streams.out == used || streams.err == used) {
                 if let Some(said) = file.take().and_then(|mut file| file.finish()) {
-                    self.console.say(&said);
+                    self.console.say(&visible(&said));
                 }
             }
         }
@@ -220,7 +221,7 @@ impl Voice {
         self.retry_at = None;
         for file in self.files.iter_mut().flatten() {
             if let Some(said) = file.flush(now) {
-                self.console.say(&said);
+                self.console.say(&visible(&said));
             }
             let earlier = |at: Instant| self.retry_at.map_or(at, |known| known.min(at));
             self.retry_at = file.retry_at().map(earlier).or(self.retry_at);
@@ -243,14 +244,19 @@ impl Voice {
     pub(super) fn finish(&mut self, reactor: &Reactor, deadline: Instant) {
         for file in self.files.iter_mut().flatten() {
             if let Some(said) = file.finish() {
-                self.console.say(&said);
+                self.console.say(&visible(&said));
             }
         }
         self.console.finish(reactor, deadline);
     }
 
+    /// A message of our own, in one line whatever is in it.
+    pub(super) fn say(&mut self, what: &str) {
+        self.console.say(&visible(what));
+    }
+
     fn report(&mut self, name: &str, what: &str) {
-        self.console.say(&format!("[{name}] {what}"));
+        self.say(&format!("[{name}] {what}"));
     }
 }
 

@@ -180,9 +180,10 @@ impl Up {
             return false;
         }
         reactor.cancel_timer(wait.timer);
+        let answer = std::mem::take(&mut wait.answer);
         let answer = match wait.impossible.is_empty() {
-            true => std::mem::take(&mut wait.answer),
-            false => protocol::refused(&wait.impossible.join(", ")),
+            true => answer,
+            false => protocol::failed(answer, &wait.impossible.join(", ")),
         };
         self.server.answer(wait.client, answer, now);
         true
@@ -194,7 +195,7 @@ impl Up {
         let Some(index) = self.waits.iter().position(is_its) else { return false };
         let mut wait = self.waits.swap_remove(index);
         if wait.timer == timer {
-            self.time_is_up(reactor, &wait);
+            self.time_is_up(reactor, wait);
             return true;
         }
         let now = reactor.now();
@@ -208,7 +209,7 @@ impl Up {
         true
     }
 
-    fn time_is_up(&mut self, reactor: &mut Reactor, wait: &Wait) {
+    fn time_is_up(&mut self, reactor: &mut Reactor, wait: Wait) {
         if let Some(ripe) = wait.ripe {
             reactor.cancel_timer(ripe);
         }
@@ -223,6 +224,6 @@ impl Up {
         let mut missing: Vec<String> = missing.chain(wait.impossible.iter().cloned()).collect();
         missing.sort_unstable();
         let error = format!("not reached within {} s: {}", words::seconds(wait.timeout), missing.join(", "));
-        self.server.answer(wait.client, protocol::refused(&error), reactor.now());
+        self.server.answer(wait.client, protocol::failed(wait.answer, &error), reactor.now());
     }
 }
