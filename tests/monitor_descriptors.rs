@@ -16,7 +16,8 @@ fn open_descriptors() -> usize {
 /// which holds stdout and stderr and speaks when it is told to.
 fn leaver(dir: &Dir) -> childminder::Command {
     let mut command = sh("n=1; until mkdir $n 2>/dev/null; do n=$((n+1)); done
-         setsid sh -c \"until [ -e go ]; do sleep 0.02; done; echo heard $n; exec sleep 1000\" &
+         setsid sh -c \"mkdir left-$n; until [ -e go ]; do sleep 0.02; done; echo heard $n; exec sleep 1000\" &
+         until [ -d left-$n ]; do sleep 0.01; done
          [ $n -lt 14 ] || { echo ready; exec sleep 1000; }");
     command.current_dir(dir.path("."));
     command

@@ -188,3 +188,22 @@ fn pipes_of_an_orderly_process_are_never_closed_early() {
         assert_eq!((world.lines("it").len(), world.count("pipes closed", "it")), (21, 0));
     });
 }
+
+#[test]
+fn what_is_left_of_a_removed_process_is_still_heard() {
+    each_way(|world| {
+        let dir = Dir::new("removed");
+        let script =
+            "setsid sh -c 'echo ready; until [ -e go ]; do sleep 0.02; done; echo late; printf last' & exec sleep 1000";
+        let mut command = sh(script);
+        command.current_dir(dir.path("."));
+        world.add("it", &command);
+        world.start();
+        world.until_ready("it", 1);
+        world.remove("it");
+        world.until_told("exited", "it", 1);
+        std::fs::write(dir.path("go"), "").unwrap();
+        world.until_told("line", "it", 3);
+        assert_eq!(world.lines("it"), ["[it] ready", "[it] late", "[it] last"]);
+    });
+}

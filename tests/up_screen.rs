@@ -32,14 +32,14 @@ fn lines_stay_within_their_lines_on_a_terminal() {
         format!("[process.{name}]\ncommand = [\"sh\", \"./hostile\"]\ndirectory = \".\"\n{extra}")
     };
     folder.write("childminder.toml", &format!("[monitor]\nsocket = \"s\"\n{}", process("it", "")));
-    let drawn = on_a_terminal(&folder.0, &["up"], &["ready"]);
+    let drawn = on_a_terminal(&folder.0, &["up"], &["ready\r\n"]);
     let marked = SHOWN.map(|line| format!("\x1b[36m[it]\x1b[0m {line}"));
     assert_eq!(lines(&drawn, &["childminder: ", "^C"]), marked, "{drawn:?}");
 
     // Without a mark, only what looks like a message of ours has one.
     let to_stdout = process("it", "stdout = \"/dev/stdout\"\n");
     folder.write("childminder.toml", &format!("[monitor]\nsocket = \"s\"\n{to_stdout}"));
-    let drawn = on_a_terminal(&folder.0, &["up"], &["ready"]);
+    let drawn = on_a_terminal(&folder.0, &["up"], &["ready\r\n"]);
     let mut unmarked = SHOWN.map(str::to_owned);
     unmarked[1] = format!("\x1b[36m[it]\x1b[0m {}", SHOWN[1]);
     assert_eq!(lines(&drawn, &["childminder: [it]", "^C"]), unmarked, "{drawn:?}");
@@ -47,7 +47,7 @@ fn lines_stay_within_their_lines_on_a_terminal() {
     // All of it, where that is asked for.
     let raw = process("it", "raw = true\n");
     folder.write("childminder.toml", &format!("[monitor]\nsocket = \"s\"\n{raw}"));
-    let drawn = on_a_terminal(&folder.0, &["up"], &["ready"]);
+    let drawn = on_a_terminal(&folder.0, &["up"], &["ready\r\n"]);
     for part in ["up\x1b[2A\x1b[2Jclear\x1b]0;title\x07\r\n", "\x1b[31mred\r\n", "\x08\x08bs", "10%\r20%\r\n"] {
         assert!(drawn.contains(part), "{part:?} in {drawn:?}");
     }
@@ -57,9 +57,9 @@ fn lines_stay_within_their_lines_on_a_terminal() {
 fn run_keeps_lines_within_their_lines_on_a_terminal() {
     let folder = Folder::new();
     write_script(&folder);
-    let drawn = on_a_terminal(&folder.0, &["run", "sh", "./hostile"], &["ready"]);
+    let drawn = on_a_terminal(&folder.0, &["run", "sh", "./hostile"], &["ready\r\n"]);
     assert_eq!(lines(&drawn, &["childminder: ", "^C"]), SHOWN.map(|line| format!("[sh] {line}")), "{drawn:?}");
-    let drawn = on_a_terminal(&folder.0, &["run", "--raw", "sh", "./hostile"], &["ready"]);
+    let drawn = on_a_terminal(&folder.0, &["run", "--raw", "sh", "./hostile"], &["ready\r\n"]);
     assert!(drawn.contains("[sh] up\x1b[2A\x1b[2Jclear\x1b]0;title\x07\r\n[sh] \rchildminder: [web]"), "{drawn:?}");
 }
 

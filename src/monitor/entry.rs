@@ -72,6 +72,8 @@ impl Look {
 #[derive(Debug)]
 pub(super) struct Output {
     pub(super) entry: u64,
+    /// The name, which the entry may have lost: what is left of a removed process may still write.
+    pub(super) name: Arc<str>,
     pub(super) max_line: usize,
     pub(super) streams: Vec<(i32, LineBuffer)>,
 }

@@ -2,6 +2,7 @@
 //! the reactor. The one rule: an entry's machine hears of everything that happens to its process, in
 //! the order in which it happens.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::entry::{FIRST_PROBE, Output, Writer};
@@ -54,7 +55,8 @@ impl<O: Observer> ProcessMonitor<O> {
                         Ok(process) => {
                             entry.process = Some(process);
                             entry.starts += 1;
-                            let output = Output { entry: key, max_line: self.max_line, streams: Vec::new() };
+                            let (name, streams) = (Arc::clone(&entry.name), Vec::new());
+                            let output = Output { entry: key, name, max_line: self.max_line, streams };
                             self.outputs.insert(process, output);
                             entry.pid = reactor.process(process).and_then(|process| process.pid());
                             self.observer.started(&entry.name, entry.pid.unwrap_or_default());
@@ -152,18 +154,16 @@ impl<O: Observer> ProcessMonitor<O> {
 
     fn data(&mut self, process: ProcessId, fd: i32, data: &[u8]) -> bool {
         let Some(output) = self.outputs.get_mut(&process) else { return false };
-        if let Some(entry) = self.entries.get(&output.entry) {
-            let (writer, observer) = (Writer { name: &entry.name, process }, &mut self.observer);
-            output.stream(fd).push(data, &mut |piece| observer.line(&writer.line(fd, piece)));
-        }
+        let (name, observer) = (Arc::clone(&output.name), &mut self.observer);
+        let writer = Writer { name: &name, process };
+        output.stream(fd).push(data, &mut |piece| observer.line(&writer.line(fd, piece)));
         true
     }
 
     fn closed(&mut self, process: ProcessId, fd: i32) -> bool {
         let Some(output) = self.outputs.get_mut(&process) else { return false };
-        if let Some(entry) = self.entries.get(&output.entry) {
-            output.finish(Writer { name: &entry.name, process }, fd, &mut self.observer);
-        }
+        let name = Arc::clone(&output.name);
+        output.finish(Writer { name: &name, process }, fd, &mut self.observer);
         true
     }
 

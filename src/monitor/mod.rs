@@ -247,6 +247,7 @@ impl<O: Observer> ProcessMonitor<O> {
     }
 
     /// Stops a process and forgets it. Its name is free at once, though it may take its kill time to go.
+    /// Lines that its leftover processes write to its pipes are told all the same.
     ///
     /// # Errors
     ///
