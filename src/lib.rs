@@ -59,6 +59,7 @@
 compile_error!("childminder needs a Unix: processes, signals and pipes are what it is made of");
 
 mod command;
+mod contain;
 mod error;
 mod exit;
 #[cfg(any(doc, doctest))]
@@ -82,16 +83,17 @@ mod stdio;
 mod sys;
 
 pub use command::Command;
+pub use contain::{Contain, Containment, Member, Remains, Strength};
 pub use error::{AlreadyRegistered, RunError, SignalError, SpawnError, Stage, WriteError};
 pub use exit::{Exit, Usage};
 pub use handle::{Controlled, Handle, HandleError, ProcessStatus};
 pub use job_control::{JobControl, Request};
 pub use limit::{Limit, Resource};
 pub use monitor::lines::Escaped;
-pub use monitor::restart::{self, Policy, PolicyError, Restart};
+pub use monitor::restart::{self, Leftovers, Policy, PolicyError, Restart};
 pub use monitor::simulation;
 pub use monitor::{Line, Log, MonitorError, Observer, ProcessMonitor, Status};
-pub use process::{Process, ProcessGroup, ProcessId};
+pub use process::{Process, ProcessGroup, ProcessId, Tree};
 pub use producer::{Consumer, Feed, Producer, ReadProducer};
 pub use protocol::{ProcessProtocol, ProtocolResult, Protocols};
 pub use pty::Pty;

@@ -26,6 +26,8 @@ pub(crate) enum Source {
     Host,
     /// A child's death.
     Pidfd { process: Key },
+    /// What is left of a child's tree.
+    Tree { process: Key },
     /// Our end of a pipe to a child's descriptor.
     Pipe { process: Key, fd: i32 },
 }

@@ -3,11 +3,14 @@
 //! Waits for nothing and hands out no events; the reactor does. Exited = reaped. Ended = exited and every pipe closed. The
 //! one rule: a call has its effect now, and what there is to tell of it comes as an event in a later turn.
 
+pub(crate) mod cgroup;
 mod child;
 mod group;
+mod left;
 mod pipe;
 mod stdio;
 mod table;
+mod tree;
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -22,9 +25,12 @@ use crate::sys;
 use child::Pipe;
 pub(crate) use child::{Child, Notice, Reap, Surroundings};
 pub use group::ProcessGroup;
+pub(crate) use left::{Fate, Left};
 use pipe::Flush;
 pub(crate) use pipe::{LARGE_PIPE, Read};
 pub(crate) use table::Living;
+pub use tree::Tree;
+pub(crate) use tree::{Overdue, Stem};
 
 /// A process of one reactor. Never reused: an id of a process that has ended reaches nobody.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -151,12 +157,7 @@ impl Process<'_> {
     /// can reach them safely (Linux 6.9, with a pidfd).
     #[must_use]
     pub fn leftover_group(&self) -> Option<ProcessGroup> {
-        let (pidfd, _) = self.child.pidfd.as_ref()?;
-        if self.child.exit.is_none() || !self.child.leads || !self.child.group_outlives_leader() {
-            return None;
-        }
-        sys::pidfd::send_to_group(pidfd, 0).ok()?;
-        Some(ProcessGroup { pidfd: pidfd.try_clone().ok()?, number: self.child.pid })
+        self.child.leftover_group()
     }
 
     /// Writes to the child's descriptor `fd`: what there is room for now, and the rest as soon as there is. All of

@@ -11,8 +11,8 @@ use std::time::{Duration, Instant};
 
 use childminder::restart::State;
 use childminder::{
-    Command, Event, Exit, Line, Observer, Policy, ProcessId, ProcessMonitor, Reactor, ReapMethod, Service, SpawnError,
-    SpawnMethod,
+    Command, Event, Exit, Leftovers, Line, Observer, Policy, ProcessId, ProcessMonitor, Reactor, ReapMethod, Service,
+    SpawnError, SpawnMethod,
 };
 
 #[path = "../util/mod.rs"]
@@ -137,6 +137,12 @@ pub(crate) fn nervous() -> Policy {
 pub(crate) fn sulky() -> Policy {
     let mut policy = nervous();
     policy.min_restart_delay = Duration::from_secs(1000);
+    policy
+}
+
+/// The same, but what a process leaves behind is left alone.
+pub(crate) fn leaving(mut policy: Policy) -> Policy {
+    policy.leftovers = Leftovers::Leave;
     policy
 }
 

@@ -53,6 +53,13 @@ fn check(result: libc::c_long, stage: Stage, which: i32) -> Result<i32, Failure>
 }
 
 unsafe fn set_up(plan: &mut Plan, closing: Closing, keep: &mut Option<i32>) -> Result<(), Failure> {
+    if let Some(entrance) = &plan.entrance {
+        // As long as it is in the table: 0 is the process that writes.
+        let entrance = std::os::fd::AsRawFd::as_raw_fd(entrance);
+        // SAFETY: reads one byte of a constant.
+        let written = unsafe { libc::write(entrance, c"0".as_ptr().cast(), 1) };
+        check(written as i64, Stage::Cgroup, 0)?;
+    }
     #[cfg(target_os = "linux")]
     if let Closing::Unshare(from) = closing {
         let flags = libc::CLOSE_RANGE_UNSHARE;
