@@ -83,6 +83,8 @@ fn cgroup_of(pid: u32) -> String {
     text.lines().find_map(|line| line.strip_prefix("0::")).unwrap().to_owned()
 }
 
+const MOMENT: std::time::Duration = std::time::Duration::from_millis(100);
+
 /// A daemon that a process group does not hold, and that SIGTERM does not end.
 const DAEMON: &str = "setsid sh -c 'trap \"\" TERM; (setsid sleep 1000 &) ; echo ready; exec sleep 1000' & ";
 
@@ -310,6 +312,37 @@ fn each_tree_s_end_is_told_once_after_its_exit() {
         }
         assert!(world.reactor.next_deadline().is_none(), "nothing is left to do");
     }
+}
+
+#[test]
+fn a_time_out_takes_the_tree() {
+    in_cgroups("a_time_out_takes_the_tree", |world, part| {
+        // `RunToEnd` has a reactor of its own, which takes the cgroup that the program is in.
+        let service = part.0.join("service");
+        let _ = fs::create_dir(&service);
+        fs::write(service.join("cgroup.procs"), "0").unwrap();
+        let command = contained(sh(&format!("{DAEMON} exec sleep 1000")));
+        let run = childminder::RunToEnd::new(&command).timeout(MOMENT).kill_time(MOMENT);
+        let start = util::now();
+        let output = run.run().unwrap();
+        assert!(output.timed_out && start.elapsed() >= 2 * MOMENT, "the daemon ignores SIGTERM");
+        assert_eq!((output.remains, output.exit.signal()), (Remains::Nobody, Some(libc::SIGTERM)));
+        assert!(output.pipes_left_open || output.stdout == b"ready\n");
+        // After an exit in time they are told, and left alone.
+        let command = contained(sh("setsid sleep 1000 & exit"));
+        let output = childminder::RunToEnd::new(&command).run().unwrap();
+        let Remains::Members(members) = &output.remains else { panic!("{output:?}") };
+        assert_eq!(members.len(), 1, "{members:?}");
+        // Their directory stays as long as they do.
+        let homes = || fs::read_dir(&service).unwrap().flatten().map(|entry| entry.path()).filter(|path| path.is_dir());
+        let home = homes().next().expect("it is there");
+        fs::write(home.join("cgroup.kill"), "1").unwrap();
+        until_true(world, |_| cgroups::is_empty(&home));
+        assert!(childminder::RunToEnd::new(&contained(Command::new("true"))).run().unwrap().exit.success());
+        assert_eq!(homes().count(), 0);
+        fs::write("/mnt/cgroup.procs", "0").unwrap();
+        fs::remove_dir(&service).unwrap();
+    });
 }
 
 // An unprivileged program below a directory that was given to it.

@@ -144,15 +144,6 @@ impl Process<'_> {
         self.child.kill_group_at_exit = kill;
     }
 
-    /// Has its exit told only when all of its group are gone, where nobody could reach them after it was
-    /// reaped (no pidfd, or a kernel before Linux 6.9). Until then it stays a zombie, which keeps its number,
-    /// so that signals for the group are still sent. Where the system cannot tell who is in the group
-    /// (no `/proc`), the group is killed at the exit instead.
-    pub(crate) fn hold_for_group(&mut self) {
-        self.child.kill_group_at_exit = false;
-        self.child.hold_for_group = true;
-    }
-
     /// The members of its process group that are still there after it has exited, if there are any and the kernel
     /// can reach them safely (Linux 6.9, with a pidfd).
     #[must_use]

@@ -123,14 +123,17 @@ impl Tree<'_> {
     /// As [`signal`](Self::signal).
     #[doc(alias = "SIGTERM")]
     pub fn terminate(&mut self, signal: i32) -> Result<(), SignalError> {
-        self.signal(signal)?;
+        let sent = self.signal(signal);
+        if matches!(sent, Err(SignalError::AlreadyExited)) {
+            return sent;
+        }
         // They may have ended in between: then there is nobody to continue.
         let _ = self.signal(libc::SIGCONT);
         if let (Some(cgroup), _) = self.stem.places() {
             let _ = cgroup.freeze(false);
         }
         self.hold();
-        Ok(())
+        sent
     }
 
     /// Kills all members (SIGKILL). What is still there two seconds later is told by
@@ -168,9 +171,11 @@ impl Tree<'_> {
         Ok(())
     }
 
-    /// Has the leader be reaped only when its group is gone, where that is the only way to reach the group.
+    /// Gives the rest of the group its time after the leader's end. Where the group can be reached only as long as
+    /// the leader is not reaped, it is reaped only when its group is gone.
     fn hold(&mut self) {
         if let Stem::Led(child) = &mut self.stem {
+            child.kill_group_at_exit = false;
             child.hold_for_group |= child.cgroup.is_none();
         }
     }
