@@ -54,6 +54,9 @@ stages! {
     Dup2 => "dup2",
     /// The controlling terminal.
     Terminal => "terminal",
+    /// Registering the child with the guard: see
+    /// [`Reactor::kill_trees_at_death`](crate::Reactor::kill_trees_at_death).
+    Guard => "guard",
     /// The scheduling priority.
     Nice => "nice",
     /// A resource limit.

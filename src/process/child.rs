@@ -95,6 +95,8 @@ pub(crate) struct Surroundings<'a> {
     pub(crate) pidfds: bool,
     /// The directory of the cgroup that it is to start in.
     pub(crate) cgroup: Option<BorrowedFd<'a>>,
+    /// The socket of the guard that it registers with, and its number there.
+    pub(crate) guard: Option<(BorrowedFd<'a>, u32)>,
     pub(crate) started: Instant,
     /// Whether a signal has come that asks the host to end.
     pub(crate) asked_to_end: &'a mut dyn FnMut() -> bool,
@@ -118,6 +120,7 @@ impl Child {
                     terminal: files.terminal,
                     nofile: around.nofile,
                     cgroup: around.cgroup,
+                    guard: around.guard,
                     pidfd: around.pidfds,
                 };
                 around.spawner.spawn(&order, around.asked_to_end)
@@ -333,6 +336,16 @@ impl Child {
             None => Strength::Process,
         };
         Containment::new(strength, self.reason.clone())
+    }
+
+    /// A pidfd for the guard, unless it is in a cgroup or gone.
+    pub(crate) fn handle(&self) -> Option<OwnedFd> {
+        let number = || self.holds_number().then(|| sys::pidfd::open(self.pid).ok()).flatten();
+        match &self.pidfd {
+            _ if self.cgroup.is_some() || self.exit.is_some() => None,
+            Some((pidfd, _)) => pidfd.try_clone().ok(),
+            None => number(),
+        }
     }
 
     /// The members of its group, or itself alone, as long as it holds its number. `None` where that cannot be told.

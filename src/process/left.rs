@@ -3,7 +3,7 @@
 //! Waits for nothing and tells nobody: the reactor does. The one rule: nobody is called gone on anything but
 //! the kernel's word.
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use mio::Interest;
@@ -114,6 +114,14 @@ impl Left {
     /// Whether an event tells of its end.
     fn is_told(&self) -> bool {
         matches!(self.place, Place::Cgroup(_)) && self.killed.is_none_or(|killed| killed.complete)
+    }
+
+    /// The leader's pidfd, if it is a group.
+    pub(crate) fn handle(&self) -> Option<BorrowedFd<'_>> {
+        match &self.place {
+            Place::Group(group) => Some(group.pidfd.as_fd()),
+            Place::Cgroup(_) => None,
+        }
     }
 
     /// Looks whether anybody is left. If so, there is something that tells when to look again.

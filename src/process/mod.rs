@@ -6,6 +6,8 @@
 pub(crate) mod cgroup;
 mod child;
 mod group;
+#[cfg(target_os = "linux")]
+pub(crate) mod guard;
 mod left;
 mod pipe;
 mod stdio;

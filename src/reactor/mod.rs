@@ -5,6 +5,8 @@
 //! rule: an event is never delivered from inside a call, only from a turn.
 
 mod event;
+#[cfg(target_os = "linux")]
+mod guard;
 mod patience;
 mod reaper;
 mod signals;
@@ -94,6 +96,8 @@ pub struct Reactor {
     /// A look at who lives, for all that need it in a turn.
     living: Option<Living>,
     trees: Trees,
+    #[cfg(target_os = "linux")]
+    guard: guard::Guarding,
     stops: Stops,
     /// How long the program stood still, until that is told.
     resumed: Option<Duration>,
@@ -168,6 +172,8 @@ impl Reactor {
             again: Vec::new(),
             living: None,
             trees: Trees::default(),
+            #[cfg(target_os = "linux")]
+            guard: guard::Guarding::default(),
             stops: None,
             resumed: None,
             suspensions: stops::suspensions(),
@@ -520,6 +526,8 @@ impl Reactor {
     /// When a timer is due, or a child is to be looked at again.
     fn next_due(&mut self) -> Option<Instant> {
         let looks = self.again.iter().map(|again| again.at).chain(self.trees.next_due());
+        #[cfg(target_os = "linux")]
+        let looks = looks.chain(self.guard.retry_at);
         looks.chain(self.timers.next_deadline()).min()
     }
 

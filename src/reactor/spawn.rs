@@ -97,15 +97,21 @@ impl Reactor {
     }
 
     fn start_in_cgroup(&mut self, command: &Parts, key: Key) -> Result<Child, Start> {
-        let home = self.home()?;
+        let mut home = self.home()?;
         let (cgroup, dir) = match home.add() {
             // Somebody has removed our directory.
             Err(refused) if refused.error().kind() == std::io::ErrorKind::NotFound => {
                 self.trees.home = None;
-                self.home()?.add()?
+                home = self.home()?;
+                home.add()?
             }
             added => added?,
         };
+        #[cfg(target_os = "linux")]
+        if let Err(error) = self.guard_home(&home) {
+            let _ = cgroup.remove();
+            return Err(Start::Failed(SpawnError::new(command.program.clone(), Stage::Guard, error)));
+        }
         match self.start_in(command, key, Some(dir.as_fd())) {
             Ok(mut child) => {
                 child.enclose(Some(cgroup), None);
@@ -128,6 +134,13 @@ impl Reactor {
     }
 
     fn start_in(&mut self, command: &Parts, key: Key, cgroup: Option<BorrowedFd<'_>>) -> Result<Child, SpawnError> {
+        #[cfg(target_os = "linux")]
+        let number = match cgroup {
+            Some(_) => None,
+            None => {
+                self.guard_number(key).map_err(|error| SpawnError::new(command.program.clone(), Stage::Guard, error))?
+            }
+        };
         let started = clock();
         let (signals, come) = (&mut self.signals, &mut self.come);
         let mut asked_to_end = || {
@@ -141,10 +154,20 @@ impl Reactor {
             nofile: self.nofile,
             pidfds: self.pidfds,
             cgroup,
+            #[cfg(target_os = "linux")]
+            guard: self.guard.socket().zip(number),
+            #[cfg(not(target_os = "linux"))]
+            guard: None,
             started,
             asked_to_end: &mut asked_to_end,
         };
-        Child::spawn(command, key, &mut around)
+        let child = Child::spawn(command, key, &mut around);
+        #[cfg(target_os = "linux")]
+        if child.is_err() {
+            // It may have registered before it failed.
+            self.guard.forget(key);
+        }
+        child
     }
 }
 

@@ -24,7 +24,7 @@ pub(super) struct Trees {
     pub(super) parent: Option<PathBuf>,
     pub(super) home: Option<Result<Arc<Home>, Refused>>,
     /// Those that are left without their leader.
-    left: HashMap<Key, Box<Left>>,
+    pub(super) left: HashMap<Key, Box<Left>>,
     /// Those of them that are to be looked at, now or at a certain time.
     due: Vec<Key>,
     /// What is to be told: whose tree is gone, and whether that is certain.
@@ -141,6 +141,8 @@ impl Reactor {
 
     /// Looks at the trees that are due, and tells of those that are gone, and of those that should be.
     pub(super) fn settle_trees(&mut self, handler: &mut dyn FnMut(&mut Self, Event<'_>)) {
+        #[cfg(target_os = "linux")]
+        self.keep_guard();
         let now = self.woke;
         let mut due = std::mem::take(&mut self.trees.due);
         due.retain(|process| {
@@ -169,6 +171,8 @@ impl Reactor {
             handler(self, Event::TreeRemains { process, remains: &remains });
         }
         while let Some((process, certain)) = self.trees.gone.pop_front() {
+            #[cfg(target_os = "linux")]
+            self.guard.forget(process);
             handler(self, Event::TreeGone { process: ProcessId(process), certain });
         }
     }

@@ -120,6 +120,8 @@ impl Turn<'_> {
                     reactor.come.extend(reactor.signals.as_mut().map(Signals::drain).unwrap_or_default());
                 }
                 Some(Source::Pidfd { process }) => reactor.dead.push_back(process),
+                #[cfg(target_os = "linux")]
+                Some(Source::Guard) => reactor.guard.ended = true,
                 Some(Source::Tree { process }) => reactor.trees.stir(process, reactor.woke),
                 Some(Source::Waker | Source::Pipe { .. } | Source::Host) => {
                     let gone = event.is_error() || event.is_read_closed() || event.is_write_closed();

@@ -12,6 +12,8 @@ mod clone3;
 pub(crate) mod fd;
 #[cfg(target_os = "linux")]
 mod futex;
+#[cfg(target_os = "linux")]
+pub(crate) mod guard;
 pub(crate) mod handler;
 pub(crate) mod limit;
 pub(crate) mod pidfd;

@@ -194,7 +194,7 @@ pub(crate) fn kill_and_reap(pid: i32) -> bool {
 }
 
 /// Reaps a child that was killed, within a second. Whether it is gone.
-pub(super) fn reap_soon(pid: i32) -> bool {
+pub(crate) fn reap_soon(pid: i32) -> bool {
     let start = super::clock();
     loop {
         if matches!(try_wait(pid), Wait::Reaped(..) | Wait::Lost) {

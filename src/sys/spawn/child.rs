@@ -95,6 +95,15 @@ unsafe fn set_up(plan: &mut Plan, closing: Closing, keep: &mut Option<i32>) -> R
         signal::discard_pending();
     }
 
+    // When it leads its group, and before its own files may get the number of the socket.
+    #[cfg(target_os = "linux")]
+    if let Some((socket, number)) = plan.guard {
+        // SAFETY: the socket was open in the parent, and nothing that was open has been closed.
+        if let Err(error) = unsafe { crate::sys::guard::register_self(socket, number) } {
+            return Err(Failure::ours(Stage::Guard, &error));
+        }
+    }
+
     // SAFETY: passed on from our caller.
     unsafe { place(plan, keep) }?;
 

@@ -52,6 +52,8 @@ pub(crate) struct Order<'a> {
     pub(crate) nofile: Option<Limit>,
     /// The directory of the cgroup that it starts in, if it is not the host's.
     pub(crate) cgroup: Option<BorrowedFd<'a>>,
+    /// The socket of the guard that it registers with, and the number that it has there.
+    pub(crate) guard: Option<(BorrowedFd<'a>, u32)>,
     /// A pidfd is wanted, if the child can have one from its birth on.
     pub(crate) pidfd: bool,
 }
@@ -128,6 +130,7 @@ impl Spawner {
         let mut plan = Plan::new(order.command, order.files, order.terminal, order.nofile)?;
         let shares_group = order.command.group == Group::Inherit;
         let mut bound = Bound { timeout: self.timeout, shares_group, asked_to_end };
+        plan.guard = order.guard.map(|(socket, number)| (socket.as_raw_fd(), number));
         let mut entered = None;
         if let Some(cgroup) = order.cgroup {
             match self.can_be_born_in_cgroup() {

@@ -45,6 +45,8 @@ pub(super) struct Plan {
     pub(super) parent: Option<i32>,
     /// Where the digits of `LISTEN_PID` go, which only the child knows.
     pub(super) listen_pid: Option<*mut u8>,
+    /// The socket of the guard that the child registers with, and its number there.
+    pub(super) guard: Option<(RawFd, u32)>,
     /// The directory of the cgroup that the child is made in.
     pub(super) born_in: Option<RawFd>,
     /// The `cgroup.procs` of the cgroup that the child enters by itself.
@@ -135,6 +137,7 @@ impl Plan {
             parent_death_signal: command.parent_death_signal,
             parent: command.parent_death_signal.map(|_| wait::own_pid()),
             listen_pid,
+            guard: None,
             born_in: None,
             entrance: None,
         })

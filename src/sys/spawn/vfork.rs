@@ -118,7 +118,9 @@ impl Vfork {
         let before = plan.moves.iter().any(is_high).then(|| plan.moves.clone());
         let result =
             self.bring_down(plan, &mut used).map_err(|error| Failure::ours(Stage::Dup2, &error)).and_then(|()| {
-                let from = shared.plan.moves.iter().map(|one| one.source.saturating_add(1)).max().unwrap_or(0);
+                let sources = shared.plan.moves.iter().map(|one| one.source);
+                let needed = sources.chain(shared.plan.guard.map(|(socket, _)| socket));
+                let from = needed.map(|source| source.saturating_add(1)).max().unwrap_or(0);
                 #[allow(clippy::cast_sign_loss)] // descriptors are not negative
                 self.clone(shared, Closing::Unshare(from as u32), bound)
             });
