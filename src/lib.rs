@@ -97,6 +97,8 @@ pub use process::{Process, ProcessGroup, ProcessId, Tree};
 pub use producer::{Consumer, Feed, Producer, ReadProducer};
 pub use protocol::{ProcessProtocol, ProtocolResult, Protocols};
 pub use pty::Pty;
+#[cfg(target_os = "linux")]
+pub use reactor::Orphans;
 pub use reactor::timers::TimerId;
 pub use reactor::{Event, Interest, Reactor, ReapMethod, SourceId, Waker};
 pub use run_to_end::{Output, RunToEnd};

@@ -210,7 +210,7 @@ impl Reactor {
         service.turn_ended(self);
         let (mut stopping, mut last_moment) = (false, None);
         let (mut patience, mut failure) = (Patience::default(), None);
-        while !(stopping && service.is_down()) {
+        while !(stopping && service.is_down() && self.end_orphans()) {
             let time_left = last_moment.map(|at: Instant| at.saturating_duration_since(self.now()));
             if time_left == Some(Duration::ZERO) {
                 let what = format!("what was killed is still there after {} s", LAST_WAIT.as_secs());
@@ -232,6 +232,7 @@ impl Reactor {
                         Some(_) => {
                             last_moment.get_or_insert(reactor.now() + LAST_WAIT);
                             service.kill_service(reactor);
+                            reactor.kill_orphans();
                         }
                         None => {}
                     }

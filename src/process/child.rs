@@ -338,6 +338,11 @@ impl Child {
         Containment::new(strength, self.reason.clone())
     }
 
+    /// Its number, as long as it is not reaped.
+    pub(crate) fn unreaped_pid(&self) -> Option<i32> {
+        self.exit.is_none().then_some(self.pid)
+    }
+
     /// A pidfd for the guard, unless it is in a cgroup or gone.
     pub(crate) fn handle(&self) -> Option<OwnedFd> {
         let number = || self.holds_number().then(|| sys::pidfd::open(self.pid).ok()).flatten();

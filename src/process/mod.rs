@@ -11,7 +11,8 @@ pub(crate) mod guard;
 mod left;
 mod pipe;
 mod stdio;
-mod table;
+#[cfg_attr(not(target_os = "linux"), allow(dead_code))]
+pub(crate) mod table;
 mod tree;
 
 use std::collections::VecDeque;

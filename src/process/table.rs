@@ -179,6 +179,37 @@ pub(crate) fn members_of_group(group: i32) -> Option<Vec<Member>> {
     Some(stats.filter(living).filter_map(|stat| member(&stat)).collect())
 }
 
+/// The children of this program, the dead that nobody has reaped among them. `None` where that cannot be told.
+#[cfg(target_os = "linux")]
+pub(crate) fn children() -> Option<Vec<i32>> {
+    if !is_ours() {
+        return None;
+    }
+    let threads = fs::read_dir("/proc/self/task").ok()?.flatten();
+    let lists: Option<Vec<String>> =
+        threads.map(|thread| fs::read_to_string(thread.path().join("children")).ok()).collect();
+    if let Some(lists) = lists.filter(|lists| !lists.is_empty()) {
+        return Some(lists.iter().flat_map(|list| list.split_ascii_whitespace()).flat_map(str::parse).collect());
+    }
+    // A kernel without those lists.
+    let own = i32::try_from(std::process::id()).ok()?;
+    let processes = fs::read_dir("/proc").ok()?.flatten();
+    let pids = processes.filter_map(|process| process.file_name().to_str()?.parse::<i32>().ok());
+    let is_ours = |pid: &i32| {
+        let stat = fs::read(format!("/proc/{pid}/stat")).ok();
+        let parent = stat.as_deref().and_then(fields).and_then(|mut fields| fields.nth(1)?.parse::<i32>().ok());
+        parent == Some(own)
+    };
+    Some(pids.filter(is_ours).collect())
+}
+
+/// The name of a process, dead or alive.
+#[cfg(target_os = "linux")]
+pub(crate) fn name(pid: i32) -> Option<String> {
+    let name = fs::read(format!("/proc/{pid}/comm")).ok()?;
+    Some(String::from_utf8_lossy(name.strip_suffix(b"\n").unwrap_or(&name)).into_owned())
+}
+
 /// What a line of `/proc/PID/stat` says.
 fn member(stat: &[u8]) -> Option<Member> {
     let start = stat.iter().position(|byte| *byte == b'(')?;

@@ -92,6 +92,15 @@ pub enum Event<'a> {
         /// How long it stood still.
         after: Duration,
     },
+    /// A descendant of this program has lost its parent, and is a child of this program now: see
+    /// [`Reactor::adopt_orphans`](crate::Reactor::adopt_orphans). It is told once, when it is found, and may be dead by then. It
+    /// is reaped without another word.
+    Orphan {
+        /// Its number in the system. It may be another process's as soon as this one is gone.
+        pid: u32,
+        /// Its name.
+        name: &'a str,
+    },
     /// The time of a timer has come.
     Timer(TimerId),
     /// A watched signal has come, once or more often.

@@ -59,6 +59,11 @@ impl Guarding {
         self.guard.as_ref().map(|guard| guard.started.socket.as_fd())
     }
 
+    /// Its pid.
+    pub(super) fn pid(&self) -> Option<i32> {
+        self.guard.as_ref().map(|guard| guard.started.pid)
+    }
+
     /// A number that nobody has.
     fn new_number(&mut self) -> io::Result<u32> {
         self.say_unsaid();

@@ -7,6 +7,11 @@
 mod event;
 #[cfg(target_os = "linux")]
 mod guard;
+#[cfg(target_os = "linux")]
+mod orphans;
+#[cfg(not(target_os = "linux"))]
+#[path = "no_orphans.rs"]
+mod orphans;
 mod patience;
 mod reaper;
 mod signals;
@@ -35,6 +40,8 @@ use crate::sys;
 use crate::sys::clock;
 use crate::sys::spawn::{SpawnMethod, Spawner};
 pub use event::{Event, Interest, SourceId, Waker};
+#[cfg(target_os = "linux")]
+pub use orphans::Orphans;
 pub(crate) use patience::Patience;
 use reaper::Again;
 pub use reaper::ReapMethod;
@@ -98,6 +105,8 @@ pub struct Reactor {
     trees: Trees,
     #[cfg(target_os = "linux")]
     guard: guard::Guarding,
+    #[cfg(target_os = "linux")]
+    orphans: Option<orphans::Orphanage>,
     stops: Stops,
     /// How long the program stood still, until that is told.
     resumed: Option<Duration>,
@@ -174,6 +183,8 @@ impl Reactor {
             trees: Trees::default(),
             #[cfg(target_os = "linux")]
             guard: guard::Guarding::default(),
+            #[cfg(target_os = "linux")]
+            orphans: None,
             stops: None,
             resumed: None,
             suspensions: stops::suspensions(),
@@ -527,7 +538,7 @@ impl Reactor {
     fn next_due(&mut self) -> Option<Instant> {
         let looks = self.again.iter().map(|again| again.at).chain(self.trees.next_due());
         #[cfg(target_os = "linux")]
-        let looks = looks.chain(self.guard.retry_at);
+        let looks = looks.chain(self.guard.retry_at).chain(self.orphans.as_ref().and_then(orphans::Orphanage::due));
         looks.chain(self.timers.next_deadline()).min()
     }
 
@@ -538,6 +549,7 @@ impl Reactor {
             || self.resumed.is_some()
             || !self.newborn.is_empty()
             || self.trees.has_news()
+            || self.has_orphans_to_look_for()
             || self.sources.ready_len() > 0
             || !(self.ready.is_empty() && self.notices.is_empty() && self.dead.is_empty() && self.come.is_empty())
     }

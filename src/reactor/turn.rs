@@ -92,6 +92,8 @@ impl Turn<'_> {
         self.tell_notices(handler);
         self.bury_dead(handler);
         self.reactor.settle_trees(handler);
+        #[cfg(target_os = "linux")]
+        self.reactor.settle_orphans(handler);
         while let Some(signal) = self.reactor.come.pop_front() {
             if signal != libc::SIGCHLD || self.reactor.sigchld.for_host {
                 handler(self.reactor, Event::Signal(signal));
@@ -132,6 +134,10 @@ impl Turn<'_> {
         }
         if reactor.come.contains(&libc::SIGCHLD) {
             reactor.sweep = true;
+            #[cfg(target_os = "linux")]
+            if let Some(orphans) = &mut reactor.orphans {
+                orphans.stirred = true;
+            }
             reactor.find_stops();
         }
         reactor.find_dead();
