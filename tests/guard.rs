@@ -11,6 +11,8 @@ mod util;
 mod apart;
 #[path = "util/cgroups.rs"]
 mod cgroups;
+#[path = "util/marked.rs"]
+mod marked;
 
 use std::collections::HashSet;
 use std::env;
@@ -23,30 +25,16 @@ use std::time::Duration;
 use apart::expect_apart_in;
 use cgroups::{MOUNTED, Part, can_mount};
 use childminder::{Command, Contain, Event, Reactor, ReapMethod, SpawnMethod};
+use marked::{MARK, marked, until_gone};
 use util::{WATCHDOG, now, sh};
 
 /// What a host does: `strength trees parent end`.
 const HOST: &str = "CHILDMINDER_TEST_GUARDED_HOST";
-/// Marks all that a host starts.
-const MARK: &str = "CHILDMINDER_TEST_GUARDED_MARK";
 /// More kills, and more trees of a host, are run by the variables of these names.
 const KILLS: &str = "CHILDMINDER_TEST_KILLS";
 const TREES: &str = "CHILDMINDER_TEST_TREES";
 /// So long after the death of its host nobody may be left.
 const IN_TIME: Duration = Duration::from_millis(200);
-
-/// The living processes that have this in their environment.
-fn marked(mark: &str) -> HashSet<i32> {
-    let mark = format!("{MARK}={mark}");
-    let pids = fs::read_dir("/proc").unwrap().flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok());
-    let is_meant = |pid: &i32| {
-        let environ = fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
-        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-        let dead = stat.rsplit_once(") ").is_none_or(|(_, rest)| rest.starts_with(['Z', 'X']));
-        !dead && environ.split(|byte| *byte == 0).any(|variable| variable == mark.as_bytes())
-    };
-    pids.filter(is_meant).collect()
-}
 
 /// The guards whose parent this process is, or was.
 fn guards() -> HashSet<i32> {
@@ -82,21 +70,6 @@ impl Host {
             line.clear();
             assert!(reader.read_line(&mut line).unwrap() > 0, "it has ended without saying {what}");
         }
-    }
-}
-
-#[track_caller]
-fn until_gone(mark: &str, limit: Duration) {
-    let start = now();
-    loop {
-        let left = marked(mark);
-        if left.is_empty() {
-            return;
-        }
-        let described = left.iter().map(|pid| fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default());
-        let described: Vec<_> = described.collect();
-        assert!(start.elapsed() < limit, "left after {:?}: {described:?}", start.elapsed());
-        std::thread::park_timeout(Duration::from_millis(5));
     }
 }
 

@@ -87,17 +87,26 @@ impl Tree<'_> {
     /// [`SignalError::AlreadyExited`] if nobody is left, or what the system says: `EPERM` if a member runs as somebody whom the
     /// host may not signal. The others have got it.
     pub fn signal(&mut self, signal: i32) -> Result<(), SignalError> {
+        self.signal_with(&[signal])
+    }
+
+    fn signal_with(&mut self, signals: &[i32]) -> Result<(), SignalError> {
         let (cgroup, _) = self.stem.places();
-        let sent = match cgroup.map(|cgroup| cgroup.signal(signal)) {
+        let sent = match cgroup.map(|cgroup| cgroup.signal(signals)) {
             Some(Ok(0)) => Err(SignalError::AlreadyExited),
             Some(Ok(_)) => Ok(()),
+            Some(Err(error)) if error.kind() != io::ErrorKind::Unsupported => Err(SignalError::Os(error)),
             // Without pidfds only the group of the leader can be reached.
-            Some(Err(error)) if error.kind() == io::ErrorKind::Unsupported => self.signal_group(signal),
-            Some(Err(error)) => Err(SignalError::Os(error)),
-            None => self.signal_group(signal),
+            _ => {
+                let mut sent = signals.iter().map(|signal| self.signal_group(*signal));
+                let first = sent.next().unwrap_or(Ok(()));
+                // They may have ended in between.
+                sent.for_each(drop);
+                first
+            }
         };
         match &mut self.stem {
-            Stem::Led(child) if sent.is_ok() => child.note_request(signal),
+            Stem::Led(child) if sent.is_ok() => signals.iter().for_each(|signal| child.note_request(*signal)),
             Stem::Led(_) => {}
             Stem::Left(left) => left.hurry(self.now),
         }
@@ -123,12 +132,10 @@ impl Tree<'_> {
     /// As [`signal`](Self::signal).
     #[doc(alias = "SIGTERM")]
     pub fn terminate(&mut self, signal: i32) -> Result<(), SignalError> {
-        let sent = self.signal(signal);
+        let sent = self.signal_with(&[signal, libc::SIGCONT]);
         if matches!(sent, Err(SignalError::AlreadyExited)) {
             return sent;
         }
-        // They may have ended in between: then there is nobody to continue.
-        let _ = self.signal(libc::SIGCONT);
         if let (Some(cgroup), _) = self.stem.places() {
             let _ = cgroup.freeze(false);
         }

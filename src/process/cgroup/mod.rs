@@ -190,7 +190,7 @@ impl Cgroup {
     fn kill_each(&self) -> io::Result<()> {
         // Nobody forks while it is frozen, and a frozen process dies as any other. It is only a help.
         let frozen = self.freeze(true);
-        let killed = self.signal(libc::SIGKILL);
+        let killed = self.signal(&[libc::SIGKILL]);
         if frozen.is_ok() {
             let _ = self.freeze(false);
         }
@@ -203,42 +203,61 @@ impl Cgroup {
         cgroup::write_at(self.home(), &self.file("cgroup.freeze"), if freeze { b"1" } else { b"0" })
     }
 
-    /// Sends a signal to each member once; to how many.
+    /// Sends signals to each member, each signal once; to how many.
     ///
-    /// Each one is reached by a pidfd, and only after a look that it is a member. Those that are born meanwhile get it too, unless
-    /// they are born faster than they can be found. `Unsupported` if the system has no pidfds for us.
-    pub(crate) fn signal(&self, signal: i32) -> io::Result<usize> {
-        let (mut done, mut sent, mut failed) = (HashSet::new(), 0, None);
+    /// Each one is reached by a pidfd, and only after a look that it is a member. If members are born meanwhile, all are frozen
+    /// until everybody has got the signals, so that this comes to an end. `Unsupported` if the system has no pidfds for us.
+    pub(crate) fn signal(&self, signals: &[i32]) -> io::Result<usize> {
+        let (mut reached, mut frozen) = (HashSet::new(), false);
+        let mut result = self.signal_new(signals, &mut reached);
         for _ in 0..PASSES {
-            let new: Vec<i32> = self.pids()?.into_iter().filter(|pid| done.insert(*pid)).collect();
-            if new.is_empty() {
+            if !matches!(result, Ok(new) if new > 0) {
                 break;
             }
-            for batch in new.chunks(BATCH) {
-                let mut opened = Vec::with_capacity(batch.len());
-                for pid in batch {
-                    match sys::pidfd::open(*pid) {
-                        Ok(pidfd) => opened.push((*pid, pidfd)),
-                        Err(error) if error.raw_os_error() == Some(libc::ESRCH) => {}
-                        // In a new kernel `EINVAL` is a thread whose process is gone.
-                        Err(error) if matches!(error.raw_os_error(), Some(libc::ENOSYS | libc::EPERM)) => {
-                            return Err(io::ErrorKind::Unsupported.into());
-                        }
-                        Err(error) => _ = failed.get_or_insert(error),
+            let new = self.signal_new(signals, &mut reached);
+            if matches!(new, Ok(new) if new > 0) && !frozen && self.is_thawed() {
+                frozen = self.freeze(true).is_ok();
+            }
+            result = new;
+        }
+        if frozen {
+            self.freeze(false)?;
+        }
+        result.map(|_| reached.len())
+    }
+
+    fn is_thawed(&self) -> bool {
+        cgroup::read_at(self.home(), &self.file("cgroup.freeze")).is_ok_and(|state| state.trim() == "0")
+    }
+
+    /// Sends signals to the members that are not among those who were reached; how many there were.
+    fn signal_new(&self, signals: &[i32], reached: &mut HashSet<i32>) -> io::Result<usize> {
+        let new: Vec<i32> = self.pids()?.into_iter().filter(|pid| reached.insert(*pid)).collect();
+        let mut failed = None;
+        for batch in new.chunks(BATCH) {
+            let mut opened = Vec::with_capacity(batch.len());
+            for pid in batch {
+                match sys::pidfd::open(*pid) {
+                    Ok(pidfd) => opened.push((*pid, pidfd)),
+                    Err(error) if error.raw_os_error() == Some(libc::ESRCH) => {}
+                    Err(error) if matches!(error.raw_os_error(), Some(libc::ENOSYS | libc::EPERM)) => {
+                        return Err(io::ErrorKind::Unsupported.into());
                     }
+                    Err(error) => _ = failed.get_or_insert(error),
                 }
-                // Whoever is behind the pidfd and lives had the number before this look, so it is the one that is seen by it.
-                let members: HashSet<i32> = self.pids()?.into_iter().collect();
-                for (_, pidfd) in opened.iter().filter(|(pid, _)| members.contains(pid)) {
-                    match sys::pidfd::send(pidfd, signal) {
-                        Ok(()) => sent += 1,
-                        Err(error) if error.raw_os_error() == Some(libc::ESRCH) => {}
-                        Err(error) => _ = failed.get_or_insert(error),
+            }
+            // Whoever is behind the pidfd and lives had the number before this look, so it is the one that is seen by it.
+            let members: HashSet<i32> = self.pids()?.into_iter().collect();
+            for (_, pidfd) in opened.iter().filter(|(pid, _)| members.contains(pid)) {
+                for signal in signals {
+                    match sys::pidfd::send(pidfd, *signal) {
+                        Err(error) if error.raw_os_error() != Some(libc::ESRCH) => _ = failed.get_or_insert(error),
+                        _ => {}
                     }
                 }
             }
         }
-        failed.map_or(Ok(sent), Err)
+        failed.map_or(Ok(new.len()), Err)
     }
 
     /// The numbers of its members, the dead that nobody has reaped not among them.
