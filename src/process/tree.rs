@@ -85,7 +85,8 @@ impl Tree<'_> {
     /// # Errors
     ///
     /// [`SignalError::AlreadyExited`] if nobody is left, or what the system says: `EPERM` if a member runs as somebody whom the
-    /// host may not signal. The others have got it.
+    /// host may not signal. The others have got it. `Unsupported` if there are no pidfds for us, and the leader is gone: then the members
+    /// of a cgroup can only be killed and frozen.
     pub fn signal(&mut self, signal: i32) -> Result<(), SignalError> {
         self.signal_with(&[signal])
     }
@@ -117,7 +118,8 @@ impl Tree<'_> {
         match &mut self.stem {
             Stem::Led(child) => child.send_to_group(signal),
             Stem::Left(Left { place: Place::Group(group), .. }) => group.signal(signal),
-            Stem::Left(_) => Err(SignalError::AlreadyExited),
+            // Nothing leads to them but their numbers.
+            Stem::Left(_) => Err(SignalError::Os(io::ErrorKind::Unsupported.into())),
         }
     }
 
