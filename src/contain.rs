@@ -95,7 +95,7 @@ pub struct Member {
     /// What it does (`proc(5)`): `R` runs, `S` sleeps, `D` is in a call that nothing interrupts, `T` is stopped, `Z` is dead and
     /// not reaped.
     pub state: char,
-    /// Its resident memory in bytes.
+    /// Its resident memory in bytes. The kernel counts it in batches, so a process that has just begun may show none.
     #[doc(alias = "VmRSS")]
     pub memory: u64,
 }

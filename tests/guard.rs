@@ -230,10 +230,13 @@ fn a_guard_that_is_killed_comes_back_and_goes_with_its_reactor() {
             let early = reactor.spawn_process(sleep.arg("1000")).unwrap();
             reactor.kill_trees_at_death(true).unwrap();
             reactor.kill_trees_at_death(true).unwrap();
+            let end = now() + WATCHDOG;
+            while guard_of_this_process().is_empty() {
+                assert!(now() < end, "no guard");
+            }
             let [guard] = guard_of_this_process()[..] else { panic!("one guard") };
             let late = reactor.spawn_process(&sleep).unwrap();
             let files = || fs::read_dir(format!("/proc/{guard}/fd")).unwrap().count();
-            let end = now() + WATCHDOG;
             while files() != 3 {
                 assert!(now() < end, "its socket and two pidfds: {}", files());
             }

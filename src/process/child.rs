@@ -62,6 +62,8 @@ pub(crate) struct Child {
     group_killed: Option<Moment>,
     /// The cgroup that it was started in.
     pub(super) cgroup: Option<Cgroup>,
+    /// Its tree was frozen.
+    pub(super) frozen: bool,
     /// When its tree was killed.
     pub(super) tree_killed: Option<Killed>,
     /// Why it is not kept together better.
@@ -151,6 +153,7 @@ impl Child {
             died: None,
             group_killed: None,
             cgroup: None,
+            frozen: false,
             tree_killed: None,
             reason: entered.as_ref().map(Self::entered),
             exit: None,

@@ -39,12 +39,24 @@ pub(crate) struct Killed {
     pub(super) complete: bool,
 }
 
+impl Killed {
+    /// Remembers the first kill, and the first one that has missed nobody.
+    pub(super) fn note(self, known: &mut Option<Self>) {
+        match known {
+            None => *known = Some(self),
+            Some(first) if !first.complete => *first = Self { at: first.at, ..self },
+            Some(_) => {}
+        }
+    }
+}
+
 /// What is left of a tree.
 #[derive(Debug)]
 pub(crate) struct Left {
     pub(super) place: Place,
     pub(super) containment: Containment,
     pub(super) killed: Option<Killed>,
+    pub(super) frozen: bool,
     /// What becomes ready when it is time to look.
     watch: Option<(OwnedFd, Key)>,
     /// When to look, whatever happens.
@@ -86,9 +98,9 @@ impl Left {
             None if child.hold_for_group => return Fate::Gone(None),
             None => return Fate::Unknown,
         };
-        let (is_cgroup, killed) = (matches!(place, Place::Cgroup(_)), child.tree_killed);
+        let (is_cgroup, killed, frozen) = (matches!(place, Place::Cgroup(_)), child.tree_killed, child.frozen);
         let look_at = Some(now + FIRST_PAUSE);
-        let left = Self { place, containment, killed, watch: None, look_at, last: now, pause: FIRST_PAUSE };
+        let left = Self { place, containment, killed, frozen, watch: None, look_at, last: now, pause: FIRST_PAUSE };
         // A group's dead members are reaped in a moment, and then there is nothing to look for.
         if is_cgroup { Box::new(left).look(process, now, &mut None, sources) } else { Fate::Left(Box::new(left)) }
     }
@@ -109,6 +121,11 @@ impl Left {
         if self.watch.is_none() || !self.is_told() {
             self.look_at = Some(self.look_at.map_or(due, |at| at.min(due)));
         }
+    }
+
+    /// When all of it was killed, and nobody can have been born since.
+    fn killed_all(&self) -> Option<Moment> {
+        self.killed.filter(|killed| killed.complete).map(|killed| killed.moment)
     }
 
     /// Whether an event tells of its end.
@@ -159,7 +176,7 @@ impl Left {
     /// Whether anybody is left, without another look for it. `None` where that cannot be told.
     pub(super) fn is_left(&self, living: &mut Option<Living>) -> Option<bool> {
         match &self.place {
-            Place::Group(group) => group.is_left(living, self.killed.map(|killed| killed.moment)),
+            Place::Group(group) => group.is_left(living, self.killed_all()),
             Place::Cgroup(cgroup) => cgroup
                 .open_events()
                 .and_then(|events| Cgroup::is_populated(events.as_fd()))
@@ -189,7 +206,7 @@ impl Left {
 
     fn look_at_group(&mut self, process: Key, living: &mut Option<Living>, sources: &mut Sources) -> Option<bool> {
         let Place::Group(group) = &self.place else { return None };
-        let seen = group.is_left(living, self.killed.map(|killed| killed.moment));
+        let seen = group.is_left(living, self.killed_all());
         if let Some((_, source)) = self.watch.take() {
             sources.forget(source);
         }

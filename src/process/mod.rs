@@ -33,7 +33,7 @@ use pipe::Flush;
 pub(crate) use pipe::{LARGE_PIPE, Read};
 pub(crate) use table::Living;
 pub use tree::Tree;
-pub(crate) use tree::{Overdue, Stem};
+pub(crate) use tree::{Agenda, Stem, Sweep};
 
 /// A process of one reactor. Never reused: an id of a process that has ended reaches nobody.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -158,6 +158,12 @@ pub(crate) fn is_living_member(pid: i32, group: i32) -> bool {
     found.is_some_and(|(state, found)| found == group && !matches!(state, 'Z' | 'X' | 'x'))
 }
 
+/// The process group of a process, dead or alive.
+pub(crate) fn group_of(pid: i32) -> Option<i32> {
+    let stat = is_ours().then(|| fs::read(format!("/proc/{pid}/stat")).ok()).flatten()?;
+    state_and_group(&stat).map(|(_, group)| group)
+}
+
 /// What `/proc` says of these processes; those that are gone are left out.
 pub(crate) fn members(pids: &[i32]) -> Vec<Member> {
     if !is_ours() {

@@ -3,9 +3,10 @@
 //! Waits for nothing, and hands out no events. The one rule: a member is reached as such, by its cgroup, by a
 //! pidfd or by the leader's handle, and never by a number alone.
 
+use std::collections::VecDeque;
 use std::fmt;
 use std::io;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::ProcessId;
 use super::cgroup::Cgroup;
@@ -21,6 +22,7 @@ use crate::slab::Key;
 /// | | in a cgroup | in a process group |
 /// | --- | --- | --- |
 /// | signal | each member, by a pidfd | the group |
+/// | terminate | the group of the leader, and 5 ms later each other member | the group |
 /// | kill | `cgroup.kill`, which misses nobody (Linux 5.14; before that each member, until nobody is left) | SIGKILL to the group |
 /// | freeze, thaw | `cgroup.freeze` | SIGSTOP and SIGCONT to the group |
 ///
@@ -43,7 +45,7 @@ pub struct Tree<'a> {
     pub(crate) id: ProcessId,
     pub(crate) stem: Stem<'a>,
     pub(crate) now: Instant,
-    pub(crate) kills: &'a mut Vec<Overdue>,
+    pub(crate) agenda: &'a mut Agenda,
     /// A look at who lives, shared by all that need it.
     pub(crate) living: &'a mut Option<Living>,
 }
@@ -54,15 +56,26 @@ pub(crate) enum Stem<'a> {
     Left(&'a mut Left),
 }
 
-/// A tree that was killed, and the time when it is told who is still there. `None` once that was told.
-#[derive(Debug)]
-pub(crate) struct Overdue {
-    pub(crate) process: Key,
-    pub(crate) at: Option<Instant>,
+/// What the reactor is to do about trees after a while. Those that are gone by then are left out.
+#[derive(Debug, Default)]
+pub(crate) struct Agenda {
+    /// Killed trees, and when it is told who is still there.
+    pub(crate) words: VecDeque<(Key, Instant)>,
+    /// Terminated trees, and when those are signalled that the group of the leader does not hold.
+    pub(crate) sweeps: VecDeque<(Key, Instant, Sweep)>,
+}
+
+/// A signal for those members of a cgroup that are not in the group of its leader, which has got it.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Sweep {
+    signal: i32,
+    group: i32,
 }
 
 /// From a kill to the word who is still there.
-const OVERDUE: std::time::Duration = std::time::Duration::from_secs(2);
+const WORD: Duration = Duration::from_secs(2);
+/// From the signal to the group of the leader to the signal to the others. Most trees are gone by then.
+const SWEEP: Duration = Duration::from_millis(5);
 
 impl Tree<'_> {
     /// The process that it has begun with. That one may be gone.
@@ -93,7 +106,7 @@ impl Tree<'_> {
 
     fn signal_with(&mut self, signals: &[i32]) -> Result<(), SignalError> {
         let (cgroup, _) = self.stem.places();
-        let sent = match cgroup.map(|cgroup| cgroup.signal(signals)) {
+        let sent = match cgroup.map(|cgroup| cgroup.signal(signals, None)) {
             Some(Ok(0)) => Err(SignalError::AlreadyExited),
             Some(Ok(_)) => Ok(()),
             Some(Err(error)) if error.kind() != io::ErrorKind::Unsupported => Err(SignalError::Os(error)),
@@ -134,15 +147,32 @@ impl Tree<'_> {
     /// As [`signal`](Self::signal).
     #[doc(alias = "SIGTERM")]
     pub fn terminate(&mut self, signal: i32) -> Result<(), SignalError> {
-        let sent = self.signal_with(&[signal, libc::SIGCONT]);
+        let sent = match &mut self.stem {
+            Stem::Led(child) if child.cgroup.is_some() && child.leads => {
+                let sent = child.send_to_group(signal);
+                // It may have ended in between: then there is nobody to continue.
+                let _ = child.send_to_group(libc::SIGCONT);
+                self.agenda.sweeps.push_back((self.id.0, self.now + SWEEP, Sweep { signal, group: child.pid }));
+                sent
+            }
+            _ => self.signal_with(&[signal, libc::SIGCONT]),
+        };
         if matches!(sent, Err(SignalError::AlreadyExited)) {
             return sent;
         }
-        if let (Some(cgroup), _) = self.stem.places() {
-            let _ = cgroup.freeze(false);
+        if self.stem.frozen() {
+            let _ = self.thaw();
         }
         self.hold();
         sent
+    }
+
+    /// Carries out what was left to be done by [`terminate`](Self::terminate). An error is a right that is missing, for which a kill
+    /// has to do.
+    pub(crate) fn sweep(&mut self, sweep: Sweep) {
+        if let (Some(cgroup), _) = self.stem.places() {
+            let _ = cgroup.signal(&[sweep.signal, libc::SIGCONT], Some(sweep.group));
+        }
     }
 
     /// Kills all members (SIGKILL). What is still there two seconds later is told by
@@ -162,22 +192,26 @@ impl Tree<'_> {
             None => self.signal_group(libc::SIGKILL).map(|()| true),
         };
         let (at, moment) = (self.now, Moment::now());
-        if !self.kills.iter().any(|overdue| overdue.process == self.id.0) {
-            self.kills.push(Overdue { process: self.id.0, at: Some(at + OVERDUE) });
+        if !self.stem.was_killed() {
+            self.agenda.words.push_back((self.id.0, at + WORD));
         }
-        let complete = killed?;
+        // One that could not be killed has missed somebody.
+        let complete = killed.as_ref().is_ok_and(|complete| *complete);
+        let killed_now = Killed { at, moment, complete };
         match &mut self.stem {
             Stem::Led(child) => {
-                child.note_request(libc::SIGKILL);
-                child.tree_killed.get_or_insert(Killed { at, moment, complete });
+                if killed.is_ok() {
+                    child.note_request(libc::SIGKILL);
+                }
+                killed_now.note(&mut child.tree_killed);
             }
             Stem::Left(left) => {
-                left.killed.get_or_insert(Killed { at, moment, complete });
+                killed_now.note(&mut left.killed);
                 left.hurry(at);
             }
         }
         self.hold();
-        Ok(())
+        killed.map(drop)
     }
 
     /// Gives the rest of the group its time after the leader's end. Where the group can be reached only as long as
@@ -210,6 +244,10 @@ impl Tree<'_> {
     }
 
     fn set_frozen(&mut self, frozen: bool) -> Result<(), SignalError> {
+        match &mut self.stem {
+            Stem::Led(child) => child.frozen = frozen,
+            Stem::Left(left) => left.frozen = frozen,
+        }
         match self.stem.places() {
             (Some(cgroup), _) => cgroup.freeze(frozen).map_err(SignalError::Os),
             _ => self.signal_group(if frozen { libc::SIGSTOP } else { libc::SIGCONT }),
@@ -263,6 +301,20 @@ impl Tree<'_> {
 }
 
 impl Stem<'_> {
+    fn frozen(&self) -> bool {
+        match self {
+            Stem::Led(child) => child.frozen,
+            Stem::Left(left) => left.frozen,
+        }
+    }
+
+    fn was_killed(&self) -> bool {
+        match self {
+            Stem::Led(child) => child.tree_killed.is_some(),
+            Stem::Left(left) => left.killed.is_some(),
+        }
+    }
+
     fn places(&self) -> (Option<&Cgroup>, Option<&Place>) {
         match self {
             Stem::Led(child) => (child.cgroup.as_ref(), None),

@@ -9,13 +9,15 @@ use std::time::{Duration, Instant};
 
 use super::{Event, Reactor, clock};
 use crate::process::cgroup::{Cgroup, Home, Refused};
-use crate::process::{Fate, Left, Overdue, ProcessId, Stem, Tree};
+use crate::process::{Agenda, Fate, Left, ProcessId, Stem, Sweep, Tree};
 use crate::slab::Key;
 
-/// From one attempt to remove a cgroup to the next.
-const REMOVAL: Duration = Duration::from_millis(20);
+/// From the end of a tree to the removal of its cgroup, and from one attempt to the next.
+const REMOVAL: Duration = Duration::from_millis(100);
 /// How often it is tried. A later sweep finds what is left.
-const REMOVALS: u32 = 250;
+const REMOVALS: u32 = 50;
+/// How many are removed in a turn at most.
+const SHARE: usize = 50;
 
 /// What a reactor knows of the trees of its processes.
 #[derive(Debug, Default)]
@@ -29,10 +31,9 @@ pub(super) struct Trees {
     due: Vec<Key>,
     /// What is to be told: whose tree is gone, and whether that is certain.
     gone: VecDeque<(Key, bool)>,
-    /// Those that were killed.
-    kills: Vec<Overdue>,
-    /// Cgroups that could not be removed yet.
-    removals: Vec<Removal>,
+    agenda: Agenda,
+    /// Cgroups that nobody is in any more. Their removal takes longer than their end, and nobody waits for it.
+    removals: VecDeque<Removal>,
 }
 
 #[derive(Debug)]
@@ -46,8 +47,9 @@ impl Trees {
     /// When something is to be done, whatever happens.
     pub(super) fn next_due(&self) -> impl Iterator<Item = Instant> {
         let looks = self.due.iter().filter_map(|key| self.left.get(key)?.look_at);
-        let words = self.kills.iter().filter_map(|overdue| overdue.at);
-        looks.chain(words).chain(self.removals.iter().map(|removal| removal.at))
+        let words = self.agenda.words.front().map(|(_, at)| *at);
+        let sweeps = self.agenda.sweeps.front().map(|(_, at, _)| *at);
+        looks.chain(words).chain(sweeps).chain(self.removals.front().map(|removal| removal.at))
     }
 
     pub(super) fn has_news(&self) -> bool {
@@ -86,22 +88,36 @@ impl Trees {
             }
             Fate::Gone(cgroup) => {
                 if let Some(cgroup) = cgroup {
-                    self.remove(Removal { cgroup, at: now, tries: 0 });
+                    self.removals.push_back(Removal { cgroup, at: now + REMOVAL, tries: 0 });
                 }
                 true
             }
             Fate::Unknown => false,
         };
-        self.kills.retain(|overdue| overdue.process != process);
         self.gone.push_back((process, certain));
     }
 
-    fn remove(&mut self, mut removal: Removal) {
-        removal.tries += 1;
-        // The kernel may not be quite done with the last member.
-        if removal.cgroup.remove().is_err() && removal.tries < REMOVALS {
-            removal.at += REMOVAL;
-            self.removals.push(removal);
+    fn remove_due(&mut self, now: Instant) {
+        for _ in 0..SHARE {
+            if self.removals.front().is_none_or(|removal| removal.at > now) {
+                return;
+            }
+            let Some(mut removal) = self.removals.pop_front() else { return };
+            removal.tries += 1;
+            // The kernel may not be quite done with the last member.
+            if removal.cgroup.remove().is_err() && removal.tries < REMOVALS {
+                removal.at = now + REMOVAL;
+                self.removals.push_back(removal);
+            }
+        }
+    }
+}
+
+/// Removes what nobody is in any more.
+impl Drop for Trees {
+    fn drop(&mut self) {
+        for removal in &self.removals {
+            let _ = removal.cgroup.remove();
         }
     }
 }
@@ -111,7 +127,7 @@ impl Reactor {
     /// [`Event::TreeGone`] tells. That is often later than the end of the process itself.
     #[must_use]
     pub fn tree(&mut self, id: ProcessId) -> Option<Tree<'_>> {
-        let Trees { left, kills, due, .. } = &mut self.trees;
+        let Trees { left, agenda, due, .. } = &mut self.trees;
         let stem = match self.processes.get_mut(id.0).filter(|child| child.exit().is_none()) {
             Some(child) => Stem::Led(child),
             None => {
@@ -127,7 +143,7 @@ impl Reactor {
             // Outside of a turn nobody else does.
             self.living = None;
         }
-        Some(Tree { id, stem, now: clock(), kills, living: &mut self.living })
+        Some(Tree { id, stem, now: clock(), agenda, living: &mut self.living })
     }
 
     /// A leader was reaped: who is left of its tree?
@@ -159,14 +175,13 @@ impl Reactor {
         for process in due {
             self.trees.note_due(process);
         }
-        let (removals, later) = std::mem::take(&mut self.trees.removals).into_iter().partition(|one| one.at <= now);
-        self.trees.removals = later;
-        for removal in Vec::from(removals) {
-            self.trees.remove(removal);
+        self.trees.remove_due(now);
+        while let Some((process, sweep)) = self.next_sweep(now) {
+            if let Some(mut tree) = self.tree(process) {
+                tree.sweep(sweep);
+            }
         }
-        while let Some(index) = self.trees.kills.iter().position(|kill| kill.at.is_some_and(|at| at <= now)) {
-            self.trees.kills[index].at = None;
-            let process = ProcessId(self.trees.kills[index].process);
+        while let Some(process) = self.next_word(now) {
             let Some(remains) = self.tree(process).map(|mut tree| tree.members()) else { continue };
             handler(self, Event::TreeRemains { process, remains: &remains });
         }
@@ -175,5 +190,39 @@ impl Reactor {
             self.guard.forget(process);
             handler(self, Event::TreeGone { process: ProcessId(process), certain });
         }
+    }
+    fn is_left(&self, process: Key) -> bool {
+        self.trees.left.contains_key(&process)
+            || self.processes.get(process).is_some_and(|child| child.exit().is_none())
+    }
+
+    /// The next tree whose other members are to be signalled now. Those that are gone are forgotten.
+    fn next_sweep(&mut self, now: Instant) -> Option<(ProcessId, Sweep)> {
+        while let Some((process, at, sweep)) = self.trees.agenda.sweeps.front().copied() {
+            let left = self.is_left(process);
+            if left && at > now {
+                return None;
+            }
+            self.trees.agenda.sweeps.pop_front();
+            if left {
+                return Some((ProcessId(process), sweep));
+            }
+        }
+        None
+    }
+
+    /// The next tree that should be gone by now, and is not.
+    fn next_word(&mut self, now: Instant) -> Option<ProcessId> {
+        while let Some((process, at)) = self.trees.agenda.words.front().copied() {
+            let left = self.is_left(process);
+            if left && at > now {
+                return None;
+            }
+            self.trees.agenda.words.pop_front();
+            if left {
+                return Some(ProcessId(process));
+            }
+        }
+        None
     }
 }

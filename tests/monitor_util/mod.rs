@@ -17,6 +17,7 @@ use childminder::{
 
 #[path = "../util/mod.rs"]
 mod util;
+use util::contained;
 pub(crate) use util::{WATCHDOG, now, sh};
 
 /// What a monitor told, in its order.
@@ -172,11 +173,11 @@ impl World {
     }
 
     pub(crate) fn add(&mut self, name: &str, command: &Command) {
-        self.monitor.add_process(&mut self.reactor, name, command).unwrap();
+        self.monitor.add_process(&mut self.reactor, name, &contained(command)).unwrap();
     }
 
     pub(crate) fn add_with(&mut self, name: &str, command: &Command, policy: Policy) {
-        self.monitor.add_process_with(&mut self.reactor, name, command, policy).unwrap();
+        self.monitor.add_process_with(&mut self.reactor, name, &contained(command), policy).unwrap();
     }
 
     pub(crate) fn start(&mut self) {

@@ -17,6 +17,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use super::table;
 use crate::sys::{self, cgroup};
 
 /// What the directories of all reactors begin with.
@@ -190,7 +191,7 @@ impl Cgroup {
     fn kill_each(&self) -> io::Result<()> {
         // Nobody forks while it is frozen, and a frozen process dies as any other. It is only a help.
         let frozen = self.freeze(true);
-        let killed = self.signal(&[libc::SIGKILL]);
+        let killed = self.signal(&[libc::SIGKILL], None);
         if frozen.is_ok() {
             let _ = self.freeze(false);
         }
@@ -206,15 +207,16 @@ impl Cgroup {
     /// Sends signals to each member, each signal once; to how many.
     ///
     /// Each one is reached by a pidfd, and only after a look that it is a member. If members are born meanwhile, all are frozen
-    /// until everybody has got the signals, so that this comes to an end. `Unsupported` if the system has no pidfds for us.
-    pub(crate) fn signal(&self, signals: &[i32]) -> io::Result<usize> {
+    /// until everybody has got the signals, so that this comes to an end. The members of the process group `except` are left out.
+    /// `Unsupported` if the system has no pidfds for us.
+    pub(crate) fn signal(&self, signals: &[i32], except: Option<i32>) -> io::Result<usize> {
         let (mut reached, mut frozen) = (HashSet::new(), false);
-        let mut result = self.signal_new(signals, &mut reached);
+        let mut result = self.signal_new(signals, except, &mut reached);
         for _ in 0..PASSES {
             if !matches!(result, Ok(new) if new > 0) {
                 break;
             }
-            let new = self.signal_new(signals, &mut reached);
+            let new = self.signal_new(signals, except, &mut reached);
             if matches!(new, Ok(new) if new > 0) && !frozen && self.is_thawed() {
                 frozen = self.freeze(true).is_ok();
             }
@@ -231,7 +233,7 @@ impl Cgroup {
     }
 
     /// Sends signals to the members that are not among those who were reached; how many there were.
-    fn signal_new(&self, signals: &[i32], reached: &mut HashSet<i32>) -> io::Result<usize> {
+    fn signal_new(&self, signals: &[i32], except: Option<i32>, reached: &mut HashSet<i32>) -> io::Result<usize> {
         let new: Vec<i32> = self.pids()?.into_iter().filter(|pid| reached.insert(*pid)).collect();
         let mut failed = None;
         for batch in new.chunks(BATCH) {
@@ -248,7 +250,8 @@ impl Cgroup {
             }
             // Whoever is behind the pidfd and lives had the number before this look, so it is the one that is seen by it.
             let members: HashSet<i32> = self.pids()?.into_iter().collect();
-            for (_, pidfd) in opened.iter().filter(|(pid, _)| members.contains(pid)) {
+            let is_meant = |pid: i32| members.contains(&pid) && (except.is_none() || table::group_of(pid) != except);
+            for (_, pidfd) in opened.iter().filter(|(pid, _)| is_meant(*pid)) {
                 for signal in signals {
                     match sys::pidfd::send(pidfd, *signal) {
                         Err(error) if error.raw_os_error() != Some(libc::ESRCH) => _ = failed.get_or_insert(error),
