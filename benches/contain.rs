@@ -140,12 +140,13 @@ impl Host {
 
     /// Its child that is named as guards are.
     fn guard(&self) -> Option<i32> {
-        let pids = fs::read_dir("/proc").ok()?.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+        let mut pids =
+            fs::read_dir("/proc").ok()?.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok());
         let ours = |pid: &i32| {
             let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
             stat.contains("(child-guard)") && stat.contains(&format!(") S {} ", self.pid()))
         };
-        pids.filter(ours).next()
+        pids.find(ours)
     }
 }
 

@@ -186,17 +186,19 @@ impl Left {
 
     fn look_at_cgroup(&mut self, process: Key, sources: &mut Sources) -> Option<bool> {
         let Place::Cgroup(cgroup) = &self.place else { return None };
+        let populated = |events: &OwnedFd| Cgroup::is_populated(events.as_fd()).ok();
+        let mut seen = None;
         if self.watch.is_none() {
             let events = cgroup.open_events().ok()?;
-            let source = sources.register(events.as_fd(), CHANGES, Source::Tree { process });
-            let populated = Cgroup::is_populated(events.as_fd()).ok();
-            match source {
-                Ok(source) => self.watch = Some((events, source)),
-                Err(_) => return populated,
+            seen = populated(&events);
+            if seen == Some(false) {
+                return seen;
             }
+            let source = sources.register(events.as_fd(), CHANGES, Source::Tree { process });
+            self.watch = source.ok().map(|source| (events, source));
         }
-        let (events, _) = self.watch.as_ref()?;
-        let populated = Cgroup::is_populated(events.as_fd()).ok();
+        // After the registration, so that no change is missed.
+        let populated = self.watch.as_ref().map_or(seen, |(events, _)| populated(events));
         if populated == Some(true) && !self.is_told() {
             // Those that were born while the others were killed.
             let _ = cgroup.kill();

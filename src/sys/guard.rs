@@ -75,8 +75,10 @@ pub(crate) fn hang_up(socket: BorrowedFd<'_>) {
 ///
 /// `socket` is open in this process.
 pub(super) unsafe fn register_self(socket: RawFd, number: u32) -> io::Result<()> {
+    // SAFETY: touches no memory and cannot fail.
+    let pid = unsafe { libc::getpid() };
     // SAFETY: touches no memory.
-    let pidfd = cvt(unsafe { libc::syscall(libc::SYS_pidfd_open, libc::getpid(), 0) })?;
+    let pidfd = cvt(unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) })?;
     #[allow(clippy::cast_possible_truncation)] // a descriptor is an int
     let pidfd = pidfd as RawFd;
     // SAFETY: passed on from our caller; the pidfd is open.
@@ -488,7 +490,7 @@ mod tests {
     fn kills_with_what_it_keeps_when_its_host_is_gone() {
         let (mut guard, socket) = guard();
         let ((mut kept, first), (dropped, second), (mut moved, third)) = (group(), group(), group());
-        let (kill, written) = super::super::fd::pipe().unwrap();
+        let (kill, written) = fd::pipe().unwrap();
         for (number, file) in [(LOWEST, &written), (40, &first), (7, &second), (1000, &third), (9, &third)] {
             send(socket.as_fd(), Message::Put(number, file.as_fd())).unwrap();
         }
@@ -498,7 +500,7 @@ mod tests {
         assert_eq!(kept.wait().unwrap().signal(), Some(9));
         assert_eq!(moved.wait().unwrap().signal(), Some(9));
         let mut bytes = [0; 8];
-        assert_eq!(super::super::fd::read(kill.as_fd(), &mut bytes).unwrap(), 1);
+        assert_eq!(fd::read(kill.as_fd(), &mut bytes).unwrap(), 1);
         assert_eq!(bytes[0], b'1');
         assert!(pidfd::send_to_group(&second, 0).is_ok(), "it was dropped");
         end(dropped, &second);

@@ -134,10 +134,6 @@ impl Home {
         Ok((cgroup, dir))
     }
 
-    pub(crate) fn path(&self) -> &Path {
-        &self.path
-    }
-
     /// Opens the file that kills everybody in it.
     pub(crate) fn open_kill(&self) -> io::Result<OwnedFd> {
         cgroup::open_at(self.dir.as_fd(), c"cgroup.kill", libc::O_WRONLY)
