@@ -58,7 +58,7 @@ unsafe fn set_up(plan: &mut Plan, closing: Closing, keep: &mut Option<i32>) -> R
         let entrance = std::os::fd::AsRawFd::as_raw_fd(entrance);
         // SAFETY: reads one byte of a constant.
         let written = unsafe { libc::write(entrance, c"0".as_ptr().cast(), 1) };
-        check(written as i64, Stage::Cgroup, 0)?;
+        check(written as libc::c_long, Stage::Cgroup, 0)?;
     }
     #[cfg(target_os = "linux")]
     if let Closing::Unshare(from) = closing {
