@@ -319,7 +319,7 @@ impl Command {
     /// let mut reactor = Reactor::new()?;
     /// let mut command = Command::new("sh");
     /// // In a cgroup the daemon is found although it has a session of its own.
-    /// command.args(["-c", "setsid sleep 1000 & exit"]).contain(Contain::Auto);
+    /// command.args(["-c", "setsid sleep 3 & exit"]).contain(Contain::Auto);
     /// let id = reactor.spawn_process(&command)?;
     /// println!("it is kept together by: {}", reactor.tree(id).expect("it is there").containment());
     /// let mut gone = false;

@@ -22,6 +22,7 @@
 //! | --- | --- |
 //! | [`Reactor`] | waits, and hands out [`Event`]s: `turn`, `run`, `run_service`. Starts processes; has timers, signals, your descriptors, a [`Waker`] |
 //! | [`Command`] | what to run: program, arguments, environment, descriptors, user, limits, [`Pty`]. Plain data |
+//! | [`Tree`] | a process with all that it has started, in a cgroup or a group ([`Contain`]): signal, kill, freeze, list; its end is an event |
 //! | [`Process`] | a running one, by its [`ProcessId`]: write, close, pause, signal. At its end an [`Exit`] |
 //! | [`ProcessMonitor`] | keeps processes running under their names, by a [`Policy`]; tells an [`Observer`] |
 //! | [`Controlled`], [`Handle`] | the same, asked from other threads |
@@ -36,7 +37,7 @@
 //!
 #![cfg_attr(
     doc,
-    doc = "The [guide] has a chapter each on a first program, your own loop, talking to a child, harnesses, testing a policy, living in other"
+    doc = "The [guide] has a chapter each on a first program, your own loop, talking to a child, keeping trees together, harnesses, testing a policy, living in other"
 )]
 #![cfg_attr(doc, doc = "people's programs, and on coming from Twisted, supervisord or tokio.")]
 //!

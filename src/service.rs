@@ -172,7 +172,7 @@ impl Reactor {
     /// | --- | --- |
     /// | SIGTERM, SIGINT, SIGQUIT | asks for the end, also if the host watches it itself; SIGINT and SIGQUIT not if they were ignored from the start |
     /// | SIGHUP, and every other one that would end the program | asks for the end, unless the host watches, handles, ignores or blocks it |
-    /// | SIGKILL, and a fault of the program (SIGSEGV, `abort` and the like) | ends the program, and leaves its processes; see [`Command::parent_death_signal`](crate::Command::parent_death_signal) |
+    /// | SIGKILL, and a fault of the program (SIGSEGV, `abort` and the like) | ends the program, and leaves its processes, unless there is a [guard](Self::kill_trees_at_death) |
     ///
     /// A signal of the second row that the host handles by the time it comes is the host's. The signals are
     /// watched for the length of the call; before and afterwards they do what the host had them do.
