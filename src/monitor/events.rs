@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use super::entry::{Output, Writer};
 use super::observer::Observer;
-use super::restart::{Action, Input, State};
+use super::restart::{Action, Input, Leftovers, State};
 use super::{MonitorError, ProcessMonitor};
 use crate::exit::Exit;
 use crate::process::ProcessId;
@@ -137,7 +137,11 @@ impl<O: Observer> ProcessMonitor<O> {
         }
         self.observer.exited(&entry.name, exit);
         entry.note_exit(reactor, &mut self.observer, process);
-        let group_left = !entry.left.is_empty();
+        // One that is started beside what is left does not wait for a look at who that is.
+        let beside = matches!(entry.life.state(), State::Running { .. })
+            && entry.life.policy().leftovers == Leftovers::Leave
+            && entry.left.len() < 2;
+        let group_left = if beside { !entry.left.is_empty() } else { !entry.is_gone(reactor) };
         self.tell_at(reactor, key, Input::Exited { success: exit.success(), group_left }, died);
     }
 

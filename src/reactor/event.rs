@@ -48,7 +48,8 @@ pub enum Event<'a> {
         /// How.
         exit: &'a Exit,
     },
-    /// A process has exited and all its pipes are closed: the last event of this process, exactly once.
+    /// A process has exited and all its pipes are closed. It comes exactly once, and is the last event of this process, but for
+    /// [`TreeGone`](Self::TreeGone) and [`TreeRemains`](Self::TreeRemains).
     Ended {
         /// Who.
         process: ProcessId,

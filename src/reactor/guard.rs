@@ -160,10 +160,7 @@ impl Reactor {
             return Ok(());
         }
         self.guard.wanted = true;
-        self.start_guard().inspect_err(|_| {
-            self.stop_guard();
-            self.guard = Guarding::default();
-        })
+        self.start_guard().inspect_err(|_| self.guard = Guarding::default())
     }
 
     fn stop_guard(&mut self) {
@@ -186,7 +183,8 @@ impl Reactor {
         self.guard.retry_at = None;
         // A new one keeps nothing.
         self.guard.free.append(&mut self.guard.unsaid);
-        self.register_all()
+        // One that does not know everybody is none.
+        self.register_all().inspect_err(|_| self.stop_guard())
     }
 
     fn register_all(&mut self) -> io::Result<()> {
@@ -265,7 +263,6 @@ impl Reactor {
         if self.guard.retry_at.is_some_and(|at| at <= now) {
             self.guard.retry_at = None;
             if let Err(error) = self.start_guard() {
-                self.stop_guard();
                 self.guard.retry_at = Some(now + RETRY);
                 log::warn!("the guard cannot be started again: {error}");
             }
