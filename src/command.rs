@@ -8,6 +8,7 @@ use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use crate::contain::Contain;
 use crate::limit::{Limit, Resource};
 use crate::map::Map;
 use crate::pty::Pty;
@@ -49,6 +50,7 @@ pub(crate) struct Parts {
     /// What was said of descriptors; 0, 1 and 2 have defaults.
     pub(crate) fds: Map<i32, Stdio>,
     pub(crate) group: Group,
+    contain: Contain,
     pub(crate) parent_death_signal: Option<i32>,
     /// Boxed: most commands have none, and there may be thousands of them.
     attributes: Option<Box<Attributes>>,
@@ -103,7 +105,8 @@ impl Group {
 
 impl fmt::Debug for Command {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Parts { program, args, env_clear, env, current_dir, fds, group, parent_death_signal, .. } = self.parts();
+        let Parts { program, args, env_clear, env, current_dir, fds, group, contain, parent_death_signal, .. } =
+            self.parts();
         f.debug_struct("Command")
             .field("program", program)
             .field("args", args)
@@ -112,6 +115,7 @@ impl fmt::Debug for Command {
             .field("current_dir", current_dir)
             .field("fds", fds)
             .field("group", group)
+            .field("contain", contain)
             .field("parent_death_signal", parent_death_signal)
             .field("attributes", self.parts().attributes())
             .finish()
@@ -121,6 +125,10 @@ impl fmt::Debug for Command {
 impl Parts {
     pub(crate) fn attributes(&self) -> &Attributes {
         self.attributes.as_deref().unwrap_or(&INHERITED)
+    }
+
+    pub(crate) fn contain(&self) -> Contain {
+        self.contain
     }
 }
 
@@ -137,6 +145,7 @@ impl Command {
             current_dir: None,
             fds: Map::new(),
             group: Group::Own,
+            contain: Contain::default(),
             parent_death_signal: None,
             attributes: None,
         }))
@@ -294,6 +303,43 @@ impl Command {
     /// Makes the child the leader of a new session, without a terminal.
     pub fn setsid(&mut self, setsid: bool) -> &mut Self {
         self.parts_mut().group = if setsid { Group::Session } else { Group::Own };
+        self
+    }
+
+    /// How the child is kept together with all that it starts: by its process group unless said otherwise.
+    /// [`Reactor::containment`](crate::Reactor::containment) says beforehand what that would be, and
+    /// [`Tree::containment`](crate::Tree::containment) what it is.
+    ///
+    /// A cgroup costs the start about as much again as the making and removal of a directory do. The process is born in it
+    /// (`clone3(2)`, Linux 5.7); where that is refused it enters before its exec.
+    ///
+    /// ```
+    /// use childminder::{Command, Contain, Event, Reactor};
+    ///
+    /// let mut reactor = Reactor::new()?;
+    /// let mut command = Command::new("sh");
+    /// // In a cgroup the daemon is found although it has a session of its own.
+    /// command.args(["-c", "setsid sleep 3 & exit"]).contain(Contain::Auto);
+    /// let id = reactor.spawn_process(&command)?;
+    /// println!("it is kept together by: {}", reactor.tree(id).expect("it is there").containment());
+    /// let mut gone = false;
+    /// while !gone {
+    ///     reactor.turn(None, |reactor, event| match event {
+    ///         Event::Exited { process, .. } => {
+    ///             if let Some(mut tree) = reactor.tree(process) {
+    ///                 println!("left: {}", tree.members());
+    ///                 let _ = tree.kill();
+    ///             }
+    ///         }
+    ///         Event::TreeGone { .. } => gone = true,
+    ///         _ => {}
+    ///     })?;
+    /// }
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    #[doc(alias = "CLONE_INTO_CGROUP")]
+    pub fn contain(&mut self, contain: Contain) -> &mut Self {
+        self.parts_mut().contain = contain;
         self
     }
 

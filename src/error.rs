@@ -42,6 +42,8 @@ stages! {
     Open => "open",
     /// Making the child: `clone(2)` or `fork(2)`.
     Clone => "clone",
+    /// Making a cgroup for the child, and starting it inside: see [`Contain::Cgroup`](crate::Contain::Cgroup).
+    Cgroup => "cgroup",
     /// Leaving the host's table of open files (`close_range(2)`).
     CloseRange => "close_range",
     /// A new session.
@@ -52,6 +54,9 @@ stages! {
     Dup2 => "dup2",
     /// The controlling terminal.
     Terminal => "terminal",
+    /// Registering the child with the guard: see
+    /// [`Reactor::kill_trees_at_death`](crate::Reactor::kill_trees_at_death).
+    Guard => "guard",
     /// The scheduling priority.
     Nice => "nice",
     /// A resource limit.

@@ -22,6 +22,7 @@
 //! | --- | --- |
 //! | [`Reactor`] | waits, and hands out [`Event`]s: `turn`, `run`, `run_service`. Starts processes; has timers, signals, your descriptors, a [`Waker`] |
 //! | [`Command`] | what to run: program, arguments, environment, descriptors, user, limits, [`Pty`]. Plain data |
+//! | [`Tree`] | a process with all that it has started, in a cgroup or a group ([`Contain`]): signal, kill, freeze, list; its end is an event |
 //! | [`Process`] | a running one, by its [`ProcessId`]: write, close, pause, signal. At its end an [`Exit`] |
 //! | [`ProcessMonitor`] | keeps processes running under their names, by a [`Policy`]; tells an [`Observer`] |
 //! | [`Controlled`], [`Handle`] | the same, asked from other threads |
@@ -36,7 +37,7 @@
 //!
 #![cfg_attr(
     doc,
-    doc = "The [guide] has a chapter each on a first program, your own loop, talking to a child, harnesses, testing a policy, living in other"
+    doc = "The [guide] has a chapter each on a first program, your own loop, talking to a child, keeping trees together, harnesses, testing a policy, living in other"
 )]
 #![cfg_attr(doc, doc = "people's programs, and on coming from Twisted, supervisord or tokio.")]
 //!
@@ -59,6 +60,7 @@
 compile_error!("childminder needs a Unix: processes, signals and pipes are what it is made of");
 
 mod command;
+mod contain;
 mod error;
 mod exit;
 #[cfg(any(doc, doctest))]
@@ -82,19 +84,22 @@ mod stdio;
 mod sys;
 
 pub use command::Command;
+pub use contain::{Contain, Containment, Member, Remains, Strength};
 pub use error::{AlreadyRegistered, RunError, SignalError, SpawnError, Stage, WriteError};
 pub use exit::{Exit, Usage};
 pub use handle::{Controlled, Handle, HandleError, ProcessStatus};
 pub use job_control::{JobControl, Request};
 pub use limit::{Limit, Resource};
 pub use monitor::lines::Escaped;
-pub use monitor::restart::{self, Policy, PolicyError, Restart};
+pub use monitor::restart::{self, Leftovers, Policy, PolicyError, Restart};
 pub use monitor::simulation;
 pub use monitor::{Line, Log, MonitorError, Observer, ProcessMonitor, Status};
-pub use process::{Process, ProcessGroup, ProcessId};
+pub use process::{Process, ProcessGroup, ProcessId, Tree};
 pub use producer::{Consumer, Feed, Producer, ReadProducer};
 pub use protocol::{ProcessProtocol, ProtocolResult, Protocols};
 pub use pty::Pty;
+#[cfg(target_os = "linux")]
+pub use reactor::Orphans;
 pub use reactor::timers::TimerId;
 pub use reactor::{Event, Interest, Reactor, ReapMethod, SourceId, Waker};
 pub use run_to_end::{Output, RunToEnd};

@@ -8,10 +8,11 @@ use std::io::{self, Read};
 use std::time::{Duration, Instant};
 
 use crate::command::Command;
+use crate::contain::Remains;
 use crate::error::{RunError, SignalError};
 use crate::exit::Exit;
 use crate::job_control::{Request, Requests, ending_signals};
-use crate::process::{ProcessGroup, ProcessId};
+use crate::process::ProcessId;
 use crate::producer::{Feed, ReadProducer};
 use crate::reactor::timers::TimerId;
 use crate::reactor::{Event, Patience, Reactor, ReapMethod, end_program, ends_program};
@@ -26,9 +27,9 @@ const KILL_TIME: Duration = Duration::from_secs(5);
 const DRAIN_TIME: Duration = Duration::from_millis(20);
 /// The same where the whole group was killed, and only needs to be given the time to die.
 const KILLED_DRAIN_TIME: Duration = Duration::from_secs(1);
-/// How long a process that was killed may take to go.
+/// How long what was killed may take to go.
 const LAST_WAIT: Duration = Duration::from_secs(2);
-/// How often it is looked whether a group that was asked to end has done so. There is no event for that.
+/// How often a kill is tried again that was refused.
 const POLL: Duration = Duration::from_millis(10);
 /// The most that a pipe of ours can hold: what is behind that was written after the exit.
 const PIPE: u64 = 1024 * 1024;
@@ -87,6 +88,9 @@ pub struct Output {
     pub stderr_dropped: u64,
     /// The time was up before it exited: it was asked to end, and killed if it did not.
     pub timed_out: bool,
+    /// Who is left of all that it has started. After a time-out that is nobody, but for those who were still there two seconds
+    /// after SIGKILL; after an exit in time they were left alone.
+    pub remains: Remains,
     /// Somebody else still held its pipes when we stopped reading, so not all that was written may be here. All that the
     /// process itself wrote is.
     pub pipes_left_open: bool,
@@ -121,21 +125,21 @@ impl<'a> RunToEnd<'a> {
         self
     }
 
-    /// How long it may run. Then its process group gets SIGTERM and SIGCONT, and SIGKILL after the
-    /// [`kill_time`](Self::kill_time).
+    /// How long it may run. Then its whole [tree](crate::Tree) gets SIGTERM and SIGCONT, and SIGKILL after the
+    /// [`kill_time`](Self::kill_time). What the tree is the command says: see [`Command::contain`].
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.timeout = Some(timeout);
         self
     }
 
-    /// How long its process group has, after the time-out, to end by itself.
+    /// How long its tree has, after the time-out, to end by itself.
     pub fn kill_time(mut self, time: Duration) -> Self {
         self.kill_time = time;
         self
     }
 
     /// How long others that hold its pipes may go on writing after it has exited; at least 1 s after a time-out, where they have been
-    /// killed if they were of its group.
+    /// killed if they were of its tree.
     pub fn drain_time(mut self, time: Duration) -> Self {
         self.drain_time = time;
         self
@@ -147,17 +151,17 @@ impl<'a> RunToEnd<'a> {
         self
     }
 
-    /// Runs it, and blocks until it has exited.
+    /// Runs it, and blocks until it has exited; after a time-out until its whole tree is gone, at most for two seconds after SIGKILL.
     ///
     /// Ctrl-C, SIGTERM, SIGQUIT and SIGHUP do not leave the process to itself. Those of them that would end
-    /// this program are watched for the length of the call. When one comes, the process group gets SIGTERM
+    /// this program are watched for the length of the call. When one comes, the tree gets SIGTERM
     /// and SIGCONT, and SIGKILL after the [`kill_time`](Self::kill_time) or at a second signal. Then this
     /// program ends as the signal has it. Signals that the program handles, ignores or blocks are its own
     /// business.
     ///
     /// A time-out is no error: the output says so, and [`Exit::requested`] which signal was sent last. Output at
-    /// other descriptors than 1 and 2 is read and dropped. Members of the process group that are left after a time-out are killed, others
-    /// (after an exit in time) are left alone.
+    /// other descriptors than 1 and 2 is read and dropped. What is left of the tree after a time-out is killed, what is left
+    /// after an exit in time is left alone: see [`Output::remains`].
     ///
     /// # Errors
     ///
@@ -212,7 +216,7 @@ impl<'a> RunToEnd<'a> {
             interrupted: None,
             last_moment: None,
             refusal: None,
-            leftover: None,
+            gone: None,
             exit: None,
             ended: false,
             patience: Patience::default(),
@@ -220,7 +224,7 @@ impl<'a> RunToEnd<'a> {
         let input = self.input.take().unwrap_or_else(|| Box::new(io::empty()));
         let result = run.finish(reactor, input, self.drain_time);
         if result.is_err() {
-            run.kill_group(reactor);
+            run.kill_tree(reactor);
         }
         if let Some(signal) = run.interrupted {
             return Err(RunError::Interrupted { signal });
@@ -232,6 +236,7 @@ impl<'a> RunToEnd<'a> {
         if let Some(error) = run.input_error {
             return Err(RunError::Input(error));
         }
+        let remains = run.remains(reactor);
         Ok(Output {
             exit,
             stdout: run.stdout.kept,
@@ -239,6 +244,7 @@ impl<'a> RunToEnd<'a> {
             stdout_dropped: run.stdout.dropped,
             stderr_dropped: run.stderr.dropped,
             timed_out: run.timed_out,
+            remains,
             pipes_left_open: !run.ended,
         })
     }
@@ -280,8 +286,8 @@ struct Run<'a> {
     last_moment: Option<Instant>,
     /// Why it could not be killed.
     refusal: Option<io::Error>,
-    /// After a time-out: who of the group has outlived its leader.
-    leftover: Option<ProcessGroup>,
+    /// The last of its tree is gone, and whether that is certain.
+    gone: Option<bool>,
     exit: Option<Exit>,
     ended: bool,
     patience: Patience,
@@ -311,25 +317,35 @@ impl<'a> Run<'a> {
             }
             if self.refusal.is_some() {
                 // It may have been refused by chance.
-                self.kill_group(reactor);
+                self.kill_tree(reactor);
             }
             let pause = self.refusal.as_ref().map(|_| POLL);
             self.turn(reactor, time_left.into_iter().chain(pause).min())?;
         }
-        self.end_group(reactor)?;
+        self.end_tree(reactor)?;
         self.drain(reactor, drain_time)?;
         Ok(self.exit)
     }
 
-    /// After a time-out, the rest of the group has what is left of the kill time.
-    fn end_group(&mut self, reactor: &mut Reactor) -> io::Result<()> {
-        let Some(group) = self.leftover.take() else { return Ok(()) };
-        while self.last_moment.is_none() && !group.is_empty() {
-            self.turn(reactor, Some(POLL))?;
+    /// After a time-out, the rest of the tree has what is left of the kill time. What does not go when it is killed is not waited
+    /// for without end.
+    fn end_tree(&mut self, reactor: &mut Reactor) -> io::Result<()> {
+        while (self.was_stopped() || self.last_moment.is_some()) && self.gone.is_none() {
+            let time_left = self.last_moment.map(|at| at.saturating_duration_since(reactor.now()));
+            if time_left == Some(Duration::ZERO) {
+                break;
+            }
+            self.turn(reactor, time_left)?;
         }
-        // An error says that nobody is left.
-        let _ = group.signal(libc::SIGKILL);
         Ok(())
+    }
+
+    fn remains(&self, reactor: &mut Reactor) -> Remains {
+        match (self.gone, reactor.tree(self.process)) {
+            (Some(false), _) => Remains::Unknown,
+            (Some(true), _) | (None, None) => Remains::Nobody,
+            (None, Some(mut tree)) => tree.members(),
+        }
     }
 
     /// Reads what is left in the pipes, and for a moment what others still write to them.
@@ -356,7 +372,7 @@ impl<'a> Run<'a> {
         turned?;
         if let Some(error) = self.feed.producer_mut().and_then(ReadProducer::take_error) {
             self.input_error = Some(error);
-            self.kill_group(reactor);
+            self.kill_tree(reactor);
         }
         Ok(())
     }
@@ -367,12 +383,8 @@ impl<'a> Run<'a> {
         }
         match *event {
             Event::Data { fd, data, .. } => self.collect(fd, data),
-            Event::Exited { exit, .. } => {
-                self.exit = Some(*exit);
-                if self.was_stopped() {
-                    self.leftover = reactor.process(self.process).and_then(|process| process.leftover_group());
-                }
-            }
+            Event::Exited { exit, .. } => self.exit = Some(*exit),
+            Event::TreeGone { certain, .. } => self.gone = Some(certain),
             Event::Ended { .. } => self.ended = true,
             Event::Timer(id) if Some(id) == self.time_out && self.exit.is_none() => {
                 self.timed_out = true;
@@ -383,10 +395,10 @@ impl<'a> Run<'a> {
                     self.interrupted = Some(signal);
                     self.stop(reactor);
                 }
-                Some(Request::Kill) => self.kill_group(reactor),
+                Some(Request::Kill) => self.kill_tree(reactor),
                 None => {}
             },
-            Event::Timer(id) if Some(id) == self.kill => self.kill_group(reactor),
+            Event::Timer(id) if Some(id) == self.kill => self.kill_tree(reactor),
             Event::Timer(id) if Some(id) == self.drained => self.drained = None,
             _ => {}
         }
@@ -413,18 +425,17 @@ impl<'a> Run<'a> {
     }
 
     fn stop(&mut self, reactor: &mut Reactor) {
-        if let Some(mut process) = reactor.process(self.process) {
-            // An error says that it has just exited.
-            let _ = process.terminate_group(libc::SIGTERM);
-            process.hold_for_group();
+        if let Some(mut tree) = reactor.tree(self.process) {
+            // An error says that it has just exited, or that some of it are another user's, who is killed later.
+            let _ = tree.terminate(libc::SIGTERM);
         }
         self.kill.get_or_insert_with(|| reactor.call_later(self.kill_time));
     }
 
-    fn kill_group(&mut self, reactor: &mut Reactor) {
+    fn kill_tree(&mut self, reactor: &mut Reactor) {
         self.last_moment.get_or_insert(reactor.now() + LAST_WAIT);
-        if let Some(mut process) = reactor.process(self.process) {
-            self.refusal = match process.kill_group() {
+        if let Some(mut tree) = reactor.tree(self.process) {
+            self.refusal = match tree.kill() {
                 Err(SignalError::Os(error)) => Some(error),
                 Err(SignalError::AlreadyExited) | Ok(()) => None,
             };

@@ -172,7 +172,7 @@ impl Reactor {
     /// | --- | --- |
     /// | SIGTERM, SIGINT, SIGQUIT | asks for the end, also if the host watches it itself; SIGINT and SIGQUIT not if they were ignored from the start |
     /// | SIGHUP, and every other one that would end the program | asks for the end, unless the host watches, handles, ignores or blocks it |
-    /// | SIGKILL, and a fault of the program (SIGSEGV, `abort` and the like) | ends the program, and leaves its processes; see [`Command::parent_death_signal`](crate::Command::parent_death_signal) |
+    /// | SIGKILL, and a fault of the program (SIGSEGV, `abort` and the like) | ends the program, and leaves its processes, unless there is a [guard](Self::kill_trees_at_death) |
     ///
     /// A signal of the second row that the host handles by the time it comes is the host's. The signals are
     /// watched for the length of the call; before and afterwards they do what the host had them do.
@@ -210,7 +210,7 @@ impl Reactor {
         service.turn_ended(self);
         let (mut stopping, mut last_moment) = (false, None);
         let (mut patience, mut failure) = (Patience::default(), None);
-        while !(stopping && service.is_down()) {
+        while !(stopping && service.is_down() && self.end_orphans()) {
             let time_left = last_moment.map(|at: Instant| at.saturating_duration_since(self.now()));
             if time_left == Some(Duration::ZERO) {
                 let what = format!("what was killed is still there after {} s", LAST_WAIT.as_secs());
@@ -232,6 +232,7 @@ impl Reactor {
                         Some(_) => {
                             last_moment.get_or_insert(reactor.now() + LAST_WAIT);
                             service.kill_service(reactor);
+                            reactor.kill_orphans();
                         }
                         None => {}
                     }

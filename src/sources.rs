@@ -26,6 +26,11 @@ pub(crate) enum Source {
     Host,
     /// A child's death.
     Pidfd { process: Key },
+    /// The end of the guard.
+    #[cfg(target_os = "linux")]
+    Guard,
+    /// What is left of a child's tree.
+    Tree { process: Key },
     /// Our end of a pipe to a child's descriptor.
     Pipe { process: Key, fd: i32 },
 }

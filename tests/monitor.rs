@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use childminder::restart::State;
 use childminder::{Command, Event, MonitorError, Policy, ProcessMonitor, Reactor, Restart, Service};
-use monitor_util::{Diary, Dir, IDLE, STUBBORN, Told, World, each_way, group, nervous, patient, sh, sulky};
+use monitor_util::{Diary, Dir, IDLE, STUBBORN, Told, World, each_way, group, leaving, nervous, patient, sh, sulky};
 
 // M3, M9
 #[test]
@@ -498,7 +498,7 @@ fn a_grandchild_with_the_pipe_delays_nothing() {
             "echo x >> {count}; runs=$(wc -l < {count}); [ $runs -gt 5 ] && exec sleep 1000; sleep 60 & \
              if [ $runs -eq 1 ]; then (read x < {fifo}; echo late $x) & fi; exit 0"
         );
-        world.add("it", &sh(&script));
+        world.add_with("it", &sh(&script), leaving(patient()));
         world.start();
         world.until_told("started", "it", 6);
         let times: Vec<_> = world.told("it").filter(|(_, told)| !matches!(told, Told::Restarting { .. })).collect();
@@ -524,7 +524,7 @@ fn a_life_ends_with_the_exit_not_with_the_pipes() {
     let mut policy = sulky();
     policy.threshold = Duration::from_millis(300);
     // It dies at once; its pipes are held for longer than the threshold.
-    world.add_with("it", &sh("sleep 1000 & exit 1"), policy);
+    world.add_with("it", &sh("sleep 1000 & exit 1"), leaving(policy));
     world.start();
     world.until_told("restarting", "it", 1);
     assert_eq!(world.delays("it"), [Duration::from_secs(1000)]);

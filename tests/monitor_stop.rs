@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use childminder::restart::State;
 use childminder::{ReapMethod, Restart, Service};
-use monitor_util::{IDLE, KILL_TIME, STUBBORN, World, deadly, each_way, group, now, patient, sh, sulky};
+use monitor_util::{IDLE, KILL_TIME, STUBBORN, World, deadly, each_way, group, leaving, now, patient, sh, sulky};
 
 /// Far above the kill time, far below anything that would have gone on.
 const SOON: Duration = Duration::from_secs(10);
@@ -197,7 +197,7 @@ fn those_who_outlived_a_crash_are_stopped_with_the_service() {
             );
             let mut command = sh(&script);
             command.stdin(childminder::Stdio::piped());
-            world.add_with("it", &command, policy.clone());
+            world.add_with("it", &command, leaving(policy.clone()));
             world.start();
             world.until_ready("it", 1);
             let (pid, process) = (world.pid("it"), world.monitor.status("it").unwrap().process.unwrap());
@@ -224,7 +224,7 @@ fn those_who_outlived_a_crash_are_killed_or_removed_with_it() {
         let mut world = World::new();
         let mut policy = sulky();
         policy.kill_time = KILL_TIME;
-        world.add_with("it", &sh("(trap '' TERM; exec sleep 1000) & exit 1"), policy);
+        world.add_with("it", &sh("(trap '' TERM; exec sleep 1000) & exit 1"), leaving(policy));
         world.start();
         let pid = world.pid("it");
         world.until_told("restarting", "it", 1);
@@ -246,7 +246,7 @@ fn nobody_is_terminated_who_is_gone() {
     let mut world = World::new();
     let mut command = sh("(read x) <&3 & exit 1");
     command.fd(3, childminder::Stdio::writer());
-    world.add_with("it", &command, sulky());
+    world.add_with("it", &command, leaving(sulky()));
     world.start();
     let (pid, process) = (world.pid("it"), world.monitor.status("it").unwrap().process.unwrap());
     world.until_told("restarting", "it", 1);

@@ -12,7 +12,7 @@ use std::fs;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use childminder::{Command, RunError, RunToEnd};
+use childminder::{Command, Event, Reactor, Remains, RunError, RunToEnd, SignalError};
 use nobody::as_nobody;
 use rustix::process::{Pid, Signal, WaitOptions, kill_process, waitpid};
 use util::{COMBINATIONS, TempDir, is_root, now};
@@ -51,6 +51,50 @@ fn a_run_to_the_end_gives_it_up() {
         let (_, status) = waitpid(Some(pid), WaitOptions::empty()).unwrap().unwrap();
         assert_eq!(status.terminating_signal(), Some(Signal::KILL.as_raw()));
     }
+}
+
+// What cannot be killed is told of, by name, and watched on until it is gone.
+#[test]
+fn a_tree_that_is_still_there_is_told_of() {
+    let Some((_folder, program)) = becomes_root() else { return };
+    let (sender, receiver) = std::sync::mpsc::channel();
+    let (answer, killed) = std::sync::mpsc::channel();
+    let killer = std::thread::spawn(move || {
+        let pid: u32 = receiver.recv().unwrap();
+        kill_process(Pid::from_raw(i32::try_from(pid).unwrap()).unwrap(), Signal::KILL).unwrap();
+        answer.send(()).unwrap();
+    });
+    as_nobody(move || {
+        let mut world = util::World::new(COMBINATIONS[0]);
+        let mut command = Command::new(program);
+        command.args(["--reuid=0", "--regid=0", "--clear-groups", "sleep", "1000"]);
+        let id = world.spawn(&command);
+        let end = now() + util::WATCHDOG;
+        while !world.reactor.tree(id).unwrap().members().to_string().contains("sleep") {
+            assert!(now() < end);
+        }
+        let start = now();
+        let refused = world.reactor.tree(id).unwrap().kill().unwrap_err();
+        assert!(matches!(refused, SignalError::Os(_)), "{refused}");
+        // Again, which is not told again.
+        let _ = world.reactor.tree(id).unwrap().kill();
+        let (remains, gone) = (std::cell::RefCell::new(Vec::new()), std::cell::Cell::new(None));
+        let hook = |_: &mut Reactor, event: &Event<'_>| match *event {
+            Event::TreeRemains { remains: who, .. } => {
+                assert!(start.elapsed() >= Duration::from_secs(2));
+                let Remains::Members(members) = who else { panic!("{who}") };
+                assert_eq!(members[0].name, "sleep");
+                remains.borrow_mut().push(members[0].pid);
+                sender.send(members[0].pid).unwrap();
+                killed.recv().unwrap();
+            }
+            Event::TreeGone { certain, .. } => gone.set(Some(certain)),
+            _ => {}
+        };
+        world.until_with(hook, |log| gone.get().is_some() && log.exit(id).is_some());
+        assert_eq!((remains.into_inner().len(), gone.get()), (1, Some(true)));
+    });
+    killer.join().unwrap();
 }
 
 #[cfg(feature = "cli")]

@@ -11,6 +11,12 @@ pub(crate) fn memory(pid: i32) -> [f64; 2] {
     ["Private_Dirty:", "Pss:"].map(|name| number(&text, name))
 }
 
+/// Private memory, clean or dirty, in KiB.
+pub(crate) fn private(pid: i32) -> f64 {
+    let text = fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).expect("smaps_rollup");
+    number(&text, "Private_Dirty:") + number(&text, "Private_Clean:")
+}
+
 /// How often its threads have gone to sleep or were put to it so far.
 pub(crate) fn switches(pid: i32) -> f64 {
     let threads = fs::read_dir(format!("/proc/{pid}/task")).expect("task");

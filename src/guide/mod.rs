@@ -5,13 +5,14 @@
 //! 1. [A first program](first_program)
 //! 2. [Your own loop](own_loop)
 //! 3. [Talking to a child](talking_to_a_child)
-//! 4. [A harness](harness)
-//! 5. [Terminals](terminals)
-//! 6. [Your policy in virtual time](virtual_time)
-//! 7. [In other people's programs](embedding)
-//! 8. [Coming from Twisted](from_twisted)
-//! 9. [Coming from supervisord](from_supervisord)
-//! 10. [Coming from tokio::process](from_tokio)
+//! 4. [Nobody left behind](trees)
+//! 5. [A harness](harness)
+//! 6. [Terminals](terminals)
+//! 7. [Your policy in virtual time](virtual_time)
+//! 8. [In other people's programs](embedding)
+//! 9. [Coming from Twisted](from_twisted)
+//! 10. [Coming from supervisord](from_supervisord)
+//! 11. [Coming from tokio::process](from_tokio)
 
 #[doc = include_str!("first_program.md")]
 pub mod first_program {}
@@ -21,6 +22,9 @@ pub mod own_loop {}
 
 #[doc = include_str!("talking_to_a_child.md")]
 pub mod talking_to_a_child {}
+
+#[doc = include_str!("trees.md")]
+pub mod trees {}
 
 #[doc = include_str!("harness.md")]
 pub mod harness {}

@@ -1,27 +1,22 @@
 //! What a monitor knows of one name, and of what one process writes.
 //!
-//! Carries out what it is told; decides nothing. The one rule: whoever may be left of a process is reached by handles, never by numbers.
+//! Carries out what it is told; decides nothing. The one rule: what is left of a process is reached as its tree, never by a number.
 
 use std::collections::{HashMap, VecDeque};
 use std::io;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use super::lines::{LineBuffer, Piece};
 use super::observer::{Line, Observer};
-use super::restart::{Leader, Lifecycle, State};
+use super::restart::{Lifecycle, State};
 use crate::command::Command;
+use crate::contain::Containment;
 use crate::error::SignalError;
 use crate::exit::Exit;
-use crate::process::{Living, ProcessGroup, ProcessId};
+use crate::process::{ProcessId, Tree};
 use crate::reactor::Reactor;
 use crate::reactor::timers::TimerId;
-
-/// The first pause between two looks whether the members of a group that have outlived their leader are
-/// gone, which no event tells of. It doubles with each look.
-pub(super) const FIRST_PROBE: Duration = Duration::from_millis(2);
-/// The longest such pause.
-const LONGEST_PROBE: Duration = Duration::from_millis(50);
 
 /// The number of exited processes of a name whose pipes stay open while leftover processes hold them.
 /// Without a limit, a service that leaves a process behind at each restart would take all
@@ -40,32 +35,16 @@ pub(super) struct Entry {
     pub(super) unended: VecDeque<ProcessId>,
     pub(super) pid: Option<u32>,
     pub(super) timer: Option<(TimerId, Instant)>,
-    /// What is left of the groups of earlier processes of this name.
-    pub(super) groups: Vec<ProcessGroup>,
-    /// The pause until the next look for them.
-    pub(super) probe: Duration,
+    /// Earlier processes of this name of whose trees somebody is left.
+    pub(super) left: Vec<ProcessId>,
+    /// What keeps its process together, or its last one.
+    pub(super) containment: Option<Containment>,
     /// To be forgotten as soon as it is down; its name is free already.
     pub(super) removed: bool,
     pub(super) starts: u64,
     /// Why the last signal of its stop could not be sent.
     pub(super) refusal: Option<Box<str>>,
     pub(super) last_exit: Option<Box<Exit>>,
-}
-
-/// A look at who lives, shared by all that ask in the same turn.
-#[derive(Debug, Default)]
-pub(super) struct Look {
-    turn: Option<Instant>,
-    living: Option<Living>,
-}
-
-impl Look {
-    fn at(&mut self, turn: Instant) -> &mut Option<Living> {
-        if self.turn.replace(turn) != Some(turn) {
-            self.living = None;
-        }
-        &mut self.living
-    }
 }
 
 /// What a process writes, and for which entry.
@@ -90,6 +69,11 @@ pub struct Status<'a> {
     pub process: Option<ProcessId>,
     /// The process's number in the system, while there is one.
     pub pid: Option<u32>,
+    /// What keeps the process together with all that it starts; of the last one while there is none.
+    pub containment: Option<&'a Containment>,
+    /// Earlier processes of this name that have exited and of whose trees somebody is left: see
+    /// [`Reactor::tree`](crate::Reactor::tree).
+    pub left: &'a [ProcessId],
     /// How often it has been started again, for whatever reason.
     pub restarts: u64,
     /// How its last process ended.
@@ -110,54 +94,41 @@ impl Entry {
             state: self.life.state(),
             process: self.process,
             pid: self.pid,
+            containment: self.containment.as_ref(),
+            left: &self.left,
             restarts: self.starts.saturating_sub(1),
             last_exit: self.last_exit.as_deref(),
             refusal: self.refusal.as_deref(),
         }
     }
 
-    pub(super) fn waits_for_group(&self) -> bool {
-        matches!(self.life.state(), State::Stopping { leader: Leader::Gone, .. })
-    }
-
-    /// A look has found somebody: the next one comes later.
-    pub(super) fn probe_later(&mut self) {
-        self.probe = (2 * self.probe).min(LONGEST_PROBE);
-    }
-
-    /// Whether anybody is left of the groups of its earlier processes. Where that cannot be told, the dead that nobody reaps
-    /// look like the living, and a stop would never end: after the second SIGKILL nobody counts as left.
-    pub(super) fn group_left(&mut self, turn: Instant, look: &mut Look) -> bool {
-        let living = look.at(turn);
-        let twice_killed = matches!(self.life.state(), State::Stopping { kills: 2.., .. });
-        self.groups.retain(|group| group.is_left(living).unwrap_or(!twice_killed));
-        !self.groups.is_empty()
+    /// Whether it is certain that nobody is left of the trees of its earlier processes.
+    pub(super) fn is_gone(&self, reactor: &mut Reactor) -> bool {
+        self.left.iter().all(|id| reactor.tree(*id).is_none_or(|mut tree| tree.is_empty()))
     }
 
     /// Asks all of it to end. An error is a right that is missing: a process that has exited meanwhile is none, its event is on
     /// the way.
     pub(super) fn terminate(&mut self, reactor: &mut Reactor, signal: i32) -> io::Result<()> {
-        let mut result = Ok(());
-        if let Some(mut process) = self.process.and_then(|id| reactor.process(id)) {
-            result = refused(process.terminate_group(signal));
-            process.hold_for_group();
-        }
-        for group in &self.groups {
-            let sent = refused(group.signal(signal).and_then(|()| group.signal(libc::SIGCONT)));
-            result = result.and(sent);
-        }
-        result
+        self.tell_trees(reactor, |tree| tree.terminate(signal))
     }
 
     /// Kills all of it; errors as of [`terminate`](Self::terminate).
     pub(super) fn kill(&mut self, reactor: &mut Reactor) -> io::Result<()> {
+        self.tell_trees(reactor, |tree| tree.kill())
+    }
+
+    fn tell_trees(
+        &self,
+        reactor: &mut Reactor,
+        tell: impl Fn(&mut Tree<'_>) -> Result<(), SignalError>,
+    ) -> io::Result<()> {
         let mut result = Ok(());
-        if let Some(mut process) = self.process.and_then(|id| reactor.process(id)) {
-            result = refused(process.kill_group());
-            process.hold_for_group();
-        }
-        for group in &self.groups {
-            result = result.and(refused(group.signal(libc::SIGKILL)));
+        for id in self.process.iter().chain(&self.left) {
+            match reactor.tree(*id).map(|mut tree| tell(&mut tree)) {
+                Some(Err(SignalError::Os(error))) if result.is_ok() => result = Err(error),
+                _ => {}
+            }
         }
         result
     }
@@ -185,13 +156,7 @@ impl Entry {
 
     /// Sees to it that exactly one timer is armed if the machine waits for something, and none otherwise.
     pub(super) fn arm(&mut self, reactor: &mut Reactor, key: u64, timers: &mut HashMap<TimerId, u64>) {
-        let mut deadline = self.life.deadline();
-        if self.waits_for_group() {
-            let probe = reactor.now() + self.probe;
-            // One that is armed already is not put off.
-            let probe = self.timer.map_or(probe, |(_, armed)| armed.min(probe));
-            deadline = Some(deadline.map_or(probe, |deadline| deadline.min(probe)));
-        }
+        let deadline = self.life.deadline();
         if self.timer.map(|(_, armed)| armed) == deadline {
             return;
         }
@@ -204,13 +169,6 @@ impl Entry {
             timers.insert(id, key);
             self.timer = Some((id, deadline));
         }
-    }
-}
-
-fn refused(sent: Result<(), SignalError>) -> io::Result<()> {
-    match sent {
-        Err(SignalError::Os(error)) => Err(error),
-        Err(SignalError::AlreadyExited) | Ok(()) => Ok(()),
     }
 }
 

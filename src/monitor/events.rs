@@ -5,9 +5,9 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::entry::{FIRST_PROBE, Output, Writer};
+use super::entry::{Output, Writer};
 use super::observer::Observer;
-use super::restart::{Action, Input, State};
+use super::restart::{Action, Input, Leftovers, State};
 use super::{MonitorError, ProcessMonitor};
 use crate::exit::Exit;
 use crate::process::ProcessId;
@@ -38,10 +38,10 @@ impl<O: Observer> ProcessMonitor<O> {
         let Some(entry) = self.entries.get_mut(&key) else { return };
         let (mut input, mut now) = (input, at);
         let (first, was_down) = (entry.life.state(), entry.is_down());
-        let idle = matches!(entry.life.state(), State::BackingOff { .. } | State::Exited);
-        if idle && !entry.group_left(reactor.turn_time(), &mut self.look) {
-            // Nobody looked as long as nobody waited for them.
-            entry.life.handle(now, Input::GroupGone);
+        let idle = matches!(first, State::BackingOff { .. } | State::Exited);
+        if idle && matches!(input, Input::Stop | Input::Kill) && entry.is_gone(reactor) {
+            // The reactor is about to tell.
+            entry.life.forget_group();
         }
         loop {
             let before = entry.life.state();
@@ -59,6 +59,7 @@ impl<O: Observer> ProcessMonitor<O> {
                             let output = Output { entry: key, name, max_line: self.max_line, streams };
                             self.outputs.insert(process, output);
                             entry.pid = reactor.process(process).and_then(|process| process.pid());
+                            entry.containment = reactor.tree(process).map(|tree| tree.containment());
                             self.observer.started(&entry.name, entry.pid.unwrap_or_default());
                             Input::Spawned
                         }
@@ -77,8 +78,10 @@ impl<O: Observer> ProcessMonitor<O> {
                     entry.note(&mut self.observer, signal, sent);
                 }
                 Some(Action::Kill) => {
-                    entry.probe = FIRST_PROBE;
-                    self.observer.killing(&entry.name);
+                    match entry.life.state() {
+                        State::Stopping { .. } => self.observer.killing(&entry.name),
+                        _ => self.observer.killing_leftovers(&entry.name),
+                    }
                     let sent = entry.kill(reactor);
                     entry.note(&mut self.observer, libc::SIGKILL, sent);
                 }
@@ -86,7 +89,11 @@ impl<O: Observer> ProcessMonitor<O> {
             }
             match entry.life.state() {
                 State::BackingOff { until, .. } if entry.life.state() != before => {
-                    self.observer.restarting(&entry.name, until.saturating_duration_since(now));
+                    // Those who are killed before are gone at once, as a rule. Then it is told.
+                    let ready = entry.life.ready().unwrap_or(until);
+                    if ready > now || action != Some(Action::Kill) {
+                        self.observer.restarting(&entry.name, ready.saturating_duration_since(now));
+                    }
                 }
                 _ => {}
             }
@@ -126,30 +133,36 @@ impl<O: Observer> ProcessMonitor<O> {
         entry.pid = None;
         // Before its first start it is the process of one whose name it has taken over.
         entry.last_exit = (entry.starts > 0).then(|| Box::new(*exit));
-        let leftover = reactor.process(process).and_then(|process| process.leftover_group());
-        entry.groups.extend(leftover);
-        entry.probe = FIRST_PROBE;
+        if reactor.tree(process).is_some() {
+            entry.left.push(process);
+            self.trees.insert(process, key);
+        }
         self.observer.exited(&entry.name, exit);
         entry.note_exit(reactor, &mut self.observer, process);
-        // A restart does not wait for a look at who they are, as long as there are not more and more of them.
-        let group_left = match entry.life.state() {
-            State::Running { .. } if entry.groups.len() < 2 => !entry.groups.is_empty(),
-            _ => entry.group_left(reactor.turn_time(), &mut self.look),
-        };
+        // One that is started beside what is left does not wait for a look at who that is.
+        let beside = matches!(entry.life.state(), State::Running { .. })
+            && entry.life.policy().leftovers == Leftovers::Leave
+            && entry.left.len() < 2;
+        let group_left = if beside { !entry.left.is_empty() } else { !entry.is_gone(reactor) };
         self.tell_at(reactor, key, Input::Exited { success: exit.success(), group_left }, died);
     }
 
-    /// Looks whether the members of a group that have outlived a stopped leader are gone by now.
-    fn probe(&mut self, reactor: &mut Reactor, key: u64) {
-        let Some(entry) = self.entries.get_mut(&key) else { return };
-        if !entry.waits_for_group() {
-            return;
+    /// The last one of a tree is gone that has outlived its process. `false` if it is somebody else's.
+    fn tree_gone(&mut self, reactor: &mut Reactor, process: ProcessId, certain: bool) -> bool {
+        let Some(key) = self.trees.remove(&process) else { return self.outputs.contains_key(&process) };
+        if let Some(entry) = self.entries.get_mut(&key) {
+            entry.left.retain(|left| *left != process);
+            self.observer.tree_gone(&entry.name, certain);
+            if entry.left.is_empty() {
+                self.tell(reactor, key, Input::GroupGone);
+            }
         }
-        if entry.group_left(reactor.turn_time(), &mut self.look) {
-            entry.probe_later();
-        } else {
-            self.tell(reactor, key, Input::GroupGone);
-        }
+        true
+    }
+
+    /// The entry of a process, or of what is left of its tree.
+    fn owner(&self, process: ProcessId) -> Option<u64> {
+        self.outputs.get(&process).map(|output| output.entry).or_else(|| self.trees.get(&process).copied())
     }
 
     fn data(&mut self, process: ProcessId, fd: i32, data: &[u8]) -> bool {
@@ -181,7 +194,6 @@ impl<O: Observer> ProcessMonitor<O> {
         if let Some(entry) = self.entries.get_mut(&key) {
             entry.timer = None;
         }
-        self.probe(reactor, key);
         self.tell(reactor, key, Input::Timeout);
         true
     }
@@ -230,16 +242,21 @@ impl<O: Observer> Service for ProcessMonitor<O> {
                 self.exited(reactor, process, exit);
                 ours
             }
-            Event::Ended { process, .. } => match self.outputs.remove(&process) {
-                Some(output) => {
-                    if let Some(entry) = self.entries.get_mut(&output.entry) {
-                        entry.unended.retain(|unended| *unended != process);
-                    }
-                    self.probe(reactor, output.entry);
-                    true
+            Event::Ended { process, .. } => {
+                let output = self.outputs.remove(&process);
+                if let Some(entry) = output.as_ref().and_then(|output| self.entries.get_mut(&output.entry)) {
+                    entry.unended.retain(|unended| *unended != process);
                 }
-                None => false,
-            },
+                output.is_some()
+            }
+            Event::TreeGone { process, certain } => self.tree_gone(reactor, process, certain),
+            Event::TreeRemains { process, remains } => {
+                let entry = self.owner(process).and_then(|key| self.entries.get(&key));
+                if let Some(entry) = entry {
+                    self.observer.tree_remains(&entry.name, remains);
+                }
+                entry.is_some()
+            }
             Event::Timer(id) => self.timer(reactor, id),
             Event::Resumed { after } => {
                 for (key, entry) in &mut self.entries {

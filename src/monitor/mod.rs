@@ -20,7 +20,7 @@ use crate::process::ProcessId;
 use crate::reactor::Reactor;
 use crate::reactor::timers::TimerId;
 pub use entry::Status;
-use entry::{Entry, FIRST_PROBE, Look, Output};
+use entry::{Entry, Output};
 use lines::MAX_LINE;
 pub use observer::{Line, Log, Observer};
 use restart::{Input, Lifecycle, Policy, PolicyError, State};
@@ -63,7 +63,8 @@ pub struct ProcessMonitor<O = Log> {
     /// Every process of ours that has not ended, the exited ones whose pipes somebody still holds among them.
     outputs: HashMap<ProcessId, Output>,
     timers: HashMap<TimerId, u64>,
-    look: Look,
+    /// Whose trees have outlived them, of the processes of ours that have exited.
+    trees: HashMap<ProcessId, u64>,
 }
 
 /// Why a monitor did not do what it was asked to. Nothing has changed then.
@@ -132,7 +133,7 @@ impl<O: Observer> ProcessMonitor<O> {
             names: HashMap::new(),
             outputs: HashMap::new(),
             timers: HashMap::new(),
-            look: Look::default(),
+            trees: HashMap::new(),
         }
     }
 
@@ -343,8 +344,8 @@ impl<O: Observer> ProcessMonitor<O> {
             unended: VecDeque::new(),
             pid: None,
             timer: None,
-            groups: Vec::new(),
-            probe: FIRST_PROBE,
+            left: Vec::new(),
+            containment: None,
             removed: false,
             starts: 0,
             refusal: None,
@@ -367,6 +368,9 @@ impl<O: Observer> ProcessMonitor<O> {
         self.names.insert(Arc::clone(&entry.name), key);
         for output in self.outputs.values_mut().filter(|output| output.entry == old) {
             output.entry = key;
+        }
+        for owner in self.trees.values_mut().filter(|owner| **owner == old) {
+            *owner = key;
         }
         for owner in self.timers.values_mut().filter(|owner| **owner == old) {
             *owner = key;

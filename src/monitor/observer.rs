@@ -10,6 +10,7 @@ use log::{debug, info, warn};
 
 use super::lines::Escaped;
 use super::restart::State;
+use crate::contain::Remains;
 use crate::error::SpawnError;
 use crate::exit::Exit;
 use crate::process::ProcessId;
@@ -101,6 +102,25 @@ pub trait Observer {
     fn pipes_closed(&mut self, name: &str, process: ProcessId) {
         let _ = process;
         warn!(target: "childminder::monitor", name; "[{name}] closed the pipes of an earlier process");
+    }
+
+    /// A process has ended by itself, and what it has left behind is killed: see
+    /// [`Leftovers::Kill`](super::restart::Leftovers::Kill).
+    fn killing_leftovers(&mut self, name: &str) {
+        info!(target: "childminder::monitor", name; "[{name}] killing what it has left behind");
+    }
+
+    /// Nobody is left of a tree that has outlived its process. If that is not `certain`, the system cannot tell.
+    fn tree_gone(&mut self, name: &str, certain: bool) {
+        match certain {
+            true => debug!(target: "childminder::monitor", name; "[{name}] nobody is left behind"),
+            false => warn!(target: "childminder::monitor", name; "[{name}] cannot tell whether anybody is left behind"),
+        }
+    }
+
+    /// Two seconds after a process was killed with all that it has started, these are still there. They are watched on.
+    fn tree_remains(&mut self, name: &str, remains: &Remains) {
+        warn!(target: "childminder::monitor", name; "[{name}] killed, and still there: {remains}");
     }
 
     /// The state of a process is another one than before. It is told after what has led to it; a state that

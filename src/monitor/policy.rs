@@ -40,6 +40,8 @@ pub struct Policy {
     pub max_restart_delay: Duration,
     /// Which exits are followed by a restart. All of them by default.
     pub restart: Restart,
+    /// What becomes of those that a process which ends by itself leaves behind. They are killed by default.
+    pub leftovers: Leftovers,
     /// The signal that asks the process to stop. `SIGTERM` (15) by default.
     #[doc(alias = "SIGTERM")]
     pub stop_signal: i32,
@@ -53,6 +55,7 @@ impl Default for Policy {
             min_restart_delay: Duration::from_secs(1),
             max_restart_delay: Duration::from_secs(3600),
             restart: Restart::Always,
+            leftovers: Leftovers::Kill,
             stop_signal: libc::SIGTERM,
         }
     }
@@ -130,6 +133,25 @@ pub enum Restart {
     OnFailure,
     /// None: the process runs once.
     Never,
+}
+
+/// What becomes of the rest of a process's tree when the process ends by itself. A stop always ends the whole tree.
+///
+/// # Examples
+///
+/// ```
+/// use childminder::restart::{Leftovers, Policy};
+///
+/// assert_eq!(Policy::default().leftovers, Leftovers::Kill);
+/// ```
+#[non_exhaustive]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Leftovers {
+    /// It is killed, and a restart waits until it is gone, though not longer than two seconds: a worker that outlives its master
+    /// would keep the port.
+    Kill,
+    /// It goes on, beside the next process.
+    Leave,
 }
 
 /// Why a [`Policy`] is refused.

@@ -5,10 +5,12 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-pub use super::policy::{Policy, PolicyError, Restart};
+pub use super::policy::{Leftovers, Policy, PolicyError, Restart};
 
 /// From the first kill to the second one.
 const KILL_AGAIN: Duration = Duration::from_secs(1);
+/// So long the restart waits at most for those who were killed because the process has left them behind.
+const CLEAR_UP: Duration = Duration::from_secs(2);
 /// From one kill to the next, at most.
 const KILL_AGAIN_AT_MOST: Duration = Duration::from_secs(60);
 
@@ -94,7 +96,7 @@ pub enum State {
         /// When it was spawned.
         since: Instant,
     },
-    /// Dead by an instant death; it will be started again.
+    /// Dead by an instant death, or waiting for the end of those whom it has left behind; it will be started again.
     BackingOff {
         /// When the wait began.
         since: Instant,
@@ -205,6 +207,8 @@ pub struct Lifecycle {
     group_left: bool,
     /// It ended with exit code 0 when it ended last.
     succeeded: bool,
+    /// While it backs off for the sake of those whom it has left behind: when it would start without them.
+    ready: Option<Instant>,
 }
 
 impl Lifecycle {
@@ -222,7 +226,8 @@ impl Lifecycle {
     /// ```
     pub fn new(policy: impl Into<Arc<Policy>>) -> Self {
         let policy = policy.into();
-        Self { state: State::Stopped, delay: policy.first_delay(), policy, group_left: false, succeeded: false }
+        let delay = policy.first_delay();
+        Self { policy, state: State::Stopped, delay, group_left: false, succeeded: false, ready: None }
     }
 
     /// The policy in force.
@@ -265,7 +270,13 @@ impl Lifecycle {
         let policy = policy.into();
         match &mut self.state {
             State::BackingOff { .. } if !policy.wants_restart(self.succeeded) => self.state = State::Exited,
-            State::BackingOff { since, until } => *until = (*until).min(after(*since, policy.max_restart_delay)),
+            State::BackingOff { since, until } => {
+                let latest = after(*since, policy.max_restart_delay);
+                self.ready = self.ready.map(|ready| ready.min(latest));
+                // Those who are being killed have their time, whatever the policy.
+                let cleared = self.ready.map_or(latest, |_| latest.max(after(*since, CLEAR_UP)));
+                *until = (*until).min(cleared);
+            }
             State::Stopping { since, kill_at, kills: 0, .. } => {
                 *kill_at = (*kill_at).min(after(*since, policy.kill_time));
             }
@@ -299,6 +310,7 @@ impl Lifecycle {
             State::BackingOff { since, until: deadline } | State::Stopping { since, kill_at: deadline, .. } => {
                 *since = after(*since, by);
                 *deadline = after(*deadline, by);
+                self.ready = self.ready.map(|ready| after(ready, by));
             }
             State::Stopped | State::Starting | State::Exited => {}
         }
@@ -318,6 +330,16 @@ impl Lifecycle {
     /// ```
     pub fn state(&self) -> State {
         self.state
+    }
+
+    /// While it backs off for the sake of those whom it has left behind: when it would start without them.
+    pub(super) fn ready(&self) -> Option<Instant> {
+        self.ready
+    }
+
+    /// Nobody is left of its group, before anything else is told.
+    pub(super) fn forget_group(&mut self) {
+        self.group_left = false;
     }
 
     /// When [`Input::Timeout`] is due: the end of a wait, or the time to kill.
@@ -356,7 +378,8 @@ impl Lifecycle {
     ///   process is stopping starts it once it is gone, a stop takes that back.
     /// - A stop ends when the process and the members of its group are gone. They are killed at the kill
     ///   time, and again after 1, 2, 4… seconds, at most a minute apart, for as long as any of them is there.
-    ///   Members that outlive a process that ended by itself are left alone; a stop is for them, too.
+    /// - Those that outlive a process which ended by itself are killed, and a restart waits for their end, two
+    ///   seconds at most. With [`Leftovers::Leave`] they are left alone; a stop is for them, too.
     ///
     /// Inputs that make no sense in a state do nothing, except for a process that was spawned though it is
     /// not wanted any more: it is terminated.
@@ -387,6 +410,9 @@ impl Lifecycle {
         }
         let (state, action) = self.decide(now, input);
         self.group_left &= state != State::Stopped;
+        if !matches!(state, State::BackingOff { .. }) {
+            self.ready = None;
+        }
         self.state = state;
         action
     }
@@ -415,15 +441,19 @@ impl Lifecycle {
             (State::Starting, Input::Spawned) => (State::Running { since: now }, None),
             // An instant death whatever the threshold: with zero it would be tried again without end.
             (State::Starting, Input::SpawnFailed) => self.died(now, false, true),
-            (State::Starting, Input::Exited { success, .. }) => self.died(now, success, true),
+            (State::Starting, Input::Exited { success, group_left }) => {
+                let died = self.died(now, success, true);
+                self.clear_up(now, group_left, died)
+            }
             (State::Starting, Input::GroupGone | Input::Timeout) => unchanged,
 
             (State::Running { .. }, Input::Stop) => self.terminate(now, Next::Stay, Leader::Alive),
             (State::Running { .. }, Input::Restart) => self.terminate(now, Next::Start, Leader::Alive),
             (State::Running { .. }, Input::Kill) => kill(now, now, 0, Next::Stay, Leader::Alive),
-            (State::Running { since }, Input::Exited { success, .. }) => {
+            (State::Running { since }, Input::Exited { success, group_left }) => {
                 let lived = now.saturating_duration_since(since);
-                self.died(now, success, lived < self.policy.threshold)
+                let died = self.died(now, success, lived < self.policy.threshold);
+                self.clear_up(now, group_left, died)
             }
             (
                 State::Running { .. },
@@ -436,10 +466,12 @@ impl Lifecycle {
             // It lives and is wanted; another one must not be spawned beside it.
             (State::BackingOff { .. }, Input::Spawned) => (State::Running { since: now }, None),
             (State::BackingOff { until, .. }, Input::Timeout) if now >= until => start(),
-            (
-                State::BackingOff { .. },
-                Input::SpawnFailed | Input::Exited { .. } | Input::GroupGone | Input::Timeout,
-            ) => unchanged,
+            (State::BackingOff { since, .. }, Input::GroupGone) => match self.ready.take() {
+                Some(ready) if now >= ready => start(),
+                Some(until) => (State::BackingOff { since, until }, None),
+                None => unchanged,
+            },
+            (State::BackingOff { .. }, Input::SpawnFailed | Input::Exited { .. } | Input::Timeout) => unchanged,
 
             (State::Stopping { since, kill_at, kills, next, leader }, input) => {
                 self.decide_stopping(now, input, (since, kill_at, kills), next, leader)
@@ -504,6 +536,20 @@ impl Lifecycle {
         let until = after(now, self.delay);
         self.delay = self.policy.next_delay(self.delay);
         (State::BackingOff { since: now, until }, None)
+    }
+
+    /// It has ended by itself, and those whom it has left behind are to go before anything else happens.
+    fn clear_up(&mut self, now: Instant, group_left: bool, died: (State, Option<Action>)) -> (State, Option<Action>) {
+        if !group_left || self.policy.leftovers == Leftovers::Leave {
+            return died;
+        }
+        let ready = match died.0 {
+            State::Starting => now,
+            State::BackingOff { until, .. } => until,
+            state => return (state, Some(Action::Kill)),
+        };
+        self.ready = Some(ready);
+        (State::BackingOff { since: now, until: ready.max(after(now, CLEAR_UP)) }, Some(Action::Kill))
     }
 }
 

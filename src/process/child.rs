@@ -4,21 +4,26 @@
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
 use std::time::Instant;
 
 use mio::Interest;
 
+use super::cgroup::Cgroup;
+use super::group::ProcessGroup;
+use super::left::Killed;
 use super::pipe::{Flush, Reader, Writer};
 use super::stdio::{Files, Side};
-use super::table::{self, Living};
+use super::table::{self, Living, Moment};
 use crate::command::Parts;
+use crate::contain::{Containment, Member, Strength};
 use crate::error::{SignalError, SpawnError, Stage};
 use crate::exit::{Exit, Usage};
 use crate::limit::Limit;
 use crate::slab::Key;
 use crate::sources::{Source, Sources};
 use crate::sys;
-use crate::sys::spawn::{Order, Spawner};
+use crate::sys::spawn::{Born, Order, Spawner};
 use crate::sys::wait::{State, StopChange, Wait};
 
 /// Something that a call has brought about and that an event must tell of, in a later turn.
@@ -53,6 +58,16 @@ pub(crate) struct Child {
     pub(super) hold_for_group: bool,
     /// When it was first seen dead, if it is held.
     died: Option<Instant>,
+    /// When its group was killed.
+    group_killed: Option<Moment>,
+    /// The cgroup that it was started in.
+    pub(super) cgroup: Option<Cgroup>,
+    /// Its tree was frozen.
+    pub(super) frozen: bool,
+    /// When its tree was killed.
+    pub(super) tree_killed: Option<Killed>,
+    /// Why it is not kept together better.
+    pub(super) reason: Option<Arc<str>>,
     pub(super) exit: Option<Box<Exit>>,
 }
 
@@ -80,6 +95,10 @@ pub(crate) struct Surroundings<'a> {
     pub(crate) sources: &'a mut Sources,
     pub(crate) nofile: Option<Limit>,
     pub(crate) pidfds: bool,
+    /// The directory of the cgroup that it is to start in.
+    pub(crate) cgroup: Option<BorrowedFd<'a>>,
+    /// The socket of the guard that it registers with, and its number there.
+    pub(crate) guard: Option<(BorrowedFd<'a>, u32)>,
     pub(crate) started: Instant,
     /// Whether a signal has come that asks the host to end.
     pub(crate) asked_to_end: &'a mut dyn FnMut() -> bool,
@@ -97,11 +116,19 @@ impl Child {
         let spawned =
             watched.map_err(|error| SpawnError::new(command.program.clone(), Stage::Pipe, error)).and_then(|()| {
                 let files_of_child = files.for_child();
-                let order = Order { command, files: &files_of_child, terminal: files.terminal, nofile: around.nofile };
+                let order = Order {
+                    command,
+                    files: &files_of_child,
+                    terminal: files.terminal,
+                    nofile: around.nofile,
+                    cgroup: around.cgroup,
+                    guard: around.guard,
+                    pidfd: around.pidfds,
+                };
                 around.spawner.spawn(&order, around.asked_to_end)
             });
-        let pid = match spawned {
-            Ok(pid) => pid,
+        let Born { pid, pidfd, entered } = match spawned {
+            Ok(born) => born,
             Err(error) => {
                 for (_, pipe) in pipes {
                     around.sources.forget(pipe.source());
@@ -109,7 +136,7 @@ impl Child {
                 return Err(error);
             }
         };
-        let pidfd = if around.pidfds { watch(pid, key, around.sources) } else { None };
+        let pidfd = if around.pidfds { watch(pid, pidfd, key, around.sources) } else { None };
         let birth = if pidfd.is_none() { table::start_time(pid) } else { None };
         Ok(Self {
             pid,
@@ -124,6 +151,11 @@ impl Child {
             kill_group_at_exit: false,
             hold_for_group: false,
             died: None,
+            group_killed: None,
+            cgroup: None,
+            frozen: false,
+            tree_killed: None,
+            reason: entered.as_ref().map(Self::entered),
             exit: None,
         })
     }
@@ -199,7 +231,7 @@ impl Child {
                 // An error says that nobody else is in the group.
                 let _ = self.signal_group(libc::SIGKILL);
             } else if !self.group_outlives_leader() {
-                match living.get_or_insert_with(Living::look).has(self.pid) {
+                match living.get_or_insert_with(Living::look).has(self.pid, self.group_killed) {
                     Some(true) => return Reap::Later,
                     Some(false) => {}
                     None => _ = self.signal_group(libc::SIGKILL),
@@ -288,6 +320,74 @@ impl Child {
         self.unreported = self.unreported.saturating_sub(1);
     }
 
+    /// Why a child enters its cgroup by itself.
+    pub(crate) fn entered(error: &io::Error) -> Arc<str> {
+        format!("entered before its exec, not at its birth: clone3: {error}").into()
+    }
+
+    /// Says in which cgroup it was started, or why in none.
+    pub(crate) fn enclose(&mut self, cgroup: Option<Cgroup>, reason: Option<Arc<str>>) {
+        self.cgroup = cgroup;
+        self.reason = reason.or(self.reason.take());
+    }
+
+    /// What keeps it together with all that it starts.
+    pub(crate) fn containment(&self) -> Containment {
+        let strength = match self.cgroup {
+            Some(_) => Strength::Cgroup,
+            None if self.leads => Strength::Group,
+            None => Strength::Process,
+        };
+        Containment::new(strength, self.reason.clone())
+    }
+
+    /// Its number, as long as it is not reaped.
+    pub(crate) fn unreaped_pid(&self) -> Option<i32> {
+        self.exit.is_none().then_some(self.pid)
+    }
+
+    /// A pidfd for the guard, unless it is in a cgroup or gone.
+    pub(crate) fn handle(&self) -> Option<OwnedFd> {
+        let number = || self.holds_number().then(|| sys::pidfd::open(self.pid).ok()).flatten();
+        match &self.pidfd {
+            _ if self.cgroup.is_some() || self.exit.is_some() => None,
+            Some((pidfd, _)) => pidfd.try_clone().ok(),
+            None => number(),
+        }
+    }
+
+    /// The members of its group, or itself alone, as long as it holds its number. `None` where that cannot be told.
+    pub(super) fn members(&self) -> Option<Vec<Member>> {
+        let members = match self.leads {
+            true => table::members_of_group(self.pid)?,
+            false => table::members(&[self.pid]),
+        };
+        Some(if self.holds_number() { members } else { Vec::new() })
+    }
+
+    /// The members of its group that are there after it was reaped, if the kernel can reach them.
+    pub(super) fn leftover_group(&self) -> Option<ProcessGroup> {
+        let (pidfd, _) = self.pidfd.as_ref().filter(|(pidfd, _)| self.has_leftovers(pidfd))?;
+        Some(ProcessGroup { pidfd: pidfd.try_clone().ok()?, number: self.pid })
+    }
+
+    /// [`leftover_group`](Self::leftover_group), which takes the pidfd if there is no descriptor left for another one.
+    pub(super) fn take_leftover_group(&mut self) -> Option<ProcessGroup> {
+        self.leftover_group().or_else(|| {
+            let (pidfd, source) = self.pidfd.take()?;
+            if self.has_leftovers(&pidfd) {
+                return Some(ProcessGroup { pidfd, number: self.pid });
+            }
+            self.pidfd = Some((pidfd, source));
+            None
+        })
+    }
+
+    fn has_leftovers(&self, pidfd: &OwnedFd) -> bool {
+        let gone = || sys::pidfd::send_to_group(pidfd, 0).is_err_and(|error| error.raw_os_error() == Some(libc::ESRCH));
+        self.exit.is_some() && self.leads && sys::pidfd::group_supported(pidfd) && !gone()
+    }
+
     /// Whether the kernel lets us reach the group's members by the leader's pidfd, reaped or not.
     pub(super) fn group_outlives_leader(&self) -> bool {
         self.pidfd.as_ref().is_some_and(|(pidfd, _)| sys::pidfd::group_supported(pidfd))
@@ -312,6 +412,9 @@ impl Child {
         }
         self.signal_group(signal)?;
         self.note_request(signal);
+        if signal == libc::SIGKILL {
+            self.group_killed = Some(Moment::now());
+        }
         Ok(())
     }
 
@@ -341,7 +444,7 @@ impl Child {
     }
 
     /// Only what could have ended it was a request to end.
-    fn note_request(&mut self, signal: i32) {
+    pub(super) fn note_request(&mut self, signal: i32) {
         if crate::signal::ends_by_default(signal) {
             self.requested = Some(signal);
         }
@@ -368,9 +471,9 @@ impl Pipe {
     }
 }
 
-/// A pidfd in the poll set, or nothing where the system has none for us.
-fn watch(pid: i32, process: Key, sources: &mut Sources) -> Option<(OwnedFd, Key)> {
-    let pidfd = sys::pidfd::open(pid).ok()?;
+/// A pidfd in the poll set, or nothing where the system has none for us. It may have come with the child.
+fn watch(pid: i32, given: Option<OwnedFd>, process: Key, sources: &mut Sources) -> Option<(OwnedFd, Key)> {
+    let pidfd = given.map_or_else(|| sys::pidfd::open(pid), Ok).ok()?;
     let source = sources.register(pidfd.as_fd(), Interest::READABLE, Source::Pidfd { process }).ok()?;
     Some((pidfd, source))
 }

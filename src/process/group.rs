@@ -5,7 +5,8 @@
 
 use std::os::fd::OwnedFd;
 
-use super::table::Living;
+use super::table::{self, Living, Moment};
+use crate::contain::Member;
 use crate::error::SignalError;
 use crate::sys;
 
@@ -22,15 +23,41 @@ impl ProcessGroup {
     /// Whether nobody is left. Members that have died and that their parent has not reaped are nobody, where `/proc` can tell.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.is_left(&mut None) == Some(false)
+        self.is_left(&mut None, None) == Some(false)
     }
 
     /// Whether anybody is left, or `None` where that cannot be told. `living` is looked up if it is needed and not there, so
-    /// that many groups can share one look.
-    pub(crate) fn is_left(&self, living: &mut Option<Living>) -> Option<bool> {
-        let gone =
-            sys::pidfd::send_to_group(&self.pidfd, 0).is_err_and(|error| error.raw_os_error() == Some(libc::ESRCH));
-        if gone { Some(false) } else { living.get_or_insert_with(Living::look).has(self.number) }
+    /// that many groups can share one look. `killed` is when all members were killed.
+    pub(crate) fn is_left(&self, living: &mut Option<Living>, killed: Option<Moment>) -> Option<bool> {
+        if self.is_gone() {
+            return Some(false);
+        }
+        let living = living.get_or_insert_with(Living::look);
+        match living.has(self.number, killed) {
+            // The kernel says that there is a member, and `/proc` shows none, not even a dead one.
+            Some(false) if !living.has_dead(self.number) && !self.is_gone() => None,
+            answer => answer,
+        }
+    }
+
+    /// Whether the kernel knows no member any more, dead or alive.
+    fn is_gone(&self) -> bool {
+        sys::pidfd::send_to_group(&self.pidfd, 0).is_err_and(|error| error.raw_os_error() == Some(libc::ESRCH))
+    }
+
+    /// A pidfd of a living member, whose end is a reason to look again.
+    pub(crate) fn open_member(&self, living: &Living) -> Option<OwnedFd> {
+        let pid = living.member(self.number)?;
+        let pidfd = sys::pidfd::open(pid).ok()?;
+        // The number may be somebody else's by now: then it is in another group.
+        table::is_living_member(pid, self.number).then_some(pidfd)
+    }
+
+    /// The living members, or `None` where that cannot be told.
+    pub(crate) fn members(&self) -> Option<Vec<Member>> {
+        let members = table::members_of_group(self.number)?;
+        // As long as it has members, the number is its own.
+        Some(if self.is_gone() { Vec::new() } else { members })
     }
 
     /// Sends a signal to all members. Dead ones that nobody has reaped take it, without effect.

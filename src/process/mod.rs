@@ -3,11 +3,17 @@
 //! Waits for nothing and hands out no events; the reactor does. Exited = reaped. Ended = exited and every pipe closed. The
 //! one rule: a call has its effect now, and what there is to tell of it comes as an event in a later turn.
 
+pub(crate) mod cgroup;
 mod child;
 mod group;
+#[cfg(target_os = "linux")]
+pub(crate) mod guard;
+mod left;
 mod pipe;
 mod stdio;
-mod table;
+#[cfg_attr(not(target_os = "linux"), allow(dead_code))]
+pub(crate) mod table;
+mod tree;
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -22,9 +28,12 @@ use crate::sys;
 use child::Pipe;
 pub(crate) use child::{Child, Notice, Reap, Surroundings};
 pub use group::ProcessGroup;
+pub(crate) use left::{Fate, Left};
 use pipe::Flush;
 pub(crate) use pipe::{LARGE_PIPE, Read};
 pub(crate) use table::Living;
+pub use tree::Tree;
+pub(crate) use tree::{Agenda, Stem, Sweep};
 
 /// A process of one reactor. Never reused: an id of a process that has ended reaches nobody.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -138,25 +147,11 @@ impl Process<'_> {
         self.child.kill_group_at_exit = kill;
     }
 
-    /// Has its exit told only when all of its group are gone, where nobody could reach them after it was
-    /// reaped (no pidfd, or a kernel before Linux 6.9). Until then it stays a zombie, which keeps its number,
-    /// so that signals for the group are still sent. Where the system cannot tell who is in the group
-    /// (no `/proc`), the group is killed at the exit instead.
-    pub(crate) fn hold_for_group(&mut self) {
-        self.child.kill_group_at_exit = false;
-        self.child.hold_for_group = true;
-    }
-
     /// The members of its process group that are still there after it has exited, if there are any and the kernel
     /// can reach them safely (Linux 6.9, with a pidfd).
     #[must_use]
     pub fn leftover_group(&self) -> Option<ProcessGroup> {
-        let (pidfd, _) = self.child.pidfd.as_ref()?;
-        if self.child.exit.is_none() || !self.child.leads || !self.child.group_outlives_leader() {
-            return None;
-        }
-        sys::pidfd::send_to_group(pidfd, 0).ok()?;
-        Some(ProcessGroup { pidfd: pidfd.try_clone().ok()?, number: self.child.pid })
+        self.child.leftover_group()
     }
 
     /// Writes to the child's descriptor `fd`: what there is room for now, and the rest as soon as there is. All of

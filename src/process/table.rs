@@ -2,33 +2,138 @@
 //!
 //! Decides nothing, and reads only. The one rule: what cannot be told is `None`, never a guess.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::fs;
+use std::sync::atomic::{AtomicU64, Ordering};
 
-/// The process groups that have a living member, at one moment: a zombie is not one. A member that
-/// comes later is the child of one that was there, so a group that is not among them is over, unless
-/// its leader was started after the look.
+use crate::contain::Member;
+use crate::sys;
+
+/// How often a look is repeated during which the numbers of processes began anew.
+const LOOKS: u32 = 3;
+/// How often a look goes after the processes that were started meanwhile.
+const ROUNDS: u32 = 20;
+/// How many of them it goes after.
+const NEW: i32 = 1000;
+/// The kernel begins anew with this number (`RESERVED_PIDS`).
+const RESERVED: u64 = 300;
+
+/// How many looks have begun.
+static BEGUN: AtomicU64 = AtomicU64::new(0);
+
+/// A moment in the order of looks and kills: see [`Living::has`].
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Moment(u64);
+
+impl Moment {
+    /// Every look that begins from now on is later.
+    pub(crate) fn now() -> Self {
+        Self(BEGUN.load(Ordering::SeqCst))
+    }
+}
+
+/// The process groups that have a living member: a zombie is not one.
+///
+/// `/proc` is not read in one moment. While it is read, a process can fork a child with a number that was passed
+/// already, and exit before its own turn comes. So a look goes on with the numbers that were given out during it, until there
+/// are no new ones. A group that was not seen then is over. It also is if all of its members had been killed before the look,
+/// since none of them could start one.
 #[derive(Debug)]
-pub(crate) struct Living(Option<HashSet<i32>>);
+pub(crate) struct Living {
+    /// A living member of each group.
+    groups: Option<HashMap<i32, i32>>,
+    /// The groups that have a dead member which nobody has reaped.
+    dead: HashSet<i32>,
+    began: u64,
+    /// Nobody who was started during the look was missed.
+    complete: bool,
+    looks: u32,
+}
 
 impl Living {
     pub(crate) fn look() -> Self {
-        let processes = is_ours().then(|| fs::read_dir("/proc").ok()).flatten();
-        let groups = processes.map(|processes| {
-            let stats = processes.flatten().filter_map(|process| {
-                process.file_name().to_str()?.parse::<u32>().ok()?;
-                fs::read(process.path().join("stat")).ok()
-            });
-            stats.filter_map(|stat| group_of_living(&stat)).collect::<HashSet<i32>>()
-        });
+        let began = BEGUN.fetch_add(1, Ordering::SeqCst);
+        let mut living = Self { groups: None, dead: HashSet::new(), began, complete: false, looks: 1 };
+        let (forks_before, mut last) = (forks(), last_pid());
+        let Some(processes) = is_ours().then(|| fs::read_dir("/proc").ok()).flatten() else { return living };
+        let mut groups = HashMap::new();
+        for process in processes.flatten() {
+            if let Some(pid) = process.file_name().to_str().and_then(|name| name.parse().ok()) {
+                living.note(pid, &mut groups);
+            }
+        }
+        for _ in 0..ROUNDS {
+            let (Some(before), Some(now)) = (last, last_pid()) else { break };
+            if before == now {
+                let forks = forks().zip(forks_before).map(|(now, before)| now.saturating_sub(before));
+                // Not a round of all numbers, which would look like none.
+                let numbers = pid_max().map(|max| max.saturating_sub(RESERVED));
+                living.complete = forks.zip(numbers).is_some_and(|(forks, numbers)| forks < numbers / 4);
+                break;
+            }
+            if !(before..before.saturating_add(NEW)).contains(&now) {
+                break;
+            }
+            (before + 1..=now).for_each(|pid| living.note(pid, &mut groups));
+            last = Some(now);
+        }
         // A /proc without any process is no process table.
-        Self(groups.filter(|groups| !groups.is_empty()))
+        living.groups = Some(groups).filter(|groups| !groups.is_empty());
+        living
     }
 
-    /// Whether the group has a living member, where that can be told.
-    pub(crate) fn has(&self, group: i32) -> Option<bool> {
-        self.0.as_ref().map(|groups| groups.contains(&group))
+    fn note(&mut self, pid: i32, groups: &mut HashMap<i32, i32>) {
+        let stat = fs::read(format!("/proc/{pid}/stat")).ok();
+        match stat.as_deref().and_then(state_and_group) {
+            Some(('Z' | 'X' | 'x', group)) => _ = self.dead.insert(group),
+            Some((_, group)) => _ = groups.insert(group, pid),
+            None => {}
+        }
     }
+
+    /// Whether the group has a living member, where that can be told. `killed` is when all of its members
+    /// were killed.
+    pub(crate) fn has(&mut self, group: i32, killed: Option<Moment>) -> Option<bool> {
+        loop {
+            if self.groups.as_ref()?.contains_key(&group) {
+                return Some(true);
+            }
+            if self.complete || killed.is_some_and(|killed| self.began >= killed.0) {
+                return Some(false);
+            }
+            if self.looks >= LOOKS {
+                // There may be one.
+                return Some(true);
+            }
+            *self = Self { looks: self.looks + 1, ..Self::look() };
+        }
+    }
+
+    /// A living member of the group, if one was seen.
+    pub(crate) fn member(&self, group: i32) -> Option<i32> {
+        self.groups.as_ref()?.get(&group).copied()
+    }
+
+    /// Whether a dead member of the group was seen.
+    pub(crate) fn has_dead(&self, group: i32) -> bool {
+        self.dead.contains(&group)
+    }
+}
+
+/// The number that was given out last to a process or thread of this PID namespace.
+fn last_pid() -> Option<i32> {
+    fs::read_to_string("/proc/loadavg").ok()?.split_ascii_whitespace().nth(4)?.parse().ok()
+}
+
+/// The kernel gives out numbers below this one.
+fn pid_max() -> Option<u64> {
+    fs::read_to_string("/proc/sys/kernel/pid_max").ok()?.trim().parse().ok()
+}
+
+/// How many processes and threads the system has started since its boot, in all PID namespaces.
+fn forks() -> Option<u64> {
+    let stat = fs::read_to_string("/proc/stat").ok()?;
+    stat.lines().find_map(|line| line.strip_prefix("processes "))?.trim().parse().ok()
 }
 
 /// Whether `/proc` numbers the processes as this one does: not if it is that of another PID namespace (`pid_namespaces(7)`).
@@ -46,12 +151,88 @@ pub(crate) fn start_time(pid: i32) -> Option<u64> {
     fields(&stat)?.nth(19)?.parse().ok()
 }
 
-/// The process group that a line of `/proc/PID/stat` tells of, unless it is a dead one's.
-fn group_of_living(stat: &[u8]) -> Option<i32> {
+/// Whether a process is alive and in this group.
+pub(crate) fn is_living_member(pid: i32, group: i32) -> bool {
+    let stat = fs::read(format!("/proc/{pid}/stat")).ok();
+    let found = stat.as_deref().and_then(state_and_group);
+    found.is_some_and(|(state, found)| found == group && !matches!(state, 'Z' | 'X' | 'x'))
+}
+
+/// The process group of a process, dead or alive.
+pub(crate) fn group_of(pid: i32) -> Option<i32> {
+    let stat = is_ours().then(|| fs::read(format!("/proc/{pid}/stat")).ok()).flatten()?;
+    state_and_group(&stat).map(|(_, group)| group)
+}
+
+/// What `/proc` says of these processes; those that are gone are left out.
+pub(crate) fn members(pids: &[i32]) -> Vec<Member> {
+    if !is_ours() {
+        return Vec::new();
+    }
+    pids.iter().filter_map(|pid| member(&fs::read(format!("/proc/{pid}/stat")).ok()?)).collect()
+}
+
+/// The processes of a group, the dead that nobody has reaped not among them. `None` where that cannot be told.
+pub(crate) fn members_of_group(group: i32) -> Option<Vec<Member>> {
+    let processes = is_ours().then(|| fs::read_dir("/proc").ok()).flatten()?;
+    let stats = processes.flatten().filter_map(|process| {
+        process.file_name().to_str()?.parse::<u32>().ok()?;
+        fs::read(process.path().join("stat")).ok()
+    });
+    let living = |stat: &Vec<u8>| {
+        state_and_group(stat).is_some_and(|(state, found)| found == group && !matches!(state, 'Z' | 'X' | 'x'))
+    };
+    Some(stats.filter(living).filter_map(|stat| member(&stat)).collect())
+}
+
+/// The children of this program, the dead that nobody has reaped among them. `None` where that cannot be told.
+#[cfg(target_os = "linux")]
+pub(crate) fn children() -> Option<Vec<i32>> {
+    if !is_ours() {
+        return None;
+    }
+    let threads = fs::read_dir("/proc/self/task").ok()?.flatten();
+    let lists: Option<Vec<String>> =
+        threads.map(|thread| fs::read_to_string(thread.path().join("children")).ok()).collect();
+    if let Some(lists) = lists.filter(|lists| !lists.is_empty()) {
+        return Some(lists.iter().flat_map(|list| list.split_ascii_whitespace()).flat_map(str::parse).collect());
+    }
+    // A kernel without those lists.
+    let own = i32::try_from(std::process::id()).ok()?;
+    let processes = fs::read_dir("/proc").ok()?.flatten();
+    let pids = processes.filter_map(|process| process.file_name().to_str()?.parse::<i32>().ok());
+    let is_ours = |pid: &i32| {
+        let stat = fs::read(format!("/proc/{pid}/stat")).ok();
+        let parent = stat.as_deref().and_then(fields).and_then(|mut fields| fields.nth(1)?.parse::<i32>().ok());
+        parent == Some(own)
+    };
+    Some(pids.filter(is_ours).collect())
+}
+
+/// The name of a process, dead or alive.
+#[cfg(target_os = "linux")]
+pub(crate) fn name(pid: i32) -> Option<String> {
+    let name = fs::read(format!("/proc/{pid}/comm")).ok()?;
+    Some(String::from_utf8_lossy(name.strip_suffix(b"\n").unwrap_or(&name)).into_owned())
+}
+
+/// What a line of `/proc/PID/stat` says.
+fn member(stat: &[u8]) -> Option<Member> {
+    let start = stat.iter().position(|byte| *byte == b'(')?;
+    let end = stat.iter().rposition(|byte| *byte == b')')?;
+    let name = String::from_utf8_lossy(stat.get(start + 1..end)?).into_owned();
+    let pid = std::str::from_utf8(stat.get(..start)?).ok()?.trim().parse().ok()?;
     let mut fields = fields(stat)?;
-    let state = fields.next()?;
-    let group = fields.nth(1)?.parse().ok()?;
-    (!matches!(state, "Z" | "X" | "x")).then_some(group)
+    let state = fields.next()?.chars().next()?;
+    let pages: u64 = fields.nth(20)?.parse().ok()?;
+    Some(Member { pid, name, state, memory: pages * sys::page_size() })
+}
+
+/// The state and the process group that a line of `/proc/PID/stat` tells of.
+fn state_and_group(stat: &[u8]) -> Option<(char, i32)> {
+    let mut fields = fields(stat)?;
+    let state = fields.next()?.chars().next()?;
+    Some((state, fields.nth(1)?.parse().ok()?))
 }
 
 /// What follows the name in a line of `/proc/PID/stat`, from the state on. The name may hold anything,
@@ -66,11 +247,25 @@ mod tests {
     use super::*;
 
     #[test]
-    fn reads_the_group_of_a_living_one() {
-        assert_eq!(group_of_living(b"17 (a) b) S 1 42 42 0 -1"), Some(42));
-        assert_eq!(group_of_living(b"17 (a) Z 1 42 42 0 -1"), None);
-        assert_eq!(group_of_living(b""), None);
-        assert_eq!(group_of_living(b"17 (a) S"), None);
+    fn reads_the_state_and_the_group() {
+        assert_eq!(state_and_group(b"17 (a) b) S 1 42 42 0 -1"), Some(('S', 42)));
+        assert_eq!(state_and_group(b"17 (a) Z 1 42 42 0 -1"), Some(('Z', 42)));
+        assert_eq!(state_and_group(b""), None);
+        assert_eq!(state_and_group(b"17 (a) S"), None);
+    }
+
+    #[test]
+    fn what_was_not_seen_is_over_only_if_nobody_could_have_come() {
+        let now = Moment::now();
+        let mut living = Living { complete: false, looks: LOOKS, ..Living::look() };
+        let (none, own) = (i32::MAX, i32::try_from(std::process::id()).unwrap());
+        assert_eq!(living.has(none, None), Some(true));
+        assert_eq!(living.has(none, Some(Moment::now())), Some(true), "killed after the look");
+        assert_eq!(living.has(none, Some(now)), Some(false), "killed before it");
+        living.complete = true;
+        assert_eq!(living.has(none, None), Some(false));
+        living.groups = None;
+        assert_eq!(living.has(own, None), None);
     }
 
     #[test]
@@ -80,5 +275,15 @@ mod tests {
         assert!(start_time(own).is_some_and(|ticks| ticks > 0));
         assert!(start_time(own) > start_time(1), "the first process is older");
         assert_eq!(start_time(i32::MAX), None);
+    }
+
+    #[test]
+    #[cfg(target_os = "linux")]
+    fn reads_what_a_process_is() {
+        let own = i32::try_from(std::process::id()).unwrap();
+        let [member] = &members(&[own, i32::MAX])[..] else { panic!("one member") };
+        assert_eq!(member.pid, std::process::id());
+        assert_eq!(member.name, fs::read_to_string("/proc/self/comm").unwrap().trim_end());
+        assert!(member.memory > 100 * 1024 && matches!(member.state, 'R' | 'S'), "{member:?}");
     }
 }

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::timers::TimerId;
+use crate::contain::Remains;
 use crate::exit::Exit;
 use crate::process::ProcessId;
 use crate::slab::Key;
@@ -47,12 +48,31 @@ pub enum Event<'a> {
         /// How.
         exit: &'a Exit,
     },
-    /// A process has exited and all its pipes are closed: the last event of this process, exactly once.
+    /// A process has exited and all its pipes are closed. It comes exactly once, and is the last event of this process, but for
+    /// [`TreeGone`](Self::TreeGone) and [`TreeRemains`](Self::TreeRemains).
     Ended {
         /// Who.
         process: ProcessId,
         /// How it exited.
         exit: &'a Exit,
+    },
+    /// The last one of a process's tree is gone: of all that it has started, as far as its
+    /// [`Containment`](crate::Containment) goes. It comes once for each process, after its [`Exited`](Self::Exited) and
+    /// before or after its [`Ended`](Self::Ended). A dead one that nobody has reaped is gone.
+    TreeGone {
+        /// The process.
+        process: ProcessId,
+        /// The kernel has said so. If not, the system cannot tell: the members of a group whose leader was reaped are found by
+        /// its pidfd on Linux 6.9 or later, and the dead are told from the living by `/proc`.
+        certain: bool,
+    },
+    /// Two seconds after a process's tree was [killed](crate::Tree::kill) it is still there. It is told once, and
+    /// [`TreeGone`](Self::TreeGone) comes when it is gone. A member in state `D` is in a system call that not even SIGKILL interrupts.
+    TreeRemains {
+        /// The process.
+        process: ProcessId,
+        /// Who is still there.
+        remains: &'a Remains,
     },
     /// A process was stopped by a signal, such as SIGTSTP, or SIGTTIN because it has asked the terminal:
     /// see [`Reactor::watch_stops`](crate::Reactor::watch_stops).
@@ -72,6 +92,15 @@ pub enum Event<'a> {
     Resumed {
         /// How long it stood still.
         after: Duration,
+    },
+    /// A descendant of this program has lost its parent, and is a child of this program now: see
+    /// [`Reactor::adopt_orphans`](crate::Reactor::adopt_orphans). It is told once, when it is found, and may be dead by then. It
+    /// is reaped without another word.
+    Orphan {
+        /// Its number in the system. It may be another process's as soon as this one is gone.
+        pid: u32,
+        /// Its name.
+        name: &'a str,
     },
     /// The time of a timer has come.
     Timer(TimerId),

@@ -5,11 +5,20 @@
 //! rule: an event is never delivered from inside a call, only from a turn.
 
 mod event;
+#[cfg(target_os = "linux")]
+mod guard;
+#[cfg(target_os = "linux")]
+mod orphans;
+#[cfg(not(target_os = "linux"))]
+#[path = "no_orphans.rs"]
+mod orphans;
 mod patience;
 mod reaper;
 mod signals;
+mod spawn;
 mod stops;
 pub(crate) mod timers;
+mod trees;
 mod turn;
 
 use std::collections::VecDeque;
@@ -24,13 +33,15 @@ use mio::{Events, Poll};
 use crate::command::Command;
 use crate::error::SpawnError;
 use crate::limit::{Limit, Resource};
-use crate::process::{Child, Living, Notice, Process, ProcessId, Surroundings};
+use crate::process::{Child, Living, Notice, Process, ProcessId};
 use crate::slab::{Key, Slab};
 use crate::sources::{Source, Sources};
 use crate::sys;
 use crate::sys::clock;
 use crate::sys::spawn::{SpawnMethod, Spawner};
 pub use event::{Event, Interest, SourceId, Waker};
+#[cfg(target_os = "linux")]
+pub use orphans::Orphans;
 pub(crate) use patience::Patience;
 use reaper::Again;
 pub use reaper::ReapMethod;
@@ -38,6 +49,7 @@ use signals::Signals;
 pub(crate) use signals::{end_program, ends_program};
 use stops::Stops;
 use timers::{TimerId, Timers};
+use trees::Trees;
 use turn::{Ready, Turn};
 
 /// Events of one poll; those above it come with the next.
@@ -90,6 +102,11 @@ pub struct Reactor {
     again: Vec<Again>,
     /// A look at who lives, for all that need it in a turn.
     living: Option<Living>,
+    trees: Trees,
+    #[cfg(target_os = "linux")]
+    guard: guard::Guarding,
+    #[cfg(target_os = "linux")]
+    orphans: Option<orphans::Orphanage>,
     stops: Stops,
     /// How long the program stood still, until that is told.
     resumed: Option<Duration>,
@@ -163,6 +180,11 @@ impl Reactor {
             newborn: Vec::new(),
             again: Vec::new(),
             living: None,
+            trees: Trees::default(),
+            #[cfg(target_os = "linux")]
+            guard: guard::Guarding::default(),
+            #[cfg(target_os = "linux")]
+            orphans: None,
             stops: None,
             resumed: None,
             suspensions: stops::suspensions(),
@@ -246,11 +268,6 @@ impl Reactor {
     #[must_use]
     pub fn now(&self) -> Instant {
         clock()
-    }
-
-    /// A time that is the same for all of a turn: the end of its wait. Outside of a turn, the time now.
-    pub(crate) fn turn_time(&self) -> Instant {
-        if self.events.is_none() { self.woke } else { clock() }
     }
 
     /// When a turn has something to do even if no descriptor becomes ready: for nesting in another loop. In the past (or now) if
@@ -356,22 +373,7 @@ impl Reactor {
             self.watch_children(command)?;
         }
         let key = self.processes.next_key();
-        let started = clock();
-        let (signals, come) = (&mut self.signals, &mut self.come);
-        let mut asked_to_end = || {
-            // They are told in the next turn.
-            come.extend(signals.as_mut().map(Signals::drain).unwrap_or_default());
-            come.iter().any(|number| crate::signal::ASK_TO_END.contains(number))
-        };
-        let mut around = Surroundings {
-            spawner: &self.spawner,
-            sources: &mut self.sources,
-            nofile: self.nofile,
-            pidfds: self.pidfds,
-            started,
-            asked_to_end: &mut asked_to_end,
-        };
-        let child = Child::spawn(command.parts(), key, &mut around)?;
+        let child = self.start(command, key)?;
         let needs_sweep = child.needs_sweep();
         // Where the host ignores SIGCHLD, or another thread of it waits for anybody, it may be gone before it could have a pidfd.
         let gone = needs_sweep && child.has_ended();
@@ -534,7 +536,10 @@ impl Reactor {
 
     /// When a timer is due, or a child is to be looked at again.
     fn next_due(&mut self) -> Option<Instant> {
-        self.again.iter().map(|again| again.at).chain(self.timers.next_deadline()).min()
+        let looks = self.again.iter().map(|again| again.at).chain(self.trees.next_due());
+        #[cfg(target_os = "linux")]
+        let looks = looks.chain(self.guard.retry_at).chain(self.orphans.as_ref().and_then(orphans::Orphanage::due));
+        looks.chain(self.timers.next_deadline()).min()
     }
 
     /// Whether a turn has something to do without waiting.
@@ -543,6 +548,8 @@ impl Reactor {
             || self.sweep
             || self.resumed.is_some()
             || !self.newborn.is_empty()
+            || self.trees.has_news()
+            || self.has_orphans_to_look_for()
             || self.sources.ready_len() > 0
             || !(self.ready.is_empty() && self.notices.is_empty() && self.dead.is_empty() && self.come.is_empty())
     }

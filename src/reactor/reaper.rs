@@ -89,6 +89,7 @@ impl Reactor {
             Reap::Exited(exit) => {
                 self.again.retain(|again| again.process != process);
                 self.hang_up(process);
+                self.leader_gone(process);
                 handler(self, Event::Exited { process: ProcessId(process), exit: &exit });
             }
         }

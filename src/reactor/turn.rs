@@ -91,6 +91,9 @@ impl Turn<'_> {
         self.read_ready(handler);
         self.tell_notices(handler);
         self.bury_dead(handler);
+        self.reactor.settle_trees(handler);
+        #[cfg(target_os = "linux")]
+        self.reactor.settle_orphans(handler);
         while let Some(signal) = self.reactor.come.pop_front() {
             if signal != libc::SIGCHLD || self.reactor.sigchld.for_host {
                 handler(self.reactor, Event::Signal(signal));
@@ -119,6 +122,9 @@ impl Turn<'_> {
                     reactor.come.extend(reactor.signals.as_mut().map(Signals::drain).unwrap_or_default());
                 }
                 Some(Source::Pidfd { process }) => reactor.dead.push_back(process),
+                #[cfg(target_os = "linux")]
+                Some(Source::Guard) => reactor.guard.ended = true,
+                Some(Source::Tree { process }) => reactor.trees.stir(process, reactor.woke),
                 Some(Source::Waker | Source::Pipe { .. } | Source::Host) => {
                     let gone = event.is_error() || event.is_read_closed() || event.is_write_closed();
                     let (readable, writable) = (event.is_readable(), event.is_writable());
@@ -128,6 +134,10 @@ impl Turn<'_> {
         }
         if reactor.come.contains(&libc::SIGCHLD) {
             reactor.sweep = true;
+            #[cfg(target_os = "linux")]
+            if let Some(orphans) = &mut reactor.orphans {
+                orphans.stirred = true;
+            }
             reactor.find_stops();
         }
         reactor.find_dead();
@@ -206,6 +216,7 @@ impl Reactor {
         self.find_stops();
         let ended = self.processes.iter().filter(|(_, child)| child.has_ended());
         self.dead.extend(ended.map(|(key, _)| key));
+        self.trees.stir_all(self.woke);
         let all = self.sources.iter().filter(|(_, source)| matches!(source, Source::Pipe { .. } | Source::Host));
         let ready = all.map(|(source, _)| Ready { source, readable: true, writable: true, gone: false });
         self.ready.extend(ready);

@@ -6,9 +6,14 @@
 #![allow(unsafe_code)]
 
 pub(crate) mod bytes;
+pub(crate) mod cgroup;
+#[cfg(target_os = "linux")]
+mod clone3;
 pub(crate) mod fd;
 #[cfg(target_os = "linux")]
 mod futex;
+#[cfg(target_os = "linux")]
+pub(crate) mod guard;
 pub(crate) mod handler;
 pub(crate) mod limit;
 pub(crate) mod pidfd;
@@ -27,6 +32,12 @@ use std::time::Instant;
 #[allow(clippy::disallowed_methods)]
 pub(crate) fn clock() -> Instant {
     Instant::now()
+}
+
+/// The size of a page of memory, in bytes.
+pub(crate) fn page_size() -> u64 {
+    // SAFETY: sysconf touches no memory.
+    u64::try_from(unsafe { libc::sysconf(libc::_SC_PAGESIZE) }).unwrap_or(4096)
 }
 
 /// -1 becomes the errno.

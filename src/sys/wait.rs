@@ -158,6 +158,28 @@ fn peek(kind: libc::idtype_t, id: libc::id_t, flags: i32) -> io::Result<Option<(
     Ok(happened.then_some((info.si_code, status)))
 }
 
+/// A child of this program that has ended and is unreaped, whoever has started it. It stays so.
+#[cfg(target_os = "linux")]
+pub(crate) fn any_zombie() -> Option<i32> {
+    let mut info = MaybeUninit::<libc::siginfo_t>::zeroed();
+    let flags = libc::WEXITED | libc::WNOHANG | libc::WNOWAIT;
+    // SAFETY: `info` has room for what waitid writes; WNOHANG never blocks.
+    cvt_retry(|| unsafe { libc::waitid(libc::P_ALL, 0, info.as_mut_ptr(), flags) }).ok()?;
+    // SAFETY: zeroed is a valid siginfo_t; it stays zero where nothing has ended.
+    let info = unsafe { info.assume_init() };
+    // SAFETY: waitid fills in the fields of SIGCHLD, or leaves them zero.
+    let pid = unsafe { info.si_pid() };
+    (pid != 0).then_some(pid)
+}
+
+/// Has the kernel make this program the parent of all of its descendants whose own parent ends.
+#[cfg(target_os = "linux")]
+pub(crate) fn adopt_orphans() -> io::Result<()> {
+    // SAFETY: touches no memory.
+    super::cvt(unsafe { libc::prctl(libc::PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) })?;
+    Ok(())
+}
+
 /// A child was stopped, or continued.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum StopChange {
@@ -194,7 +216,7 @@ pub(crate) fn kill_and_reap(pid: i32) -> bool {
 }
 
 /// Reaps a child that was killed, within a second. Whether it is gone.
-pub(super) fn reap_soon(pid: i32) -> bool {
+pub(crate) fn reap_soon(pid: i32) -> bool {
     let start = super::clock();
     loop {
         if matches!(try_wait(pid), Wait::Reaped(..) | Wait::Lost) {

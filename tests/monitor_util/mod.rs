@@ -11,12 +11,13 @@ use std::time::{Duration, Instant};
 
 use childminder::restart::State;
 use childminder::{
-    Command, Event, Exit, Line, Observer, Policy, ProcessId, ProcessMonitor, Reactor, ReapMethod, Service, SpawnError,
-    SpawnMethod,
+    Command, Event, Exit, Leftovers, Line, Observer, Policy, ProcessId, ProcessMonitor, Reactor, ReapMethod, Service,
+    SpawnError, SpawnMethod,
 };
 
 #[path = "../util/mod.rs"]
 mod util;
+use util::contained;
 pub(crate) use util::{WATCHDOG, now, sh};
 
 /// What a monitor told, in its order.
@@ -140,6 +141,12 @@ pub(crate) fn sulky() -> Policy {
     policy
 }
 
+/// The same, but what a process leaves behind is left alone.
+pub(crate) fn leaving(mut policy: Policy) -> Policy {
+    policy.leftovers = Leftovers::Leave;
+    policy
+}
+
 /// As `patient`, with a short kill time.
 pub(crate) fn deadly() -> Policy {
     let mut policy = patient();
@@ -166,11 +173,11 @@ impl World {
     }
 
     pub(crate) fn add(&mut self, name: &str, command: &Command) {
-        self.monitor.add_process(&mut self.reactor, name, command).unwrap();
+        self.monitor.add_process(&mut self.reactor, name, &contained(command)).unwrap();
     }
 
     pub(crate) fn add_with(&mut self, name: &str, command: &Command, policy: Policy) {
-        self.monitor.add_process_with(&mut self.reactor, name, command, policy).unwrap();
+        self.monitor.add_process_with(&mut self.reactor, name, &contained(command), policy).unwrap();
     }
 
     pub(crate) fn start(&mut self) {

@@ -6,7 +6,12 @@ use std::sync::mpsc;
 use std::time::Duration;
 
 const SCENARIO: &str = "CHILDMINDER_TEST_SCENARIO";
-const PATIENCE: Duration = Duration::from_secs(60);
+/// In seconds; longer where a variable of the same name says so, as for a test with its full counts.
+const PATIENCE: &str = "CHILDMINDER_TEST_PATIENCE";
+
+fn patience() -> Duration {
+    Duration::from_secs(std::env::var(PATIENCE).map_or(60, |seconds| seconds.parse().unwrap()))
+}
 
 /// Runs `body` in a process of its own, and says how that ended. `name` is the test's. In that process it is `None`.
 pub(crate) fn apart(name: &str, body: impl FnOnce()) -> Option<ExitStatus> {
@@ -25,7 +30,7 @@ pub(crate) fn apart_in(around: &[&str], name: &str, body: impl FnOnce()) -> Opti
     let pid = child.id().to_string();
     let (sender, receiver) = mpsc::channel();
     std::thread::spawn(move || sender.send(child.wait().unwrap()));
-    match receiver.recv_timeout(PATIENCE) {
+    match receiver.recv_timeout(patience()) {
         Ok(status) => Some(status),
         Err(_) => {
             let _ = std::process::Command::new("kill").args(["-9", &pid]).status();

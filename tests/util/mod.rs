@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::time::{Duration, Instant};
 
-use childminder::{Command, Event, Exit, Process, ProcessId, Reactor, ReapMethod, SpawnMethod};
+use childminder::{Command, Contain, Event, Exit, Process, ProcessId, Reactor, ReapMethod, SpawnMethod};
 
 pub(crate) mod guard;
 
@@ -49,6 +49,19 @@ pub(crate) const WATCHDOG: Duration = Duration::from_secs(30);
 #[allow(clippy::disallowed_methods)] // the watchdog's clock
 pub(crate) fn now() -> Instant {
     Instant::now()
+}
+
+/// With this variable, set to `cgroup`, all that the worlds of the tests start is in cgroups. So the whole suite can be run on
+/// both strengths.
+const STRENGTH: &str = "CHILDMINDER_TEST_STRENGTH";
+
+/// The command, in the containment that all tests are to use.
+pub(crate) fn contained(command: &Command) -> Command {
+    let mut command = command.clone();
+    if std::env::var_os(STRENGTH).is_some_and(|strength| strength == "cgroup") {
+        command.contain(Contain::Cgroup);
+    }
+    command
 }
 
 /// One thing that happened, owned.
@@ -165,8 +178,9 @@ impl World {
     #[track_caller]
     pub(crate) fn spawn(&mut self, command: &Command) -> ProcessId {
         let deadline = now() + WATCHDOG;
+        let command = contained(command);
         loop {
-            match self.reactor.spawn_process(command) {
+            match self.reactor.spawn_process(&command) {
                 Ok(id) => return id,
                 // Another test's child has a script still open that was just written, until its exec.
                 Err(error) if error.io_error().kind() == std::io::ErrorKind::ExecutableFileBusy && now() < deadline => {

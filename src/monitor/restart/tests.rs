@@ -4,7 +4,7 @@
 mod pairs;
 mod random;
 
-use super::{Action, Input as I, Leader, Lifecycle, Next, Policy, PolicyError, State as S};
+use super::{Action, Input as I, Leader, Leftovers, Lifecycle, Next, Policy, PolicyError, State as S};
 use super::{Duration, Instant, Restart};
 
 const CRASH: I = exited(false, false);
@@ -375,6 +375,35 @@ fn a_restart_waits_for_stragglers_and_kills_them() {
     assert_eq!(world.log, [(0.0, Action::Terminate), (2.0, Action::Spawn)]);
     world.tell(I::Restart).tell(DONE_LEFT).wait().after(0.5).tell(I::GroupGone);
     assert_eq!(world.log[2..], [(2.0, Action::Terminate), (7.0, Action::Kill), (7.5, Action::Spawn)]);
+}
+
+// Those that a process leaves behind are killed, and the next one waits for their end.
+
+#[test]
+fn the_next_one_starts_when_the_leftovers_are_gone() {
+    let mut world = World::running(Policy::default());
+    world.after(60.0).tell(CRASH_LEFT).after(0.5).tell(I::GroupGone);
+    assert_eq!(world.log, [(60.0, Action::Kill), (60.5, Action::Spawn)]);
+    // An instant death waits for its time as well.
+    world.after(0.5).tell(CRASH_LEFT).after(0.25).tell(I::GroupGone);
+    assert_eq!(world.it.deadline(), Some(world.epoch + secs(62)));
+    world.wait();
+    assert_eq!(world.log[2..], [(61.0, Action::Kill), (62.0, Action::Spawn)]);
+}
+
+#[test]
+fn leftovers_that_cannot_be_killed_hold_it_up_for_two_seconds() {
+    let mut world = World::running(Policy::default());
+    world.after(60.0).tell(CRASH_LEFT).wait();
+    assert_eq!(world.log, [(60.0, Action::Kill), (62.0, Action::Spawn)]);
+    assert_eq!(world.tell(I::GroupGone).it.state(), S::Running { since: world.now });
+    // A stop is for them, too, and a policy of shorter waits does not hurry them.
+    world.after(60.0).tell(CRASH_LEFT);
+    world.it.set_policy(twisted());
+    assert_eq!(world.it.deadline(), Some(world.now + secs(2)));
+    world.it.put_off(secs(100));
+    world.after(100.0).tell(I::Stop).tell(I::GroupGone);
+    assert_eq!(world.it.state(), S::Stopped);
 }
 
 // The policy.

@@ -53,6 +53,13 @@ fn check(result: libc::c_long, stage: Stage, which: i32) -> Result<i32, Failure>
 }
 
 unsafe fn set_up(plan: &mut Plan, closing: Closing, keep: &mut Option<i32>) -> Result<(), Failure> {
+    if let Some(entrance) = &plan.entrance {
+        // As long as it is in the table: 0 is the process that writes.
+        let entrance = std::os::fd::AsRawFd::as_raw_fd(entrance);
+        // SAFETY: reads one byte of a constant.
+        let written = unsafe { libc::write(entrance, c"0".as_ptr().cast(), 1) };
+        check(written as libc::c_long, Stage::Cgroup, 0)?;
+    }
     #[cfg(target_os = "linux")]
     if let Closing::Unshare(from) = closing {
         let flags = libc::CLOSE_RANGE_UNSHARE;
@@ -86,6 +93,15 @@ unsafe fn set_up(plan: &mut Plan, closing: Closing, keep: &mut Option<i32>) -> R
     // What has come until now would strike when the mask is lifted. It was meant for the group that the child has left.
     if plan.group != Group::Inherit {
         signal::discard_pending();
+    }
+
+    // When it leads its group, and before its own files may get the number of the socket.
+    #[cfg(target_os = "linux")]
+    if let Some((socket, number)) = plan.guard {
+        // SAFETY: the socket was open in the parent, and nothing that was open has been closed.
+        if let Err(error) = unsafe { crate::sys::guard::register_self(socket, number) } {
+            return Err(Failure::ours(Stage::Guard, &error));
+        }
     }
 
     // SAFETY: passed on from our caller.

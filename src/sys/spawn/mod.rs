@@ -17,7 +17,7 @@ mod vfork;
 use std::cell::RefCell;
 use std::io;
 use std::mem::ManuallyDrop;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
 use super::{fd, wait};
@@ -50,6 +50,22 @@ pub(crate) struct Order<'a> {
     pub(crate) terminal: bool,
     /// Its limit of open files, unless the command names one.
     pub(crate) nofile: Option<Limit>,
+    /// The directory of the cgroup that it starts in, if it is not the host's.
+    pub(crate) cgroup: Option<BorrowedFd<'a>>,
+    /// The socket of the guard that it registers with, and the number that it has there.
+    pub(crate) guard: Option<(BorrowedFd<'a>, u32)>,
+    /// A pidfd is wanted, if the child can have one from its birth on.
+    pub(crate) pidfd: bool,
+}
+
+/// A child that runs its program.
+#[derive(Debug)]
+pub(crate) struct Born {
+    pub(crate) pid: i32,
+    /// Its pidfd, where the kernel has given it out with the child.
+    pub(crate) pidfd: Option<OwnedFd>,
+    /// Why it entered its cgroup by itself, before its exec, and was not born there.
+    pub(crate) entered: Option<io::Error>,
 }
 
 /// How long a child may take to its exec, unless the host says otherwise.
@@ -109,16 +125,43 @@ impl Spawner {
     ///
     /// Returns when the program runs or has failed to, at the latest two seconds after the time-out: until then this thread
     /// stands still.
-    pub(crate) fn spawn(&self, order: &Order<'_>, asked_to_end: &mut dyn FnMut() -> bool) -> Result<i32, SpawnError> {
+    pub(crate) fn spawn(&self, order: &Order<'_>, asked_to_end: &mut dyn FnMut() -> bool) -> Result<Born, SpawnError> {
         self.bury();
         let mut plan = Plan::new(order.command, order.files, order.terminal, order.nofile)?;
         let shares_group = order.command.group == Group::Inherit;
         let mut bound = Bound { timeout: self.timeout, shares_group, asked_to_end };
+        plan.guard = order.guard.map(|(socket, number)| (socket.as_raw_fd(), number));
+        let mut entered = None;
+        if let Some(cgroup) = order.cgroup {
+            match self.can_be_born_in_cgroup() {
+                Ok(()) => plan.born_in = Some(cgroup.as_raw_fd()),
+                Err(error) => {
+                    plan.enter(cgroup).map_err(|error| plan.explain_ours(order.command, Stage::Cgroup, error))?;
+                    entered = Some(error);
+                }
+            }
+        }
         #[cfg(target_os = "linux")]
         if let Some(vfork) = self.vfork.as_ref().filter(|vfork| vfork.works()) {
             let mut shared = vfork::Shared::new(plan);
-            match vfork.spawn(&mut shared, self.null.as_fd(), &mut bound) {
-                Ok(pid) => return Ok(pid),
+            shared.wants_pidfd = order.pidfd;
+            let mut result = vfork.spawn(&mut shared, self.null.as_fd(), &mut bound);
+            if let (Err(failure), Some(cgroup)) = (&result, order.cgroup.filter(|_| shared.plan.born_in.is_some())) {
+                if failure.is_refused_clone3() {
+                    // Whether it was a sandbox or the rights in the hierarchy shows when the child enters by itself.
+                    let refused = io::Error::from_raw_os_error(failure.errno);
+                    shared.plan.born_in = None;
+                    let entering = shared.plan.enter(cgroup);
+                    entering.map_err(|error| shared.plan.explain_ours(order.command, Stage::Cgroup, error))?;
+                    result = vfork.spawn(&mut shared, self.null.as_fd(), &mut bound);
+                    if result.is_ok() {
+                        vfork.note_refused_clone3(&refused);
+                        entered = Some(refused);
+                    }
+                }
+            }
+            match result {
+                Ok(pid) => return Ok(Born { pid, pidfd: shared.pidfd.take(), entered }),
                 Err(failure) if vfork.works() => {
                     let error = shared.plan.explain(order.command, failure);
                     if let Some(pid) = failure.stuck() {
@@ -130,7 +173,7 @@ impl Spawner {
                 Err(_) => plan = shared.plan,
             }
         }
-        fork::spawn(&mut plan, &mut bound).map_err(|failure| {
+        let spawned = fork::spawn(&mut plan, &mut bound).map_err(|failure| {
             if let Some(pid) = failure.stuck() {
                 self.stuck.borrow_mut().push(Stuck {
                     pid,
@@ -139,7 +182,17 @@ impl Spawner {
                 });
             }
             plan.explain(order.command, failure)
-        })
+        });
+        Ok(Born { pid: spawned?, pidfd: None, entered })
+    }
+
+    /// Whether a child can start in a cgroup, as far as can be told without starting one.
+    pub(crate) fn can_be_born_in_cgroup(&self) -> io::Result<()> {
+        #[cfg(target_os = "linux")]
+        if let Some(vfork) = self.vfork.as_ref().filter(|vfork| vfork.works()) {
+            return vfork.check_clone3();
+        }
+        Err(io::Error::new(io::ErrorKind::Unsupported, "the host starts processes by fork"))
     }
 
     /// Reaps those that were stuck and are gone by now.
@@ -173,6 +226,13 @@ impl Failure {
     /// Something that the parent itself could not do.
     fn ours(stage: Stage, error: &io::Error) -> Self {
         Self::new(stage, error.raw_os_error().unwrap_or(libc::EIO), 0)
+    }
+
+    /// The kernel, or a sandbox, does not let a child start in a cgroup.
+    #[cfg(target_os = "linux")]
+    fn is_refused_clone3(self) -> bool {
+        let refusals = [libc::ENOSYS, libc::EPERM, libc::EINVAL, libc::E2BIG];
+        self.stage() == Stage::Cgroup && refusals.contains(&self.errno)
     }
 
     /// The pid of a child that was killed and is not gone.

@@ -5,7 +5,7 @@
 
 use std::ffi::{CStr, CString, OsStr, OsString};
 use std::io::{self, BufRead};
-use std::os::fd::{AsRawFd, RawFd};
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
@@ -16,7 +16,7 @@ use crate::command::{Group, Parts};
 use crate::error::{SpawnError, Stage};
 use crate::limit::{Limit, Resource};
 use crate::signal;
-use crate::sys::{bytes::find_byte, limit, user, wait};
+use crate::sys::{bytes::find_byte, cgroup, limit, user, wait};
 
 /// Where a program without a slash is looked for if the child has no `PATH`; Twisted's and glibc's choice.
 const DEFAULT_PATH: &str = "/bin:/usr/bin";
@@ -45,6 +45,12 @@ pub(super) struct Plan {
     pub(super) parent: Option<i32>,
     /// Where the digits of `LISTEN_PID` go, which only the child knows.
     pub(super) listen_pid: Option<*mut u8>,
+    /// The socket of the guard that the child registers with, and its number there.
+    pub(super) guard: Option<(RawFd, u32)>,
+    /// The directory of the cgroup that the child is made in.
+    pub(super) born_in: Option<RawFd>,
+    /// The `cgroup.procs` of the cgroup that the child enters by itself.
+    pub(super) entrance: Option<OwnedFd>,
 }
 
 /// One of the child's descriptors, and the one of ours it is made from.
@@ -131,7 +137,21 @@ impl Plan {
             parent_death_signal: command.parent_death_signal,
             parent: command.parent_death_signal.map(|_| wait::own_pid()),
             listen_pid,
+            guard: None,
+            born_in: None,
+            entrance: None,
         })
+    }
+
+    /// Has the child enter the cgroup of this directory by itself.
+    pub(super) fn enter(&mut self, cgroup: BorrowedFd<'_>) -> io::Result<()> {
+        self.entrance = Some(cgroup::open_at(cgroup, c"cgroup.procs", libc::O_WRONLY)?);
+        Ok(())
+    }
+
+    /// The error that something means to the caller which the parent could not do.
+    pub(super) fn explain_ours(&self, command: &Parts, stage: Stage, error: io::Error) -> SpawnError {
+        SpawnError::new(command.program.clone(), stage, error)
     }
 
     /// Whether the child changes its user or group, which costs the host its dumpable flag if memory is shared.

@@ -7,7 +7,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::ptr::{self, NonNull};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -17,6 +17,7 @@ use super::bound::Bound;
 use super::child::{self, Closing};
 use super::plan::{Move, Plan};
 use crate::error::Stage;
+use crate::sys::clone3;
 use crate::sys::futex::Hold;
 use crate::sys::signal::BlockAll;
 use crate::sys::{cvt, fd, wait};
@@ -37,6 +38,8 @@ pub(super) struct Vfork {
     slots: Vec<OwnedFd>,
     /// The system knows no such child (as under qemu-user).
     refused: Cell<bool>,
+    /// Why no child can be made in a cgroup, once that has been asked.
+    clone3: Cell<Option<Result<(), i32>>>,
 }
 
 /// Where a child runs in our memory.
@@ -58,23 +61,42 @@ pub(super) struct Shared {
     pub(super) plan: Plan,
     closing: Closing,
     failure: Option<Failure>,
+    /// A child that is made in a cgroup is to have a pidfd from its birth on.
+    pub(super) wants_pidfd: bool,
+    pub(super) pidfd: Option<OwnedFd>,
 }
 
 impl Shared {
     pub(super) fn new(plan: Plan) -> Box<Self> {
-        Box::new(Self { plan, closing: Closing::Each(0), failure: None })
+        Box::new(Self { plan, closing: Closing::Each(0), failure: None, wants_pidfd: false, pidfd: None })
     }
 }
 
 impl Vfork {
     pub(super) fn new(null: BorrowedFd<'_>) -> io::Result<Self> {
         let slots = (0..SLOTS).map(|_| fd::duplicate(null, 3)).collect::<io::Result<_>>()?;
-        Ok(Self { room: RefCell::new(Some(Room::new()?)), slots, refused: Cell::new(false) })
+        let room = RefCell::new(Some(Room::new()?));
+        Ok(Self { room, slots, refused: Cell::new(false), clone3: Cell::new(None) })
     }
 
     /// Whether the system has such children, as far as is known.
     pub(super) fn works(&self) -> bool {
         !self.refused.get()
+    }
+
+    /// Whether the system lets a child start in a cgroup, as far as is known.
+    pub(super) fn check_clone3(&self) -> io::Result<()> {
+        let known = self.clone3.get().unwrap_or_else(|| {
+            let checked = clone3::check().map_err(|error| error.raw_os_error().unwrap_or(libc::ENOSYS));
+            self.clone3.set(Some(checked));
+            checked
+        });
+        known.map_err(io::Error::from_raw_os_error)
+    }
+
+    /// It has refused, and is not asked again.
+    pub(super) fn note_refused_clone3(&self, error: &io::Error) {
+        self.clone3.set(Some(Err(error.raw_os_error().unwrap_or(libc::ENOSYS))));
     }
 
     /// The room, for a child that does not let go of it.
@@ -96,7 +118,9 @@ impl Vfork {
         let before = plan.moves.iter().any(is_high).then(|| plan.moves.clone());
         let result =
             self.bring_down(plan, &mut used).map_err(|error| Failure::ours(Stage::Dup2, &error)).and_then(|()| {
-                let from = shared.plan.moves.iter().map(|one| one.source.saturating_add(1)).max().unwrap_or(0);
+                let sources = shared.plan.moves.iter().map(|one| one.source);
+                let needed = sources.chain(shared.plan.guard.map(|(socket, _)| socket));
+                let from = needed.map(|source| source.saturating_add(1)).max().unwrap_or(0);
                 #[allow(clippy::cast_sign_loss)] // descriptors are not negative
                 self.clone(shared, Closing::Unshare(from as u32), bound)
             });
@@ -138,16 +162,11 @@ impl Vfork {
         }
         let Some(Room { stack, hold }) = &*room else { return Err(Failure::new(Stage::Clone, libc::ENOMEM, 0)) };
         let files = if matches!(closing, Closing::Unshare(_)) { libc::CLONE_FILES } else { 0 };
-        let flags = libc::CLONE_VM | libc::CLONE_CHILD_CLEARTID | files | libc::SIGCHLD;
+        let flags = libc::CLONE_VM | libc::CLONE_CHILD_CLEARTID | files;
         (shared.closing, shared.failure) = (closing, None);
         let dumpable = shared.plan.changes_credentials().then(KeepDumpable::new);
         let blocked = BlockAll::new().map_err(|error| Failure::ours(Stage::Sigmask, &error))?;
-        let lent = ptr::from_mut(shared).cast();
-        let nothing = ptr::null_mut::<libc::c_void>();
-        // SAFETY: the stack is ours alone (a Vfork is not Sync, and a room that a child still uses is given up) and large
-        // enough. It, the hold and `shared` live until the child lets go of them: else our caller keeps them. The child
-        // does nothing but what `child::run` may, and until it lets go this thread touches nothing of theirs.
-        let cloned = cvt(unsafe { libc::clone(run_child, stack.top(), flags, lent, nothing, nothing, hold.begin()) });
+        let (cloned, pidfd) = make(shared, stack, flags, hold.begin());
         let waited = cloned.as_ref().map(|pid| bound.wait(*pid, |time| hold.wait(time)));
         if let Ok(Err(failure)) = waited {
             drop(dumpable);
@@ -157,11 +176,16 @@ impl Vfork {
             }
             return Err(failure);
         }
+        shared.pidfd = pidfd;
         let lifted = blocked.lift();
         drop(dumpable);
-        let pid = cloned.map_err(|error| {
-            self.refused.set(error.raw_os_error() == Some(libc::EINVAL));
-            Failure::ours(Stage::Clone, &error)
+        let pid = cloned.map_err(|error| match error.raw_os_error() {
+            Some(libc::EAGAIN | libc::ENOMEM) => Failure::ours(Stage::Clone, &error),
+            _ if shared.plan.born_in.is_some() => Failure::ours(Stage::Cgroup, &error),
+            errno => {
+                self.refused.set(errno == Some(libc::EINVAL));
+                Failure::ours(Stage::Clone, &error)
+            }
         })?;
         // SAFETY: the child is gone from this memory; volatile, because the compiler has not seen it write.
         let failed = unsafe { ptr::read_volatile(&raw const shared.failure) };
@@ -177,6 +201,42 @@ impl Vfork {
             }
         }
     }
+}
+
+/// Makes the child that runs [`run_child`]: by `clone`, or in its cgroup by `clone3`. Its pid, and its pidfd where it has one.
+///
+/// The stack, `shared` and `hold` stay as they are until the child lets go of them, and this thread touches nothing of theirs.
+fn make(shared: &mut Shared, stack: &Stack, flags: libc::c_int, hold: *mut i32) -> (io::Result<i32>, Option<OwnedFd>) {
+    let (born_in, wants_pidfd) = (shared.plan.born_in, shared.wants_pidfd);
+    let lent = ptr::from_mut(shared).cast();
+    let Some(cgroup) = born_in else {
+        let flags = flags | libc::SIGCHLD;
+        let nothing = ptr::null_mut::<libc::c_void>();
+        // SAFETY: the stack is ours alone (a Vfork is not Sync, and a room that a child still uses is given up) and large
+        // enough. It, the hold and `shared` live until the child lets go of them: else our caller keeps them. The child
+        // does nothing but what `child::run` may, and until it lets go this thread touches nothing of theirs.
+        let cloned = cvt(unsafe { libc::clone(run_child, stack.top(), flags, lent, nothing, nothing, hold) });
+        return (cloned, None);
+    };
+    let mut pidfd = -1;
+    #[allow(clippy::cast_sign_loss)] // flags and descriptors are not negative
+    let args = clone3::Args {
+        flags: flags as u64 | clone3::CLONE_INTO_CGROUP | if wants_pidfd { libc::CLONE_PIDFD as u64 } else { 0 },
+        pidfd: ptr::from_mut::<i32>(&mut pidfd) as u64,
+        child_tid: hold as u64,
+        exit_signal: libc::SIGCHLD as u64,
+        stack: stack.bottom() as u64,
+        stack_size: Stack::SIZE as u64,
+        cgroup: cgroup as u64,
+        ..clone3::Args::default()
+    };
+    // SAFETY: as above. The kernel writes the pidfd before the call returns.
+    let cloned = unsafe { clone3::clone3(&args, run_child, lent) };
+    // SAFETY: it is a local. Volatile, because the compiler has not seen the kernel write.
+    let pidfd = unsafe { ptr::read_volatile(&raw const pidfd) };
+    // SAFETY: the kernel has just opened it for us, close-on-exec.
+    let pidfd = (cloned.is_ok() && pidfd >= 0).then(|| unsafe { OwnedFd::from_raw_fd(pidfd) });
+    (cloned, pidfd.and_then(|pidfd| fd::above_stdio(pidfd).ok()))
 }
 
 fn is_high(one: &Move) -> bool {
@@ -256,6 +316,11 @@ impl Stack {
         // SAFETY: it is the upper part of the mapping above.
         cvt(unsafe { libc::mprotect(usable, Self::SIZE, libc::PROT_READ | libc::PROT_WRITE) })?;
         Ok(stack)
+    }
+
+    /// The lowest address that may be touched.
+    fn bottom(&self) -> *mut libc::c_void {
+        self.base.as_ptr().wrapping_byte_add(Self::GUARD)
     }
 
     /// Stacks grow down on every architecture that Rust runs Linux on.

@@ -100,9 +100,9 @@ fn every_pair_of_a_process_that_is_not_there() {
             (I::Spawned, S::Running { since: now }, None, KEPT),
             (I::SpawnFailed, backing_off, None, GROWN),
             (CRASH, backing_off, None, GROWN),
-            (CRASH_LEFT, backing_off, None, GROWN),
+            (CRASH_LEFT, backing_off, KILL, GROWN),
             (DONE, backing_off, None, GROWN),
-            (DONE_LEFT, backing_off, None, GROWN),
+            (DONE_LEFT, backing_off, KILL, GROWN),
             (I::GroupGone, S::Starting, None, KEPT),
             (I::Timeout, S::Starting, None, KEPT),
         ],
@@ -116,6 +116,7 @@ fn every_pair_of_a_running_process() {
 
     let now = since + secs(1); // a long run
     let terminated = |next| stopping(now, now + secs(5), 0, next, Leader::Alive);
+    let clearing_up = S::BackingOff { since: now, until: now + secs(2) };
     let killed = |now| stopping(now, now + secs(1), 1, Next::Stay, Leader::Alive);
     check_all(
         now,
@@ -128,9 +129,9 @@ fn every_pair_of_a_running_process() {
             (I::Spawned, running, None, KEPT),
             (I::SpawnFailed, running, None, KEPT),
             (CRASH, S::Starting, SPAWN, FRESH),
-            (CRASH_LEFT, S::Starting, SPAWN, FRESH),
+            (CRASH_LEFT, clearing_up, KILL, FRESH),
             (DONE, S::Starting, SPAWN, FRESH),
-            (DONE_LEFT, S::Starting, SPAWN, FRESH),
+            (DONE_LEFT, clearing_up, KILL, FRESH),
             (I::GroupGone, running, None, KEPT),
             (I::Timeout, running, None, KEPT),
         ],
@@ -150,9 +151,9 @@ fn every_pair_of_a_running_process() {
             (I::Spawned, running, None, KEPT),
             (I::SpawnFailed, running, None, KEPT),
             (CRASH, backing_off, None, GROWN),
-            (CRASH_LEFT, backing_off, None, GROWN),
+            (CRASH_LEFT, backing_off, KILL, GROWN),
             (DONE, backing_off, None, GROWN),
-            (DONE_LEFT, backing_off, None, GROWN),
+            (DONE_LEFT, backing_off, KILL, GROWN),
             (I::GroupGone, running, None, KEPT),
             (I::Timeout, running, None, KEPT),
         ],
@@ -378,9 +379,9 @@ fn every_end_under_the_other_policies() {
     let never = with_restart(Restart::Never);
     let over = [
         (CRASH, S::Exited, None, KEPT),
-        (CRASH_LEFT, S::Exited, None, KEPT),
+        (CRASH_LEFT, S::Exited, KILL, KEPT),
         (DONE, S::Exited, None, KEPT),
-        (DONE_LEFT, S::Exited, None, KEPT),
+        (DONE_LEFT, S::Exited, KILL, KEPT),
     ];
     check(&never, now, running, &over);
     check(&never, later, running, &over);
@@ -391,9 +392,9 @@ fn every_end_under_the_other_policies() {
     let on_failure = with_restart(Restart::OnFailure);
     let instant = [
         (CRASH, backing_off, None, GROWN),
-        (CRASH_LEFT, backing_off, None, GROWN),
+        (CRASH_LEFT, backing_off, KILL, GROWN),
         (DONE, S::Exited, None, KEPT),
-        (DONE_LEFT, S::Exited, None, KEPT),
+        (DONE_LEFT, S::Exited, KILL, KEPT),
     ];
     check(&on_failure, now, running, &instant);
     check(&on_failure, now, S::Starting, &instant);
@@ -401,11 +402,28 @@ fn every_end_under_the_other_policies() {
     check(&on_failure, now, S::Starting, &failed);
     let long = [
         (CRASH, S::Starting, SPAWN, FRESH),
-        (CRASH_LEFT, S::Starting, SPAWN, FRESH),
+        (CRASH_LEFT, S::BackingOff { since: later, until: later + secs(2) }, KILL, FRESH),
         (DONE, S::Exited, None, KEPT),
-        (DONE_LEFT, S::Exited, None, KEPT),
+        (DONE_LEFT, S::Exited, KILL, KEPT),
     ];
     check(&on_failure, later, running, &long);
+}
+
+#[test]
+fn every_end_of_one_whose_leftovers_stay() {
+    let now = World::new(Policy::default()).now;
+    let later = now + secs(1);
+    let running = S::Running { since: now };
+    let backing_off = S::BackingOff { since: now, until: now + secs(4) };
+    let leave = Policy { leftovers: Leftovers::Leave, ..Policy::default() };
+    let instant = [(CRASH_LEFT, backing_off, None, GROWN), (DONE_LEFT, backing_off, None, GROWN)];
+    check(&leave, now, running, &instant);
+    check(&leave, now, S::Starting, &instant);
+    let long = [(CRASH_LEFT, S::Starting, SPAWN, FRESH), (DONE_LEFT, S::Starting, SPAWN, FRESH)];
+    check(&leave, later, running, &long);
+    let never = Policy { restart: Restart::Never, ..leave };
+    let over = [(CRASH_LEFT, S::Exited, None, KEPT), (DONE_LEFT, S::Exited, None, KEPT)];
+    check(&never, later, running, &over);
 }
 
 #[test]

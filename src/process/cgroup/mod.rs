@@ -1,0 +1,400 @@
+//! One cgroup for each process, below a directory for each reactor.
+//!
+//! What the kernel's files mean (`cgroups(7)`); who asks for it, and when, is the reactor's business. No
+//! controller is needed, and nothing that was there before is touched. The one rule: a directory that is not
+//! ours by name, or that a living reactor has locked, is never removed.
+
+mod parent;
+
+use std::collections::HashSet;
+use std::ffi::CString;
+use std::fmt;
+use std::fs;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStringExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use super::table;
+use crate::sys::{self, cgroup};
+
+/// What the directories of all reactors begin with.
+const PREFIX: &str = "childminder-";
+/// How many names are tried for the directory of a reactor.
+const NAMES: u64 = 10_000;
+/// How deep the cgroups that a process has made itself are removed.
+const DEPTH: usize = 64;
+/// How many pidfds are open at a time while the members of a cgroup are signalled.
+const BATCH: usize = 64;
+/// How often new members are looked for while a signal is sent to all of them.
+const PASSES: usize = 16;
+
+/// Why there is no cgroup to be had.
+#[derive(Debug, Clone)]
+pub(crate) struct Refused {
+    what: Arc<str>,
+    kind: io::ErrorKind,
+    errno: Option<i32>,
+}
+
+impl Refused {
+    pub(crate) fn new(what: String, error: &io::Error) -> Self {
+        let (kind, errno) = (error.kind(), error.raw_os_error());
+        let said = match errno {
+            None if kind == io::ErrorKind::NotFound => what,
+            _ => format!("{what}: {error}"),
+        };
+        Self { what: said.into(), kind, errno }
+    }
+
+    /// What was tried, and the system's error.
+    pub(crate) fn reason(&self) -> Arc<str> {
+        Arc::clone(&self.what)
+    }
+
+    pub(crate) fn error(&self) -> io::Error {
+        self.errno.map_or_else(|| self.kind.into(), io::Error::from_raw_os_error)
+    }
+
+    /// Whether it may work the next time: for want of descriptors or memory, or because a limit is reached.
+    pub(crate) fn is_passing(&self) -> bool {
+        matches!(self.errno, Some(libc::EMFILE | libc::ENFILE | libc::ENOMEM | libc::EAGAIN | libc::EINTR))
+    }
+}
+
+/// The directory of one reactor: `childminder-PID-NUMBER`, with a directory for each process in it.
+///
+/// It is locked (`flock(2)`) as long as it is in use, which also tells processes of other PID namespaces that it is.
+pub(crate) struct Home {
+    dir: OwnedFd,
+    parent: OwnedFd,
+    name: CString,
+    path: PathBuf,
+    next: AtomicU64,
+    /// The process that made it. A forked copy of this one leaves it alone.
+    owner: u32,
+}
+
+impl fmt::Debug for Home {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Home").field("path", &self.path).finish_non_exhaustive()
+    }
+}
+
+impl Home {
+    /// Makes one below the directory that the host has named, or else below the cgroup that this process is in. What dead
+    /// reactors have left there is removed before.
+    pub(crate) fn make(named: Option<&Path>) -> Result<Arc<Self>, Refused> {
+        static NUMBER: AtomicU64 = AtomicU64::new(0);
+        let parent::Parent { dir: parent, path } = parent::find(named)?;
+        sweep(parent.as_fd());
+        let refuse = |error: &io::Error| Refused::new(format!("cannot make a cgroup in {}", path.display()), error);
+        let owner = std::process::id();
+        for _ in 0..NAMES {
+            let name = format!("{PREFIX}{owner}-{}", NUMBER.fetch_add(1, Ordering::Relaxed));
+            let path = path.join(&name);
+            let name = c_string(name);
+            match cgroup::make_dir_at(parent.as_fd(), &name) {
+                Ok(()) => {}
+                // Of another PID namespace, or of a dead one that has left somebody.
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => continue,
+                Err(error) => return Err(refuse(&error)),
+            }
+            // Somebody else's sweep may be quicker than our lock.
+            let Ok(dir) = cgroup::open_dir_at(parent.as_fd(), &name) else { continue };
+            let locked = cgroup::lock(dir.as_fd()).map_err(|error| refuse(&error))?;
+            if !locked || cgroup::subdirs(parent.as_fd(), &name).is_err() {
+                continue;
+            }
+            let home = Self { dir, parent, name, path, next: AtomicU64::new(0), owner };
+            let kind = cgroup::read_at(home.dir.as_fd(), c"cgroup.type").map_err(|error| refuse(&error))?;
+            // Below a threaded cgroup there is no place for processes.
+            return match kind.trim() {
+                "domain" => Ok(Arc::new(home)),
+                kind => Err(refuse(&io::Error::other(format!("it would be of type `{kind}`")))),
+            };
+        }
+        Err(refuse(&io::ErrorKind::AlreadyExists.into()))
+    }
+
+    /// A cgroup for one process, and its directory.
+    pub(crate) fn add(self: &Arc<Self>) -> Result<(Cgroup, OwnedFd), Refused> {
+        let cgroup = Cgroup { home: Arc::clone(self), number: self.next.fetch_add(1, Ordering::Relaxed) };
+        let name = cgroup.file("");
+        let made = cgroup::make_dir_at(self.dir.as_fd(), &name).and_then(|()| {
+            cgroup::open_dir_at(self.dir.as_fd(), &name).inspect_err(|_| {
+                // Nothing of it is left.
+                let _ = cgroup.remove();
+            })
+        });
+        let dir =
+            made.map_err(|error| Refused::new(format!("cannot make a cgroup in {}", self.path.display()), &error))?;
+        Ok((cgroup, dir))
+    }
+
+    /// Opens the file that kills everybody in it.
+    pub(crate) fn open_kill(&self) -> io::Result<OwnedFd> {
+        cgroup::open_at(self.dir.as_fd(), c"cgroup.kill", libc::O_WRONLY)
+    }
+}
+
+/// Removes what nobody is in. A later sweep removes the rest.
+impl Drop for Home {
+    fn drop(&mut self) {
+        if self.owner == std::process::id() {
+            let _ = remove_unpopulated(self.dir.as_fd());
+            let _ = cgroup::remove_dir_at(self.parent.as_fd(), &self.name);
+        }
+    }
+}
+
+/// The cgroup of one process.
+#[derive(Debug, Clone)]
+pub(crate) struct Cgroup {
+    home: Arc<Home>,
+    number: u64,
+}
+
+impl Cgroup {
+    pub(crate) fn path(&self) -> PathBuf {
+        self.home.path.join(self.number.to_string())
+    }
+
+    /// One of its files, from the home's directory on.
+    fn file(&self, name: &str) -> CString {
+        let number = self.number;
+        c_string(if name.is_empty() { number.to_string() } else { format!("{number}/{name}") })
+    }
+
+    fn home(&self) -> BorrowedFd<'_> {
+        self.home.dir.as_fd()
+    }
+
+    /// Kills all of its members, and those of the cgroups that they have made below it. Whether the kernel has seen to it that
+    /// nobody was missed.
+    ///
+    /// Before Linux 5.14 each one is killed by its pidfd. Members that are born meanwhile may be missed then: so it is
+    /// to be called again until nobody is left.
+    pub(crate) fn kill(&self) -> io::Result<bool> {
+        match cgroup::write_at(self.home(), &self.file("cgroup.kill"), b"1") {
+            Ok(()) => Ok(true),
+            Err(error) => self.kill_each().map(|()| false).map_err(|_| error),
+        }
+    }
+
+    fn kill_each(&self) -> io::Result<()> {
+        // Nobody forks while it is frozen, and a frozen process dies as any other. It is only a help.
+        let frozen = self.freeze(true);
+        let killed = self.signal(&[libc::SIGKILL], None);
+        if frozen.is_ok() {
+            let _ = self.freeze(false);
+        }
+        killed.map(drop)
+    }
+
+    /// Freezes all of its members, or lets them go on. It takes a moment until all stand still.
+    #[doc(alias = "cgroup.freeze")]
+    pub(crate) fn freeze(&self, freeze: bool) -> io::Result<()> {
+        cgroup::write_at(self.home(), &self.file("cgroup.freeze"), if freeze { b"1" } else { b"0" })
+    }
+
+    /// Sends signals to each member, each signal once; to how many.
+    ///
+    /// Each one is reached by a pidfd, and only after a look that it is a member. If members are born meanwhile, all are frozen
+    /// until everybody has got the signals, so that this comes to an end. The members of the process group `except` are left out.
+    /// `Unsupported` if the system has no pidfds for us.
+    pub(crate) fn signal(&self, signals: &[i32], except: Option<i32>) -> io::Result<usize> {
+        let (mut reached, mut frozen) = (HashSet::new(), false);
+        let mut result = self.signal_new(signals, except, &mut reached);
+        for _ in 0..PASSES {
+            if !matches!(result, Ok(new) if new > 0) {
+                break;
+            }
+            let new = self.signal_new(signals, except, &mut reached);
+            if matches!(new, Ok(new) if new > 0) && !frozen && self.is_thawed() {
+                frozen = self.freeze(true).is_ok();
+            }
+            result = new;
+        }
+        if frozen {
+            self.freeze(false)?;
+        }
+        result.map(|_| reached.len())
+    }
+
+    fn is_thawed(&self) -> bool {
+        cgroup::read_at(self.home(), &self.file("cgroup.freeze")).is_ok_and(|state| state.trim() == "0")
+    }
+
+    /// Sends signals to the members that are not among those who were reached; how many there were.
+    fn signal_new(&self, signals: &[i32], except: Option<i32>, reached: &mut HashSet<i32>) -> io::Result<usize> {
+        let new: Vec<i32> = self.pids()?.into_iter().filter(|pid| reached.insert(*pid)).collect();
+        let mut failed = None;
+        for batch in new.chunks(BATCH) {
+            let mut opened = Vec::with_capacity(batch.len());
+            for pid in batch {
+                match sys::pidfd::open(*pid) {
+                    Ok(pidfd) => opened.push((*pid, pidfd)),
+                    Err(error) if error.raw_os_error() == Some(libc::ESRCH) => {}
+                    Err(error) if matches!(error.raw_os_error(), Some(libc::ENOSYS | libc::EPERM)) => {
+                        return Err(io::ErrorKind::Unsupported.into());
+                    }
+                    Err(error) => _ = failed.get_or_insert(error),
+                }
+            }
+            // Whoever is behind the pidfd and lives had the number before this look, so it is the one that is seen by it.
+            let members: HashSet<i32> = self.pids()?.into_iter().collect();
+            let is_meant = |pid: i32| members.contains(&pid) && (except.is_none() || table::group_of(pid) != except);
+            for (_, pidfd) in opened.iter().filter(|(pid, _)| is_meant(*pid)) {
+                for signal in signals {
+                    match sys::pidfd::send(pidfd, *signal) {
+                        Err(error) if error.raw_os_error() != Some(libc::ESRCH) => _ = failed.get_or_insert(error),
+                        _ => {}
+                    }
+                }
+            }
+        }
+        failed.map_or(Ok(new.len()), Err)
+    }
+
+    /// The numbers of its members, the dead that nobody has reaped not among them.
+    pub(crate) fn pids(&self) -> io::Result<Vec<i32>> {
+        let mut pids = Vec::new();
+        let path = PathBuf::from(self.number.to_string());
+        // One that was removed had nobody in it.
+        collect_pids(self.home(), &path, 0, &mut pids)
+            .or_else(|error| if is_gone(&error) { Ok(()) } else { Err(error) })?;
+        pids.sort_unstable();
+        pids.dedup();
+        Ok(pids)
+    }
+
+    /// Opens what tells, by priority readiness, that it may have become empty: see [`is_populated`](Self::is_populated).
+    pub(crate) fn open_events(&self) -> io::Result<OwnedFd> {
+        cgroup::open_at(self.home(), &self.file("cgroup.events"), libc::O_RDONLY)
+    }
+
+    /// Whether anybody is in it, by its open `cgroup.events`. The next change is an event again from now on.
+    pub(crate) fn is_populated(events: BorrowedFd<'_>) -> io::Result<bool> {
+        let mut buffer = [0; 256];
+        match cgroup::read_again(events, &mut buffer) {
+            Ok(len) => Ok(is_populated(&String::from_utf8_lossy(&buffer[..len]))),
+            // It was removed, which the kernel does for nobody who has members.
+            Err(error) if is_gone(&error) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Removes it, and the cgroups that its members have made below it. `EBUSY` as long as anybody is in it.
+    pub(crate) fn remove(&self) -> io::Result<()> {
+        remove_all(self.home(), Path::new(&self.number.to_string()), 0)
+    }
+}
+
+fn is_populated(events: &str) -> bool {
+    !events.lines().any(|line| line == "populated 0")
+}
+
+/// Whether an error says that the directory was removed: before its file was opened, or after.
+fn is_gone(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::ENOENT | libc::ENODEV))
+}
+
+/// A path of ours has no NUL in it.
+fn c_string(path: impl Into<PathBuf>) -> CString {
+    CString::new(path.into().into_os_string().into_vec()).unwrap_or_default()
+}
+
+/// The names of the directories in a directory.
+fn names_in(dir: BorrowedFd<'_>, path: &Path) -> io::Result<Vec<PathBuf>> {
+    let listed = PathBuf::from(format!("/proc/self/fd/{}", dir.as_raw_fd())).join(path);
+    let entries = fs::read_dir(listed)?.flatten().filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()));
+    Ok(entries.map(|entry| PathBuf::from(entry.file_name())).collect())
+}
+
+fn has_subdirs(dir: BorrowedFd<'_>, path: &Path) -> bool {
+    cgroup::subdirs(dir, &c_string(path)).is_ok_and(|count| count > 0)
+}
+
+fn collect_pids(dir: BorrowedFd<'_>, path: &Path, depth: usize, pids: &mut Vec<i32>) -> io::Result<()> {
+    match cgroup::read_at(dir, &c_string(path.join("cgroup.procs"))) {
+        // The zeros are of processes that have no number for us.
+        Ok(text) => pids.extend(text.lines().filter_map(|line| line.parse::<i32>().ok()).filter(|pid| *pid > 0)),
+        // The members of a threaded cgroup are listed by the one above it.
+        Err(error) if error.raw_os_error() == Some(libc::EOPNOTSUPP) => {}
+        Err(error) => return Err(error),
+    }
+    if depth < DEPTH && has_subdirs(dir, path) {
+        for name in names_in(dir, path)? {
+            match collect_pids(dir, &path.join(name), depth + 1, pids) {
+                Err(error) if !is_gone(&error) => return Err(error),
+                // Removed meanwhile.
+                _ => {}
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Removes a directory and those below it, the lowest first.
+fn remove_all(dir: BorrowedFd<'_>, path: &Path, depth: usize) -> io::Result<()> {
+    let remove = || match cgroup::remove_dir_at(dir, &c_string(path)) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    };
+    let removed = remove();
+    if removed.is_ok() || depth >= DEPTH || !has_subdirs(dir, path) {
+        return removed;
+    }
+    for name in names_in(dir, path)? {
+        remove_all(dir, &path.join(name), depth + 1)?;
+    }
+    remove()
+}
+
+/// Removes those directories in a directory that nobody is in.
+fn remove_unpopulated(dir: BorrowedFd<'_>) -> io::Result<()> {
+    for name in names_in(dir, Path::new(""))? {
+        let events = cgroup::read_at(dir, &c_string(name.join("cgroup.events")));
+        if events.is_ok_and(|events| !is_populated(&events)) {
+            let _ = remove_all(dir, &name, 0);
+        }
+    }
+    Ok(())
+}
+
+/// Removes what dead reactors have left in a directory: ours by name, locked by nobody, with nobody in it. What cannot be
+/// removed stays for the next one.
+fn sweep(parent: BorrowedFd<'_>) {
+    let Ok(names) = names_in(parent, Path::new("")) else { return };
+    for name in names.iter().filter(|name| name.to_string_lossy().starts_with(PREFIX)) {
+        let Ok(dir) = cgroup::open_dir_at(parent, &c_string(name)) else { continue };
+        // Held until it is removed, so that nobody moves in.
+        if cgroup::lock(dir.as_fd()).is_ok_and(|locked| locked) {
+            let _ = remove_unpopulated(dir.as_fd());
+            let _ = cgroup::remove_dir_at(parent, &c_string(name));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_kernels_word_is_empty() {
+        assert!(!is_populated("populated 0\nfrozen 0\n"));
+        assert!(is_populated("populated 1\nfrozen 0\n"));
+        assert!(is_populated(""));
+    }
+
+    #[test]
+    fn says_what_was_tried() {
+        let refused = Refused::new("cannot make a cgroup in /x".into(), &io::Error::from_raw_os_error(libc::EACCES));
+        assert_eq!(&*refused.reason(), "cannot make a cgroup in /x: Permission denied (os error 13)");
+        assert!(!refused.is_passing() && refused.error().raw_os_error() == Some(libc::EACCES));
+        assert!(Refused::new(String::new(), &io::Error::from_raw_os_error(libc::EMFILE)).is_passing());
+    }
+}

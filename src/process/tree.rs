@@ -1,0 +1,333 @@
+//! A process and all that it has started, to be talked to as one.
+//!
+//! Waits for nothing, and hands out no events. The one rule: a member is reached as such, by its cgroup, by a
+//! pidfd or by the leader's handle, and never by a number alone.
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::io;
+use std::time::{Duration, Instant};
+
+use super::ProcessId;
+use super::cgroup::Cgroup;
+use super::child::Child;
+use super::left::{Killed, Left, Place};
+use super::table::{self, Living, Moment};
+use crate::contain::{Containment, Remains};
+use crate::error::SignalError;
+use crate::slab::Key;
+
+/// A process and all that it has started, as far as its [`Containment`] goes: see [`Reactor::tree`](crate::Reactor::tree).
+///
+/// | | in a cgroup | in a process group |
+/// | --- | --- | --- |
+/// | signal | each member, by a pidfd | the group |
+/// | terminate | the group of the leader, and 5 ms later each other member | the group |
+/// | kill | `cgroup.kill`, which misses nobody (Linux 5.14; before that each member, until nobody is left) | SIGKILL to the group |
+/// | freeze, thaw | `cgroup.freeze` | SIGSTOP and SIGCONT to the group |
+///
+/// A process that is in somebody else's group is alone in its tree, unless it is in a cgroup.
+///
+/// ```
+/// use childminder::{Command, Event, Reactor};
+///
+/// let mut reactor = Reactor::new()?;
+/// let id = reactor.spawn_process(Command::new("sh").args(["-c", "sleep 1000 & sleep 1000"]))?;
+/// reactor.tree(id).expect("it is there").kill()?;
+/// let mut gone = false;
+/// while !gone {
+///     reactor.turn(None, |_, event| gone |= matches!(event, Event::TreeGone { process, .. } if process == id))?;
+/// }
+/// assert!(reactor.tree(id).is_none());
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+pub struct Tree<'a> {
+    pub(crate) id: ProcessId,
+    pub(crate) stem: Stem<'a>,
+    pub(crate) now: Instant,
+    pub(crate) agenda: &'a mut Agenda,
+    /// A look at who lives, shared by all that need it.
+    pub(crate) living: &'a mut Option<Living>,
+}
+
+/// The leader of a tree, or what is left after its end.
+pub(crate) enum Stem<'a> {
+    Led(&'a mut Child),
+    Left(&'a mut Left),
+}
+
+/// What the reactor is to do about trees after a while. Those that are gone by then are left out.
+#[derive(Debug, Default)]
+pub(crate) struct Agenda {
+    /// Killed trees, and when it is told who is still there.
+    pub(crate) words: VecDeque<(Key, Instant)>,
+    /// Terminated trees, and when those are signalled that the group of the leader does not hold.
+    pub(crate) sweeps: VecDeque<(Key, Instant, Sweep)>,
+}
+
+/// A signal for those members of a cgroup that are not in the group of its leader, which has got it.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Sweep {
+    signal: i32,
+    group: i32,
+}
+
+/// From a kill to the word who is still there.
+const WORD: Duration = Duration::from_secs(2);
+/// From the signal to the group of the leader to the signal to the others. Most trees are gone by then.
+const SWEEP: Duration = Duration::from_millis(5);
+
+impl Tree<'_> {
+    /// The process that it has begun with. That one may be gone.
+    #[must_use]
+    pub fn id(&self) -> ProcessId {
+        self.id
+    }
+
+    /// What keeps it together.
+    #[must_use]
+    pub fn containment(&self) -> Containment {
+        match &self.stem {
+            Stem::Led(child) => child.containment(),
+            Stem::Left(left) => left.containment.clone(),
+        }
+    }
+
+    /// Sends a signal to all members.
+    ///
+    /// # Errors
+    ///
+    /// [`SignalError::AlreadyExited`] if nobody is left, or what the system says: `EPERM` if a member runs as somebody whom the
+    /// host may not signal. The others have got it. `Unsupported` if there are no pidfds for us, and the leader is gone: then the members
+    /// of a cgroup can only be killed and frozen.
+    pub fn signal(&mut self, signal: i32) -> Result<(), SignalError> {
+        self.signal_with(&[signal])
+    }
+
+    fn signal_with(&mut self, signals: &[i32]) -> Result<(), SignalError> {
+        let (cgroup, _) = self.stem.places();
+        let sent = match cgroup.map(|cgroup| cgroup.signal(signals, None)) {
+            Some(Ok(0)) => Err(SignalError::AlreadyExited),
+            Some(Ok(_)) => Ok(()),
+            Some(Err(error)) if error.kind() != io::ErrorKind::Unsupported => Err(SignalError::Os(error)),
+            // Without pidfds only the group of the leader can be reached.
+            _ => {
+                let mut sent = signals.iter().map(|signal| self.signal_group(*signal));
+                let first = sent.next().unwrap_or(Ok(()));
+                // They may have ended in between.
+                sent.for_each(drop);
+                first
+            }
+        };
+        match &mut self.stem {
+            Stem::Led(child) if sent.is_ok() => signals.iter().for_each(|signal| child.note_request(*signal)),
+            Stem::Led(_) => {}
+            Stem::Left(left) => left.hurry(self.now),
+        }
+        sent
+    }
+
+    fn signal_group(&mut self, signal: i32) -> Result<(), SignalError> {
+        match &mut self.stem {
+            Stem::Led(child) => child.send_to_group(signal),
+            Stem::Left(Left { place: Place::Group(group), .. }) => group.signal(signal),
+            // Nothing leads to them but their numbers.
+            Stem::Left(_) => Err(SignalError::Os(io::ErrorKind::Unsupported.into())),
+        }
+    }
+
+    /// Asks all members to end: `signal` (SIGTERM, usually), then SIGCONT, since a stopped process does not act on it otherwise.
+    /// A tree that is frozen is thawed.
+    ///
+    /// Where the members of a group could not be reached after the leader was reaped (no pidfd, or a kernel before Linux 6.9),
+    /// the leader's exit is told only when they are gone.
+    ///
+    /// # Errors
+    ///
+    /// As [`signal`](Self::signal).
+    #[doc(alias = "SIGTERM")]
+    pub fn terminate(&mut self, signal: i32) -> Result<(), SignalError> {
+        let sent = match &mut self.stem {
+            Stem::Led(child) if child.cgroup.is_some() && child.leads => {
+                let sent = child.send_to_group(signal);
+                // It may have ended in between: then there is nobody to continue.
+                let _ = child.send_to_group(libc::SIGCONT);
+                self.agenda.sweeps.push_back((self.id.0, self.now + SWEEP, Sweep { signal, group: child.pid }));
+                sent
+            }
+            _ => self.signal_with(&[signal, libc::SIGCONT]),
+        };
+        if matches!(sent, Err(SignalError::AlreadyExited)) {
+            return sent;
+        }
+        if self.stem.frozen() {
+            let _ = self.thaw();
+        }
+        self.hold();
+        sent
+    }
+
+    /// Carries out what was left to be done by [`terminate`](Self::terminate). An error is a right that is missing, for which a kill
+    /// has to do.
+    pub(crate) fn sweep(&mut self, sweep: Sweep) {
+        if let (Some(cgroup), _) = self.stem.places() {
+            let _ = cgroup.signal(&[sweep.signal, libc::SIGCONT], Some(sweep.group));
+        }
+    }
+
+    /// Kills all members (SIGKILL). What is still there two seconds later is told by
+    /// [`Event::TreeRemains`](crate::Event::TreeRemains), and is watched on.
+    ///
+    /// The leader's exit may be told later, as after [`terminate`](Self::terminate).
+    ///
+    /// # Errors
+    ///
+    /// As [`signal`](Self::signal).
+    #[doc(alias = "SIGKILL")]
+    #[doc(alias = "cgroup.kill")]
+    pub fn kill(&mut self) -> Result<(), SignalError> {
+        let (cgroup, _) = self.stem.places();
+        let killed = match cgroup.map(Cgroup::kill) {
+            Some(killed) => killed.map_err(SignalError::Os),
+            None => self.signal_group(libc::SIGKILL).map(|()| true),
+        };
+        let (at, moment) = (self.now, Moment::now());
+        if !self.stem.was_killed() {
+            self.agenda.words.push_back((self.id.0, at + WORD));
+        }
+        // One that could not be killed has missed somebody.
+        let complete = killed.as_ref().is_ok_and(|complete| *complete);
+        let killed_now = Killed { at, moment, complete };
+        match &mut self.stem {
+            Stem::Led(child) => {
+                if killed.is_ok() {
+                    child.note_request(libc::SIGKILL);
+                }
+                killed_now.note(&mut child.tree_killed);
+            }
+            Stem::Left(left) => {
+                killed_now.note(&mut left.killed);
+                left.hurry(at);
+            }
+        }
+        self.hold();
+        killed.map(drop)
+    }
+
+    /// Gives the rest of the group its time after the leader's end. Where the group can be reached only as long as
+    /// the leader is not reaped, it is reaped only when its group is gone.
+    fn hold(&mut self) {
+        if let Stem::Led(child) = &mut self.stem {
+            child.kill_group_at_exit = false;
+            child.hold_for_group |= child.cgroup.is_none();
+        }
+    }
+
+    /// Has all members stand still. In a cgroup they do not notice it, and it takes a moment until the last one stands.
+    ///
+    /// # Errors
+    ///
+    /// As [`signal`](Self::signal).
+    #[doc(alias = "SIGSTOP")]
+    pub fn freeze(&mut self) -> Result<(), SignalError> {
+        self.set_frozen(true)
+    }
+
+    /// Has all members go on that [`freeze`](Self::freeze) has stopped.
+    ///
+    /// # Errors
+    ///
+    /// As [`signal`](Self::signal).
+    #[doc(alias = "SIGCONT")]
+    pub fn thaw(&mut self) -> Result<(), SignalError> {
+        self.set_frozen(false)
+    }
+
+    fn set_frozen(&mut self, frozen: bool) -> Result<(), SignalError> {
+        match &mut self.stem {
+            Stem::Led(child) => child.frozen = frozen,
+            Stem::Left(left) => left.frozen = frozen,
+        }
+        match self.stem.places() {
+            (Some(cgroup), _) => cgroup.freeze(frozen).map_err(SignalError::Os),
+            _ => self.signal_group(if frozen { libc::SIGSTOP } else { libc::SIGCONT }),
+        }
+    }
+
+    /// Who is in it now, the dead that nobody has reaped not among them. The system's process table is read for that, which takes
+    /// about a millisecond for a hundred processes of the whole system if it is a group.
+    ///
+    /// ```
+    /// use childminder::{Command, Reactor, Remains};
+    ///
+    /// let mut reactor = Reactor::new()?;
+    /// let id = reactor.spawn_process(Command::new("sleep").arg("1000"))?;
+    /// let mut tree = reactor.tree(id).expect("it runs");
+    /// if let Remains::Members(members) = tree.members() {
+    ///     assert_eq!(members[0].name, "sleep");
+    /// }
+    /// tree.kill()?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn members(&mut self) -> Remains {
+        let members = match self.stem.places() {
+            (Some(cgroup), _) => match cgroup.pids() {
+                Ok(pids) if pids.is_empty() => Some(Vec::new()),
+                // None of them is in a `/proc` that does not show ours.
+                Ok(pids) => Some(table::members(&pids)).filter(|members| !members.is_empty()),
+                Err(_) => None,
+            },
+            (None, Some(Place::Group(group))) => group.members(),
+            _ => match &self.stem {
+                Stem::Led(child) => child.members(),
+                Stem::Left(_) => None,
+            },
+        };
+        match members {
+            None => Remains::Unknown,
+            Some(members) if members.is_empty() => Remains::Nobody,
+            Some(members) => Remains::Members(members),
+        }
+    }
+
+    /// Whether it is certain that nobody is left. The leader is somebody as long as it is not reaped.
+    #[must_use]
+    pub fn is_empty(&mut self) -> bool {
+        match &self.stem {
+            Stem::Led(_) => false,
+            Stem::Left(left) => left.is_left(self.living) == Some(false),
+        }
+    }
+}
+
+impl Stem<'_> {
+    fn frozen(&self) -> bool {
+        match self {
+            Stem::Led(child) => child.frozen,
+            Stem::Left(left) => left.frozen,
+        }
+    }
+
+    fn was_killed(&self) -> bool {
+        match self {
+            Stem::Led(child) => child.tree_killed.is_some(),
+            Stem::Left(left) => left.killed.is_some(),
+        }
+    }
+
+    fn places(&self) -> (Option<&Cgroup>, Option<&Place>) {
+        match self {
+            Stem::Led(child) => (child.cgroup.as_ref(), None),
+            Stem::Left(left) => match &left.place {
+                Place::Cgroup(cgroup) => (Some(cgroup), None),
+                place @ Place::Group(_) => (None, Some(place)),
+            },
+        }
+    }
+}
+
+impl fmt::Debug for Tree<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Tree").field("id", &self.id).field("containment", &self.containment()).finish_non_exhaustive()
+    }
+}

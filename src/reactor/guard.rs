@@ -1,0 +1,307 @@
+//! What becomes of the trees when the host dies without a word: the guard kills them.
+//!
+//! The mechanism is `sys::guard`; here is who is registered with it, and that it runs as long as it is wanted. The
+//! one rule: whoever is promised to be killed is registered before his program runs, and until his tree is gone.
+
+use std::collections::HashMap;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::{Arc, Weak};
+use std::time::{Duration, Instant};
+
+use mio::Interest;
+
+use super::{Reactor, clock};
+use crate::process::cgroup::Home;
+use crate::process::guard::{Started, start};
+use crate::slab::Key;
+use crate::sources::Source;
+use crate::sys;
+use crate::sys::guard::{LOWEST, Message};
+
+/// A guard that ends sooner after its start is not started again at once.
+const SOON: Duration = Duration::from_secs(1);
+/// From one attempt to start a guard to the next.
+const RETRY: Duration = Duration::from_millis(100);
+/// How long the host waits for the guard: until it has read its messages, or has ended.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+/// The guard of a reactor, and what it keeps.
+#[derive(Debug, Default)]
+pub(super) struct Guarding {
+    wanted: bool,
+    guard: Option<Guard>,
+    /// The poll has said that it has ended.
+    pub(super) ended: bool,
+    pub(super) retry_at: Option<Instant>,
+    /// The numbers of the trees, and of the directories of cgroups.
+    trees: HashMap<Key, u32>,
+    homes: Vec<(Weak<Home>, u32)>,
+    /// The lowest number that was never given out, counted from [`LOWEST`].
+    unused: u32,
+    free: Vec<u32>,
+    /// Numbers that the guard is to close, and had no room for the message.
+    unsaid: Vec<u32>,
+}
+
+/// A guard that runs. At the drop it leaves; if the host panics, it is left to kill.
+#[derive(Debug)]
+struct Guard {
+    started: Started,
+    source: Key,
+    since: Instant,
+    /// The process that has started it. In a forked copy of that it is nobody's.
+    owner: u32,
+}
+
+impl Guarding {
+    pub(super) fn socket(&self) -> Option<BorrowedFd<'_>> {
+        self.guard.as_ref().map(|guard| guard.started.socket.as_fd())
+    }
+
+    /// Its pid.
+    pub(super) fn pid(&self) -> Option<i32> {
+        self.guard.as_ref().map(|guard| guard.started.pid)
+    }
+
+    /// A number that nobody has.
+    fn new_number(&mut self) -> io::Result<u32> {
+        self.say_unsaid();
+        if let Some(number) = self.free.pop() {
+            return Ok(number);
+        }
+        let number = LOWEST + self.unused;
+        if self.guard.as_ref().is_some_and(|guard| number >= guard.started.numbers) {
+            return Err(io::Error::other("the limit of open files leaves the guard no room for another process"));
+        }
+        self.unused += 1;
+        Ok(number)
+    }
+
+    /// A tree is gone.
+    pub(super) fn forget(&mut self, process: Key) {
+        if let Some(number) = self.trees.remove(&process) {
+            self.unsaid.push(number);
+            self.say_unsaid();
+        }
+    }
+
+    fn say_unsaid(&mut self) {
+        while let (Some(number), Some(socket)) = (self.unsaid.last().copied(), self.socket()) {
+            match sys::guard::send(socket, Message::Drop(number)) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
+                // One that is gone has closed it.
+                _ => {}
+            }
+            self.unsaid.pop();
+            self.free.push(number);
+        }
+    }
+
+    /// Has the guard keep a descriptor. Waits for it, if it has much to read.
+    fn put(&self, number: u32, file: BorrowedFd<'_>) -> io::Result<()> {
+        let Some(socket) = self.socket() else { return Ok(()) };
+        let start = clock();
+        loop {
+            match sys::guard::send(socket, Message::Put(number, file)) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock && start.elapsed() < PATIENCE => {
+                    sys::fd::pause(Duration::from_millis(1));
+                }
+                // It has just ended: the next one is told.
+                Err(error) if error.kind() == io::ErrorKind::BrokenPipe => return Ok(()),
+                Err(error) if error.kind() == io::ErrorKind::ConnectionReset => return Ok(()),
+                result => return result,
+            }
+        }
+    }
+}
+
+impl Reactor {
+    /// Has all trees killed when this program dies, however it dies: by SIGKILL, by the OOM killer, by a fault, by a panic, or by an
+    /// exit that does not drop the reactor. A reactor that is dropped otherwise leaves its processes alone, as ever.
+    ///
+    /// A small process does that, the guard: one for the whole reactor, with a few kilobytes of memory and a session of its own. It waits
+    /// for the end of a socket whose other end only this program has, and then kills. If somebody kills the guard it is started
+    /// again in the next turn. Processes that run already are registered, too.
+    ///
+    /// | started in | who is killed |
+    /// | --- | --- |
+    /// | a cgroup | everybody in it |
+    /// | a process group that it leads | everybody in the group, also after the leader's end (Linux 6.9; before that only the leader) |
+    /// | somebody else's group | the process itself |
+    ///
+    /// Not killed: those that have left the group; on a kernel before 5.14, which has no `cgroup.kill`, those in cgroups; and everybody,
+    /// if the guard and then this program are killed before the next turn. A copy of this program that was made by `fork(2)` and goes
+    /// on without `execve(2)` has the socket, too: then nobody is killed before the copy has ended.
+    ///
+    /// With `false` the guard is sent away, and waited for, which takes about a millisecond; so does the drop of the reactor.
+    ///
+    /// # Errors
+    ///
+    /// `Unsupported` if the guard is not written for this architecture (it is for x86-64 and aarch64), or why it could not be
+    /// started: it takes a `/proc`, `memfd_create(2)` and pidfds (Linux 5.3). Nothing has changed then.
+    /// [`Command::parent_death_signal`](crate::Command::parent_death_signal) kills at least the processes themselves.
+    ///
+    /// ```
+    /// use childminder::{Command, Reactor};
+    ///
+    /// let mut reactor = Reactor::new()?;
+    /// reactor.kill_trees_at_death(true)?;
+    /// let id = reactor.spawn_process(Command::new("sleep").arg("1000"))?;
+    /// # reactor.tree(id).expect("it runs").kill()?;
+    /// // If this program was killed here, `sleep` would be, too.
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    #[doc(alias = "PR_SET_PDEATHSIG")]
+    pub fn kill_trees_at_death(&mut self, kill: bool) -> io::Result<()> {
+        if !kill {
+            self.stop_guard();
+            self.guard = Guarding::default();
+            return Ok(());
+        }
+        self.guard.wanted = true;
+        self.start_guard().inspect_err(|_| self.guard = Guarding::default())
+    }
+
+    fn stop_guard(&mut self) {
+        if let Some(guard) = self.guard.guard.take() {
+            self.sources.forget(guard.source);
+        }
+    }
+
+    /// Starts a guard if there is none, and registers everybody.
+    fn start_guard(&mut self) -> io::Result<()> {
+        if self.guard.guard.is_some() {
+            return Ok(());
+        }
+        let started = start(&self.spawner)?;
+        let source = self.sources.register(started.pidfd.as_fd(), Interest::READABLE, Source::Guard);
+        let source = source.inspect_err(|_| {
+            sys::wait::kill_and_reap(started.pid);
+        })?;
+        self.guard.guard = Some(Guard { started, source, since: clock(), owner: std::process::id() });
+        self.guard.retry_at = None;
+        // A new one keeps nothing.
+        self.guard.free.append(&mut self.guard.unsaid);
+        // One that does not know everybody is none.
+        self.register_all().inspect_err(|_| self.stop_guard())
+    }
+
+    fn register_all(&mut self) -> io::Result<()> {
+        if let Some(Ok(home)) = self.trees.home.clone() {
+            self.note_home(&home)?;
+        }
+        self.guard.homes.retain(|(home, _)| home.strong_count() > 0);
+        for (home, number) in &self.guard.homes {
+            if let Some(home) = home.upgrade() {
+                put_home(&self.guard, *number, &home)?;
+            }
+        }
+        let led = self.processes.iter().filter_map(|(key, child)| Some((key, child.handle()?)));
+        let left = self.trees.left.iter();
+        let left = left.filter_map(|(key, left)| Some((*key, left.handle()?.try_clone_to_owned().ok()?)));
+        for (key, pidfd) in led.chain(left).collect::<Vec<_>>() {
+            let number = self.number_of(key)?;
+            self.guard.put(number, pidfd.as_fd())?;
+        }
+        Ok(())
+    }
+
+    fn number_of(&mut self, process: Key) -> io::Result<u32> {
+        if let Some(number) = self.guard.trees.get(&process) {
+            return Ok(*number);
+        }
+        let number = self.guard.new_number()?;
+        self.guard.trees.insert(process, number);
+        Ok(number)
+    }
+
+    /// The number by which a process that is about to be started registers, if there is a guard.
+    pub(super) fn guard_number(&mut self, process: Key) -> io::Result<Option<u32>> {
+        if !self.guard.wanted {
+            return Ok(None);
+        }
+        self.start_guard()?;
+        self.number_of(process).map(Some)
+    }
+
+    /// Has the guard know the directory of a cgroup that is about to be used.
+    pub(super) fn guard_home(&mut self, home: &Arc<Home>) -> io::Result<()> {
+        if !self.guard.wanted {
+            return Ok(());
+        }
+        self.start_guard()?;
+        if self.note_home(home)? {
+            let number = self.guard.homes.last().map_or(0, |(_, number)| *number);
+            put_home(&self.guard, number, home)?;
+        }
+        Ok(())
+    }
+
+    /// Whether the directory is new to us.
+    fn note_home(&mut self, home: &Arc<Home>) -> io::Result<bool> {
+        let is_known = |(known, _): &(Weak<Home>, u32)| std::ptr::eq(known.as_ptr(), Arc::as_ptr(home));
+        if self.guard.homes.iter().any(is_known) {
+            return Ok(false);
+        }
+        let number = self.guard.new_number()?;
+        self.guard.homes.push((Arc::downgrade(home), number));
+        Ok(true)
+    }
+
+    /// Starts the guard again if it has ended.
+    pub(super) fn keep_guard(&mut self) {
+        let now = self.woke;
+        if std::mem::take(&mut self.guard.ended) {
+            if let Some(guard) = self.guard.guard.take_if(|guard| guard.has_ended()) {
+                self.sources.forget(guard.source);
+                let lived = now.saturating_duration_since(guard.since);
+                self.guard.retry_at = Some(if lived < SOON { now + RETRY } else { now });
+                log::warn!("the guard that kills all processes at our death has ended, and is started again");
+            }
+        }
+        if self.guard.retry_at.is_some_and(|at| at <= now) {
+            self.guard.retry_at = None;
+            if let Err(error) = self.start_guard() {
+                self.guard.retry_at = Some(now + RETRY);
+                log::warn!("the guard cannot be started again: {error}");
+            }
+        }
+    }
+}
+
+/// Before Linux 5.14 there is nothing that the guard could kill a cgroup with.
+fn put_home(guarding: &Guarding, number: u32, home: &Home) -> io::Result<()> {
+    match home.open_kill() {
+        Ok(kill) => guarding.put(number, kill.as_fd()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(error),
+    }
+}
+
+impl Guard {
+    /// Reaps it if it has ended.
+    fn has_ended(&self) -> bool {
+        let Started { pid, pidfd, .. } = &self.started;
+        !matches!(sys::wait::try_wait_exactly(pidfd.as_fd(), *pid), sys::wait::Wait::Running | sys::wait::Wait::Unknown)
+    }
+}
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        if self.owner != std::process::id() || self.has_ended() {
+            return;
+        }
+        let Started { pid, pidfd, socket, .. } = &self.started;
+        if std::thread::panicking() {
+            // As at our death.
+            sys::guard::hang_up(socket.as_fd());
+        } else if sys::guard::send(socket.as_fd(), Message::Leave).is_err() {
+            let _ = sys::pidfd::send(pidfd, libc::SIGKILL);
+        }
+        if !sys::fd::wait_readable(pidfd.as_fd(), PATIENCE) {
+            let _ = sys::pidfd::send(pidfd, libc::SIGKILL);
+        }
+        sys::wait::reap_soon(*pid);
+    }
+}

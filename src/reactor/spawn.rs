@@ -1,0 +1,186 @@
+//! Starting a process in the containment that its command asks for.
+//!
+//! The one rule: what was made for a process that could not be started is removed.
+
+use std::os::fd::AsFd;
+use std::os::fd::BorrowedFd;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use super::signals::Signals;
+use super::{Reactor, clock};
+use crate::command::{Command, Parts};
+use crate::contain::{Contain, Containment, Strength};
+use crate::error::{SpawnError, Stage};
+use crate::process::cgroup::{Home, Refused};
+use crate::process::{Child, Surroundings};
+use crate::slab::Key;
+
+impl Reactor {
+    /// Names the directory of a cgroup v2 hierarchy below which the cgroups of this reactor's processes are made: one
+    /// directory for the reactor, `childminder-PID-NUMBER`, with one for each process in it. Unless it is named, that is the cgroup that
+    /// the program itself is in. Processes that run keep the cgroup that they have.
+    ///
+    /// No controller is needed. The program must be allowed to make directories there, and to write to `cgroup.procs` of
+    /// the nearest cgroup that contains both that directory and the program: [`containment`](Self::containment) says whether it is.
+    /// Nothing that is there is moved or changed, except that directories of dead reactors in which nobody is are removed.
+    ///
+    /// ```
+    /// use childminder::{Command, Contain, Reactor, Strength};
+    ///
+    /// let mut reactor = Reactor::new()?;
+    /// reactor.set_cgroup_parent("/no/such/directory");
+    /// let mut command = Command::new("sleep");
+    /// command.contain(Contain::Auto);
+    /// let containment = reactor.containment(&command);
+    /// assert_eq!(containment.strength(), Strength::Group);
+    /// assert!(containment.reason().expect("why").contains("cannot use /no/such/directory"));
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
+    #[doc(alias = "Delegate")]
+    pub fn set_cgroup_parent(&mut self, path: impl Into<PathBuf>) {
+        self.trees.parent = Some(path.into());
+        self.trees.home = None;
+    }
+
+    /// What would keep a process of this command together, and why that is not stronger. Nothing is started; the directory of
+    /// this reactor is made if the command asks for a cgroup and there is none yet.
+    ///
+    /// What only the start itself shows, such as a limit of processes, is not known before. If the command asks for
+    /// [`Contain::Cgroup`] and the answer is something else, the start is refused.
+    pub fn containment(&mut self, command: &Command) -> Containment {
+        let parts = command.parts();
+        let reason = match parts.contain() {
+            Contain::Group => None,
+            Contain::Cgroup | Contain::Auto => match self.home() {
+                Ok(_) => {
+                    let born = self.spawner.can_be_born_in_cgroup().err();
+                    return Containment::new(Strength::Cgroup, born.map(|error| Child::entered(&error)));
+                }
+                Err(refused) => Some(refused.reason()),
+            },
+        };
+        let leads = parts.group.leads() || parts.attributes().pty.is_some();
+        Containment::new(if leads { Strength::Group } else { Strength::Process }, reason)
+    }
+
+    /// The directory of this reactor, made if there is none yet. A refusal is kept, unless it may pass.
+    fn home(&mut self) -> Result<Arc<Home>, Refused> {
+        if let Some(known) = &self.trees.home {
+            return known.clone();
+        }
+        let made = Home::make(self.trees.parent.as_deref());
+        if !made.as_ref().is_err_and(Refused::is_passing) {
+            self.trees.home = Some(made.clone());
+        }
+        made
+    }
+
+    /// Starts the command as process `key`.
+    pub(super) fn start(&mut self, command: &Command, key: Key) -> Result<Child, SpawnError> {
+        let parts = command.parts();
+        let refused = match parts.contain() {
+            Contain::Group => return self.start_in(parts, key, None),
+            Contain::Cgroup | Contain::Auto => match self.start_in_cgroup(parts, key) {
+                Err(Start::Refused(refused)) => refused,
+                Err(Start::Failed(error)) => return Err(error),
+                Ok(child) => return Ok(child),
+            },
+        };
+        if parts.contain() == Contain::Cgroup {
+            let error = SpawnError::new(parts.program.clone(), Stage::Cgroup, refused.error());
+            return Err(error.with_hint(Some(refused.reason().to_string())));
+        }
+        let mut child = self.start_in(parts, key, None)?;
+        child.enclose(None, Some(refused.reason()));
+        Ok(child)
+    }
+
+    fn start_in_cgroup(&mut self, command: &Parts, key: Key) -> Result<Child, Start> {
+        let mut home = self.home()?;
+        let (cgroup, dir) = match home.add() {
+            // Somebody has removed our directory.
+            Err(refused) if refused.error().kind() == std::io::ErrorKind::NotFound => {
+                self.trees.home = None;
+                home = self.home()?;
+                home.add()?
+            }
+            added => added?,
+        };
+        #[cfg(target_os = "linux")]
+        if let Err(error) = self.guard_home(&home) {
+            let _ = cgroup.remove();
+            return Err(Start::Failed(SpawnError::new(command.program.clone(), Stage::Guard, error)));
+        }
+        match self.start_in(command, key, Some(dir.as_fd())) {
+            Ok(mut child) => {
+                child.enclose(Some(cgroup), None);
+                Ok(child)
+            }
+            Err(error) => {
+                // One that was killed and is not gone is in it still.
+                let _ = cgroup.remove();
+                if error.stage() != Stage::Cgroup {
+                    return Err(Start::Failed(error));
+                }
+                let what = format!("no process can start in {}", cgroup.path().display());
+                let refused = Refused::new(what, error.io_error());
+                if !refused.is_passing() {
+                    self.trees.home = Some(Err(refused.clone()));
+                }
+                Err(Start::Refused(refused))
+            }
+        }
+    }
+
+    fn start_in(&mut self, command: &Parts, key: Key, cgroup: Option<BorrowedFd<'_>>) -> Result<Child, SpawnError> {
+        #[cfg(target_os = "linux")]
+        let number = match cgroup {
+            Some(_) => None,
+            None => {
+                self.guard_number(key).map_err(|error| SpawnError::new(command.program.clone(), Stage::Guard, error))?
+            }
+        };
+        let started = clock();
+        let (signals, come) = (&mut self.signals, &mut self.come);
+        let mut asked_to_end = || {
+            // They are told in the next turn.
+            come.extend(signals.as_mut().map(Signals::drain).unwrap_or_default());
+            come.iter().any(|number| crate::signal::ASK_TO_END.contains(number))
+        };
+        let mut around = Surroundings {
+            spawner: &self.spawner,
+            sources: &mut self.sources,
+            nofile: self.nofile,
+            pidfds: self.pidfds,
+            cgroup,
+            #[cfg(target_os = "linux")]
+            guard: self.guard.socket().zip(number),
+            #[cfg(not(target_os = "linux"))]
+            guard: None,
+            started,
+            asked_to_end: &mut asked_to_end,
+        };
+        let child = Child::spawn(command, key, &mut around);
+        #[cfg(target_os = "linux")]
+        if child.is_err() {
+            // It may have registered before it failed.
+            self.guard.forget(key);
+        }
+        child
+    }
+}
+
+/// Why there is no process in a cgroup.
+enum Start {
+    /// There is no cgroup to be had.
+    Refused(Refused),
+    /// It would have failed anywhere.
+    Failed(SpawnError),
+}
+
+impl From<Refused> for Start {
+    fn from(refused: Refused) -> Self {
+        Self::Refused(refused)
+    }
+}

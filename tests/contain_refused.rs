@@ -1,0 +1,175 @@
+//! A sandbox that refuses what keeps processes together: the next best is taken, the reason is told, and what is promised
+//! there holds.
+//!
+//! Each case is a process of its own, since a refusal is for good. The one rule: each call is refused by `ENOSYS` and by
+//! `EPERM`.
+
+#![cfg(all(target_os = "linux", target_endian = "little"))]
+
+mod util;
+
+#[path = "util/apart.rs"]
+mod apart;
+#[path = "util/cgroups.rs"]
+mod cgroups;
+#[path = "util/marked.rs"]
+mod marked;
+#[path = "util/seccomp.rs"]
+mod seccomp;
+
+use std::cell::Cell;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use apart::expect_apart_in;
+use cgroups::{MOUNTED, Part, can_mount};
+use childminder::{Contain, Event, Reactor, Remains, SignalError, SpawnMethod, Stage, Stdio, Strength};
+use marked::{MARK, marked, until_gone};
+use seccomp::{Refused, refuse};
+use util::{COMBINATIONS, WATCHDOG, World, sh};
+
+/// What a process group holds.
+const IN_GROUP: &str = "trap '' TERM; sleep 1000 & (sleep 1000 & sleep 1000) & echo ready; read x; exit 3";
+/// What only a cgroup holds.
+const ANYWHERE: &str =
+    "trap '' TERM; setsid sleep 1000 & (setsid sh -c 'sleep 1000 & sleep 1000' &); echo ready; read x; exit 3";
+
+/// The flags with which the library opens the files of a cgroup for writing, as no other call does.
+const WRITES: u32 = (libc::O_WRONLY | libc::O_CLOEXEC | libc::O_NOFOLLOW) as u32;
+
+type Case = (&'static str, fn(i32) -> Vec<Refused>, Option<Strength>, &'static str);
+
+const CASES: [Case; 6] = [
+    ("clone3", |errno| vec![(libc::SYS_clone3, None, errno)], Some(Strength::Cgroup), "clone3: "),
+    // `cgroup.kill` and `cgroup.freeze`: each member is killed by its pidfd, again and again.
+    ("cgroup.kill", |errno| vec![(libc::SYS_openat, Some((2, WRITES)), errno)], Some(Strength::Cgroup), ""),
+    ("pidfds", |errno| pidfds(errno), Some(Strength::Cgroup), ""),
+    ("cgroups", |errno| vec![(libc::SYS_mkdirat, None, errno)], Some(Strength::Group), "cannot make a cgroup in "),
+    (
+        "cgroups and pidfds",
+        |errno| [vec![(libc::SYS_mkdirat, None, errno)], pidfds(errno)].concat(),
+        Some(Strength::Group),
+        "cannot make a cgroup in ",
+    ),
+    // Neither way to enter a cgroup.
+    (
+        "clone3 and cgroup.procs",
+        |errno| vec![(libc::SYS_clone3, None, errno), (libc::SYS_openat, Some((2, WRITES)), errno)],
+        Some(Strength::Group),
+        "no process can start in ",
+    ),
+];
+
+fn pidfds(errno: i32) -> Vec<Refused> {
+    [libc::SYS_pidfd_open, libc::SYS_pidfd_send_signal].map(|call| (call, None, errno)).to_vec()
+}
+
+fn play(part: &Part, (name, refused, strength, reason): Case, errno: i32) {
+    let mark = format!("{name}-{errno}-{}", std::process::id());
+    refuse(&refused(errno));
+    for combination in COMBINATIONS {
+        if name == "cgroup.kill" && combination.0 == SpawnMethod::Fork {
+            // Its `cgroup.procs` is refused as well.
+            continue;
+        }
+        let mut world = World::new(combination);
+        world.reactor.set_cgroup_parent(&part.0);
+        for stopped in [true, false] {
+            let what = format!("{name}, {errno}, {combination:?}, {stopped}");
+            let mut command = sh(IN_GROUP);
+            command.contain(Contain::Auto).env(MARK, &mark).stdin(Stdio::piped());
+            if strength == Some(Strength::Cgroup) {
+                command = sh(ANYWHERE);
+                command.contain(Contain::Auto).env(MARK, &mark).stdin(Stdio::piped());
+            }
+            let id = world.spawn(&command);
+            let containment = world.reactor.tree(id).unwrap().containment();
+            assert_eq!(Some(containment.strength()), strength, "{what}: {containment}");
+            if combination.0 == SpawnMethod::Vfork || strength != Some(Strength::Cgroup) {
+                assert!(containment.reason().unwrap_or_default().contains(reason), "{what}: {containment}");
+                assert_eq!(containment.reason().is_some(), !reason.is_empty(), "{what}: {containment}");
+            }
+            // What the answer was beforehand holds from now on, if not the first time.
+            assert_eq!(world.reactor.containment(&command), containment, "{what}");
+            if containment.strength() == Strength::Group {
+                command.contain(Contain::Cgroup);
+                let error = world.reactor.spawn_process(&command).unwrap_err();
+                assert_eq!(error.stage(), Stage::Cgroup, "{what}: {error}");
+            }
+            world.until_said(id, 1, "ready");
+            if !stopped {
+                // It ends by itself.
+                world.process(id).close_stdin();
+                world.until(|log| log.exit(id).is_some());
+                assert_eq!(world.log.exit(id).unwrap().code(), Some(3), "{what}");
+                if world.reactor.tree(id).is_none() {
+                    // Without a pidfd of the leader, nobody can reach the others.
+                    assert_eq!(containment.strength(), Strength::Group, "{what}");
+                    while !marked(&mark).is_empty() {
+                        for pid in marked(&mark) {
+                            let pid = rustix::process::Pid::from_raw(pid).unwrap();
+                            let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
+                        }
+                    }
+                    world.until_ended(id);
+                    continue;
+                }
+            }
+            let mut tree = world.reactor.tree(id).expect("somebody is there");
+            assert!(matches!(tree.members(), Remains::Members(_)), "{what}");
+            match tree.terminate(libc::SIGTERM) {
+                // Whom neither a pidfd nor the leader's number reaches is only killed.
+                Err(SignalError::Os(error)) if name == "pidfds" && !stopped => {
+                    assert_eq!(error.kind(), std::io::ErrorKind::Unsupported, "{what}");
+                }
+                sent => sent.unwrap(),
+            }
+            world.reactor.tree(id).expect("they ignore it").kill().unwrap();
+            let gone = Cell::new(None);
+            let hook = |_: &mut Reactor, event: &Event<'_>| {
+                if let Event::TreeGone { certain, .. } = event {
+                    gone.set(Some(*certain));
+                }
+            };
+            world.until_with(hook, |log| gone.get().is_some() && log.exit(id).is_some());
+            assert_eq!(gone.get(), Some(true), "{what}");
+            until_gone(&mark, Duration::ZERO);
+        }
+        drop(world);
+        assert_eq!(part.homes(), [] as [PathBuf; 0], "{name}, {combination:?}");
+    }
+    until_gone(&mark, WATCHDOG);
+}
+
+fn each_errno(name: &str, case: usize) {
+    if !can_mount() {
+        return;
+    }
+    expect_apart_in(&MOUNTED, name, || {
+        let part = Part::new();
+        // The refusal is for a thread and for all that it starts.
+        for errno in [libc::ENOSYS, libc::EPERM] {
+            std::thread::scope(|scope| {
+                if let Err(panic) = scope.spawn(|| play(&part, CASES[case], errno)).join() {
+                    std::panic::resume_unwind(panic);
+                }
+            });
+        }
+    });
+}
+
+macro_rules! cases {
+    ($($name:ident: $case:literal)*) => { $(
+        #[test]
+        fn $name() { each_errno(stringify!($name), $case) }
+    )* };
+}
+
+cases! {
+    without_clone3: 0
+    without_cgroup_kill: 1
+    without_pidfds: 2
+    without_cgroups: 3
+    without_cgroups_and_pidfds: 4
+    without_any_way_into_a_cgroup: 5
+}

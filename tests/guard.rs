@@ -1,0 +1,294 @@
+//! A host that dies without a word: its guard kills what it leaves behind.
+//!
+//! Each host is a process of its own, which this file starts again and again. The one rule: what is promised
+//! to be killed is gone from /proc in time, whatever killed the host.
+
+#![cfg(all(target_os = "linux", any(target_arch = "x86_64", target_arch = "aarch64")))]
+
+mod util;
+
+#[path = "util/apart.rs"]
+mod apart;
+#[path = "util/cgroups.rs"]
+mod cgroups;
+#[path = "util/marked.rs"]
+mod marked;
+
+use std::collections::HashSet;
+use std::env;
+use std::fs;
+use std::io::{BufRead, BufReader, Read};
+use std::os::unix::process::ExitStatusExt;
+use std::process::{Child, Stdio};
+use std::time::Duration;
+
+use apart::expect_apart_in;
+use cgroups::{MOUNTED, Part, can_mount};
+use childminder::{Command, Contain, Event, Reactor, ReapMethod, SpawnMethod};
+use marked::{MARK, marked, until_gone};
+use util::{WATCHDOG, now, sh};
+
+/// What a host does: `strength trees parent end`.
+const HOST: &str = "CHILDMINDER_TEST_GUARDED_HOST";
+/// More kills, and more trees of a host, are run by the variables of these names.
+const KILLS: &str = "CHILDMINDER_TEST_KILLS";
+const TREES: &str = "CHILDMINDER_TEST_TREES";
+/// So long after the death of its host nobody may be left.
+const IN_TIME: Duration = Duration::from_millis(200);
+
+/// The guards whose parent this process is, or was.
+fn guards() -> HashSet<i32> {
+    let pids = fs::read_dir("/proc").unwrap().flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+    let is_guard = |pid: &i32| {
+        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+        stat.contains("(child-guard) ") && !stat.contains("(child-guard) Z")
+    };
+    pids.filter(is_guard).collect()
+}
+
+/// A host, killed with the test.
+struct Host(Child);
+
+impl Drop for Host {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+impl Host {
+    fn start(test: &str, role: &str, mark: &str) -> Self {
+        let mut host = std::process::Command::new(env::current_exe().unwrap());
+        host.args(["--exact", test, "--nocapture"]).env(HOST, role).env(MARK, mark).stdout(Stdio::piped());
+        Self(host.spawn().unwrap())
+    }
+
+    fn until_said(&mut self, what: &str) {
+        let mut reader = BufReader::new(self.0.stdout.as_mut().unwrap());
+        let mut line = String::new();
+        while line.trim_end() != what {
+            line.clear();
+            assert!(reader.read_line(&mut line).unwrap() > 0, "it has ended without saying {what}");
+        }
+    }
+}
+
+/// A tree of which nothing leaves its group, and one of which much does.
+const IN_GROUP: &str = "trap '' TERM HUP; sleep 1000 & (sleep 1000 & sleep 1000) & exit";
+const ANYWHERE: &str =
+    "trap '' TERM HUP; setsid sleep 1000 & (setsid sh -c 'sleep 1000 & sleep 1000' &) ; exec sleep 1000";
+
+/// Plays a host. It is no test by itself.
+fn play(role: &str) {
+    let mut words = role.split(' ');
+    let mut word = || words.next().unwrap();
+    let (strength, trees, parent, end) = (word(), word().parse::<usize>().unwrap(), word(), word());
+    let mut reactor = Reactor::new().unwrap();
+    reactor.kill_trees_at_death(true).unwrap();
+    let mut command = if strength == "cgroup" {
+        reactor.set_cgroup_parent(parent);
+        let mut command = sh(ANYWHERE);
+        command.contain(Contain::Cgroup);
+        command
+    } else {
+        sh(IN_GROUP)
+    };
+    command.stdout(childminder::Stdio::null()).stderr(childminder::Stdio::null());
+    println!("starts");
+    let mut ids = Vec::new();
+    for _ in 0..trees {
+        ids.push(reactor.spawn_process(&command).unwrap());
+        reactor.turn(Some(Duration::ZERO), |_, _| {}).unwrap();
+    }
+    println!("ready");
+    match end {
+        "clean" => {
+            let mut left = ids.len();
+            for id in ids {
+                if let Some(mut tree) = reactor.tree(id) {
+                    let _ = tree.kill();
+                }
+            }
+            while left > 0 {
+                let told =
+                    |_: &mut Reactor, event: Event<'_>| left -= usize::from(matches!(event, Event::TreeGone { .. }));
+                reactor.turn(None, told).unwrap();
+            }
+            drop(reactor);
+        }
+        "panic" => panic!("as planned"),
+        "exit" => std::process::exit(3),
+        "abort" => std::process::abort(),
+        _ => reactor.run(|_, _| {}).unwrap(),
+    }
+}
+
+fn kills() -> usize {
+    env::var(KILLS).map_or(12, |count| count.parse().unwrap())
+}
+
+fn trees() -> usize {
+    env::var(TREES).map_or(20, |count| count.parse().unwrap())
+}
+
+/// Starts hosts and kills them at random moments.
+fn kill_hosts(test: &str, strength: &str, parent: &str) {
+    let mut random = 7_u64;
+    for round in 0..kills() {
+        let mark = format!("{test}-{}-{round}", std::process::id());
+        let mut host = Host::start(test, &format!("{strength} {} {parent} run", trees()), &mark);
+        host.until_said("starts");
+        random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        // While it starts them, or after.
+        std::thread::park_timeout(Duration::from_micros((random >> 33) % (2_000 * trees() as u64)));
+        host.0.kill().unwrap();
+        assert_eq!(host.0.wait().unwrap().signal(), Some(9));
+        until_gone(&mark, IN_TIME);
+    }
+}
+
+#[test]
+fn a_killed_host_leaves_nobody_of_its_groups() {
+    if let Ok(role) = env::var(HOST) {
+        return play(&role);
+    }
+    kill_hosts("a_killed_host_leaves_nobody_of_its_groups", "group", "-");
+}
+
+#[test]
+fn a_killed_host_leaves_nobody_in_its_cgroups() {
+    const NAME: &str = "a_killed_host_leaves_nobody_in_its_cgroups";
+    if let Ok(role) = env::var(HOST) {
+        return play(&role);
+    }
+    if !can_mount() {
+        return;
+    }
+    expect_apart_in(&MOUNTED, NAME, || {
+        let part = Part::new();
+        kill_hosts(NAME, "cgroup", part.0.to_str().unwrap());
+        assert!(part.is_empty());
+        // The next reactor removes what they have left.
+        let mut reactor = Reactor::new().unwrap();
+        reactor.set_cgroup_parent(&part.0);
+        let mut command = Command::new("true");
+        reactor.containment(command.contain(Contain::Cgroup));
+        assert_eq!(part.homes().len(), 1);
+    });
+}
+
+#[test]
+fn other_ends_that_are_not_planned() {
+    if let Ok(role) = env::var(HOST) {
+        return play(&role);
+    }
+    for end in ["panic", "exit", "abort"] {
+        let mark = format!("{end}-{}", std::process::id());
+        let mut host = Host::start("other_ends_that_are_not_planned", &format!("group 3 - {end}"), &mark);
+        host.until_said("ready");
+        // The rest of what it says.
+        let _ = host.0.stdout.take().unwrap().read_to_end(&mut Vec::new());
+        host.0.wait().unwrap();
+        until_gone(&mark, WATCHDOG);
+    }
+}
+
+#[test]
+fn after_a_clean_end_no_guard_is_left() {
+    if let Ok(role) = env::var(HOST) {
+        return play(&role);
+    }
+    for round in 0..kills() {
+        let mark = format!("clean-{}-{round}", std::process::id());
+        let mut host = Host::start("after_a_clean_end_no_guard_is_left", "group 3 - clean", &mark);
+        host.until_said("ready");
+        let pid = host.0.id().to_string();
+        assert!(host.0.wait().unwrap().success());
+        assert_eq!(marked(&mark), HashSet::new());
+        // One that was left would have the session that its host has given it, and init as its parent.
+        let of_this_host = |guard: &i32| {
+            fs::read_to_string(format!("/proc/{guard}/stat")).is_ok_and(|stat| stat.contains(&format!(" {pid} ")))
+        };
+        assert!(!guards().iter().any(of_this_host));
+    }
+}
+
+fn guard_of_this_process() -> Vec<i32> {
+    let ours: Vec<i32> = util::children().iter().map(|(pid, _)| *pid).collect();
+    guards().into_iter().filter(|guard| ours.contains(guard)).collect()
+}
+
+/// A host in this process: what it has of its guard, and that a guard that is killed comes back.
+#[test]
+fn a_guard_that_is_killed_comes_back_and_goes_with_its_reactor() {
+    const NAME: &str = "a_guard_that_is_killed_comes_back_and_goes_with_its_reactor";
+    expect_apart_in(&["env"], NAME, || {
+        for reap in [ReapMethod::Pidfd, ReapMethod::Sigchld] {
+            let before = util::open_fds();
+            let mut reactor = Reactor::with_methods(SpawnMethod::Vfork, reap).unwrap();
+            let mut sleep = Command::new("sleep");
+            let early = reactor.spawn_process(sleep.arg("1000")).unwrap();
+            reactor.kill_trees_at_death(true).unwrap();
+            reactor.kill_trees_at_death(true).unwrap();
+            let end = now() + WATCHDOG;
+            while guard_of_this_process().is_empty() {
+                assert!(now() < end, "no guard");
+            }
+            let [guard] = guard_of_this_process()[..] else { panic!("one guard") };
+            let late = reactor.spawn_process(&sleep).unwrap();
+            let files = || fs::read_dir(format!("/proc/{guard}/fd")).unwrap().count();
+            while files() != 3 {
+                assert!(now() < end, "its socket and two pidfds: {}", files());
+            }
+            assert_eq!(reactor.processes().count(), 2, "the guard is none of them");
+            // In a session of its own, and deaf.
+            let stat = fs::read_to_string(format!("/proc/{guard}/stat")).unwrap();
+            assert_eq!(stat.split(' ').nth(5).unwrap(), guard.to_string());
+            kill(guard, libc::SIGTERM);
+            assert_eq!(guard_of_this_process(), [guard]);
+            kill(guard, libc::SIGKILL);
+            let mut again = Vec::new();
+            while again.is_empty() || again == [guard] {
+                assert!(now() < end, "no other guard");
+                reactor.turn(Some(Duration::from_millis(10)), |_, _| {}).unwrap();
+                again = guard_of_this_process();
+            }
+            let files = || fs::read_dir(format!("/proc/{}/fd", again[0])).unwrap().count();
+            while files() != 3 {
+                assert!(now() < end, "its socket and two pidfds: {}", files());
+            }
+            // What is gone is not kept.
+            reactor.tree(early).unwrap().kill().unwrap();
+            let mut gone = false;
+            while !gone {
+                let told = |_: &mut Reactor, event: Event<'_>| gone |= matches!(event, Event::TreeGone { .. });
+                reactor.turn(None, told).unwrap();
+            }
+            while files() != 2 {
+                assert!(now() < end, "its socket and a pidfd: {}", files());
+            }
+            assert!(private_memory(again[0]) <= 150, "{} KiB", private_memory(again[0]));
+            reactor.tree(late).unwrap().kill().unwrap();
+            while reactor.processes().count() > 0 {
+                reactor.turn(None, |_, _| {}).unwrap();
+            }
+            drop(reactor);
+            assert_eq!(guard_of_this_process(), [] as [i32; 0]);
+            assert_eq!(util::children(), []);
+            assert_eq!(util::open_fds(), before);
+        }
+    });
+}
+
+/// In KiB.
+fn private_memory(pid: i32) -> u64 {
+    let rollup = fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).unwrap();
+    let private = rollup.lines().filter(|line| line.starts_with("Private_"));
+    private.map(|line| line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap()).sum()
+}
+
+fn kill(pid: i32, signal: i32) {
+    let pid = rustix::process::Pid::from_raw(pid).unwrap();
+    let signal = rustix::process::Signal::from_named_raw(signal).unwrap();
+    rustix::process::kill_process(pid, signal).unwrap();
+}

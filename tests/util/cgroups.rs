@@ -1,0 +1,96 @@
+//! A part of the cgroup v2 hierarchy for one test, whatever the machine has mounted.
+//!
+//! The one rule: whoever is in it is killed, and it is removed, at the end of the test.
+
+#![allow(dead_code, reason = "each test uses a part of it")]
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+/// Runs a command in a mount namespace of its own in which the hierarchy is at `/mnt`. See `apart_in`.
+pub(crate) const MOUNTED: [&str; 5] = ["unshare", "-m", "sh", "-c", "mount -t cgroup2 none /mnt && exec \"$0\" \"$@\""];
+
+/// Longer than anything here takes on the slowest machine.
+const WATCHDOG: Duration = Duration::from_secs(30);
+
+/// Whether cgroups can be made here; says why a test is left out if not.
+pub(crate) fn can_mount() -> bool {
+    let root = fs::metadata("/proc/self").is_ok_and(|meta| std::os::unix::fs::MetadataExt::uid(&meta) == 0);
+    if !root {
+        println!("left out: it takes root to mount a cgroup hierarchy");
+    }
+    root
+}
+
+/// A cgroup that the test has for itself.
+pub(crate) struct Part(pub(crate) PathBuf);
+
+impl Part {
+    /// In the process that [`MOUNTED`] has started.
+    #[track_caller]
+    pub(crate) fn new() -> Self {
+        let path = Path::new("/mnt").join(format!("test-of-childminder-{}", std::process::id()));
+        fs::create_dir(&path).expect("a cgroup");
+        Self(path)
+    }
+
+    /// The directories of reactors in it.
+    pub(crate) fn homes(&self) -> Vec<PathBuf> {
+        subdirs(&self.0)
+    }
+
+    /// The directories of processes in it.
+    pub(crate) fn cgroups(&self) -> Vec<PathBuf> {
+        self.homes().iter().flat_map(|home| subdirs(home)).collect()
+    }
+
+    /// Whether nobody is in it.
+    pub(crate) fn is_empty(&self) -> bool {
+        is_empty(&self.0)
+    }
+
+    /// Puts this process into a cgroup below it, as a service manager does, and gives all of that to a user.
+    pub(crate) fn delegate(&self, uid: u32) -> PathBuf {
+        let own = self.0.join("service");
+        fs::create_dir(&own).expect("a cgroup");
+        fs::write(own.join("cgroup.procs"), "0").expect("to move");
+        for path in [&self.0, &own] {
+            for file in ["", "cgroup.procs", "cgroup.subtree_control", "cgroup.threads"] {
+                std::os::unix::fs::chown(path.join(file), Some(uid), Some(uid)).expect("root's rights");
+            }
+        }
+        own
+    }
+}
+
+impl Drop for Part {
+    fn drop(&mut self) {
+        // Not with ourselves in it.
+        let _ = fs::write("/mnt/cgroup.procs", std::process::id().to_string());
+        let _ = fs::write(self.0.join("cgroup.kill"), "1");
+        #[allow(clippy::disallowed_methods)] // the watchdog's clock
+        let end = Instant::now() + WATCHDOG;
+        #[allow(clippy::disallowed_methods)] // the watchdog's clock
+        while remove(&self.0).is_err() && Instant::now() < end {
+            std::thread::park_timeout(Duration::from_millis(5));
+        }
+    }
+}
+
+pub(crate) fn is_empty(cgroup: &Path) -> bool {
+    fs::read_to_string(cgroup.join("cgroup.events")).is_ok_and(|events| events.contains("populated 0"))
+}
+
+fn subdirs(path: &Path) -> Vec<PathBuf> {
+    let entries = fs::read_dir(path).into_iter().flatten().flatten().map(|entry| entry.path());
+    entries.filter(|path| path.is_dir()).collect()
+}
+
+fn remove(path: &Path) -> io::Result<()> {
+    for path in subdirs(path) {
+        remove(&path)?;
+    }
+    fs::remove_dir(path)
+}

@@ -1,0 +1,42 @@
+//! Finds the processes that a test has started, wherever they have gone: by a variable of their environment.
+//!
+//! The one rule: the dead are nobody.
+
+#![allow(dead_code, reason = "each test uses a part of it")]
+
+use std::collections::HashSet;
+use std::fs;
+use std::time::{Duration, Instant};
+
+/// Marks all that a test starts.
+pub(crate) const MARK: &str = "CHILDMINDER_TEST_MARK";
+
+/// The living processes with this mark, except this one.
+pub(crate) fn marked(mark: &str) -> HashSet<i32> {
+    let (mark, own) = (format!("{MARK}={mark}"), std::process::id().to_string());
+    let pids = fs::read_dir("/proc").unwrap().flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+    let is_meant = |pid: &i32| {
+        let environ = fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
+        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+        let dead = stat.rsplit_once(") ").is_none_or(|(_, rest)| rest.starts_with(['Z', 'X']));
+        !dead && pid.to_string() != own && environ.split(|byte| *byte == 0).any(|variable| variable == mark.as_bytes())
+    };
+    pids.filter(is_meant).collect()
+}
+
+/// Fails if anybody with this mark is there after so long.
+#[track_caller]
+#[allow(clippy::disallowed_methods)] // the watchdog's clock
+pub(crate) fn until_gone(mark: &str, limit: Duration) {
+    let start = Instant::now();
+    loop {
+        let left = marked(mark);
+        if left.is_empty() {
+            return;
+        }
+        let stat = |pid: &i32| fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+        let described: Vec<String> = left.iter().map(stat).collect();
+        assert!(start.elapsed() < limit, "left after {:?}: {described:?}", start.elapsed());
+        std::thread::park_timeout(Duration::from_millis(5));
+    }
+}
