@@ -12,6 +12,7 @@
 //! 8. [Coming from Twisted](from_twisted)
 //! 9. [Coming from supervisord](from_supervisord)
 //! 10. [Coming from tokio::process](from_tokio)
+//! 11. [Dependencies](dependencies)
 
 #[doc = include_str!("first_program.md")]
 pub mod first_program {}
@@ -42,3 +43,6 @@ pub mod from_supervisord {}
 
 #[doc = include_str!("from_tokio.md")]
 pub mod from_tokio {}
+
+#[doc = include_str!("dependencies.md")]
+pub mod dependencies {}
