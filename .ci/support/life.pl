@@ -3,9 +3,10 @@
 #
 # usage: life.pl KIND NAME
 #
-# lives/NAME gets `B PID TIME` at its birth, `E PID TIME exit CODE` or `E PID TIME signal NUMBER` when it
-# ends of its own will, and `D PID` if another one of its name is there. Each line that it writes to
-# stdout is `PID NUMBER LENGTH xxx…`, and own/NAME gets `PID NUMBER` after it. Times are monotonic.
+# lives/NAME gets `B ID TIME` at its birth, `E ID TIME exit CODE` or `E ID TIME signal NUMBER` when it
+# ends of its own will, and `D ID` if another one of its name is there. Each line that it writes to
+# stdout is `ID NUMBER LENGTH xxx…`, and own/NAME gets `ID NUMBER` after it. Times are monotonic. An ID
+# is the pid with the time of birth, as a pid may come back.
 use strict;
 use warnings;
 use Fcntl qw(:flock :DEFAULT);
@@ -14,30 +15,33 @@ use Time::HiRes qw(sleep clock_gettime CLOCK_MONOTONIC);
 
 my ($kind, $name) = @ARGV;
 my ($life, $own, $lock, $terminated, $count) = (undef, undef, undef, 0, 0);
+my $id = new_id();
 
 sub append {
     my ($file, $text) = @_;
     syswrite($file, $text) == length $text or die "cannot note: $!";
 }
 
+sub new_id { $$ . '.' . int(1e6 * clock_gettime(CLOCK_MONOTONIC)) }
+
 sub now { sprintf '%.6f', clock_gettime(CLOCK_MONOTONIC) }
 
 sub line {
     my ($length) = @_;
-    my $text = "$$ $count $length " . 'x' x $length . "\n";
+    my $text = "$id $count $length " . 'x' x $length . "\n";
     my $written = 0;
     while ($written < length $text) {
         my $more = syswrite(STDOUT, $text, length($text) - $written, $written);
         if (defined $more) { $written += $more }
         elsif (!$!{EINTR}) { leave('exit', 99) }
     }
-    append($own, "$$ $count\n");
+    append($own, "$id $count\n");
     $count++;
 }
 
 sub leave {
     my ($how, $number) = @_;
-    append($life, "E $$ " . now() . " $how $number\n");
+    append($life, "E $id " . now() . " $how $number\n");
     exit $number if $how eq 'exit';
     $SIG{$_} = 'DEFAULT' for qw(USR1 TERM ABRT);
     kill $number, $$;
@@ -60,7 +64,7 @@ sub grandchild {
     close $lock;
     $SIG{TERM} = 'DEFAULT';
     POSIX::setsid() if rand() < 0.5;
-    $count = 0;
+    ($id, $count) = (new_id(), 0);
     my $end = clock_gettime(CLOCK_MONOTONIC) + 0.1 + rand 1;
     while (clock_gettime(CLOCK_MONOTONIC) < $end) {
         line(int rand 100);
@@ -76,8 +80,8 @@ my $append = O_WRONLY | O_CREAT | O_APPEND;
 sysopen($life, "lives/$name", $append) or die "lives/$name: $!";
 sysopen($own, "own/$name", $append) or die "own/$name: $!";
 sysopen($lock, "locks/$name", $append) or die "locks/$name: $!";
-append($life, "D $$\n") unless flock $lock, LOCK_EX | LOCK_NB;
-append($life, "B $$ " . now() . "\n");
+append($life, "D $id\n") unless flock $lock, LOCK_EX | LOCK_NB;
+append($life, "B $id " . now() . "\n");
 srand $$;
 
 if ($kind eq 'instant') {

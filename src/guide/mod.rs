@@ -13,6 +13,7 @@
 //! 9. [Coming from Twisted](from_twisted)
 //! 10. [Coming from supervisord](from_supervisord)
 //! 11. [Coming from tokio::process](from_tokio)
+//! 12. [Dependencies](dependencies)
 
 #[doc = include_str!("first_program.md")]
 pub mod first_program {}
@@ -46,3 +47,6 @@ pub mod from_supervisord {}
 
 #[doc = include_str!("from_tokio.md")]
 pub mod from_tokio {}
+
+#[doc = include_str!("dependencies.md")]
+pub mod dependencies {}
