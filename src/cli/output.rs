@@ -138,7 +138,7 @@ impl Output {
         self.waiting.is_empty()
     }
 
-    /// Adds to what is waiting. It is dropped if nobody has read for a long time.
+    /// Adds to what is waiting. It is dropped if the reader has not read for a long time.
     pub(crate) fn push(&mut self, author: &Author, pieces: &[&[u8]]) {
         if self.kind == Kind::File && self.is_full() {
             self.flush();
@@ -237,7 +237,7 @@ impl Output {
         }
     }
 
-    /// A message about dropped lines that have not been reported, for the end.
+    /// A message for the end about dropped lines that have not been reported.
     pub(crate) fn final_report(&mut self) -> Option<String> {
         let losses = self.waiting.has_lost().then(|| self.waiting.take_losses());
         let why = if self.gone { "nobody reads it any more; " } else { "" };

@@ -4,9 +4,10 @@
 //! that a log lies in. So a path is walked folder by folder, and each folder is held open while its
 //! entries are looked at: what has been checked cannot be exchanged afterwards.
 //!
-//! The one rule: a symbolic link, a device or a named pipe counts only where nobody but root and the
-//! supervisor's own user may have put it. Elsewhere a plain file is opened and nothing else, and
-//! only if it has no second name that could be somebody else's file. Nothing here waits.
+//! The trusted users are root and the supervisor's own user. The one rule: a symbolic link is followed
+//! and a device or a named pipe is opened only if a trusted user has put it where it is. Elsewhere only
+//! a regular file is opened, and only if no hard link can make it the file of another user. Nothing
+//! here waits.
 
 use std::ffi::{OsStr, OsString};
 use std::fmt::{self, Display, Formatter};
@@ -35,13 +36,13 @@ const ATTEMPTS: usize = 8;
 const FOLDER: OFlags = OFlags::PATH.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC);
 #[cfg(not(target_os = "linux"))]
 const FOLDER: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC);
-/// Opening a named pipe does not wait for a reader, opening a file that somebody holds a lease on
-/// does not wait for its end, and opening a terminal does not make it our controlling terminal.
+/// Opening a named pipe does not wait for a reader, opening a file with a lease does not
+/// wait for its end, and opening a terminal does not make it our controlling terminal.
 const FILE: OFlags = OFlags::NONBLOCK.union(OFlags::NOCTTY).union(OFlags::CLOEXEC);
 const APPEND: OFlags = FILE.union(OFlags::WRONLY).union(OFlags::APPEND);
 
-/// What a file is made with that does not exist yet. A file that is there keeps what it has: somebody
-/// else may have put it there, and would be given a file that he could not read.
+/// The mode and the owner of a new file. An existing file keeps what it has: another user may have put
+/// it there, and would get a file that this user may not read.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Creation {
     /// Without it, 0666 less the umask.
@@ -81,7 +82,7 @@ struct Folder {
     doubt: Option<Who>,
 }
 
-/// Somebody who is not trusted.
+/// A user or a group that is not trusted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Who {
     User(u32),
@@ -114,7 +115,7 @@ fn is_trusted(id: u32) -> bool {
 ///
 /// # Errors
 ///
-/// A folder that does not exist or cannot be entered, and a link that somebody who is not trusted may
+/// A folder that does not exist or cannot be entered, and a link that a user who is not trusted may
 /// have put there.
 pub(crate) fn find(path: &Path) -> io::Result<Target> {
     let mut folder = Folder::root()?;
@@ -186,8 +187,8 @@ pub(crate) fn open_for_child(path: &Path, new: Creation) -> io::Result<OwnedFd> 
     }
 }
 
-/// The reason why a file is not opened, if it is that somebody who is not trusted may have put it
-/// there, or a link on the way. Opens no file.
+/// The reason why a file is refused, if a user who is not trusted may have put it or a link on the way
+/// there. Opens no file.
 pub(crate) fn refusal(path: &Path, new: Creation) -> Option<String> {
     let looked = find(path).and_then(|target| match target {
         Target::Own(_) => Ok(()),
@@ -261,7 +262,7 @@ impl Folder {
         statat(&self.fd, name, AtFlags::SYMLINK_NOFOLLOW)
     }
 
-    /// Who may have put an entry with this owner here, if it need not have been somebody trusted.
+    /// The untrusted user who may have put an entry with this owner here, if there is one.
     fn who_else(&self, owner: u32) -> Option<Who> {
         if self.doubt.is_some() || !is_trusted(self.owner) {
             return self.doubt.or(Some(Who::User(self.owner)));
@@ -274,7 +275,7 @@ impl Folder {
             return None;
         };
         match self.is_sticky() {
-            // Nobody can remove or rename what belongs to somebody else.
+            // Only its owner can remove or rename an entry.
             true => (!is_trusted(owner)).then_some(Who::User(owner)),
             false => Some(others),
         }
@@ -308,8 +309,9 @@ impl Place {
     ///
     /// # Errors
     ///
-    /// What `openat(2)` says, and a file that somebody who is not trusted may have put there and that
-    /// is not certain to be his own. A new file that cannot be given its mode and owner is removed.
+    /// The error of `openat(2)`, or a refusal: a user who is not trusted may have put the file there,
+    /// and it may be the file of another user. A new file that cannot be given its mode and owner is
+    /// removed.
     pub(crate) fn open(&self, new: Creation) -> io::Result<File> {
         let flags = if self.is_foreign { APPEND } else { APPEND | OFlags::NOFOLLOW };
         for _ in 0..ATTEMPTS {
@@ -330,7 +332,7 @@ impl Place {
     }
 
     fn create(&self, new: Creation) -> io::Result<File> {
-        // Nobody else may open it before it has its mode and its owner.
+        // No other user may open it before it has its mode and its owner.
         let mode = Mode::from_raw_mode(if new.mode.is_some() { 0o200 } else { 0o666 });
         let file = openat(&self.folder.fd, &self.name, APPEND | OFlags::CREATE | OFlags::EXCL, mode)?;
         if let Err(error) = new.apply(&file) {
@@ -399,12 +401,12 @@ impl Place {
         if let Some(what) = what {
             return Err(refused(format!("it is {what} that {who} may have put there")));
         }
-        // The owner of the folder may do with his own files as he likes.
+        // A file of the folder's owner is at most linked to other files of this owner.
         let is_of_folder = !is_trusted(owner) && owner == self.folder.owner;
         if there.st_nlink > 1 && !is_of_folder {
             return Err(refused(format!("it has other names (hard links), and {who} may have put it there")));
         }
-        // As the kernel's own fs.protected_regular: somebody waits for what we write.
+        // As the kernel's fs.protected_regular: another user would read what we write.
         let is_expected = is_trusted(owner) || is_of_folder || new.uid == Some(owner);
         if self.folder.is_sticky() && !is_expected {
             return Err(refused(format!("it belongs to user id {owner}, and everybody may make files in its folder")));

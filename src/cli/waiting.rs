@@ -15,7 +15,7 @@ pub(crate) type Author = Option<Rc<str>>;
 /// A message has at most so many names.
 const NAMES: usize = 10;
 
-/// The bytes, and the count of those that were dropped.
+/// The waiting bytes, and the count of the dropped lines.
 #[derive(Debug)]
 pub(crate) struct Waiting {
     bytes: Vec<u8>,
@@ -112,7 +112,7 @@ impl Waiting {
     pub(crate) fn truncate(&mut self, length: usize) {
         let end = (self.written + length).min(self.bytes.len());
         let dropped = self.bytes.split_off(end);
-        // Those that have written something of it.
+        // The authors of the dropped bytes.
         let first = self.authors.iter().rposition(|(start, _)| *start <= end).unwrap_or(0);
         let authors: Vec<_> = self.authors.range(first..).cloned().collect();
         let ends = authors.iter().skip(1).map(|(start, _)| start - end).chain([dropped.len()]);
@@ -136,7 +136,7 @@ impl Waiting {
         self.authors.back().and_then(|(_, author)| author.clone())
     }
 
-    /// The number of lines in these bytes, which are dropped behind those that were dropped last.
+    /// The number of lines in these bytes. They follow the bytes that were dropped last.
     fn count(&mut self, bytes: &[u8]) -> u64 {
         let Some(last) = bytes.last() else { return 0 };
         let ends: u64 = bytes.iter().map(|byte| u64::from(*byte == b'\n')).sum();

@@ -41,7 +41,7 @@ pub(super) struct LogFile<S> {
     open: Option<Open>,
     /// Device and inode of the file that was opened last.
     last: Option<(u64, u64)>,
-    /// Lines of this turn, behind those that could not be written before.
+    /// Lines of this turn, behind the lines that could not be written before.
     pending: Waiting,
     /// The end of everything that was pushed.
     end: End<S>,
@@ -320,7 +320,7 @@ impl<S: PartialEq> LogFile<S> {
     /// number of files that are kept.
     fn rotate(&mut self) -> io::Result<()> {
         let place = self.find()?;
-        // Somebody else may have moved it already.
+        // Another program may have moved it already.
         if self.open.take().is_some_and(|open| place.is(&open.file)) {
             if self.keep == 0 {
                 place.remove()?;
