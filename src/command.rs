@@ -218,7 +218,7 @@ impl Command {
         self
     }
 
-    /// The child's working directory. Entered with the host's rights, before the user changes.
+    /// The child's working directory. It is entered after the user has changed, with that user's rights.
     pub fn current_dir(&mut self, dir: impl AsRef<Path>) -> &mut Self {
         self.parts_mut().current_dir = Some(dir.as_ref().to_owned());
         self

@@ -199,8 +199,14 @@ fn host(name: &str) -> (Child, Lines<BufReader<ChildStdout>>) {
     (host, lines)
 }
 
+/// Whether this process is the host of this test. If so, Ctrl-C means something to it, also where the tests were
+/// started in the background, and have inherited it as ignored.
 fn is_host(name: &str) -> bool {
-    std::env::var(HOST).is_ok_and(|host| host == name)
+    let is_host = std::env::var(HOST).is_ok_and(|host| host == name);
+    if is_host {
+        set_action(libc::SIGINT, libc::SIG_DFL, 0);
+    }
+    is_host
 }
 
 fn signal(host: &Child, signal: Signal) {

@@ -201,6 +201,20 @@ on_all_combinations! {
         assert_eq!(outcome.out, format!("in\n{}", "65534 600\n".repeat(4)));
     }
 
+    fn enters_its_directory_with_its_own_rights(world: &mut World) {
+        if !is_root() {
+            return;
+        }
+        let folder = util::TempDir::new("closed");
+        folder.file("inner/file", "", 0o644);
+        std::fs::set_permissions(&folder.0, std::os::unix::fs::PermissionsExt::from_mode(0o700)).unwrap();
+        let mut command = Command::new("true");
+        command.current_dir(folder.0.join("inner"));
+        world.run(&command);
+        let error = world.reactor.spawn_process(command.uid(NOBODY)).unwrap_err();
+        assert_eq!((error.stage(), error.io_error().raw_os_error()), (Stage::Chdir, Some(libc::EACCES)), "{error}");
+    }
+
     fn its_terminal_can_be_opened_again(world: &mut World) {
         if !is_root() {
             return;

@@ -13,7 +13,8 @@
 //! 9. [Coming from Twisted](from_twisted)
 //! 10. [Coming from supervisord](from_supervisord)
 //! 11. [Coming from tokio::process](from_tokio)
-//! 12. [Dependencies](dependencies)
+//! 12. [Who is trusted with what](trust)
+//! 13. [Dependencies](dependencies)
 
 #[doc = include_str!("first_program.md")]
 pub mod first_program {}
@@ -47,6 +48,9 @@ pub mod from_supervisord {}
 
 #[doc = include_str!("from_tokio.md")]
 pub mod from_tokio {}
+
+#[doc = include_str!("trust.md")]
+pub mod trust {}
 
 #[doc = include_str!("dependencies.md")]
 pub mod dependencies {}

@@ -123,10 +123,6 @@ unsafe fn set_up(plan: &mut Plan, closing: Closing, keep: &mut Option<i32>) -> R
         // SAFETY: reads the plan's rlimit.
         check(unsafe { setrlimit(*resource as _, limit) }.into(), Stage::Rlimit, *resource)?;
     }
-    if let Some(dir) = &plan.dir {
-        // SAFETY: a C string of the plan.
-        check(unsafe { libc::chdir(dir.as_ptr()) }.into(), Stage::Chdir, 0)?;
-    }
     // SAFETY: passed on from our caller.
     unsafe { close_others(plan, closing, *keep) };
     if let Some(digits) = plan.listen_pid {
@@ -135,6 +131,11 @@ unsafe fn set_up(plan: &mut Plan, closing: Closing, keep: &mut Option<i32>) -> R
     }
     // SAFETY: passed on from our caller.
     unsafe { change_user(plan) }?;
+    // With the rights of that user, who may have put a link to somewhere else in its way.
+    if let Some(dir) = &plan.dir {
+        // SAFETY: a C string of the plan.
+        check(unsafe { libc::chdir(dir.as_ptr()) }.into(), Stage::Chdir, 0)?;
+    }
 
     // After the credentials, whose change clears it.
     #[cfg(target_os = "linux")]
