@@ -82,29 +82,31 @@ impl Ids {
 /// Asks a question with the rights that a process of these settings will have, as far as this
 /// command may take them on; otherwise with its own.
 ///
-/// It is asked by a thread of its own that is gone afterwards. Only the effective user of that thread
-/// changes, so that the user cannot send signals to it.
+/// Only the effective user of this thread changes meanwhile, so that the other user cannot send
+/// signals to it.
 #[cfg(target_os = "linux")]
-pub(super) fn as_user_of<T: Send>(settings: &Settings, ask: impl FnOnce() -> T + Send) -> T {
+pub(super) fn as_user_of<T>(settings: &Settings, ask: impl FnOnce() -> T) -> T {
     use rustix::thread::{set_thread_groups, set_thread_res_gid, set_thread_res_uid};
     let Some(Ids { uid, gid, groups }) = Ids::of(settings).filter(|_| geteuid().is_root()) else { return ask() };
+    let Ok(own_groups) = rustix::process::getgroups() else { return ask() };
     let (own_uid, own_gid) = (geteuid(), getegid());
-    let take_on = move || -> rustix::io::Result<()> {
-        set_thread_groups(&groups.iter().map(|group| Gid::from_raw(*group)).collect::<Vec<_>>())?;
-        set_thread_res_gid(own_gid, Gid::from_raw(gid), own_gid)?;
-        set_thread_res_uid(own_uid, Uid::from_raw(uid), own_uid)
-    };
-    std::thread::scope(|scope| {
-        let asked = scope.spawn(move || {
-            let _ = take_on();
-            ask()
-        });
-        asked.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
-    })
+    let groups: Vec<Gid> = groups.into_iter().map(Gid::from_raw).collect();
+    if set_thread_groups(&groups).is_err() {
+        return ask();
+    }
+    // If the rest is refused, what is left of our own rights has to do.
+    let _ = set_thread_res_gid(own_gid, Gid::from_raw(gid), own_gid)
+        .and_then(|()| set_thread_res_uid(own_uid, Uid::from_raw(uid), own_uid));
+    let answer = ask();
+    set_thread_res_uid(own_uid, own_uid, own_uid)
+        .and_then(|()| set_thread_res_gid(own_gid, own_gid, own_gid))
+        .and_then(|()| set_thread_groups(&own_groups))
+        .expect("the real user may become the effective one again");
+    answer
 }
 
 #[cfg(not(target_os = "linux"))]
-pub(super) fn as_user_of<T: Send>(_: &Settings, ask: impl FnOnce() -> T + Send) -> T {
+pub(super) fn as_user_of<T>(_: &Settings, ask: impl FnOnce() -> T) -> T {
     ask()
 }
 
