@@ -88,7 +88,7 @@ impl Ids {
 pub(super) fn as_user_of<T>(settings: &Settings, ask: impl FnOnce() -> T) -> T {
     use rustix::thread::{set_thread_groups, set_thread_res_gid, set_thread_res_uid};
     let Some(Ids { uid, gid, groups }) = Ids::of(settings).filter(|_| geteuid().is_root()) else { return ask() };
-    let Ok(own_groups) = rustix::process::getgroups() else { return ask() };
+    let Ok(own_groups) = getgroups() else { return ask() };
     let (own_uid, own_gid) = (geteuid(), getegid());
     let groups: Vec<Gid> = groups.into_iter().map(Gid::from_raw).collect();
     if set_thread_groups(&groups).is_err() {
