@@ -30,7 +30,7 @@ use util::{WATCHDOG, World, now, sh};
 /// More are run by the variable of the same name.
 const STOPS: &str = "CHILDMINDER_TEST_STOPS";
 const KILL_TIME: Duration = Duration::from_millis(50);
-/// So long after the kill time nobody may be left.
+/// So long after the kill time nobody may be left, on a machine that has nothing else to do.
 const IN_TIME: Duration = Duration::from_millis(100);
 
 /// Forks twice, makes sessions of its own, is deaf to SIGTERM, and goes on forking.
@@ -107,7 +107,9 @@ fn stop_hostile_trees(parent: &Path, own: &Path) {
         }
         let took = monitor.observer().terminated.expect("it was asked to end").elapsed();
         assert!(told && took >= KILL_TIME, "{took:?}");
-        assert!(took < KILL_TIME + IN_TIME, "round {round}: down after {took:?}");
+        // Others may use this machine, unless all the stops were asked for.
+        let in_time = if env::var_os(STOPS).is_some() { IN_TIME } else { 20 * IN_TIME };
+        assert!(took < KILL_TIME + in_time, "round {round}: down after {took:?}");
         slowest = slowest.max(took);
         drop(reactor);
         assert!(!home.exists(), "a directory is left");

@@ -165,7 +165,7 @@ fn the_last_words_do_not_wait_for_the_pipe() {
     each_way(|world| {
         let mut command = sh("(read x <&3; echo later) & printf last; exit 3");
         command.fd(3, childminder::Stdio::writer());
-        world.add_with("it", &command, monitor_util::sulky());
+        world.add_with("it", &command, monitor_util::leaving(monitor_util::sulky()));
         world.start();
         let process = world.monitor.status("it").unwrap().process.unwrap();
         world.until_told("exited", "it", 1);

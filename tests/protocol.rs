@@ -77,7 +77,8 @@ fn turn_until(reactor: &mut Reactor, protocols: &mut Protocols, mut done: impl F
         reactor
             .turn(None, |reactor, event| {
                 assert!(!matches!(event, Event::Timer(id) if id == watchdog), "nothing more happens");
-                let about_a_process = !matches!(event, Event::Timer(_) | Event::Drained { .. });
+                let about_a_process =
+                    !matches!(event, Event::Timer(_) | Event::Drained { .. } | Event::TreeGone { .. });
                 assert_eq!(protocols.handle(reactor, &event), about_a_process);
             })
             .unwrap();

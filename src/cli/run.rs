@@ -9,8 +9,8 @@ use std::time::{Duration, Instant};
 
 use childminder::restart::State;
 use childminder::{
-    Command, Event, Exit, Line, Observer, Policy, PolicyError, ProcessId, ProcessMonitor, Reactor, Restart, Service,
-    SpawnError, Stage, TimerId,
+    Command, Event, Exit, Leftovers, Line, Observer, Policy, PolicyError, ProcessId, ProcessMonitor, Reactor, Restart,
+    Service, SpawnError, Stage, TimerId,
 };
 use lexopt::{Arg, Parser, ValueExt};
 
@@ -83,6 +83,8 @@ pub(super) fn main(arguments: Parser) -> Result<u8, Failure> {
 /// `None` if it only asks for help.
 fn parse(mut arguments: Parser) -> Result<Option<Arguments>, Failure> {
     let mut policy = Policy::default();
+    // What the child leaves behind goes on beside the next one.
+    policy.leftovers = Leftovers::Leave;
     let (mut name, mut cwd, mut user) = (None, None, None);
     let (mut env, mut clear_env, mut raw) = (Vec::new(), false, false);
     let (mut min, mut max) = (None, None);

@@ -113,6 +113,11 @@ impl Left {
         self.look_at = Some(self.look_at.map_or(due, |at| at.min(due)));
     }
 
+    /// Somebody has found it empty: that is to be told in this very turn.
+    pub(super) fn found_empty(&mut self) {
+        self.look_at = Some(self.last);
+    }
+
     /// It was signalled, and what comes of that shows soon.
     pub(super) fn hurry(&mut self, now: Instant) {
         self.pause = FIRST_PAUSE;

@@ -293,10 +293,12 @@ impl Tree<'_> {
     /// Whether it is certain that nobody is left. The leader is somebody as long as it is not reaped.
     #[must_use]
     pub fn is_empty(&mut self) -> bool {
-        match &self.stem {
-            Stem::Led(_) => false,
-            Stem::Left(left) => left.is_left(self.living) == Some(false),
+        let Stem::Left(left) = &mut self.stem else { return false };
+        let empty = left.is_left(self.living) == Some(false);
+        if empty {
+            left.found_empty();
         }
+        empty
     }
 }
 

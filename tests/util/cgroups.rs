@@ -1,6 +1,7 @@
 //! A part of the cgroup v2 hierarchy for one test, whatever the machine has mounted.
 //!
-//! The one rule: whoever is in it is killed, and it is removed, at the end of the test.
+//! The one rule: whoever is in it is killed, and it is removed, at the end of the test. The guard of the test does that if the
+//! test is killed.
 
 #![allow(dead_code, reason = "each test uses a part of it")]
 
@@ -8,6 +9,8 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
+
+use crate::util::guard;
 
 /// Runs a command in a mount namespace of its own in which the hierarchy is at `/mnt`. See `apart_in`.
 pub(crate) const MOUNTED: [&str; 5] = ["unshare", "-m", "sh", "-c", "mount -t cgroup2 none /mnt && exec \"$0\" \"$@\""];
@@ -31,7 +34,9 @@ impl Part {
     /// In the process that [`MOUNTED`] has started.
     #[track_caller]
     pub(crate) fn new() -> Self {
-        let path = Path::new("/mnt").join(format!("test-of-childminder-{}", std::process::id()));
+        // By its name the guard of this test finds it, if the test is killed.
+        let name = guard::name(guard::mark().unwrap_or_default());
+        let path = Path::new("/mnt").join(format!("test-of-{name}-{}", std::process::id()));
         fs::create_dir(&path).expect("a cgroup");
         Self(path)
     }

@@ -174,8 +174,34 @@ mod linux {
                 break;
             }
         }
+        remove_cgroups(&format!("test-of-{}-", super::name(mark)));
         for parent in [env::var_os(TEMP).unwrap_or_default(), "/dev/shm".into()] {
             let _ = fs::remove_dir_all(Path::new(&parent).join(super::name(mark)));
+        }
+    }
+
+    /// Removes the cgroups whose names begin so, wherever their hierarchy is mounted.
+    fn remove_cgroups(name: &str) {
+        let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+        let points =
+            mounts.lines().filter(|line| line.contains(" - cgroup2 ")).filter_map(|line| line.split(' ').nth(4));
+        for entry in points.flat_map(fs::read_dir).flatten().flatten() {
+            if entry.file_name().to_string_lossy().starts_with(name) {
+                let _ = fs::write(entry.path().join("cgroup.kill"), "1");
+                remove_cgroup(&entry.path(), 0);
+            }
+        }
+    }
+
+    /// Removes a cgroup and those below it. The members may take a moment to go.
+    fn remove_cgroup(path: &Path, depth: usize) {
+        let below = fs::read_dir(path).into_iter().flatten().flatten().map(|entry| entry.path());
+        below.filter(|path| path.is_dir() && depth < 10).for_each(|path| remove_cgroup(&path, depth + 1));
+        for _ in 0..100 {
+            if fs::remove_dir(path).is_ok() || !path.exists() {
+                return;
+            }
+            std::thread::park_timeout(std::time::Duration::from_millis(10));
         }
     }
 

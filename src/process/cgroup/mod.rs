@@ -365,11 +365,17 @@ fn remove_unpopulated(dir: BorrowedFd<'_>) -> io::Result<()> {
     Ok(())
 }
 
+/// Whether a directory has the name of a reactor's: [`PREFIX`], and two numbers.
+fn is_home(name: &str) -> bool {
+    let numbers = name.strip_prefix(PREFIX).and_then(|rest| rest.split_once('-'));
+    numbers.is_some_and(|(pid, number)| pid.parse::<u32>().is_ok() && number.parse::<u64>().is_ok())
+}
+
 /// Removes what dead reactors have left in a directory: ours by name, locked by nobody, with nobody in it. What cannot be
 /// removed stays for the next one.
 fn sweep(parent: BorrowedFd<'_>) {
     let Ok(names) = names_in(parent, Path::new("")) else { return };
-    for name in names.iter().filter(|name| name.to_string_lossy().starts_with(PREFIX)) {
+    for name in names.iter().filter(|name| is_home(&name.to_string_lossy())) {
         let Ok(dir) = cgroup::open_dir_at(parent, &c_string(name)) else { continue };
         // Held until it is removed, so that nobody moves in.
         if cgroup::lock(dir.as_fd()).is_ok_and(|locked| locked) {
@@ -388,6 +394,15 @@ mod tests {
         assert!(!is_populated("populated 0\nfrozen 0\n"));
         assert!(is_populated("populated 1\nfrozen 0\n"));
         assert!(is_populated(""));
+    }
+
+    #[test]
+    fn knows_its_own_by_name() {
+        assert!(is_home("childminder-1-0") && is_home("childminder-4194303-17"));
+        for other in ["childminder", "childminder-", "childminder-1", "childminder-1-x", "childminder-test-1", "a-1-0"]
+        {
+            assert!(!is_home(other), "{other}");
+        }
     }
 
     #[test]
