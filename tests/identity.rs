@@ -140,7 +140,7 @@ on_all_combinations! {
         assert_eq!(ids(world, status().uid(id("Uid")).gid(id("Gid"))), expected);
     }
 
-    // the directory is entered and limits are raised with the host's rights, the program is run with the user's
+    // the program is run with the user's rights
     fn rights_on_the_way(world: &mut World) {
         if !is_root() {
             return;
@@ -149,9 +149,6 @@ on_all_combinations! {
         let secret = dir.file("secret/file", "x", 0o600);
         std::os::unix::fs::chown(secret.parent().unwrap(), Some(0), Some(0)).unwrap();
         std::fs::set_permissions(secret.parent().unwrap(), std::os::unix::fs::PermissionsExt::from_mode(0o700)).unwrap();
-        let mut command = Command::new("readlink");
-        command.arg("/proc/self/cwd").uid(NOBODY).current_dir(secret.parent().unwrap());
-        assert_eq!(world.output(&command), format!("{}\n", secret.parent().unwrap().display()));
         let program = dir.file("secret/program", "#!/bin/sh\n", 0o755);
         let mut command = Command::new(program);
         let error = world.reactor.spawn_process(command.uid(NOBODY)).unwrap_err();
