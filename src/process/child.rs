@@ -11,7 +11,7 @@ use mio::Interest;
 
 use super::cgroup::Cgroup;
 use super::group::ProcessGroup;
-use super::left::Killed;
+use super::killed::Killed;
 use super::pipe::{Flush, Reader, Writer};
 use super::stdio::{Files, Side};
 use super::table::{self, Living, Moment};

@@ -11,6 +11,7 @@ use mio::Interest;
 use super::cgroup::Cgroup;
 use super::child::Child;
 use super::group::ProcessGroup;
+use super::killed::Killed;
 use super::table::{Living, Moment};
 use crate::contain::Containment;
 use crate::slab::Key;
@@ -28,27 +29,6 @@ const PATIENCE: Duration = Duration::from_secs(2);
 const CHANGES: Interest = Interest::PRIORITY;
 #[cfg(not(target_os = "linux"))]
 const CHANGES: Interest = Interest::READABLE;
-
-/// A kill of a whole tree.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Killed {
-    pub(super) at: Instant,
-    /// In the order of looks.
-    pub(super) moment: Moment,
-    /// The kernel has missed nobody.
-    pub(super) complete: bool,
-}
-
-impl Killed {
-    /// Remembers the first kill, and the first one that has missed nobody.
-    pub(super) fn note(self, known: &mut Option<Self>) {
-        match known {
-            None => *known = Some(self),
-            Some(first) if !first.complete => *first = Self { at: first.at, ..self },
-            Some(_) => {}
-        }
-    }
-}
 
 /// What is left of a tree.
 #[derive(Debug)]

@@ -8,6 +8,7 @@ mod child;
 mod group;
 #[cfg(target_os = "linux")]
 pub(crate) mod guard;
+mod killed;
 mod left;
 mod pipe;
 mod stdio;
