@@ -137,6 +137,71 @@ fn an_answer_without_an_end_takes_little_memory() {
 }
 
 #[test]
+fn an_answer_that_stands_for_much_takes_little_memory() {
+    // Values, rows and columns that take far more memory than their text.
+    for value in ["0,", "{\"\":0},", "{\"name\":\"a\"},", "[[]],", "{},"] {
+        let folder = Folder::new();
+        impostor(&folder, move |stream| {
+            let piece = value.repeat(64 * 1024 / value.len());
+            let _ = stream.write_all(b"{\"ok\":true,\"processes\":[");
+            (0..240).for_each(|_| drop(stream.write_all(piece.as_bytes())));
+            let _ = stream.write_all(b"0]}\n");
+        });
+        for args in [&["status", "--socket", "s"][..], &["status", "--json", "--socket", "s"]] {
+            let exit = measure(&folder.0, args);
+            assert_eq!(exit.code(), Some(125), "{args:?} {value}");
+            assert!(exit.usage.max_rss < 64 << 20, "{args:?} {value}: {} bytes", exit.usage.max_rss);
+        }
+    }
+    // As many rows as may be, and one that is wide.
+    let folder = Folder::new();
+    impostor(&folder, |stream| {
+        let _ = stream.write_all(b"{\"ok\":true,\"processes\":[");
+        (0..90).for_each(|_| drop(stream.write_all("{},".repeat(1000).as_bytes())));
+        let _ = stream.write_all(b"{\"name\":\"");
+        (0..8).for_each(|_| drop(stream.write_all(&vec![b'x'; 1 << 20])));
+        let _ = stream.write_all(b"\"}]}\n");
+    });
+    let exit = measure(&folder.0, &["status", "--socket", "s"]);
+    assert!(exit.usage.max_rss < 256 << 20, "{} bytes", exit.usage.max_rss);
+}
+
+#[test]
+fn an_answer_without_processes_is_no_status() {
+    for processes in ["", ",\"processes\":1", ",\"processes\":[1]", ",\"processes\":[{\"name\":\"a\"},null]"] {
+        let folder = Folder::new();
+        impostor(&folder, move |stream| drop(writeln!(stream, "{{\"ok\":true{processes}}}")));
+        for args in [
+            &["status", "--socket", "s"][..],
+            &["status", "--json", "--socket", "s"],
+            &["status", "--watch", "--socket", "s"],
+        ] {
+            let (code, said) = run(&folder, args);
+            assert!(
+                code == 125 && said.ends_with("s: what answers there is no supervisor\n"),
+                "{args:?} {code} {said}"
+            );
+        }
+    }
+}
+
+#[test]
+fn a_text_that_is_wider_than_any_column_is_cut() {
+    let folder = Folder::new();
+    impostor(&folder, |stream| {
+        let process = format!("{{\"name\":\"web\",\"state\":\"{}\"}}", "x".repeat(100_000));
+        let _ = writeln!(stream, "{{\"ok\":true,\"processes\":[{process}]}}");
+    });
+    let output = Command::new(PROGRAM).args(["status", "--socket", "s"]).current_dir(&folder.0).output().unwrap();
+    let said = text(&output.stdout);
+    assert!(
+        output.status.success() && said.contains("\nweb   xxxxx") && said.len() < 500,
+        "{said} {}",
+        text(&output.stderr)
+    );
+}
+
+#[test]
 fn an_answer_that_comes_drop_by_drop_is_not_waited_for() {
     let folder = Folder::new();
     impostor(&folder, |stream| {

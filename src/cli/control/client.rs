@@ -80,6 +80,9 @@ pub(crate) fn main(command: &str, arguments: Parser) -> Result<u8, Failure> {
         }
         return Ok(u8::from(!is_gone));
     }
+    if request.action == Action::Status && show::processes(&answer).is_none() {
+        return Err(supervisor.is_none());
+    }
     style.done(request.action, &answer)?;
     Ok(0)
 }

@@ -47,7 +47,7 @@ impl Style {
 
     /// Shows the answer to what was done.
     pub(super) fn done(self, action: Action, answer: &Value) -> io::Result<()> {
-        match (action, answer["processes"].as_array()) {
+        match (action, processes(answer)) {
             (Action::Status, Some(processes)) if self.json => {
                 let objects: Vec<String> = processes.iter().map(|process| self.json(process)).collect();
                 output::say(&format!("[{}]\n", objects.join(",\n ")))?;
@@ -99,10 +99,11 @@ impl Style {
         loop {
             supervisor.send(request);
             let answer = supervisor.receive(Some(supervisor::now() + supervisor::PATIENCE))?;
-            let Some(processes) = answer["processes"].as_array() else {
+            if answer["ok"] != true {
                 self.refused(&answer)?;
                 return Ok(1);
-            };
+            }
+            let processes = processes(&answer).ok_or_else(|| supervisor.is_none())?;
             let picture = if self.json {
                 self.json(&answer["processes"]) + "\n"
             } else if draws {
@@ -117,6 +118,11 @@ impl Style {
             supervisor.wait(Some(supervisor::now() + REDRAW));
         }
     }
+}
+
+/// The processes of a status; none if it is not one.
+pub(super) fn processes(answer: &Value) -> Option<&Vec<Value>> {
+    answer["processes"].as_array().filter(|processes| processes.iter().all(Value::is_object))
 }
 
 /// Shows how far a wait is.

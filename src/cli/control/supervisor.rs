@@ -21,6 +21,10 @@ use crate::cli::Failure;
 pub(super) const PATIENCE: Duration = Duration::from_secs(10);
 /// The longest line of an answer, in bytes. The status of 10,000 processes is a quarter of it.
 const LONGEST: usize = 16 << 20;
+/// The most values of an answer, and the most objects among them. The status of 10,000 processes has a
+/// fifth of both. A value takes far more memory than its text: an object more than half a kilobyte.
+const VALUES: usize = 1_000_000;
+const OBJECTS: usize = 100_000;
 /// The longest read.
 const PIECE: usize = 64 << 10;
 
@@ -69,7 +73,10 @@ impl Supervisor {
             if let Some(newline) = newline {
                 let rest = self.input.split_off(searched + newline + 1);
                 let line = std::mem::replace(&mut self.input, rest);
-                return serde_json::from_slice(&line).map_err(|_| self.failed("what answers there is no supervisor"));
+                if has_many_values(&line) {
+                    return Err(self.failed("its answer has more values than any of a supervisor"));
+                }
+                return serde_json::from_slice(&line).map_err(|_| self.is_none());
             }
             searched = self.input.len();
             if searched > LONGEST {
@@ -114,9 +121,25 @@ impl Supervisor {
         }
     }
 
+    /// The error for an answer that is not one.
+    pub(super) fn is_none(&self) -> Failure {
+        self.failed("what answers there is no supervisor")
+    }
+
     fn failed(&self, what: &str) -> Failure {
         Failure::Other(format!("{}: {what}", self.place))
     }
+}
+
+/// Whether a line of JSON may have more values than [`VALUES`] or [`OBJECTS`]. Commas and brackets in
+/// strings count, too.
+fn has_many_values(line: &[u8]) -> bool {
+    let (mut values, mut objects) = (0, 0);
+    for byte in line {
+        values += usize::from(matches!(byte, b',' | b'[' | b'{'));
+        objects += usize::from(*byte == b'{');
+    }
+    values > VALUES || objects > OBJECTS
 }
 
 /// A client has no reactor that could tell it the time.

@@ -9,6 +9,9 @@ use crate::cli::text::visible;
 const HEADER: [&str; 8] = ["NAME", "STATE", "PID", "UPTIME", "RESTARTS", "LAST EXIT", "CPU", "PEAK"];
 /// Between two columns.
 const GAP: usize = 2;
+/// The longest text in a cell, in characters: a name has 64 at most, and a state and a signal fewer.
+/// One row makes the same column of all others as wide.
+const LONGEST: usize = 100;
 
 /// The processes of an answer as lines, the header first; not wider than `width` if there is one.
 pub(crate) fn lines(processes: &[Value], width: Option<usize>) -> Vec<String> {
@@ -72,7 +75,7 @@ fn row(process: &Value) -> [String; 8] {
 
 /// A text that goes into one line of a terminal.
 fn text(value: &Value) -> Option<String> {
-    value.as_str().map(|text| visible(text).into_owned())
+    value.as_str().map(|text| visible(&cut(text, LONGEST)).into_owned())
 }
 
 fn last_exit(exit: &Value) -> String {
