@@ -81,9 +81,11 @@ impl Inbox {
     /// Listens to a signal. It is an error if the number is no signal that can be caught.
     pub(crate) fn listen(&self, number: i32) -> io::Result<()> {
         let Some((word, bit)) = bit(number) else { return Err(io::ErrorKind::InvalidInput.into()) };
-        if self.node.wanted[word].load(SeqCst) & bit == 0 {
-            add_listener(number)?;
-            self.node.wanted[word].fetch_or(bit, SeqCst);
+        // Before the handler is there: it takes a signal that nobody wants for nobody's.
+        if self.node.wanted[word].fetch_or(bit, SeqCst) & bit == 0 {
+            add_listener(number).inspect_err(|_| {
+                self.node.wanted[word].fetch_and(!bit, SeqCst);
+            })?;
         }
         Ok(())
     }
@@ -91,9 +93,11 @@ impl Inbox {
     /// Listens no longer. Whether it did. What has come before stays in the inbox.
     pub(crate) fn leave(&self, number: i32) -> bool {
         let Some((word, bit)) = bit(number) else { return false };
-        let listened = self.node.wanted[word].fetch_and(!bit, SeqCst) & bit != 0;
+        let listened = self.node.wanted[word].load(SeqCst) & bit != 0;
         if listened {
+            // For the same reason the handler goes first.
             remove_listener(number);
+            self.node.wanted[word].fetch_and(!bit, SeqCst);
         }
         listened
     }
