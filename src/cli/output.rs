@@ -161,9 +161,8 @@ impl Output {
     pub(crate) fn finish(&mut self, reactor: &Reactor, deadline: Option<Instant>) {
         while !self.is_empty() {
             let patience = time_left(reactor, deadline);
-            if self.has_room(patience) {
-                self.write();
-            } else if patience.is_some_and(|patience| patience.is_zero()) {
+            let written = self.has_room(patience) && self.write();
+            if !written && patience.is_some_and(|patience| patience.is_zero()) {
                 self.drop_all();
             }
         }

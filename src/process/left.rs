@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use mio::Interest;
 
-use super::cgroup::Cgroup;
+use super::cgroup::{Cgroup, is_gone};
 use super::child::Child;
 use super::group::ProcessGroup;
 use super::killed::Killed;
@@ -41,6 +41,8 @@ pub(crate) struct Left {
     watch: Option<(OwnedFd, Key)>,
     /// When to look, whatever happens.
     pub(crate) look_at: Option<Instant>,
+    /// It is on the reactor's list of those to look at.
+    pub(crate) listed: bool,
     last: Instant,
     pause: Duration,
 }
@@ -80,7 +82,7 @@ impl Left {
         };
         let (is_cgroup, killed, frozen) = (matches!(place, Place::Cgroup(_)), child.tree_killed, child.frozen);
         let look_at = Some(now + FIRST_PAUSE);
-        let left = Self { place, containment, killed, frozen, watch: None, look_at, last: now, pause: FIRST_PAUSE };
+        let left = Self { place, containment, killed, frozen, watch: None, look_at, listed: false, last: now, pause: FIRST_PAUSE };
         // A group's dead members are reaped in a moment, and then there is nothing to look for.
         if is_cgroup { Box::new(left).look(process, now, &mut None, sources) } else { Fate::Left(Box::new(left)) }
     }
@@ -165,7 +167,7 @@ impl Left {
             Place::Cgroup(cgroup) => cgroup
                 .open_events()
                 .and_then(|events| Cgroup::is_populated(events.as_fd()))
-                .map_or_else(|error| (error.kind() == std::io::ErrorKind::NotFound).then_some(false), Some),
+                .map_or_else(|error| is_gone(&error).then_some(false), Some),
         }
     }
 
@@ -174,7 +176,11 @@ impl Left {
         let populated = |events: &OwnedFd| Cgroup::is_populated(events.as_fd()).ok();
         let mut seen = None;
         if self.watch.is_none() {
-            let events = cgroup.open_events().ok()?;
+            let events = match cgroup.open_events() {
+                Ok(events) => events,
+                // Somebody has removed it, so nobody is in it.
+                Err(error) => return is_gone(&error).then_some(false),
+            };
             seen = populated(&events);
             if seen == Some(false) {
                 return seen;

@@ -125,7 +125,10 @@ impl Reactor {
                 }
                 let what = format!("no process can start in {}", cgroup.path().display());
                 let refused = Refused::new(what, error.io_error());
-                if !refused.is_passing() {
+                if refused.is_vanished() {
+                    // It is made anew for the next one.
+                    self.trees.home = None;
+                } else if !refused.is_passing() {
                     self.trees.home = Some(Err(refused.clone()));
                 }
                 Err(Start::Refused(refused))
@@ -162,6 +165,10 @@ impl Reactor {
             asked_to_end: &mut asked_to_end,
         };
         let child = Child::spawn(command, key, &mut around);
+        if self.come.contains(&libc::SIGCHLD) {
+            // Whoever may have died meanwhile is looked for in the next turn.
+            self.sweep = true;
+        }
         #[cfg(target_os = "linux")]
         if child.is_err() {
             // It may have registered before it failed.

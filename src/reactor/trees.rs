@@ -72,18 +72,21 @@ impl Trees {
     }
 
     fn note_due(&mut self, process: Key) {
-        if !self.due.contains(&process) {
-            self.due.push(process);
+        if let Some(left) = self.left.get_mut(&process) {
+            if !std::mem::replace(&mut left.listed, true) {
+                self.due.push(process);
+            }
         }
     }
 
     fn settle(&mut self, process: Key, fate: Fate, now: Instant) {
         let certain = match fate {
             Fate::Left(left) => {
-                if left.look_at.is_some() {
+                let is_due = left.look_at.is_some();
+                self.left.insert(process, left);
+                if is_due {
                     self.note_due(process);
                 }
-                self.left.insert(process, left);
                 return;
             }
             Fate::Gone(cgroup) => {
@@ -133,7 +136,7 @@ impl Reactor {
             None => {
                 let left = left.get_mut(&id.0)?;
                 // It may be stirred by what is asked of it.
-                if !due.contains(&id.0) {
+                if !std::mem::replace(&mut left.listed, true) {
                     due.push(id.0);
                 }
                 Stem::Left(left)
@@ -160,20 +163,19 @@ impl Reactor {
         #[cfg(target_os = "linux")]
         self.keep_guard();
         let now = self.woke;
-        let mut due = std::mem::take(&mut self.trees.due);
-        due.retain(|process| {
-            let Some(left) = self.trees.left.get(process) else { return false };
-            if left.look_at.is_some_and(|at| at <= now) {
-                if let Some(left) = self.trees.left.remove(process) {
-                    let fate = left.look(*process, now, &mut self.living, &mut self.sources);
-                    self.trees.settle(*process, fate, now);
+        for process in std::mem::take(&mut self.trees.due) {
+            let Some(left) = self.trees.left.get_mut(&process) else { continue };
+            left.listed = false;
+            match left.look_at {
+                Some(at) if at <= now => {
+                    if let Some(left) = self.trees.left.remove(&process) {
+                        let fate = left.look(process, now, &mut self.living, &mut self.sources);
+                        self.trees.settle(process, fate, now);
+                    }
                 }
-                return false;
+                Some(_) => self.trees.note_due(process),
+                None => {}
             }
-            left.look_at.is_some()
-        });
-        for process in due {
-            self.trees.note_due(process);
         }
         self.trees.remove_due(now);
         while let Some((process, sweep)) = self.next_sweep(now) {

@@ -132,7 +132,7 @@ impl Turn<'_> {
                 }
             }
         }
-        if reactor.come.contains(&libc::SIGCHLD) {
+        if reactor.come.contains(&libc::SIGCHLD) || reactor.sweep {
             reactor.sweep = true;
             #[cfg(target_os = "linux")]
             if let Some(orphans) = &mut reactor.orphans {

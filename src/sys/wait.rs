@@ -229,13 +229,6 @@ pub(crate) fn reap_soon(pid: i32) -> bool {
     }
 }
 
-/// Waits for a child that has called `_exit`, so there is next to nothing to wait for.
-pub(crate) fn reap_exited(pid: i32) {
-    let mut status = 0;
-    // SAFETY: the pointer is to a local. An error means that it is gone already.
-    let _ = cvt_retry(|| unsafe { libc::waitpid(pid, &raw mut status, 0) });
-}
-
 /// This process's own pid.
 pub(super) fn own_pid() -> i32 {
     // SAFETY: getpid touches no memory and cannot fail.

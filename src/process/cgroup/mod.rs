@@ -58,9 +58,15 @@ impl Refused {
         self.errno.map_or_else(|| self.kind.into(), io::Error::from_raw_os_error)
     }
 
-    /// Whether it may work the next time: for want of descriptors or memory, or because a limit is reached.
+    /// Whether somebody has removed the directories.
+    pub(crate) fn is_vanished(&self) -> bool {
+        matches!(self.errno, Some(libc::ENOENT | libc::ENODEV))
+    }
+
+    /// Whether it may work the next time: it was not refused for good, by the rights or the system.
     pub(crate) fn is_passing(&self) -> bool {
-        matches!(self.errno, Some(libc::EMFILE | libc::ENFILE | libc::ENOMEM | libc::EAGAIN | libc::EINTR))
+        let for_good = [libc::EACCES, libc::EPERM, libc::EROFS, libc::ENOSYS, libc::EOPNOTSUPP];
+        self.errno.is_some_and(|errno| !for_good.contains(&errno))
     }
 }
 
@@ -298,7 +304,7 @@ fn is_populated(events: &str) -> bool {
 }
 
 /// Whether an error says that the directory was removed: before its file was opened, or after.
-fn is_gone(error: &io::Error) -> bool {
+pub(super) fn is_gone(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::ENOENT | libc::ENODEV))
 }
 

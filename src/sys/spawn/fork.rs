@@ -34,10 +34,7 @@ pub(super) fn spawn(plan: &mut Plan, bound: &mut Bound<'_>) -> Result<i32, Failu
     }
     match read_failure(&status) {
         None => Ok(pid),
-        Some(failure) => {
-            wait::reap_exited(pid);
-            Err(failure)
-        }
+        Some(failure) => Err(failure.of_ended(pid)),
     }
 }
 

@@ -235,6 +235,11 @@ impl Failure {
         self.stage() == Stage::Cgroup && refusals.contains(&self.errno)
     }
 
+    /// What a child has reported, which ends now and is reaped. It may have been stopped once more by its own user.
+    fn of_ended(self, pid: i32) -> Self {
+        if wait::kill_and_reap(pid) { self } else { Self::new(Stage::Wait, libc::ETIMEDOUT, pid) }
+    }
+
     /// The pid of a child that was killed and is not gone.
     fn stuck(self) -> Option<i32> {
         (self.stage() == Stage::Wait && self.which > 0).then_some(self.which)

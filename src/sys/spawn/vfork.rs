@@ -64,11 +64,13 @@ pub(super) struct Shared {
     /// A child that is made in a cgroup is to have a pidfd from its birth on.
     pub(super) wants_pidfd: bool,
     pub(super) pidfd: Option<OwnedFd>,
+    /// Of a child that does not let go of this memory.
+    dumpable: Option<KeepDumpable>,
 }
 
 impl Shared {
     pub(super) fn new(plan: Plan) -> Box<Self> {
-        Box::new(Self { plan, closing: Closing::Each(0), failure: None, wants_pidfd: false, pidfd: None })
+        Box::new(Self { plan, closing: Closing::Each(0), failure: None, wants_pidfd: false, pidfd: None, dumpable: None })
     }
 }
 
@@ -131,7 +133,8 @@ impl Vfork {
             return Err(Failure::ours(Stage::Dup2, &error));
         }
         let to_be_closed = matches!(result, Err(failure) if failure.stage() == Stage::CloseRange);
-        if let (Some(before), true) = (before, to_be_closed || !self.works()) {
+        // It may be tried again, unless the child still uses what is here.
+        if let (Some(before), Err(None)) = (before, result.map_err(Failure::stuck)) {
             shared.plan.moves = before;
         }
         if to_be_closed {
@@ -169,7 +172,8 @@ impl Vfork {
         let (cloned, pidfd) = make(shared, stack, flags, hold.begin());
         let waited = cloned.as_ref().map(|pid| bound.wait(*pid, |time| hold.wait(time)));
         if let Ok(Err(failure)) = waited {
-            drop(dumpable);
+            // A child that is still in this memory may be another user's by now, who could read it otherwise.
+            shared.dumpable = dumpable.filter(|_| failure.stuck().is_some());
             // What the caller has to know first is the failure.
             if let Err(error) = blocked.lift() {
                 log::warn!("the signals of this thread stay blocked: {error}");
@@ -191,10 +195,7 @@ impl Vfork {
         let failed = unsafe { ptr::read_volatile(&raw const shared.failure) };
         match (failed, lifted) {
             (None, Ok(())) => Ok(pid),
-            (Some(failure), _) => {
-                wait::reap_exited(pid);
-                Err(failure)
-            }
+            (Some(failure), _) => Err(failure.of_ended(pid)),
             (None, Err(error)) => {
                 wait::kill_and_reap(pid);
                 Err(Failure::ours(Stage::Sigmask, &error))
@@ -255,6 +256,7 @@ extern "C" fn run_child(shared: *mut libc::c_void) -> libc::c_int {
 
 /// Gives the host its dumpable flag back, which a child in the same memory clears when it changes its user: when the last
 /// of several such children is gone.
+#[derive(Debug)]
 struct KeepDumpable;
 
 /// How many there are, and the flag as the first has found it.
