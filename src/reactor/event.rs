@@ -57,8 +57,8 @@ pub enum Event<'a> {
         exit: &'a Exit,
     },
     /// The last one of a process's tree is gone: of all that it has started, as far as its
-    /// [`Containment`](crate::Containment) goes. It comes once for each process, after its [`Exited`](Self::Exited) and
-    /// before or after its [`Ended`](Self::Ended). A dead one that nobody has reaped is gone.
+    /// [`Containment`](crate::Containment) goes. It comes once for each process, after its [`Exited`](Self::Exited): at once if nobody is
+    /// left then, and otherwise before or after its [`Ended`](Self::Ended). A dead one that nobody has reaped is gone.
     TreeGone {
         /// The process.
         process: ProcessId,

@@ -91,6 +91,7 @@ impl Reactor {
                 self.hang_up(process);
                 self.leader_gone(process);
                 handler(self, Event::Exited { process: ProcessId(process), exit: &exit });
+                self.tell_gone(handler);
             }
         }
         self.end_if_over(process, handler);

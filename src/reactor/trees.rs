@@ -187,12 +187,18 @@ impl Reactor {
             let Some(remains) = self.tree(process).map(|mut tree| tree.members()) else { continue };
             handler(self, Event::TreeRemains { process, remains: &remains });
         }
+        self.tell_gone(handler);
+    }
+
+    /// Tells of the trees that are gone.
+    pub(super) fn tell_gone(&mut self, handler: &mut dyn FnMut(&mut Self, Event<'_>)) {
         while let Some((process, certain)) = self.trees.gone.pop_front() {
             #[cfg(target_os = "linux")]
             self.guard.forget(process);
             handler(self, Event::TreeGone { process: ProcessId(process), certain });
         }
     }
+
     fn is_left(&self, process: Key) -> bool {
         self.trees.left.contains_key(&process)
             || self.processes.get(process).is_some_and(|child| child.exit().is_none())
