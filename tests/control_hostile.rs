@@ -172,6 +172,22 @@ fn a_line_of_a_megabyte_is_refused_and_the_next_one_answered() {
 }
 
 #[test]
+fn a_refusal_quotes_no_control_characters() {
+    let up = Up::start(SERVICES);
+    let stream = connect(&up.socket());
+    for (request, error) in [
+        (json!({ "version": 1, "command": "stop", "names": ["to\u{1b}y"] }), r"there is no process `to\x1by`"),
+        (json!({ "version": 1, "command": "to\ry" }), r"unknown command `to\ry`"),
+        (
+            json!({ "version": 1, "command": "signal", "names": ["toy"], "signal": "\u{9b}" }),
+            r"unknown signal `\u{9b}`",
+        ),
+    ] {
+        assert_eq!(ask_on(&stream, &request.to_string()).unwrap()["error"], error);
+    }
+}
+
+#[test]
 fn idle_clients_make_room() {
     let up = Up::start(SERVICES);
     let idle: Vec<UnixStream> = (0..200).map(|_| connect(&up.socket())).collect();

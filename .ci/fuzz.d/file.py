@@ -236,7 +236,7 @@ class Checker:
 
     def judge(self, data):
         """What holds for any file. The exit code, and what is effective."""
-        code, out, err = self.check(data, "--effective")
+        code, out, err = self.check(data, "--effective", "--show-environment")
         if code not in (0, 2):
             self.wrong(f"check ends with {code}", data, err[-500:])
         if any(is_control(char) and char != "\n" for char in err):
@@ -251,7 +251,7 @@ class Checker:
         if code == 2 and not err:
             self.wrong("refused without a reason", data)
         if code == 0 and self.random.random() < 0.3 and len(out.encode()) <= LARGEST:
-            again, same, said = self.check(out.encode(), "--effective")
+            again, same, said = self.check(out.encode(), "--effective", "--show-environment")
             if again != 0 or same != out:
                 self.wrong("what is effective does not read back", data, said[:500])
         return code, out, err

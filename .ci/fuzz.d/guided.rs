@@ -6,7 +6,7 @@
 use std::path::Path;
 use std::time::Duration;
 
-use crate::cli::config::read;
+use crate::cli::config::{Look, read, render::Values};
 use crate::cli::control::glob;
 use crate::cli::control::protocol::Request;
 use crate::monitor::lines::{Escaped, LineBuffer};
@@ -20,8 +20,8 @@ fn check_message(message: &str) {
 pub fn file(data: &[u8]) {
     let name = Path::new("the-file");
     // The machine is looked at now and then only, as that takes longer than all the rest.
-    let warns = data.len() % 16 == 0;
-    let config = match read::config(name, Path::new("/nowhere"), data, warns) {
+    let look = if data.len() % 16 == 0 { Look::Machine } else { Look::Text };
+    let config = match read::config(name, Path::new("/nowhere"), data, look) {
         Ok((config, _)) => config,
         Err(findings) => {
             let lines = data.split(|byte| *byte == b'\n').count();
@@ -40,11 +40,11 @@ pub fn file(data: &[u8]) {
     if config.processes().count() > 100 {
         return;
     }
-    let text = config.to_string();
-    let again = read::config(name, Path::new("/elsewhere"), text.as_bytes(), false);
+    let text = config.effective(Values::Shown);
+    let again = read::config(name, Path::new("/elsewhere"), text.as_bytes(), Look::Text);
     let (again, _) = again.unwrap_or_else(|findings| panic!("does not read back: {findings}\n{text}"));
     assert!(config.processes().eq(again.processes()), "reads back as something else:\n{text}");
-    assert_eq!((config.socket.as_ref(), &text), (again.socket.as_ref(), &again.to_string()));
+    assert_eq!((config.socket.as_ref(), &text), (again.socket.as_ref(), &again.effective(Values::Shown)));
 }
 
 /// Requests: what is accepted reads back as the same from what the client would send, what is refused says why in short.

@@ -212,7 +212,8 @@ class Conversation:
             else:
                 for one in self.lines:
                     connection.sendall(one + b"\n")
-                    self.expect(answers, [one])
+                    if not self.expect(answers, [one]):
+                        return
             # Half a request, and gone.
             if self.random.random() < 0.2:
                 connection.sendall(b'{"version":1,"command":"sto')
@@ -227,13 +228,14 @@ class Conversation:
             stream = stream[size:]
 
     def expect(self, answers, lines):
+        """Whether each line has had an answer."""
         for sent in lines:
             accepted, meaning = expected(sent)
             if accepted == "nothing":
                 continue
             answer = self.next_answer(answers, sent)
             if answer is None:
-                return
+                return False
             if answer.get("version") != 1 or answer.get("ok") not in (True, False):
                 self.wrong("an answer of another form", sent)
             elif accepted is not None and answer["ok"] != accepted:
@@ -249,6 +251,7 @@ class Conversation:
                     self.wrong("the status of other processes", sent)
             if answer.get("ok") and meaning and meaning[0] in ("start", "stop", "restart") and answer["names"] != meaning[1]:
                 self.wrong("other processes are meant", sent)
+        return True
 
     def next_answer(self, answers, sent):
         while True:

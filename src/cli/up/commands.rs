@@ -10,6 +10,7 @@ use super::waits::Goal;
 use super::{Stage, Up, status};
 use crate::cli::control::protocol::{self, Action, Object, Request};
 use crate::cli::control::{ClientId, glob};
+use crate::cli::text::visible;
 
 /// The most reasons in one answer.
 const REASONS: usize = 10;
@@ -96,8 +97,8 @@ impl Up {
             let instances = format!("{unknown}:*");
             let is_table = all().any(|name| glob::matches(&instances, name));
             let hint = if is_table { format!("; its instances are `{instances}`") } else { String::new() };
-            let shown: String = unknown.chars().take(100).collect();
-            return Err(format!("there is no process `{shown}`{hint}").into());
+            let start: String = unknown.chars().take(100).collect();
+            return Err(format!("there is no process `{}`{hint}", visible(&start)).into());
         }
         let is_meant = |name: &&String| request.names.iter().any(|pattern| glob::matches(pattern, name));
         names.extend(all().filter(is_meant).cloned());
