@@ -82,7 +82,17 @@ impl Left {
         };
         let (is_cgroup, killed, frozen) = (matches!(place, Place::Cgroup(_)), child.tree_killed, child.frozen);
         let look_at = Some(now + FIRST_PAUSE);
-        let left = Self { place, containment, killed, frozen, watch: None, look_at, listed: false, last: now, pause: FIRST_PAUSE };
+        let left = Self {
+            place,
+            containment,
+            killed,
+            frozen,
+            watch: None,
+            look_at,
+            listed: false,
+            last: now,
+            pause: FIRST_PAUSE,
+        };
         // A group's dead members are reaped in a moment, and then there is nothing to look for.
         if is_cgroup { Box::new(left).look(process, now, &mut None, sources) } else { Fate::Left(Box::new(left)) }
     }

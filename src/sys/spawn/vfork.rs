@@ -70,7 +70,14 @@ pub(super) struct Shared {
 
 impl Shared {
     pub(super) fn new(plan: Plan) -> Box<Self> {
-        Box::new(Self { plan, closing: Closing::Each(0), failure: None, wants_pidfd: false, pidfd: None, dumpable: None })
+        Box::new(Self {
+            plan,
+            closing: Closing::Each(0),
+            failure: None,
+            wants_pidfd: false,
+            pidfd: None,
+            dumpable: None,
+        })
     }
 }
 
