@@ -28,6 +28,7 @@ use apart::expect_apart_in;
 use cgroups::{MOUNTED, Part, can_mount};
 use childminder::{Command, Contain, Event, Reactor, ReapMethod, SpawnMethod};
 use marked::{MARK, marked, until_gone};
+use rustix::process::Signal;
 use util::{WATCHDOG, now, sh};
 
 /// What a host does: `strength trees parent end`.
@@ -247,9 +248,9 @@ fn a_guard_that_is_killed_comes_back_and_goes_with_its_reactor() {
             // In a session of its own, and deaf.
             let stat = fs::read_to_string(format!("/proc/{guard}/stat")).unwrap();
             assert_eq!(stat.split(' ').nth(5).unwrap(), guard.to_string());
-            kill(guard, libc::SIGTERM);
+            kill(guard, Signal::TERM);
             assert_eq!(guard_of_this_process(), [guard]);
-            kill(guard, libc::SIGKILL);
+            kill(guard, Signal::KILL);
             let mut again = Vec::new();
             while again.is_empty() || again == [guard] {
                 assert!(now() < end, "no other guard");
@@ -312,8 +313,6 @@ fn private_memory(pid: i32) -> u64 {
     private.map(|line| line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap()).sum()
 }
 
-fn kill(pid: i32, signal: i32) {
-    let pid = rustix::process::Pid::from_raw(pid).unwrap();
-    let signal = rustix::process::Signal::from_named_raw(signal).unwrap();
-    rustix::process::kill_process(pid, signal).unwrap();
+fn kill(pid: i32, signal: Signal) {
+    rustix::process::kill_process(rustix::process::Pid::from_raw(pid).unwrap(), signal).unwrap();
 }

@@ -96,7 +96,7 @@ fn the_first_process_of_a_container_leaves_no_zombies() {
 }
 
 /// A service that raises a signal when its process says "ready".
-struct Asked(ProcessMonitor, i32);
+struct Asked(ProcessMonitor, rustix::process::Signal);
 
 impl Service for Asked {
     fn is_running(&self) -> bool {
@@ -122,7 +122,7 @@ impl Service for Asked {
     fn handle(&mut self, reactor: &mut Reactor, event: &Event<'_>) -> bool {
         if matches!(event, Event::Data { data, .. } if data.windows(5).any(|word| word == b"ready")) {
             let pid = rustix::process::getpid();
-            rustix::process::kill_process(pid, rustix::process::Signal::from_named_raw(self.1).unwrap()).unwrap();
+            rustix::process::kill_process(pid, self.1).unwrap();
         }
         self.0.handle(reactor, event)
     }
@@ -140,7 +140,7 @@ fn end_in_order() {
                   setsid sh -c '(trap \"\" TERM; sleep 1000 & sleep 1000) & exec sleep 1000' & \
                   sleep 0.1; echo ready; exec sleep 1000";
     monitor.add_process(&mut reactor, "it", &sh(script)).unwrap();
-    let mut service = Asked(monitor, libc::SIGTERM);
+    let mut service = Asked(monitor, rustix::process::Signal::TERM);
     let start = now();
     reactor.run_service(&mut service).unwrap();
     assert!(start.elapsed() >= kill_time && start.elapsed() < WATCHDOG, "{:?}", start.elapsed());
