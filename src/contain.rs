@@ -4,6 +4,11 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
+
+/// How long what was killed may take to go, before it is told that it is still there. A process that waits for a device dies
+/// when the kernel lets go of it, and one that has become another user's may not be killed.
+pub(crate) const LAST_WAIT: Duration = Duration::from_secs(2);
 
 /// How a process is to be kept together with all that it starts: see [`Command::contain`](crate::Command::contain).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]

@@ -8,6 +8,8 @@ use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use crate::contain::LAST_WAIT;
+
 macro_rules! stages {
     ($($(#[$doc:meta])* $variant:ident => $name:literal,)*) => {
         /// The step at which a spawn failed.
@@ -289,7 +291,7 @@ impl fmt::Display for RunError {
             Self::Interrupted { signal } => write!(f, "interrupted by signal {signal}"),
             Self::StillRunning { pid, refusal: Some(error) } => write!(f, "cannot kill process {pid}: {error}"),
             Self::StillRunning { pid, refusal: None } => {
-                write!(f, "process {pid} is still there 2 s after it was killed")
+                write!(f, "process {pid} is still there {} s after it was killed", LAST_WAIT.as_secs())
             }
         }
     }

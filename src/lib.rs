@@ -94,7 +94,7 @@ pub use monitor::lines::Escaped;
 pub use monitor::restart::{self, Leftovers, Policy, PolicyError, Restart};
 pub use monitor::simulation;
 pub use monitor::{Line, Log, MonitorError, Observer, ProcessMonitor, Status};
-pub use process::{Process, ProcessGroup, ProcessId, Tree};
+pub use process::{Process, ProcessId, Tree};
 pub use producer::{Consumer, Feed, Producer, ReadProducer};
 pub use protocol::{ProcessProtocol, ProtocolResult, Protocols};
 pub use pty::Pty;

@@ -8,7 +8,7 @@ use std::io::{self, Read};
 use std::time::{Duration, Instant};
 
 use crate::command::Command;
-use crate::contain::Remains;
+use crate::contain::{LAST_WAIT, Remains};
 use crate::error::{RunError, SignalError};
 use crate::exit::Exit;
 use crate::job_control::{Request, Requests, ending_signals};
@@ -27,8 +27,6 @@ const KILL_TIME: Duration = Duration::from_secs(5);
 const DRAIN_TIME: Duration = Duration::from_millis(20);
 /// The same where the whole group was killed, and only needs to be given the time to die.
 const KILLED_DRAIN_TIME: Duration = Duration::from_secs(1);
-/// How long what was killed may take to go.
-const LAST_WAIT: Duration = Duration::from_secs(2);
 /// How often a kill is tried again that was refused.
 const POLL: Duration = Duration::from_millis(10);
 /// The most that a pipe of ours can hold: what is behind that was written after the exit.

@@ -6,6 +6,7 @@ use std::fmt;
 use std::io;
 use std::time::{Duration, Instant};
 
+use crate::contain::LAST_WAIT;
 use crate::job_control::{Request, Requests, ending_signals, other_ending_signals};
 use crate::reactor::{Event, Patience, Reactor, end_program, ends_program};
 use crate::sys;
@@ -154,10 +155,6 @@ impl fmt::Debug for MultiService {
 
 /// The signals that stop a service even if the host watches them itself.
 const ALWAYS: [i32; 3] = [libc::SIGTERM, libc::SIGINT, libc::SIGQUIT];
-
-/// How long what a second signal has killed may take to go. A process that has become another user's may not be killed,
-/// and one that waits for a device dies when the kernel lets go of it.
-const LAST_WAIT: Duration = Duration::from_secs(2);
 
 /// Without a wait that works: from one look at everything to the next.
 const LOOK_AGAIN: Duration = Duration::from_millis(20);

@@ -6,9 +6,9 @@ mod guard;
 use childminder::restart::{Lifecycle, Policy};
 use childminder::simulation::Timeline;
 use childminder::{
-    Command, Controlled, Event, Exit, Handle, HandleError, Line, Log, MonitorError, MultiService, Process,
-    ProcessGroup, ProcessId, ProcessMonitor, ProcessStatus, Pty, Reactor, SignalError, SourceId, SpawnError, Status,
-    Stdio, TimerId, Waker, WriteError,
+    Command, Controlled, Event, Exit, Handle, HandleError, Line, Log, MonitorError, MultiService, Process, ProcessId,
+    ProcessMonitor, ProcessStatus, Pty, Reactor, SignalError, SourceId, SpawnError, Status, Stdio, TimerId, Waker,
+    WriteError,
 };
 
 const fn send<T: Send>() {}
@@ -41,7 +41,6 @@ const _: () = {
     send_and_sync::<Lifecycle>();
     send_and_sync::<Timeline>();
     send_and_sync::<ProcessId>();
-    send_and_sync::<ProcessGroup>();
     send_and_sync::<TimerId>();
     send_and_sync::<SourceId>();
 };

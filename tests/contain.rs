@@ -69,6 +69,23 @@ fn until_true(world: &mut World, mut is_so: impl FnMut(&mut World) -> bool) {
     }
 }
 
+/// Waits until the leader has died, without a turn.
+#[track_caller]
+fn until_dead(world: &mut World, id: ProcessId) {
+    let pid = world.process(id).pid().unwrap().to_string();
+    until_true_alone(|| util::status_field(&pid, "State").starts_with('Z'));
+}
+
+/// [`until_true`], without a turn.
+#[track_caller]
+fn until_true_alone(mut is_so: impl FnMut() -> bool) {
+    let end = util::now() + util::WATCHDOG;
+    while !is_so() {
+        assert!(util::now() < end, "waited in vain");
+        std::thread::yield_now();
+    }
+}
+
 /// The names of the living members of a tree.
 fn names(world: &mut World, id: ProcessId) -> Vec<String> {
     let Remains::Members(members) = world.reactor.tree(id).expect("somebody is left").members() else {
@@ -249,6 +266,24 @@ fn a_directory_that_somebody_has_removed_is_made_again() {
         fs::remove_dir(&part.homes()[0]).unwrap();
         let id = world.spawn(&contained(Command::new("true")));
         until_gone(world, id);
+    });
+}
+
+// Somebody with the right to do so has moved the last member elsewhere, and removed the directory.
+#[test]
+fn a_cgroup_that_somebody_has_removed_is_empty() {
+    in_cgroups("a_cgroup_that_somebody_has_removed_is_empty", |world, part| {
+        let id = world.spawn(&contained(sh("sleep 1000 >/dev/null 2>&1 & echo $!")));
+        world.until_said(id, 1, "\n");
+        let pid = world.log.text(id, 1);
+        let cgroup = part.cgroups().remove(0);
+        // Before anybody of the reactor's opens its files again.
+        until_dead(world, id);
+        fs::write("/mnt/cgroup.procs", pid.trim()).unwrap();
+        until_true_alone(|| fs::remove_dir(&cgroup).is_ok());
+        assert!(until_gone(world, id));
+        let pid = rustix::process::Pid::from_raw(pid.trim().parse().unwrap()).unwrap();
+        rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
     });
 }
 

@@ -158,6 +158,29 @@ fn each_errno(name: &str, case: usize) {
     });
 }
 
+// The question whether there is a clone3 is answered with yes, and then it is refused. What the host had put at low numbers
+// for the first attempt is there for the second one.
+#[test]
+fn a_late_refusal_loses_no_output() {
+    if !can_mount() {
+        return;
+    }
+    expect_apart_in(&MOUNTED, "a_late_refusal_loses_no_output", || {
+        let part = Part::new();
+        let many: Vec<_> = (0..100).map(|_| std::fs::File::open("/dev/null").unwrap()).collect();
+        refuse(&[(libc::SYS_clone3, None, libc::EINVAL)]);
+        let mut world = World::new(COMBINATIONS[0]);
+        world.reactor.set_cgroup_parent(&part.0);
+        let mut command = sh("echo out; echo err >&2");
+        command.contain(Contain::Cgroup);
+        for _ in 0..2 {
+            let outcome = world.run(&command);
+            assert_eq!((outcome.out.as_str(), outcome.err.as_str()), ("out\n", "err\n"));
+        }
+        drop(many);
+    });
+}
+
 macro_rules! cases {
     ($($name:ident: $case:literal)*) => { $(
         #[test]

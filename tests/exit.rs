@@ -6,7 +6,7 @@ mod util;
 
 use std::time::Duration;
 
-use childminder::{Command, Event, Limit, Resource, SignalError, Stdio};
+use childminder::{Command, Event, Limit, Reactor, Remains, Resource, SignalError, Stdio};
 use util::{COMBINATIONS, What, World, on_all_combinations, sh};
 
 /// A shell that says its own pid and that of a child of its own, which keeps the shell's descriptors if `open`.
@@ -358,28 +358,23 @@ fn util_kill(pid: i32) {
 
 /// Reaches those that are left, and nobody else.
 #[test]
-fn leftover_group() {
+fn what_is_left_of_a_group() {
     for combination in [COMBINATIONS[0], COMBINATIONS[2]] {
         let mut world = World::new(combination);
-        let (id, pid) = end_with_grandchild(&mut world, &with_grandchild(true), |world, id| {
-            assert!(world.process(id).leftover_group().is_none(), "it has not exited");
-        });
-        let Some(group) = world.process(id).leftover_group() else {
+        let (id, pid) = end_with_grandchild(&mut world, &with_grandchild(true), |_, _| {});
+        let Some(mut tree) = world.reactor.tree(id) else {
             eprintln!("skipped: needs Linux 6.9");
             util_kill(pid);
             return;
         };
-        assert!(!group.is_empty());
-        group.signal(0).unwrap();
-        world.process(id).signal_group(libc::SIGKILL).unwrap();
-        world.until_ended(id);
-        until_dead(pid);
-        assert!(group.is_empty(), "the dead are nobody, reaped or not");
-        // Whoever reaps orphans here may take a moment.
-        let deadline = util::now() + util::WATCHDOG;
-        while !matches!(group.signal(libc::SIGTERM), Err(SignalError::AlreadyExited)) {
-            assert!(util::now() < deadline);
-            std::thread::yield_now();
-        }
+        let Remains::Members(members) = tree.members() else { panic!("nobody") };
+        assert_eq!(members.iter().map(|member| member.pid).collect::<Vec<_>>(), [u32::try_from(pid).unwrap()]);
+        tree.signal(libc::SIGKILL).unwrap();
+        let gone = std::cell::Cell::new(false);
+        let hook = |_: &mut Reactor, event: &Event<'_>| {
+            gone.set(gone.get() || matches!(event, Event::TreeGone { certain: true, .. }));
+        };
+        world.until_with(hook, |log| gone.get() && log.ended(id));
+        assert!(!alive(pid) && world.reactor.tree(id).is_none(), "the dead are nobody, reaped or not");
     }
 }

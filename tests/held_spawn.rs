@@ -3,6 +3,9 @@
 
 mod util;
 
+#[path = "util/apart.rs"]
+mod apart;
+
 use std::cell::Cell;
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Read, Write};
@@ -13,8 +16,11 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 use std::{env, thread};
 
+use apart::expect_apart;
 use childminder::{Command, Event, Reactor, Stage};
-use rustix::process::{Pid, Signal, kill_process, kill_process_group};
+use rustix::process::{
+    DumpableBehavior, Pid, Signal, dumpable_behavior, kill_process, kill_process_group, set_dumpable_behavior,
+};
 use util::{COMBINATIONS, TempDir, WATCHDOG, World, children, children_of, is_root, now, on_all_combinations};
 
 /// Nobody else's, so that "all processes of this user" are those of one test.
@@ -221,6 +227,33 @@ on_all_combinations! {
     }
 }
 
+// Such a child may be another user's by then, and is still in the host's memory: that user may not read it there.
+#[test]
+fn the_user_of_a_stuck_child_may_not_read_the_host() {
+    if !is_root() {
+        return;
+    }
+    expect_apart("the_user_of_a_stuck_child_may_not_read_the_host", || {
+        let mut world = World::new(COMBINATIONS[0]);
+        set_dumpable_behavior(DumpableBehavior::Dumpable).unwrap();
+        let folder = TempDir::new("stuck");
+        let Some(silent) = Silent::mount(&mut world, &folder.0) else { return };
+        world.reactor.set_spawn_timeout(Duration::from_millis(100));
+        let mut command = Command::new(folder.0.join("program"));
+        let error = world.reactor.spawn_process(command.uid(USERS).gid(USERS).groups(&[])).unwrap_err();
+        assert!(error.to_string().ends_with("was killed and is not gone yet)"), "{error}");
+        assert_ne!(dumpable_behavior().unwrap(), DumpableBehavior::Dumpable);
+        assert_eq!(world.output(&util::sh("echo hello")), "hello\n");
+        assert_ne!(dumpable_behavior().unwrap(), DumpableBehavior::Dumpable);
+        drop(silent);
+        let deadline = now() + WATCHDOG;
+        while dumpable_behavior().unwrap() != DumpableBehavior::Dumpable {
+            assert!(now() < deadline, "it never comes back");
+            assert_eq!(world.output(&util::sh("echo hello")), "hello\n");
+        }
+    });
+}
+
 /// A file system that takes every question and answers none, but for the first one, which mounts it.
 struct Silent {
     folder: std::path::PathBuf,
@@ -235,7 +268,9 @@ impl Silent {
             return None;
         };
         let mut mount = Command::new("mount");
-        mount.args(["-i", "-t", "fuse", "-o", "fd=3,rootmode=40000,user_id=0,group_id=0", "silent"]).arg(folder);
+        mount
+            .args(["-i", "-t", "fuse", "-o", "fd=3,rootmode=40000,user_id=0,group_id=0,allow_other", "silent"])
+            .arg(folder);
         mount.fd(3, std::os::fd::OwnedFd::from(device.try_clone().unwrap()));
         let done = world.run(&mount).exit;
         if !done.success() {

@@ -5,12 +5,12 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use crate::contain::LAST_WAIT;
+
 pub use super::policy::{Leftovers, Policy, PolicyError, Restart};
 
 /// From the first kill to the second one.
 const KILL_AGAIN: Duration = Duration::from_secs(1);
-/// So long the restart waits at most for those who were killed because the process has left them behind.
-const CLEAR_UP: Duration = Duration::from_secs(2);
 /// From one kill to the next, at most.
 const KILL_AGAIN_AT_MOST: Duration = Duration::from_secs(60);
 
@@ -274,7 +274,7 @@ impl Lifecycle {
                 let latest = after(*since, policy.max_restart_delay);
                 self.ready = self.ready.map(|ready| ready.min(latest));
                 // Those who are being killed have their time, whatever the policy.
-                let cleared = self.ready.map_or(latest, |_| latest.max(after(*since, CLEAR_UP)));
+                let cleared = self.ready.map_or(latest, |_| latest.max(after(*since, LAST_WAIT)));
                 *until = (*until).min(cleared);
             }
             State::Stopping { since, kill_at, kills: 0, .. } => {
@@ -549,7 +549,7 @@ impl Lifecycle {
             state => return (state, Some(Action::Kill)),
         };
         self.ready = Some(ready);
-        (State::BackingOff { since: now, until: ready.max(after(now, CLEAR_UP)) }, Some(Action::Kill))
+        (State::BackingOff { since: now, until: ready.max(after(now, LAST_WAIT)) }, Some(Action::Kill))
     }
 }
 

@@ -366,7 +366,7 @@ impl Child {
     }
 
     /// The members of its group that are there after it was reaped, if the kernel can reach them.
-    pub(super) fn leftover_group(&self) -> Option<ProcessGroup> {
+    fn leftover_group(&self) -> Option<ProcessGroup> {
         let (pidfd, _) = self.pidfd.as_ref().filter(|(pidfd, _)| self.has_leftovers(pidfd))?;
         Some(ProcessGroup { pidfd: pidfd.try_clone().ok()?, number: self.pid })
     }

@@ -13,19 +13,13 @@ use crate::sys;
 /// What is left of a process group after its leader was reaped. It reaches the group's members and nobody else, whatever
 /// the system has done with the leader's number since.
 #[derive(Debug)]
-pub struct ProcessGroup {
+pub(crate) struct ProcessGroup {
     pub(super) pidfd: OwnedFd,
     /// The group's, as long as it has members.
     pub(super) number: i32,
 }
 
 impl ProcessGroup {
-    /// Whether nobody is left. Members that have died and that their parent has not reaped are nobody, where `/proc` can tell.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.is_left(&mut None, None) == Some(false)
-    }
-
     /// Whether anybody is left, or `None` where that cannot be told. `living` is looked up if it is needed and not there, so
     /// that many groups can share one look. `killed` is when all members were killed.
     pub(crate) fn is_left(&self, living: &mut Option<Living>, killed: Option<Moment>) -> Option<bool> {
@@ -61,11 +55,7 @@ impl ProcessGroup {
     }
 
     /// Sends a signal to all members. Dead ones that nobody has reaped take it, without effect.
-    ///
-    /// # Errors
-    ///
-    /// [`SignalError::AlreadyExited`] if there are no members, or what `kill(2)` says.
-    pub fn signal(&self, signal: i32) -> Result<(), SignalError> {
+    pub(crate) fn signal(&self, signal: i32) -> Result<(), SignalError> {
         Ok(sys::pidfd::send_to_group(&self.pidfd, signal)?)
     }
 }

@@ -13,7 +13,7 @@ use super::child::Child;
 use super::group::ProcessGroup;
 use super::killed::Killed;
 use super::table::{Living, Moment};
-use crate::contain::Containment;
+use crate::contain::{Containment, LAST_WAIT};
 use crate::slab::Key;
 use crate::sources::{Source, Sources};
 
@@ -21,8 +21,6 @@ use crate::sources::{Source, Sources};
 const FIRST_PAUSE: Duration = Duration::from_millis(2);
 /// The longest pause between two looks where nothing tells when to look.
 const LONGEST_PAUSE: Duration = Duration::from_millis(50);
-/// So long after a kill it counts as unknown whether somebody is left, if the system cannot tell.
-const PATIENCE: Duration = Duration::from_secs(2);
 
 /// The readiness by which `cgroup.events` tells of a change.
 #[cfg(target_os = "linux")]
@@ -155,7 +153,7 @@ impl Left {
         if seen == Some(false) {
             return self.end(sources);
         }
-        let killed_long_ago = |killed: &Killed| now.saturating_duration_since(killed.at) >= PATIENCE;
+        let killed_long_ago = |killed: &Killed| now.saturating_duration_since(killed.at) >= LAST_WAIT;
         if seen.is_none() && self.killed.as_ref().is_some_and(killed_long_ago) {
             return match self.end(sources) {
                 // Its directory is in the way of nobody, and a later sweep finds it.

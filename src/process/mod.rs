@@ -28,7 +28,6 @@ use crate::sources::Sources;
 use crate::sys;
 use child::Pipe;
 pub(crate) use child::{Child, Notice, Reap, Surroundings};
-pub use group::ProcessGroup;
 pub(crate) use left::{Fate, Left};
 use pipe::Flush;
 pub(crate) use pipe::{LARGE_PIPE, Read};
@@ -146,13 +145,6 @@ impl Process<'_> {
     /// reaped, while its number still is its own. It is not, unless said so here.
     pub fn kill_group_at_exit(&mut self, kill: bool) {
         self.child.kill_group_at_exit = kill;
-    }
-
-    /// The members of its process group that are still there after it has exited, if there are any and the kernel
-    /// can reach them safely (Linux 6.9, with a pidfd).
-    #[must_use]
-    pub fn leftover_group(&self) -> Option<ProcessGroup> {
-        self.child.leftover_group()
     }
 
     /// Writes to the child's descriptor `fd`: what there is room for now, and the rest as soon as there is. All of

@@ -14,7 +14,7 @@ use super::child::Child;
 use super::killed::Killed;
 use super::left::{Left, Place};
 use super::table::{self, Living, Moment};
-use crate::contain::{Containment, Remains};
+use crate::contain::{Containment, LAST_WAIT, Remains};
 use crate::error::SignalError;
 use crate::slab::Key;
 
@@ -73,8 +73,6 @@ pub(crate) struct Sweep {
     group: i32,
 }
 
-/// From a kill to the word who is still there.
-const WORD: Duration = Duration::from_secs(2);
 /// From the signal to the group of the leader to the signal to the others. Most trees are gone by then.
 const SWEEP: Duration = Duration::from_millis(5);
 
@@ -194,7 +192,7 @@ impl Tree<'_> {
         };
         let (at, moment) = (self.now, Moment::now());
         if !self.stem.was_killed() {
-            self.agenda.words.push_back((self.id.0, at + WORD));
+            self.agenda.words.push_back((self.id.0, at + LAST_WAIT));
         }
         // One that could not be killed has missed somebody.
         let complete = killed.as_ref().is_ok_and(|complete| *complete);

@@ -10,12 +10,11 @@ use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
 use super::{Event, Reactor, clock};
+use crate::contain::LAST_WAIT;
 use crate::process::table;
 use crate::sys;
 use crate::sys::wait::Wait;
 
-/// So long after SIGKILL an orphan that is still there is left to the kernel.
-const PATIENCE: Duration = Duration::from_secs(2);
 /// While the orphans are being ended, others may become orphans without a word of the kernel.
 const LOOK: Duration = Duration::from_millis(50);
 
@@ -194,7 +193,7 @@ impl Reactor {
             self.look_for_orphans(now);
         }
         let Some(orphans) = &mut self.orphans else { return true };
-        let given_up = |ending: &Ending| ending.killed.is_some_and(|killed| now > killed + PATIENCE);
+        let given_up = |ending: &Ending| ending.killed.is_some_and(|killed| now > killed + LAST_WAIT);
         let done = orphans.known.is_empty() && !orphans.stirred || orphans.ending.as_ref().is_some_and(given_up);
         if done {
             for pid in orphans.known.keys() {
