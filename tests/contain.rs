@@ -18,7 +18,9 @@ use std::path::PathBuf;
 
 use apart::expect_apart_in;
 use cgroups::{MOUNTED, Part, can_mount};
-use childminder::{Command, Contain, Event, ProcessId, Reactor, ReapMethod, Remains, SpawnMethod, Stage, Strength};
+use childminder::{
+    Command, Contain, Event, ProcessId, Reactor, ReapMethod, Remains, SpawnMethod, Stage, Stdio, Strength,
+};
 use util::{COMBINATIONS, World, sh};
 
 /// Runs a test for each way to spawn and to reap, with a part of the hierarchy for itself.
@@ -273,11 +275,13 @@ fn a_directory_that_somebody_has_removed_is_made_again() {
 #[test]
 fn a_cgroup_that_somebody_has_removed_is_empty() {
     in_cgroups("a_cgroup_that_somebody_has_removed_is_empty", |world, part| {
-        let id = world.spawn(&contained(sh("sleep 1000 >/dev/null 2>&1 & echo $!")));
+        let mut command = contained(sh("sleep 1000 >/dev/null 2>&1 & echo $!; read -r line"));
+        let id = world.spawn(command.stdin(Stdio::piped()));
         world.until_said(id, 1, "\n");
         let pid = world.log.text(id, 1);
         let cgroup = part.cgroups().remove(0);
-        // Before anybody of the reactor's opens its files again.
+        // The leader ends only now, so that no turn has seen its end before the cgroup is removed.
+        world.process(id).close_stdin();
         until_dead(world, id);
         fs::write("/mnt/cgroup.procs", pid.trim()).unwrap();
         until_true_alone(|| fs::remove_dir(&cgroup).is_ok());
