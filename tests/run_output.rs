@@ -171,8 +171,7 @@ fn who_was_told_to_end_does_not_wait_for_the_reader() {
     let (mut child, out, _err) = flood(&["--restart", "never"], "", &mark);
     let yes = marked(&mark)[0];
     send("KILL", &yes.to_string());
-    let children = format!("/proc/{0}/task/{0}/children", child.id());
-    assert!(eventually(|| fs::read_to_string(&children).unwrap_or_default().is_empty()));
+    assert!(eventually(|| children_of(child.id()).is_empty()));
     assert!(child.try_wait().unwrap().is_none(), "as any filter, it waits for its reader");
     let asked = now();
     send("TERM", &child.id().to_string());
@@ -187,14 +186,16 @@ fn a_hangup_ends_who_waits_for_its_reader_alone() {
     let mark = format!("UNREAD_HANGUP={}", std::process::id());
     let (mut child, _out, _err) = flood(&["--restart", "never"], "", &mark);
     marked(&mark).iter().for_each(|yes| send("KILL", &yes.to_string()));
-    assert!(eventually(|| marked(&mark).is_empty() && all_sleep(&[child.id()])));
+    // It has seen the end of its child, and the turn of that is over.
+    assert!(eventually(|| children_of(child.id()).is_empty() && all_sleep(&[child.id()])));
     send("HUP", &child.id().to_string());
     assert_eq!(wait(&mut child).code(), Some(137), "its child's");
 
     // When only the rest of the output is left, it is a filter like any other.
     use std::os::unix::process::ExitStatusExt;
     for (name, number) in [("TERM", libc::SIGTERM), ("HUP", libc::SIGHUP)] {
-        let mut child = command(&["--restart", "never", "sh", "-c", "yes | head -c 100000"]).spawn().unwrap();
+        // Its lines are more than a pipe holds, and fewer than those for which its pipe is no longer read.
+        let mut child = command(&["--restart", "never", "sh", "-c", "yes | head -c 60000"]).spawn().unwrap();
         let pid = child.id();
         let said = child.stderr.take().unwrap();
         assert!(BufReader::new(said).lines().map_while(Result::ok).any(|line| line.contains("exited")));
