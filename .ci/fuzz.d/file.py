@@ -80,6 +80,7 @@ class File:
         self.lines = []
         self.mistakes = []
         self.effective = {}
+        self.first_wrong = random.randrange(len(WRONG_NAMES))
         names = random.sample(NAMES, random.choice([1, 1, 2, 5]))
         for index, name in enumerate(names):
             self.table(name, index)
@@ -92,7 +93,8 @@ class File:
     def table(self, name, index):
         is_wrong = self.random.random() < 0.03
         if is_wrong:
-            name = self.random.choice(WRONG_NAMES)
+            # Each of them once: a table that is there twice is another mistake.
+            name = WRONG_NAMES[(self.first_wrong + index) % len(WRONG_NAMES)]
         self.add(f"[process.{name}]", not is_wrong)
         settings = self.effective.setdefault(tomllib.loads(f"x = {name}")["x"] if name.startswith('"') else name, {})
         rows = [self.command(settings)]

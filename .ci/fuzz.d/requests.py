@@ -105,9 +105,12 @@ def read(line):
     return command, meant, request
 
 
+# What is no signal. Whether anything else is one is not the model's business: both answers are right.
+NO_SIGNALS = ["SIGNOPE", "0", "-9", "65", "99999999999"]
+
+
 def is_signal(text):
-    """Names and numbers of signals that these cases use. What is not known here is not sent."""
-    return is_text(text) and re.fullmatch(r"(SIG)?(HUP|TERM|KILL|USR1|CONT)|1|9|15|(SIG)?RTMIN(\+[1-9])?", text) is not None
+    return is_text(text) and text not in NO_SIGNALS
 
 
 def fits(pattern, name):
@@ -133,7 +136,7 @@ def request(random):
         asked["names"] = [random.choice(["toy", "talker", "t*", "to?", "*y", "nobody", "TOY", "", "toy "])
                           for _ in range(random.choice([1, 1, 2, 50]))]
     if asked["command"] == "signal":
-        asked["signal"] = random.choice(["HUP", "SIGTERM", "9", "CONT", "RTMIN+1", "SIGNOPE", "0", "-9", "65", "99999999999"])
+        asked["signal"] = random.choice(["HUP", "SIGTERM", "9", "CONT", "RTMIN+1", *NO_SIGNALS])
     if random.random() < 0.1:
         asked["wait"] = random.choice([0, 0.001, 0.5, -1, 1e300, YEAR, YEAR + 1, "5", None, True])
     if random.random() < 0.1:
