@@ -53,7 +53,8 @@ fn without_close_range_and_pidfds() {
         world.until_with(
             |reactor, event| {
                 if let Event::Exited { process, .. } = event {
-                    assert!(reactor.process(*process).unwrap().leftover_group().is_none());
+                    // Who is born in a cgroup has a pidfd all the same.
+                    assert!(util::in_cgroups() || reactor.process(*process).unwrap().leftover_group().is_none());
                 }
             },
             |log| log.ended(id),
