@@ -53,7 +53,8 @@ fn without_close_range_and_pidfds() {
         world.until_with(
             |reactor, event| {
                 if let Event::Exited { process, .. } = event {
-                    assert!(reactor.tree(*process).is_none(), "without a pidfd nobody reaches the others");
+                    // Who is born in a cgroup can be reached all the same.
+                    assert!(util::in_cgroups() || reactor.tree(*process).is_none());
                 }
             },
             |log| log.ended(id),

@@ -164,12 +164,13 @@ pub(crate) fn group_of(pid: i32) -> Option<i32> {
     state_and_group(&stat).map(|(_, group)| group)
 }
 
-/// What `/proc` says of these processes; those that are gone are left out.
+/// What `/proc` says of these processes; those that are dead or gone are left out.
 pub(crate) fn members(pids: &[i32]) -> Vec<Member> {
     if !is_ours() {
         return Vec::new();
     }
-    pids.iter().filter_map(|pid| member(&fs::read(format!("/proc/{pid}/stat")).ok()?)).collect()
+    let members = pids.iter().filter_map(|pid| member(&fs::read(format!("/proc/{pid}/stat")).ok()?));
+    members.filter(|member| !matches!(member.state, 'Z' | 'X' | 'x')).collect()
 }
 
 /// The processes of a group, the dead that nobody has reaped not among them. `None` where that cannot be told.

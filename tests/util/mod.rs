@@ -51,15 +51,22 @@ pub(crate) fn now() -> Instant {
     Instant::now()
 }
 
-/// With this variable, set to `cgroup`, all that the worlds of the tests start is in cgroups. So the whole suite can be run on
-/// both strengths.
+/// With this variable, set to `cgroup`, all that the worlds of the tests start is in cgroups where they are to be had. So the whole suite can be run on
+/// both strengths. The tests of the files `contain*` choose for themselves.
 const STRENGTH: &str = "CHILDMINDER_TEST_STRENGTH";
+
+/// Whether all is in cgroups.
+pub(crate) fn in_cgroups() -> bool {
+    let test = std::env::current_exe().unwrap_or_default();
+    let chooses = test.file_name().is_some_and(|name| name.to_string_lossy().starts_with("contain"));
+    !chooses && std::env::var_os(STRENGTH).is_some_and(|strength| strength == "cgroup")
+}
 
 /// The command, in the containment that all tests are to use.
 pub(crate) fn contained(command: &Command) -> Command {
     let mut command = command.clone();
-    if std::env::var_os(STRENGTH).is_some_and(|strength| strength == "cgroup") {
-        command.contain(Contain::Cgroup);
+    if in_cgroups() {
+        command.contain(Contain::Auto);
     }
     command
 }
