@@ -15,7 +15,7 @@ use childminder::{
 use lexopt::{Arg, Parser, ValueExt};
 
 use super::output::{self, Output, time_left};
-use super::signals::{Signals, Wish};
+use super::signals::{self, Signals, Wish};
 use super::text::visible;
 use super::waiting::Author;
 use super::{FAILURE, Failure, HELP, child, path_of, paths, screen, user, words};
@@ -47,6 +47,9 @@ pub(super) fn main(arguments: Parser) -> Result<u8, Failure> {
     console.out.watch(&mut reactor);
     console.err.watch(&mut reactor);
     let signals = Signals::watch(&mut reactor)?;
+    if let Some(problem) = child::kill_trees_at_death(&mut reactor) {
+        console.say(&problem);
+    }
 
     let restart = policy.restart;
     let mut monitor = ProcessMonitor::with_observer(console);
@@ -75,8 +78,9 @@ pub(super) fn main(arguments: Parser) -> Result<u8, Failure> {
         run.turn(&mut reactor, None)?;
     }
     run.monitor.observer_mut().finish(&reactor, deadline);
-    // The signals stay watched to the very end.
-    std::mem::forget(reactor);
+    // A signal that comes now must not change the exit code.
+    signals::block();
+    drop(reactor);
     Ok(run.code.unwrap_or(0))
 }
 
@@ -140,7 +144,7 @@ fn parse(mut arguments: Parser) -> Result<Option<Arguments>, Failure> {
     if let Some(user) = user {
         user.run(&mut command)?;
     }
-    child::confine(&mut command);
+    child::confine(&mut command, true);
     Ok(Some(Arguments { name, command, policy, raw }))
 }
 

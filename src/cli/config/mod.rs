@@ -38,6 +38,8 @@ pub(crate) const DEFAULT_FILE: &str = "childminder.toml";
 pub(crate) struct Config {
     /// Where the control socket shall be, if the file says so. Absolute.
     pub(crate) socket: Option<PathBuf>,
+    /// Whether the processes are killed if the supervisor is.
+    pub(crate) kills_at_death: bool,
     /// The folder that relative paths count from.
     base: PathBuf,
     tables: Vec<Table>,

@@ -109,7 +109,7 @@ struct Reader<'r, 't> {
 impl Reader<'_, '_> {
     fn config(&mut self, root: &DeTable<'_>, end: usize) -> Config {
         let root = Section::new(self.report, "the file", root, &ROOT);
-        let mut socket = None;
+        let (mut socket, mut kills_at_death) = (None, true);
         let mut defaults = (Policy::default(), true);
         let monitor = root.table(self.report, "monitor", "a table");
         if monitor.is_none_or(|table| !table.contains_key("socket")) {
@@ -119,6 +119,7 @@ impl Reader<'_, '_> {
             let monitor = Section::monitor(self.report, table);
             let before = self.report.count();
             socket = self.socket(&monitor);
+            kills_at_death = monitor.read(self.report, "when-killed", value::kill_or_leave).unwrap_or(true);
             defaults = self.policy(&monitor, &defaults);
             defaults.1 = self.report.count() == before;
         }
@@ -137,7 +138,7 @@ impl Reader<'_, '_> {
         if root.value("process").is_none() && !root.is_misspelt("process") && !self.report.is_spoiled(&(0..end)) {
             self.report.add(end..end, NO_PROCESS.into());
         }
-        Config { socket, base: self.base.to_owned(), tables }
+        Config { socket, kills_at_death, base: self.base.to_owned(), tables }
     }
 
     fn socket(&mut self, monitor: &Section<'_>) -> Option<PathBuf> {

@@ -7,7 +7,7 @@ use std::fmt::{self, Display, Formatter, Write};
 
 use childminder::Limit;
 
-use super::value::{Id, show_duration, show_max_size, show_restart};
+use super::value::{Id, show_duration, show_kill_or_leave, show_max_size, show_restart};
 use super::{Config, Output, ProcessConfig, Settings, Table};
 use crate::cli::safe_path::Creation;
 
@@ -28,9 +28,11 @@ impl Config {
         if values == Values::Hidden && self.tables.iter().any(has_variables) {
             text += "# Of variables only the lengths are shown, as --show-environment was not given.\n";
         }
+        text += "[monitor]\n";
         if let Some(socket) = &self.socket {
-            text += &format!("[monitor]\nsocket = {}\n\n", Quoted(&socket.to_string_lossy()));
+            text += &format!("socket = {}\n", Quoted(&socket.to_string_lossy()));
         }
+        text += &format!("when-killed = \"{}\"\n\n", show_kill_or_leave(self.kills_at_death));
         if self.tables.is_empty() {
             // Without this table, the file would have a mistake.
             text += "[process]\n";

@@ -15,6 +15,9 @@ use super::value::{self, Parsed, show_duration};
 pub(super) const POLICY: [&str; 6] =
     ["threshold", "kill-time", "min-restart-delay", "max-restart-delay", "restart", "stop-signal"];
 
+/// The keys of `[monitor]` beside those of a [`Policy`].
+pub(super) const MONITOR: [&str; 2] = ["socket", "when-killed"];
+
 pub(super) struct Section<'t> {
     table: &'t DeTable<'t>,
     /// What the keys that are not known were probably meant to be, if anything.
@@ -39,7 +42,7 @@ impl<'t> Section<'t> {
 
     /// The table `[monitor]`.
     pub(super) fn monitor(report: &mut Report<'_>, table: &'t DeTable<'t>) -> Self {
-        Self::new(report, "[monitor]", table, &[&["socket"], &POLICY[..]].concat())
+        Self::new(report, "[monitor]", table, &[&MONITOR, &POLICY[..]].concat())
     }
 
     /// What is written at the key.

@@ -198,6 +198,17 @@ pub(super) fn show_restart(restart: Restart) -> &'static str {
     }
 }
 
+/// Whether something is killed.
+pub(super) fn kill_or_leave(value: &DeValue<'_>) -> Parsed<bool> {
+    let known = [true, false];
+    let meant = known.into_iter().find(|kill| Some(show_kill_or_leave(*kill)) == value.as_str());
+    meant.ok_or("\"kill\" or \"leave\"")
+}
+
+pub(super) fn show_kill_or_leave(kill: bool) -> &'static str {
+    if kill { "kill" } else { "leave" }
+}
+
 pub(super) fn limit(value: &DeValue<'_>) -> Parsed<Limit> {
     let one = |value: &DeValue<'_>| match value.as_str() {
         Some(UNLIMITED) => Some(None),

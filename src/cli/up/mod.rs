@@ -29,8 +29,8 @@ use lexopt::{Arg, Parser};
 use super::config::{Commands, Config, FileName, Look, Mark, ProcessConfig};
 use super::control::Lock;
 use super::control::Server;
-use super::signals::{Signals, Wish};
-use super::{Failure, config, descriptor, output, path_of, words};
+use super::signals::{self, Signals, Wish};
+use super::{Failure, child, config, descriptor, output, path_of, words};
 use console::Console;
 use logs::Log;
 use voice::Voice;
@@ -91,8 +91,9 @@ pub(super) fn main(mut arguments: Parser) -> Result<u8, Failure> {
     up.read_rest(&mut reactor, deadline);
     up.voice().finish(&reactor, deadline);
     drop(up);
-    // The signals stay watched to the very end.
-    std::mem::forget(reactor);
+    // A signal that comes now must not change the exit code.
+    signals::block();
+    drop(reactor);
     result.map(|()| 0).map_err(|error| Failure::Other(words::stopped_because(&error)))
 }
 
@@ -112,6 +113,8 @@ struct Up {
     logs: Vec<Log>,
     /// What is started with the service.
     autostart: Vec<String>,
+    /// Whether the processes are killed if this command is.
+    kills_at_death: bool,
     stage: Stage,
 }
 
@@ -150,9 +153,14 @@ impl Up {
         let console = Console::new(reactor)?;
         let signals = Signals::watch(reactor)?;
         let mut monitor = ProcessMonitor::with_observer(Voice::new(console));
+        if config.kills_at_death {
+            let problem = child::kill_trees_at_death(reactor);
+            problem.into_iter().for_each(|problem| monitor.observer_mut().say(&problem));
+        }
         let mut processes = Vec::new();
         let mut autostart = Vec::new();
-        let mut commands = Commands::default();
+        let kills_at_death = config.kills_at_death;
+        let mut commands = Commands::new(kills_at_death);
         for process in config.into_processes() {
             let failed = |error: &dyn std::fmt::Display| Failure::Other(format!("[{}] {error}", process.name));
             let command = commands.of(&process).map_err(|error| failed(&error))?;
@@ -175,6 +183,7 @@ impl Up {
             server,
             waits: Vec::new(),
             logs: Vec::new(),
+            kills_at_death,
             stage: Stage::New,
         })
     }

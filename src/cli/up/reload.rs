@@ -80,8 +80,8 @@ impl Up {
         let mut errors = Vec::new();
         let mut plan = Vec::new();
         let mut known = Vec::new();
-        let mut commands = Commands::default();
-        let socket = new.socket.clone();
+        let mut commands = Commands::new(self.kills_at_death);
+        let (socket, kills_at_death) = (new.socket.clone(), new.kills_at_death);
         for process in new.into_processes() {
             let now = Known::new(&process);
             let change = old.get(process.name.as_str()).map(|old| old.change(now.mark));
@@ -148,6 +148,9 @@ impl Up {
         }
         changes.notes.extend(self.renew_lock());
         changes.notes.extend(self.compare_socket(socket));
+        if kills_at_death != self.kills_at_death {
+            changes.notes.push("`when-killed` has changed, and takes effect at the next start".into());
+        }
         let voice = self.voice();
         voice.say(&format!("reloaded: {}", changes.summary()));
         changes.notes.iter().for_each(|note| voice.say(note));
