@@ -174,7 +174,10 @@ impl OnTerminal {
     }
 
     fn close(&mut self) {
-        self.reactor.process(self.id).unwrap().close_all();
+        // The end of its shell may have closed it already.
+        if let Some(mut process) = self.reactor.process(self.id) {
+            process.close_all();
+        }
     }
 }
 
