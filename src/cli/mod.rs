@@ -50,6 +50,8 @@ childminder run:
       --user USER[:GROUP]      the user it runs as, by name or number; a number that is not in
                                the user database needs the group
       --restart WHEN           always (the default), on-failure or never
+      --contain HOW            what keeps it and all that it starts together: cgroup, group (its process group), or auto
+                               (the default), the first of these that can be had
 
 What the process writes comes out line by line as `[NAME] line`. It has a session of its own, without a terminal, and
 its stdin is /dev/null. SIGTERM, SIGINT (Ctrl-C), SIGQUIT, a closed terminal and any other signal that would end this

@@ -28,7 +28,7 @@ pub(crate) use render::Values;
 pub(crate) use report::Findings;
 use source::Source;
 pub(crate) use source::{FileName, Unreadable};
-pub(crate) use value::parse_duration;
+pub(crate) use value::{parse_contain, parse_duration};
 
 /// The file's name where none is given.
 pub(crate) const DEFAULT_FILE: &str = "childminder.toml";
@@ -40,6 +40,8 @@ pub(crate) struct Config {
     pub(crate) socket: Option<PathBuf>,
     /// Whether the processes are killed if the supervisor is.
     pub(crate) kills_at_death: bool,
+    /// Where the cgroups of the processes shall be made, if the file says so. Absolute.
+    pub(crate) cgroup: Option<PathBuf>,
     /// The folder that relative paths count from.
     base: PathBuf,
     tables: Vec<Table>,

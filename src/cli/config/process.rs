@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::Arc;
 
-use childminder::{Command, Limit, Policy, Resource, Stdio};
+use childminder::{Command, Contain, Limit, Policy, Resource, Stdio};
 
 use super::render::Values;
 use super::value::Id;
@@ -50,6 +50,8 @@ pub(crate) struct Settings {
     pub(crate) limits: Vec<(Resource, Limit)>,
     pub(crate) stdout: Output,
     pub(crate) stderr: Output,
+    /// What keeps it together with all that it starts.
+    pub(crate) contain: Contain,
 }
 
 /// Where a process's output goes.
@@ -153,7 +155,7 @@ impl ProcessConfig {
             command.rlimit(*resource, *limit);
         }
         child::confine(&mut command, kills_at_death);
-        command.stdout(settings.stdout.stdio()?).stderr(settings.stderr.stdio()?);
+        command.contain(settings.contain).stdout(settings.stdout.stdio()?).stderr(settings.stderr.stdio()?);
         Ok(command)
     }
 }
@@ -265,6 +267,7 @@ mod tests {
         assert_eq!(old.change(read("kill-time = 6")), Change::Policy);
         assert_eq!(old.change(read("autostart = false")), Change::Policy);
         assert_eq!(old.change(read("raw = true")), Change::Policy);
+        assert_eq!(old.change(read("leftovers = \"leave\"")), Change::Policy);
         for rest in [
             "environment = { A = \"1\" }",
             "umask = \"077\"",
@@ -272,6 +275,7 @@ mod tests {
             "directory = \"/\"",
             "stdout = \"null\"",
             "user = 0",
+            "contain = \"group\"",
         ] {
             assert_eq!(old.change(read(rest)), Change::Process, "{rest}");
         }

@@ -45,7 +45,8 @@ fn expect_round_trip(config: &Config) {
     // From another folder, too.
     let again = parse_as("/usr/other.toml", text.as_bytes());
     let again = again.map_err(|errors| format!("{errors}\n{text}")).unwrap();
-    assert_eq!((&again.socket, again.kills_at_death), (&config.socket, config.kills_at_death));
+    let monitor = |config: &Config| (config.socket.clone(), config.kills_at_death, config.cgroup.clone());
+    assert_eq!(monitor(&again), monitor(config));
     assert_eq!(again.into_processes().collect::<Vec<_>>(), config.processes().collect::<Vec<_>>(), "{text}");
 }
 
@@ -100,12 +101,13 @@ fn effective_settings_read_back_the_same() {
     expect_round_trip(&parse("[process]").unwrap());
     expect_round_trip(
         &parse(
-            "[monitor]\nkill-time = 0\nwhen-killed = \"leave\"\nthreshold = 1.000000001\nmax-restart-delay = \"36500d\"\nsocket = \"s\"\n\
+            "[monitor]\nkill-time = 0\nwhen-killed = \"leave\"\ncgroup = \"./c\"\ncontain = \"group\"\nthreshold = 1.000000001\nmax-restart-delay = \"36500d\"\nsocket = \"s\"\n\
              [process.\"a:b\"]\ncommand = [\"{instance}\", \"\\\"\\\\ \\u007f\\n\\t\\u001b ß\", '''x'y''']\n\
              environment = { \"a.b\" = \"\", c = \"\\r\" }\nstop-signal = \"RTMIN+3\"\ngroups = []\n\
              limits = { fsize = \"18446744073709551614\", cpu = { soft = 1, hard = 2 } }\ngroup = 4242\n\
              [process.c]\nshell = \"x\"\nstdout = { file = \"x y.log\", max-size = 1000, keep = 0 }\nstderr = \"./x\"\n\
-             directory = \".\"\nstop-signal = \"64\"\nrestart = \"never\"\nautostart = false\numask = 0o7\n",
+             directory = \".\"\nstop-signal = \"64\"\nrestart = \"never\"\nautostart = false\numask = 0o7\n\
+             contain = \"cgroup\"\nleftovers = \"leave\"\n",
         )
         .map_err(|errors| errors.to_string())
         .unwrap(),

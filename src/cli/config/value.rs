@@ -7,7 +7,7 @@ use std::borrow::Cow;
 use std::io;
 use std::time::Duration;
 
-use childminder::{Command, Limit, Restart, signal};
+use childminder::{Command, Contain, Limit, Restart, signal};
 use toml::de::DeValue;
 
 pub(super) type Parsed<T> = Result<T, &'static str>;
@@ -195,6 +195,23 @@ pub(super) fn show_restart(restart: Restart) -> &'static str {
         Restart::OnFailure => "on-failure",
         Restart::Never => "never",
         _ => "always",
+    }
+}
+
+/// What keeps a process together with all that it starts, in the file and on the command line.
+pub(crate) fn parse_contain(text: &str) -> Option<Contain> {
+    [Contain::Auto, Contain::Cgroup, Contain::Group].into_iter().find(|contain| show_contain(*contain) == text)
+}
+
+pub(super) fn contain(value: &DeValue<'_>) -> Parsed<Contain> {
+    value.as_str().and_then(parse_contain).ok_or("\"auto\", \"cgroup\" or \"group\"")
+}
+
+pub(super) fn show_contain(contain: Contain) -> &'static str {
+    match contain {
+        Contain::Cgroup => "cgroup",
+        Contain::Group => "group",
+        _ => "auto",
     }
 }
 

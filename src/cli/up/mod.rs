@@ -19,6 +19,7 @@ mod voice;
 mod waits;
 
 use std::collections::HashMap;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -115,6 +116,8 @@ struct Up {
     autostart: Vec<String>,
     /// Whether the processes are killed if this command is.
     kills_at_death: bool,
+    /// Where the cgroups of the processes are made, if the file has said so.
+    cgroup: Option<PathBuf>,
     stage: Stage,
 }
 
@@ -153,13 +156,16 @@ impl Up {
         let console = Console::new(reactor)?;
         let signals = Signals::watch(reactor)?;
         let mut monitor = ProcessMonitor::with_observer(Voice::new(console));
+        if let Some(cgroup) = &config.cgroup {
+            reactor.set_cgroup_parent(cgroup);
+        }
         if config.kills_at_death {
             let problem = child::kill_trees_at_death(reactor);
             problem.into_iter().for_each(|problem| monitor.observer_mut().say(&problem));
         }
         let mut processes = Vec::new();
         let mut autostart = Vec::new();
-        let kills_at_death = config.kills_at_death;
+        let (kills_at_death, cgroup) = (config.kills_at_death, config.cgroup.clone());
         let mut commands = Commands::new(kills_at_death);
         for process in config.into_processes() {
             let failed = |error: &dyn std::fmt::Display| Failure::Other(format!("[{}] {error}", process.name));
@@ -184,6 +190,7 @@ impl Up {
             waits: Vec::new(),
             logs: Vec::new(),
             kills_at_death,
+            cgroup,
             stage: Stage::New,
         })
     }
@@ -237,12 +244,15 @@ impl Up {
         }
     }
 
-    /// When a process exits on its own, its leftover group members are killed before the restart.
-    /// Otherwise a worker that outlives its master would keep the port. A stop gives them their time.
+    /// When a process exits on its own, its leftover group members are killed before the restart, unless the file says
+    /// otherwise. Otherwise a worker that outlives its master would keep the port. A stop gives them their time.
     fn prepare_leftovers(&mut self, reactor: &mut Reactor) {
         for name in std::mem::take(&mut self.voice().started) {
-            if let Some(mut process) = self.process(&name).and_then(|id| reactor.process(id)) {
-                process.kill_group_at_exit(true);
+            let kill = self.monitor.observer().kills_leftovers(&name);
+            let status = self.monitor.status(&name);
+            let running = status.filter(|status| matches!(status.state, State::Running { .. }));
+            if let Some(mut process) = running.and_then(|status| reactor.process(status.process?)) {
+                process.kill_group_at_exit(kill);
             }
         }
     }
