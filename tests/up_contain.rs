@@ -21,6 +21,7 @@ use std::path::PathBuf;
 use apart::expect_apart_in;
 use cgroups::{MOUNTED, Part, can_mount};
 use rustix::process::Signal;
+use serde_json::{Value, json};
 use up_util::{Folder, PROGRAM, Up, is_alive, kill, run, text, until};
 
 /// A process that has started a daemon, which no process group holds and SIGTERM does not end.
@@ -53,6 +54,40 @@ fn a_stop_takes_all_that_a_process_has_started() {
         assert_eq!(part.cgroups().len(), 1);
         up.ok(&["stop", "it", "--wait"]);
         assert!(!is_alive(pid) && part.is_empty());
+        up.shutdown();
+    });
+}
+
+#[test]
+fn the_status_shows_what_belongs_to_a_process() {
+    in_cgroups("the_status_shows_what_belongs_to_a_process", |part| {
+        let (up, pid) = start(part, "", "restart = \"never\"\nleftovers = \"leave\"");
+        let status = up.status("it");
+        assert_eq!(status["containment"], json!({ "strength": "cgroup", "reason": null }));
+        assert_eq!(status["tree"], Value::Null);
+        let leader = up.pid_of("it");
+        let tree = |names: &[&str]| {
+            let said: Value = serde_json::from_str(&up.ok(&["status", "it", "--tree", "--json"])).unwrap();
+            let members = said[0]["tree"].as_array().unwrap().clone();
+            (members.iter().all(|member| names.contains(&member["name"].as_str().unwrap()))).then_some(members)
+        };
+        let members = until("both", || tree(&["sleep"]));
+        let pids: Vec<i64> = members.iter().map(|member| member["pid"].as_i64().unwrap()).collect();
+        assert_eq!(pids.len(), 2, "{members:?}");
+        assert!([leader, pid].iter().all(|pid| pids.contains(&i64::from(*pid))), "{members:?}");
+        assert!(members.iter().all(|member| member["state"] == "S" && member["memory"].is_u64()), "{members:?}");
+        let shown = up.ok(&["status", "it", "--tree"]);
+        let lines: Vec<&str> = shown.lines().collect();
+        assert_eq!((lines.len(), lines[2]), (6, "    kept together by a cgroup"), "{shown}");
+        assert!(lines[4].contains("sleep"), "{shown}");
+        // What is left belongs to it, too.
+        kill(leader, Signal::KILL);
+        up.until_state("it", "exited");
+        let members = tree(&["sleep"]).unwrap();
+        assert_eq!((members.len(), members[0]["pid"].as_i64()), (1, Some(pid.into())));
+        let (code, said) = up.fails(&["status", "--tree"]);
+        assert_eq!((code, said.as_str()), (2, "childminder: --tree of which processes? NAME… or --all\n"));
+        kill(pid, Signal::KILL);
         up.shutdown();
     });
 }
