@@ -4,7 +4,11 @@
 //! meant for the supervisor alone.
 
 use std::ffi::OsStr;
+use std::io;
+use std::time::Duration;
 
+#[cfg(target_os = "linux")]
+use childminder::Orphans;
 use childminder::{Command, Reactor};
 use rustix::process::geteuid;
 
@@ -87,11 +91,23 @@ pub(crate) fn confine(command: &mut Command, kill: bool) {
 pub(crate) fn kill_trees_at_death(reactor: &mut Reactor) -> Option<String> {
     #[cfg(target_os = "linux")]
     if let Err(error) = reactor.kill_trees_at_death(true) {
-        return (error.kind() != std::io::ErrorKind::Unsupported).then(|| words::no_guard(&error));
+        return (error.kind() != io::ErrorKind::Unsupported).then(|| words::no_guard(&error));
     }
     #[cfg(not(target_os = "linux"))]
     let _ = reactor;
     None
+}
+
+/// As the first process of a container, where nobody else reaps descendants that have lost their parent, this command
+/// does. They are ended with it, `kill_time` being the time from SIGTERM to SIGKILL.
+pub(crate) fn adopt_orphans(reactor: &mut Reactor, kill_time: Duration) -> io::Result<()> {
+    #[cfg(target_os = "linux")]
+    if std::process::id() == 1 {
+        return reactor.adopt_orphans(Orphans::End(kill_time));
+    }
+    #[cfg(not(target_os = "linux"))]
+    let _ = (reactor, kill_time);
+    Ok(())
 }
 
 #[cfg(test)]

@@ -53,6 +53,7 @@ pub(super) fn main(arguments: Parser) -> Result<u8, Failure> {
     if let Some(problem) = child::kill_trees_at_death(&mut reactor) {
         console.say(&problem);
     }
+    child::adopt_orphans(&mut reactor, policy.kill_time)?;
 
     let restart = policy.restart;
     if contain == Contain::Cgroup {
@@ -543,6 +544,10 @@ impl Service for Run {
         let handled = match (self.signals.hear(reactor, event), event) {
             (Some(wish), _) => {
                 self.heed(reactor, wish);
+                true
+            }
+            (None, Event::Orphan { pid, name }) => {
+                self.monitor.observer_mut().say(&words::orphan(*pid, name));
                 true
             }
             (None, Event::Timer(id)) if self.over == Some(*id) => {

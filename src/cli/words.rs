@@ -39,6 +39,11 @@ pub(crate) fn stopped_because(error: &std::io::Error) -> String {
     }
 }
 
+/// What is said, as the first process of a container, of a process that has lost its parent.
+pub(crate) fn orphan(pid: u32, name: &str) -> String {
+    format!("pid {pid} ({name}) has lost its parent, and is reaped here when it ends")
+}
+
 /// Why only the processes themselves, and not what they have started, end with a command that is killed.
 pub(crate) fn no_guard(error: &std::io::Error) -> String {
     format!(

@@ -21,6 +21,7 @@ mod value;
 mod warnings;
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use instances::Table;
 pub(crate) use process::{Change, Commands, Mark, Output, ProcessConfig, Settings};
@@ -42,6 +43,8 @@ pub(crate) struct Config {
     pub(crate) kills_at_death: bool,
     /// Where the cgroups of the processes shall be made, if the file says so. Absolute.
     pub(crate) cgroup: Option<PathBuf>,
+    /// How long something that is asked to end has until it is killed, unless it is a process with a time of its own.
+    pub(crate) kill_time: Duration,
     /// The folder that relative paths count from.
     base: PathBuf,
     tables: Vec<Table>,

@@ -155,7 +155,14 @@ impl Reader<'_, '_> {
         if root.value("process").is_none() && !root.is_misspelt("process") && !self.report.is_spoiled(&(0..end)) {
             self.report.add(end..end, NO_PROCESS.into());
         }
-        Config { socket, kills_at_death, cgroup: self.cgroup.take(), base: self.base.to_owned(), tables }
+        Config {
+            socket,
+            kills_at_death,
+            cgroup: self.cgroup.take(),
+            kill_time: defaults.0.kill_time,
+            base: self.base.to_owned(),
+            tables,
+        }
     }
 
     fn socket(&mut self, monitor: &Section<'_>) -> Option<PathBuf> {

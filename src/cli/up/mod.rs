@@ -156,6 +156,7 @@ impl Up {
         let console = Console::new(reactor)?;
         let signals = Signals::watch(reactor)?;
         let mut monitor = ProcessMonitor::with_observer(Voice::new(console));
+        child::adopt_orphans(reactor, config.kill_time)?;
         if let Some(cgroup) = &config.cgroup {
             reactor.set_cgroup_parent(cgroup);
         }
@@ -374,6 +375,10 @@ impl Service for Up {
         let handled = match (self.signals.hear(reactor, event), event) {
             (Some(wish), _) => {
                 self.heed(reactor, wish);
+                true
+            }
+            (None, Event::Orphan { pid, name }) => {
+                self.voice().say(&words::orphan(*pid, name));
                 true
             }
             (None, Event::Timer(id)) if self.wait_timer(reactor, *id) => true,
