@@ -58,6 +58,9 @@ its stdin is /dev/null. SIGTERM, SIGINT (Ctrl-C), SIGQUIT, a closed terminal and
 command stop the process and end this command with 0; a second one, at least 0.2 s later, kills it. SIGHUP restarts it,
 SIGUSR1 writes its status to stderr, SIGTSTP (Ctrl-Z) has all stand still until `fg`.
 
+What the process has started is stopped with it, and if this command is killed, all of it is killed. As the first
+process of a container this command is the parent of each process that has lost its own, and reaps it.
+
 With `--restart never` this command ends with its child, and with `on-failure` as soon as the child succeeds: with the
 child's exit code, 128+N for signal N, 127 if it was not found, 126 if it is not executable. 2 is a mistake in the
 command line, 125 any other failure of our own.

@@ -54,7 +54,10 @@ SIGTERM, SIGINT (Ctrl-C), SIGQUIT, a closed terminal and any other signal that w
 processes and end it with 0; a second one, at least 0.2 s later, kills them. SIGHUP reads the file again and touches
 only what has changed, SIGUSR1 writes the status to stderr, SIGUSR2 closes the output files, which the next line opens
 anew, and SIGTSTP (Ctrl-Z) has all stand still until `fg`. `childminder status` and the others talk to it. The stdin of
-the processes is /dev/null. Exit code 2 is a mistake in the file or in the command line, 125 any other failure.
+the processes is /dev/null. If this command is killed, its processes and all that they have started are killed, too,
+unless the file says otherwise (`when-killed`). As the first process of a container it is the parent of each process
+that has lost its own, reaps it, and ends it in the end. Exit code 2 is a mistake in the file or in the command line,
+125 any other failure.
 ";
 
 /// Runs what the file says.
