@@ -86,7 +86,8 @@ fn says_why_a_start_failed_until_one_succeeds() {
     assert!(b["start_error"].is_null(), "{b}");
 }
 
-// As in a container that may not signal other users' processes.
+// As in a container that may not signal the processes of other users, and has no cgroups: the kernel kills a cgroup
+// whoever is in it.
 #[test]
 fn says_why_what_is_stopping_is_still_there() {
     if !rustix::process::geteuid().is_root() {
@@ -96,7 +97,7 @@ fn says_why_what_is_stopping_is_still_there() {
     let folder = Folder::new();
     folder.write(
         "childminder.toml",
-        "[monitor]\nsocket = \"s\"\n[process.other]\nshell = \"echo $$; read x <wait\"\ndirectory = \".\"\nuser = \"nobody\"\nkill-time = \"20ms\"\n",
+        "[monitor]\nsocket = \"s\"\n[process.other]\nshell = \"echo $$; read x <wait\"\ndirectory = \".\"\nuser = \"nobody\"\nkill-time = \"20ms\"\ncontain = \"group\"\n",
     );
     assert!(Command::new("mkfifo").args(["-m", "666"]).arg(folder.join("wait")).status().unwrap().success());
     let (out, err) = (fs::File::create(folder.join("out")).unwrap(), fs::File::create(folder.join("err")).unwrap());

@@ -337,7 +337,7 @@ fn clients_are_answered_when_no_descriptor_is_left() {
     let folder = Folder::new();
     folder.write(
         "childminder.toml",
-        "[monitor]\nsocket = \"s\"\n[process.web]\ncommand = [\"sleep\", \"1000\"]\ninstances = 40\n",
+        "[monitor]\nsocket = \"s\"\n[process.web]\ncommand = [\"sleep\", \"1000\"]\ninstances = 40\ncontain = \"group\"\n",
     );
     let mut command = Command::new("sh");
     command.args(["-c", &format!("ulimit -n 60; exec {PROGRAM} up")]).current_dir(&folder.0).stdin(Stdio::null());

@@ -171,7 +171,7 @@ fn who_was_told_to_end_does_not_wait_for_the_reader() {
     let (mut child, out, _err) = flood(&["--restart", "never"], "", &mark);
     let yes = marked(&mark)[0];
     send("KILL", &yes.to_string());
-    assert!(eventually(|| children_of(child.id()).is_empty()));
+    assert!(eventually(|| is_reaped(yes)));
     assert!(child.try_wait().unwrap().is_none(), "as any filter, it waits for its reader");
     let asked = now();
     send("TERM", &child.id().to_string());
@@ -185,9 +185,10 @@ fn who_was_told_to_end_does_not_wait_for_the_reader() {
 fn a_hangup_ends_who_waits_for_its_reader_alone() {
     let mark = format!("UNREAD_HANGUP={}", std::process::id());
     let (mut child, _out, _err) = flood(&["--restart", "never"], "", &mark);
-    marked(&mark).iter().for_each(|yes| send("KILL", &yes.to_string()));
+    let killed = marked(&mark);
+    killed.iter().for_each(|yes| send("KILL", &yes.to_string()));
     // It has seen the end of its child, and the turn of that is over.
-    assert!(eventually(|| children_of(child.id()).is_empty() && all_sleep(&[child.id()])));
+    assert!(eventually(|| killed.iter().all(|yes| is_reaped(*yes)) && all_sleep(&[child.id()])));
     send("HUP", &child.id().to_string());
     assert_eq!(wait(&mut child).code(), Some(137), "its child's");
 

@@ -508,8 +508,10 @@ fn the_host_s_own_things_in_the_same_loop() {
                     }
                     Event::Data { process: of, fd: 1, data } if of == process => said.extend_from_slice(data),
                     Event::Exited { process: of, exit } if of == process => code = exit.code(),
-                    Event::FdClosed { process: of, .. } | Event::Ended { process: of, .. } if of == process => {}
-                    Event::TreeGone { process: of, .. } if of == process => {}
+                    Event::FdClosed { process: of, .. }
+                    | Event::Ended { process: of, .. }
+                    | Event::TreeGone { process: of, .. }
+                        if of == process => {}
                     other => panic!("nobody's: {other:?}"),
                 }
             };

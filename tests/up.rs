@@ -104,7 +104,8 @@ fn a_hundred_idle_services_cost_next_to_nothing() {
         |stat: String| stat.rsplit_once(") ").and_then(|(_, rest)| rest.split(' ').nth(1)?.parse::<i32>().ok());
     let children = fs::read_dir("/proc").unwrap().flatten();
     let stats = children.filter_map(|entry| fs::read_to_string(entry.path().join("stat")).ok());
-    assert_eq!(stats.filter_map(child_of).filter(|parent| *parent == pid).count(), 100, "one process");
+    let stats = stats.filter(|stat| !stat.contains(" (child-guard) "));
+    assert_eq!(stats.filter_map(child_of).filter(|parent| *parent == pid).count(), 100, "one process, and the guard");
 
     // The connection of the last command has to be gone before.
     let switches =
@@ -133,7 +134,7 @@ fn a_hundred_idle_services_cost_next_to_nothing() {
     let (all, own) = (figure("Pss:"), figure("Pss_Anon:"));
     eprintln!("100 idle services: {all} kB PSS, of which {own} kB is not the program's file");
     // Without the program's file: how much of that counts depends on the kernel and on who else uses the libraries.
-    assert!(own <= 560, "{own} kB");
+    assert!(own <= 600, "{own} kB");
 }
 
 #[test]

@@ -106,7 +106,7 @@ fn values_are_shown_only_if_they_are_asked_for() {
     assert!(said.contains(expected) && !said.contains("s3cret"), "{said}");
     assert!(said.starts_with("# Of variables only the lengths are shown, as --show-environment was not given.\n"));
     let said = effective(&["--show-environment"]);
-    assert!(said.contains("\"N\" = \"ä1\", \"TOKEN\" = \"s3cret\"}\n") && said.starts_with("[process"), "{said}");
+    assert!(said.contains("\"N\" = \"ä1\", \"TOKEN\" = \"s3cret\"}\n") && said.starts_with("[monitor]"), "{said}");
     assert_eq!(run(&folder, &["check", "--show-environment"]).0, 2, "it goes with --effective");
 
     // Nor in a message about a mistake.

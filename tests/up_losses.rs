@@ -20,8 +20,10 @@ fn leftover_processes_do_not_take_all_descriptors() {
          until [ -d left-$n ]; do sleep 0.01; done\n\
          [ $n -lt 30 ] || exec sleep 1000\n",
     );
-    let up =
-        Up::start_in(folder, "[process.leaver]\ncommand = [\"sh\", \"./leaver\"]\ndirectory = \".\"\nthreshold = 0\n");
+    let up = Up::start_in(
+        folder,
+        "[process.leaver]\ncommand = [\"sh\", \"./leaver\"]\ndirectory = \".\"\nthreshold = 0\ncontain = \"group\"\n",
+    );
     until_started(&up, 30);
     let open = fs::read_dir(format!("/proc/{}/fd", up.pid())).unwrap().count();
     assert!(open < 50, "{open}");

@@ -111,7 +111,7 @@ fn two_processes_of_one_name_are_two() {
     );
     let up = Up::start_in(
         folder,
-        "[process.a]\ncommand = [\"sh\", \"./run\"]\ndirectory = \".\"\nmin-restart-delay = \"10ms\"\nmax-restart-delay = \"10ms\"\nstdout = \"./log\"\n",
+        "[process.a]\ncommand = [\"sh\", \"./run\"]\ndirectory = \".\"\nmin-restart-delay = \"10ms\"\nmax-restart-delay = \"10ms\"\nstdout = \"./log\"\ncontain = \"group\"\n",
     );
     let mut expected = "2".repeat(16_384);
     for (file, more) in [

@@ -1,6 +1,6 @@
 //! `childminder check`: what is wrong with the file, or what it comes to.
 //!
-//! The one rule: nothing is started and nothing is made.
+//! The one rule: nothing is started, and nothing that is made stays.
 
 use lexopt::{Arg, Parser};
 

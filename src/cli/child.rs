@@ -4,9 +4,15 @@
 //! meant for the supervisor alone.
 
 use std::ffi::OsStr;
+use std::io;
+use std::time::Duration;
 
-use childminder::Command;
+#[cfg(target_os = "linux")]
+use childminder::Orphans;
+use childminder::{Command, Reactor};
 use rustix::process::geteuid;
+
+use super::words;
 
 /// The variables by which systemd(1) talks to the service that it has started, which is this
 /// command. A process that took them for its own would speak in our name, or take our descriptors.
@@ -66,16 +72,42 @@ pub(crate) fn command(program: impl AsRef<OsStr>, uid: Option<u32>) -> Command {
     command
 }
 
-/// Gives the process a session of its own, without a terminal, and has it end with us if nothing can be
-/// done for it any more.
+/// Gives the process a session of its own, without a terminal. With `kill`, the kernel kills it if this
+/// command is killed by SIGKILL, or by a fault of its own. Every other end of the command stops it in order.
 ///
 /// On our terminal a process that asks for a password would be stopped by the kernel, for good. Without a
-/// terminal it gets its error at once. The kernel kills it if we are killed by SIGKILL, or by a fault of
-/// our own; every other end of ours stops it in order.
-pub(crate) fn confine(command: &mut Command) {
+/// terminal it gets its error at once.
+pub(crate) fn confine(command: &mut Command, kill: bool) {
     command.setsid(true);
     #[cfg(target_os = "linux")]
-    command.parent_death_signal(libc::SIGKILL);
+    if kill {
+        command.parent_death_signal(libc::SIGKILL);
+    }
+}
+
+/// Has all that the processes have started killed, too, if this command is killed. The answer is a
+/// message if that is not to be had. On an architecture without a guard there is none, as the
+/// documentation says so.
+pub(crate) fn kill_trees_at_death(reactor: &mut Reactor) -> Option<String> {
+    #[cfg(target_os = "linux")]
+    if let Err(error) = reactor.kill_trees_at_death(true) {
+        return (error.kind() != io::ErrorKind::Unsupported).then(|| words::no_guard(&error));
+    }
+    #[cfg(not(target_os = "linux"))]
+    let _ = reactor;
+    None
+}
+
+/// As the first process of a container, where nobody else reaps descendants that have lost their parent, this command
+/// does. They are ended with it, `kill_time` being the time from SIGTERM to SIGKILL.
+pub(crate) fn adopt_orphans(reactor: &mut Reactor, kill_time: Duration) -> io::Result<()> {
+    #[cfg(target_os = "linux")]
+    if std::process::id() == 1 {
+        return reactor.adopt_orphans(Orphans::End(kill_time));
+    }
+    #[cfg(not(target_os = "linux"))]
+    let _ = (reactor, kill_time);
+    Ok(())
 }
 
 #[cfg(test)]

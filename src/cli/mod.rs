@@ -50,11 +50,16 @@ childminder run:
       --user USER[:GROUP]      the user it runs as, by name or number; a number that is not in
                                the user database needs the group
       --restart WHEN           always (the default), on-failure or never
+      --contain HOW            what keeps it and all that it starts together: cgroup, group (its process group), or auto
+                               (the default), the first of these that can be had
 
 What the process writes comes out line by line as `[NAME] line`. It has a session of its own, without a terminal, and
 its stdin is /dev/null. SIGTERM, SIGINT (Ctrl-C), SIGQUIT, a closed terminal and any other signal that would end this
 command stop the process and end this command with 0; a second one, at least 0.2 s later, kills it. SIGHUP restarts it,
 SIGUSR1 writes its status to stderr, SIGTSTP (Ctrl-Z) has all stand still until `fg`.
+
+What the process has started is stopped with it, and if this command is killed, all of it is killed. As the first
+process of a container this command is the parent of each process that has lost its own, and reaps it.
 
 With `--restart never` this command ends with its child, and with `on-failure` as soon as the child succeeds: with the
 child's exit code, 128+N for signal N, 127 if it was not found, 126 if it is not executable. 2 is a mistake in the

@@ -9,13 +9,14 @@ use std::time::{Duration, Instant};
 
 use childminder::restart::State;
 use childminder::{
-    Command, Event, Exit, Leftovers, Line, Observer, Policy, PolicyError, ProcessId, ProcessMonitor, Reactor, Restart,
-    Service, SpawnError, Stage, TimerId,
+    Command, Contain, Event, Exit, Leftovers, Line, Observer, Policy, PolicyError, ProcessId, ProcessMonitor, Reactor,
+    Restart, Service, SpawnError, Stage, Strength, TimerId,
 };
 use lexopt::{Arg, Parser, ValueExt};
 
+use super::config::parse_contain;
 use super::output::{self, Output, time_left};
-use super::signals::{Signals, Wish};
+use super::signals::{self, Signals, Wish};
 use super::text::visible;
 use super::waiting::Author;
 use super::{FAILURE, Failure, HELP, child, path_of, paths, screen, user, words};
@@ -34,11 +35,13 @@ struct Arguments {
     policy: Policy,
     /// A terminal of ours gets the child's control characters as they are.
     raw: bool,
+    /// What keeps the child and all that it starts together.
+    contain: Contain,
 }
 
 /// Runs the command that the rest of the command line names.
 pub(super) fn main(arguments: Parser) -> Result<u8, Failure> {
-    let Some(Arguments { name, command, policy, raw }) = parse(arguments)? else {
+    let Some(Arguments { name, command, policy, raw, contain }) = parse(arguments)? else {
         output::say(HELP)?;
         return Ok(0);
     };
@@ -47,8 +50,18 @@ pub(super) fn main(arguments: Parser) -> Result<u8, Failure> {
     console.out.watch(&mut reactor);
     console.err.watch(&mut reactor);
     let signals = Signals::watch(&mut reactor)?;
+    if let Some(problem) = child::kill_trees_at_death(&mut reactor) {
+        console.say(&problem);
+    }
+    child::adopt_orphans(&mut reactor, policy.kill_time)?;
 
     let restart = policy.restart;
+    if contain == Contain::Cgroup {
+        let containment = reactor.containment(&command);
+        if let (true, Some(reason)) = (containment.strength() < Strength::Cgroup, containment.reason()) {
+            return Err(Failure::Other(format!("--contain cgroup: {reason}")));
+        }
+    }
     let mut monitor = ProcessMonitor::with_observer(console);
     let added = monitor.add_process_with(&mut reactor, name.as_str(), &command, policy);
     added.map_err(|error| Failure::Other(error.to_string()))?;
@@ -75,8 +88,9 @@ pub(super) fn main(arguments: Parser) -> Result<u8, Failure> {
         run.turn(&mut reactor, None)?;
     }
     run.monitor.observer_mut().finish(&reactor, deadline);
-    // The signals stay watched to the very end.
-    std::mem::forget(reactor);
+    // A signal that comes now must not change the exit code.
+    signals::block();
+    drop(reactor);
     Ok(run.code.unwrap_or(0))
 }
 
@@ -88,6 +102,7 @@ fn parse(mut arguments: Parser) -> Result<Option<Arguments>, Failure> {
     let (mut name, mut cwd, mut user) = (None, None, None);
     let (mut env, mut clear_env, mut raw) = (Vec::new(), false, false);
     let (mut min, mut max) = (None, None);
+    let mut contain = Contain::Auto;
     let program = loop {
         match arguments.next()? {
             Some(Arg::Short('t') | Arg::Long("threshold")) => policy.threshold = seconds(&mut arguments, "threshold")?,
@@ -104,6 +119,7 @@ fn parse(mut arguments: Parser) -> Result<Option<Arguments>, Failure> {
             Some(Arg::Long("clear-env")) => clear_env = true,
             Some(Arg::Long("raw")) => raw = true,
             Some(Arg::Long("user")) => user = Some(arguments.value()?.string()?),
+            Some(Arg::Long("contain")) => contain = self::contain(&arguments.value()?.string()?)?,
             Some(Arg::Long("restart")) => policy.restart = restart(&arguments.value()?.string()?)?,
             Some(Arg::Short('h') | Arg::Long("help")) => return Ok(None),
             Some(Arg::Value(program)) => break program,
@@ -140,8 +156,9 @@ fn parse(mut arguments: Parser) -> Result<Option<Arguments>, Failure> {
     if let Some(user) = user {
         user.run(&mut command)?;
     }
-    child::confine(&mut command);
-    Ok(Some(Arguments { name, command, policy, raw }))
+    child::confine(&mut command, true);
+    command.contain(contain);
+    Ok(Some(Arguments { name, command, policy, raw, contain }))
 }
 
 /// The absolute form of a path of the command line. `option` is the option in front of it.
@@ -203,6 +220,11 @@ fn restart(text: &str) -> Result<Restart, Failure> {
         "never" => Ok(Restart::Never),
         _ => Err(Failure::Usage(format!("--restart wants always, on-failure or never, not `{text}`"))),
     }
+}
+
+fn contain(text: &str) -> Result<Contain, Failure> {
+    let wanted = || Failure::Usage(format!("--contain wants auto, cgroup or group, not `{text}`"));
+    parse_contain(text).ok_or_else(wanted)
 }
 
 fn base_name(program: &OsString) -> String {
@@ -522,6 +544,10 @@ impl Service for Run {
         let handled = match (self.signals.hear(reactor, event), event) {
             (Some(wish), _) => {
                 self.heed(reactor, wish);
+                true
+            }
+            (None, Event::Orphan { pid, name }) => {
+                self.monitor.observer_mut().say(&words::orphan(*pid, name));
                 true
             }
             (None, Event::Timer(id)) if self.over == Some(*id) => {

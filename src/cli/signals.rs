@@ -55,6 +55,12 @@ struct Terminal {
     closed: Option<Instant>,
 }
 
+/// Has all signals wait until the program has ended, which is about to happen.
+pub(crate) fn block() {
+    // It does not fail.
+    let _ = nix::sys::signal::SigSet::all().thread_block();
+}
+
 impl Signals {
     pub(crate) fn watch(reactor: &mut Reactor) -> io::Result<Self> {
         for signal in ENDING.into_iter().chain([libc::SIGHUP, libc::SIGUSR1, libc::SIGUSR2, libc::SIGTSTP]) {

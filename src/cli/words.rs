@@ -39,6 +39,18 @@ pub(crate) fn stopped_because(error: &std::io::Error) -> String {
     }
 }
 
+/// What is said, as the first process of a container, of a process that has lost its parent.
+pub(crate) fn orphan(pid: u32, name: &str) -> String {
+    format!("pid {pid} ({name}) has lost its parent, and is reaped here when it ends")
+}
+
+/// Why only the processes themselves, and not what they have started, end with a command that is killed.
+pub(crate) fn no_guard(error: &std::io::Error) -> String {
+    format!(
+        "cannot start the guard: {error}; if this command is killed, what its processes have started is left running"
+    )
+}
+
 /// What is said of a process that could not be ended.
 pub(crate) fn left_running(status: &Status<'_>) -> String {
     let pid = status.pid.map(|pid| format!(" (pid {pid})")).unwrap_or_default();

@@ -135,8 +135,9 @@ impl<O: Observer> ProcessMonitor<O> {
         entry.last_exit = (entry.starts > 0).then(|| Box::new(*exit));
         if reactor.tree(process).is_some() {
             entry.left.push(process);
-            self.trees.insert(process, key);
         }
+        // The end of its tree is told in any case, perhaps after its own.
+        self.trees.insert(process, key);
         self.observer.exited(&entry.name, exit);
         entry.note_exit(reactor, &mut self.observer, process);
         // One that is started beside what is left does not wait for a look at who that is.
@@ -147,10 +148,11 @@ impl<O: Observer> ProcessMonitor<O> {
         self.tell_at(reactor, key, Input::Exited { success: exit.success(), group_left }, died);
     }
 
-    /// The last one of a tree is gone that has outlived its process. `false` if it is somebody else's.
+    /// The last one of a tree is gone. `false` if it is somebody else's.
     fn tree_gone(&mut self, reactor: &mut Reactor, process: ProcessId, certain: bool) -> bool {
-        let Some(key) = self.trees.remove(&process) else { return self.outputs.contains_key(&process) };
-        if let Some(entry) = self.entries.get_mut(&key) {
+        let Some(key) = self.trees.remove(&process) else { return false };
+        // One that has not outlived its process is nothing new.
+        if let Some(entry) = self.entries.get_mut(&key).filter(|entry| entry.left.contains(&process)) {
             entry.left.retain(|left| *left != process);
             self.observer.tree_gone(&entry.name, certain);
             if entry.left.is_empty() {

@@ -63,7 +63,7 @@ pub struct ProcessMonitor<O = Log> {
     /// Every process of ours that has not ended, the exited ones whose pipes somebody still holds among them.
     outputs: HashMap<ProcessId, Output>,
     timers: HashMap<TimerId, u64>,
-    /// Whose trees have outlived them, of the processes of ours that have exited.
+    /// Our exited processes, until the end of their tree is told.
     trees: HashMap<ProcessId, u64>,
 }
 

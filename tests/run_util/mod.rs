@@ -219,10 +219,9 @@ pub(crate) fn peak_memory(pid: u32) -> u64 {
     status(pid, "VmHWM").trim_end_matches(" kB").parse().expect("a number of kB")
 }
 
-/// The children that a process has not reaped.
-pub(crate) fn children_of(pid: u32) -> Vec<String> {
-    let said = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
-    said.split_whitespace().map(str::to_owned).collect()
+/// Whether nothing is left of a process, not even its exit status.
+pub(crate) fn is_reaped(pid: u32) -> bool {
+    !Path::new(&format!("/proc/{pid}")).exists()
 }
 
 /// Whether all of them sleep: where one writes and the other should read, the pipes are full.

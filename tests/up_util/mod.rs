@@ -18,7 +18,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
 #[path = "../util/guard.rs"]
-mod guard;
+pub(crate) mod guard;
 
 /// Longer than anything here takes on the slowest machine.
 pub(crate) const WATCHDOG: Duration = Duration::from_secs(60);

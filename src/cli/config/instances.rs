@@ -123,6 +123,7 @@ impl Settings {
             limits: self.limits.clone(),
             stdout: self.stdout.expand(base, instance),
             stderr: self.stderr.expand(base, instance),
+            contain: self.contain,
         }
     }
 }

@@ -21,6 +21,7 @@ mod value;
 mod warnings;
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use instances::Table;
 pub(crate) use process::{Change, Commands, Mark, Output, ProcessConfig, Settings};
@@ -28,7 +29,7 @@ pub(crate) use render::Values;
 pub(crate) use report::Findings;
 use source::Source;
 pub(crate) use source::{FileName, Unreadable};
-pub(crate) use value::parse_duration;
+pub(crate) use value::{parse_contain, parse_duration};
 
 /// The file's name where none is given.
 pub(crate) const DEFAULT_FILE: &str = "childminder.toml";
@@ -38,6 +39,12 @@ pub(crate) const DEFAULT_FILE: &str = "childminder.toml";
 pub(crate) struct Config {
     /// Where the control socket shall be, if the file says so. Absolute.
     pub(crate) socket: Option<PathBuf>,
+    /// Whether the processes are killed if the supervisor is.
+    pub(crate) kills_at_death: bool,
+    /// Where the cgroups of the processes shall be made, if the file says so. Absolute.
+    pub(crate) cgroup: Option<PathBuf>,
+    /// How long something that is asked to end has until it is killed, unless it is a process with a time of its own.
+    pub(crate) kill_time: Duration,
     /// The folder that relative paths count from.
     base: PathBuf,
     tables: Vec<Table>,

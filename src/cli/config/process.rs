@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::Arc;
 
-use childminder::{Command, Limit, Policy, Resource, Stdio};
+use childminder::{Command, Contain, Limit, Policy, Resource, Stdio};
 
 use super::render::Values;
 use super::value::Id;
@@ -50,6 +50,8 @@ pub(crate) struct Settings {
     pub(crate) limits: Vec<(Resource, Limit)>,
     pub(crate) stdout: Output,
     pub(crate) stderr: Output,
+    /// What keeps it together with all that it starts.
+    pub(crate) contain: Contain,
 }
 
 /// Where a process's output goes.
@@ -133,7 +135,7 @@ impl ProcessConfig {
 
     /// The command that the settings describe. Opens no files: a file that the process writes
     /// itself is opened at each start.
-    fn command(&self) -> io::Result<Command> {
+    fn command(&self, kills_at_death: bool) -> io::Result<Command> {
         let settings = &self.settings;
         let (program, args) = settings.command.split_first().ok_or(io::ErrorKind::InvalidInput)?;
         let mut command = child::command(program, settings.user.as_ref().map(Id::uid).transpose()?);
@@ -152,17 +154,25 @@ impl ProcessConfig {
         for (resource, limit) in &settings.limits {
             command.rlimit(*resource, *limit);
         }
-        child::confine(&mut command);
-        command.stdout(settings.stdout.stdio()?).stderr(settings.stderr.stdio()?);
+        child::confine(&mut command, kills_at_death);
+        command.contain(settings.contain).stdout(settings.stdout.stdio()?).stderr(settings.stderr.stdio()?);
         Ok(command)
     }
 }
 
 /// Makes commands, one for all that follow each other and have the same settings: as instances mostly do.
-#[derive(Debug, Default)]
-pub(crate) struct Commands(Option<(Rc<Settings>, Command)>);
+#[derive(Debug)]
+pub(crate) struct Commands {
+    /// Whether the processes are killed if the supervisor is.
+    kills_at_death: bool,
+    last: Option<(Rc<Settings>, Command)>,
+}
 
 impl Commands {
+    pub(crate) fn new(kills_at_death: bool) -> Self {
+        Self { kills_at_death, last: None }
+    }
+
     /// The command of a process.
     ///
     /// # Errors
@@ -170,11 +180,11 @@ impl Commands {
     /// A user or group that is gone by now.
     pub(crate) fn of(&mut self, process: &ProcessConfig) -> io::Result<Command> {
         let settings = &process.settings;
-        if let Some((_, command)) = self.0.as_ref().filter(|(last, _)| last == settings) {
+        if let Some((_, command)) = self.last.as_ref().filter(|(last, _)| last == settings) {
             return Ok(command.clone());
         }
-        let command = process.command()?;
-        self.0 = Some((Rc::clone(settings), command.clone()));
+        let command = process.command(self.kills_at_death)?;
+        self.last = Some((Rc::clone(settings), command.clone()));
         Ok(command)
     }
 }
@@ -257,6 +267,7 @@ mod tests {
         assert_eq!(old.change(read("kill-time = 6")), Change::Policy);
         assert_eq!(old.change(read("autostart = false")), Change::Policy);
         assert_eq!(old.change(read("raw = true")), Change::Policy);
+        assert_eq!(old.change(read("leftovers = \"leave\"")), Change::Policy);
         for rest in [
             "environment = { A = \"1\" }",
             "umask = \"077\"",
@@ -264,6 +275,7 @@ mod tests {
             "directory = \"/\"",
             "stdout = \"null\"",
             "user = 0",
+            "contain = \"group\"",
         ] {
             assert_eq!(old.change(read(rest)), Change::Process, "{rest}");
         }
@@ -279,7 +291,7 @@ mod tests {
              umask = \"027\"\nlimits = {{ core = 0 }}\nenvironment = {{ A = \"1\" }}\nclear-environment = true\n\
              stdout = {{ file = {file:?}, direct = true }}\nstderr = \"null\"\n"
         );
-        let command = Commands::default().of(&only_process(&text)).unwrap();
+        let command = Commands::new(true).of(&only_process(&text)).unwrap();
         let mut reactor = childminder::Reactor::new().unwrap();
         reactor.spawn_process(&command).unwrap();
         let mut ended = false;

@@ -2,6 +2,7 @@
 //!
 //! The one rule: a table is checked as it is written, once, before it is multiplied into instances.
 
+use std::cell::OnceCell;
 use std::collections::HashMap;
 use std::ffi::OsString;
 use std::ops::Range;
@@ -9,7 +10,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
-use childminder::{Limit, Policy, Resource};
+use childminder::{Contain, Limit, Policy, Resource};
 use toml::Spanned;
 use toml::de::{DeString, DeTable, DeValue};
 
@@ -24,7 +25,7 @@ use crate::cli::paths;
 use crate::cli::safe_path::{self, Creation, Target};
 
 const ROOT: [&str; 2] = ["monitor", "process"];
-pub(super) const PROCESS: [&str; 15] = [
+pub(super) const PROCESS: [&str; 16] = [
     "command",
     "shell",
     "directory",
@@ -40,6 +41,7 @@ pub(super) const PROCESS: [&str; 15] = [
     "stdout",
     "stderr",
     "raw",
+    "contain",
 ];
 
 const FILE: [&str; 6] = ["file", "direct", "max-size", "keep", "mode", "owner"];
@@ -64,7 +66,15 @@ pub(super) fn config(file: &Path, base: &Path, bytes: &[u8], look: Look) -> Resu
     }
     let mended = syntax::without_bare_keys(&mut report, &text);
     let root = syntax::parse(&mut report, &mended);
-    let mut reader = Reader { report: &mut report, base, look, names: HashMap::new(), files: HashMap::new() };
+    let mut reader = Reader {
+        report: &mut report,
+        base,
+        look,
+        names: HashMap::new(),
+        files: HashMap::new(),
+        cgroup: None,
+        no_cgroup: OnceCell::new(),
+    };
     let config = reader.config(root.get_ref(), text.len());
     report.finish(file).map(|warnings| (config, warnings))
 }
@@ -104,13 +114,18 @@ struct Reader<'r, 't> {
     names: HashMap<String, Rc<str>>,
     /// All files that are written to up to now.
     files: HashMap<PathBuf, Output>,
+    /// Where cgroups shall be made, if the file says so.
+    cgroup: Option<PathBuf>,
+    /// Why no cgroup can be had, once somebody has asked.
+    no_cgroup: OnceCell<Option<String>>,
 }
 
 impl Reader<'_, '_> {
     fn config(&mut self, root: &DeTable<'_>, end: usize) -> Config {
         let root = Section::new(self.report, "the file", root, &ROOT);
-        let mut socket = None;
+        let (mut socket, mut kills_at_death) = (None, true);
         let mut defaults = (Policy::default(), true);
+        let mut contain = Contain::Auto;
         let monitor = root.table(self.report, "monitor", "a table");
         if monitor.is_none_or(|table| !table.contains_key("socket")) {
             self.default_socket(root.span("monitor").unwrap_or(0..0));
@@ -119,6 +134,9 @@ impl Reader<'_, '_> {
             let monitor = Section::monitor(self.report, table);
             let before = self.report.count();
             socket = self.socket(&monitor);
+            kills_at_death = monitor.read(self.report, "when-killed", value::kill_or_leave).unwrap_or(true);
+            self.cgroup = self.cgroup(&monitor);
+            contain = self.contain(&monitor, contain);
             defaults = self.policy(&monitor, &defaults);
             defaults.1 = self.report.count() == before;
         }
@@ -130,14 +148,21 @@ impl Reader<'_, '_> {
             }
             let ends: Vec<_> = written.iter().skip(1).map(|(name, _)| name.span().start).chain([end]).collect();
             for ((name, table), end) in written.into_iter().zip(ends) {
-                tables.extend(self.process(name, table, end, &defaults));
+                tables.extend(self.process(name, table, end, &defaults, contain));
             }
         }
         // The file may have been cut off, or may not be written yet: that must not stop everything.
         if root.value("process").is_none() && !root.is_misspelt("process") && !self.report.is_spoiled(&(0..end)) {
             self.report.add(end..end, NO_PROCESS.into());
         }
-        Config { socket, base: self.base.to_owned(), tables }
+        Config {
+            socket,
+            kills_at_death,
+            cgroup: self.cgroup.take(),
+            kill_time: defaults.0.kill_time,
+            base: self.base.to_owned(),
+            tables,
+        }
     }
 
     fn socket(&mut self, monitor: &Section<'_>) -> Option<PathBuf> {
@@ -148,7 +173,7 @@ impl Reader<'_, '_> {
             Err(what) => self.report.add(span, format!("`socket` is {what}")),
             Ok(()) => {
                 if self.look >= Look::Machine {
-                    text::socket(self.report, &span, &written);
+                    text::path(self.report, &span, &written);
                 }
                 if self.look >= Look::Start {
                     warnings::socket(self.report, span, "`socket`", &path);
@@ -156,6 +181,31 @@ impl Reader<'_, '_> {
             }
         }
         Some(path)
+    }
+
+    fn cgroup(&mut self, monitor: &Section<'_>) -> Option<PathBuf> {
+        let written = monitor.read(self.report, "cgroup", value::some_text)?;
+        let span = monitor.value("cgroup")?.span();
+        let path = paths::resolve(self.base, Path::new(&written));
+        if self.look >= Look::Machine {
+            text::path(self.report, &span, &written);
+            if let Some(reason) = self.no_cgroup.get_or_init(|| warnings::no_cgroup(Some(&path))) {
+                self.report.warn(span, format!("`cgroup` is {written:?}, and no process can have one there: {reason}"));
+            }
+        }
+        Some(path)
+    }
+
+    /// What a table says of containment, or the default.
+    fn contain(&mut self, section: &Section<'_>, default: Contain) -> Contain {
+        let contain = section.read(self.report, "contain", value::contain).unwrap_or(default);
+        if let (Look::Machine, Contain::Cgroup, Some(value)) = (self.look, contain, section.value("contain")) {
+            if let Some(reason) = self.no_cgroup.get_or_init(|| warnings::no_cgroup(self.cgroup.as_deref())) {
+                let message = format!("`contain` is \"cgroup\", and no process can be started in one here: {reason}");
+                self.report.warn(value.span(), message);
+            }
+        }
+        contain
     }
 
     fn default_socket(&mut self, span: Range<usize>) {
@@ -183,6 +233,7 @@ impl Reader<'_, '_> {
         value: &Spanned<DeValue<'_>>,
         end: usize,
         defaults: &(Policy, bool),
+        contain: Contain,
     ) -> Option<Table> {
         let name = key.get_ref();
         let before = self.report.count();
@@ -208,6 +259,7 @@ impl Reader<'_, '_> {
             limits: self.limits(&section),
             stdout: self.output(&section, "stdout", instances),
             stderr: self.output(&section, "stderr", instances),
+            contain: self.contain(&section, contain),
         };
         let (policy, _) = self.policy(&section, defaults);
         let autostart = section.read(self.report, "autostart", value::boolean).unwrap_or(true);

@@ -5,9 +5,9 @@
 
 use std::fmt::{self, Display, Formatter, Write};
 
-use childminder::Limit;
+use childminder::{Leftovers, Limit};
 
-use super::value::{Id, show_duration, show_max_size, show_restart};
+use super::value::{Id, show_contain, show_duration, show_kill_or_leave, show_max_size, show_restart};
 use super::{Config, Output, ProcessConfig, Settings, Table};
 use crate::cli::safe_path::Creation;
 
@@ -28,9 +28,14 @@ impl Config {
         if values == Values::Hidden && self.tables.iter().any(has_variables) {
             text += "# Of variables only the lengths are shown, as --show-environment was not given.\n";
         }
+        text += "[monitor]\n";
         if let Some(socket) = &self.socket {
-            text += &format!("[monitor]\nsocket = {}\n\n", Quoted(&socket.to_string_lossy()));
+            text += &format!("socket = {}\n", Quoted(&socket.to_string_lossy()));
         }
+        if let Some(cgroup) = &self.cgroup {
+            text += &format!("cgroup = {}\n", Quoted(&cgroup.to_string_lossy()));
+        }
+        text += &format!("when-killed = \"{}\"\n\n", show_kill_or_leave(self.kills_at_death));
         if self.tables.is_empty() {
             // Without this table, the file would have a mistake.
             text += "[process]\n";
@@ -61,6 +66,8 @@ impl ProcessConfig {
         writeln!(f, "restart = \"{}\"", show_restart(policy.restart))?;
         let number = || policy.stop_signal.to_string();
         writeln!(f, "stop-signal = \"{}\"", childminder::signal::name(policy.stop_signal).unwrap_or_else(number))?;
+        let kills_leftovers = policy.leftovers != Leftovers::Leave;
+        writeln!(f, "leftovers = \"{}\"", show_kill_or_leave(kills_leftovers))?;
         writeln!(f, "autostart = {}\nraw = {}", self.autostart, self.raw)
     }
 }
@@ -93,7 +100,8 @@ impl Settings {
         let limits =
             self.limits.iter().map(|(resource, limit)| format!("{} = {}", resource.name(), show_limit(*limit)));
         writeln!(f, "limits = {{{}}}", join(limits))?;
-        writeln!(f, "stdout = {}\nstderr = {}", self.stdout, self.stderr)
+        writeln!(f, "stdout = {}\nstderr = {}", self.stdout, self.stderr)?;
+        writeln!(f, "contain = \"{}\"", show_contain(self.contain))
     }
 }
 

@@ -4,7 +4,7 @@
 
 use std::ops::Range;
 
-use childminder::{Policy, PolicyError};
+use childminder::{Leftovers, Policy, PolicyError};
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
@@ -12,8 +12,11 @@ use super::report::{Report, nearest};
 use super::value::{self, Parsed, show_duration};
 
 /// The keys of a [`Policy`].
-pub(super) const POLICY: [&str; 6] =
-    ["threshold", "kill-time", "min-restart-delay", "max-restart-delay", "restart", "stop-signal"];
+pub(super) const POLICY: [&str; 7] =
+    ["threshold", "kill-time", "min-restart-delay", "max-restart-delay", "restart", "stop-signal", "leftovers"];
+
+/// The keys of `[monitor]` beside those of a [`Policy`].
+pub(super) const MONITOR: [&str; 4] = ["socket", "when-killed", "cgroup", "contain"];
 
 pub(super) struct Section<'t> {
     table: &'t DeTable<'t>,
@@ -39,7 +42,7 @@ impl<'t> Section<'t> {
 
     /// The table `[monitor]`.
     pub(super) fn monitor(report: &mut Report<'_>, table: &'t DeTable<'t>) -> Self {
-        Self::new(report, "[monitor]", table, &[&["socket"], &POLICY[..]].concat())
+        Self::new(report, "[monitor]", table, &[&MONITOR, &POLICY[..]].concat())
     }
 
     /// What is written at the key.
@@ -106,6 +109,9 @@ impl<'t> Section<'t> {
         }
         policy.restart = self.read(report, "restart", value::restart).unwrap_or(policy.restart);
         policy.stop_signal = self.read(report, "stop-signal", value::stop_signal).unwrap_or(policy.stop_signal);
+        let leftovers = self.read(report, "leftovers", value::kill_or_leave);
+        let leftovers = leftovers.map(|kill| if kill { Leftovers::Kill } else { Leftovers::Leave });
+        policy.leftovers = leftovers.unwrap_or(policy.leftovers);
         policy
     }
 

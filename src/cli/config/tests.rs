@@ -45,7 +45,8 @@ fn expect_round_trip(config: &Config) {
     // From another folder, too.
     let again = parse_as("/usr/other.toml", text.as_bytes());
     let again = again.map_err(|errors| format!("{errors}\n{text}")).unwrap();
-    assert_eq!(again.socket, config.socket);
+    let monitor = |config: &Config| (config.socket.clone(), config.kills_at_death, config.cgroup.clone());
+    assert_eq!(monitor(&again), monitor(config));
     assert_eq!(again.into_processes().collect::<Vec<_>>(), config.processes().collect::<Vec<_>>(), "{text}");
 }
 
@@ -83,13 +84,13 @@ fn the_example_says_what_its_comments_say() {
     assert_eq!(worker.policy.min_restart_delay, Duration::from_millis(500));
     assert_eq!(worker.policy.max_restart_delay, Duration::from_secs(90));
     assert_eq!((worker.policy.restart, worker.policy.stop_signal), (Restart::OnFailure, 2));
-    assert!(Commands::default().of(worker).is_ok());
+    assert!(Commands::new(true).of(worker).is_ok());
 }
 
 #[test]
 fn the_example_has_every_key() {
     let has = |key: &str| EXAMPLE.lines().any(|line| line.starts_with(&format!("{key} = ")));
-    for key in read::PROCESS.iter().chain(&section::POLICY).chain(&["socket"]) {
+    for key in read::PROCESS.iter().chain(&section::POLICY).chain(&section::MONITOR) {
         assert!(has(key), "{key}");
     }
 }
@@ -100,12 +101,13 @@ fn effective_settings_read_back_the_same() {
     expect_round_trip(&parse("[process]").unwrap());
     expect_round_trip(
         &parse(
-            "[monitor]\nkill-time = 0\nthreshold = 1.000000001\nmax-restart-delay = \"36500d\"\nsocket = \"s\"\n\
+            "[monitor]\nkill-time = 0\nwhen-killed = \"leave\"\ncgroup = \"./c\"\ncontain = \"group\"\nthreshold = 1.000000001\nmax-restart-delay = \"36500d\"\nsocket = \"s\"\n\
              [process.\"a:b\"]\ncommand = [\"{instance}\", \"\\\"\\\\ \\u007f\\n\\t\\u001b ß\", '''x'y''']\n\
              environment = { \"a.b\" = \"\", c = \"\\r\" }\nstop-signal = \"RTMIN+3\"\ngroups = []\n\
              limits = { fsize = \"18446744073709551614\", cpu = { soft = 1, hard = 2 } }\ngroup = 4242\n\
              [process.c]\nshell = \"x\"\nstdout = { file = \"x y.log\", max-size = 1000, keep = 0 }\nstderr = \"./x\"\n\
-             directory = \".\"\nstop-signal = \"64\"\nrestart = \"never\"\nautostart = false\numask = 0o7\n",
+             directory = \".\"\nstop-signal = \"64\"\nrestart = \"never\"\nautostart = false\numask = 0o7\n\
+             contain = \"cgroup\"\nleftovers = \"leave\"\n",
         )
         .map_err(|errors| errors.to_string())
         .unwrap(),

@@ -58,8 +58,8 @@ pub(super) fn table(report: &mut Report<'_>, section: &Section<'_>, numbered: bo
     }
 }
 
-/// Warns of the path of the socket.
-pub(super) fn socket(report: &mut Report<'_>, span: &Range<usize>, path: &str) {
+/// Warns of a path of `[monitor]`.
+pub(super) fn path(report: &mut Report<'_>, span: &Range<usize>, path: &str) {
     check(report, span, path, Kind::Plain, false);
 }
 

@@ -7,7 +7,7 @@ use std::borrow::Cow;
 use std::io;
 use std::time::Duration;
 
-use childminder::{Command, Limit, Restart, signal};
+use childminder::{Command, Contain, Limit, Restart, signal};
 use toml::de::DeValue;
 
 pub(super) type Parsed<T> = Result<T, &'static str>;
@@ -196,6 +196,34 @@ pub(super) fn show_restart(restart: Restart) -> &'static str {
         Restart::Never => "never",
         _ => "always",
     }
+}
+
+/// What keeps a process together with all that it starts, in the file and on the command line.
+pub(crate) fn parse_contain(text: &str) -> Option<Contain> {
+    [Contain::Auto, Contain::Cgroup, Contain::Group].into_iter().find(|contain| show_contain(*contain) == text)
+}
+
+pub(super) fn contain(value: &DeValue<'_>) -> Parsed<Contain> {
+    value.as_str().and_then(parse_contain).ok_or("\"auto\", \"cgroup\" or \"group\"")
+}
+
+pub(super) fn show_contain(contain: Contain) -> &'static str {
+    match contain {
+        Contain::Cgroup => "cgroup",
+        Contain::Group => "group",
+        _ => "auto",
+    }
+}
+
+/// Whether something is killed.
+pub(super) fn kill_or_leave(value: &DeValue<'_>) -> Parsed<bool> {
+    let known = [true, false];
+    let meant = known.into_iter().find(|kill| Some(show_kill_or_leave(*kill)) == value.as_str());
+    meant.ok_or("\"kill\" or \"leave\"")
+}
+
+pub(super) fn show_kill_or_leave(kill: bool) -> &'static str {
+    if kill { "kill" } else { "leave" }
 }
 
 pub(super) fn limit(value: &DeValue<'_>) -> Parsed<Limit> {

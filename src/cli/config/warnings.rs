@@ -10,6 +10,8 @@ use std::ops::Range;
 use std::os::unix::fs::FileTypeExt;
 use std::path::Path;
 
+use childminder::{Command, Contain, Reactor, Strength};
+
 use super::instances::{Table, numbers};
 use super::report::{Report, describe};
 use super::section::Section;
@@ -141,6 +143,17 @@ fn rights(report: &mut Report<'_>, section: &Section<'_>, settings: &Settings) {
             report.warn(value.span(), message);
         }
     }
+}
+
+/// Why no process can have a cgroup here, if so. `parent` is where the file wants it. A directory is made for the
+/// question, and removed.
+pub(super) fn no_cgroup(parent: Option<&Path>) -> Option<String> {
+    let mut reactor = Reactor::new().ok()?;
+    if let Some(parent) = parent {
+        reactor.set_cgroup_parent(parent);
+    }
+    let containment = reactor.containment(Command::new("").contain(Contain::Cgroup));
+    if containment.strength() == Strength::Cgroup { None } else { containment.reason().map(str::to_owned) }
 }
 
 /// Adds a mistake if the socket cannot be made at this path, because `up` would not start without

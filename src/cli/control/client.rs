@@ -80,7 +80,7 @@ pub(crate) fn main(command: &str, arguments: Parser) -> Result<u8, Failure> {
         }
         return Ok(u8::from(!is_gone));
     }
-    if request.action == Action::Status && show::processes(&answer).is_none() {
+    if matches!(request.action, Action::Status { .. }) && show::processes(&answer).is_none() {
         return Err(supervisor.is_none());
     }
     style.done(request.action, &answer)?;
@@ -89,7 +89,7 @@ pub(crate) fn main(command: &str, arguments: Parser) -> Result<u8, Failure> {
 
 fn parse(command: &str, mut arguments: Parser) -> Result<Option<Arguments>, Failure> {
     let (mut names, mut all, mut wait, mut timeout) = (Vec::new(), false, false, None);
-    let (mut json, mut watch, mut follow, mut signal) = (false, false, false, None);
+    let (mut json, mut watch, mut tree, mut follow, mut signal) = (false, false, false, false, None);
     let (mut socket, mut file, mut owner) = (None, FileName::default(), None);
     let changes = matches!(command, "start" | "stop" | "restart" | "reload" | "shutdown");
     while let Some(argument) = arguments.next()? {
@@ -99,6 +99,7 @@ fn parse(command: &str, mut arguments: Parser) -> Result<Option<Arguments>, Fail
             Arg::Long("owner") => owner = Some(owner_of(&arguments.value()?.string()?)?),
             Arg::Short('c') | Arg::Long("config") => file = FileName::named(path_of(&mut arguments, "config")?.into()),
             Arg::Long("json") => json = true,
+            Arg::Long("tree") if command == "status" => tree = true,
             Arg::Long("watch") if command == "status" => watch = true,
             Arg::Short('f') | Arg::Long("follow") if command == "logs" => follow = true,
             Arg::Long("wait") if changes => wait = true,
@@ -113,7 +114,7 @@ fn parse(command: &str, mut arguments: Parser) -> Result<Option<Arguments>, Fail
     }
     let usage = |message: &str| Err(Failure::Usage(message.into()));
     let action = match (command, signal) {
-        ("status", _) => Action::Status,
+        ("status", _) => Action::Status { tree },
         ("start", _) => Action::Start,
         ("stop", _) => Action::Stop,
         ("restart", _) => Action::Restart,
@@ -126,6 +127,9 @@ fn parse(command: &str, mut arguments: Parser) -> Result<Option<Arguments>, Fail
     };
     if names.is_empty() && !all && !matches!(command, "status" | "logs") && !WITHOUT_NAMES.contains(&command) {
         return usage("which processes? NAME… or --all");
+    }
+    if tree && names.is_empty() && !all {
+        return usage("--tree of which processes? NAME… or --all");
     }
     if all && !names.is_empty() {
         return usage("either NAME… or --all");
@@ -154,7 +158,8 @@ fn help(command: &str) -> String {
         "status" => (
             "shows the state of processes",
             " [NAME... | --all]",
-            "      --watch         draws it again every second, until Ctrl-C\n",
+            "      --tree          shows also each process that belongs to one: its number, state, memory and name
+      --watch         draws it again every second, until Ctrl-C\n",
         ),
         "start" => ("starts processes", " NAME... | --all", WAIT_FOR_START),
         "stop" => ("stops processes, until they are started again", " NAME... | --all", WAIT_FOR_STOP),

@@ -6,7 +6,7 @@
 //!
 //! | request: `"command"` | answer, beside `"version":1,"ok":true` |
 //! | --- | --- |
-//! | `"status"` | `"processes"`: an array of objects |
+//! | `"status"`, `"tree":true` if wanted | `"processes"`: an array of objects |
 //! | `"start"`, `"stop"`, `"restart"` | `"names"`: those that were meant |
 //! | `"signal"`, with `"signal":"HUP"` | `"names"`: those that were signalled; not their process groups |
 //! | `"reload"` | `"added"`, `"removed"`, `"restarted"`, `"updated"`: arrays of names; `"notes"`, if there are any: an array of texts |
@@ -30,8 +30,11 @@
 //!
 //! A process in the answer to `status` has: `name`; `state`, one of `running`, `stopped`, `backing-off`, `stopping`, `unkillable`, `exited`; `pid`;
 //! `uptime` and `cpu` in seconds, `peak_memory` in bytes; `restarts`; `retry_in`, the seconds until a process that backs off is
-//! started; `start_error`, why the last start failed; `stop_error`, why a process that is stopping is still there; `last_exit`, an object with `code` or `signal`, and `text`. What is not known or
-//! makes no sense is `null`.
+//! started; `start_error`, why the last start failed; `stop_error`, why a process that is stopping is still there; `last_exit`, an object with `code` or `signal`, and `text`;
+//! `containment`, what keeps it together with all that it starts: an object with `strength`, one of `cgroup`, `group`, `process`, and `reason`,
+//! why that is not stronger. With `"tree":true`, for at most 100 processes at a time, also `tree`: an array of those that it has started and of
+//! itself, as far as they are there, each with `pid`, `name`, `state` (the letter of proc(5)) and `memory` in bytes. What is not known or makes no
+//! sense is `null`.
 //!
 //! ```json
 //! {"version":1,"command":"stop","names":["worker:*"],"wait":30}
@@ -54,7 +57,7 @@ pub(crate) type Object = Map<String, Value>;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Action {
-    Status,
+    Status { tree: bool },
     Start,
     Stop,
     Restart,
@@ -84,7 +87,7 @@ impl Request {
             Some(_) => return Err(format!("only version {VERSION} of the protocol is known here")),
             None => return Err("`version` is missing".into()),
         }
-        const KNOWN: [&str; 8] = ["version", "command", "names", "all", "wait", "progress", "signal", "follow"];
+        const KNOWN: [&str; 9] = ["version", "command", "names", "all", "wait", "progress", "signal", "follow", "tree"];
         if let Some(unknown) = object.keys().find(|key| !KNOWN.contains(&key.as_str())) {
             return Err(format!("unknown key `{}`", shortened(unknown)));
         }
@@ -97,9 +100,9 @@ impl Request {
             Some(None) => Err(format!("`{key}` is a string")),
             None => Err(format!("`{key}` is missing")),
         };
-        let follow = flag("follow")?;
+        let (follow, tree) = (flag("follow")?, flag("tree")?);
         let action = match text("command")? {
-            "status" => Action::Status,
+            "status" => Action::Status { tree },
             "start" => Action::Start,
             "stop" => Action::Stop,
             "restart" => Action::Restart,
@@ -139,7 +142,7 @@ impl Request {
     /// As a line, with its newline.
     pub(crate) fn to_line(&self) -> Vec<u8> {
         let command = match self.action {
-            Action::Status => "status",
+            Action::Status { .. } => "status",
             Action::Start => "start",
             Action::Stop => "stop",
             Action::Restart => "restart",
@@ -161,9 +164,12 @@ impl Request {
         if let Some(wait) = self.wait {
             object.insert("wait".into(), wait.as_secs_f64().into());
         }
-        for (key, flag) in
-            [("all", self.all), ("progress", self.progress), ("follow", self.action == Action::Logs { follow: true })]
-        {
+        for (key, flag) in [
+            ("all", self.all),
+            ("progress", self.progress),
+            ("follow", self.action == Action::Logs { follow: true }),
+            ("tree", self.action == Action::Status { tree: true }),
+        ] {
             if flag {
                 object.insert(key.into(), true.into());
             }
@@ -277,7 +283,8 @@ mod tests {
     #[test]
     fn what_is_written_is_read() {
         for action in [
-            Action::Status,
+            Action::Status { tree: true },
+            Action::Status { tree: false },
             Action::Start,
             Action::Stop,
             Action::Restart,

@@ -48,11 +48,11 @@ impl Style {
     /// Shows the answer to what was done.
     pub(super) fn done(self, action: Action, answer: &Value) -> io::Result<()> {
         match (action, processes(answer)) {
-            (Action::Status, Some(processes)) if self.json => {
+            (Action::Status { .. }, Some(processes)) if self.json => {
                 let objects: Vec<String> = processes.iter().map(|process| self.json(process)).collect();
                 output::say(&format!("[{}]\n", objects.join(",\n ")))?;
             }
-            (Action::Status, Some(processes)) => {
+            (Action::Status { .. }, Some(processes)) => {
                 let width = self.terminal.then(|| terminal_size().0);
                 output::say(&(table::lines(processes, width).join("\n") + "\n"))?;
             }

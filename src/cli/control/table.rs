@@ -27,7 +27,41 @@ pub(crate) fn lines(processes: &[Value], width: Option<usize>) -> Vec<String> {
         let others: usize = widths[1..].iter().map(|width| width + GAP).sum();
         widths[0] = widths[0].min(width.saturating_sub(others).max(HEADER[0].len()));
     }
-    rows.iter().map(|row| line(row, &widths)).collect()
+    let mut lines = vec![line(&rows[0], &widths)];
+    for (row, process) in rows[1..].iter().zip(processes) {
+        lines.push(line(row, &widths));
+        let members = tree(process).into_iter();
+        lines.extend(members.map(|line| width.map_or_else(|| line.clone(), |width| cut(&line, width))));
+    }
+    lines
+}
+
+/// What keeps a process together with all that it has started, and who that is, if the answer has it.
+fn tree(process: &Value) -> Vec<String> {
+    let Some(members) = process.get("tree") else { return Vec::new() };
+    let (strength, reason) = (&process["containment"]["strength"], text(&process["containment"]["reason"]));
+    let reason = |before| reason.map(|reason| format!(" ({before}{reason})")).unwrap_or_default();
+    let kept = match strength.as_str() {
+        Some("cgroup") => Some(format!("a cgroup{}", reason(""))),
+        Some("group") => Some(format!("its process group{}", reason("no cgroup: "))),
+        _ => None,
+    };
+    let mut lines = Vec::new();
+    lines.extend(kept.map(|kept| format!("    kept together by {kept}")));
+    let Some(members) = members.as_array() else {
+        lines.push("    what belongs to it is not known".into());
+        return lines;
+    };
+    if !members.is_empty() {
+        lines.push("        PID  STATE  MEMORY  NAME".into());
+    }
+    lines.extend(members.iter().map(|member| {
+        let cell = |key: &str| text(&member[key]).unwrap_or_else(|| "?".into());
+        let pid = member["pid"].as_u64().unwrap_or_default();
+        let memory = size(member["memory"].as_u64().unwrap_or_default());
+        format!("    {pid:>7}  {:<5}  {memory:>6}  {}", cell("state"), cell("name"))
+    }));
+    lines
 }
 
 fn line(row: &[String; 8], widths: &[usize; 8]) -> String {
@@ -161,6 +195,24 @@ mod tests {
                 "gone  backing-off    -   in 2s         0   no start      -     -",
             ]
         );
+    }
+
+    #[test]
+    fn a_tree_is_below_its_process() {
+        let member = json!({ "pid": 42, "name": "a\n", "state": "S", "memory": 12_345_678 });
+        let containment = json!({ "strength": "group", "reason": "no cgroup v2 hierarchy is mounted" });
+        let web = json!({ "name": "web", "state": "running", "pid": 42, "tree": [member], "containment": containment });
+        let unknown = json!({ "name": "x", "state": "running", "tree": null });
+        let lines = lines(&[web, unknown], Some(60));
+        assert_eq!(
+            lines[2..5],
+            [
+                "    kept together by its proce…roup v2 hierarchy is mounted)",
+                "        PID  STATE  MEMORY  NAME",
+                "         42  S         12M  a\\n",
+            ]
+        );
+        assert_eq!(lines[6], "    what belongs to it is not known");
     }
 
     #[test]

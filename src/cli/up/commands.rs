@@ -14,6 +14,8 @@ use crate::cli::text::visible;
 
 /// The most reasons in one answer.
 const REASONS: usize = 10;
+/// The most trees in one answer. Each may take a look at all processes of the system.
+const TREES: usize = 100;
 
 impl Up {
     /// Does what clients have asked for since the last time.
@@ -42,9 +44,14 @@ impl Up {
             return Err("shutting down".into());
         }
         let (names, goals) = match request.action {
-            Action::Status => {
+            Action::Status { tree } => {
                 let names = self.select(&request)?;
-                return Ok(Some(self.statuses(reactor, &names)));
+                if tree && names.len() > TREES {
+                    return Err(
+                        format!("the trees of {} processes are too many, {TREES} are allowed", names.len()).into()
+                    );
+                }
+                return Ok(Some(self.statuses(reactor, &names, tree)));
             }
             Action::Logs { follow } => {
                 let names = self.select(&request)?;
@@ -141,10 +148,16 @@ impl Up {
         Ok(reached)
     }
 
-    fn statuses(&self, reactor: &Reactor, names: &[String]) -> Vec<u8> {
+    fn statuses(&self, reactor: &mut Reactor, names: &[String], tree: bool) -> Vec<u8> {
         let voice = self.monitor.observer();
         let statuses = names.iter().filter_map(|name| Some((self.monitor.status(name)?, voice.start_error(name))));
-        protocol::processes(statuses.map(|(status, error)| status::object(&status, error, reactor.now())))
+        protocol::processes(statuses.map(|(status, error)| {
+            let mut object = status::object(&status, error, reactor.now());
+            if tree {
+                object["tree"] = status::tree(&status, reactor);
+            }
+            object
+        }))
     }
 }
 

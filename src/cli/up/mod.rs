@@ -19,6 +19,7 @@ mod voice;
 mod waits;
 
 use std::collections::HashMap;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -29,8 +30,8 @@ use lexopt::{Arg, Parser};
 use super::config::{Commands, Config, FileName, Look, Mark, ProcessConfig};
 use super::control::Lock;
 use super::control::Server;
-use super::signals::{Signals, Wish};
-use super::{Failure, config, descriptor, output, path_of, words};
+use super::signals::{self, Signals, Wish};
+use super::{Failure, child, config, descriptor, output, path_of, words};
 use console::Console;
 use logs::Log;
 use voice::Voice;
@@ -53,7 +54,10 @@ SIGTERM, SIGINT (Ctrl-C), SIGQUIT, a closed terminal and any other signal that w
 processes and end it with 0; a second one, at least 0.2 s later, kills them. SIGHUP reads the file again and touches
 only what has changed, SIGUSR1 writes the status to stderr, SIGUSR2 closes the output files, which the next line opens
 anew, and SIGTSTP (Ctrl-Z) has all stand still until `fg`. `childminder status` and the others talk to it. The stdin of
-the processes is /dev/null. Exit code 2 is a mistake in the file or in the command line, 125 any other failure.
+the processes is /dev/null. If this command is killed, its processes and all that they have started are killed, too,
+unless the file says otherwise (`when-killed`). As the first process of a container it is the parent of each process
+that has lost its own, reaps it, and ends it in the end. Exit code 2 is a mistake in the file or in the command line,
+125 any other failure.
 ";
 
 /// Runs what the file says.
@@ -91,8 +95,9 @@ pub(super) fn main(mut arguments: Parser) -> Result<u8, Failure> {
     up.read_rest(&mut reactor, deadline);
     up.voice().finish(&reactor, deadline);
     drop(up);
-    // The signals stay watched to the very end.
-    std::mem::forget(reactor);
+    // A signal that comes now must not change the exit code.
+    signals::block();
+    drop(reactor);
     result.map(|()| 0).map_err(|error| Failure::Other(words::stopped_because(&error)))
 }
 
@@ -112,6 +117,10 @@ struct Up {
     logs: Vec<Log>,
     /// What is started with the service.
     autostart: Vec<String>,
+    /// Whether the processes are killed if this command is.
+    kills_at_death: bool,
+    /// Where the cgroups of the processes are made, if the file has said so.
+    cgroup: Option<PathBuf>,
     stage: Stage,
 }
 
@@ -150,9 +159,18 @@ impl Up {
         let console = Console::new(reactor)?;
         let signals = Signals::watch(reactor)?;
         let mut monitor = ProcessMonitor::with_observer(Voice::new(console));
+        child::adopt_orphans(reactor, config.kill_time)?;
+        if let Some(cgroup) = &config.cgroup {
+            reactor.set_cgroup_parent(cgroup);
+        }
+        if config.kills_at_death {
+            let problem = child::kill_trees_at_death(reactor);
+            problem.into_iter().for_each(|problem| monitor.observer_mut().say(&problem));
+        }
         let mut processes = Vec::new();
         let mut autostart = Vec::new();
-        let mut commands = Commands::default();
+        let (kills_at_death, cgroup) = (config.kills_at_death, config.cgroup.clone());
+        let mut commands = Commands::new(kills_at_death);
         for process in config.into_processes() {
             let failed = |error: &dyn std::fmt::Display| Failure::Other(format!("[{}] {error}", process.name));
             let command = commands.of(&process).map_err(|error| failed(&error))?;
@@ -175,6 +193,8 @@ impl Up {
             server,
             waits: Vec::new(),
             logs: Vec::new(),
+            kills_at_death,
+            cgroup,
             stage: Stage::New,
         })
     }
@@ -228,12 +248,15 @@ impl Up {
         }
     }
 
-    /// When a process exits on its own, its leftover group members are killed before the restart.
-    /// Otherwise a worker that outlives its master would keep the port. A stop gives them their time.
+    /// When a process exits on its own, its leftover group members are killed before the restart, unless the file says
+    /// otherwise. Otherwise a worker that outlives its master would keep the port. A stop gives them their time.
     fn prepare_leftovers(&mut self, reactor: &mut Reactor) {
         for name in std::mem::take(&mut self.voice().started) {
-            if let Some(mut process) = self.process(&name).and_then(|id| reactor.process(id)) {
-                process.kill_group_at_exit(true);
+            let kill = self.monitor.observer().kills_leftovers(&name);
+            let status = self.monitor.status(&name);
+            let running = status.filter(|status| matches!(status.state, State::Running { .. }));
+            if let Some(mut process) = running.and_then(|status| reactor.process(status.process?)) {
+                process.kill_group_at_exit(kill);
             }
         }
     }
@@ -355,6 +378,10 @@ impl Service for Up {
         let handled = match (self.signals.hear(reactor, event), event) {
             (Some(wish), _) => {
                 self.heed(reactor, wish);
+                true
+            }
+            (None, Event::Orphan { pid, name }) => {
+                self.voice().say(&words::orphan(*pid, name));
                 true
             }
             (None, Event::Timer(id)) if self.wait_timer(reactor, *id) => true,

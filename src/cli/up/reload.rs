@@ -80,8 +80,8 @@ impl Up {
         let mut errors = Vec::new();
         let mut plan = Vec::new();
         let mut known = Vec::new();
-        let mut commands = Commands::default();
-        let socket = new.socket.clone();
+        let mut commands = Commands::new(self.kills_at_death);
+        let (socket, kills_at_death, cgroup) = (new.socket.clone(), new.kills_at_death, new.cgroup.clone());
         for process in new.into_processes() {
             let now = Known::new(&process);
             let change = old.get(process.name.as_str()).map(|old| old.change(now.mark));
@@ -122,7 +122,7 @@ impl Up {
             match (change, command) {
                 (Some(Change::Policy), _) => {
                     let _ = self.monitor.set_process_policy(reactor, &process.name, Arc::clone(&process.policy));
-                    self.voice().set_raw(&process.name, process.raw);
+                    self.voice().update(&process);
                     changes.updated.push(process.name.clone());
                 }
                 (None, Some(command)) => {
@@ -148,6 +148,13 @@ impl Up {
         }
         changes.notes.extend(self.renew_lock());
         changes.notes.extend(self.compare_socket(socket));
+        for (key, changed) in
+            [("when-killed", kills_at_death != self.kills_at_death), ("cgroup", cgroup != self.cgroup)]
+        {
+            if changed {
+                changes.notes.push(format!("`{key}` has changed, and takes effect at the next start"));
+            }
+        }
         let voice = self.voice();
         voice.say(&format!("reloaded: {}", changes.summary()));
         changes.notes.iter().for_each(|note| voice.say(note));

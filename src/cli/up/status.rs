@@ -5,7 +5,7 @@
 use std::time::Instant;
 
 use childminder::restart::State;
-use childminder::{Reactor, Status};
+use childminder::{Member, Reactor, Remains, Status};
 use serde_json::{Value, json};
 
 use super::Up;
@@ -59,7 +59,13 @@ pub(super) fn object(status: &Status<'_>, start_error: Option<&str>, now: Instan
         }
         _ => None,
     };
+    // Of the last process it says nothing about the next one.
+    let containment = status
+        .containment
+        .filter(|_| status.process.is_some())
+        .map(|containment| json!({ "strength": containment.strength().to_string(), "reason": containment.reason() }));
     json!({
+        "containment": containment,
         "name": status.name,
         "state": match (status.state, status.refusal) {
             (State::Stopping { kills: 1.., .. }, Some(_)) => "unkillable",
@@ -75,4 +81,19 @@ pub(super) fn object(status: &Status<'_>, start_error: Option<&str>, now: Instan
         "cpu": usage.cpu.map(|cpu| cpu.as_secs_f64()),
         "peak_memory": usage.peak_memory,
     })
+}
+
+/// Who belongs to a process: the process itself, what it has started, and what earlier ones of its name have left. Null
+/// if the system cannot tell.
+pub(super) fn tree(status: &Status<'_>, reactor: &mut Reactor) -> Value {
+    let mut all = Vec::new();
+    for id in status.process.iter().chain(status.left) {
+        match reactor.tree(*id).map(|mut tree| tree.members()) {
+            None | Some(Remains::Nobody) => {}
+            Some(Remains::Members(members)) => all.extend(members),
+            Some(_) => return Value::Null,
+        }
+    }
+    let member = |member: &Member| json!({ "pid": member.pid, "name": member.name, "state": member.state.to_string(), "memory": member.memory });
+    all.iter().map(member).collect()
 }

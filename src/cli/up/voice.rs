@@ -7,7 +7,7 @@ use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 use childminder::restart::State;
-use childminder::{Event, Exit, Line, Observer, ProcessId, Reactor, SpawnError, TimerId};
+use childminder::{Event, Exit, Leftovers, Line, Observer, ProcessId, Reactor, SpawnError, TimerId};
 
 use super::console::{Console, Speaker};
 use super::end::Piece;
@@ -35,7 +35,7 @@ pub(super) struct Voice {
     news: Vec<(String, News)>,
     /// The processes whose state has changed since somebody last looked.
     pub(super) changed: Vec<String>,
-    /// Who was started since somebody last looked.
+    /// Who was started, or has another policy, since somebody last looked.
     pub(super) started: Vec<String>,
     /// Starts are counted and not told: many are under way.
     pub(super) quiet_starts: bool,
@@ -69,6 +69,7 @@ struct Streams {
     recent: Recent,
     /// Why its last start failed.
     start_error: Option<Box<str>>,
+    kills_leftovers: bool,
     /// The process is not wanted any more; it is forgotten when it has exited.
     removed: bool,
 }
@@ -104,22 +105,31 @@ impl Voice {
     pub(super) fn set(&mut self, reactor: &mut Reactor, process: &ProcessConfig) {
         let out = self.sink(reactor, &process.settings.stdout);
         let err = self.sink(reactor, &process.settings.stderr);
+        let kills_leftovers = process.policy.leftovers != Leftovers::Leave;
         let next = self.next_number;
         let streams = self.streams.entry(process.name.clone()).or_insert_with(|| {
             self.next_number += 1;
             let speaker = Speaker { author: Some(process.name.as_str().into()), number: next, raw: process.raw };
-            Streams { speaker, out, err, recent: Recent::default(), start_error: None, removed: false }
+            Streams { speaker, out, err, recent: Recent::default(), start_error: None, kills_leftovers, removed: false }
         });
         streams.speaker.raw = process.raw;
+        streams.kills_leftovers = kills_leftovers;
         (streams.out, streams.err, streams.removed) = (out, err, false);
         self.close_unused_files();
     }
 
-    /// Says whether a terminal gets the control characters of a process as they are.
-    pub(super) fn set_raw(&mut self, name: &str, raw: bool) {
-        if let Some(streams) = self.streams.get_mut(name) {
-            streams.speaker.raw = raw;
+    /// Takes over what can change while a process runs.
+    pub(super) fn update(&mut self, process: &ProcessConfig) {
+        if let Some(streams) = self.streams.get_mut(&process.name) {
+            streams.speaker.raw = process.raw;
+            streams.kills_leftovers = process.policy.leftovers != Leftovers::Leave;
+            self.started.push(process.name.clone());
         }
+    }
+
+    /// Whether what a process leaves behind when it ends by itself is killed.
+    pub(super) fn kills_leftovers(&self, name: &str) -> bool {
+        self.streams.get(name).is_some_and(|streams| streams.kills_leftovers)
     }
 
     /// Forgets a process, at once or, if it is `alive`, when it has exited.

@@ -1,0 +1,93 @@
+//! The command as the first process of a container: it is the parent of orphans, and ends all of them with it.
+//!
+//! The one rule: each container is a PID namespace, so that nothing in it outlives its first process.
+#![cfg(all(feature = "cli", target_os = "linux"))]
+
+mod up_util;
+
+use std::fs;
+use std::process::{Child, Command, Stdio};
+
+use rustix::process::Signal;
+use up_util::{Folder, PROGRAM, is_root, kill, text, until};
+
+const CONTAINER: [&str; 4] = ["-p", "-f", "--mount-proc", "--kill-child"];
+/// More orphans are made by the variable of this name.
+const ORPHANS: &str = "CHILDMINDER_TEST_ORPHANS";
+
+/// A script that makes orphans, and one that outlives them.
+fn script() -> (String, usize) {
+    let count: usize = std::env::var(ORPHANS).map_or(50, |count| count.parse().unwrap());
+    let orphans = format!("i=0; while [ $i -lt {count} ]; do (sleep 0.0$((i % 10)) &); i=$((i+1)); done");
+    let last = "(setsid sh -c 'trap \\\"echo asked > asked; exit\\\" TERM; while :; do sleep 0.01; done' &)";
+    (format!("{orphans}; {last}; echo made; exec sleep 1000"), count)
+}
+
+/// A container. It ends with `unshare`, which passes no signal on.
+struct Container {
+    folder: Folder,
+    child: Child,
+}
+
+impl Drop for Container {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// `up` in a container, and its pid here.
+fn start() -> (Container, i32, usize) {
+    let folder = Folder::new();
+    let (script, count) = script();
+    folder.write(
+        "childminder.toml",
+        &format!("[monitor]\nsocket = \"s\"\n[process.it]\nshell = \"{script}\"\ncontain = \"group\"\n"),
+    );
+    let output = |name: &str| Stdio::from(fs::File::create(folder.join(name)).unwrap());
+    let mut command = Command::new("unshare");
+    command.args(CONTAINER).args([PROGRAM, "up"]).current_dir(&folder.0).stdin(Stdio::null());
+    let child = command.stdout(output("out")).stderr(output("err")).spawn().unwrap();
+    let container = Container { folder, child };
+    until("all orphans", || container.folder.read("out").contains("[it] made").then_some(()));
+    let children = fs::read_to_string(format!("/proc/{0}/task/{0}/children", container.child.id())).unwrap();
+    (container, children.trim().parse().unwrap(), count)
+}
+
+/// The children of a process, and the dead ones among them.
+fn children(pid: i32) -> (usize, usize) {
+    let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap();
+    let is_dead = |pid: &&str| fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|stat| stat.contains(") Z "));
+    (children.split_whitespace().count(), children.split_whitespace().filter(is_dead).count())
+}
+
+#[test]
+fn orphans_are_named_reaped_and_ended() {
+    if !is_root() {
+        return;
+    }
+    let (mut container, pid, count) = start();
+    // Its process, the guard, and the last orphan.
+    until("the end of the others", || (children(pid) == (3, 0)).then_some(()));
+    let said = container.folder.read("err");
+    let told = said.matches(" has lost its parent, and is reaped here when it ends\n").count();
+    assert!(told > count * 9 / 10 && told <= count * 2 + 1, "{told}: {said}");
+    kill(pid, Signal::TERM);
+    let status = until("the end of the container", || container.child.try_wait().unwrap());
+    assert_eq!(status.code(), Some(0), "{}", container.folder.read("err"));
+    assert_eq!(container.folder.read("asked"), "asked\n");
+}
+
+#[test]
+fn run_ends_with_the_code_of_its_child() {
+    if !is_root() {
+        return;
+    }
+    let folder = Folder::new();
+    for (script, code) in [("exit 7", 7), ("(sleep 0.05 &); sleep 0.2; exit 3", 3), ("(sleep 1000 &); exit 4", 4)] {
+        let mut command = Command::new("unshare");
+        command.args(CONTAINER).args([PROGRAM, "run", "--restart", "never", "--", "sh", "-c", script]);
+        let output = command.current_dir(&folder.0).stdin(Stdio::null()).output().unwrap();
+        assert_eq!(output.status.code(), Some(code), "{}", text(&output.stderr));
+    }
+}
