@@ -15,10 +15,10 @@ const CONTAINER: [&str; 4] = ["-p", "-f", "--mount-proc", "--kill-child"];
 /// More orphans are made by the variable of this name.
 const ORPHANS: &str = "CHILDMINDER_TEST_ORPHANS";
 
-/// A script that makes orphans, and one that outlives them.
+/// A script that makes orphans, which end when somebody opens the FIFO `gate`, and one that outlives them.
 fn script() -> (String, usize) {
     let count: usize = std::env::var(ORPHANS).map_or(50, |count| count.parse().unwrap());
-    let orphans = format!("i=0; while [ $i -lt {count} ]; do (sleep 0.0$((i % 10)) &); i=$((i+1)); done");
+    let orphans = format!("mkfifo gate; i=0; while [ $i -lt {count} ]; do (read line < gate &); i=$((i+1)); done");
     let last = "(setsid sh -c 'trap \\\"echo asked > asked; exit\\\" TERM; while :; do sleep 0.01; done' &)";
     (format!("{orphans}; {last}; echo made; exec sleep 1000"), count)
 }
@@ -67,11 +67,16 @@ fn orphans_are_named_reaped_and_ended() {
         return;
     }
     let (mut container, pid, count) = start();
+    let told = |said: &str| said.matches(" has lost its parent, and is reaped here when it ends\n").count();
+    // That a child has a new parent is no event of the kernel's.
+    kill(pid, Signal::CHILD);
+    until("all are named", || (told(&container.folder.read("err")) > count).then_some(()));
+    // All of them are waiting there.
+    drop(fs::File::options().write(true).open(container.folder.join("gate")).unwrap());
     // Its process, the guard, and the last orphan.
     until("the end of the others", || (children(pid) == (3, 0)).then_some(()));
     let said = container.folder.read("err");
-    let told = said.matches(" has lost its parent, and is reaped here when it ends\n").count();
-    assert!(told > count * 9 / 10 && told <= count * 2 + 1, "{told}: {said}");
+    assert_eq!(told(&said), count + 1, "{said}");
     kill(pid, Signal::TERM);
     let status = until("the end of the container", || container.child.try_wait().unwrap());
     assert_eq!(status.code(), Some(0), "{}", container.folder.read("err"));
