@@ -1,7 +1,7 @@
 //! Run, watch and restart child processes on one thread, without a runtime.
 //!
-//! A reactor that waits for pipes, deaths, timers and signals at once, and a monitor that keeps processes running. The reactor is your
-//! program's loop, or a guest in it. The design is Twisted's (reactor, process, monitor); the README says what is different.
+//! A reactor waits for pipes, exits, timers and signals at once, and a monitor keeps processes running. The reactor
+//! is the loop of your program, or a guest in it. The design is that of Twisted (reactor, process, monitor).
 //!
 //! ```
 //! use childminder::{Command, ProcessMonitor, Reactor};
@@ -37,20 +37,25 @@
 //!
 #![cfg_attr(
     doc,
-    doc = "The [guide] has a chapter each on a first program, your own loop, talking to a child, keeping trees together, harnesses, testing a policy, living in other"
+    doc = "The [guide] has chapters on a first program, your own loop, talking to a child, keeping trees together, harnesses, testing"
 )]
-#![cfg_attr(doc, doc = "people's programs, and on coming from Twisted, supervisord or tokio.")]
+#![cfg_attr(
+    doc,
+    doc = "a policy, other people's programs, switching from Twisted, supervisord or tokio, the command, and how all this is built."
+)]
 //!
 //! # Platforms
 //!
-//! Linux 5.9 or later for everything (6.9 for signals to those of a process group that outlive their leader); elsewhere, or where a sandbox refuses the newer calls, portable ways are taken: `fork` for
-//! [`SpawnMethod::Vfork`], SIGCHLD for [`ReapMethod::Pidfd`]. They are tested on Linux. macOS and the BSDs are kept in mind, but
-//! childminder has been neither compiled nor run there. Not for Windows.
+//! Linux 5.9 or later has everything, but for signals to leftover members of a process group after their leader was
+//! reaped, which need 6.9. Elsewhere, or where a sandbox refuses the newer calls, portable ways are taken: `fork` for
+//! [`SpawnMethod::Vfork`], SIGCHLD for [`ReapMethod::Pidfd`]. They are tested on Linux. macOS and the BSDs are meant to
+//! work in this way, but nobody has tried yet. Windows is not supported.
 //!
-//! Signal handlers belong to the whole process. With pidfds none is installed for children. For signals that you watch, and for SIGCHLD
-//! without pidfds, one is, which calls the one that was there before, and stays. Only the reactor's own
-//! children are waited for, by their pidfds. Without pidfds that is by number, and a child of the host that has got the number of one
-//! of ours, which the host itself has reaped, is told from it by its start time, where there is a `/proc`.
+//! Signal handlers belong to the whole process. With pidfds none is installed for children. For each signal that you
+//! watch, and for SIGCHLD without pidfds, one is installed. It calls the handler that was there before, and is removed
+//! when nobody watches the signal any more. Only the reactor's own children are reaped, by their pidfds. Without pidfds
+//! they are reaped by their pids. If the host has reaped one of them itself, and another child of the host has got its
+//! pid, the start time in `/proc` tells the two apart.
 //!
 //! # Features
 //!

@@ -63,8 +63,8 @@ pub(crate) struct Bench {
 }
 
 impl Bench {
-    /// `--test` runs everything once, as small as it can be; `--readme` keeps the table in README.md. What else cargo passes is of no
-    /// concern.
+    /// `--test` runs everything once, as small as it can be; `--readme` keeps the tables of results in the two READMEs. Other
+    /// arguments, which cargo passes, are ignored.
     pub(crate) fn new(name: &'static str) -> Self {
         let asked = |flag: &str| std::env::args().any(|arg| arg == flag);
         println!("\n== {name}");
@@ -126,12 +126,12 @@ impl Bench {
         self.rows.push(format!("| {} | {what} | {name} | {median} ({range}) {unit} | {limit} | {met} |", self.name));
     }
 
-    /// To be called last: keeps the README's table where that was asked for.
+    /// To be called last: writes the tables of results if that was asked for.
     pub(crate) fn finish(self) {
         if self.readme && !self.test {
             match readme::update(self.name, &self.rows) {
-                Ok(()) => println!("README.md: {} rows", self.rows.len()),
-                Err(error) => eprintln!("README.md: {error}"),
+                Ok(()) => println!("benches/README.md: {} rows", self.rows.len()),
+                Err(error) => eprintln!("the tables of results: {error}"),
             }
         }
     }

@@ -1,33 +1,69 @@
-//! The README's table of results: kept by `cargo bench -- --readme`, not by hand.
+//! The tables of results in `benches/README.md` and in the README: kept by `cargo bench -- --readme`, not by hand.
 //!
-//! Touches nothing outside its two marks. The one rule: a bench replaces its own rows and leaves the others' alone.
+//! Touches nothing outside the marks of the two files. The one rule: a bench replaces its own rows and leaves those of
+//! the others alone.
 
 use std::fs;
 use std::io;
 use std::process::Command;
 
-const FILE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/README.md");
+const ALL: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/benches/README.md");
+const README: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/README.md");
 const BEGIN: &str = "<!-- benches: begin -->";
 const END: &str = "<!-- benches: end -->";
-const HEAD: &str =
-    "| bench | what | contestant | median (quartiles) | target | |\n| --- | --- | --- | --- | --- | --- |\n";
 
 /// In this order, whichever ran last.
 const BENCHES: [&str; 9] =
     ["spawn", "contain", "reap", "restart", "timers", "lines", "monitor", "footprint", "supervisors"];
 
+/// The rows of the README: what was measured, and beside what or in which unit. They are childminder's own.
+const HEADLINES: [(&str, &str); 11] = [
+    ("spawn call: 3 pipes, setsid, 2 limits, µs", "× raw vfork-like loop"),
+    ("spawn call: 3 pipes, setsid, 2 limits, µs", "× std pre_exec"),
+    ("spawn call: 3 pipes, setsid, 2 limits, 2 GiB of touched heap, µs", "× std pre_exec"),
+    ("spawn into a cgroup until nobody is left, without mkdir and rmdir", "× group"),
+    ("death to the replacement's first byte beside 1000 idle children, median, µs", "× thread blocked in waitpid"),
+    ("processor time of a death, one a millisecond, µs", "× childminder, 100 live"),
+    ("1,000 killed at once, all back, ms", "× raw loop"),
+    ("one child's 100-byte lines, MB/s", "× bare read"),
+    ("100 children's 100-byte lines, MB/s", "× bare epoll and read"),
+    ("private dirty memory, 100 idle children", "KiB"),
+    ("PSS, 100 idle instances of one service", "in 1 process"),
+];
+
 pub(crate) fn update(bench: &str, rows: &[String]) -> io::Result<()> {
-    let text = fs::read_to_string(FILE)?;
-    let missing = || io::Error::other(format!("the marks {BEGIN} and {END} are not there"));
-    let (before, rest) = text.split_once(BEGIN).ok_or_else(missing)?;
-    let (table, after) = rest.split_once(END).ok_or_else(missing)?;
+    let machine = machine();
+    let text = fs::read_to_string(ALL)?;
+    let old = between(&text)?;
     let is_of = |row: &str, bench: &str| row.starts_with(&format!("| {bench} |"));
-    let mut all: Vec<&str> = table.lines().filter(|row| !is_of(row, bench)).collect();
+    let mut all: Vec<&str> = old.lines().filter(|row| !is_of(row, bench)).collect();
     all.extend(rows.iter().map(String::as_str));
     let sorted: Vec<&str> =
         BENCHES.iter().flat_map(|bench| all.iter().filter(|row| is_of(row, bench)).copied()).collect();
-    let machine = machine();
-    fs::write(FILE, format!("{before}{BEGIN}\n{machine}\n\n{HEAD}{}\n{END}{after}", sorted.join("\n")))
+    let head = "| bench | what | contestant | median (quartiles) | target | |\n| --- | --- | --- | --- | --- | --- |";
+    fs::write(ALL, text.replacen(old, &format!("\n{machine}\n\n{head}\n{}\n", sorted.join("\n")), 1))?;
+
+    let headlines: Vec<String> =
+        HEADLINES.iter().filter_map(|headline| sorted.iter().find_map(|row| short(row, *headline))).collect();
+    let text = fs::read_to_string(README)?;
+    let old = between(&text)?;
+    let head = "| what | median (quartiles) | target | |\n| --- | --- | --- | --- |";
+    fs::write(README, text.replacen(old, &format!("\n{machine}\n\n{head}\n{}\n", headlines.join("\n")), 1))
+}
+
+/// What is between the two marks.
+fn between(text: &str) -> io::Result<&str> {
+    let missing = || io::Error::other(format!("the marks {BEGIN} and {END} are not there"));
+    let (_, rest) = text.split_once(BEGIN).ok_or_else(missing)?;
+    rest.split_once(END).map(|(between, _)| between).ok_or_else(missing)
+}
+
+/// The row as the README has it, if it is the one of this headline.
+fn short(row: &str, (what, beside): (&str, &str)) -> Option<String> {
+    let cells: Vec<&str> = row.trim_matches('|').split(" | ").map(str::trim).collect();
+    let [_, title, name, figures, target, met] = cells[..] else { return None };
+    let is_meant = title == what && name.starts_with("childminder") && figures.ends_with(beside);
+    is_meant.then(|| format!("| {title} | {figures} | {target} | {met} |"))
 }
 
 /// Where, with what and when.

@@ -115,10 +115,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_readme_names_all_variables() {
-        const README: &str = include_str!("../../README.md");
+    fn the_guide_names_all_variables() {
+        const CHAPTER: &str = include_str!("../guide/up.md");
         for name in OWN.iter().chain(SESSION) {
-            assert!(README.contains(&format!("`{name}`")), "{name}");
+            assert!(CHAPTER.contains(&format!("`{name}`")), "{name}");
         }
     }
 }

@@ -13,8 +13,12 @@
 //! 9. [Coming from Twisted](from_twisted)
 //! 10. [Coming from supervisord](from_supervisord)
 //! 11. [Coming from tokio::process](from_tokio)
-//! 12. [Who is trusted with what](trust)
-//! 13. [Dependencies](dependencies)
+//! 12. [`childminder run`](run)
+//! 13. [`childminder up`](up)
+//! 14. [Who is trusted with what](trust)
+//! 15. [Dependencies](dependencies)
+//! 16. [How it is built](design)
+//! 17. [Contributing](contributing)
 
 #[doc = include_str!("first_program.md")]
 pub mod first_program {}
@@ -49,8 +53,23 @@ pub mod from_supervisord {}
 #[doc = include_str!("from_tokio.md")]
 pub mod from_tokio {}
 
+#[doc = include_str!("run.md")]
+pub mod run {}
+
+#[doc = include_str!("up.md")]
+#[doc = "\n# A file with every key\n\n```toml"]
+#[doc = include_str!("../cli/config/example.toml")]
+#[doc = "```"]
+pub mod up {}
+
 #[doc = include_str!("trust.md")]
 pub mod trust {}
 
 #[doc = include_str!("dependencies.md")]
 pub mod dependencies {}
+
+#[doc = include_str!("design.md")]
+pub mod design {}
+
+#[doc = include_str!("contributing.md")]
+pub mod contributing {}

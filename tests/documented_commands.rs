@@ -1,4 +1,4 @@
-//! Every example of the README's chapter on `childminder up`, run as it stands there. Numbers and spaces may differ.
+//! Every example of `childminder up` in the README and in the guide, run as it stands there. Numbers and spaces may differ.
 #![cfg(feature = "cli")]
 
 mod up_util;
@@ -8,11 +8,11 @@ use std::process::{Command, Stdio};
 use up_util::{Folder, PROGRAM, Up, ask_on, connect, on_a_terminal, text, until};
 
 const README: &str = include_str!("../README.md");
+const CHAPTER: &str = include_str!("../src/guide/up.md");
 
-/// The chapter's fenced blocks of this language.
-fn blocks(language: &str) -> Vec<&'static str> {
-    let (_, chapter) = README.split_once("run by tests/readme_up.rs -->").expect("the chapter's mark");
-    let chapter = chapter.split_once("\n## ").map_or(chapter, |(chapter, _)| chapter);
+/// The fenced blocks of this language after the mark.
+fn blocks(document: &'static str, language: &str) -> Vec<&'static str> {
+    let (_, chapter) = document.split_once("run by tests/documented_commands.rs. -->").expect("the mark");
     let parts = chapter.split("```").skip(1).step_by(2);
     parts.filter_map(|block| block.strip_prefix(language)?.strip_prefix('\n')).collect()
 }
@@ -26,9 +26,9 @@ fn essence(output: &str) -> String {
 }
 
 /// Commands, each with what it says.
-fn examples() -> Vec<(&'static str, &'static str)> {
+fn examples(document: &'static str) -> Vec<(&'static str, &'static str)> {
     let mut examples = Vec::new();
-    for block in blocks("console") {
+    for block in blocks(document, "console") {
         for example in block.strip_prefix("$ ").unwrap().split("\n$ ") {
             examples.push(example.split_once('\n').unwrap_or((example, "")));
         }
@@ -38,14 +38,24 @@ fn examples() -> Vec<(&'static str, &'static str)> {
 
 #[test]
 fn every_command_does_what_the_readme_says() {
+    expect_examples(README, 6);
+}
+
+#[test]
+fn every_command_does_what_the_guide_says() {
+    expect_examples(CHAPTER, 16);
+}
+
+#[track_caller]
+fn expect_examples(document: &'static str, least: usize) {
     let folder = Folder::new();
-    folder.write("childminder.toml", blocks("toml")[0]);
+    folder.write("childminder.toml", blocks(document, "toml")[0]);
     let mut up: Option<Up> = None;
     let mut folder = Some(folder);
     let bin = std::path::Path::new(PROGRAM).parent().unwrap();
     let path = format!("{}:{}", bin.display(), std::env::var("PATH").unwrap());
-    let examples = examples();
-    assert!(examples.len() > 15, "{examples:?}");
+    let examples = examples(document);
+    assert!(examples.len() >= least, "{examples:?}");
     for (command, expected) in examples {
         let here = |up: &Option<Up>, folder: &Option<Folder>| match (up, folder) {
             (Some(up), _) => up.folder.0.clone(),
@@ -94,11 +104,11 @@ fn every_command_does_what_the_readme_says() {
 }
 
 #[test]
-fn the_protocol_is_as_the_readme_says() {
-    let processes = blocks("toml")[0].split_once("[process.worker]").unwrap().1;
+fn the_protocol_is_as_the_guide_says() {
+    let processes = blocks(CHAPTER, "toml")[0].split_once("[process.worker]").unwrap().1;
     let up = Up::start(&format!("[process.worker]\nautostart = false\n{processes}"));
     let stream = connect(&up.socket());
-    let lines: Vec<&str> = blocks("json")[0].lines().collect();
+    let lines: Vec<&str> = blocks(CHAPTER, "json")[0].lines().collect();
     for pair in lines.chunks(2) {
         assert_eq!(ask_on(&stream, pair[0]).unwrap().to_string(), pair[1], "{}", pair[0]);
     }
