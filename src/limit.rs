@@ -40,18 +40,18 @@ macro_rules! resources {
 }
 
 resources! {
-    AddressSpace = RLIMIT_AS, "as";
+    #[cfg(not(target_os = "openbsd"))] AddressSpace = RLIMIT_AS, "as";
     Core = RLIMIT_CORE, "core";
     Cpu = RLIMIT_CPU, "cpu";
     Data = RLIMIT_DATA, "data";
     FileSize = RLIMIT_FSIZE, "fsize";
     #[cfg(target_os = "linux")] Locks = RLIMIT_LOCKS, "locks";
-    Memlock = RLIMIT_MEMLOCK, "memlock";
+    #[cfg(not(any(target_os = "illumos", target_os = "solaris")))] Memlock = RLIMIT_MEMLOCK, "memlock";
     #[cfg(target_os = "linux")] MessageQueues = RLIMIT_MSGQUEUE, "msgqueue";
     #[cfg(target_os = "linux")] Nice = RLIMIT_NICE, "nice";
     OpenFiles = RLIMIT_NOFILE, "nofile";
-    Processes = RLIMIT_NPROC, "nproc";
-    ResidentSet = RLIMIT_RSS, "rss";
+    #[cfg(not(any(target_os = "illumos", target_os = "solaris")))] Processes = RLIMIT_NPROC, "nproc";
+    #[cfg(not(any(target_os = "illumos", target_os = "solaris")))] ResidentSet = RLIMIT_RSS, "rss";
     #[cfg(target_os = "linux")] RealTimePriority = RLIMIT_RTPRIO, "rtprio";
     #[cfg(target_os = "linux")] RealTimeCpu = RLIMIT_RTTIME, "rttime";
     #[cfg(target_os = "linux")] PendingSignals = RLIMIT_SIGPENDING, "sigpending";

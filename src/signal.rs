@@ -34,15 +34,18 @@ const NAMES: &[(&str, i32)] = &[
     ("WINCH", libc::SIGWINCH),
     ("IO", libc::SIGIO),
     ("SYS", libc::SIGSYS),
-    #[cfg(target_os = "linux")]
+    #[cfg(all(
+        any(target_os = "linux", target_os = "android"),
+        not(any(target_arch = "mips", target_arch = "mips64"))
+    ))]
     ("STKFLT", libc::SIGSTKFLT),
-    #[cfg(target_os = "linux")]
+    #[cfg(any(target_os = "linux", target_os = "android"))]
     ("PWR", libc::SIGPWR),
-    #[cfg(target_os = "linux")]
+    #[cfg(any(target_os = "linux", target_os = "android"))]
     ("POLL", libc::SIGPOLL),
-    #[cfg(not(target_os = "linux"))]
+    #[cfg(not(any(target_os = "linux", target_os = "android")))]
     ("EMT", libc::SIGEMT),
-    #[cfg(not(target_os = "linux"))]
+    #[cfg(not(any(target_os = "linux", target_os = "android")))]
     ("INFO", libc::SIGINFO),
 ];
 

@@ -10,7 +10,7 @@ use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::path::Path;
 
-use super::{cvt, cvt_retry, fd};
+use super::{BY_EFFECTIVE_USER, cvt, cvt_retry, fd};
 
 /// What `fstatfs(2)` says of a cgroup v2 hierarchy.
 #[cfg(target_os = "linux")]
@@ -74,7 +74,7 @@ pub(crate) fn read_again(file: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<
 /// Whether this process may write to a file below a directory, with the rights that it has now.
 pub(crate) fn may_write_at(dir: BorrowedFd<'_>, path: &CStr) -> io::Result<()> {
     // SAFETY: a C string that lives through the call.
-    cvt(unsafe { libc::faccessat(dir.as_raw_fd(), path.as_ptr(), libc::W_OK, libc::AT_EACCESS) })?;
+    cvt(unsafe { libc::faccessat(dir.as_raw_fd(), path.as_ptr(), libc::W_OK, BY_EFFECTIVE_USER) })?;
     Ok(())
 }
 

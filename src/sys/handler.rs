@@ -15,7 +15,7 @@ use std::ptr;
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicPtr, AtomicU64, AtomicUsize, Ordering::SeqCst};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use super::{cvt, fd, signal, wait};
+use super::{cvt, fd, signal};
 
 /// More than any system has signals.
 const SIGNALS: usize = 128;
@@ -301,14 +301,25 @@ fn tell(number: i32) -> bool {
 fn was_sent(info: *const libc::siginfo_t) -> bool {
     // SAFETY: the kernel gives a valid one to a handler with SA_SIGINFO; null would be none.
     let Some(info) = (unsafe { info.as_ref() }) else { return false };
+    was_sent_as(info)
+}
+
+#[cfg(target_os = "linux")]
+fn was_sent_as(info: &libc::siginfo_t) -> bool {
     match info.si_code {
         libc::SI_USER | libc::SI_QUEUE => true,
-        #[cfg(target_os = "linux")]
         libc::SI_TKILL => {
             // SAFETY: a signal that was sent has a sender.
             let sender = unsafe { info.si_pid() };
-            sender != wait::own_pid()
+            sender != super::wait::own_pid()
         }
         _ => false,
     }
+}
+
+/// The libc crate has no `SI_USER` and `SI_QUEUE` for other systems. FreeBSD and macOS have their own numbers for them. On
+/// the others, as in System V, the codes of signals that a process has sent are not above 0.
+#[cfg(not(target_os = "linux"))]
+fn was_sent_as(info: &libc::siginfo_t) -> bool {
+    info.si_code <= 0 || [0x1_0001, 0x1_0002].contains(&info.si_code)
 }

@@ -29,7 +29,9 @@ impl Timerfd {
         if let Some(delay) = delay {
             // Zero would switch it off: "at once" is a nanosecond.
             let delay = delay.max(Duration::from_nanos(1));
-            time.it_value.tv_sec = libc::time_t::try_from(delay.as_secs()).unwrap_or(libc::time_t::MAX);
+            // As much as a 32-bit `time_t` holds. A reactor that wakes too early waits again.
+            let seconds = i32::try_from(delay.as_secs()).unwrap_or(i32::MAX);
+            time.it_value.tv_sec = seconds.into();
             #[allow(clippy::cast_lossless)] // c_long is 32 bits wide on some, and the value is below 1e9
             let nanoseconds = delay.subsec_nanos() as libc::c_long;
             time.it_value.tv_nsec = nanoseconds;

@@ -190,7 +190,7 @@ pub(crate) fn own_ids() -> (u32, u32) {
 pub(crate) fn is_denied_to_us(path: &Path) -> bool {
     let Ok(path) = CString::new(path.as_os_str().as_bytes()) else { return false };
     // SAFETY: the path is a C string.
-    let result = unsafe { libc::faccessat(libc::AT_FDCWD, path.as_ptr(), libc::X_OK, libc::AT_EACCESS) };
+    let result = unsafe { libc::faccessat(libc::AT_FDCWD, path.as_ptr(), libc::X_OK, super::BY_EFFECTIVE_USER) };
     result == -1 && io::Error::last_os_error().raw_os_error() == Some(libc::EACCES)
 }
 

@@ -30,7 +30,16 @@ pub(crate) fn try_wait(pid: i32) -> Wait {
     let mut usage = MaybeUninit::<libc::rusage>::zeroed();
     let result = cvt_retry(|| {
         // SAFETY: both pointers are to locals of the right type; WNOHANG never blocks.
-        unsafe { libc::wait4(pid, &raw mut status, libc::WNOHANG, usage.as_mut_ptr()) }
+        #[cfg(not(any(target_os = "illumos", target_os = "solaris")))]
+        unsafe {
+            libc::wait4(pid, &raw mut status, libc::WNOHANG, usage.as_mut_ptr())
+        }
+        // The libc crate has no wait4 there, so what the child has used stays unknown.
+        // SAFETY: as above.
+        #[cfg(any(target_os = "illumos", target_os = "solaris"))]
+        unsafe {
+            libc::waitpid(pid, &raw mut status, libc::WNOHANG)
+        }
     });
     // SAFETY: zeroed is a valid rusage, whether or not the call has filled it in.
     let usage = unsafe { usage.assume_init() };

@@ -16,7 +16,6 @@ mod vfork;
 
 use std::cell::RefCell;
 use std::io;
-use std::mem::ManuallyDrop;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
@@ -87,7 +86,7 @@ struct Stuck {
     pid: i32,
     /// What it may use until then.
     #[cfg(target_os = "linux")]
-    memory: Option<ManuallyDrop<(vfork::Room, Box<vfork::Shared>)>>,
+    memory: Option<std::mem::ManuallyDrop<(vfork::Room, Box<vfork::Shared>)>>,
 }
 
 // SAFETY: the pointers of its memory lead to what it owns, and to no thread's own.
@@ -165,7 +164,7 @@ impl Spawner {
                 Err(failure) if vfork.works() => {
                     let error = shared.plan.explain(order.command, failure);
                     if let Some(pid) = failure.stuck() {
-                        let memory = vfork.give_up_room().map(|room| ManuallyDrop::new((room, shared)));
+                        let memory = vfork.give_up_room().map(|room| std::mem::ManuallyDrop::new((room, shared)));
                         self.stuck.borrow_mut().push(Stuck { pid, memory });
                     }
                     return Err(error);
@@ -201,7 +200,7 @@ impl Spawner {
             let gone = matches!(wait::try_wait(stuck.pid), wait::Wait::Reaped(..) | wait::Wait::Lost);
             #[cfg(target_os = "linux")]
             if gone {
-                drop(stuck.memory.take().map(ManuallyDrop::into_inner));
+                drop(stuck.memory.take().map(std::mem::ManuallyDrop::into_inner));
             }
             !gone
         });
