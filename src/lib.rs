@@ -61,6 +61,8 @@
 //!
 //! - `cli` (off): the command `childminder`, and what it needs. The library has no features.
 
+#![cfg_attr(not(target_os = "linux"), allow(dead_code, reason = "some parts serve what only Linux has"))]
+
 #[cfg(not(unix))]
 compile_error!("childminder needs a Unix: processes, signals and pipes are what it is made of");
 

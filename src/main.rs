@@ -1,5 +1,10 @@
 //! The command `childminder`. All of it is in `cli`, on the library's public interface.
 
+#![cfg_attr(
+    not(target_os = "linux"),
+    allow(dead_code, unused_imports, unused_variables, reason = "some parts serve what only Linux has")
+)]
+
 mod cli;
 #[cfg(test)]
 #[path = "../tests/util/guard.rs"]

@@ -422,7 +422,9 @@ impl Creation {
             given.map_err(|error| cannot_give("owner", error))?;
         }
         if let Some(mode) = self.mode {
-            fchmod(file, Mode::from_raw_mode(mode)).map_err(|error| cannot_give("mode", error))?;
+            #[allow(clippy::cast_possible_truncation)] // 16 bits on some systems, which hold every mode
+            let mode = Mode::from_raw_mode(mode as rustix::fs::RawMode);
+            fchmod(file, mode).map_err(|error| cannot_give("mode", error))?;
         }
         Ok(())
     }

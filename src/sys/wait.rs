@@ -27,6 +27,7 @@ pub(crate) enum Wait {
 #[doc(alias = "wait4")]
 pub(crate) fn try_wait(pid: i32) -> Wait {
     let mut status = 0;
+    #[cfg_attr(any(target_os = "illumos", target_os = "solaris"), allow(unused_mut))]
     let mut usage = MaybeUninit::<libc::rusage>::zeroed();
     let result = cvt_retry(|| {
         // SAFETY: both pointers are to locals of the right type; WNOHANG never blocks.

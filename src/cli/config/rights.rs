@@ -33,8 +33,14 @@ pub(super) fn may_make_files_in(folder: &Path) -> bool {
     may(folder, Access::WRITE_OK | Access::EXEC_OK)
 }
 
+/// Android cannot ask for the rights of the effective user.
+#[cfg(not(target_os = "android"))]
+const BY_EFFECTIVE_USER: AtFlags = AtFlags::EACCESS;
+#[cfg(target_os = "android")]
+const BY_EFFECTIVE_USER: AtFlags = AtFlags::empty();
+
 fn may(path: &Path, access: Access) -> bool {
-    match accessat(CWD, path, access, AtFlags::EACCESS) {
+    match accessat(CWD, path, access, BY_EFFECTIVE_USER) {
         // Linux before 5.8 can be asked about a real user only.
         Err(rustix::io::Errno::NOSYS) => true,
         result => result.is_ok(),
@@ -156,14 +162,18 @@ pub(super) fn lower_hard_limit(resource: Resource, limit: Limit) -> Option<u64> 
 fn hard_limit(resource: Resource) -> Option<u64> {
     use rustix::process::Resource as Raw;
     let raw = match resource {
+        #[cfg(not(target_os = "openbsd"))]
         Resource::AddressSpace => Raw::As,
         Resource::Core => Raw::Core,
         Resource::Cpu => Raw::Cpu,
         Resource::Data => Raw::Data,
         Resource::FileSize => Raw::Fsize,
+        #[cfg(not(any(target_os = "illumos", target_os = "solaris")))]
         Resource::Memlock => Raw::Memlock,
         Resource::OpenFiles => Raw::Nofile,
+        #[cfg(not(any(target_os = "illumos", target_os = "solaris")))]
         Resource::Processes => Raw::Nproc,
+        #[cfg(not(any(target_os = "illumos", target_os = "solaris")))]
         Resource::ResidentSet => Raw::Rss,
         Resource::Stack => Raw::Stack,
         // The limits that only Linux has.

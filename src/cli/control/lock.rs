@@ -143,14 +143,15 @@ fn open_own(path: &Path) -> Option<File> {
     is_own.then_some(file)
 }
 
-/// The number of the PID namespace that this process is in; 0 if it is not known.
-fn pid_namespace() -> u32 {
-    fs::metadata("/proc/self/ns/pid").ok().and_then(|namespace| u32::try_from(namespace.ino()).ok()).unwrap_or(0)
+/// The byte for the PID namespace that this process is in: its number without the sign bit, since an offset in a file has
+/// 32 bits for some programs. 0 if the number is not known.
+fn pid_namespace() -> i32 {
+    fs::metadata("/proc/self/ns/pid").map_or(0, |namespace| (namespace.ino() & 0x7fff_ffff) as i32)
 }
 
 /// The pid of the process that holds the lock, as far as /proc tells: a descriptor's locks are shown
 /// to its own user and to root. Only looks at processes with the name of this one.
-fn holder(file: &File, byte: u32) -> Option<i32> {
+fn holder(file: &File, byte: i32) -> Option<i32> {
     let inode = file.metadata().ok()?.ino();
     let own = fs::read("/proc/self/comm").ok()?;
     let is_lock = |line: &str| {
@@ -175,7 +176,7 @@ mod system {
 
     use nix::fcntl::{FcntlArg, fcntl};
 
-    fn byte_lock(kind: i32, byte: u32) -> libc::flock {
+    fn byte_lock(kind: i32, byte: i32) -> libc::flock {
         libc::flock {
             l_type: kind as libc::c_short,
             l_whence: libc::SEEK_SET as libc::c_short,
@@ -186,14 +187,14 @@ mod system {
     }
 
     /// Takes the write lock on one byte, or fails at once.
-    pub(super) fn take(file: &File, byte: u32) -> io::Result<()> {
+    pub(super) fn take(file: &File, byte: i32) -> io::Result<()> {
         fcntl(file, FcntlArg::F_OFD_SETLK(&byte_lock(libc::F_WRLCK, byte)))?;
         Ok(())
     }
 
     /// Whether somebody else holds the write lock on exactly this byte. Read locks do not count, nor
     /// does the write lock of an editor on the whole file.
-    pub(super) fn is_held(file: &File, byte: u32) -> bool {
+    pub(super) fn is_held(file: &File, byte: i32) -> bool {
         let mut lock = byte_lock(libc::F_RDLCK, byte);
         let asked = fcntl(file, FcntlArg::F_OFD_GETLK(&mut lock));
         asked.is_ok() && i32::from(lock.l_type) == libc::F_WRLCK && (lock.l_start, lock.l_len) == (byte.into(), 1)
@@ -205,11 +206,11 @@ mod system {
     use std::fs::File;
     use std::io;
 
-    pub(super) fn take(_: &File, _: u32) -> io::Result<()> {
+    pub(super) fn take(_: &File, _: i32) -> io::Result<()> {
         Err(io::ErrorKind::Unsupported.into())
     }
 
-    pub(super) fn is_held(_: &File, _: u32) -> bool {
+    pub(super) fn is_held(_: &File, _: i32) -> bool {
         false
     }
 }
@@ -232,7 +233,9 @@ mod tests {
             // Another lock on the same file is another lock.
             assert!(Lock::of_socket(&folder.join("other")).unwrap().is_some());
             drop(lock);
-            take(path).unwrap().expect("a lock").remove();
+            // A child of another test has a copy of the descriptor until its exec.
+            let again = std::iter::repeat_with(|| take(path)).find_map(Result::ok);
+            again.flatten().expect("a lock").remove();
         }
         assert!(!folder.join("socket.lock").exists());
         assert_eq!(Lock::on_configuration(&folder.join("missing")).map(|lock| lock.is_some()), Ok(false));

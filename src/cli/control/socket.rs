@@ -10,7 +10,7 @@ use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::Mode;
-use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with};
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketType, connect};
 
 use super::lock::Lock;
 
@@ -107,10 +107,18 @@ fn in_use(pid: Option<i32>) -> io::Error {
     io::Error::new(io::ErrorKind::AddrInUse, format!("somebody listens there already{pid}"))
 }
 
+/// A socket that no child inherits.
+pub(super) fn new() -> rustix::io::Result<OwnedFd> {
+    // macOS has no flag for that. No other thread of this program could start a child in between.
+    let socket = rustix::net::socket(AddressFamily::UNIX, SocketType::STREAM, None)?;
+    rustix::io::fcntl_setfd(&socket, rustix::io::FdFlags::CLOEXEC)?;
+    Ok(socket)
+}
+
 /// Connects, if that can be done at once: `AGAIN` if too many others are waiting.
 pub(super) fn try_connect(path: &Path) -> rustix::io::Result<OwnedFd> {
-    let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
-    let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
+    let socket = new()?;
+    rustix::io::ioctl_fionbio(&socket, true)?;
     connect(&socket, &SocketAddrUnix::new(path)?)?;
     Ok(socket)
 }
@@ -162,10 +170,7 @@ mod tests {
         // Not even if it is too busy to accept anybody.
         let mut waiting = Vec::new();
         while try_connect(&path).is_ok() {
-            let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
-            let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None).unwrap();
-            let _ = connect(&socket, &SocketAddrUnix::new(&path).unwrap());
-            waiting.push(socket);
+            waiting.push(try_connect(&path));
             assert!(waiting.len() < 10_000);
         }
         assert_eq!(SocketFile::bind(&path).unwrap_err().kind(), io::ErrorKind::AddrInUse);

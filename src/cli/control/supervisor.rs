@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::sockopt::{Timeout, set_socket_timeout};
-use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with};
+use rustix::net::{SocketAddrUnix, connect};
 use serde_json::Value;
 
 use super::place::Place;
@@ -150,7 +150,7 @@ pub(super) fn now() -> Instant {
 
 /// Connects. `WouldBlock` if the supervisor takes no connection for [`PATIENCE`].
 fn open(place: &Place) -> io::Result<UnixStream> {
-    let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
+    let socket = super::socket::new()?;
     // It limits the wait for a connection, and that for room for a long request.
     set_socket_timeout(&socket, Timeout::Send, Some(PATIENCE))?;
     rustix::io::retry_on_intr(|| connect(&socket, &SocketAddrUnix::new(&place.path)?))?;
