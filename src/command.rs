@@ -98,7 +98,7 @@ pub(crate) enum Group {
 }
 
 impl Group {
-    /// Whether the child's pid is also the number of its process group.
+    /// Tells whether the child's pid is also the number of its process group.
     pub(crate) fn leads(self) -> bool {
         matches!(self, Self::Own | Self::Session)
     }
@@ -419,7 +419,7 @@ impl Command {
         self
     }
 
-    /// Has the kernel send the child this signal when the *thread* that spawned it ends
+    /// Makes the kernel send the child this signal when the *thread* that spawned it ends
     /// (`PR_SET_PDEATHSIG`, Linux; refused elsewhere). If the host has already gone before the
     /// child could ask for the signal, the child ends too.
     #[doc(alias = "PR_SET_PDEATHSIG")]

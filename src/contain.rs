@@ -42,9 +42,9 @@ pub enum Strength {
     /// or session of their own. They reach members that outlive the leader on Linux 6.9 or later,
     /// with pidfds.
     Group,
-    /// A cgroup of its own. All descendants are in it, whatever they do. The exception are
-    /// descendants that have the right to write to the `cgroup.procs` of another cgroup and use it:
-    /// those of root, and those of the user to whom the hierarchy is delegated.
+    /// A cgroup of its own. All descendants are in it, whatever they do. Only a descendant that may
+    /// write to the `cgroup.procs` of another cgroup can leave: one that runs as root, or as the
+    /// user to whom the hierarchy is delegated.
     Cgroup,
 }
 

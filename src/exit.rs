@@ -53,13 +53,13 @@ pub struct Exit {
 }
 
 impl Exit {
-    /// Tells whether it exited by itself with code 0. An unknown status is not a success.
+    /// Tells whether it exited with code 0. An unknown status is not a success.
     #[must_use]
     pub fn success(&self) -> bool {
         self.status.is_some_and(|status| status.success())
     }
 
-    /// Returns the exit code, if it exited by itself.
+    /// Returns the exit code, or `None` if a signal ended it or the status is unknown.
     #[must_use]
     #[doc(alias = "WEXITSTATUS")]
     pub fn code(&self) -> Option<i32> {

@@ -258,7 +258,7 @@ impl From<Status<'_>> for ProcessStatus {
 }
 
 impl<O: Observer + 'static> Handle<O> {
-    /// Has the reactor's thread call `request` in its next turn, and returns the result.
+    /// Makes the reactor's thread call `request` in its next turn, and returns the result.
     ///
     /// This is for everything that has no method of its own here. The reactor waits while `request`
     /// runs. A panic in it happens on the reactor's thread, and the caller gets

@@ -73,11 +73,11 @@ pub(crate) fn other_ending_signals(reactor: &Reactor) -> Vec<i32> {
 
 /// Makes a program with its own loop behave on a terminal as its user expects.
 ///
-/// | what comes | from | what happens |
+/// | signal | from | effect |
 /// | --- | --- | --- |
 /// | SIGINT, SIGTERM, SIGQUIT, SIGHUP | Ctrl-C, `kill`, Ctrl-\\, a closed terminal | [`Request::Stop`] |
 /// | one of them again, 0.2 s later or more | | [`Request::Kill`] |
-/// | SIGTSTP | Ctrl-Z | [`Reactor::suspend`]: the processes, the timers and the program stand still until `fg` |
+/// | SIGTSTP | Ctrl-Z | [`Reactor::suspend`]: the processes, the timers and the program are suspended until `fg` |
 ///
 /// A signal that is ignored when this value is made stays ignored, as in a program that `nohup` or
 /// a shell has started in the background. Only SIGTERM is always watched. [`Reactor::run_service`]

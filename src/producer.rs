@@ -325,7 +325,7 @@ impl<P: Producer> Feed<P> {
             }
             Event::Timer(id) if self.next == Some(id) => {
                 self.next = None;
-                // The host may have written meanwhile.
+                // The host may have written in the meantime.
                 if self.notify_drained(reactor) == Some(false) {
                     self.pull(reactor);
                 }

@@ -1,8 +1,8 @@
 //! A slab with keys that stay safe after their entries are removed: values in numbered slots, each
 //! of which counts its uses.
 //!
-//! It never shrinks, keeps no order, and does not look into its values. The one rule: a slot's
-//! generation only counts up, and a slot that has no generation left is never used again.
+//! It never shrinks, keeps no order, and does not look into its values. The one rule: the
+//! generation of a slot only counts up, and a slot that has no generation left is never used again.
 
 const HALF_BITS: u32 = usize::BITS / 2;
 

@@ -1,8 +1,9 @@
 //! Keeps processes running: their names, the processes, and the lines that these write.
 //!
 //! This file has the methods that a host calls. What happens to the processes comes in through
-//! `events`. It decides nothing; `restart` does. The one rule: every request of the host becomes an
-//! input of the entry's `Lifecycle`, and no method starts or signals a process itself.
+//! `events`. It decides nothing; `restart` does. The one rule: a request to start or stop a process
+//! becomes an input of the entry's `Lifecycle`, and no method here starts or signals a process
+//! itself.
 
 mod entry;
 mod events;

@@ -1,9 +1,9 @@
 //! The reactor: it waits for everything at once, and then delivers the events.
 //!
-//! It knows no services and no policy, and it is the only file that reads the clock. The end of a
-//! turn's wait decides which timers are due. A timer or a process counts from the clock at the
-//! moment when it is set or started. The one rule: an event is never delivered from inside a call,
-//! only from a turn.
+//! It knows no services and no policy. Above `sys`, only the reactor's files read the clock. The
+//! end of a turn's wait decides which timers are due. A timer or a process counts from the clock at
+//! the moment when it is set or started. The one rule: an event is never delivered from inside a
+//! call, only from a turn.
 
 mod event;
 #[cfg(target_os = "linux")]
@@ -65,10 +65,9 @@ const EVENTS: usize = 1024;
 ///
 /// When it is dropped, its pipes are closed and its children go on running without supervision.
 /// Children that end later stay zombies until the host ends, as with [`std::process::Child`].
-/// [`run_service`](Self::run_service) stops them before that. The drop leaves one thing behind: the
-/// handlers of signals that it watched (SIGCHLD among them with [`ReapMethod::Sigchld`]). They stay
-/// because other handlers may have been chained to them, and do what was done before. [The
-/// guide](crate::guide::embedding) has the details.
+/// [`run_service`](Self::run_service) stops them before that. The drop also restores the actions of
+/// the signals that it watched (SIGCHLD among them with [`ReapMethod::Sigchld`]), unless the host
+/// has set another action in the meantime. [The guide](crate::guide::embedding) has the details.
 ///
 /// ```
 /// use childminder::{Command, Event, Reactor};
@@ -162,7 +161,7 @@ impl Reactor {
     ///
     /// | | [`ReapMethod::Pidfd`] | [`ReapMethod::Sigchld`] |
     /// | --- | --- | --- |
-    /// | SIGCHLD | is left alone | gets a handler, which stays |
+    /// | SIGCHLD | is left alone | has a handler from the first spawn until the reactor is dropped |
     /// | members of a group that outlive a stopped leader | are reached by its pidfd after it was reaped (Linux 6.9) | are reached while the leader is held unreaped |
     /// | a child that the host reaps itself, and whose number another child of the host gets | is told from it by the pidfd | is told from it by the time at which it was started, which `/proc` shows in hundredths of a second; its exit is reported when that other child has ended |
     ///

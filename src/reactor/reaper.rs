@@ -35,8 +35,8 @@ pub enum ReapMethod {
     #[default]
     Pidfd,
     /// SIGCHLD, after which each child is checked. The host's own handler for it is still called. A
-    /// host that ignores SIGCHLD no longer does, and the first thread that spawns no longer blocks
-    /// it.
+    /// host that ignores SIGCHLD does not ignore it as long as the reactor exists, and the first
+    /// thread that spawns no longer blocks it.
     ///
     /// A host that installs a handler of its own *afterwards* must call the one that it replaces.
     /// Otherwise nothing wakes the reactor.
@@ -103,7 +103,7 @@ impl Reactor {
         self.end_if_over(process, handler);
     }
 
-    /// Has the child checked once more, after a pause that doubles each time.
+    /// Schedules a further check of the child, after a pause that doubles each time.
     fn look_again(&mut self, process: Key) {
         let known = self.again.iter().position(|again| again.process == process);
         let pause = known.map_or(FIRST_PAUSE, |index| (2 * self.again[index].pause).min(LONGEST_PAUSE));
