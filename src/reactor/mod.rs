@@ -216,8 +216,10 @@ impl Reactor {
     /// events.
     ///
     /// `handler` is called once for each event, with the reactor itself, so that it can start
-    /// processes, send signals and set timers. The order within a turn is: data and closed pipes,
-    /// exits, signals, timers. A turn without any event is normal.
+    /// processes, send signals and set timers. The order within a turn is: stopped processes, ready
+    /// descriptors, exits (each after the child's own data), the data of other children, signals,
+    /// timers. [The guide](crate::guide::design) has it in full. A turn without any event is
+    /// normal.
     ///
     /// # Errors
     ///
