@@ -332,11 +332,11 @@ impl<P: Producer> Feed<P> {
                 true
             }
             Event::FdClosed { process, fd, .. } if (process, fd) == (self.process, self.fd) => {
-                self.lose(reactor);
+                self.stop(reactor);
                 false
             }
             Event::Ended { process, .. } if process == self.process => {
-                self.lose(reactor);
+                self.stop(reactor);
                 false
             }
             _ => false,
@@ -397,13 +397,13 @@ impl<P: Producer> Feed<P> {
     }
 
     fn finish(&mut self, reactor: &mut Reactor) {
-        if self.part(reactor) {
+        if self.detach(reactor) {
             self.close_if_asked(reactor);
         }
     }
 
-    fn lose(&mut self, reactor: &mut Reactor) {
-        if self.part(reactor) {
+    fn stop(&mut self, reactor: &mut Reactor) {
+        if self.detach(reactor) {
             if let Some(producer) = &mut self.producer {
                 producer.stop_producing(reactor);
             }
@@ -411,7 +411,7 @@ impl<P: Producer> Feed<P> {
     }
 
     /// Disconnects the producer. Returns whether there was one.
-    fn part(&mut self, reactor: &mut Reactor) -> bool {
+    fn detach(&mut self, reactor: &mut Reactor) -> bool {
         if let Some(id) = self.next.take() {
             reactor.cancel_timer(id);
         }

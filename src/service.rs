@@ -163,7 +163,7 @@ impl fmt::Debug for MultiService {
 const ALWAYS: [i32; 3] = [libc::SIGTERM, libc::SIGINT, libc::SIGQUIT];
 
 /// The pause between two checks of everything, if the wait does not work.
-const LOOK_AGAIN: Duration = Duration::from_millis(20);
+const CHECK_PAUSE: Duration = Duration::from_millis(20);
 
 impl Reactor {
     /// Runs a service until the program is to end, and returns when the service is down.
@@ -253,7 +253,7 @@ impl Reactor {
                     stopping = true;
                     service.stop_service(self);
                 }
-                sys::fd::pause(LOOK_AGAIN);
+                sys::fd::pause(CHECK_PAUSE);
             }
             service.turn_ended(self);
         }

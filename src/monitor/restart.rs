@@ -455,7 +455,7 @@ impl Lifecycle {
             (State::Starting, Input::SpawnFailed) => self.died(now, false, true),
             (State::Starting, Input::Exited { success, group_left }) => {
                 let died = self.died(now, success, true);
-                self.clear_up(now, group_left, died)
+                self.kill_leftovers(now, group_left, died)
             }
             (State::Starting, Input::GroupGone | Input::Timeout) => unchanged,
 
@@ -465,7 +465,7 @@ impl Lifecycle {
             (State::Running { since }, Input::Exited { success, group_left }) => {
                 let lived = now.saturating_duration_since(since);
                 let died = self.died(now, success, lived < self.policy.threshold);
-                self.clear_up(now, group_left, died)
+                self.kill_leftovers(now, group_left, died)
             }
             (
                 State::Running { .. },
@@ -552,7 +552,12 @@ impl Lifecycle {
     }
 
     /// Kills the leftover processes after such an exit, before anything else happens.
-    fn clear_up(&mut self, now: Instant, group_left: bool, died: (State, Option<Action>)) -> (State, Option<Action>) {
+    fn kill_leftovers(
+        &mut self,
+        now: Instant,
+        group_left: bool,
+        died: (State, Option<Action>),
+    ) -> (State, Option<Action>) {
         if !group_left || self.policy.leftovers == Leftovers::Leave {
             return died;
         }

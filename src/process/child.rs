@@ -159,7 +159,7 @@ impl Child {
             cgroup: None,
             frozen: false,
             tree_killed: None,
-            reason: entered.as_ref().map(Self::entered),
+            reason: entered.as_ref().map(Self::entry_reason),
             exit: None,
         })
     }
@@ -327,12 +327,12 @@ impl Child {
     }
 
     /// Returns the reason for which a child enters its cgroup by itself.
-    pub(crate) fn entered(error: &io::Error) -> Arc<str> {
+    pub(crate) fn entry_reason(error: &io::Error) -> Arc<str> {
         format!("entered before its exec, not at its birth: clone3: {error}").into()
     }
 
     /// Sets the cgroup in which it was started, or the reason for which there is none.
-    pub(crate) fn enclose(&mut self, cgroup: Option<Cgroup>, reason: Option<Arc<str>>) {
+    pub(crate) fn set_containment(&mut self, cgroup: Option<Cgroup>, reason: Option<Arc<str>>) {
         self.cgroup = cgroup;
         self.reason = reason.or(self.reason.take());
     }

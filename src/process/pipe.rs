@@ -44,7 +44,7 @@ pub(crate) struct Reader {
     terminal: bool,
     /// Whether the terminal's child is reaped, which has hung up the terminal for all other
     /// processes.
-    last_words: bool,
+    child_reaped: bool,
     /// How often in a row it was full, or [`GROWN`].
     full: u8,
     /// How often in a row a read has failed.
@@ -74,7 +74,7 @@ impl Reader {
             paused: false,
             hung_up: false,
             terminal,
-            last_words: false,
+            child_reaped: false,
             full: 0,
             failed: 0,
             bytes: 0,
@@ -94,19 +94,19 @@ impl Reader {
     /// works while paused.
     pub(crate) fn is_over(&self) -> bool {
         if self.terminal {
-            self.last_words && !sys::fd::is_readable(self.fd.as_fd())
+            self.child_reaped && !sys::fd::is_readable(self.fd.as_fd())
         } else {
             self.hung_up && sys::fd::is_over(self.fd.as_fd())
         }
     }
 
     /// Notes that the terminal's child is reaped, so that the data that can be read now is all.
-    pub(crate) fn last_words(&mut self) {
-        self.last_words = true;
+    pub(crate) fn child_reaped(&mut self) {
+        self.child_reaped = true;
     }
 
     fn nothing_now(&self) -> Read {
-        if self.last_words { Read::End } else { Read::Empty }
+        if self.child_reaped { Read::End } else { Read::Empty }
     }
 
     pub(crate) fn read(&mut self, buffer: &mut [u8]) -> Read {

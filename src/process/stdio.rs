@@ -137,21 +137,21 @@ impl<'a> Files<'a> {
 
     fn open_reader(&mut self, fd: i32) -> io::Result<Theirs<'a>> {
         let (ours, theirs) = sys::fd::pipe()?;
-        self.give(&theirs);
+        self.set_owner(&theirs);
         self.ours.push((fd, ours, Side::Reader));
         Ok(Theirs::Opened(theirs))
     }
 
     fn open_writer(&mut self, fd: i32) -> io::Result<Theirs<'a>> {
         let (theirs, ours) = sys::fd::pipe()?;
-        self.give(&theirs);
+        self.set_owner(&theirs);
         self.ours.push((fd, ours, Side::Writer));
         Ok(Theirs::Opened(theirs))
     }
 
     /// Makes the child's user the owner of a pipe or a terminal. Otherwise a child that changes its
     /// user could not open `/dev/stdout` or its terminal again.
-    fn give(&self, file: &OwnedFd) {
+    fn set_owner(&self, file: &OwnedFd) {
         if self.owner.is_some() {
             // If the host may not do this, the child has the file all the same.
             let _ = fchown(file, self.owner, None);
@@ -161,7 +161,7 @@ impl<'a> Files<'a> {
     /// Opens a terminal. Its master is read as descriptor 1 and written as descriptor 0.
     fn open_terminal(&mut self, pty: crate::pty::Pty) -> io::Result<()> {
         let (master, slave) = sys::pty::open(pty)?;
-        self.give(&slave);
+        self.set_owner(&slave);
         self.ours.push((0, master.try_clone()?, Side::Writer));
         self.ours.push((1, master, Side::Terminal));
         self.theirs.insert(0, Theirs::Opened(slave));

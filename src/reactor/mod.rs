@@ -44,8 +44,8 @@ pub use event::{Event, Interest, SourceId, Waker};
 #[cfg(target_os = "linux")]
 pub use orphans::Orphans;
 pub(crate) use patience::Patience;
-use reaper::Again;
 pub use reaper::ReapMethod;
+use reaper::Recheck;
 use signals::Signals;
 pub(crate) use signals::{end_program, ends_program};
 use stops::Stops;
@@ -99,12 +99,12 @@ pub struct Reactor {
     reading: Option<(Key, i32)>,
     notices: VecDeque<Notice>,
     /// Processes that have exited, or ended.
-    dead: VecDeque<Key>,
+    exited: VecDeque<Key>,
     sweep: bool,
     /// Processes that were started without a pidfd and not checked since.
     newborn: Vec<Key>,
     /// Processes that have exited and cannot be reaped yet.
-    again: Vec<Again>,
+    rechecks: Vec<Recheck>,
     /// A scan for living processes, for all that need it in a turn.
     living: Option<Living>,
     trees: Trees,
@@ -117,7 +117,8 @@ pub struct Reactor {
     resumed: Option<Duration>,
     /// How often the program had been suspended when this reactor waited last.
     suspensions: u64,
-    come: VecDeque<i32>,
+    /// Watched signals that have arrived and are not reported yet.
+    arrived_signals: VecDeque<i32>,
     spawner: Spawner,
     pidfds: bool,
     nofile: Option<Limit>,
@@ -182,10 +183,10 @@ impl Reactor {
             ready: VecDeque::new(),
             reading: None,
             notices: VecDeque::new(),
-            dead: VecDeque::new(),
+            exited: VecDeque::new(),
             sweep: false,
             newborn: Vec::new(),
-            again: Vec::new(),
+            rechecks: Vec::new(),
             living: None,
             trees: Trees::default(),
             #[cfg(target_os = "linux")]
@@ -195,7 +196,7 @@ impl Reactor {
             stops: None,
             resumed: None,
             suspensions: stops::suspensions(),
-            come: VecDeque::new(),
+            arrived_signals: VecDeque::new(),
             spawner,
             pidfds: reap == ReapMethod::Pidfd,
             nofile: None,
@@ -486,9 +487,10 @@ impl Reactor {
     /// Undoes [`watch`](Self::watch) for these signals. Returns the ones that have arrived and are
     /// not reported.
     pub(crate) fn release_signals(&mut self, numbers: &[i32]) -> Vec<i32> {
-        self.come.extend(self.signals.as_mut().map(|signals| signals.release(numbers)).unwrap_or_default());
-        let (untold, come) = std::mem::take(&mut self.come).into_iter().partition(|number| numbers.contains(number));
-        self.come = come;
+        self.arrived_signals.extend(self.signals.as_mut().map(|signals| signals.release(numbers)).unwrap_or_default());
+        let (untold, arrived) =
+            std::mem::take(&mut self.arrived_signals).into_iter().partition(|number| numbers.contains(number));
+        self.arrived_signals = arrived;
         untold.into()
     }
 
@@ -567,7 +569,7 @@ impl Reactor {
 
     /// Returns when a timer is due, or a child must be checked again.
     fn next_due(&mut self) -> Option<Instant> {
-        let looks = self.again.iter().map(|again| again.at).chain(self.trees.next_due());
+        let looks = self.rechecks.iter().map(|recheck| recheck.at).chain(self.trees.next_due());
         #[cfg(target_os = "linux")]
         let looks = looks.chain(self.guard.retry_at).chain(self.orphans.as_ref().and_then(orphans::Orphanage::due));
         looks.chain(self.timers.next_deadline()).min()
@@ -582,7 +584,10 @@ impl Reactor {
             || self.trees.has_news()
             || self.has_orphans_to_look_for()
             || self.sources.ready_len() > 0
-            || !(self.ready.is_empty() && self.notices.is_empty() && self.dead.is_empty() && self.come.is_empty())
+            || !(self.ready.is_empty()
+                && self.notices.is_empty()
+                && self.exited.is_empty()
+                && self.arrived_signals.is_empty())
     }
 }
 

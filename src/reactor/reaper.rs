@@ -19,7 +19,7 @@ const LONGEST_PAUSE: Duration = Duration::from_millis(50);
 
 /// A child that has exited and cannot be reaped yet.
 #[derive(Debug)]
-pub(super) struct Again {
+pub(super) struct Recheck {
     process: Key,
     pub(super) at: Instant,
     pause: Duration,
@@ -62,25 +62,25 @@ impl Reactor {
         Err(error)
     }
 
-    /// Adds to `dead` the exited children that no event of the poll reports: the ones without a
-    /// pidfd, and the ones that were to be checked again. They have exited by now, so a later read
+    /// Lists the exited children that no event of the poll reports: the ones without a pidfd, and the
+    /// ones that were to be checked again. They have exited by now, so a later read
     /// of their pipes finds everything that they wrote.
-    pub(super) fn find_dead(&mut self) {
+    pub(super) fn find_exited(&mut self) {
         let died = |child: &Child| child.needs_sweep() && child.has_ended();
         if std::mem::take(&mut self.sweep) {
             self.newborn.clear();
-            self.dead.extend(self.processes.iter().filter(|(_, child)| died(child)).map(|(key, _)| key));
+            self.exited.extend(self.processes.iter().filter(|(_, child)| died(child)).map(|(key, _)| key));
         } else {
             let newborn = self.newborn.drain(..);
-            self.dead.extend(newborn.filter(|key| self.processes.get(*key).is_some_and(died)));
+            self.exited.extend(newborn.filter(|key| self.processes.get(*key).is_some_and(died)));
         }
         let now = self.woke;
-        self.dead.extend(self.again.iter().filter(|again| again.at <= now).map(|again| again.process));
+        self.exited.extend(self.rechecks.iter().filter(|recheck| recheck.at <= now).map(|recheck| recheck.process));
     }
 
     /// Reads the data that an exited child has left in its pipes, then reaps it and reports its
     /// exit. It also reports its end, if nothing else is left.
-    pub(super) fn bury(&mut self, process: Key, buffer: &mut [u8], handler: &mut dyn FnMut(&mut Self, Event<'_>)) {
+    pub(super) fn reap(&mut self, process: Key, buffer: &mut [u8], handler: &mut dyn FnMut(&mut Self, Event<'_>)) {
         let Some(child) = self.processes.get(process) else { return };
         for fd in child.readers().collect::<Vec<_>>() {
             if let Some(reader) = self.processes.get_mut(process).and_then(|child| child.reader(fd)) {
@@ -91,9 +91,9 @@ impl Reactor {
         let Some(child) = self.processes.get_mut(process) else { return };
         match child.reap(self.woke, &mut self.sources, &mut self.living) {
             Reap::Nothing => {}
-            Reap::Later => return self.look_again(process),
+            Reap::Later => return self.check_again(process),
             Reap::Exited(exit) => {
-                self.again.retain(|again| again.process != process);
+                self.rechecks.retain(|recheck| recheck.process != process);
                 self.hang_up(process);
                 self.leader_gone(process);
                 handler(self, Event::Exited { process: ProcessId(process), exit: &exit });
@@ -104,15 +104,15 @@ impl Reactor {
     }
 
     /// Schedules a further check of the child, after a pause that doubles each time.
-    fn look_again(&mut self, process: Key) {
-        let known = self.again.iter().position(|again| again.process == process);
-        let pause = known.map_or(FIRST_PAUSE, |index| (2 * self.again[index].pause).min(LONGEST_PAUSE));
-        let again = Again { process, at: self.woke + pause, pause };
+    fn check_again(&mut self, process: Key) {
+        let known = self.rechecks.iter().position(|recheck| recheck.process == process);
+        let pause = known.map_or(FIRST_PAUSE, |index| (2 * self.rechecks[index].pause).min(LONGEST_PAUSE));
+        let recheck = Recheck { process, at: self.woke + pause, pause };
         match known {
             // A sweep has found a child that is not due yet.
-            Some(index) if self.again[index].at > self.woke => {}
-            Some(index) => self.again[index] = again,
-            None => self.again.push(again),
+            Some(index) if self.rechecks[index].at > self.woke => {}
+            Some(index) => self.rechecks[index] = recheck,
+            None => self.rechecks.push(recheck),
         }
     }
 
@@ -121,7 +121,7 @@ impl Reactor {
     fn hang_up(&mut self, process: Key) {
         let Some(child) = self.processes.get_mut(process) else { return };
         let Some(terminal) = child.hung_up_terminal() else { return };
-        terminal.last_words();
+        terminal.child_reaped();
         let mut child =
             Process { id: ProcessId(process), child, sources: &mut self.sources, notices: &mut self.notices };
         child.close(0);

@@ -53,9 +53,9 @@ impl Signals {
 
     /// Empties the pipe. Returns the watched signals that have arrived, each once.
     pub(crate) fn drain(&mut self) -> Vec<i32> {
-        let mut come = self.inbox.drain();
-        come.retain(|number| self.watched.contains(number));
-        come
+        let mut arrived = self.inbox.drain();
+        arrived.retain(|number| self.watched.contains(number));
+        arrived
     }
 
     /// Removes the handlers of these signals, and then returns for the last time all watched
@@ -64,9 +64,9 @@ impl Signals {
         for number in numbers {
             self.inbox.leave(*number);
         }
-        let come = self.drain();
+        let arrived = self.drain();
         self.watched.retain(|watched| !numbers.contains(watched));
-        come
+        arrived
     }
 }
 

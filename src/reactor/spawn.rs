@@ -64,7 +64,7 @@ impl Reactor {
             Contain::Cgroup | Contain::Auto => match self.home() {
                 Ok(_) => {
                     let born = self.spawner.can_be_born_in_cgroup().err();
-                    return Containment::new(Strength::Cgroup, born.map(|error| Child::entered(&error)));
+                    return Containment::new(Strength::Cgroup, born.map(|error| Child::entry_reason(&error)));
                 }
                 Err(refused) => Some(refused.reason()),
             },
@@ -102,7 +102,7 @@ impl Reactor {
             return Err(error.with_hint(Some(refused.reason().to_string())));
         }
         let mut child = self.start_in(parts, key, None)?;
-        child.enclose(None, Some(refused.reason()));
+        child.set_containment(None, Some(refused.reason()));
         Ok(child)
     }
 
@@ -124,7 +124,7 @@ impl Reactor {
         }
         match self.start_in(command, key, Some(dir.as_fd())) {
             Ok(mut child) => {
-                child.enclose(Some(cgroup), None);
+                child.set_containment(Some(cgroup), None);
                 Ok(child)
             }
             Err(error) => {
@@ -155,11 +155,11 @@ impl Reactor {
             }
         };
         let started = clock();
-        let (signals, come) = (&mut self.signals, &mut self.come);
+        let (signals, arrived) = (&mut self.signals, &mut self.arrived_signals);
         let mut asked_to_end = || {
             // They are reported in the next turn.
-            come.extend(signals.as_mut().map(Signals::drain).unwrap_or_default());
-            come.iter().any(|number| crate::signal::ASK_TO_END.contains(number))
+            arrived.extend(signals.as_mut().map(Signals::drain).unwrap_or_default());
+            arrived.iter().any(|number| crate::signal::ASK_TO_END.contains(number))
         };
         let mut around = Surroundings {
             spawner: &self.spawner,
@@ -175,7 +175,7 @@ impl Reactor {
             asked_to_end: &mut asked_to_end,
         };
         let child = Child::spawn(command, key, &mut around);
-        if self.come.contains(&libc::SIGCHLD) {
+        if self.arrived_signals.contains(&libc::SIGCHLD) {
             // Children that may have exited in the meantime are searched for in the next turn.
             self.sweep = true;
         }

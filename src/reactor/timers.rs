@@ -31,7 +31,7 @@ pub struct TimerId(Key);
 
 /// The start of a turn. A timer that was set later does not fire in the turn.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Mark(u32);
+pub(crate) struct TurnStart(u32);
 
 /// Timers by deadline. Those with equal deadlines are in the order in which they were set.
 ///
@@ -50,7 +50,7 @@ pub(crate) struct Timers {
     /// Entries that are due but were set after `parked_in` began. They are kept apart from older
     /// ones until that turn is over.
     parked: Vec<Reverse<Entry>>,
-    parked_in: Mark,
+    parked_in: TurnStart,
 }
 
 #[derive(Debug)]
@@ -113,7 +113,7 @@ impl Timers {
             active: Slab::new(),
             heap: BinaryHeap::new(),
             parked: Vec::new(),
-            parked_in: Mark(0),
+            parked_in: TurnStart(0),
         }
     }
 
@@ -180,16 +180,16 @@ impl Timers {
     }
 
     /// Begins a turn. The reactor calls it once a turn, before the first [`Timers::pop_due`].
-    pub(crate) fn begin_turn(&mut self) -> Mark {
+    pub(crate) fn begin_turn(&mut self) -> TurnStart {
         if self.next_seq >= RENUMBER {
             self.renumber();
         }
-        Mark(self.next_seq.saturating_add(1))
+        TurnStart(self.next_seq.saturating_add(1))
     }
 
     /// Returns the earliest timer that is due at `now` and was set before `mark`. The timer is no
     /// longer active.
-    pub(crate) fn pop_due(&mut self, now: Instant, mark: Mark) -> Option<TimerId> {
+    pub(crate) fn pop_due(&mut self, now: Instant, mark: TurnStart) -> Option<TimerId> {
         if mark != self.parked_in {
             self.unpark();
             self.parked_in = mark;
@@ -243,7 +243,7 @@ impl Timers {
     /// two thousand million timers.
     fn renumber(&mut self) {
         self.unpark();
-        self.parked_in = Mark(0);
+        self.parked_in = TurnStart(0);
         self.next_seq = 0;
         // Removes all stale entries first, since one of them may have a number that is given out
         // again.

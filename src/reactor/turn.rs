@@ -77,7 +77,7 @@ impl Turn<'_> {
             }
             Err(error) => {
                 events.clear();
-                self.reactor.look_at_everything();
+                self.reactor.check_everything();
                 Err(explain("cannot wait for events", error))
             }
             Ok(()) => Ok(()),
@@ -86,19 +86,19 @@ impl Turn<'_> {
         let mark = self.reactor.timers.begin_turn();
 
         let suspensions = stops::suspensions();
-        self.take_in();
+        self.note_poll();
         self.reactor.tell_stops(handler);
         self.dispatch(handler);
         // The rest of each child's output is read just before it is reaped. So if many exit at
         // once, the first can be started again before the last is read.
-        self.bury_dead(handler);
+        self.reap_exited(handler);
         self.read_ready(handler);
         self.tell_notices(handler);
-        self.bury_dead(handler);
+        self.reap_exited(handler);
         self.reactor.settle_trees(handler);
         #[cfg(target_os = "linux")]
         self.reactor.settle_orphans(handler);
-        while let Some(signal) = self.reactor.come.pop_front() {
+        while let Some(signal) = self.reactor.arrived_signals.pop_front() {
             if signal != libc::SIGCHLD || self.reactor.sigchld.for_host {
                 handler(self.reactor, Event::Signal(signal));
             }
@@ -112,7 +112,7 @@ impl Turn<'_> {
     }
 
     /// Notes everything that the poll has reported, before the first handler runs.
-    fn take_in(&mut self) {
+    fn note_poll(&mut self) {
         let reactor = &mut *self.reactor;
         for event in self.events.iter().flatten() {
             let source = Key::from_usize(event.token().0);
@@ -124,9 +124,9 @@ impl Turn<'_> {
                 Some(Source::Signals) => {
                     // The pipe is emptied before its signals are handled. A signal that arrives in
                     // the meantime is a new byte.
-                    reactor.come.extend(reactor.signals.as_mut().map(Signals::drain).unwrap_or_default());
+                    reactor.arrived_signals.extend(reactor.signals.as_mut().map(Signals::drain).unwrap_or_default());
                 }
-                Some(Source::Pidfd { process }) => reactor.dead.push_back(process),
+                Some(Source::Pidfd { process }) => reactor.exited.push_back(process),
                 #[cfg(target_os = "linux")]
                 Some(Source::Guard) => reactor.guard.ended = true,
                 Some(Source::Tree { process }) => reactor.trees.stir(process, reactor.woke),
@@ -137,7 +137,7 @@ impl Turn<'_> {
                 }
             }
         }
-        if reactor.come.contains(&libc::SIGCHLD) || reactor.sweep {
+        if reactor.arrived_signals.contains(&libc::SIGCHLD) || reactor.sweep {
             reactor.sweep = true;
             #[cfg(target_os = "linux")]
             if let Some(orphans) = &mut reactor.orphans {
@@ -145,7 +145,7 @@ impl Turn<'_> {
             }
             reactor.find_stops();
         }
-        reactor.find_dead();
+        reactor.find_exited();
     }
 
     /// Hands out the events that need no read, and puts the readable pipes on the ready list.
@@ -205,11 +205,11 @@ impl Turn<'_> {
         }
     }
 
-    fn bury_dead(&mut self, handler: &mut dyn FnMut(&mut Reactor, Event<'_>)) {
-        while let Some(process) = self.reactor.dead.front().copied() {
+    fn reap_exited(&mut self, handler: &mut dyn FnMut(&mut Reactor, Event<'_>)) {
+        while let Some(process) = self.reactor.exited.front().copied() {
             self.need_buffer();
-            self.reactor.bury(process, &mut self.buffer, handler);
-            self.reactor.dead.pop_front();
+            self.reactor.reap(process, &mut self.buffer, handler);
+            self.reactor.exited.pop_front();
         }
     }
 }
@@ -217,11 +217,11 @@ impl Turn<'_> {
 impl Reactor {
     /// Checks everything that the poll could have reported, after it has failed, so that no event
     /// is lost or delayed.
-    fn look_at_everything(&mut self) {
-        self.come.extend(self.signals.as_mut().map(Signals::drain).unwrap_or_default());
+    fn check_everything(&mut self) {
+        self.arrived_signals.extend(self.signals.as_mut().map(Signals::drain).unwrap_or_default());
         self.find_stops();
         let ended = self.processes.iter().filter(|(_, child)| child.has_ended());
-        self.dead.extend(ended.map(|(key, _)| key));
+        self.exited.extend(ended.map(|(key, _)| key));
         self.trees.stir_all(self.woke);
         let all = self.sources.iter().filter(|(_, source)| matches!(source, Source::Pipe { .. } | Source::Host));
         let ready = all.map(|(source, _)| Ready { source, readable: true, writable: true, gone: false });
@@ -315,7 +315,7 @@ impl Reactor {
 
     fn emit_closed(&mut self, process: Key, fd: i32, lost: usize, handler: &mut dyn FnMut(&mut Self, Event<'_>)) {
         if self.processes.get(process).is_some_and(Child::is_over) {
-            self.dead.push_back(process);
+            self.exited.push_back(process);
         }
         handler(self, Event::FdClosed { process: ProcessId(process), fd, lost });
     }

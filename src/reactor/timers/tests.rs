@@ -39,7 +39,7 @@ impl World {
         Some((deadline - self.base).as_millis() as u64)
     }
 
-    fn pop(&mut self, mark: Mark) -> Option<TimerId> {
+    fn pop(&mut self, mark: TurnStart) -> Option<TimerId> {
         self.it.pop_due(self.at(self.now), mark)
     }
 
