@@ -1,8 +1,8 @@
 //! Describes how a process and everything that it starts are kept together, and which of them are
 //! left: plain data.
 //!
-//! It starts nothing and asks the system nothing. The one rule: a tree whose members cannot be told
-//! is never called empty.
+//! It starts nothing and asks the system nothing. The one rule: a tree is called empty only if the
+//! system has shown that it is.
 
 use std::fmt;
 use std::sync::Arc;
@@ -42,9 +42,9 @@ pub enum Strength {
     /// or session of their own. They reach members that outlive the leader on Linux 6.9 or later,
     /// with pidfds.
     Group,
-    /// A cgroup of its own. All descendants are in it, whatever they do. Only a descendant that may
-    /// write to the `cgroup.procs` of another cgroup can leave: one that runs as root, or as the
-    /// user to whom the hierarchy is delegated.
+    /// A cgroup of its own. All descendants are in it, whatever they do. A descendant can leave
+    /// only if it may write to the `cgroup.procs` of another cgroup: if it runs as root, or as the
+    /// user who owns a delegated hierarchy.
     Cgroup,
 }
 

@@ -11,8 +11,7 @@ use std::time::{Duration, Instant};
 use crate::reactor::{Event, Reactor, end_program, ends_program};
 use crate::signal;
 
-/// The signals that ask a program to end: those of `kill`, Ctrl-C, Ctrl-\\, and a terminal that was
-/// closed.
+/// The signals that ask a program to end: `kill`, Ctrl-C, Ctrl-\\ and a closed terminal send them.
 const ENDING: [i32; 4] = [libc::SIGTERM, libc::SIGINT, libc::SIGQUIT, libc::SIGHUP];
 
 /// A request within this time of the first one counts as the same request. timeout(1) sends one

@@ -23,7 +23,7 @@ pub type ProtocolResult = Result<(), Box<dyn Error + Send + Sync>>;
 
 /// The callbacks for the events of one process: Twisted's `ProcessProtocol`, with its names.
 ///
-/// All methods have a default. Those of [`child_data_received`](Self::child_data_received) and
+/// All methods have a default. [`child_data_received`](Self::child_data_received) and
 /// [`child_connection_lost`](Self::child_connection_lost) call the method of the descriptor, and
 /// the others do nothing. The order of the calls is:
 ///

@@ -1,4 +1,4 @@
-//! Short chapters, each with an example that runs as a test.
+//! Short chapters about the library and the command. Their Rust examples run as tests.
 //!
 //! These modules hold text only. They add nothing to the library, and a build leaves them out.
 //!

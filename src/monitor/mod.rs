@@ -304,8 +304,8 @@ impl<O: Observer> ProcessMonitor<O> {
         self.tell_name(reactor, name, Input::Restart)
     }
 
-    /// Restarts all processes, as [`restart_process`](Self::restart_process) does, except those
-    /// that are stopped, being stopped, or over.
+    /// Restarts all processes, as [`restart_process`](Self::restart_process) does, except for
+    /// stopped, stopping and exited ones.
     pub fn restart_all(&mut self, reactor: &mut Reactor) {
         for key in self.keys() {
             let up = self.entries.get(&key).is_some_and(|entry| match entry.life.state() {

@@ -63,7 +63,7 @@ pub struct Timeline {
 ///
 /// # Errors
 ///
-/// [`PolicyError`] if the policy makes no sense.
+/// [`PolicyError`] if the policy is not valid.
 ///
 /// # Examples
 ///
@@ -141,13 +141,13 @@ struct World {
 
 impl World {
     fn new(policy: &Policy) -> Self {
-        #[allow(clippy::disallowed_methods)] // any instant would do, and there is no other way to have one
+        #[allow(clippy::disallowed_methods)] // any instant will do, and this is the only way to get one
         let base = Instant::now();
         Self { life: Lifecycle::new(policy.clone()), base, time: Duration::ZERO, steps: Vec::new() }
     }
 
-    /// The virtual time, as far as an `Instant` can hold it. In a simulation of more than centuries
-    /// the time stands still.
+    /// The virtual time, as far as an `Instant` can hold it. After some centuries it does not
+    /// advance any more.
     fn now(&self) -> Instant {
         self.base.checked_add(self.time).unwrap_or(self.base)
     }

@@ -220,7 +220,7 @@ impl Process<'_> {
         Ok(self.child.writer(fd).ok_or(WriteError::NoPipe { fd })?.rest())
     }
 
-    /// Closes the child's stdin after all that was written has been flushed.
+    /// Closes the child's stdin after everything that was written has been flushed.
     pub fn close_stdin(&mut self) {
         self.close_after_flush(0);
     }

@@ -1,7 +1,7 @@
 //! Reads the system's process table, as `/proc` shows it (`proc(5)`).
 //!
-//! It decides nothing and changes nothing. The one rule: what cannot be told is `None`, never a
-//! guess.
+//! It decides nothing and changes nothing. The one rule: the answer is `None`, and never a guess,
+//! if the system does not show it.
 
 use std::collections::{HashMap, HashSet};
 use std::fs;

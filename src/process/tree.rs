@@ -48,7 +48,7 @@ pub struct Tree<'a> {
     pub(crate) stem: Stem<'a>,
     pub(crate) now: Instant,
     pub(crate) agenda: &'a mut Agenda,
-    /// A scan for living processes, shared by all that need it in a turn.
+    /// A scan for living processes, which all users in a turn share.
     pub(crate) living: &'a mut Option<Living>,
 }
 

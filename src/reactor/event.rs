@@ -131,7 +131,7 @@ pub enum Event<'a> {
     Woken,
 }
 
-/// The readiness that the host wants to be told of a descriptor of its own.
+/// The kind of readiness of a host's descriptor that causes events.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Interest {
     /// It can be read.

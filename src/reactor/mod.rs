@@ -93,8 +93,8 @@ pub struct Reactor {
     buffer: Vec<u8>,
     sources: Sources,
     processes: Slab<Child>,
-    // These lists hold what is known and not reported yet. An entry is taken out only when it is
-    // handled, because a handler may panic.
+    // These lists hold what the reactor knows and has not reported yet. An entry is taken out only
+    // when it is handled, because a handler may panic.
     ready: VecDeque<Ready>,
     reading: Option<(Key, i32)>,
     notices: VecDeque<Notice>,
@@ -105,7 +105,7 @@ pub struct Reactor {
     newborn: Vec<Key>,
     /// Processes that have exited and cannot be reaped yet.
     rechecks: Vec<Recheck>,
-    /// A scan for living processes, for all that need it in a turn.
+    /// A scan for living processes, which all users in a turn share.
     living: Option<Living>,
     trees: Trees,
     #[cfg(target_os = "linux")]

@@ -62,9 +62,9 @@ impl Reactor {
         Err(error)
     }
 
-    /// Lists the exited children that no event of the poll reports: the ones without a pidfd, and the
-    /// ones that were to be checked again. They have exited by now, so a later read
-    /// of their pipes finds everything that they wrote.
+    /// Lists the exited children that no event of the poll reports: the ones without a pidfd, and
+    /// the ones that were to be checked again. They have exited by now, so a later read of their
+    /// pipes finds everything that they wrote.
     pub(super) fn find_exited(&mut self) {
         let died = |child: &Child| child.needs_sweep() && child.has_ended();
         if std::mem::take(&mut self.sweep) {

@@ -1,8 +1,8 @@
 //! One turn of the reactor: the wait, and then the events in their order.
 //!
-//! It starts no process. The poll is edge-triggered, so a read goes on until `WouldBlock` or is
-//! noted to be continued. The one rule: an entry is taken off a list only when it is handled,
-//! because a handler may panic and the host may go on.
+//! It starts no process. The poll is edge-triggered, so a pipe is read until `WouldBlock`, or put
+//! on the ready list again. The one rule: an entry is taken off a list only when it is handled,
+//! because a handler may panic and the host may continue.
 
 use std::io;
 use std::time::Duration;

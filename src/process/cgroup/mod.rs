@@ -181,8 +181,8 @@ impl Cgroup {
         self.home.dir.as_fd()
     }
 
-    /// Kills all of its members, and those of the cgroups that they have made below it. Returns
-    /// whether the kernel guarantees that no member was missed.
+    /// Kills all of its members, including the ones in cgroups that they have made below it.
+    /// Returns whether the kernel guarantees that no member was missed.
     ///
     /// Before Linux 5.14 each member is killed by its pidfd. Members that are born in the meantime
     /// may be missed then, so the caller must repeat the call until none is left.
@@ -387,8 +387,8 @@ fn is_home(name: &str) -> bool {
     numbers.is_some_and(|(pid, number)| pid.parse::<u32>().is_ok() && number.parse::<u64>().is_ok())
 }
 
-/// Removes the directories that dead reactors have left in a directory: those that have our kind of
-/// name, no lock and no members. Anything that cannot be removed stays for the next sweep.
+/// Removes what dead reactors have left in a directory: each directory with our kind of name, no
+/// lock and no members. Anything that cannot be removed stays for the next sweep.
 fn sweep(parent: BorrowedFd<'_>) {
     let Ok(names) = names_in(parent, Path::new("")) else { return };
     for name in names.iter().filter(|name| is_home(&name.to_string_lossy())) {

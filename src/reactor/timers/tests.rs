@@ -1,5 +1,5 @@
-//! Tests the timers against fixed cases, and against a list of what is due. They wait for nothing.
-//! The one rule: time is a number, so no test depends on the clock.
+//! Tests the timers with fixed cases, and against a naive model. They wait for nothing. The one
+//! rule: time is a number, so no test depends on the clock.
 
 use super::*;
 
