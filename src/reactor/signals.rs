@@ -2,7 +2,6 @@
 //!
 //! It hands out no events itself. The pipe is drained before its signals are handled. The one rule:
 //! a signal that no reactor watches any more does again what it did before.
-//!
 
 use std::io;
 use std::os::fd::BorrowedFd;
