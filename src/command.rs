@@ -1,6 +1,7 @@
-//! What to run: plain, cloneable data with std's method names. Starts nothing and reads nothing of the system.
+//! Describes what to run: plain data that can be cloned, with the method names of std. It starts
+//! nothing and reads nothing of the system.
 //!
-//! The one rule: a command can be spawned again and again, and means the same each time.
+//! The one rule: a command can be spawned any number of times and means the same each time.
 
 use std::ffi::{OsStr, OsString};
 use std::fmt;
@@ -14,10 +15,10 @@ use crate::map::Map;
 use crate::pty::Pty;
 use crate::stdio::Stdio;
 
-/// A program to run, and the surroundings it runs in.
+/// A program to run, and the environment in which it runs.
 ///
-/// The methods are those of [`std::process::Command`] wherever std has one. A clone costs next to nothing, however long the
-/// command is. Where nothing is said:
+/// The methods have the names of [`std::process::Command`] wherever std has one. A clone costs next
+/// to nothing, however long the command is. The defaults are:
 ///
 /// | | |
 /// | --- | --- |
@@ -25,7 +26,7 @@ use crate::stdio::Stdio;
 /// | stdin | `/dev/null` |
 /// | stdout, stderr | pipes that the reactor reads |
 /// | other descriptors | none, whatever the host has open |
-/// | process group | one of its own, so that it can be signalled with all that it starts |
+/// | process group | one of its own, so that a signal reaches the child and everything that it starts |
 /// | signals | none blocked, all at their default action |
 /// | user, groups, directory, limits | inherited (see [`Reactor::raise_fd_limit`](crate::Reactor::raise_fd_limit)) |
 ///
@@ -39,7 +40,7 @@ use crate::stdio::Stdio;
 #[derive(Clone)]
 pub struct Command(Arc<Parts>);
 
-/// What a command says; shared by its clones until one of them says something else.
+/// The settings of a command. Its clones share them until one of them is changed.
 #[derive(Debug, Clone)]
 pub(crate) struct Parts {
     pub(crate) program: OsString,
@@ -47,16 +48,16 @@ pub(crate) struct Parts {
     pub(crate) env_clear: bool,
     pub(crate) env: Map<OsString, Option<OsString>>,
     pub(crate) current_dir: Option<PathBuf>,
-    /// What was said of descriptors; 0, 1 and 2 have defaults.
+    /// The descriptors that were set. 0, 1 and 2 have defaults.
     pub(crate) fds: Map<i32, Stdio>,
     pub(crate) group: Group,
     contain: Contain,
     pub(crate) parent_death_signal: Option<i32>,
-    /// Boxed: most commands have none, and there may be thousands of them.
+    /// Boxed because most commands set none, and a host may hold thousands of commands.
     attributes: Option<Box<Attributes>>,
 }
 
-/// What a child seldom has otherwise than its host.
+/// The attributes that few commands set.
 #[derive(Debug, Clone)]
 pub(crate) struct Attributes {
     pub(crate) arg0: Option<OsString>,
@@ -70,7 +71,7 @@ pub(crate) struct Attributes {
     pub(crate) limits: Map<Resource, Limit>,
 }
 
-/// Those of a command of which nothing was said.
+/// The attributes of a command that sets none.
 static INHERITED: Attributes = Attributes {
     arg0: None,
     listen: Vec::new(),
@@ -83,21 +84,21 @@ static INHERITED: Attributes = Attributes {
     limits: Map::new(),
 };
 
-/// Which process group and session the child is in.
+/// The process group and the session of the child.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Group {
-    /// Leads a group of its own in the host's session.
+    /// The child leads a group of its own in the host's session.
     Own,
-    /// Leads a session and a group of its own.
+    /// The child leads a session and a group of its own.
     Session,
-    /// Joins this group.
+    /// The child joins this group.
     Join(i32),
-    /// Stays in the host's.
+    /// The child stays in the host's group.
     Inherit,
 }
 
 impl Group {
-    /// Whether the child's pid is also the number of its process group.
+    /// Tells whether the child's pid is also the number of its process group.
     pub(crate) fn leads(self) -> bool {
         matches!(self, Self::Own | Self::Session)
     }
@@ -133,9 +134,12 @@ impl Parts {
 }
 
 impl Command {
-    /// A command that runs `program`: a path if there is a slash in it, else a name that is looked up in the `PATH` of
-    /// the *child's* environment (`/bin:/usr/bin` if it has none), on every spawn path alike. A relative path counts from the
-    /// child's working directory.
+    /// Makes a command that runs `program`, which is a path if it contains a slash, and a name
+    /// otherwise.
+    ///
+    /// A name is looked up in the `PATH` of the *child's* environment (`/bin:/usr/bin` if it has
+    /// none), with every spawn method. A relative path is relative to the child's working
+    /// directory.
     pub fn new(program: impl AsRef<OsStr>) -> Self {
         Self(Arc::new(Parts {
             program: program.as_ref().to_owned(),
@@ -175,7 +179,7 @@ impl Command {
         self
     }
 
-    /// What the program sees as its own name, instead of the program as given.
+    /// Sets the name that the program sees as its own (`argv[0]`), instead of the program as given.
     #[doc(alias = "argv0")]
     pub fn arg0(&mut self, arg0: impl AsRef<OsStr>) -> &mut Self {
         self.attributes_mut().arg0 = Some(arg0.as_ref().to_owned());
@@ -188,7 +192,7 @@ impl Command {
         self
     }
 
-    /// Sets a variable that the command does not set or remove itself, or takes it out.
+    /// Sets or removes a variable, unless the command sets or removes it itself.
     pub(crate) fn env_by_default(&mut self, key: &str, value: Option<&OsStr>) {
         let key = OsString::from(key);
         if !self.0.env.contains_key(&key) {
@@ -204,13 +208,14 @@ impl Command {
         self
     }
 
-    /// Takes a variable out of the child's environment.
+    /// Removes a variable from the child's environment.
     pub fn env_remove(&mut self, key: impl AsRef<OsStr>) -> &mut Self {
         self.parts_mut().env.insert(key.as_ref().to_owned(), None);
         self
     }
 
-    /// Starts from an empty environment; what [`env`](Self::env) said before is forgotten too.
+    /// Starts from an empty environment. This also forgets what earlier calls of [`env`](Self::env)
+    /// have set.
     pub fn env_clear(&mut self) -> &mut Self {
         let parts = self.parts_mut();
         parts.env_clear = true;
@@ -218,28 +223,30 @@ impl Command {
         self
     }
 
-    /// The child's working directory. It is entered after the user has changed, with that user's rights.
+    /// Sets the child's working directory. The child enters it after the user has changed, with
+    /// that user's rights.
     pub fn current_dir(&mut self, dir: impl AsRef<Path>) -> &mut Self {
         self.parts_mut().current_dir = Some(dir.as_ref().to_owned());
         self
     }
 
-    /// What the child has as stdin.
+    /// Sets the child's stdin.
     pub fn stdin(&mut self, stdio: impl Into<Stdio>) -> &mut Self {
         self.fd(0, stdio)
     }
 
-    /// What the child has as stdout.
+    /// Sets the child's stdout.
     pub fn stdout(&mut self, stdio: impl Into<Stdio>) -> &mut Self {
         self.fd(1, stdio)
     }
 
-    /// What the child has as stderr.
+    /// Sets the child's stderr.
     pub fn stderr(&mut self, stdio: impl Into<Stdio>) -> &mut Self {
         self.fd(2, stdio)
     }
 
-    /// What the child has as descriptor number `fd` (Twisted's `childFDs`). A negative number is refused at the spawn.
+    /// Sets the child's descriptor number `fd` (Twisted's `childFDs`). The spawn refuses a negative
+    /// number.
     ///
     /// ```
     /// use childminder::{Command, Event, Reactor, Stdio};
@@ -265,53 +272,64 @@ impl Command {
         self
     }
 
-    /// Hands a listening socket to the child by systemd's protocol: the sockets given so are its descriptors 3, 4… in
-    /// this order, with `LISTEN_FDS`, `LISTEN_PID` and `LISTEN_FDNAMES` (`sd_listen_fds(3)`) set accordingly. The host keeps the
-    /// socket open over restarts, so no connection is refused meanwhile.
+    /// Hands a listening socket to the child by systemd's protocol (`sd_listen_fds(3)`).
     ///
-    /// A colon or a NUL in the name is refused at the spawn.
+    /// The sockets become the child's descriptors 3, 4… in the order of the calls, and
+    /// `LISTEN_FDS`, `LISTEN_PID` and `LISTEN_FDNAMES` are set accordingly. The host keeps the
+    /// socket open across restarts, so no connection is refused in between.
+    ///
+    /// The spawn refuses a name that contains a colon or a NUL.
     #[doc(alias = "LISTEN_FDS")]
     pub fn listen_fd(&mut self, name: impl Into<String>, socket: impl Into<OwnedFd>) -> &mut Self {
         self.attributes_mut().listen.push((name.into(), Arc::new(socket.into())));
         self
     }
 
-    /// Runs the child on a pseudo-terminal of its own: its stdin, stdout, stderr and controlling terminal, in a new
-    /// session. What it prints arrives as data of descriptor 1, what is written goes to descriptor 0.
+    /// Runs the child on a pseudo-terminal of its own, in a new session.
     ///
-    /// Closing both hangs up: the child gets SIGHUP. Otherwise the terminal ends with the child, and is read to its end then; a
-    /// process that outlives the child on it delays nothing.
+    /// The terminal is the child's stdin, stdout, stderr and controlling terminal. The child's
+    /// output arrives as data of descriptor 1, and its input is written to descriptor 0.
+    ///
+    /// Closing both descriptors hangs up: the child gets SIGHUP. Otherwise the terminal ends with
+    /// the child, and is read to its end then. A process on the terminal that outlives the child
+    /// delays nothing.
     pub fn pty(&mut self, pty: Pty) -> &mut Self {
         self.attributes_mut().pty = Some(pty);
         self
     }
 
-    /// Puts the child into the process group `pgid`; 0 is a new group of its own, which is also the default.
+    /// Puts the child into the process group `pgid`. 0 means a new group of its own, which is the
+    /// default.
     #[doc(alias = "setpgid")]
     pub fn process_group(&mut self, pgid: i32) -> &mut Self {
         self.parts_mut().group = if pgid == 0 { Group::Own } else { Group::Join(pgid) };
         self
     }
 
-    /// Leaves the child in the host's process group: what the terminal sends to the host (Ctrl-C), it gets too, and
-    /// signals for its group go to itself alone.
+    /// Leaves the child in the host's process group.
+    ///
+    /// The child then gets the signals that a terminal sends to the host (Ctrl-C), and a signal for
+    /// the child's group goes to the child alone.
     pub fn inherit_process_group(&mut self) -> &mut Self {
         self.parts_mut().group = Group::Inherit;
         self
     }
 
-    /// Makes the child the leader of a new session, without a terminal.
+    /// Makes the child the leader of a new session that has no terminal.
     pub fn setsid(&mut self, setsid: bool) -> &mut Self {
         self.parts_mut().group = if setsid { Group::Session } else { Group::Own };
         self
     }
 
-    /// How the child is kept together with all that it starts: by its process group unless said otherwise.
-    /// [`Reactor::containment`](crate::Reactor::containment) says beforehand what that would be, and
-    /// [`Tree::containment`](crate::Tree::containment) what it is.
+    /// Sets how the child is kept together with everything that it starts. The default is its
+    /// process group.
     ///
-    /// A cgroup costs the start about as much again as the making and removal of a directory do. The process is born in it
-    /// (`clone3(2)`, Linux 5.7); where that is refused it enters before its exec.
+    /// [`Reactor::containment`](crate::Reactor::containment) tells in advance what a command would
+    /// get, and [`Tree::containment`](crate::Tree::containment) tells what a process has got.
+    ///
+    /// A cgroup adds about the cost of making and removing a directory to the start. The process is
+    /// born in the cgroup (`clone3(2)`, Linux 5.7). Where the system refuses that, the process
+    /// enters the cgroup before its exec.
     ///
     /// ```
     /// use childminder::{Command, Contain, Event, Reactor};
@@ -345,43 +363,49 @@ impl Command {
 
     /// Runs the child as this user.
     ///
-    /// Unless [`gid`](Self::gid) and [`groups`](Self::groups) say otherwise, the group and the supplementary groups
-    /// are the user's own, from the system's database: those of the host are never left over. A host that already is this
-    /// user and group needs no rights for it and keeps its groups.
+    /// Unless [`gid`](Self::gid) and [`groups`](Self::groups) are set, the group and the
+    /// supplementary groups are the user's own, from the system's database. The child never keeps
+    /// the host's groups. A host that already runs as this user and group needs no rights for this,
+    /// and keeps its groups.
     ///
-    /// The child's ends of its pipes and its pseudo-terminal belong to this user, so that the child can
-    /// open `/dev/stdout` and its like again.
+    /// The user owns the child's ends of its pipes and its pseudo-terminal, so that the child can
+    /// open `/dev/stdout` and the like again.
     pub fn uid(&mut self, id: u32) -> &mut Self {
         self.attributes_mut().uid = Some(id);
         self
     }
 
-    /// Runs the child as this group. The host's supplementary groups are dropped unless [`groups`](Self::groups) or
-    /// [`uid`](Self::uid) say which to have; a host without the right to drop them is refused. Its own group changes nothing.
+    /// Runs the child as this group.
+    ///
+    /// The host's supplementary groups are dropped unless [`groups`](Self::groups) or
+    /// [`uid`](Self::uid) sets others. The spawn fails if the host has no right to drop them.
+    /// Setting the host's own group changes nothing.
     pub fn gid(&mut self, id: u32) -> &mut Self {
         self.attributes_mut().gid = Some(id);
         self
     }
 
-    /// The child's supplementary groups: exactly these.
+    /// Sets the child's supplementary groups to exactly these.
     pub fn groups(&mut self, groups: &[u32]) -> &mut Self {
         self.attributes_mut().groups = Some(groups.to_vec());
         self
     }
 
-    /// The child's file mode creation mask.
+    /// Sets the child's file mode creation mask.
     pub fn umask(&mut self, mask: u32) -> &mut Self {
         self.attributes_mut().umask = Some(mask);
         self
     }
 
-    /// The child's scheduling priority, from -20 (most) to 19 (least); below the host's own it needs the right.
+    /// Sets the child's scheduling priority, from -20 (highest) to 19 (lowest). A value below the
+    /// host's own needs the right to it.
     pub fn nice(&mut self, nice: i32) -> &mut Self {
         self.attributes_mut().nice = Some(nice);
         self
     }
 
-    /// A resource limit of the child (`setrlimit(2)`), set before the user changes, so that a privileged host may raise it.
+    /// Sets a resource limit of the child (`setrlimit(2)`). It is set before the user changes, so
+    /// that a privileged host can raise it.
     ///
     /// ```
     /// use childminder::{Command, Limit, Resource};
@@ -395,38 +419,39 @@ impl Command {
         self
     }
 
-    /// Has the kernel send the child this signal when the *thread* that spawned it ends (`PR_SET_PDEATHSIG`, Linux;
-    /// refused elsewhere). A host that is gone already before the child could ask for it ends the child, too.
+    /// Makes the kernel send the child this signal when the *thread* that spawned it ends
+    /// (`PR_SET_PDEATHSIG`, Linux; refused elsewhere). If the host has already gone before the
+    /// child could ask for the signal, the child ends too.
     #[doc(alias = "PR_SET_PDEATHSIG")]
     pub fn parent_death_signal(&mut self, signal: i32) -> &mut Self {
         self.parts_mut().parent_death_signal = Some(signal);
         self
     }
 
-    /// The program as given.
+    /// Returns the program as given.
     #[must_use]
     pub fn get_program(&self) -> &OsStr {
         &self.0.program
     }
 
-    /// The arguments, without the program's own name.
+    /// Returns the arguments, without the program's own name.
     pub fn get_args(&self) -> impl ExactSizeIterator<Item = &OsStr> {
         self.0.args.iter().map(OsString::as_os_str)
     }
 
-    /// The user id that the child shall run as, where one was given.
+    /// Returns the user id that the child runs as, if one was set.
     #[must_use]
     pub fn get_uid(&self) -> Option<u32> {
         self.0.attributes().uid
     }
 
-    /// The group id that the child shall run as, where one was given.
+    /// Returns the group id that the child runs as, if one was set.
     #[must_use]
     pub fn get_gid(&self) -> Option<u32> {
         self.0.attributes().gid
     }
 
-    /// The supplementary groups that the child shall have, where they were given.
+    /// Returns the supplementary groups of the child, if they were set.
     #[must_use]
     pub fn get_groups(&self) -> Option<&[u32]> {
         self.0.attributes().groups.as_deref()

@@ -1,41 +1,50 @@
-//! How a process and all that it starts are kept together, and what is known of them: plain data.
+//! Describes how a process and everything that it starts are kept together, and which of them are
+//! left: plain data.
 //!
-//! Starts nothing and asks nobody. The one rule: what cannot be told is never called empty.
+//! It starts nothing and asks the system nothing. The one rule: a tree is called empty only if the
+//! system has shown that it is.
 
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// How long what was killed may take to go, before it is told that it is still there. A process that waits for a device dies
-/// when the kernel lets go of it, and one that has become another user's may not be killed.
+/// How long killed processes may take to disappear before they are reported as still there.
+///
+/// A process that waits for a device dies when the kernel lets go of it, and a process that has
+/// become another user's may not be killable.
 pub(crate) const LAST_WAIT: Duration = Duration::from_secs(2);
 
-/// How a process is to be kept together with all that it starts: see [`Command::contain`](crate::Command::contain).
+/// How to keep a process together with everything that it starts: see
+/// [`Command::contain`](crate::Command::contain).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 #[non_exhaustive]
 pub enum Contain {
-    /// By the process group that it leads. A process that leaves the group leaves the containment.
+    /// A process group that the process leads. A descendant that leaves the group leaves the
+    /// containment.
     #[default]
     Group,
-    /// By a cgroup of its own (`cgroups(7)`, version 2). The spawn is refused where that cannot be had
-    /// ([`Stage::Cgroup`](crate::Stage::Cgroup)).
+    /// A cgroup of its own (`cgroups(7)`, version 2). The spawn fails where the system does not
+    /// allow that ([`Stage::Cgroup`](crate::Stage::Cgroup)).
     Cgroup,
-    /// By a cgroup of its own where that can be had, and by its process group elsewhere. The process's [`Containment`] says which
-    /// one it is.
+    /// A cgroup of its own where the system allows that, and the process group elsewhere. The
+    /// process's [`Containment`] says which one it is.
     Auto,
 }
 
-/// What keeps a process together with all that it starts, from the weakest to the strongest.
+/// The kinds of containment, from the weakest to the strongest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[non_exhaustive]
 pub enum Strength {
-    /// Nothing: the process is in somebody else's process group, and only it itself is reached.
+    /// Nothing. The process is in a process group that it does not lead, and signals reach only the
+    /// process itself.
     Process,
-    /// The process group that it leads. Descendants that make a group or session of their own are not reached. Those that outlive
-    /// the leader are reached on Linux 6.9 or later, with pidfds.
+    /// The process group that the process leads. Signals do not reach descendants that make a group
+    /// or session of their own. They reach members that outlive the leader on Linux 6.9 or later,
+    /// with pidfds.
     Group,
-    /// A cgroup of its own. All descendants are in it, whatever they do, except those that have the right to write to the
-    /// `cgroup.procs` of another cgroup and use it: root's, and those of the user to whom the hierarchy is delegated.
+    /// A cgroup of its own. All descendants are in it, whatever they do. A descendant can leave
+    /// only if it may write to the `cgroup.procs` of another cgroup: if it runs as root, or as the
+    /// user who owns a delegated hierarchy.
     Cgroup,
 }
 
@@ -49,7 +58,7 @@ impl fmt::Display for Strength {
     }
 }
 
-/// What keeps one process together with all that it starts, and why that is not stronger.
+/// What keeps one process together with everything that it starts, and why it is not stronger.
 ///
 /// Displayed as `cgroup`, or as `group (no cgroup: …)`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -63,14 +72,14 @@ impl Containment {
         Self { strength, reason }
     }
 
-    /// What it is.
+    /// The kind of the containment.
     #[must_use]
     pub fn strength(&self) -> Strength {
         self.strength
     }
 
-    /// Why it is not stronger, although more was asked for. Of a cgroup: why the process entered it just before its exec and
-    /// was not born there.
+    /// Why the containment is weaker than the command asked for, if it is. For a cgroup: why the
+    /// process was not born in it but entered it just before its exec.
     #[must_use]
     pub fn reason(&self) -> Option<&str> {
         self.reason.as_deref()
@@ -93,14 +102,16 @@ impl fmt::Display for Containment {
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Member {
-    /// Its number in the system. It may be another process's as soon as this one is gone.
+    /// The process id. It may belong to another process as soon as this one is gone.
     pub pid: u32,
-    /// Its name (`/proc/PID/comm`), which is at most 15 bytes long. Bytes that are not UTF-8 are replaced.
+    /// The name (`/proc/PID/comm`), which is at most 15 bytes long. Bytes that are not UTF-8 are
+    /// replaced.
     pub name: String,
-    /// What it does (`proc(5)`): `R` runs, `S` sleeps, `D` is in a call that nothing interrupts, `T` is stopped, `Z` is dead and
-    /// not reaped.
+    /// The state (`proc(5)`): `R` runs, `S` sleeps, `D` is in a call that nothing interrupts, `T`
+    /// is stopped, `Z` is dead and not reaped.
     pub state: char,
-    /// Its resident memory in bytes. The kernel counts it in batches, so a process that has just begun may show none.
+    /// The resident memory in bytes. The kernel counts it in batches, so a process that has just
+    /// begun may show none.
     #[doc(alias = "VmRSS")]
     pub memory: u64,
 }
@@ -111,17 +122,17 @@ impl fmt::Display for Member {
     }
 }
 
-/// Who is left of a tree.
+/// The processes that are left of a tree.
 ///
 /// Displayed as `nobody`, `2: 123 sleep (S), 124 cat (D)` or `unknown`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Remains {
-    /// Nobody, as far as the containment's [`Strength`] goes.
+    /// No process is left, as far as the containment's [`Strength`] can tell.
     Nobody,
-    /// These, at the moment when they were looked for.
+    /// These processes were left at the moment of the check.
     Members(Vec<Member>),
-    /// The system cannot tell.
+    /// The system cannot tell which processes are left.
     Unknown,
 }
 

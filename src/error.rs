@@ -1,6 +1,7 @@
-//! What can go wrong, one type for each thing that a caller can ask for.
+//! The errors of the library, one type for each operation of a caller.
 //!
-//! Every message names what was tried, on what, and why it failed.
+//! It decides nothing and retries nothing. The one rule: every message names what was tried, on
+//! what, and why it failed.
 
 use std::error::Error;
 use std::ffi::OsString;
@@ -20,7 +21,8 @@ macro_rules! stages {
         impl Stage {
             pub(crate) const ALL: &[Self] = &[$(Self::$variant,)*];
 
-            /// The step's short name, which is that of the system call where it is one: `exec`, `chdir`, `setuid`.
+            /// The step's short name, which is the name of the system call if the step is one:
+            /// `exec`, `chdir`, `setuid`.
             #[must_use]
             pub fn name(self) -> &'static str {
                 match self { $(Self::$variant => $name,)* }
@@ -30,57 +32,59 @@ macro_rules! stages {
 }
 
 stages! {
-    /// The command itself cannot be carried out: a NUL byte, an empty program, a number out of range.
+    /// Checking the command: it holds a NUL byte, an empty program or a number out of range.
     Command => "command",
     /// Looking up the groups of a user id.
     User => "user",
-    /// Opening a pipe, `/dev/null` or a pseudo-terminal, and watching it.
+    /// Opening a pipe, `/dev/null` or a pseudo-terminal, or registering it for events.
     Pipe => "pipe",
-    /// Blocking the signals of the host's thread while the child is made, and letting them through
-    /// again. After the latter has failed they stay blocked (`sigprocmask(2)`).
+    /// Blocking the signals of the host's thread while the child is made, or unblocking them again
+    /// (`sigprocmask(2)`). If the unblocking fails, they stay blocked.
     Sigmask => "sigprocmask",
     /// Opening a file of the child: see [`Stdio::append`](crate::Stdio::append) and
     /// [`Stdio::open_with`](crate::Stdio::open_with).
     Open => "open",
     /// Making the child: `clone(2)` or `fork(2)`.
     Clone => "clone",
-    /// Making a cgroup for the child, and starting it inside: see [`Contain::Cgroup`](crate::Contain::Cgroup).
+    /// Making a cgroup for the child, or starting the child in it: see
+    /// [`Contain::Cgroup`](crate::Contain::Cgroup).
     Cgroup => "cgroup",
-    /// Leaving the host's table of open files (`close_range(2)`).
+    /// Taking a table of open files of its own (`close_range(2)`).
     CloseRange => "close_range",
-    /// A new session.
+    /// Starting a new session.
     Setsid => "setsid",
-    /// A process group.
+    /// Setting the process group.
     Setpgid => "setpgid",
-    /// Putting a file where the child shall have it.
+    /// Putting a file at its descriptor number in the child.
     Dup2 => "dup2",
-    /// The controlling terminal.
+    /// Setting the controlling terminal.
     Terminal => "terminal",
     /// Registering the child with the guard: see
     /// [`Reactor::kill_trees_at_death`](crate::Reactor::kill_trees_at_death).
     Guard => "guard",
-    /// The scheduling priority.
+    /// Setting the scheduling priority.
     Nice => "nice",
-    /// A resource limit.
+    /// Setting a resource limit.
     Rlimit => "setrlimit",
-    /// The working directory.
+    /// Entering the working directory.
     Chdir => "chdir",
-    /// The supplementary groups.
+    /// Setting the supplementary groups.
     Setgroups => "setgroups",
-    /// The group.
+    /// Setting the group.
     Setgid => "setgid",
-    /// The user.
+    /// Setting the user.
     Setuid => "setuid",
-    /// The signal for the parent's death.
+    /// Asking for the signal at the parent's death.
     ParentDeath => "parent-death signal",
-    /// Starting the program itself.
+    /// Executing the program.
     Exec => "exec",
-    /// Waiting for the exec: the child did not get there in time, was stopped on its way, or the host was asked to end
-    /// meanwhile. See [`Reactor::set_spawn_timeout`](crate::Reactor::set_spawn_timeout).
+    /// Waiting for the exec. The child took longer than the timeout, was stopped on its way, or the
+    /// host was asked to end in the meantime. See
+    /// [`Reactor::set_spawn_timeout`](crate::Reactor::set_spawn_timeout).
     Wait => "wait for its exec",
 }
 
-/// Why a process could not be started. Nothing of it is left behind: no process, no zombie, no descriptor.
+/// The error of a spawn that failed. Nothing is left behind: no process, no zombie, no descriptor.
 ///
 /// ```
 /// use childminder::{Command, Reactor, Stage};
@@ -106,13 +110,13 @@ impl SpawnError {
         Self { program, stage, subject: None, source, hint: None }
     }
 
-    /// Names the file, directory or thing that the step was about.
+    /// Adds the file, directory or other object of the step.
     pub(crate) fn on(mut self, subject: impl Into<PathBuf>) -> Self {
         self.subject = Some(subject.into());
         self
     }
 
-    /// Says more about the cause than the errno does.
+    /// Adds a hint that says more about the cause than the errno does.
     pub(crate) fn with_hint(mut self, hint: Option<String>) -> Self {
         self.hint = hint;
         self
@@ -157,13 +161,15 @@ impl Error for SpawnError {
     }
 }
 
-/// Why a signal could not be sent.
+/// The error of a signal that could not be sent.
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum SignalError {
-    /// The process has exited: there is nobody left to send it to (Twisted's `ProcessExitedAlready`).
+    /// The process has exited, so there is nothing to send the signal to (Twisted's
+    /// `ProcessExitedAlready`).
     AlreadyExited,
-    /// The system refused: `EINVAL` for a number that is no signal, `EPERM` where the right is missing.
+    /// The system refused: `EINVAL` for a number that is not a signal, `EPERM` if the right is
+    /// missing.
     Os(io::Error),
 }
 
@@ -191,7 +197,7 @@ impl From<io::Error> for SignalError {
     }
 }
 
-/// An error of the system, with what was tried in front of it.
+/// An error of the system, preceded by what was tried.
 #[derive(Debug)]
 struct Explained {
     what: &'static str,
@@ -210,21 +216,22 @@ impl Error for Explained {
     }
 }
 
-/// Says what was tried; the error of the system stays its source.
+/// Puts what was tried in front of the system's error, which stays the source.
 pub(crate) fn explain(what: &'static str, source: io::Error) -> io::Error {
     io::Error::new(source.kind(), Explained { what, source })
 }
 
-/// Why data could not be taken for a child.
+/// The error of a write to a child that was not accepted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum WriteError {
-    /// There is no pipe to write to at that descriptor of the child: there never was, or it is closed already.
+    /// The child has no pipe for writing at this descriptor: it never had one, or the pipe is
+    /// already closed.
     NoPipe {
         /// The descriptor's number in the child.
         fd: i32,
     },
-    /// The pipe is closed for writing; what was written before is still being flushed.
+    /// The pipe is closed for writing. What was written before is still being flushed.
     Closing {
         /// The descriptor's number in the child.
         fd: i32,
@@ -242,7 +249,7 @@ impl fmt::Display for WriteError {
 
 impl Error for WriteError {}
 
-/// A pipe can have one producer at a time, and has one already (Twisted's `RuntimeError`): see
+/// The error of a second producer for a pipe that already has one (Twisted's `RuntimeError`): see
 /// [`Feed::register_producer`](crate::Feed::register_producer).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
@@ -256,28 +263,30 @@ impl fmt::Display for AlreadyRegistered {
 
 impl Error for AlreadyRegistered {}
 
-/// Why [`RunToEnd::run`](crate::RunToEnd::run) has no output to return.
+/// The error of [`RunToEnd::run`](crate::RunToEnd::run).
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum RunError {
     /// The program could not be started.
     Spawn(SpawnError),
-    /// The input could not be read. The process was killed with its group: what it would have made of a part is worth nothing.
+    /// The input could not be read. The process was killed with its group, because the output for a
+    /// part of the input is worth nothing.
     Input(io::Error),
-    /// The system refused to wait: there is no descriptor left for that, usually. A process that ran was killed with its group.
+    /// The system refused to wait, usually because no descriptor is left. If a process ran, it was
+    /// killed with its group.
     Wait(io::Error),
-    /// This signal asked the program to end. The process was stopped with its group, and the program goes on
-    /// only because somebody else in it handles the signal.
+    /// This signal asked the program to end. The process was stopped with its group. The program
+    /// goes on only because other code in it handles the signal.
     Interrupted {
         /// The number of the signal.
         signal: i32,
     },
-    /// It was killed and is still there two seconds later: it has become another user's, or waits for a device in the
-    /// kernel. It is left to itself.
+    /// The process was killed and is still there two seconds later: it has become another user's,
+    /// or waits for a device in the kernel. It is left to itself.
     StillRunning {
-        /// Its number.
+        /// The process id.
         pid: u32,
-        /// Why SIGKILL could not be sent to it, if it could not.
+        /// The error of sending SIGKILL, if that failed.
         refusal: Option<io::Error>,
     },
 }

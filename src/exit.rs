@@ -1,6 +1,7 @@
-//! How a process ended. Plain data; the reaper fills it in.
+//! Describes how a process ended: plain data, which the reaper fills in.
 //!
-//! The one rule: a status that nobody could learn is *unknown*, never a success and never "still running".
+//! It reaps nothing. The one rule: a status that could not be learned is *unknown*, never a success
+//! and never "still running".
 
 use std::fmt;
 use std::os::unix::process::ExitStatusExt;
@@ -9,9 +10,10 @@ use std::time::Duration;
 
 use crate::signal;
 
-/// How a process ended, and what it used while it lived.
+/// The exit status of a process, and the resources that it used.
 ///
-/// Made when the process is reaped (`wait4(2)`), and lent by [`Event::Exited`](crate::Event::Exited).
+/// It is made when the process is reaped (`wait4(2)`), and lent by
+/// [`Event::Exited`](crate::Event::Exited).
 ///
 /// ```
 /// use childminder::{Command, Event, Reactor};
@@ -34,41 +36,44 @@ use crate::signal;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Exit {
-    /// The status as `wait4(2)` gave it; `None` if it is unknown, because somebody else reaped the process or the
-    /// host ignores SIGCHLD (`ECHILD`).
+    /// The status as `wait4(2)` gave it. It is `None` if it is unknown, because other code reaped
+    /// the process or the host ignores SIGCHLD (`ECHILD`).
     pub status: Option<ExitStatus>,
-    /// What the process and those of its children that it waited for have used; all zero if the status is unknown.
+    /// The resources used by the process and by the children that it waited for. All zero if the
+    /// status is unknown.
     pub usage: Usage,
-    /// From just before the spawn to the reap, on the monotonic clock.
+    /// The time from just before the spawn to the reap, on the monotonic clock.
     pub wall_time: Duration,
-    /// The last signal that was sent to it through this library and whose default action ends a process,
-    /// if there was one: it may be why the process has ended. Signals that stop or continue a process, or
-    /// do nothing to it (SIGWINCH, SIGURG, SIGCHLD), do not count.
+    /// The last signal sent to it through this library whose default action ends a process, if
+    /// there was one.
+    ///
+    /// It may be the reason why the process ended. Signals that stop or continue a process, or do
+    /// nothing to it (SIGWINCH, SIGURG, SIGCHLD), do not count.
     pub requested: Option<i32>,
 }
 
 impl Exit {
-    /// Whether it exited by itself with code 0. An unknown status is no success.
+    /// Tells whether it exited with code 0. An unknown status is not a success.
     #[must_use]
     pub fn success(&self) -> bool {
         self.status.is_some_and(|status| status.success())
     }
 
-    /// The exit code, if it exited by itself.
+    /// Returns the exit code, or `None` if a signal ended it or the status is unknown.
     #[must_use]
     #[doc(alias = "WEXITSTATUS")]
     pub fn code(&self) -> Option<i32> {
         self.status.and_then(|status| status.code())
     }
 
-    /// The signal that ended it, if one did.
+    /// Returns the signal that ended it, if one did.
     #[must_use]
     #[doc(alias = "WTERMSIG")]
     pub fn signal(&self) -> Option<i32> {
         self.status.and_then(|status| status.signal())
     }
 
-    /// Whether the signal that ended it also wrote a core file.
+    /// Tells whether the signal that ended it also wrote a core file.
     #[must_use]
     #[doc(alias = "WCOREDUMP")]
     pub fn core_dumped(&self) -> bool {
@@ -76,7 +81,8 @@ impl Exit {
     }
 }
 
-/// `exit status 3`, `signal 9 (SIGKILL)`, `signal 11 (SIGSEGV), core dumped` or `status unknown`.
+/// Displayed as `exit status 3`, `signal 9 (SIGKILL)`, `signal 11 (SIGSEGV), core dumped` or
+/// `status unknown`.
 impl fmt::Display for Exit {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match (self.code(), self.signal()) {
@@ -93,10 +99,11 @@ impl fmt::Display for Exit {
     }
 }
 
-/// What a process used: the figures of `getrusage(2)` that Linux keeps.
+/// The resources that a process used: the figures of `getrusage(2)` that Linux keeps.
 ///
-/// Peak memory is the kernel's figure for the process since its *spawn*, not since its exec: a vfork-like or forked
-/// child starts with its parent's peak, so nothing below the host's own resident size can be seen in it.
+/// The peak memory is the kernel's figure since the *spawn* of the process, not since its exec. A
+/// child of `vfork` or `fork` starts with its parent's peak, so the figure is never below the
+/// host's own resident size.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Usage {
@@ -104,7 +111,8 @@ pub struct Usage {
     pub user_time: Duration,
     /// CPU time in the kernel.
     pub system_time: Duration,
-    /// Peak resident memory in bytes (of the largest process, where it waited for children of its own).
+    /// Peak resident memory in bytes. If the process waited for children of its own, this is the
+    /// peak of the largest one.
     #[doc(alias = "ru_maxrss")]
     pub max_rss: u64,
     /// Page faults that needed no I/O.
@@ -113,22 +121,22 @@ pub struct Usage {
     /// Page faults that needed I/O.
     #[doc(alias = "ru_majflt")]
     pub major_faults: u64,
-    /// Context switches because it waited for something.
+    /// Context switches because the process waited for something.
     #[doc(alias = "ru_nvcsw")]
     pub voluntary_switches: u64,
-    /// Context switches because its time was up or somebody more important came.
+    /// Context switches because its time slice was over or a process of higher priority was ready.
     #[doc(alias = "ru_nivcsw")]
     pub involuntary_switches: u64,
-    /// Times the file system had to read (512-byte blocks on Linux).
+    /// Number of times the file system had to read (512-byte blocks on Linux).
     #[doc(alias = "ru_inblock")]
     pub block_input: u64,
-    /// Times the file system had to write (512-byte blocks on Linux).
+    /// Number of times the file system had to write (512-byte blocks on Linux).
     #[doc(alias = "ru_oublock")]
     pub block_output: u64,
 }
 
 impl Usage {
-    /// User and system time together.
+    /// Returns the user and system time together.
     #[must_use]
     pub fn cpu_time(&self) -> Duration {
         self.user_time + self.system_time

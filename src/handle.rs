@@ -1,7 +1,8 @@
-//! A monitor that other threads can talk to.
+//! A monitor that other threads can control.
 //!
-//! Decides nothing and keeps no thread: what a thread asks for is carried out in a turn of the reactor, by whoever takes it. The
-//! one rule: a caller waits for its answer, the reactor for nobody; and no answer is owed once the reactor or the monitor is gone.
+//! It decides nothing and starts no thread: the thread that takes the reactor's turns carries out
+//! the requests of the others. The one rule: a caller waits for its answer, and the reactor waits
+//! for no caller. A caller whose reactor or monitor is dropped gets an error instead of an answer.
 
 use std::error::Error;
 use std::fmt;
@@ -19,14 +20,15 @@ use crate::reactor::{Event, Interest, Reactor, SourceId};
 use crate::service::Service;
 use crate::sys;
 
-/// What a thread wants done. Dropped without having been done, it drops the sender of its answer, which the caller notices.
+/// A request of a thread. If it is dropped without having been called, it drops the sender of its
+/// answer, which wakes the caller with an error.
 type Request<O> = Box<dyn FnOnce(&mut ProcessMonitor<O>, &mut Reactor) + Send>;
 
-/// What the handles and the monitor share.
+/// The state that the handles and the monitor share.
 struct Shared<O> {
-    /// `None` once there is nobody left who would answer.
+    /// `None` once nothing is left that could answer.
     requests: Mutex<Option<Vec<Request<O>>>>,
-    /// The bell's button. Its other end is open as long as there are requests to be had.
+    /// The writing end of the bell. The reading end is open as long as `requests` is `Some`.
     button: UnixStream,
 }
 
@@ -37,12 +39,13 @@ impl<O> Shared<O> {
 
     fn close(&self) {
         let unanswered = self.requests().take();
-        // Outside of the lock: it may be any code of the host's.
+        // Dropped outside of the lock, because it may run any code of the host's.
         drop(unanswered);
     }
 }
 
-/// The end where it rings. One is the reactor's and one the monitor's: when either is dropped, nobody can answer any more.
+/// The reading end. The reactor has one bell and the monitor another. When either is dropped, no
+/// request can be answered any more.
 struct Bell<O> {
     shared: Arc<Shared<O>>,
     stream: Arc<UnixStream>,
@@ -56,12 +59,13 @@ impl<O> AsFd for Bell<O> {
 
 impl<O> Drop for Bell<O> {
     fn drop(&mut self) {
-        // Before the stream is closed: who finds the requests open may ring.
+        // Closed before the stream: a caller that finds the requests open writes to the button.
         self.shared.close();
     }
 }
 
-/// A [`ProcessMonitor`] that other threads control by a [`Handle`]. It is a [`Service`] as the monitor is.
+/// A [`ProcessMonitor`] that other threads control through a [`Handle`]. It is a [`Service`], as
+/// the monitor is.
 ///
 /// ```
 /// use std::thread;
@@ -87,11 +91,12 @@ pub struct Controlled<O: Observer = Log> {
 }
 
 impl<O: Observer + 'static> Controlled<O> {
-    /// Makes a monitor controllable on this reactor, and the first handle to it, which can be cloned.
+    /// Registers a monitor on this reactor for control by other threads, and returns it with its
+    /// first handle, which can be cloned.
     ///
     /// # Errors
     ///
-    /// `EMFILE` or `ENFILE`: it takes two descriptors.
+    /// `EMFILE` or `ENFILE`, since it takes two descriptors.
     pub fn new(reactor: &mut Reactor, monitor: ProcessMonitor<O>) -> io::Result<(Self, Handle<O>)> {
         let (button, stream) = sys::fd::socket_pair()?;
         let (shared, stream) = (Arc::new(Shared { requests: Mutex::new(Some(Vec::new())), button }), Arc::new(stream));
@@ -103,26 +108,30 @@ impl<O: Observer + 'static> Controlled<O> {
 }
 
 impl<O: Observer> Controlled<O> {
-    /// The monitor itself, for the thread that has it.
+    /// The monitor itself, for the thread that owns it.
     #[must_use]
     pub fn monitor(&self) -> &ProcessMonitor<O> {
         &self.monitor
     }
 
-    /// The monitor itself, for the thread that has it.
+    /// The monitor itself, for the thread that owns it.
     pub fn monitor_mut(&mut self) -> &mut ProcessMonitor<O> {
         &mut self.monitor
     }
 
-    /// Takes the monitor back from the handles, which say [`HandleError::Gone`] from now on. A host whose reactor outlives its monitors
-    /// does so; otherwise the two descriptors stay open as long as the reactor.
+    /// Takes the monitor back from the handles, whose calls fail with [`HandleError::Gone`] from
+    /// now on.
+    ///
+    /// A host whose reactor outlives its monitors needs this. Without it, the two descriptors stay
+    /// open as long as the reactor.
     #[must_use]
     pub fn into_monitor(self, reactor: &mut Reactor) -> ProcessMonitor<O> {
         reactor.deregister(self.source);
         self.monitor
     }
 
-    /// Empties the bell, then does what was asked for: a request that comes meanwhile rings again.
+    /// Empties the bell before it takes the requests, so that a request that arrives in between
+    /// rings again.
     fn serve(&mut self, reactor: &mut Reactor) {
         let mut rings = [0; 64];
         while matches!((&*self.bell.stream).read(&mut rings), Ok(1..)) {}
@@ -181,19 +190,19 @@ impl<O: Observer> fmt::Debug for Controlled<O> {
 
 /// Controls a monitor from other threads: see [`Controlled`].
 ///
-/// Each call waits until a turn of the reactor has carried it out, and returns what came of it. Never call one on the thread that
-/// takes the turns: it would wait for itself.
+/// Each call waits until a turn of the reactor has carried it out, and returns the result. Never
+/// call one on the thread that takes the turns: it would wait for itself.
 pub struct Handle<O = Log> {
     shared: Arc<Shared<O>>,
 }
 
-/// Why a [`Handle`] has no good news.
+/// An error returned by a method of [`Handle`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum HandleError {
-    /// The reactor or the monitor is gone, and with it whoever could have done what was asked for, or could answer.
+    /// The reactor or the monitor was dropped, so nothing can carry out the request or answer it.
     Gone,
-    /// The monitor did not do it.
+    /// The monitor refused the request.
     Monitor(MonitorError),
 }
 
@@ -210,7 +219,7 @@ impl Error for HandleError {
     fn source(&self) -> Option<&(dyn Error + 'static)> {
         match self {
             Self::Gone => None,
-            // Displayed as itself, so its own source is the next one.
+            // The error is displayed in place of this one, so the next source is its own.
             Self::Monitor(error) => error.source(),
         }
     }
@@ -222,21 +231,21 @@ impl From<MonitorError> for HandleError {
     }
 }
 
-/// What is known of one process, as an answer to another thread: an owned [`Status`].
+/// The status of one process as an answer to another thread: an owned [`Status`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ProcessStatus {
-    /// Its name.
+    /// The name of the process.
     pub name: String,
-    /// What it is doing, and since or until when.
+    /// What the process is doing, and since or until when.
     pub state: State,
-    /// The process's number in the system, while there is one. It may be gone when you read it.
+    /// The process id, while there is a process. It may be gone when you read it.
     pub pid: Option<u32>,
-    /// How often it has been started again, for whatever reason.
+    /// How often the process has been started again, for whatever reason.
     pub restarts: u64,
-    /// How its last process ended.
+    /// How the last process of this name ended.
     pub last_exit: Option<Exit>,
-    /// While it is stopping: why the last signal could not be sent to all of it.
+    /// Why the last signal could not be sent to all of its processes, while it is stopping.
     pub refusal: Option<String>,
 }
 
@@ -249,45 +258,50 @@ impl From<Status<'_>> for ProcessStatus {
 }
 
 impl<O: Observer + 'static> Handle<O> {
-    /// Has the reactor's thread call `request` in its next turn, and returns what that returned: for whatever has no method of
-    /// its own here. The reactor stands still meanwhile. A panic in it is the reactor's thread's; the caller gets [`HandleError::Gone`].
+    /// Makes the reactor's thread call `request` in its next turn, and returns the result.
+    ///
+    /// This is for everything that has no method of its own here. The reactor waits while `request`
+    /// runs. A panic in it happens on the reactor's thread, and the caller gets
+    /// [`HandleError::Gone`].
     ///
     /// # Errors
     ///
-    /// [`HandleError::Gone`] if the reactor or the monitor was dropped before the request was carried out.
+    /// [`HandleError::Gone`] if the reactor or the monitor was dropped before the request was
+    /// carried out.
     pub fn call<T: Send + 'static>(
         &self,
         request: impl FnOnce(&mut ProcessMonitor<O>, &mut Reactor) -> T + Send + 'static,
     ) -> Result<T, HandleError> {
         let (answer, answered) = channel();
         let request = move |monitor: &mut ProcessMonitor<O>, reactor: &mut Reactor| {
-            // A caller that is gone needs no answer.
+            // This fails only if the caller is gone, which then needs no answer.
             let _ = answer.send(request(monitor, reactor));
         };
         {
             let mut requests = self.shared.requests();
             requests.as_mut().ok_or(HandleError::Gone)?.push(Box::new(request));
-            // Under the lock, so that the other end is still open. If it is full, the bell is ringing already.
+            // Under the lock, so that the other end is still open. If it is full, the bell is
+            // ringing already.
             ring(&self.shared.button);
         }
         answered.recv().map_err(|_| HandleError::Gone)
     }
 
-    /// As [`ProcessMonitor::add_process`].
+    /// Adds a process, as [`ProcessMonitor::add_process`] does.
     ///
     /// # Errors
     ///
-    /// [`HandleError::Gone`], or what the monitor says.
+    /// [`HandleError::Gone`], or the monitor's error.
     pub fn add_process(&self, name: impl Into<String>, command: &Command) -> Result<(), HandleError> {
         let (name, command) = (name.into(), command.clone());
         Ok(self.call(move |monitor, reactor| monitor.add_process(reactor, name, &command))??)
     }
 
-    /// As [`ProcessMonitor::add_process_with`].
+    /// Adds a process with a policy, as [`ProcessMonitor::add_process_with`] does.
     ///
     /// # Errors
     ///
-    /// [`HandleError::Gone`], or what the monitor says.
+    /// [`HandleError::Gone`], or the monitor's error.
     pub fn add_process_with(
         &self,
         name: impl Into<String>,
@@ -298,47 +312,48 @@ impl<O: Observer + 'static> Handle<O> {
         Ok(self.call(move |monitor, reactor| monitor.add_process_with(reactor, name, &command, policy))??)
     }
 
-    /// As [`ProcessMonitor::remove_process`].
+    /// Removes a process, as [`ProcessMonitor::remove_process`] does.
     ///
     /// # Errors
     ///
-    /// [`HandleError::Gone`], or what the monitor says.
+    /// [`HandleError::Gone`], or the monitor's error.
     pub fn remove_process(&self, name: impl Into<String>) -> Result<(), HandleError> {
         let name = name.into();
         Ok(self.call(move |monitor, reactor| monitor.remove_process(reactor, &name))??)
     }
 
-    /// As [`ProcessMonitor::start_process`].
+    /// Starts a process, as [`ProcessMonitor::start_process`] does.
     ///
     /// # Errors
     ///
-    /// [`HandleError::Gone`], or what the monitor says.
+    /// [`HandleError::Gone`], or the monitor's error.
     pub fn start_process(&self, name: impl Into<String>) -> Result<(), HandleError> {
         let name = name.into();
         Ok(self.call(move |monitor, reactor| monitor.start_process(reactor, &name))??)
     }
 
-    /// As [`ProcessMonitor::stop_process`]: the answer comes when the process was asked to stop, not when it has.
+    /// Stops a process, as [`ProcessMonitor::stop_process`] does. The call returns when the process
+    /// has been asked to stop, not when it has stopped.
     ///
     /// # Errors
     ///
-    /// [`HandleError::Gone`], or what the monitor says.
+    /// [`HandleError::Gone`], or the monitor's error.
     pub fn stop_process(&self, name: impl Into<String>) -> Result<(), HandleError> {
         let name = name.into();
         Ok(self.call(move |monitor, reactor| monitor.stop_process(reactor, &name))??)
     }
 
-    /// As [`ProcessMonitor::restart_process`].
+    /// Restarts a process, as [`ProcessMonitor::restart_process`] does.
     ///
     /// # Errors
     ///
-    /// [`HandleError::Gone`], or what the monitor says.
+    /// [`HandleError::Gone`], or the monitor's error.
     pub fn restart_process(&self, name: impl Into<String>) -> Result<(), HandleError> {
         let name = name.into();
         Ok(self.call(move |monitor, reactor| monitor.restart_process(reactor, &name))??)
     }
 
-    /// What is known of a process; `None` if there is none of this name.
+    /// Returns the status of a process, or `None` if there is none of this name.
     ///
     /// # Errors
     ///
@@ -348,7 +363,7 @@ impl<O: Observer + 'static> Handle<O> {
         self.call(move |monitor, _| monitor.status(&name).map(ProcessStatus::from))
     }
 
-    /// What is known of all processes, in the order in which they were added.
+    /// Returns the status of all processes, in the order in which they were added.
     ///
     /// # Errors
     ///
@@ -357,8 +372,8 @@ impl<O: Observer + 'static> Handle<O> {
         self.call(|monitor, _| monitor.statuses().map(ProcessStatus::from).collect())
     }
 
-    /// Has [`Reactor::run_service`] (or [`Reactor::run`]) stop, as [`Reactor::stop`] does on its own thread. Join that thread to
-    /// know when all is down.
+    /// Makes [`Reactor::run_service`] (or [`Reactor::run`]) stop, as [`Reactor::stop`] does on its
+    /// own thread. Join that thread to know when everything is down.
     ///
     /// # Errors
     ///
@@ -368,7 +383,7 @@ impl<O: Observer + 'static> Handle<O> {
     }
 }
 
-/// One byte, if there is room for it.
+/// Writes one byte, if there is room for it.
 fn ring(mut button: &UnixStream) {
     while button.write(&[1]).is_err_and(|error| error.kind() == ErrorKind::Interrupted) {}
 }

@@ -1,7 +1,9 @@
-//! What a terminal's keys ask of a program that runs processes: to end, to end at once, to stand still.
+//! Handles the requests that a terminal's keys send to a program that runs processes: end, end at
+//! once, and suspend.
 //!
-//! A layer over the reactor's signals. The one rule: a signal that the program ignored from the start stays
-//! ignored, since whoever started it wants it so.
+//! It is a layer over the reactor's signals, and starts and stops no process itself. The one rule:
+//! a signal that the program ignored from the start stays ignored, because the program that started
+//! it wants it so.
 
 use std::io;
 use std::time::{Duration, Instant};
@@ -9,28 +11,29 @@ use std::time::{Duration, Instant};
 use crate::reactor::{Event, Reactor, end_program, ends_program};
 use crate::signal;
 
-/// The signals that ask a program to end: `kill`, Ctrl-C, Ctrl-\\, and a terminal that was closed.
+/// The signals that ask a program to end: `kill`, Ctrl-C, Ctrl-\\ and a closed terminal send them.
 const ENDING: [i32; 4] = [libc::SIGTERM, libc::SIGINT, libc::SIGQUIT, libc::SIGHUP];
 
-/// What comes within this time of the first is meant as the same: timeout(1) sends one to the process and
-/// one to its group, and a closed terminal is often told of by the shell, too.
+/// A request within this time of the first one counts as the same request. timeout(1) sends one
+/// signal to the process and one to its group, and a shell often sends another SIGHUP when a
+/// terminal is closed.
 const ECHO: Duration = Duration::from_millis(200);
 
-/// What is asked of a program: see [`JobControl::handle`].
+/// A request to the program: see [`JobControl::handle`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Request {
-    /// To end in order: its processes are to be asked to stop, and have their time.
+    /// End in order: ask the processes to stop, and give them their time.
     Stop,
-    /// To end at once: its processes are to be killed.
+    /// End at once: kill the processes.
     Kill,
 }
 
-/// A sequence of requests to end: the first one asks for a stop, a later one for a kill.
+/// A sequence of requests to end. The first one asks for a stop, a later one for a kill.
 #[derive(Debug, Default)]
 pub(crate) struct Requests(Option<Instant>);
 
 impl Requests {
-    /// Takes a signal that asks for the end. `None` if it is an echo of the first.
+    /// Takes a signal that asks for the end. Returns `None` if it is an echo of the first.
     pub(crate) fn hear(&mut self, now: Instant) -> Option<Request> {
         match self.0 {
             None => {
@@ -41,14 +44,16 @@ impl Requests {
         }
     }
 
-    /// Whether there was any.
+    /// Tells whether there was any request.
     pub(crate) fn are_any(&self) -> bool {
         self.0.is_some()
     }
 }
 
-/// The signals of [`ENDING`] that this reactor is to watch for its own ends: not those that the host
-/// watches itself or has ignored from the start. SIGTERM is never left out but by the host.
+/// Returns the signals of [`ENDING`] that the library has to watch itself.
+///
+/// These are not the ones that the host watches or has ignored from the start. SIGTERM is left out
+/// only if the host watches it.
 pub(crate) fn ending_signals(reactor: &Reactor) -> Vec<i32> {
     let is_free = |signal: &i32| {
         !reactor.watches_signal(*signal) && (*signal == libc::SIGTERM || !Reactor::ignores_signal(*signal))
@@ -56,7 +61,7 @@ pub(crate) fn ending_signals(reactor: &Reactor) -> Vec<i32> {
     ENDING.into_iter().filter(is_free).collect()
 }
 
-/// All other signals that would end the program now.
+/// Returns all other signals that would end the program now.
 pub(crate) fn other_ending_signals(reactor: &Reactor) -> Vec<i32> {
     let is_meant = |signal: &i32| {
         let known = ENDING.contains(signal) || *signal == libc::SIGKILL;
@@ -65,17 +70,17 @@ pub(crate) fn other_ending_signals(reactor: &Reactor) -> Vec<i32> {
     (1..=signal::max()).filter(is_meant).collect()
 }
 
-/// Lets a program with its own loop behave on a terminal as its user expects.
+/// Makes a program with its own loop behave on a terminal as its user expects.
 ///
-/// | what comes | from | what happens |
+/// | signal | from | effect |
 /// | --- | --- | --- |
 /// | SIGINT, SIGTERM, SIGQUIT, SIGHUP | Ctrl-C, `kill`, Ctrl-\\, a closed terminal | [`Request::Stop`] |
 /// | one of them again, 0.2 s later or more | | [`Request::Kill`] |
-/// | SIGTSTP | Ctrl-Z | [`Reactor::suspend`]: the processes, the timers and the program stand still until `fg` |
+/// | SIGTSTP | Ctrl-Z | [`Reactor::suspend`]: the processes, the timers and the program are suspended until `fg` |
 ///
-/// A signal that is ignored when this is made stays so, as in a program that `nohup` or a shell has started
-/// in the background; only SIGTERM is always watched. [`Reactor::run_service`] needs none of this for the
-/// first two rows.
+/// A signal that is ignored when this value is made stays ignored, as in a program that `nohup` or
+/// a shell has started in the background. Only SIGTERM is always watched. [`Reactor::run_service`]
+/// handles the first two rows by itself.
 ///
 /// ```
 /// use childminder::{Command, Event, JobControl, Reactor, Request};
@@ -110,7 +115,7 @@ impl JobControl {
     ///
     /// # Errors
     ///
-    /// As [`Reactor::watch_signal`]; nothing is watched then.
+    /// As [`Reactor::watch_signal`]. No signal is watched then.
     pub fn new(reactor: &mut Reactor) -> io::Result<Self> {
         let mut control = Self { watched: Vec::new(), requests: Requests::default() };
         let mut wanted = ending_signals(reactor);
@@ -127,13 +132,14 @@ impl JobControl {
         Ok(control)
     }
 
-    /// Takes an event. What is asked of the program, if it was one of the signals; a stop and its end are
-    /// carried out here.
+    /// Takes an event, and returns a request to the program if the event was one of the signals
+    /// that end it. This method carries out a suspend and the continuation after it.
     pub fn handle(&mut self, reactor: &mut Reactor, event: &Event<'_>) -> Option<Request> {
         match *event {
             Event::Signal(signal) if !self.watched.contains(&signal) => None,
             Event::Signal(libc::SIGTSTP) => {
-                // A stop that cannot be had is none; the processes go on in any case.
+                // If the program cannot be suspended, it goes on. The processes are continued in
+                // any case.
                 let _ = reactor.suspend();
                 None
             }
@@ -142,8 +148,9 @@ impl JobControl {
         }
     }
 
-    /// Takes back what [`new`](Self::new) has done: the signals do again what they did before. One that has come
-    /// since the last turn does so at once, unless the program is ending anyway.
+    /// Takes back what [`new`](Self::new) has done, so that the signals do again what they did
+    /// before. A signal that has arrived since the last turn takes effect at once, unless the
+    /// program is ending anyway.
     pub fn release(self, reactor: &mut Reactor) {
         let late = reactor.release_signals(&self.watched);
         if !self.requests.are_any() {

@@ -1,20 +1,22 @@
-//! Resource limits by name. Sets none: `sys` does.
+//! Resource limits by name. This file sets none; `sys` does.
 //!
-//! The one rule: one table, with each platform's own.
+//! The one rule: every resource stands once, in one table, and a platform has only the entries that
+//! it knows.
 
-/// A soft and a hard resource limit, in the resource's own unit; `None` is no limit (`RLIM_INFINITY`).
+/// A soft and a hard resource limit, in the resource's own unit. `None` means no limit
+/// (`RLIM_INFINITY`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[allow(clippy::exhaustive_structs)] // it is POSIX's rlimit
 pub struct Limit {
-    /// What counts now.
+    /// The limit in force.
     pub soft: Option<u64>,
-    /// How far the soft limit may be raised without rights.
+    /// The highest value to which the soft limit can be raised without privilege.
     pub hard: Option<u64>,
 }
 
 macro_rules! resources {
     ($($(#[$attr:meta])* $variant:ident = $constant:ident, $name:literal;)*) => {
-        /// A resource that can be limited: see `setrlimit(2)` for each one's unit and meaning.
+        /// A resource that can be limited. `setrlimit(2)` says what each one means, and its unit.
         #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
         #[non_exhaustive]
         pub enum Resource {
@@ -22,10 +24,10 @@ macro_rules! resources {
         }
 
         impl Resource {
-            /// All of this platform's.
+            /// All resources of this platform.
             pub const ALL: &[Self] = &[$($(#[$attr])* Self::$variant,)*];
 
-            /// The short name: `nofile` for `RLIMIT_NOFILE`.
+            /// Returns the short name, such as `nofile` for `RLIMIT_NOFILE`.
             #[must_use]
             pub fn name(self) -> &'static str {
                 match self { $($(#[$attr])* Self::$variant => $name,)* }

@@ -1,8 +1,9 @@
-//! A map for a handful of things: pairs in the order in which they came.
+//! A map for a few entries: pairs in the order in which they were inserted.
 //!
-//! A tree would take half a kilobyte for its first entry. The one rule: few enough to be looked at one after another.
+//! It does not hash or sort: a tree would take half a kilobyte for its first entry. The one rule: a
+//! map holds so few entries that a linear search is cheap.
 
-/// Keys with a value each, at most once.
+/// Keys with one value each.
 #[derive(Debug, Clone)]
 pub(crate) struct Map<K, V>(Vec<(K, V)>);
 
@@ -11,7 +12,7 @@ impl<K: PartialEq, V> Map<K, V> {
         Self(Vec::new())
     }
 
-    /// Sets a key's value, in the place of one that it had, which is returned.
+    /// Sets the value of a key, which keeps its place. Returns the old value.
     pub(crate) fn insert(&mut self, key: K, value: V) -> Option<V> {
         match self.get_mut(&key) {
             Some(old) => Some(std::mem::replace(old, value)),

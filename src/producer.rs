@@ -1,7 +1,9 @@
-//! Producers: from a source that is too large to hold to a child that takes what it likes.
+//! Producers feed a child from a source that is too large to hold in memory, at the pace of the
+//! child.
 //!
-//! A layer over the reactor's events, after Twisted's `registerProducer`: it is handed each event, and the reactor knows nothing
-//! of it. The one rule: a pull producer is asked for more only when nothing waits, so no more than it gives at once is ever held.
+//! This is a layer over the reactor's events, after Twisted's `registerProducer`. It is handed each
+//! event, and the reactor does not know it. The one rule: a pull producer is asked for more only
+//! when nothing is waiting, so the feed never holds more than one of its pieces.
 
 use std::io::{self, IoSlice, Read};
 use std::time::Duration;
@@ -11,18 +13,21 @@ use crate::process::ProcessId;
 use crate::reactor::timers::TimerId;
 use crate::reactor::{Event, Reactor};
 
-/// What a [`ReadProducer`] reads at once: as much as a Linux pipe holds.
+/// The number of bytes that a [`ReadProducer`] reads at once: as much as a Linux pipe holds.
 const BLOCK: usize = 64 * 1024;
-/// How often a pull producer is asked in one turn: a child that takes all at once must not make the others wait.
+/// How often a pull producer is asked in one turn, so that a child that takes everything at once
+/// does not delay the others.
 const ASKS: usize = 4;
 
-/// Something that has data for a child: Twisted's `IPushProducer` and `IPullProducer`.
+/// A source of data for a child: Twisted's `IPushProducer` and `IPullProducer`.
 ///
-/// A *pull* producer is asked for each piece: [`resume_producing`](Self::resume_producing) writes one, and comes again when that is in
-/// the pipe. A *push* producer has data when it likes, and the host writes it with [`Feed::write`]; it is told to rest when more
-/// than the high-water mark is waiting, and to go on when all of it is written.
+/// A *pull* producer is asked for each piece: [`resume_producing`](Self::resume_producing) writes
+/// one piece, and is called again when that is in the pipe. A *push* producer has data at times of
+/// its own, and the host writes it with [`Feed::write`]. The push producer is paused when more than
+/// the high-water mark is waiting, and resumed when all of it is written.
 ///
-/// A push producer, which carries what one child prints to another and has the first one wait for the second:
+/// This push producer carries the output of one child to another, and makes the first one wait for
+/// the second:
 ///
 /// ```
 /// use childminder::{Command, Consumer, Event, Feed, ProcessId, Producer, Reactor, Stdio};
@@ -77,20 +82,24 @@ const ASKS: usize = 4;
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 pub trait Producer {
-    /// Whether it is a push producer; a pull producer, if not said otherwise.
+    /// Tells whether it is a push producer. The default is a pull producer.
     fn streaming(&self) -> bool {
         false
     }
 
-    /// The pipe has room. A pull producer writes one piece of data; one that writes nothing is not asked again until something
-    /// else that was written is drained. A push producer may go on.
+    /// Called when the pipe has room.
+    ///
+    /// A pull producer writes one piece of data. If it writes nothing, it is not asked again until
+    /// something else that was written is drained. A push producer may go on.
     fn resume_producing(&mut self, consumer: &mut Consumer<'_>);
 
-    /// Too much is waiting: a push producer must rest until it is resumed. Told once, not at every write.
+    /// Called when too much is waiting: a push producer must rest until it is resumed. It is called
+    /// once and not at every write.
     fn pause_producing(&mut self, _reactor: &mut Reactor) {}
 
-    /// Nobody wants any more: the pipe is closed, by the child or by the host. The last word, and no word at all to a producer that was
-    /// unregistered before.
+    /// Called when the child or the host has closed the pipe, so that no more data is wanted.
+    ///
+    /// This is the last call. A producer that was unregistered before does not get it.
     fn stop_producing(&mut self, reactor: &mut Reactor);
 }
 
@@ -112,7 +121,8 @@ impl<P: Producer + ?Sized> Producer for Box<P> {
     }
 }
 
-/// The pipe that a producer writes to: Twisted's `IConsumer`, lent to [`Producer::resume_producing`].
+/// The pipe that a producer writes to: Twisted's `IConsumer`, lent to
+/// [`Producer::resume_producing`].
 #[derive(Debug)]
 pub struct Consumer<'a> {
     reactor: &'a mut Reactor,
@@ -125,7 +135,7 @@ pub struct Consumer<'a> {
 }
 
 impl Consumer<'_> {
-    /// Writes to the child, as [`Process::write`](crate::Process::write).
+    /// Writes to the child, as [`Process::write`](crate::Process::write) does.
     ///
     /// # Errors
     ///
@@ -134,7 +144,8 @@ impl Consumer<'_> {
         self.write_vectored(&[IoSlice::new(data)])
     }
 
-    /// Writes several pieces to the child, as [`Process::write_vectored`](crate::Process::write_vectored).
+    /// Writes several pieces to the child, as
+    /// [`Process::write_vectored`](crate::Process::write_vectored) does.
     ///
     /// # Errors
     ///
@@ -147,35 +158,36 @@ impl Consumer<'_> {
         Ok(may_go_on)
     }
 
-    /// It was all: the producer is unregistered when it returns.
+    /// Ends the production: the producer is unregistered when its method returns.
     pub fn unregister_producer(&mut self) {
         self.finished = true;
     }
 
-    /// Has the pipe closed once the producer is unregistered and all is written.
+    /// Closes the pipe once the producer is unregistered and everything is written.
     pub fn close(&mut self) {
         self.closing = true;
     }
 
-    /// The reactor, for a producer that has more to do than to write.
+    /// Returns the reactor, for a producer that does more than write.
     pub fn reactor(&mut self) -> &mut Reactor {
         self.reactor
     }
 
-    /// The process that the pipe belongs to.
+    /// Returns the process that the pipe belongs to.
     #[must_use]
     pub fn process(&self) -> ProcessId {
         self.process
     }
 
-    /// Its descriptor.
+    /// Returns the number of the pipe's descriptor in the child.
     #[must_use]
     pub fn fd(&self) -> i32 {
         self.fd
     }
 }
 
-/// Ties a producer to a pipe of a process. One for each pipe; the host owns it and hands it every event.
+/// Connects a producer to a pipe of a process. There is one for each pipe. The host owns it and
+/// hands it every event.
 ///
 /// A source of any size reaches a slow child in bounded memory:
 ///
@@ -208,30 +220,34 @@ impl Consumer<'_> {
 pub struct Feed<P> {
     process: ProcessId,
     fd: i32,
-    /// Kept when it has finished, so that it can be asked how.
+    /// Kept after it has finished, so that the host can ask it for its result.
     producer: Option<P>,
     registered: bool,
-    /// A push producer was told to rest.
+    /// Whether a push producer was told to rest.
     paused: bool,
-    /// The pipe is to be closed when there is no producer any more.
+    /// Whether the pipe is to be closed when there is no producer any more.
     closing: bool,
-    /// A pull producer goes on in the next turn.
+    /// The timer with which a pull producer goes on in the next turn.
     next: Option<TimerId>,
 }
 
 impl<P: Producer> Feed<P> {
-    /// For the pipe that we write as the process's descriptor `fd`; without a producer as yet.
+    /// Makes a feed for the pipe that we write as the process's descriptor `fd`. It has no producer
+    /// yet.
     #[must_use]
     pub fn new(process: ProcessId, fd: i32) -> Self {
         Self { process, fd, producer: None, registered: false, paused: false, closing: false, next: None }
     }
 
-    /// Ties a producer to the pipe (Twisted's `registerProducer`). A pull producer is resumed at once. If there is no such pipe, or
-    /// it is closed already, the producer is stopped at once, which is no error.
+    /// Connects a producer to the pipe (Twisted's `registerProducer`).
+    ///
+    /// A pull producer is resumed at once. If there is no such pipe, or it is already closed, the
+    /// producer is stopped at once, which is not an error.
     ///
     /// # Errors
     ///
-    /// [`AlreadyRegistered`] if there is one that has neither finished nor been unregistered; the new one hears nothing.
+    /// [`AlreadyRegistered`] if there is a producer that has neither finished nor been
+    /// unregistered. No method of the new one is called then.
     #[doc(alias = "registerProducer")]
     pub fn register_producer(&mut self, reactor: &mut Reactor, producer: P) -> Result<(), AlreadyRegistered> {
         if self.registered {
@@ -250,21 +266,21 @@ impl<P: Producer> Feed<P> {
         Ok(())
     }
 
-    /// Parts the producer from the pipe and gives it back (Twisted's `unregisterProducer`), also one that has finished. A
-    /// close that was asked for meanwhile is carried out.
+    /// Disconnects the producer from the pipe and returns it (Twisted's `unregisterProducer`), even
+    /// if it has finished. If [`close`](Self::close) was called before, the pipe is closed now.
     #[doc(alias = "unregisterProducer")]
     pub fn unregister_producer(&mut self, reactor: &mut Reactor) -> Option<P> {
         self.finish(reactor);
         self.producer.take()
     }
 
-    /// The producer, also when it has finished.
+    /// Returns the producer, even if it has finished.
     pub fn producer_mut(&mut self) -> Option<&mut P> {
         self.producer.as_mut()
     }
 
-    /// Writes what a push producer has, as [`Process::write`](crate::Process::write); pauses the producer if more than the high-water
-    /// mark is waiting then.
+    /// Writes data of a push producer, as [`Process::write`](crate::Process::write) does, and
+    /// pauses the producer if more than the high-water mark is then waiting.
     ///
     /// # Errors
     ///
@@ -281,7 +297,8 @@ impl<P: Producer> Feed<P> {
         Ok(may_go_on)
     }
 
-    /// Closes the pipe once there is no producer any more and all is written (Twisted's `closeStdin` with a producer).
+    /// Closes the pipe once there is no producer any more and everything is written (Twisted's
+    /// `closeStdin` with a producer).
     pub fn close(&mut self, reactor: &mut Reactor) {
         self.closing = true;
         if !self.registered {
@@ -289,13 +306,15 @@ impl<P: Producer> Feed<P> {
         }
     }
 
-    /// Carries the producer on. `true`: the event was this feed's alone. That the pipe is closed or the process has ended is also
-    /// everybody else's, so that is `false`.
+    /// Takes an event and drives the producer by it.
+    ///
+    /// Returns `true` if the event was for this feed alone. Other code also needs to see that the
+    /// pipe is closed or the process has ended, so the feed returns `false` for these.
     pub fn handle(&mut self, reactor: &mut Reactor, event: &Event<'_>) -> bool {
         match *event {
             Event::Drained { process, fd } if (process, fd) == (self.process, self.fd) => {
                 if self.pulls() {
-                    // With a timer under way it goes on in any case.
+                    // If there is a timer, it will go on in any case.
                     if self.next.is_none() {
                         self.pull(reactor);
                     }
@@ -306,30 +325,30 @@ impl<P: Producer> Feed<P> {
             }
             Event::Timer(id) if self.next == Some(id) => {
                 self.next = None;
-                // The host may have written meanwhile.
+                // The host may have written in the meantime.
                 if self.notify_drained(reactor) == Some(false) {
                     self.pull(reactor);
                 }
                 true
             }
             Event::FdClosed { process, fd, .. } if (process, fd) == (self.process, self.fd) => {
-                self.lose(reactor);
+                self.stop(reactor);
                 false
             }
             Event::Ended { process, .. } if process == self.process => {
-                self.lose(reactor);
+                self.stop(reactor);
                 false
             }
             _ => false,
         }
     }
 
-    /// Whether there is a pull producer.
+    /// Tells whether there is a pull producer.
     fn pulls(&self) -> bool {
         self.registered && self.producer.as_ref().is_some_and(|producer| !producer.streaming())
     }
 
-    /// Asks a pull producer for as much as the pipe takes, within a turn's share.
+    /// Asks a pull producer for as much as the pipe takes, within one turn's share.
     fn pull(&mut self, reactor: &mut Reactor) {
         for _ in 0..ASKS {
             let asked = self.produce(reactor);
@@ -346,7 +365,8 @@ impl<P: Producer> Feed<P> {
         }
     }
 
-    /// Whether anything is waiting, in which case `Drained` will come; `None` if there is no pipe, and `FdClosed` comes or came.
+    /// Tells whether anything is waiting, in which case `Drained` will arrive. `None` means that
+    /// there is no pipe, and that `FdClosed` has arrived or will arrive.
     fn notify_drained(&self, reactor: &mut Reactor) -> Option<bool> {
         reactor.process(self.process)?.notify_drained(self.fd).ok()
     }
@@ -365,7 +385,7 @@ impl<P: Producer> Feed<P> {
         Asked { wrote, full }
     }
 
-    /// Tells a push producer to rest, unless it does already.
+    /// Tells a push producer to rest, unless it was already told.
     fn pause(&mut self, reactor: &mut Reactor) {
         if !self.registered || self.paused {
             return;
@@ -377,21 +397,21 @@ impl<P: Producer> Feed<P> {
     }
 
     fn finish(&mut self, reactor: &mut Reactor) {
-        if self.part(reactor) {
+        if self.detach(reactor) {
             self.close_if_asked(reactor);
         }
     }
 
-    fn lose(&mut self, reactor: &mut Reactor) {
-        if self.part(reactor) {
+    fn stop(&mut self, reactor: &mut Reactor) {
+        if self.detach(reactor) {
             if let Some(producer) = &mut self.producer {
                 producer.stop_producing(reactor);
             }
         }
     }
 
-    /// Whether there was a producer.
-    fn part(&mut self, reactor: &mut Reactor) -> bool {
+    /// Disconnects the producer. Returns whether there was one.
+    fn detach(&mut self, reactor: &mut Reactor) -> bool {
         if let Some(id) = self.next.take() {
             reactor.cancel_timer(id);
         }
@@ -407,16 +427,19 @@ impl<P: Producer> Feed<P> {
     }
 }
 
-/// What a producer did when it was asked.
+/// The result of asking a producer.
 struct Asked {
     wrote: bool,
     full: bool,
 }
 
-/// A pull producer of all that a [`Read`] gives, in blocks of 64 KiB. Closes the pipe at its end, and also at an error, which is
-/// kept: see [`take_error`](Self::take_error).
+/// A pull producer of everything that a [`Read`] gives, in blocks of 64 KiB.
 ///
-/// It reads on the reactor's thread: a source that blocks makes everything wait. `WouldBlock` is an error like any other.
+/// It closes the pipe at the end of the source, and also at an error, which it keeps: see
+/// [`take_error`](Self::take_error).
+///
+/// It reads on the reactor's thread, so a source that blocks delays everything. `WouldBlock` is an
+/// error like any other.
 #[derive(Debug)]
 pub struct ReadProducer<R> {
     source: R,
@@ -425,17 +448,18 @@ pub struct ReadProducer<R> {
 }
 
 impl<R: Read> ReadProducer<R> {
-    /// Will produce what `source` gives.
+    /// Makes a producer of what `source` gives.
     pub fn new(source: R) -> Self {
         Self { source, block: Vec::new(), error: None }
     }
 
-    /// Why the source could not be read to its end, if it could not.
+    /// Returns the error because of which the source could not be read to its end, if there was
+    /// one.
     pub fn take_error(&mut self) -> Option<io::Error> {
         self.error.take()
     }
 
-    /// The source again.
+    /// Returns the source.
     pub fn into_inner(self) -> R {
         self.source
     }
@@ -458,7 +482,7 @@ impl<R: Read> ReadProducer<R> {
 impl<R: Read> Producer for ReadProducer<R> {
     fn resume_producing(&mut self, consumer: &mut Consumer<'_>) {
         let len = self.read();
-        // A pipe that is being closed already wants no more, either.
+        // A pipe that is already being closed takes no more data either.
         if len == 0 || consumer.write(&self.block[..len]).is_err() {
             self.block = Vec::new();
             consumer.close();

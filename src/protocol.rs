@@ -1,7 +1,9 @@
-//! Twisted's `ProcessProtocol`: one value for each process, whose methods are called with what happens to it.
+//! Twisted's `ProcessProtocol`: one value for each process, whose methods are called for the events
+//! of the process.
 //!
-//! A layer over the reactor's events: it is handed each event, and the reactor knows nothing of it. The one rule: whatever a
-//! protocol's method does, the process, its pipes and all other protocols go on as if it had returned.
+//! This is a layer over the reactor's events. It is handed each event, and the reactor does not
+//! know it. The one rule: an error or a panic in a method changes nothing for the process, its
+//! pipes and the other protocols.
 
 use std::any::Any;
 use std::collections::HashMap;
@@ -15,26 +17,31 @@ use crate::exit::Exit;
 use crate::process::{Process, ProcessId};
 use crate::reactor::{Event, Reactor};
 
-/// What the methods of a [`ProcessProtocol`] return. An error is logged, and changes nothing else.
+/// The return value of the methods of a [`ProcessProtocol`]. An error is logged and changes nothing
+/// else.
 pub type ProtocolResult = Result<(), Box<dyn Error + Send + Sync>>;
 
-/// What shall happen when something happens to one process: Twisted's `ProcessProtocol`, with its names.
+/// The callbacks for the events of one process: Twisted's `ProcessProtocol`, with its names.
 ///
-/// All methods have a default: [`child_data_received`](Self::child_data_received) and
-/// [`child_connection_lost`](Self::child_connection_lost) call the methods of the descriptor, the others do nothing. In what order they come:
-/// [`connection_made`](Self::connection_made) first, once; then data and lost connections, for each descriptor in their order;
-/// [`process_exited`](Self::process_exited) once, before, between or after those; and
-/// [`process_ended`](Self::process_ended) last, once, when it has exited and all pipes are closed.
+/// All methods have a default. [`child_data_received`](Self::child_data_received) and
+/// [`child_connection_lost`](Self::child_connection_lost) call the method of the descriptor, and
+/// the others do nothing. The order of the calls is:
 ///
-/// An error or a panic in a method is logged and breaks nothing: the pipe stays open, and the other methods are still called.
-/// (A program built with `panic = "abort"` ends all the same.)
+/// 1. [`connection_made`](Self::connection_made), once.
+/// 2. Data and lost connections, in the order of each descriptor.
+///    [`process_exited`](Self::process_exited) is called once, before, between or after these.
+/// 3. [`process_ended`](Self::process_ended), once, when the process has exited and all pipes are
+///    closed.
+///
+/// An error or a panic in a method is logged and breaks nothing: the pipe stays open, and the other
+/// methods are still called. (A program built with `panic = "abort"` ends nevertheless.)
 pub trait ProcessProtocol {
-    /// The process runs. Called before [`Protocols::spawn_process`] returns.
+    /// Called when the process runs, before [`Protocols::spawn_process`] returns.
     fn connection_made(&mut self, _process: &mut Process<'_>) -> ProtocolResult {
         Ok(())
     }
 
-    /// The process has written to its descriptor `fd`.
+    /// Called when the process has written to its descriptor `fd`.
     fn child_data_received(&mut self, process: &mut Process<'_>, fd: i32, data: &[u8]) -> ProtocolResult {
         match fd {
             1 => self.out_received(process, data),
@@ -43,17 +50,18 @@ pub trait ProcessProtocol {
         }
     }
 
-    /// The process has written to its stdout.
+    /// Called when the process has written to its stdout.
     fn out_received(&mut self, _process: &mut Process<'_>, _data: &[u8]) -> ProtocolResult {
         Ok(())
     }
 
-    /// The process has written to its stderr.
+    /// Called when the process has written to its stderr.
     fn err_received(&mut self, _process: &mut Process<'_>, _data: &[u8]) -> ProtocolResult {
         Ok(())
     }
 
-    /// The pipe to the process's descriptor `fd` is closed, by it or by us: once for each pipe.
+    /// Called when the pipe to the process's descriptor `fd` is closed, by the process or by us. It
+    /// is called once for each pipe.
     fn child_connection_lost(&mut self, process: &mut Process<'_>, fd: i32) -> ProtocolResult {
         match fd {
             0 => self.in_connection_lost(process),
@@ -63,33 +71,34 @@ pub trait ProcessProtocol {
         }
     }
 
-    /// The pipe to the process's stdin is closed.
+    /// Called when the pipe to the process's stdin is closed.
     fn in_connection_lost(&mut self, _process: &mut Process<'_>) -> ProtocolResult {
         Ok(())
     }
 
-    /// The pipe from the process's stdout is closed.
+    /// Called when the pipe from the process's stdout is closed.
     fn out_connection_lost(&mut self, _process: &mut Process<'_>) -> ProtocolResult {
         Ok(())
     }
 
-    /// The pipe from the process's stderr is closed.
+    /// Called when the pipe from the process's stderr is closed.
     fn err_connection_lost(&mut self, _process: &mut Process<'_>) -> ProtocolResult {
         Ok(())
     }
 
-    /// The process has exited. Its pipes may be open still: with data in them, or because somebody else holds them, too.
+    /// Called when the process has exited. Its pipes may still be open, because data is left in
+    /// them or because other processes hold them too.
     fn process_exited(&mut self, _process: &mut Process<'_>, _exit: &Exit) -> ProtocolResult {
         Ok(())
     }
 
-    /// The process has exited and all its pipes are closed: the last call.
+    /// Called when the process has exited and all its pipes are closed. This is the last call.
     fn process_ended(&mut self, _reactor: &mut Reactor, _id: ProcessId, _exit: &Exit) -> ProtocolResult {
         Ok(())
     }
 }
 
-/// Calls each process's protocol. The host owns it and hands it every event.
+/// Calls the protocol of each process. The host owns it and hands it every event.
 ///
 /// ```
 /// use childminder::{Command, Exit, ProcessId, Process, ProcessProtocol, ProtocolResult, Protocols, Reactor, Stdio};
@@ -128,24 +137,26 @@ pub struct Protocols {
 }
 
 struct Entry {
-    /// For the log: the process itself does not know it any more once it has exited.
+    /// For the log, because the process no longer knows its pid once it has exited.
     pid: u32,
     protocol: Box<dyn ProcessProtocol + Send>,
 }
 
 impl Protocols {
-    /// Without any process as yet.
+    /// Makes a table without processes.
     #[must_use]
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Starts a process and ties `protocol` to it, whose [`connection_made`](ProcessProtocol::connection_made) has been called when this
-    /// returns, and nothing else: also a process that is dead by then is told of in a later turn.
+    /// Starts a process and connects `protocol` to it.
+    ///
+    /// When this returns, [`connection_made`](ProcessProtocol::connection_made) has been called and
+    /// no other method. If the process has already exited by then, a later turn reports that too.
     ///
     /// # Errors
     ///
-    /// As [`Reactor::spawn_process`]; the protocol hears nothing then.
+    /// As [`Reactor::spawn_process`]. No method of the protocol is called then.
     #[doc(alias = "spawnProcess")]
     pub fn spawn_process(
         &mut self,
@@ -161,14 +172,16 @@ impl Protocols {
         Ok(id)
     }
 
-    /// Whether no process is left that has not ended.
+    /// Tells whether every process has ended.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.table.is_empty()
     }
 
-    /// Calls the protocol of the process that the event is about. `true`: it was one of these. A drained pipe is none of a
-    /// protocol's, so that a [`Feed`](crate::Feed) beside it may have it.
+    /// Calls the protocol of the process that the event is about. Returns `true` if the event was
+    /// for one of these.
+    ///
+    /// Protocols do not use [`Event::Drained`], so a [`Feed`](crate::Feed) beside them can have it.
     pub fn handle(&mut self, reactor: &mut Reactor, event: &Event<'_>) -> bool {
         match *event {
             Event::Data { process: id, fd, data } => {
@@ -185,7 +198,7 @@ impl Protocols {
                 self.call(reactor, id, "process_exited", |protocol, process| protocol.process_exited(process, exit))
             }
             Event::Ended { process: id, exit } => {
-                // Taken out before the call: what is left behind by a panic is dropped with it.
+                // Taken out before the call, so that a protocol that panics is dropped.
                 let Some(mut entry) = self.table.remove(&id) else { return false };
                 entry.call("process_ended", |protocol| protocol.process_ended(reactor, id, exit));
                 true
@@ -210,7 +223,7 @@ impl Protocols {
 }
 
 impl Entry {
-    /// The only way to a protocol: what goes wrong in it ends here.
+    /// Calls a protocol, and stops its errors and panics. There is no other way to a protocol.
     fn call(&mut self, method: &str, call: impl FnOnce(&mut dyn ProcessProtocol) -> ProtocolResult) {
         let pid = self.pid;
         match catch_unwind(AssertUnwindSafe(|| call(&mut *self.protocol))) {
@@ -221,7 +234,7 @@ impl Entry {
     }
 }
 
-/// What a panic said.
+/// Returns the message of a panic.
 fn message(payload: &(dyn Any + Send)) -> &str {
     payload
         .downcast_ref::<&str>()

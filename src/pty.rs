@@ -1,8 +1,11 @@
-//! What a pseudo-terminal shall be like. Plain data; `sys` opens it.
+//! The settings of a pseudo-terminal: plain data. `sys` opens the terminal.
+//!
+//! The one rule: a setting takes effect when the child is spawned, and never later.
 
 /// The pseudo-terminal of a child: see [`Command::pty`](crate::Command::pty).
 ///
-/// As in Twisted, what the child prints arrives with `\r\n` line ends, and what it is sent is echoed, unless told otherwise.
+/// As in Twisted, the child's output arrives with `\r\n` line ends and its input is echoed, unless
+/// set otherwise.
 ///
 /// ```
 /// use childminder::{Command, Pty};
@@ -19,26 +22,26 @@ pub struct Pty {
 }
 
 impl Pty {
-    /// A terminal of 24 rows and 80 columns with the system's usual settings.
+    /// Makes the settings of a terminal of 24 rows and 80 columns with the system's usual modes.
     #[must_use]
     pub fn new() -> Self {
         Self { rows: 24, columns: 80, echo: true, raw: false }
     }
 
-    /// The initial size, in characters.
+    /// Sets the initial size, in characters.
     #[must_use]
     pub fn size(self, rows: u16, columns: u16) -> Self {
         Self { rows, columns, ..self }
     }
 
-    /// Whether the terminal echoes what is written to the child (it does by default).
+    /// Sets whether the terminal echoes what is written to the child (it does by default).
     #[must_use]
     pub fn echo(self, echo: bool) -> Self {
         Self { echo, ..self }
     }
 
-    /// Passes every byte as it is in both directions: no echo, no line editing, no signals by control characters, no `\r\n`
-    /// (`cfmakeraw(3)`).
+    /// Passes every byte unchanged in both directions: no echo, no line editing, no signals by
+    /// control characters, no `\r\n` (`cfmakeraw(3)`).
     #[must_use]
     pub fn raw(self) -> Self {
         Self { raw: true, ..self }

@@ -1,6 +1,8 @@
-//! Something that is started, runs, and is stopped; and what twistd does with it.
+//! Services, which are started, run and stopped with the program, and the main loop that twistd
+//! runs for them.
 //!
-//! Knows nothing of processes. The one rule: stopping takes time, and whoever asked for it learns when it is done.
+//! It does not know processes. The one rule: a stop takes time, so every stop is a request, and
+//! [`Service::is_down`] tells when it is done.
 
 use std::fmt;
 use std::io;
@@ -11,51 +13,55 @@ use crate::job_control::{Request, Requests, ending_signals, other_ending_signals
 use crate::reactor::{Event, Patience, Reactor, end_program, ends_program};
 use crate::sys;
 
-/// Something that a program runs for as long as it runs itself: Twisted's `IService`, with an end.
+/// Something that runs for as long as the program: Twisted's `IService`, with an end.
 pub trait Service {
-    /// What it is called; for people and for [`MultiService::service_named`].
+    /// Returns its name, for people and for [`MultiService::service_named`].
     fn name(&self) -> Option<&str> {
         None
     }
 
-    /// Whether it has been started, and not been told to stop since.
+    /// Tells whether it has been started and not been told to stop since.
     fn is_running(&self) -> bool;
 
-    /// Whether nothing of it is left: it is not running, and all that it had started has ended.
+    /// Tells whether nothing of it is left: it is not running, and everything that it started has
+    /// ended.
     fn is_down(&self) -> bool;
 
-    /// Does what has to be done before the program gives up its rights, such as binding to a low port. Called before
-    /// [`start_service`](Self::start_service), if at all.
+    /// Does what has to be done before the program gives up its privileges, such as binding a low
+    /// port. If it is called, it is called before [`start_service`](Self::start_service).
     ///
     /// # Errors
     ///
-    /// What went wrong; the service is not started then.
+    /// The cause of the failure. The service is not started then.
     fn privileged_start_service(&mut self, reactor: &mut Reactor) -> io::Result<()> {
         let _ = reactor;
         Ok(())
     }
 
-    /// Starts it. No effect if it is running.
+    /// Starts the service. This has no effect if it is running.
     fn start_service(&mut self, reactor: &mut Reactor);
 
-    /// Has it stop. [`is_down`](Self::is_down) says when it has.
+    /// Asks the service to stop. [`is_down`](Self::is_down) tells when it has stopped.
     fn stop_service(&mut self, reactor: &mut Reactor);
 
-    /// Has it stop without any more patience.
+    /// Makes the service stop at once.
     fn kill_service(&mut self, reactor: &mut Reactor);
 
-    /// Takes an event. `false` if it was not meant for this service.
+    /// Takes an event. Returns `false` if it was not meant for this service.
     fn handle(&mut self, reactor: &mut Reactor, event: &Event<'_>) -> bool;
 
-    /// All events of a turn have been handled. This is the place for what is to be done once for all of them, such as
-    /// writing out what they have brought: a turn may have a thousand. [`Reactor::run_service`] calls it, also after the
-    /// start and after a stop that no event has asked for. A loop of your own calls it after [`Reactor::turn`].
+    /// Called when all events of a turn have been handled.
+    ///
+    /// This is the place for work that is done once for all of them, such as writing out what they
+    /// brought: a turn may have a thousand. [`Reactor::run_service`] calls it, also after the start
+    /// and after a stop that no event has requested. A loop of your own calls it after
+    /// [`Reactor::turn`].
     fn turn_ended(&mut self, reactor: &mut Reactor) {
         let _ = reactor;
     }
 }
 
-/// Several services as one: started in their order, stopped in the reverse one.
+/// Several services as one. They are started in their order and stopped in the reverse order.
 ///
 /// ```
 /// use childminder::{Command, MultiService, ProcessMonitor, Reactor, Service};
@@ -81,13 +87,13 @@ pub struct MultiService {
 }
 
 impl MultiService {
-    /// One without any services yet.
+    /// Makes one without services.
     #[must_use]
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Adds a service behind those that there are; it is started at once if this one is running.
+    /// Adds a service after the others. It is started at once if this one is running.
     pub fn add_service(&mut self, reactor: &mut Reactor, mut service: impl Service + Send + 'static) {
         if self.running {
             service.start_service(reactor);
@@ -95,7 +101,7 @@ impl MultiService {
         self.services.push(Box::new(service));
     }
 
-    /// The first service of this name.
+    /// Returns the first service of this name.
     pub fn service_named(&mut self, name: &str) -> Option<&mut (dyn Service + Send + 'static)> {
         self.services.iter_mut().find(|service| service.name() == Some(name)).map(Box::as_mut)
     }
@@ -156,30 +162,33 @@ impl fmt::Debug for MultiService {
 /// The signals that stop a service even if the host watches them itself.
 const ALWAYS: [i32; 3] = [libc::SIGTERM, libc::SIGINT, libc::SIGQUIT];
 
-/// Without a wait that works: from one look at everything to the next.
-const LOOK_AGAIN: Duration = Duration::from_millis(20);
+/// The pause between two checks of everything, if the wait does not work.
+const CHECK_PAUSE: Duration = Duration::from_millis(20);
 
 impl Reactor {
-    /// Starts a service, runs until a signal asks for the end or [`stop`](Self::stop) is called, has the
-    /// service stop, and returns when it is down: what twistd does, except that it waits for the end. A
-    /// second signal, more than 0.2 s after the first, kills what is left at once; what is still left 2 s
-    /// later is left to itself.
+    /// Runs a service until the program is to end, and returns when the service is down.
+    ///
+    /// It starts the service, runs until a signal asks for the end or [`stop`](Self::stop) is
+    /// called, and stops the service. This is what twistd does, except that it waits for the end. A
+    /// second signal, more than 0.2 s after the first, kills what is left at once. What is still
+    /// left 2 s later is left to itself.
     ///
     /// | signal | what it does |
     /// | --- | --- |
-    /// | SIGTERM, SIGINT, SIGQUIT | asks for the end, also if the host watches it itself; SIGINT and SIGQUIT not if they were ignored from the start |
-    /// | SIGHUP, and every other one that would end the program | asks for the end, unless the host watches, handles, ignores or blocks it |
-    /// | SIGKILL, and a fault of the program (SIGSEGV, `abort` and the like) | ends the program, and leaves its processes, unless there is a [guard](Self::kill_trees_at_death) |
+    /// | SIGTERM, SIGINT, SIGQUIT | asks for the end, even if the host watches it itself; SIGINT and SIGQUIT do not if they were ignored from the start |
+    /// | SIGHUP, and every other signal that would end the program | asks for the end, unless the host watches, handles, ignores or blocks it |
+    /// | SIGKILL, and a fault of the program (SIGSEGV, `abort` and the like) | ends the program and leaves its processes running, unless there is a [guard](Self::kill_trees_at_death) |
     ///
-    /// A signal of the second row that the host handles by the time it comes is the host's. The signals are
-    /// watched for the length of the call; before and afterwards they do what the host had them do.
+    /// If the host has a handler for a signal of the second row by the time it arrives, the signal
+    /// is the host's. The signals are watched for the length of the call. Before and afterwards
+    /// they do what the host has set.
     ///
     /// # Errors
     ///
-    /// What the privileged start said, or what the system says of watching signals; nothing was started
-    /// then. Also what the system says of the wait, if that fails for five seconds: the service is then
-    /// stopped without it, by looking at everything again and again. `TimedOut` if the service is not down 2 s
-    /// after it was killed by a second signal; [`Status::refusal`](crate::Status::refusal) says why.
+    /// An error of the privileged start or of watching the signals: nothing was started then. An
+    /// error of the wait, if that fails for five seconds: the service is then stopped without the
+    /// wait, by checking everything again and again. `TimedOut` if the service is not down 2 s
+    /// after a second signal has killed it; [`Status::refusal`](crate::Status::refusal) tells why.
     pub fn run_service(&mut self, service: &mut (impl Service + ?Sized)) -> io::Result<()> {
         let mut ours = ending_signals(self);
         ours.append(&mut other_ending_signals(self));
@@ -190,7 +199,7 @@ impl Reactor {
             .and_then(|()| self.run_watched(service, &ours, &mut requests));
         let late = self.release_signals(&ours);
         if !requests.are_any() {
-            // What has come too late for the service is still meant for this program.
+            // A signal that arrived too late for the service is still meant for this program.
             late.into_iter().for_each(end_program);
         }
         result
@@ -239,12 +248,12 @@ impl Reactor {
                 }
             };
             if let Err(error) = self.turn_patiently(&mut patience, time_left, &mut handler) {
-                // Nothing helps. What is looked at in each turn has to do for a stop.
+                // The wait does not recover. What each turn checks without it is enough for a stop.
                 if failure.replace(error).is_none() && !stopping {
                     stopping = true;
                     service.stop_service(self);
                 }
-                sys::fd::pause(LOOK_AGAIN);
+                sys::fd::pause(CHECK_PAUSE);
             }
             service.turn_ended(self);
         }

@@ -1,8 +1,11 @@
-//! Signals: their names, and whether they come at all. Sends nothing: signals are plain `i32`s everywhere else.
+//! The names of signals, and whether a signal ends a process by default. This file sends nothing:
+//! everywhere else signals are plain `i32`s.
 //!
-//! The one rule: one table, read in both directions.
+//! The one rule: one table serves both directions, so every name that is given out is also
+//! understood.
 
-/// The platform's signals by name, without `SIG`. Where two names share a number, the first is the one given out.
+/// The platform's signals by name, without `SIG`. Where two names share a number, [`name`] gives
+/// out the first.
 const NAMES: &[(&str, i32)] = &[
     ("HUP", libc::SIGHUP),
     ("INT", libc::SIGINT),
@@ -49,11 +52,11 @@ const NAMES: &[(&str, i32)] = &[
     ("INFO", libc::SIGINFO),
 ];
 
-/// By which programs are asked to end.
+/// The signals with which programs are asked to end.
 pub(crate) const ASK_TO_END: [i32; 4] = [libc::SIGTERM, libc::SIGINT, libc::SIGQUIT, libc::SIGHUP];
 
-/// The number of a signal's name, with or without `SIG`, in any case; also `RTMIN`, `RTMIN+3`, `RTMAX-1` (Linux) and
-/// plain numbers.
+/// Returns the number of a signal by its name, with or without `SIG`, in upper or lower case. It
+/// also accepts `RTMIN`, `RTMIN+3`, `RTMAX-1` (Linux) and plain numbers.
 ///
 /// ```
 /// use childminder::signal;
@@ -73,7 +76,7 @@ pub fn from_name(name: &str) -> Option<i32> {
     real_time(short).or_else(|| upper.parse().ok()).filter(|number| (1..=max()).contains(number))
 }
 
-/// A signal's name with `SIG`, if it has one.
+/// Returns a signal's name with `SIG`, if it has one.
 ///
 /// ```
 /// assert_eq!(childminder::signal::name(9).as_deref(), Some("SIGKILL"));
@@ -93,8 +96,8 @@ pub fn name(number: i32) -> Option<String> {
     None
 }
 
-/// Whether the signal's default action ends a process (`signal(7)`): not what stops or continues one,
-/// or does nothing to it.
+/// Tells whether the signal's default action ends a process (`signal(7)`). It does not for signals
+/// that stop or continue a process, or do nothing to it.
 pub(crate) fn ends_by_default(number: i32) -> bool {
     const OTHERS: [i32; 8] = [
         libc::SIGCHLD,
@@ -109,7 +112,7 @@ pub(crate) fn ends_by_default(number: i32) -> bool {
     (1..=max()).contains(&number) && !OTHERS.contains(&number)
 }
 
-/// The highest signal number there is.
+/// Returns the highest signal number of the platform.
 pub(crate) fn max() -> i32 {
     #[cfg(target_os = "linux")]
     return libc::SIGRTMAX();

@@ -1,14 +1,15 @@
-//! A slab whose keys outlive their entries safely: values in numbered slots, each slot counting its uses.
+//! A slab with keys that stay safe after their entries are removed: values in numbered slots, each
+//! of which counts its uses.
 //!
-//! It never shrinks, keeps no order, and knows nothing of what it holds.
-//! The rule: a slot's generation only ever counts up, and a slot that has none left is never used again.
+//! It never shrinks, keeps no order, and does not look into its values. The one rule: the
+//! generation of a slot only counts up, and a slot that has no generation left is never used again.
 
 const HALF_BITS: u32 = usize::BITS / 2;
 
 /// The largest number that fits half of a `usize`.
 const HALF_MAX: u32 = (usize::MAX >> HALF_BITS) as u32;
 
-/// Names one entry of a [`Slab`], for ever: after its removal it reaches nothing.
+/// Names one entry of a [`Slab`] for ever. After the entry's removal the key reaches nothing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct Key {
     slot: u32,
@@ -20,22 +21,22 @@ impl Key {
         self.slot
     }
 
-    /// Slot and generation in half the bits each, to serve as a token.
+    /// Returns the slot and the generation in half of the bits each, to serve as a token.
     ///
-    /// Lossless for keys of a `Slab<T>` with the default `MAX`. Those never have a generation of all ones,
-    /// so the tokens whose upper half is all ones are free for other uses.
+    /// This is lossless for keys of a `Slab<T>` with the default `MAX`. Those never have a
+    /// generation of all ones, so tokens whose upper half is all ones are free for other uses.
     pub(crate) const fn to_usize(self) -> usize {
         (self.generation as usize) << HALF_BITS | self.slot as usize
     }
 
-    /// The reverse of [`Key::to_usize`]. Any number is a key; it need not be one that reaches anything.
+    /// The reverse of [`Key::to_usize`]. Any number makes a key, which need not reach an entry.
     pub(crate) const fn from_usize(token: usize) -> Self {
         Self { slot: token as u32 & HALF_MAX, generation: (token >> HALF_BITS) as u32 }
     }
 }
 
-/// A generational slab. `MAX` is the last slot, and the generation at which a slot is retired:
-/// by default what [`Key::to_usize`] has room for.
+/// A generational slab. `MAX` is the last slot, and the generation at which a slot is retired. The
+/// default is what [`Key::to_usize`] has room for.
 #[derive(Debug)]
 pub(crate) struct Slab<T, const MAX: u32 = HALF_MAX> {
     entries: Vec<Entry<T>>,
@@ -54,11 +55,11 @@ impl<T, const MAX: u32> Slab<T, MAX> {
         Self { entries: Vec::new(), free: Vec::new(), len: 0 }
     }
 
-    /// Stores `value`; the slot freed last is used first.
+    /// Stores `value`, in the slot that was freed last if there is one.
     ///
     /// # Panics
     ///
-    /// Like a vector that can grow no more: when all of the `MAX + 1` slots are taken or retired.
+    /// When all of the `MAX + 1` slots are taken or retired, like a vector that can grow no more.
     pub(crate) fn insert(&mut self, value: T) -> Key {
         let slot = match self.free.pop() {
             Some(slot) => slot,
@@ -75,7 +76,8 @@ impl<T, const MAX: u32> Slab<T, MAX> {
         Key { slot, generation: entry.generation }
     }
 
-    /// The key that the next [`insert`](Self::insert) will give out, for a value that has to know its own.
+    /// Returns the key that the next [`insert`](Self::insert) will give out, for a value that has
+    /// to know its own.
     pub(crate) fn next_key(&self) -> Key {
         match self.free.last() {
             Some(slot) => Key { slot: *slot, generation: self.entries[*slot as usize].generation },
@@ -88,7 +90,7 @@ impl<T, const MAX: u32> Slab<T, MAX> {
         entry.value.as_ref().filter(|_| entry.generation == key.generation)
     }
 
-    /// What is in a slot, and its key.
+    /// Returns the value in a slot, and its key.
     pub(crate) fn in_slot(&self, slot: u32) -> Option<(Key, &T)> {
         let entry = self.entries.get(slot as usize)?;
         entry.value.as_ref().map(|value| (Key { slot, generation: entry.generation }, value))
@@ -105,7 +107,8 @@ impl<T, const MAX: u32> Slab<T, MAX> {
             return None;
         }
         let value = entry.value.take()?;
-        // A used slot is always below MAX, so this cannot overflow; at MAX it is retired.
+        // The generation of a used slot is always below MAX, so this cannot overflow. At MAX the
+        // slot is retired.
         entry.generation += 1;
         if entry.generation < MAX {
             self.free.push(key.slot);
@@ -114,7 +117,7 @@ impl<T, const MAX: u32> Slab<T, MAX> {
         Some(value)
     }
 
-    /// In the order of the slots, which is not that of insertion.
+    /// Iterates in the order of the slots, which is not the order of insertion.
     pub(crate) fn iter(&self) -> impl Iterator<Item = (Key, &T)> {
         (0..).zip(&self.entries).filter_map(|(slot, entry)| {
             let generation = entry.generation;

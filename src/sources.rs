@@ -1,7 +1,9 @@
-//! Everything that is registered with the poll, and what of it is still readable.
+//! The table of everything that is registered with the poll, and the list of what is still
+//! readable.
 //!
-//! Edge-triggered: read until `WouldBlock`, or remember. The one rule: a token is never used twice, so what is reported of
-//! something that is closed by now reaches nobody.
+//! The poll is edge-triggered, so a reader reads until `WouldBlock` or puts its source on the ready
+//! list. The one rule: a token is never used twice, so a report about something that is already
+//! closed reaches nothing.
 
 use std::collections::VecDeque;
 use std::io;
@@ -12,24 +14,24 @@ use mio::{Interest, Registry, Token};
 
 use crate::slab::{Key, Slab};
 
-/// What a token stands for.
+/// The meaning of a token.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Source {
     /// The self-pipe of the signals.
     Signals,
-    /// Another thread's wake-up.
+    /// The wake-up by another thread.
     Waker,
-    /// The alarm clock of a nested reactor. The wake-up is all there is to it.
+    /// The alarm clock of a nested reactor. The wake-up is its only effect.
     #[cfg(target_os = "linux")]
     Alarm,
-    /// The host's own.
+    /// A descriptor of the host's.
     Host,
-    /// A child's death.
+    /// The exit of a child.
     Pidfd { process: Key },
-    /// The end of the guard.
+    /// The exit of the guard.
     #[cfg(target_os = "linux")]
     Guard,
-    /// What is left of a child's tree.
+    /// The leftover processes of a child's tree.
     Tree { process: Key },
     /// Our end of a pipe to a child's descriptor.
     Pipe { process: Key, fd: i32 },
@@ -56,7 +58,7 @@ impl Sources {
         Ok(key)
     }
 
-    /// Registers what mio itself makes, by the registry and the token that are handed to `make`.
+    /// Registers an object of mio's, which `make` creates from the registry and the token.
     pub(crate) fn register_with<T>(
         &mut self,
         source: Source,
@@ -68,12 +70,13 @@ impl Sources {
         })
     }
 
-    /// For what is about to be closed, and open nowhere else in the host: the close itself deregisters it.
+    /// Removes the source of a descriptor that is about to be closed and is open nowhere else in
+    /// the host. The close itself deregisters the descriptor.
     pub(crate) fn forget(&mut self, key: Key) {
         self.slab.remove(key);
     }
 
-    /// For what may stay open.
+    /// Removes the source of a descriptor that may stay open.
     pub(crate) fn deregister(&mut self, key: Key, fd: BorrowedFd<'_>) -> io::Result<()> {
         self.slab.remove(key);
         self.registry.deregister(&mut SourceFd(&fd.as_raw_fd()))
@@ -87,7 +90,8 @@ impl Sources {
         self.slab.iter().map(|(key, source)| (key, *source))
     }
 
-    /// Puts a source at the end of the ready list; whoever calls sees to it that it is there once at most.
+    /// Puts a source at the end of the ready list. The caller makes sure that it is there at most
+    /// once.
     pub(crate) fn push_ready(&mut self, key: Key) {
         self.ready.push_back(key);
     }

@@ -1,6 +1,7 @@
-//! What a child may have at its descriptors. Plain data; opens nothing.
+//! Describes what a child can have at its descriptors: plain data, which opens nothing.
 //!
-//! The one rule: what is given stays open as long as a command holds it, so that it can be given again.
+//! The one rule: a given descriptor stays open as long as a command holds it, so that it can be
+//! given again.
 
 use std::fmt;
 use std::fs::File;
@@ -9,10 +10,10 @@ use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-/// What a child has at one of its descriptors.
+/// The file that a child has at one of its descriptors.
 ///
-/// Besides the constructors, anything that is or holds a descriptor of ours can be given with `From`; the child gets a
-/// duplicate, ours stays open as long as the command (or its clone) lives.
+/// Besides the constructors, `From` accepts anything that is or holds a descriptor. The child gets
+/// a duplicate, and the host's own stays open as long as the command (or a clone) lives.
 #[derive(Debug, Clone)]
 pub struct Stdio(pub(crate) Source);
 
@@ -43,7 +44,7 @@ impl fmt::Debug for Opener {
 }
 
 impl Stdio {
-    /// A pipe: one that we write at descriptor 0, one that we read at any other.
+    /// A pipe. We write the one at descriptor 0, and read those at all others.
     #[must_use]
     pub fn piped() -> Self {
         Self(Source::Piped)
@@ -67,10 +68,12 @@ impl Stdio {
         Self(Source::Null)
     }
 
-    /// The host's descriptor of the same number, as it is when the process is spawned. If the host has it
-    /// closed then, the spawn is refused (`EBADF`): the child would find it closed, or the next file that
-    /// it opens in its place. [`closed`](Self::closed) says that this is meant. Descriptors 0, 1 and 2 are
-    /// never those of a reactor, even if the host has closed its own.
+    /// The host's descriptor of the same number, as it is when the process is spawned.
+    ///
+    /// If the host has it closed then, the spawn fails (`EBADF`), because the child would find it
+    /// closed, or would find in its place the next file that it opens. Use [`closed`](Self::closed)
+    /// if that is meant. Descriptors 0, 1 and 2 never belong to a reactor, even if the host has
+    /// closed its own.
     #[must_use]
     pub fn inherit() -> Self {
         Self(Source::Inherit)
@@ -82,16 +85,17 @@ impl Stdio {
         Self(Source::Closed)
     }
 
-    /// What the child has at descriptor `fd`, as the shell's `2>&1`: `.stderr(Stdio::same_as(1))`. Naming one that is itself a
-    /// `same_as` is refused at the spawn.
+    /// The same file as the child's descriptor `fd`, like the shell's `2>&1`:
+    /// `.stderr(Stdio::same_as(1))`. The spawn refuses an `fd` that is itself a `same_as`.
     #[must_use]
     pub fn same_as(fd: i32) -> Self {
         Self(Source::SameAs(fd))
     }
 
-    /// A file that the child appends to by itself, for a log that does not go through the host. The
-    /// file is opened at each spawn: after `logrotate(8)` has renamed it, the next process writes
-    /// to a new one. A relative path counts from the host's working directory.
+    /// A file that the child appends to by itself, for a log that does not go through the host.
+    ///
+    /// The file is opened at each spawn: after `logrotate(8)` has renamed it, the next process
+    /// writes to a new one. A relative path is relative to the host's working directory.
     ///
     /// The host opens the file with its own rights, and creates it with mode 0666 less its umask.
     /// If two descriptors of a child name the same file, it is opened twice; since both append,
@@ -100,7 +104,7 @@ impl Stdio {
     ///
     /// Symbolic links are followed. If the host has more rights than a user who may write in one of
     /// the folders of the path, that user can direct the child's output into any file. Such a host
-    /// opens the file itself, as it thinks right, by [`open_with`](Self::open_with).
+    /// opens the file itself, in its own safe way, with [`open_with`](Self::open_with).
     ///
     /// # Errors
     ///
@@ -125,13 +129,13 @@ impl Stdio {
 
     /// A file that a function of the host opens at each spawn. The function gets the path.
     ///
-    /// The child gets the open file as it is: blocking or not, appending or not. The function runs
-    /// within the spawn, which waits for it.
+    /// The child gets the open file as it is: blocking or not, appending or not. The spawn calls
+    /// the function and waits for it.
     ///
     /// # Errors
     ///
-    /// If the function fails, the spawn fails at [`Stage::Open`](crate::Stage::Open) with the path and
-    /// the function's error.
+    /// If the function fails, the spawn fails at [`Stage::Open`](crate::Stage::Open) with the path
+    /// and the function's error.
     ///
     /// ```
     /// use std::fs::File;

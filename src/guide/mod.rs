@@ -1,11 +1,11 @@
-//! Chapters, each short, each with an example that is run as a test.
+//! Short chapters about the library and the command. Their Rust examples run as tests.
 //!
-//! Text only: nothing of the library is here, and nothing of this is in a build.
+//! These modules hold text only. They add nothing to the library, and a build leaves them out.
 //!
 //! 1. [A first program](first_program)
 //! 2. [Your own loop](own_loop)
 //! 3. [Talking to a child](talking_to_a_child)
-//! 4. [Nobody left behind](trees)
+//! 4. [Whole trees of processes](trees)
 //! 5. [A harness](harness)
 //! 6. [Terminals](terminals)
 //! 7. [Your policy in virtual time](virtual_time)

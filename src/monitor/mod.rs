@@ -1,6 +1,9 @@
-//! Keeps processes running: names, their processes, and the lines these write.
+//! Keeps processes running: their names, the processes, and the lines that these write.
 //!
-//! Here is what a host asks and tells; what happens to the processes comes in through `events`. Decides nothing: `restart` does.
+//! This file has the methods that a host calls. What happens to the processes comes in through
+//! `events`. It decides nothing; `restart` does. The one rule: a request to start or stop a process
+//! becomes an input of the entry's `Lifecycle`, and no method here starts or signals a process
+//! itself.
 
 mod entry;
 mod events;
@@ -25,12 +28,13 @@ use lines::MAX_LINE;
 pub use observer::{Line, Log, Observer};
 use restart::{Input, Lifecycle, Policy, PolicyError, State};
 
-/// Keeps processes running: starts each, starts it again when it has exited, backs off when that happens too fast, and stops them
-/// all with the whole of their process groups. Twisted's `ProcessMonitor`.
+/// Keeps processes running: starts each one, restarts it after an exit, backs off when that happens
+/// too fast, and stops them all with the whole of their process groups. This is Twisted's
+/// `ProcessMonitor`.
 ///
-/// It is a [`Service`](crate::Service): [`Reactor::run_service`] runs it, or a host's own loop hands it events by
-/// [`Service::handle`](crate::Service::handle). What
-/// it does and what the processes write goes to its [`Observer`], which by default is the `log` crate.
+/// It is a [`Service`](crate::Service): [`Reactor::run_service`] runs it, or a host's own loop
+/// passes events to [`Service::handle`](crate::Service::handle). What it does and what the
+/// processes write goes to its [`Observer`], which by default is the `log` crate.
 ///
 /// ```
 /// use childminder::{Command, Event, ProcessMonitor, Reactor, Service};
@@ -54,28 +58,29 @@ pub struct ProcessMonitor<O = Log> {
     policy: Arc<Policy>,
     max_line: usize,
     running: bool,
-    /// In the order in which they were added.
+    /// The entries, in the order in which they were added.
     entries: BTreeMap<u64, Box<Entry>>,
-    /// How many of them are not down. It is asked for in each turn.
+    /// How many entries are not down. This is asked for in each turn.
     up: usize,
     next_key: u64,
     names: HashMap<Arc<str>, u64>,
-    /// Every process of ours that has not ended, the exited ones whose pipes somebody still holds among them.
+    /// The output of every process of ours that has not ended, including exited ones whose pipes
+    /// other processes still hold.
     outputs: HashMap<ProcessId, Output>,
     timers: HashMap<TimerId, u64>,
-    /// Our exited processes, until the end of their tree is told.
+    /// Our exited processes, until the reactor reports the end of their tree.
     trees: HashMap<ProcessId, u64>,
 }
 
-/// Why a monitor did not do what it was asked to. Nothing has changed then.
+/// The error of a request that a monitor refused. Nothing has changed then.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum MonitorError {
-    /// There is a process of this name: remove it first.
+    /// There already is a process of this name. Remove it first.
     Duplicate(String),
     /// There is no process of this name.
     Unknown(String),
-    /// The policy makes no sense.
+    /// The policy is not valid.
     Policy(PolicyError),
 }
 
@@ -105,7 +110,8 @@ impl From<PolicyError> for MonitorError {
 }
 
 impl ProcessMonitor {
-    /// A monitor without processes, with the default [`Policy`], that tells the `log` crate what happens.
+    /// Makes a monitor without processes, with the default [`Policy`], that reports to the `log`
+    /// crate.
     #[must_use]
     pub fn new() -> Self {
         Self::with_observer(Log)
@@ -119,7 +125,7 @@ impl Default for ProcessMonitor {
 }
 
 impl<O: Observer> ProcessMonitor<O> {
-    /// A monitor that tells `observer` what happens.
+    /// Makes a monitor that reports to `observer`.
     #[must_use]
     pub fn with_observer(observer: O) -> Self {
         Self {
@@ -137,28 +143,28 @@ impl<O: Observer> ProcessMonitor<O> {
         }
     }
 
-    /// Whom it tells.
+    /// The observer that receives this monitor's events.
     #[must_use]
     pub fn observer(&self) -> &O {
         &self.observer
     }
 
-    /// Whom it tells.
+    /// The observer that receives this monitor's events.
     pub fn observer_mut(&mut self) -> &mut O {
         &mut self.observer
     }
 
-    /// The policy of processes that are added without one of their own.
+    /// Returns the policy of processes that are added without one of their own.
     #[must_use]
     pub fn policy(&self) -> &Policy {
         &self.policy
     }
 
-    /// Sets the policy of processes that are added without one of their own from now on.
+    /// Sets the policy of processes that are added from now on without one of their own.
     ///
     /// # Errors
     ///
-    /// [`MonitorError::Policy`] if it makes no sense.
+    /// [`MonitorError::Policy`] if it is not valid.
     pub fn set_policy(&mut self, policy: impl Into<Arc<Policy>>) -> Result<(), MonitorError> {
         let policy = policy.into();
         policy.validate()?;
@@ -166,11 +172,12 @@ impl<O: Observer> ProcessMonitor<O> {
         Ok(())
     }
 
-    /// Sets the policy of one process. What is pending follows it: see [`Lifecycle::set_policy`].
+    /// Sets the policy of one process. Everything that is pending follows it: see
+    /// [`Lifecycle::set_policy`].
     ///
     /// # Errors
     ///
-    /// [`MonitorError::Unknown`], or [`MonitorError::Policy`] if it makes no sense.
+    /// [`MonitorError::Unknown`], or [`MonitorError::Policy`] if it is not valid.
     pub fn set_process_policy(
         &mut self,
         reactor: &mut Reactor,
@@ -191,27 +198,29 @@ impl<O: Observer> ProcessMonitor<O> {
         Ok(())
     }
 
-    /// The policy of one process; `None` if there is none of this name.
+    /// Returns the policy of one process, or `None` if there is none of this name.
     #[must_use]
     pub fn process_policy(&self, name: &str) -> Option<&Policy> {
         self.key(name).ok().and_then(|key| self.entries.get(&key)).map(|entry| entry.life.policy())
     }
 
-    /// How long a line may be, in bytes, before it is handed on in pieces: 16 KiB unless set. For processes started from now on.
+    /// Sets how long a line may be, in bytes, before it is handed on in pieces. The default is 16
+    /// KiB. It applies to processes started from now on.
     ///
-    /// A piece is shorter, by up to three bytes, where the limit is in the middle of a UTF-8
-    /// character. A character of more bytes than the limit is cut.
+    /// A piece is up to three bytes shorter if the limit is in the middle of a UTF-8 character. A
+    /// character of more bytes than the limit is cut.
     pub fn set_max_line(&mut self, bytes: usize) {
         self.max_line = bytes;
     }
 
-    /// Adds a process; it is started at once if the service is running.
+    /// Adds a process, which is started at once if the service is running.
     ///
-    /// One of the same name that was removed and is still on its way out is waited for: the new one starts when it is gone.
+    /// If a process of the same name was removed and is still stopping, the new one starts when
+    /// that one is gone.
     ///
     /// # Errors
     ///
-    /// [`MonitorError::Duplicate`] if there is one of this name.
+    /// [`MonitorError::Duplicate`] if there already is a process of this name.
     pub fn add_process(
         &mut self,
         reactor: &mut Reactor,
@@ -222,11 +231,11 @@ impl<O: Observer> ProcessMonitor<O> {
         self.add_process_with(reactor, name, command, policy)
     }
 
-    /// [`add_process`](Self::add_process) with a policy of its own.
+    /// Adds a process with a policy of its own: see [`add_process`](Self::add_process).
     ///
     /// # Errors
     ///
-    /// [`MonitorError::Duplicate`], or [`MonitorError::Policy`] if the policy makes no sense.
+    /// [`MonitorError::Duplicate`], or [`MonitorError::Policy`] if the policy is not valid.
     pub fn add_process_with(
         &mut self,
         reactor: &mut Reactor,
@@ -247,8 +256,9 @@ impl<O: Observer> ProcessMonitor<O> {
         Ok(())
     }
 
-    /// Stops a process and forgets it. Its name is free at once, though it may take its kill time to go.
-    /// Lines that its leftover processes write to its pipes are told all the same.
+    /// Stops a process and removes it. Its name is free at once, although the process may take its
+    /// kill time to stop. The observer still receives the lines that its leftover processes write
+    /// to its pipes.
     ///
     /// # Errors
     ///
@@ -262,8 +272,9 @@ impl<O: Observer> ProcessMonitor<O> {
         Ok(())
     }
 
-    /// Starts a process, whether or not the service is running. No effect if it runs; one that waits to be restarted is
-    /// started now, one that is on its way out is started when it is gone.
+    /// Starts a process, whether or not the service is running. This has no effect if the process
+    /// runs. A process that is backing off is started now, and one that is stopping is started when
+    /// it is gone.
     ///
     /// # Errors
     ///
@@ -272,8 +283,9 @@ impl<O: Observer> ProcessMonitor<O> {
         self.tell_name(reactor, name, Input::Start)
     }
 
-    /// Stops a process, which stays stopped until [`start_process`](Self::start_process) or the next start of the service: the stop
-    /// signal (then SIGCONT) to its process group, SIGKILL at the kill time.
+    /// Stops a process, which stays stopped until [`start_process`](Self::start_process) or the
+    /// next start of the service. Its process group gets the stop signal (then SIGCONT), and
+    /// SIGKILL after the kill time.
     ///
     /// # Errors
     ///
@@ -282,8 +294,8 @@ impl<O: Observer> ProcessMonitor<O> {
         self.tell_name(reactor, name, Input::Stop)
     }
 
-    /// Stops a process and starts it again as soon as it is gone (Twisted's `stopProcess`). It does not count as an
-    /// instant death. One that is not running is started.
+    /// Stops a process and starts it again as soon as it is gone (Twisted's `stopProcess`). This
+    /// does not count as an instant death. A process that is not running is started.
     ///
     /// # Errors
     ///
@@ -292,7 +304,8 @@ impl<O: Observer> ProcessMonitor<O> {
         self.tell_name(reactor, name, Input::Restart)
     }
 
-    /// [`restart_process`](Self::restart_process) for all but those that are stopped or over.
+    /// Restarts all processes, as [`restart_process`](Self::restart_process) does, except for
+    /// stopped, stopping and exited ones.
     pub fn restart_all(&mut self, reactor: &mut Reactor) {
         for key in self.keys() {
             let up = self.entries.get(&key).is_some_and(|entry| match entry.life.state() {
@@ -306,18 +319,18 @@ impl<O: Observer> ProcessMonitor<O> {
         }
     }
 
-    /// The names, in the order in which they were added.
+    /// Returns the names, in the order in which they were added.
     pub fn names(&self) -> impl Iterator<Item = &str> {
         self.entries.values().filter(|entry| !entry.removed).map(|entry| &*entry.name)
     }
 
-    /// What is known of a process; `None` if there is none of this name.
+    /// Returns the status of a process, or `None` if there is none of this name.
     #[must_use]
     pub fn status(&self, name: &str) -> Option<Status<'_>> {
         self.key(name).ok().and_then(|key| self.entries.get(&key)).map(|entry| entry.status())
     }
 
-    /// What is known of all processes, in the order in which they were added.
+    /// Returns the status of all processes, in the order in which they were added.
     pub fn statuses(&self) -> impl Iterator<Item = Status<'_>> {
         self.entries.values().filter(|entry| !entry.removed).map(|entry| entry.status())
     }
@@ -326,7 +339,7 @@ impl<O: Observer> ProcessMonitor<O> {
         self.entries.keys().copied().collect()
     }
 
-    /// The entry of a name that has not been removed.
+    /// Returns the entry of a name that has not been removed.
     fn key(&self, name: &str) -> Result<u64, MonitorError> {
         let key = self.names.get(name).filter(|key| self.entries.get(key).is_some_and(|entry| !entry.removed));
         key.copied().ok_or_else(|| MonitorError::Unknown(name.to_owned()))
@@ -355,7 +368,8 @@ impl<O: Observer> ProcessMonitor<O> {
         key
     }
 
-    /// A name comes back while its old process is on its way out: the entry is the new one's from now on, and its place is the last.
+    /// Adds a name again while its old process is still stopping. The entry becomes the new one's,
+    /// and moves to the last place.
     fn reuse(&mut self, old: u64, command: &Command, policy: Arc<Policy>) -> u64 {
         let Some(mut entry) = self.entries.remove(&old) else { return old };
         let key = self.next_key;
@@ -380,7 +394,8 @@ impl<O: Observer> ProcessMonitor<O> {
     }
 }
 
-/// As in Twisted: `<ProcessMonitor 'web'(33:33): ["nginx"] 'ping': ["ping", "::1"]>`, the numbers being user and group.
+/// Displayed as in Twisted: `<ProcessMonitor 'web'(33:33): ["nginx"] 'ping': ["ping", "::1"]>`,
+/// where the numbers are user and group.
 impl<O> fmt::Debug for ProcessMonitor<O> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("<ProcessMonitor")?;

@@ -1,15 +1,17 @@
-//! How a monitored process is restarted and stopped: the figures.
-//! Decides nothing; `restart` does. The rule: a policy that passes [`Policy::validate`] never makes a busy loop.
+//! The figures that say how a monitored process is restarted and stopped.
+//!
+//! This file decides nothing; `restart` does. The one rule: a policy that passes
+//! [`Policy::validate`] never makes a busy loop.
 
 use std::error::Error;
 use std::fmt;
 use std::time::Duration;
 
-/// What the wait after an instant death grows to at least, and the least that its upper limit may be: with
-/// less, a program that cannot start keeps the machine busy.
+/// The wait after a second instant death is at least this long, and so is the upper limit of the
+/// wait. With less, a program that cannot start would keep the machine busy.
 const SHORTEST_GROWN_DELAY: Duration = Duration::from_millis(10);
 
-/// How one process is restarted and stopped.
+/// The settings by which one process is restarted and stopped.
 ///
 /// The names and the default values are those of Twisted's `ProcessMonitor`.
 ///
@@ -27,20 +29,25 @@ const SHORTEST_GROWN_DELAY: Duration = Duration::from_millis(10);
 #[non_exhaustive]
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Policy {
-    /// A process that lived less than this, from its start to its exit, has died an instant death, and its
-    /// restart has to wait. One that lived exactly this long has not. 1 s by default. With zero no exit is
-    /// an instant death, and each restart is immediate.
+    /// The run time below which an exit is an instant death, whose restart has to wait. 1 s by
+    /// default.
+    ///
+    /// The time is counted from the start of the process to its exit. A process that lived exactly
+    /// this long has not died an instant death. With zero no exit is an instant death, and each
+    /// restart is immediate.
     pub threshold: Duration,
-    /// How long a process may take to stop after its stop signal until it is killed. 5 s by default.
+    /// How long a process may take to stop after its stop signal before it is killed. 5 s by
+    /// default.
     pub kill_time: Duration,
-    /// The wait after the first instant death; it doubles with each further one. 1 s by default. With zero
-    /// the first restart is immediate, and the wait grows from 10 ms on.
+    /// The wait after the first instant death. It doubles with each further one. 1 s by default.
+    /// With zero the first restart is immediate, and the wait grows from 10 ms on.
     pub min_restart_delay: Duration,
-    /// The longest wait after an instant death. One hour by default, 10 ms at least.
+    /// The longest wait after an instant death. One hour by default, and 10 ms at least.
     pub max_restart_delay: Duration,
-    /// Which exits are followed by a restart. All of them by default.
+    /// The exits that are followed by a restart. All of them by default.
     pub restart: Restart,
-    /// What becomes of those that a process which ends by itself leaves behind. They are killed by default.
+    /// What happens to the leftover processes of a process that exits on its own. They are killed
+    /// by default.
     pub leftovers: Leftovers,
     /// The signal that asks the process to stop. `SIGTERM` (15) by default.
     #[doc(alias = "SIGTERM")]
@@ -66,7 +73,7 @@ impl Policy {
     ///
     /// # Errors
     ///
-    /// The first rule that is broken: see [`PolicyError`].
+    /// A [`PolicyError`] that names the first rule that is broken.
     ///
     /// # Examples
     ///
@@ -92,7 +99,7 @@ impl Policy {
         }
     }
 
-    /// Whether an exit with or without success is followed by a restart.
+    /// Tells whether an exit with or without success is followed by a restart.
     pub(super) fn wants_restart(&self, success: bool) -> bool {
         match self.restart {
             Restart::Always => true,
@@ -101,7 +108,8 @@ impl Policy {
         }
     }
 
-    /// The wait after the first instant death. Not above the maximum, even if nobody has validated.
+    /// The wait after the first instant death. It is not above the maximum, even if the policy was
+    /// not validated.
     pub(super) fn first_delay(&self) -> Duration {
         self.min_restart_delay.min(self.max_restart_delay)
     }
@@ -113,9 +121,10 @@ impl Policy {
     }
 }
 
-/// Which exits are followed by a restart.
+/// The exits that are followed by a restart. All of them by default.
 ///
-/// It decides about a process that ends by itself; a deliberate restart always starts it again.
+/// It applies to a process that exits on its own. A deliberate restart always starts the process
+/// again.
 ///
 /// # Examples
 ///
@@ -131,11 +140,12 @@ pub enum Restart {
     Always,
     /// Every exit without success, and every failed spawn.
     OnFailure,
-    /// None: the process runs once.
+    /// No exit: the process runs once.
     Never,
 }
 
-/// What becomes of the rest of a process's tree when the process ends by itself. A stop always ends the whole tree.
+/// What happens to the leftover processes of a tree when its leader exits on its own. A stop always
+/// ends the whole tree.
 ///
 /// # Examples
 ///
@@ -147,14 +157,14 @@ pub enum Restart {
 #[non_exhaustive]
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Leftovers {
-    /// It is killed, and a restart waits until it is gone, though not longer than two seconds: a worker that outlives its master
-    /// would keep the port.
+    /// They are killed, and a restart waits until they are gone, but not longer than two seconds.
+    /// Otherwise a worker that outlives its master would keep the port.
     Kill,
-    /// It goes on, beside the next process.
+    /// They go on, beside the next process.
     Leave,
 }
 
-/// Why a [`Policy`] is refused.
+/// The error of a [`Policy`] that is refused.
 ///
 /// # Examples
 ///
@@ -168,14 +178,15 @@ pub enum Leftovers {
 #[non_exhaustive]
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum PolicyError {
-    /// The shortest wait is longer than the longest.
+    /// The shortest wait is longer than the longest one.
     MinAboveMax {
         /// The value of `min_restart_delay`.
         min: Duration,
         /// The value of `max_restart_delay`.
         max: Duration,
     },
-    /// The longest wait is below 10 ms: a process that dies at once would be restarted without a pause.
+    /// The longest wait is below 10 ms, so a process that dies at once would be restarted without a
+    /// pause.
     MaxTooShort {
         /// The value of `max_restart_delay`.
         max: Duration,

@@ -1,6 +1,9 @@
-//! The life of one monitored process: when to start, restart, back off, terminate and kill.
-//! Spawns nothing, signals nobody and reads no clock. The rule: pure, time is an argument; what is pending
-//! lives in the state, so that leaving the state is what cancels it.
+//! The state machine of one monitored process: when to start, restart, back off, terminate and
+//! kill.
+//!
+//! It spawns nothing, sends no signal and reads no clock. The one rule: the machine is pure, and
+//! time is an argument. Everything that is pending is kept in the state, so leaving the state
+//! cancels it.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -9,12 +12,12 @@ use crate::contain::LAST_WAIT;
 
 pub use super::policy::{Leftovers, Policy, PolicyError, Restart};
 
-/// From the first kill to the second one.
+/// The time from the first kill to the second one.
 const KILL_AGAIN: Duration = Duration::from_secs(1);
-/// From one kill to the next, at most.
+/// The longest time from one kill to the next.
 const KILL_AGAIN_AT_MOST: Duration = Duration::from_secs(60);
 
-/// What has happened to a process, or is wanted of it: the input of [`Lifecycle::handle`].
+/// An event of a process or a request to it: the input of [`Lifecycle::handle`].
 ///
 /// # Examples
 ///
@@ -27,32 +30,33 @@ const KILL_AGAIN_AT_MOST: Duration = Duration::from_secs(60);
 #[non_exhaustive]
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Input {
-    /// It shall run.
+    /// A request to run.
     Start,
-    /// It shall stop: the stop signal first, and a kill after the kill time.
+    /// A request to stop: the stop signal first, and a kill after the kill time.
     Stop,
-    /// It shall stop as by `Stop`, and then run again.
+    /// A request to stop as by `Stop`, and then to run again.
     Restart,
-    /// It shall stop at once.
+    /// A request to stop at once.
     Kill,
     /// [`Action::Spawn`] has been carried out.
     Spawned,
-    /// [`Action::Spawn`] has failed; there is no process.
+    /// [`Action::Spawn`] has failed, so there is no process.
     SpawnFailed,
-    /// The process has exited (it has been reaped; its pipes may still be open).
+    /// The process has exited. It has been reaped, and its pipes may still be open.
     Exited {
-        /// It ended with exit code 0.
+        /// Whether it exited with code 0.
         success: bool,
-        /// Other members of its process group are still alive.
+        /// Whether other members of its process group are still alive.
         group_left: bool,
     },
     /// The last member of its process group is gone.
     GroupGone,
-    /// The [deadline](Lifecycle::deadline) has come. Too early or without a deadline it does nothing.
+    /// The [deadline](Lifecycle::deadline) has passed. This does nothing if it is too early or if
+    /// there is no deadline.
     Timeout,
 }
 
-/// What is to be done now: the output of [`Lifecycle::handle`].
+/// An action to carry out now: the output of [`Lifecycle::handle`].
 ///
 /// # Examples
 ///
@@ -66,16 +70,17 @@ pub enum Input {
 #[non_exhaustive]
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Action {
-    /// Spawn the process, then feed [`Input::Spawned`] or [`Input::SpawnFailed`] before any other input.
+    /// Spawn the process, then pass in [`Input::Spawned`] or [`Input::SpawnFailed`] before any
+    /// other input.
     Spawn,
     /// Send the policy's stop signal.
     Terminate,
-    /// Kill the process, or what is left of its group.
+    /// Kill the process, or the leftover members of its group.
     #[doc(alias = "SIGKILL")]
     Kill,
 }
 
-/// Where a process is in its life.
+/// The states of a process.
 ///
 /// # Examples
 ///
@@ -89,35 +94,36 @@ pub enum Action {
 pub enum State {
     /// Not started yet, or stopped on purpose.
     Stopped,
-    /// [`Action::Spawn`] has been given, its result is awaited.
+    /// [`Action::Spawn`] has been returned, and its result is awaited.
     Starting,
-    /// Alive.
+    /// The process is alive.
     Running {
         /// When it was spawned.
         since: Instant,
     },
-    /// Dead by an instant death, or waiting for the end of those whom it has left behind; it will be started again.
+    /// The process will be started again after a wait: it died an instant death, or its leftover
+    /// processes have not ended yet.
     BackingOff {
         /// When the wait began.
         since: Instant,
-        /// When it will be started.
+        /// When the process will be started.
         until: Instant,
     },
-    /// Asked to stop, and not gone yet.
+    /// The process was asked to stop, and is not gone yet.
     Stopping {
-        /// When it was asked to.
+        /// When it was asked to stop.
         since: Instant,
         /// When it will be killed, or killed again.
         kill_at: Instant,
         /// How often it has been killed. A kill can fail, and a process in an uninterruptible sleep
-        /// survives it for as long as it sleeps, so the kill is repeated until the process is gone.
+        /// does not die before the sleep ends, so the kill is repeated until the process is gone.
         kills: u32,
-        /// What comes after.
+        /// What follows the stop.
         next: Next,
-        /// Whether the process itself is still there, or only others of its group.
+        /// Whether the process itself is still there, or only other members of its group.
         leader: Leader,
     },
-    /// Ended by itself, and its [restart policy](Restart) wants no more of it.
+    /// The process exited on its own, and its [restart policy](Restart) does not start it again.
     Exited,
 }
 
@@ -137,13 +143,13 @@ pub enum State {
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Next {
-    /// Nothing: it stays stopped.
+    /// The process stays stopped.
     Stay,
-    /// A start, at once.
+    /// The process starts at once.
     Start,
 }
 
-/// Whether the process that was spawned, the leader of its group, is still there.
+/// Tells whether the process that was spawned, the leader of its group, is still there.
 ///
 /// # Examples
 ///
@@ -162,17 +168,18 @@ pub enum Next {
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Leader {
-    /// Not known to have exited.
+    /// The leader is not known to have exited.
     Alive,
-    /// Exited; other members of its group have not.
+    /// The leader has exited, and other members of its group have not.
     Gone,
 }
 
-/// The life of one process: a state machine without I/O.
+/// The state machine of one process, without I/O.
 ///
-/// It is told what happens and says what to do. The caller carries out each action, feeds the result of a
-/// spawn with a fresh `now`, and keeps one timer for [`deadline`](Self::deadline). The monitor works so, and
-/// so can a test of a policy, with years of restarts in no time:
+/// It takes inputs and returns actions. The caller carries out each action, passes in the result of
+/// a spawn with a fresh `now`, and keeps one timer for [`deadline`](Self::deadline). The monitor
+/// works in this way. A test of a policy can do the same and run through years of restarts in no
+/// time:
 ///
 /// # Examples
 ///
@@ -198,24 +205,24 @@ pub enum Leader {
 /// ```
 #[derive(Debug)]
 pub struct Lifecycle {
-    /// Most processes of a monitor have the same one.
+    /// Shared, because most processes of a monitor have the same policy.
     policy: Arc<Policy>,
     state: State,
     /// The wait after the next instant death.
     delay: Duration,
-    /// Members of its group are known to have outlived it.
+    /// Whether members of its group are known to have outlived it.
     group_left: bool,
-    /// It ended with exit code 0 when it ended last.
+    /// Whether the last exit was with code 0.
     succeeded: bool,
-    /// While it backs off for the sake of those whom it has left behind: when it would start without them.
+    /// While a restart waits for leftover processes: when the process would start without them.
     ready: Option<Instant>,
 }
 
 impl Lifecycle {
-    /// A process that is stopped.
+    /// Makes the state machine of a process that is stopped.
     ///
-    /// The policy is not [validated](Policy::validate) here; with a bad one the machine still works, but a
-    /// crash loop may run without pauses.
+    /// The policy is not [validated](Policy::validate) here. With an invalid one the machine still
+    /// works, but a crash loop may run without pauses.
     ///
     /// # Examples
     ///
@@ -230,7 +237,7 @@ impl Lifecycle {
         Self { policy, state: State::Stopped, delay, group_left: false, succeeded: false, ready: None }
     }
 
-    /// The policy in force.
+    /// Returns the policy in force.
     ///
     /// # Examples
     ///
@@ -243,13 +250,13 @@ impl Lifecycle {
         &self.policy
     }
 
-    /// Replaces the policy. What is pending follows the new one, so look at the
+    /// Replaces the policy. Everything that is pending follows the new one, so read the
     /// [deadline](Self::deadline) again.
     ///
-    /// A wait that is longer than the new policy allows is shortened, counted from its beginning, and it is
-    /// given up if the new policy wants no restart. A kill comes no later than the new kill time after the
-    /// request to stop. Nothing that is pending is put off. The wait that follows the next instant death is
-    /// brought into the range of the new policy.
+    /// A wait that is longer than the new policy allows is shortened, counted from its beginning,
+    /// and it is cancelled if the new policy does not restart the process. A kill happens no later
+    /// than the new kill time after the request to stop. Nothing that is pending is delayed. The
+    /// wait after the next instant death is brought into the range of the new policy.
     ///
     /// # Examples
     ///
@@ -273,7 +280,8 @@ impl Lifecycle {
             State::BackingOff { since, until } => {
                 let latest = after(*since, policy.max_restart_delay);
                 self.ready = self.ready.map(|ready| ready.min(latest));
-                // Those who are being killed have their time, whatever the policy.
+                // The leftover processes that are being killed have their time, whatever the
+                // policy.
                 let cleared = self.ready.map_or(latest, |_| latest.max(after(*since, LAST_WAIT)));
                 *until = (*until).min(cleared);
             }
@@ -287,8 +295,8 @@ impl Lifecycle {
         self.policy = policy;
     }
 
-    /// Puts off all that is pending, and moves what has begun, by the time that the program stood still: so
-    /// that time counts for nothing.
+    /// Delays everything that is pending, and moves the start of what is running, by the time for
+    /// which the program was suspended. That time then does not count.
     ///
     /// # Examples
     ///
@@ -316,7 +324,7 @@ impl Lifecycle {
         }
     }
 
-    /// Where the process is in its life.
+    /// Returns the state of the process.
     ///
     /// # Examples
     ///
@@ -332,20 +340,21 @@ impl Lifecycle {
         self.state
     }
 
-    /// While it backs off for the sake of those whom it has left behind: when it would start without them.
+    /// Returns when the process would start without its leftover processes, while a restart waits
+    /// for these.
     pub(super) fn ready(&self) -> Option<Instant> {
         self.ready
     }
 
-    /// Nobody is left of its group, before anything else is told.
+    /// Notes that no member of the group is left, before the next input.
     pub(super) fn forget_group(&mut self) {
         self.group_left = false;
     }
 
-    /// When [`Input::Timeout`] is due: the end of a wait, or the time to kill.
+    /// Returns when [`Input::Timeout`] is due: the end of a wait, or the time to kill.
     ///
-    /// It changes with any input, so look again after each. A time beyond what the clock can tell is some
-    /// time in the far future.
+    /// Any input can change it, so read it again after each. A time that the clock cannot represent
+    /// becomes some time in the far future.
     ///
     /// # Examples
     ///
@@ -367,22 +376,24 @@ impl Lifecycle {
         }
     }
 
-    /// Takes one input and says what to do.
+    /// Takes one input and returns what to do.
     ///
-    /// - An exit after a run of at least the threshold is followed by a restart at once, an earlier one by a
-    ///   wait, which doubles from one instant death to the next and starts anew after a long run (as in
-    ///   Twisted). A failed spawn counts as an instant death.
-    /// - A deliberate stop or restart is never an instant death. A restart keeps the wait reached; a start of
-    ///   a stopped process begins anew. A stop ends a wait, and nothing of it is left.
-    /// - A second stop does not signal again and does not put off the kill. A start or restart while the
-    ///   process is stopping starts it once it is gone, a stop takes that back.
-    /// - A stop ends when the process and the members of its group are gone. They are killed at the kill
-    ///   time, and again after 1, 2, 4… seconds, at most a minute apart, for as long as any of them is there.
-    /// - Those that outlive a process which ended by itself are killed, and a restart waits for their end, two
-    ///   seconds at most. With [`Leftovers::Leave`] they are left alone; a stop is for them, too.
+    /// - An exit after a run of at least the threshold is followed by a restart at once. An earlier
+    ///   exit is followed by a wait, which doubles from one instant death to the next and starts
+    ///   anew after a long run (as in Twisted). A failed spawn counts as an instant death.
+    /// - A deliberate stop or restart is never an instant death. A restart keeps the wait that was
+    ///   reached. A start of a stopped process begins with the shortest wait. A stop cancels a
+    ///   wait.
+    /// - A second stop does not signal again and does not delay the kill. A start or restart of a
+    ///   process that is stopping starts it once it is gone. A stop takes that back.
+    /// - A stop ends when the process and the members of its group are gone. They are killed at the
+    ///   kill time, and again after 1, 2, 4… seconds, at most a minute apart, until all are gone.
+    /// - When a process exits on its own, its leftover processes are killed, and a restart waits
+    ///   until they are gone, but two seconds at most. With [`Leftovers::Leave`] they are left
+    ///   alone. A later stop ends them too.
     ///
-    /// Inputs that make no sense in a state do nothing, except for a process that was spawned though it is
-    /// not wanted any more: it is terminated.
+    /// Inputs that make no sense in a state do nothing, with one exception: a process that was
+    /// spawned although it is no longer wanted is terminated.
     ///
     /// # Examples
     ///
@@ -417,7 +428,7 @@ impl Lifecycle {
         action
     }
 
-    /// Every pair of state and input: the state that follows, and what to do.
+    /// Decides for every pair of state and input: returns the next state and what to do.
     fn decide(&mut self, now: Instant, input: Input) -> (State, Option<Action>) {
         let unchanged = (self.state, None);
         match (self.state, input) {
@@ -429,7 +440,7 @@ impl Lifecycle {
                 kill(now, now, 0, Next::Stay, Leader::Gone)
             }
             (State::Stopped | State::Exited, Input::Stop | Input::Kill) => (State::Stopped, None),
-            // Somebody stopped it between the spawn and its result.
+            // It was stopped between the spawn and its result.
             (State::Stopped | State::Exited, Input::Spawned) => self.terminate(now, Next::Stay, Leader::Alive),
             (
                 State::Stopped | State::Exited,
@@ -439,11 +450,12 @@ impl Lifecycle {
             (State::Starting, Input::Start | Input::Restart) => unchanged,
             (State::Starting, Input::Stop | Input::Kill) => (State::Stopped, None),
             (State::Starting, Input::Spawned) => (State::Running { since: now }, None),
-            // An instant death whatever the threshold: with zero it would be tried again without end.
+            // This is an instant death whatever the threshold. Otherwise a threshold of zero would
+            // try again without end.
             (State::Starting, Input::SpawnFailed) => self.died(now, false, true),
             (State::Starting, Input::Exited { success, group_left }) => {
                 let died = self.died(now, success, true);
-                self.clear_up(now, group_left, died)
+                self.kill_leftovers(now, group_left, died)
             }
             (State::Starting, Input::GroupGone | Input::Timeout) => unchanged,
 
@@ -453,7 +465,7 @@ impl Lifecycle {
             (State::Running { since }, Input::Exited { success, group_left }) => {
                 let lived = now.saturating_duration_since(since);
                 let died = self.died(now, success, lived < self.policy.threshold);
-                self.clear_up(now, group_left, died)
+                self.kill_leftovers(now, group_left, died)
             }
             (
                 State::Running { .. },
@@ -463,7 +475,7 @@ impl Lifecycle {
             (State::BackingOff { .. }, Input::Start) => self.start_afresh(),
             (State::BackingOff { .. }, Input::Stop | Input::Kill) => (State::Stopped, None),
             (State::BackingOff { .. }, Input::Restart) => start(),
-            // It lives and is wanted; another one must not be spawned beside it.
+            // The process is alive and wanted, so another one must not be spawned beside it.
             (State::BackingOff { .. }, Input::Spawned) => (State::Running { since: now }, None),
             (State::BackingOff { until, .. }, Input::Timeout) if now >= until => start(),
             (State::BackingOff { since, .. }, Input::GroupGone) => match self.ready.take() {
@@ -492,7 +504,8 @@ impl Lifecycle {
         let stopping = |next, leader| State::Stopping { since, kill_at, kills, next, leader };
         match (input, leader) {
             (Input::Start | Input::Restart, _) => {
-                // As if it had come after the stop, unless it is being restarted already.
+                // As if the start had been requested after the stop, unless the process is already
+                // being restarted.
                 if next == Next::Stay {
                     self.delay = self.policy.first_delay();
                 }
@@ -500,7 +513,7 @@ impl Lifecycle {
             }
             (Input::Stop, _) => (stopping(Next::Stay, leader), None),
             (Input::Kill, _) => kill(now, since, kills, Next::Stay, leader),
-            // A process nobody wants any more, in place of the one that is gone.
+            // A process that is no longer wanted has taken the place of the one that is gone.
             (Input::Spawned, Leader::Gone) => (stopping(next, Leader::Alive), Some(Action::Terminate)),
             (Input::Spawned, Leader::Alive) | (Input::SpawnFailed, _) => unchanged,
             (Input::Exited { group_left: true, .. }, _) => (stopping(next, Leader::Gone), None),
@@ -514,7 +527,7 @@ impl Lifecycle {
         }
     }
 
-    /// A deliberate start: what was before does not count.
+    /// Starts on request: earlier instant deaths do not count.
     fn start_afresh(&mut self) -> (State, Option<Action>) {
         self.delay = self.policy.first_delay();
         start()
@@ -525,7 +538,7 @@ impl Lifecycle {
         (State::Stopping { since: now, kill_at, kills: 0, next, leader }, Some(Action::Terminate))
     }
 
-    /// It has ended by itself, or could not be spawned.
+    /// Handles an exit of the process on its own, or a failed spawn.
     fn died(&mut self, now: Instant, success: bool, instantly: bool) -> (State, Option<Action>) {
         if !self.policy.wants_restart(success) {
             return (State::Exited, None);
@@ -538,8 +551,13 @@ impl Lifecycle {
         (State::BackingOff { since: now, until }, None)
     }
 
-    /// It has ended by itself, and those whom it has left behind are to go before anything else happens.
-    fn clear_up(&mut self, now: Instant, group_left: bool, died: (State, Option<Action>)) -> (State, Option<Action>) {
+    /// Kills the leftover processes after such an exit, before anything else happens.
+    fn kill_leftovers(
+        &mut self,
+        now: Instant,
+        group_left: bool,
+        died: (State, Option<Action>),
+    ) -> (State, Option<Action>) {
         if !group_left || self.policy.leftovers == Leftovers::Leave {
             return died;
         }
@@ -557,14 +575,15 @@ fn start() -> (State, Option<Action>) {
     (State::Starting, Some(Action::Spawn))
 }
 
-/// Kills, and again after a time that doubles with each kill.
+/// Kills, and sets the time of the next kill, which doubles with each kill.
 fn kill(now: Instant, since: Instant, kills: u32, next: Next, leader: Leader) -> (State, Option<Action>) {
     let pause = KILL_AGAIN.saturating_mul(1 << kills.min(16)).min(KILL_AGAIN_AT_MOST);
     let (kill_at, kills) = (after(now, pause), kills.saturating_add(1));
     (State::Stopping { since, kill_at, kills, next, leader }, Some(Action::Kill))
 }
 
-/// `now + delay`; if that is more than an `Instant` can hold, some time in the far future.
+/// Returns `now + delay`. If that is more than an `Instant` can hold, it returns some time in the
+/// far future.
 fn after(now: Instant, mut delay: Duration) -> Instant {
     loop {
         match now.checked_add(delay) {

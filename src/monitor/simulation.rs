@@ -1,13 +1,15 @@
-//! What a policy does to a service, in virtual time: a run of the real state machine against a process that is made up.
+//! Shows what a policy does to a service, in virtual time: it runs the real state machine against
+//! an imaginary process.
 //!
-//! Starts nothing and waits for nothing. The one rule: it decides nothing that `restart` does not decide.
+//! It starts nothing and waits for nothing. The one rule: every decision comes from `restart`, and
+//! none is made here.
 
 use std::fmt;
 use std::time::{Duration, Instant};
 
 use super::restart::{Action, Input, Lifecycle, Policy, PolicyError, State};
 
-/// What one run of a made-up process does.
+/// What one run of the imaginary process does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Run {
@@ -21,31 +23,31 @@ pub enum Run {
     Stays,
 }
 
-/// Something that happens in a simulation.
+/// A step of a simulation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Step {
-    /// A run is started; the first is number 1.
+    /// A run is started. The first one is number 1.
     Start {
-        /// Its number.
+        /// The number of the run.
         run: u64,
     },
     /// The run could not be started.
     StartFailed,
-    /// It exits.
+    /// The run exits.
     Exit {
-        /// After so long.
+        /// The time from the start to the exit.
         lived: Duration,
-        /// With code 0.
+        /// Whether it exits with code 0.
         success: bool,
     },
-    /// The next run has to wait.
+    /// The next run is delayed by this time.
     Wait(Duration),
-    /// The policy wants no more of it.
+    /// The policy does not restart the process any more.
     Over,
 }
 
-/// What happened, and when: see [`simulate`].
+/// The steps of a simulation and their times: see [`simulate`].
 ///
 /// Displayed as a table, one step a line, with the time since the first start in seconds.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -53,17 +55,19 @@ pub struct Timeline {
     steps: Vec<(Duration, Step)>,
 }
 
-/// Tries a policy on a process whose `number`th run (from 1 on) does what `run` says, for `runs` runs at most.
+/// Tries a policy on an imaginary process, for `runs` runs at most. `run` tells what each run does,
+/// by its number from 1 on.
 ///
-/// This is the machine that the monitor works with, so what happens here is what happens there, but for the time that a start takes.
+/// The simulation uses the monitor's own state machine. So the monitor would do the same, except
+/// that a real start takes time.
 ///
 /// # Errors
 ///
-/// [`PolicyError`] if the policy makes no sense.
+/// [`PolicyError`] if the policy is not valid.
 ///
 /// # Examples
 ///
-/// What happens to a service that crashes half a second after each start, and then comes to its senses?
+/// This service crashes half a second after each start, and recovers after three crashes:
 ///
 /// ```
 /// use std::time::Duration;
@@ -126,7 +130,8 @@ pub fn simulate(policy: &Policy, runs: u64, mut run: impl FnMut(u64) -> Run) -> 
     Ok(Timeline { steps: world.steps })
 }
 
-/// The machine, and the time in it. An `Instant` has no number, so the time is counted from any one.
+/// The state machine and its virtual time. An `Instant` has no number, so the time is counted from
+/// an arbitrary one.
 struct World {
     life: Lifecycle,
     base: Instant,
@@ -136,12 +141,13 @@ struct World {
 
 impl World {
     fn new(policy: &Policy) -> Self {
-        #[allow(clippy::disallowed_methods)] // any instant would do, and there is no other way to have one
+        #[allow(clippy::disallowed_methods)] // any instant will do, and this is the only way to get one
         let base = Instant::now();
         Self { life: Lifecycle::new(policy.clone()), base, time: Duration::ZERO, steps: Vec::new() }
     }
 
-    /// As far as an `Instant` goes; whoever simulates more than centuries sees the time stand still.
+    /// The virtual time, as far as an `Instant` can hold it. After some centuries it does not
+    /// advance any more.
     fn now(&self) -> Instant {
         self.base.checked_add(self.time).unwrap_or(self.base)
     }
@@ -173,13 +179,13 @@ impl World {
 }
 
 impl Timeline {
-    /// Each step and its time since the first start.
+    /// Returns each step with its time since the first start.
     #[must_use]
     pub fn steps(&self) -> &[(Duration, Step)] {
         &self.steps
     }
 
-    /// How long it was not running, all waits together.
+    /// Returns how long the process was not running: the sum of all waits.
     #[must_use]
     pub fn downtime(&self) -> Duration {
         let waits =
@@ -187,7 +193,7 @@ impl Timeline {
         waits.fold(Duration::ZERO, Duration::saturating_add)
     }
 
-    /// How long all of it took.
+    /// Returns the length of the whole simulation.
     #[must_use]
     pub fn length(&self) -> Duration {
         self.steps.last().map_or(Duration::ZERO, |(time, step)| match step {
@@ -262,7 +268,7 @@ mod tests {
     #[test]
     fn bounds_hold() {
         assert_eq!(simulate(&Policy::default(), 0, |_| Run::Stays).unwrap().to_string(), "");
-        // No pause at all between them, and still an end.
+        // There is no pause between the runs, and the simulation still ends.
         let policy = Policy { threshold: Duration::ZERO, ..Policy::default() };
         let timeline = simulate(&policy, 10_000, |_| Run::Fails(Duration::ZERO)).unwrap();
         assert_eq!((timeline.length(), timeline.downtime()), (Duration::ZERO, Duration::ZERO));

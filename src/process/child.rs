@@ -1,6 +1,7 @@
-//! What the reactor keeps of a child: the process itself, and our ends of its pipes.
+//! A child in the reactor: the process itself, and our ends of its pipes.
 //!
-//! Hands out no events: says what has come of a call. The one rule: no signal is ever sent to a number that may be somebody else's by now.
+//! It delivers no events: each call returns its result. The one rule: no signal is ever sent to a
+//! number that may belong to another process by now.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -26,86 +27,89 @@ use crate::sys;
 use crate::sys::spawn::{Born, Order, Spawner};
 use crate::sys::wait::{State, StopChange, Wait};
 
-/// Something that a call has brought about and that an event must tell of, in a later turn.
+/// The result of a call that an event must report in a later turn.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Notice {
-    /// A pipe is closed; so many bytes were taken and not delivered.
+    /// A pipe is closed. `lost` is the number of bytes that were taken and not delivered.
     Closed { process: Key, fd: i32, lost: usize },
     /// A producer may go on.
     Drained { process: Key, fd: i32 },
 }
 
-/// What the reactor keeps of a child.
+/// A child process and our ends of its pipes.
 #[derive(Debug)]
 pub(crate) struct Child {
     pub(super) pid: i32,
-    /// Its pid is also the number of its process group.
+    /// Whether its pid is also the number of its process group.
     pub(super) leads: bool,
-    /// It is on a pseudo-terminal: descriptor 1 is read from it and descriptor 0 written to it.
+    /// Whether it is on a pseudo-terminal, which is read as descriptor 1 and written as descriptor
+    /// 0.
     terminal: bool,
     pub(super) pidfd: Option<(OwnedFd, Key)>,
     pub(super) pipes: Vec<(i32, Pipe)>,
-    /// Closed pipes that no event has told of yet.
+    /// The number of closed pipes that no event has reported yet.
     pub(super) unreported: usize,
     pub(super) started: Instant,
     requested: Option<i32>,
-    /// Without a pidfd: when it was started, by the system's clock. Another process may get its number
-    /// if the host reaps it behind our back.
+    /// The start time, by the system's clock, if there is no pidfd. If the host reaps the child
+    /// itself, another process can get its number.
     birth: Option<u64>,
-    /// The rest of its group is killed just before it is reaped.
+    /// Whether the rest of its group is killed just before it is reaped.
     pub(super) kill_group_at_exit: bool,
-    /// It is not reaped before the rest of its group is gone, if they could not be reached afterwards.
+    /// Whether it is not reaped before the rest of its group is gone, if the group could not be
+    /// reached afterwards.
     pub(super) hold_for_group: bool,
-    /// When it was first seen dead, if it is held.
+    /// When it was first seen to have exited, if its reaping is delayed.
     died: Option<Instant>,
     /// When its group was killed.
     group_killed: Option<Moment>,
-    /// The cgroup that it was started in.
+    /// The cgroup in which it was started.
     pub(super) cgroup: Option<Cgroup>,
-    /// Its tree was frozen.
+    /// Whether its tree was frozen.
     pub(super) frozen: bool,
     /// When its tree was killed.
     pub(super) tree_killed: Option<Killed>,
-    /// Why it is not kept together better.
+    /// Why its containment is not stronger.
     pub(super) reason: Option<Arc<str>>,
     pub(super) exit: Option<Box<Exit>>,
 }
 
-/// What an attempt to reap a child came to.
+/// The result of an attempt to reap a child.
 #[derive(Debug)]
 pub(crate) enum Reap {
-    /// It lives, or was reaped before.
+    /// The child is alive, or was reaped before.
     Nothing,
-    /// It is to be looked at again after a while: it waits for its group, or the system could not say.
+    /// The child must be checked again after a while: it waits for its group, or the system could
+    /// not tell its state.
     Later,
-    /// It has exited, and is reaped.
+    /// The child has exited, and is reaped.
     Exited(Exit),
 }
 
 #[derive(Debug)]
 pub(super) enum Pipe {
     Reader(Reader),
-    /// Boxed, since most pipes are readers, which are half as large.
+    /// Boxed because most pipes are readers, which are half as large.
     Writer(Box<Writer>),
 }
 
-/// What a spawn needs of the reactor.
+/// The parts of the reactor that a spawn needs.
 pub(crate) struct Surroundings<'a> {
     pub(crate) spawner: &'a Spawner,
     pub(crate) sources: &'a mut Sources,
     pub(crate) nofile: Option<Limit>,
     pub(crate) pidfds: bool,
-    /// The directory of the cgroup that it is to start in.
+    /// The directory of the cgroup to start in.
     pub(crate) cgroup: Option<BorrowedFd<'a>>,
-    /// The socket of the guard that it registers with, and its number there.
+    /// The socket of the guard to register with, and the child's number there.
     pub(crate) guard: Option<(BorrowedFd<'a>, u32)>,
     pub(crate) started: Instant,
-    /// Whether a signal has come that asks the host to end.
+    /// Tells whether a signal has arrived that asks the host to end.
     pub(crate) asked_to_end: &'a mut dyn FnMut() -> bool,
 }
 
 impl Child {
-    /// Starts the command as process `key`. After an error nothing of it is left.
+    /// Starts the command as process `key`. An error leaves nothing behind.
     pub(crate) fn spawn(command: &Parts, key: Key, around: &mut Surroundings<'_>) -> Result<Self, SpawnError> {
         let mut files = Files::open(command, around.spawner.null())?;
         let mut pipes = Vec::with_capacity(files.ours.len());
@@ -155,12 +159,12 @@ impl Child {
             cgroup: None,
             frozen: false,
             tree_killed: None,
-            reason: entered.as_ref().map(Self::entered),
+            reason: entered.as_ref().map(Self::entry_reason),
             exit: None,
         })
     }
 
-    /// Ends it without a word: for a child that nobody could watch.
+    /// Kills and reaps it without an event, for a child that could not be watched.
     pub(crate) fn abandon(self, sources: &mut Sources) {
         sys::wait::kill_and_reap(self.pid);
         for (_, pipe) in self.pipes {
@@ -172,22 +176,22 @@ impl Child {
         self.exit.as_deref()
     }
 
-    /// Whether only SIGCHLD can tell of its death.
+    /// Tells whether only SIGCHLD can report its exit.
     pub(crate) fn needs_sweep(&self) -> bool {
         self.exit.is_none() && self.pidfd.is_none()
     }
 
-    /// Whether it has died without our having told so.
+    /// Tells whether it has exited and no event has reported this.
     pub(crate) fn has_ended(&self) -> bool {
         self.exit.is_none() && sys::wait::state(self.pidfd(), self.pid) != State::Running
     }
 
-    /// What has stopped or continued it since the last call.
+    /// Returns the last stop or continuation since the last call.
     pub(crate) fn stop_change(&self) -> Option<StopChange> {
         if self.holds_number() { sys::wait::stop_change(self.pid) } else { None }
     }
 
-    /// Stops it with its group, or continues them. What is gone cannot be stopped.
+    /// Stops it with its group, or continues them. An error means that it is gone.
     pub(crate) fn stop_or_continue(&self, signal: i32) {
         let _ = match self.leads {
             true => self.signal_group(signal),
@@ -199,28 +203,29 @@ impl Child {
         self.pidfd.as_ref().map(|(pidfd, _)| pidfd.as_fd())
     }
 
-    /// What has become of it; `Lost` also if its number is another child's of the host by now.
+    /// Returns its state. It is `Lost` also if its number belongs to another child of the host by
+    /// now.
     fn state(&self) -> State {
         let state = sys::wait::state(self.pidfd(), self.pid);
         let is_anothers = || {
             let birth = self.birth?;
             Some(table::start_time(self.pid)? != birth)
         };
-        // What cannot be read is no sign of another one.
+        // A start time that cannot be read does not prove that it is another process.
         if state != State::Lost && is_anothers() == Some(true) { State::Lost } else { state }
     }
 
-    /// Whether its number certainly is its own: not if somebody else has reaped it.
+    /// Tells whether its number certainly is its own. It is not if other code has reaped it.
     fn holds_number(&self) -> bool {
         self.exit.is_none() && self.state() != State::Lost
     }
 
-    /// Exited, every pipe closed, and every close told of.
+    /// Tells whether it has exited, every pipe is closed, and every close has been reported.
     pub(crate) fn is_over(&self) -> bool {
         self.exit.is_some() && self.pipes.is_empty() && self.unreported == 0
     }
 
-    /// Reaps it if it has died. `living` is looked up if it is needed and not there.
+    /// Reaps it if it has exited. `living` is filled if it is needed and empty.
     pub(crate) fn reap(&mut self, now: Instant, sources: &mut Sources, living: &mut Option<Living>) -> Reap {
         if self.exit.is_some() {
             return Reap::Nothing;
@@ -228,7 +233,7 @@ impl Child {
         if self.leads && (self.kill_group_at_exit || self.hold_for_group) && self.state() == State::Zombie {
             self.died.get_or_insert(now);
             if self.kill_group_at_exit {
-                // An error says that nobody else is in the group.
+                // An error means that no other process is in the group.
                 let _ = self.signal_group(libc::SIGKILL);
             } else if !self.group_outlives_leader() {
                 match living.get_or_insert_with(Living::look).has(self.pid, self.group_killed) {
@@ -240,7 +245,7 @@ impl Child {
         }
         let wait = match &self.pidfd {
             Some((pidfd, _)) => sys::wait::try_wait_exactly(pidfd.as_fd(), self.pid),
-            // Not another child of the host, which has got its number.
+            // The number belongs to another child of the host, which must not be reaped.
             None if self.state() == State::Lost => Wait::Lost,
             None => sys::wait::try_wait(self.pid),
         };
@@ -270,7 +275,7 @@ impl Child {
         }
     }
 
-    /// The terminal of a child that is reaped, to be read to its end.
+    /// Returns the terminal of a child that is reaped, to be read to its end.
     pub(crate) fn hung_up_terminal(&mut self) -> Option<&mut Reader> {
         if self.terminal { self.reader(1) } else { None }
     }
@@ -286,7 +291,8 @@ impl Child {
         self.pipes.iter_mut().find(|(number, _)| *number == fd).map(|(_, pipe)| pipe)
     }
 
-    /// Closes our end. What the child has not taken is lost: how much that is, or `None` if there was no pipe.
+    /// Closes our end. Returns how many bytes the child has not taken, which are lost, or `None` if
+    /// there was no pipe.
     pub(crate) fn close(&mut self, fd: i32, sources: &mut Sources) -> Option<usize> {
         let index = self.pipes.iter().position(|(number, _)| *number == fd)?;
         let (_, pipe) = self.pipes.remove(index);
@@ -297,9 +303,9 @@ impl Child {
         }
     }
 
-    /// The poll says that a writer can be written to, or that its reader is gone.
+    /// Handles a report of the poll that a writer can be written to, or that its reader is gone.
     pub(crate) fn flush(&mut self, fd: i32, reader_gone: bool, sources: &mut Sources) -> Option<Notice> {
-        // Nobody has the terminal open now, and yet it can be opened again.
+        // No process has the terminal open now, but it can be opened again.
         let reader_gone = reader_gone && !(self.terminal && fd == 0);
         let writer = self.writer(fd)?;
         let source = writer.source;
@@ -315,23 +321,23 @@ impl Child {
         }
     }
 
-    /// An event has told of a close that was asked for by a call.
+    /// Notes that an event has reported a close that a call has made.
     pub(crate) fn reported(&mut self) {
         self.unreported = self.unreported.saturating_sub(1);
     }
 
-    /// Why a child enters its cgroup by itself.
-    pub(crate) fn entered(error: &io::Error) -> Arc<str> {
+    /// Returns the reason for which a child enters its cgroup by itself.
+    pub(crate) fn entry_reason(error: &io::Error) -> Arc<str> {
         format!("entered before its exec, not at its birth: clone3: {error}").into()
     }
 
-    /// Says in which cgroup it was started, or why in none.
-    pub(crate) fn enclose(&mut self, cgroup: Option<Cgroup>, reason: Option<Arc<str>>) {
+    /// Sets the cgroup in which it was started, or the reason for which there is none.
+    pub(crate) fn set_containment(&mut self, cgroup: Option<Cgroup>, reason: Option<Arc<str>>) {
         self.cgroup = cgroup;
         self.reason = reason.or(self.reason.take());
     }
 
-    /// What keeps it together with all that it starts.
+    /// Returns what keeps it together with everything that it starts.
     pub(crate) fn containment(&self) -> Containment {
         let strength = match self.cgroup {
             Some(_) => Strength::Cgroup,
@@ -341,12 +347,12 @@ impl Child {
         Containment::new(strength, self.reason.clone())
     }
 
-    /// Its number, as long as it is not reaped.
+    /// Returns its pid as long as it is not reaped.
     pub(crate) fn unreaped_pid(&self) -> Option<i32> {
         self.exit.is_none().then_some(self.pid)
     }
 
-    /// A pidfd for the guard, unless it is in a cgroup or gone.
+    /// Returns a pidfd for the guard, unless the child is in a cgroup or gone.
     pub(crate) fn handle(&self) -> Option<OwnedFd> {
         let number = || self.holds_number().then(|| sys::pidfd::open(self.pid).ok()).flatten();
         match &self.pidfd {
@@ -356,7 +362,8 @@ impl Child {
         }
     }
 
-    /// The members of its group, or itself alone, as long as it holds its number. `None` where that cannot be told.
+    /// Returns the members of its group, or itself alone, as long as it holds its number. `None` if
+    /// the system cannot tell.
     pub(super) fn members(&self) -> Option<Vec<Member>> {
         let members = match self.leads {
             true => table::members_of_group(self.pid)?,
@@ -365,13 +372,15 @@ impl Child {
         Some(if self.holds_number() { members } else { Vec::new() })
     }
 
-    /// The members of its group that are there after it was reaped, if the kernel can reach them.
+    /// Returns the members of its group that are left after it was reaped, if the kernel can reach
+    /// them.
     fn leftover_group(&self) -> Option<ProcessGroup> {
         let (pidfd, _) = self.pidfd.as_ref().filter(|(pidfd, _)| self.has_leftovers(pidfd))?;
         Some(ProcessGroup { pidfd: pidfd.try_clone().ok()?, number: self.pid })
     }
 
-    /// [`leftover_group`](Self::leftover_group), which takes the pidfd if there is no descriptor left for another one.
+    /// Returns the [`leftover_group`](Self::leftover_group). It takes the pidfd if there is no
+    /// descriptor left for another one.
     pub(super) fn take_leftover_group(&mut self) -> Option<ProcessGroup> {
         self.leftover_group().or_else(|| {
             let (pidfd, source) = self.pidfd.take()?;
@@ -388,7 +397,8 @@ impl Child {
         self.exit.is_some() && self.leads && sys::pidfd::group_supported(pidfd) && !gone()
     }
 
-    /// Whether the kernel lets us reach the group's members by the leader's pidfd, reaped or not.
+    /// Tells whether the kernel can reach the group's members by the leader's pidfd, whether the
+    /// leader is reaped or not.
     pub(super) fn group_outlives_leader(&self) -> bool {
         self.pidfd.as_ref().is_some_and(|(pidfd, _)| sys::pidfd::group_supported(pidfd))
     }
@@ -428,8 +438,8 @@ impl Child {
         }
     }
 
-    /// A signal that could not be sent by the pidfd is sent by the number, as long as that is its own: a
-    /// sandbox may refuse the one and allow the other.
+    /// Sends a signal by the number if it could not be sent by the pidfd, as long as the number is
+    /// the child's own. A sandbox may refuse the one and allow the other.
     fn either_way(
         &self,
         by_pidfd: io::Result<()>,
@@ -443,7 +453,7 @@ impl Child {
         if self.holds_number() { Ok(send()?) } else { Err(SignalError::AlreadyExited) }
     }
 
-    /// Only what could have ended it was a request to end.
+    /// Only a signal that could have ended it was a request to end.
     pub(super) fn note_request(&mut self, signal: i32) {
         if crate::signal::ends_by_default(signal) {
             self.requested = Some(signal);
@@ -471,7 +481,8 @@ impl Pipe {
     }
 }
 
-/// A pidfd in the poll set, or nothing where the system has none for us. It may have come with the child.
+/// Returns a registered pidfd, or `None` if the system does not allow one. It may have been opened
+/// with the spawn.
 fn watch(pid: i32, given: Option<OwnedFd>, process: Key, sources: &mut Sources) -> Option<(OwnedFd, Key)> {
     let pidfd = given.map_or_else(|| sys::pidfd::open(pid), Ok).ok()?;
     let source = sources.register(pidfd.as_fd(), Interest::READABLE, Source::Pidfd { process }).ok()?;

@@ -1,6 +1,7 @@
-//! Starting the guard: see `sys::guard`.
+//! Starts the guard, whose program is in `sys::guard`. It does not talk to it.
 //!
-//! The one rule: it has a session of its own, and no descriptor of the host's but its socket.
+//! The one rule: the guard has a session of its own, and no descriptor of the host's but its
+//! socket.
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -13,18 +14,19 @@ use crate::sys;
 use crate::sys::guard::PROGRAM;
 use crate::sys::spawn::{Order, Spawner};
 
-/// A guard that runs.
+/// A guard that is running.
 #[derive(Debug)]
 pub(crate) struct Started {
     pub(crate) pid: i32,
     pub(crate) pidfd: OwnedFd,
-    /// The host's end.
+    /// The host's end of the socket.
     pub(crate) socket: OwnedFd,
-    /// It can keep descriptors below this number.
+    /// The guard can keep descriptors below this number.
     pub(crate) numbers: u32,
 }
 
-/// Starts a guard. It needs `/proc`, `memfd_create(2)` and pidfds, and an architecture that it is written for.
+/// Starts a guard. This needs `/proc`, `memfd_create(2)` and pidfds, and an architecture for which
+/// the guard is written.
 pub(crate) fn start(spawner: &Spawner) -> io::Result<Started> {
     let (socket, theirs) = sys::guard::socket_pair()?;
     let hard = sys::limit::get(Resource::OpenFiles)?.hard;

@@ -1,4 +1,6 @@
-//! When a whole tree was killed.
+//! The record of a kill of a whole tree. It kills nothing.
+//!
+//! The one rule: a later kill never changes the time of the first one.
 
 use std::time::Instant;
 
@@ -8,14 +10,14 @@ use super::table::Moment;
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Killed {
     pub(super) at: Instant,
-    /// In the order of looks.
+    /// The moment of the kill in the order of scans.
     pub(super) moment: Moment,
-    /// The kernel has missed nobody.
+    /// Whether the kernel has missed no member.
     pub(super) complete: bool,
 }
 
 impl Killed {
-    /// Remembers the first kill, and the first one that has missed nobody.
+    /// Records the first kill, and the first one that has missed no member.
     pub(super) fn note(self, known: &mut Option<Self>) {
         match known {
             None => *known = Some(self),

@@ -1,7 +1,8 @@
-//! A child process to be talked to: the transport.
+//! A child process and the calls of a host on it: the transport.
 //!
-//! Waits for nothing and hands out no events; the reactor does. Exited = reaped. Ended = exited and every pipe closed. The
-//! one rule: a call has its effect now, and what there is to tell of it comes as an event in a later turn.
+//! It waits for nothing and delivers no events; the reactor does both. Exited means reaped. Ended
+//! means exited and every pipe closed. The one rule: a call takes effect at once, and its results
+//! are events of a later turn.
 
 pub(crate) mod cgroup;
 mod child;
@@ -35,11 +36,12 @@ pub(crate) use table::Living;
 pub use tree::Tree;
 pub(crate) use tree::{Agenda, Stem, Sweep};
 
-/// A process of one reactor. Never reused: an id of a process that has ended reaches nobody.
+/// The id of a process in one reactor. It is never reused: the id of a process that has ended
+/// reaches nothing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ProcessId(pub(crate) Key);
 
-/// A process of a reactor, to be talked to: see [`Reactor::process`](crate::Reactor::process).
+/// A process of a reactor: see [`Reactor::process`](crate::Reactor::process).
 ///
 /// ```
 /// use childminder::{Command, Event, Reactor, Stdio};
@@ -69,25 +71,26 @@ pub struct Process<'a> {
 }
 
 impl Process<'_> {
-    /// Its id in the reactor.
+    /// Returns its id in the reactor.
     #[must_use]
     pub fn id(&self) -> ProcessId {
         self.id
     }
 
-    /// Its number in the system; `None` once it has been reaped, because the number may be somebody else's then.
+    /// Returns its process id, or `None` once it has been reaped, because the number can then
+    /// belong to another process.
     #[must_use]
     pub fn pid(&self) -> Option<u32> {
         self.child.exit.is_none().then(|| self.child.pid.unsigned_abs())
     }
 
-    /// When its spawn began: what [`Exit::wall_time`] counts from.
+    /// Returns the time at which its spawn began, from which [`Exit::wall_time`] counts.
     #[must_use]
     pub fn started(&self) -> Instant {
         self.child.started
     }
 
-    /// How it ended, once it has exited.
+    /// Returns how it ended, once it has exited.
     #[must_use]
     pub fn exit(&self) -> Option<&Exit> {
         self.child.exit()
@@ -97,28 +100,32 @@ impl Process<'_> {
     ///
     /// # Errors
     ///
-    /// [`SignalError::AlreadyExited`] after it was reaped: nothing is sent then, whoever has its number
-    /// now. That holds also if the host itself has reaped it. Without a pidfd it is then told apart from
-    /// the new owner of its number by the time at which that one was started, where `/proc` shows it.
-    /// `EINVAL` for a number that is no signal, `EPERM` if it runs as somebody whom the host may not signal
-    /// (`kill(2)`).
+    /// [`SignalError::AlreadyExited`] after it was reaped. Nothing is sent then, even if another
+    /// process has its number now. This also holds if the host itself has reaped it. Without a
+    /// pidfd, the start time in `/proc`, where that is shown, tells it apart from the new owner of
+    /// its number. `EINVAL` for a number that is not a signal, `EPERM` if it runs as a user whose
+    /// processes the host may not signal (`kill(2)`).
     pub fn signal(&mut self, signal: i32) -> Result<(), SignalError> {
         self.child.send(signal)
     }
 
-    /// Sends a signal to the process group that it leads; to itself alone if it leads none (see
+    /// Sends a signal to the process group that it leads.
+    ///
+    /// If it leads none, the signal goes to the process alone (see
     /// [`Command::inherit_process_group`](crate::Command::inherit_process_group)).
     ///
     /// # Errors
     ///
-    /// As [`signal`](Self::signal). On Linux 6.9 and later with pidfds, members of the group that outlive their leader are still
-    /// reached after its exit, and only they; elsewhere that is [`SignalError::AlreadyExited`].
+    /// As [`signal`](Self::signal). On Linux 6.9 and later with pidfds, the signal still reaches
+    /// the members of the group that outlive their leader, and only these. Elsewhere a call after
+    /// the leader's exit returns [`SignalError::AlreadyExited`].
     #[doc(alias = "killpg")]
     pub fn signal_group(&mut self, signal: i32) -> Result<(), SignalError> {
         self.child.send_to_group(signal)
     }
 
-    /// Asks the group to end: `signal` (SIGTERM, usually), then SIGCONT, since a stopped process does not act on it otherwise.
+    /// Asks the group to end: sends `signal` (usually SIGTERM), then SIGCONT, because a stopped
+    /// process would not act on the signal.
     ///
     /// # Errors
     ///
@@ -126,7 +133,7 @@ impl Process<'_> {
     #[doc(alias = "SIGTERM")]
     pub fn terminate_group(&mut self, signal: i32) -> Result<(), SignalError> {
         self.signal_group(signal)?;
-        // It may have ended in between: then there is nobody to continue.
+        // If the group has ended in between, there is nothing to continue.
         let _ = self.signal_group(libc::SIGCONT);
         Ok(())
     }
@@ -141,26 +148,31 @@ impl Process<'_> {
         self.signal_group(libc::SIGKILL)
     }
 
-    /// Says whether the rest of its process group is killed (SIGKILL) when it exits, just before it is
-    /// reaped, while its number still is its own. It is not, unless said so here.
+    /// Sets whether the rest of its process group is killed (SIGKILL) when it exits. The default is
+    /// no.
+    ///
+    /// The kill happens just before the process is reaped, while its number is still its own.
     pub fn kill_group_at_exit(&mut self, kill: bool) {
         self.child.kill_group_at_exit = kill;
     }
 
-    /// Writes to the child's descriptor `fd`: what there is room for now, and the rest as soon as there is. All of
-    /// `data` is taken. `false` says that more than the high-water mark is waiting, so that a producer should rest until
-    /// [`Event::Drained`](crate::Event::Drained).
+    /// Writes to the child's descriptor `fd`: as much as fits now, and the rest as soon as there is
+    /// room.
+    ///
+    /// All of `data` is taken. `false` means that more than the high-water mark is waiting, so that
+    /// a producer should rest until [`Event::Drained`](crate::Event::Drained).
     ///
     /// # Errors
     ///
-    /// [`WriteError::NoPipe`] if there is no open pipe of ours to that descriptor, [`WriteError::Closing`] after
-    /// [`close_after_flush`](Self::close_after_flush). A child that has closed its end is no error here: the loss is told in bytes by
-    /// [`Event::FdClosed`](crate::Event::FdClosed).
+    /// [`WriteError::NoPipe`] if there is no open pipe of ours to that descriptor,
+    /// [`WriteError::Closing`] after [`close_after_flush`](Self::close_after_flush). A child that
+    /// has closed its end is not an error here: [`Event::FdClosed`](crate::Event::FdClosed) reports
+    /// the number of lost bytes.
     pub fn write(&mut self, fd: i32, data: &[u8]) -> Result<bool, WriteError> {
         self.write_vectored(fd, &[IoSlice::new(data)])
     }
 
-    /// [`write`](Self::write) of several pieces, in one system call where they fit.
+    /// Writes several pieces, as [`write`](Self::write) does, in one system call if they fit.
     ///
     /// # Errors
     ///
@@ -178,13 +190,15 @@ impl Process<'_> {
         Ok(writer.may_go_on())
     }
 
-    /// What is waiting to be written to the child's descriptor `fd`, in bytes; `None` if there is no pipe.
+    /// Returns how many bytes are waiting to be written to the child's descriptor `fd`, or `None`
+    /// if there is no pipe.
     #[must_use]
     pub fn pending(&mut self, fd: i32) -> Option<usize> {
         self.child.writer(fd).map(|writer| writer.pending())
     }
 
-    /// From how many waiting bytes on [`write`](Self::write) asks to rest: 64 KiB, unless set here.
+    /// Sets the high-water mark: the number of waiting bytes above which [`write`](Self::write)
+    /// asks to rest. The default is 64 KiB.
     ///
     /// # Errors
     ///
@@ -194,8 +208,10 @@ impl Process<'_> {
         Ok(())
     }
 
-    /// Has [`Event::Drained`](crate::Event::Drained) come once all is written that is waiting for the child's descriptor `fd`,
-    /// also below the high-water mark. Whether anything is waiting: if not, no event comes.
+    /// Requests [`Event::Drained`](crate::Event::Drained) for the moment when everything that is
+    /// waiting for the child's descriptor `fd` is written, even below the high-water mark.
+    ///
+    /// Returns whether anything is waiting. If not, no event comes.
     ///
     /// # Errors
     ///
@@ -204,13 +220,16 @@ impl Process<'_> {
         Ok(self.child.writer(fd).ok_or(WriteError::NoPipe { fd })?.rest())
     }
 
-    /// Closes the child's stdin after all that was written has been flushed.
+    /// Closes the child's stdin after everything that was written has been flushed.
     pub fn close_stdin(&mut self) {
         self.close_after_flush(0);
     }
 
-    /// Closes our end of the child's descriptor `fd` once all that was written has been flushed; at once if nothing
-    /// waits or it is one that we read. Writing to it is an error from now on. No pipe, no effect.
+    /// Closes our end of the child's descriptor `fd` once everything that was written has been
+    /// flushed.
+    ///
+    /// It is closed at once if nothing is waiting or if we read it. Writing to it is an error from
+    /// now on. This has no effect if there is no pipe.
     pub fn close_after_flush(&mut self, fd: i32) {
         match self.child.writer(fd) {
             Some(writer) if writer.pending() > 0 => writer.closing = true,
@@ -218,8 +237,11 @@ impl Process<'_> {
         }
     }
 
-    /// Closes our end of the child's descriptor `fd` at once. What was not written yet is lost, and told so by
-    /// [`Event::FdClosed`](crate::Event::FdClosed); if we read it, the child gets `EPIPE` or SIGPIPE from now on. No pipe, no effect.
+    /// Closes our end of the child's descriptor `fd` at once.
+    ///
+    /// What was not written yet is lost, and [`Event::FdClosed`](crate::Event::FdClosed) reports
+    /// how much. If we read it, the child gets `EPIPE` or SIGPIPE from now on. This has no effect
+    /// if there is no pipe.
     #[doc(alias = "closeChildFD")]
     pub fn close(&mut self, fd: i32) {
         if let Some(lost) = self.child.close(fd, self.sources) {
@@ -228,7 +250,8 @@ impl Process<'_> {
         }
     }
 
-    /// Closes all pipes, those that are written after a flush (Twisted's `loseConnection`, but for every descriptor).
+    /// Closes all pipes. The ones that we write are flushed first (Twisted's `loseConnection`, but
+    /// for every descriptor).
     #[doc(alias = "loseConnection")]
     pub fn close_all(&mut self) {
         let fds: Vec<i32> = self.child.pipes.iter().map(|(fd, _)| *fd).collect();
@@ -237,20 +260,22 @@ impl Process<'_> {
         }
     }
 
-    /// [`close`](Self::close) for every pipe.
+    /// Closes every pipe, as [`close`](Self::close) does.
     pub(crate) fn close_all_at_once(&mut self) {
         let fds: Vec<i32> = self.child.pipes.iter().map(|(fd, _)| *fd).collect();
         fds.into_iter().for_each(|fd| self.close(fd));
     }
 
-    /// Stops reading the child's descriptor `fd`, so that a child that goes on writing has to wait. Its exit is seen all the same,
-    /// and so is an end of file before which nothing is left to read. No pipe, no effect.
+    /// Stops reading the child's descriptor `fd`, so that a child that goes on writing has to wait.
+    ///
+    /// The reactor still sees its exit, and also an end of file if nothing is left to read before
+    /// it. This has no effect if there is no pipe.
     #[doc(alias = "pauseProducing")]
     pub fn pause(&mut self, fd: i32) {
         if let Some(reader) = self.child.reader(fd) {
             reader.paused = true;
             if reader.is_over() && !reader.queued {
-                // The poll has told of its end before.
+                // The poll has already reported its end.
                 reader.queued = true;
                 self.sources.push_ready(reader.source);
             }
@@ -269,36 +294,39 @@ impl Process<'_> {
         }
     }
 
-    /// [`pause`](Self::pause) for every descriptor that we read.
+    /// Pauses every descriptor that we read, as [`pause`](Self::pause) does.
     pub fn pause_all(&mut self) {
         for fd in self.child.readers().collect::<Vec<_>>() {
             self.pause(fd);
         }
     }
 
-    /// [`resume`](Self::resume) for every descriptor that we read.
+    /// Resumes every descriptor that we read, as [`resume`](Self::resume) does.
     pub fn resume_all(&mut self) {
         for fd in self.child.readers().collect::<Vec<_>>() {
             self.resume(fd);
         }
     }
 
-    /// How many bytes have been read from the child's descriptor `fd` so far; `None` if there is no open pipe.
+    /// Returns how many bytes have been read from the child's descriptor `fd` so far, or `None` if
+    /// there is no open pipe.
     #[must_use]
     pub fn bytes_read(&mut self, fd: i32) -> Option<u64> {
         self.child.reader(fd).map(|reader| reader.bytes())
     }
 
-    /// Whether everything was read from the child's descriptor `fd` that was there at the last look.
+    /// Tells whether everything was read that was in the pipe of the child's descriptor `fd` at the
+    /// last read.
     pub(crate) fn is_drained(&mut self, fd: i32) -> bool {
         self.child.reader(fd).is_none_or(|reader| !reader.queued && !reader.paused)
     }
 
-    /// Tells the child's pseudo-terminal its new size; the foreground group gets SIGWINCH.
+    /// Sets a new size of the child's pseudo-terminal. The foreground group gets SIGWINCH.
     ///
     /// # Errors
     ///
-    /// `NotConnected` if the child has no terminal or it is closed; else what `ioctl(2)` says.
+    /// `NotConnected` if the child has no terminal or it is closed, and otherwise the error of
+    /// `ioctl(2)`.
     #[doc(alias = "TIOCSWINSZ")]
     pub fn resize(&mut self, rows: u16, columns: u16) -> io::Result<()> {
         let terminal = self.child.pipes.iter().find_map(|(_, pipe)| match pipe {

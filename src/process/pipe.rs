@@ -1,7 +1,7 @@
-//! One end each of the pipes to a child.
+//! Our ends of the pipes to a child.
 //!
-//! Knows nothing of events: says what a read or a write came to. The one rule: nothing here blocks, and nothing that was
-//! taken is lost without being counted.
+//! They deliver no events: each call returns the result of a read or a write. The one rule: nothing
+//! here blocks, and bytes that were taken are never lost without being counted.
 
 use std::collections::VecDeque;
 use std::io::{self, IoSlice};
@@ -10,36 +10,41 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use crate::slab::Key;
 use crate::sys;
 
-/// A producer should rest when more than this is waiting: Twisted's figure, and one Linux pipe.
+/// The number of waiting bytes above which a producer should rest: Twisted's figure, and the size
+/// of a Linux pipe.
 const HIGH_WATER: usize = 64 * 1024;
-/// What a pipe that keeps being full is raised to, so that the child writes on while we read: it triples the throughput of a flood. Less
-/// is slower where a hundred write, more is hardly faster.
+/// The size in bytes to which a pipe is raised that is full again and again, so that the child can
+/// write while we read. This triples the throughput of a flood. A smaller size is slower where a
+/// hundred children write, and a larger one is hardly faster.
 pub(crate) const LARGE_PIPE: usize = 256 * 1024;
 
-/// So much at once is a full pipe, or nearly: blocks that are no multiple of a page never fill it to the last byte.
+/// A read of this many bytes means that the pipe was full, or nearly so: writes whose size is not a
+/// multiple of a page never fill it to the last byte.
 const MUCH: usize = 32 * 1024;
 
-/// So often in a row a read may fail before the pipe is closed.
+/// How often in a row a read may fail before the pipe is closed.
 const FAILURES: u8 = 16;
 
-/// The pipe has been raised already.
+/// The value of `Reader::full` once the pipe has been raised.
 const GROWN: u8 = 2;
 
-/// The end that we read.
+/// The end of a pipe that we read.
 #[derive(Debug)]
 pub(crate) struct Reader {
     fd: OwnedFd,
     pub(crate) source: Key,
-    /// It is on the ready list.
+    /// Whether it is on the ready list.
     pub(crate) queued: bool,
     pub(crate) paused: bool,
-    /// The other end is closed: a short read no longer means that nothing is left.
+    /// Whether the other end is closed. Then a short read does not mean that nothing is left.
     hung_up: bool,
-    /// A terminal gives a line a read, however large the buffer. It is not closed before its child is reaped: that would hang up
-    /// on a child that has closed its own descriptors and is about to exit.
+    /// Whether it is a terminal, which returns one line per read, however large the buffer is. It
+    /// is not closed before its child is reaped: that would hang up on a child that has closed its
+    /// own descriptors and is about to exit.
     terminal: bool,
-    /// The child is reaped, and with it the terminal has hung up on everybody else.
-    last_words: bool,
+    /// Whether the terminal's child is reaped, which has hung up the terminal for all other
+    /// processes.
+    child_reaped: bool,
     /// How often in a row it was full, or [`GROWN`].
     full: u8,
     /// How often in a row a read has failed.
@@ -47,16 +52,16 @@ pub(crate) struct Reader {
     bytes: u64,
 }
 
-/// What a read came to.
+/// The result of a read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Read {
-    /// So many bytes, and perhaps more where they came from.
+    /// Some bytes were read. `more` tells whether more may be left.
     Data { len: usize, more: bool },
-    /// Nothing now.
+    /// Nothing can be read now.
     Empty,
-    /// The system has refused to say. To be tried again in the next turn.
+    /// The system has refused the read, which must be tried again in the next turn.
     Refused,
-    /// Nothing ever again.
+    /// The end of the data.
     End,
 }
 
@@ -69,14 +74,14 @@ impl Reader {
             paused: false,
             hung_up: false,
             terminal,
-            last_words: false,
+            child_reaped: false,
             full: 0,
             failed: 0,
             bytes: 0,
         }
     }
 
-    /// How many bytes the child has sent so far.
+    /// Returns how many bytes the child has sent so far.
     pub(crate) fn bytes(&self) -> u64 {
         self.bytes
     }
@@ -85,27 +90,29 @@ impl Reader {
         self.hung_up = true;
     }
 
-    /// Whether the other end is closed and nothing is left: seen without reading, so also while paused.
+    /// Tells whether the other end is closed and nothing is left. It does not read, so it also
+    /// works while paused.
     pub(crate) fn is_over(&self) -> bool {
         if self.terminal {
-            self.last_words && !sys::fd::is_readable(self.fd.as_fd())
+            self.child_reaped && !sys::fd::is_readable(self.fd.as_fd())
         } else {
             self.hung_up && sys::fd::is_over(self.fd.as_fd())
         }
     }
 
-    /// A terminal's child is reaped: what can be read now is all.
-    pub(crate) fn last_words(&mut self) {
-        self.last_words = true;
+    /// Notes that the terminal's child is reaped, so that the data that can be read now is all.
+    pub(crate) fn child_reaped(&mut self) {
+        self.child_reaped = true;
     }
 
     fn nothing_now(&self) -> Read {
-        if self.last_words { Read::End } else { Read::Empty }
+        if self.child_reaped { Read::End } else { Read::Empty }
     }
 
     pub(crate) fn read(&mut self, buffer: &mut [u8]) -> Read {
         match sys::fd::read(self.fd.as_fd(), buffer) {
-            // A terminal's master says so, or EIO, when nobody has the slave any more: but /dev/tty can still be opened.
+            // A terminal's master returns this, or EIO, when no process has the slave open any
+            // more. But /dev/tty can still be opened.
             Ok(0) | Err(_) if self.terminal => self.nothing_now(),
             Ok(0) => Read::End,
             Ok(len) => {
@@ -115,7 +122,7 @@ impl Reader {
                 Read::Data { len, more: len == buffer.len() || self.hung_up || self.terminal }
             }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => Read::Empty,
-            // What is left in the pipe is lost if nobody tries again.
+            // The data in the pipe would be lost if the read were not tried again.
             Err(_) if self.failed < FAILURES => {
                 self.failed += 1;
                 Read::Refused
@@ -124,7 +131,7 @@ impl Reader {
         }
     }
 
-    /// A child that fills its pipe twice in a row gets a larger one, once.
+    /// Enlarges the pipe of a child that fills it twice in a row, once.
     fn note_full(&mut self, full: bool) {
         match (full, self.full) {
             (_, GROWN) => {}
@@ -137,31 +144,31 @@ impl Reader {
         }
     }
 
-    /// The terminal's master, if it is one.
+    /// Returns the terminal's master, if it is one.
     pub(crate) fn terminal(&self) -> Option<BorrowedFd<'_>> {
         self.terminal.then(|| self.fd.as_fd())
     }
 }
 
-/// The end that we write, and what the child has not taken yet.
+/// The end of a pipe that we write, and the bytes that the child has not taken yet.
 #[derive(Debug)]
 pub(crate) struct Writer {
     fd: OwnedFd,
     pub(crate) source: Key,
     buffer: VecDeque<u8>,
     high_water: usize,
-    /// A producer was told to rest, and is owed a word when it may go on.
+    /// Whether a producer was told to rest, and must be told when it may go on.
     resting: bool,
-    /// To be closed once all is written.
+    /// Whether to close it once everything is written.
     pub(crate) closing: bool,
 }
 
-/// What a flush came to.
+/// The result of a flush.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Flush {
-    /// Something is still waiting.
+    /// Some bytes are still waiting.
     Pending,
-    /// All is written. `rested`: a producer was told to rest before.
+    /// Everything is written. `rested` tells whether a producer was told to rest before.
     Done { rested: bool },
     /// The reader is gone.
     Broken,
@@ -172,7 +179,7 @@ impl Writer {
         Self { fd, source, buffer: VecDeque::new(), high_water: HIGH_WATER, resting: false, closing: false }
     }
 
-    /// What was taken and is not written yet, in bytes.
+    /// Returns how many bytes were taken and are not written yet.
     pub(crate) fn pending(&self) -> usize {
         self.buffer.len()
     }
@@ -181,7 +188,7 @@ impl Writer {
         self.high_water = bytes;
     }
 
-    /// Takes all the pieces: writes what the pipe has room for now, and keeps the rest.
+    /// Takes all the pieces: writes as much as the pipe has room for now, and keeps the rest.
     pub(crate) fn write(&mut self, pieces: &[IoSlice<'_>]) -> Flush {
         let mut taken = 0;
         let mut broken = false;
@@ -199,19 +206,20 @@ impl Writer {
         if broken { Flush::Broken } else { self.state() }
     }
 
-    /// Whether a producer may go on; if not, it will be told when.
+    /// Tells whether a producer may go on. If not, it will be told when it may.
     pub(crate) fn may_go_on(&mut self) -> bool {
         self.resting |= self.buffer.len() > self.high_water;
         !self.resting
     }
 
-    /// Whether anything is waiting; if so, a producer will be told when it is written, however little it is.
+    /// Tells whether anything is waiting. If so, a producer will be told when it is written,
+    /// however little it is.
     pub(crate) fn rest(&mut self) -> bool {
         self.resting |= !self.buffer.is_empty();
         self.resting
     }
 
-    /// Writes what is waiting, as far as the pipe has room.
+    /// Writes the waiting bytes, as far as the pipe has room.
     pub(crate) fn flush(&mut self) -> Flush {
         while !self.buffer.is_empty() {
             let (front, back) = self.buffer.as_slices();

@@ -1,6 +1,8 @@
-//! From what a command says of descriptors to open files: the child's, and our ends of the pipes.
+//! Opens the files of a child: its own ones and our ends of the pipes, as the command's settings
+//! ask.
 //!
-//! Opens, but starts nothing. The one rule: whatever was opened is closed again by the drop, if the spawn does not happen.
+//! It starts nothing. The one rule: if the spawn does not happen, dropping [`Files`] closes
+//! everything that was opened.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -14,15 +16,15 @@ use crate::stdio::{Opener, Source, Stdio};
 use crate::sys;
 use crate::sys::spawn::ChildFile;
 
-/// What a child has where nothing was said.
+/// The descriptors of a command that sets none.
 static DEFAULTS: &[(i32, Stdio)] = &[(0, Stdio(Source::Null)), (1, Stdio(Source::Piped)), (2, Stdio(Source::Piped))];
 
-/// Which way a pipe of ours goes.
+/// The direction of a pipe of ours.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Side {
     Reader,
     Writer,
-    /// The end of a terminal that we read.
+    /// The end of a terminal, which we read.
     Terminal,
 }
 
@@ -34,7 +36,7 @@ pub(super) struct Files<'a> {
     theirs: Map<i32, Theirs<'a>>,
     /// The user that the child becomes.
     owner: Option<u32>,
-    /// The child's descriptor 0 is to be its controlling terminal.
+    /// Whether the child's descriptor 0 becomes its controlling terminal.
     pub(super) terminal: bool,
 }
 
@@ -86,7 +88,7 @@ impl<'a> Files<'a> {
         Ok(files)
     }
 
-    /// What the child gets.
+    /// Returns the files that the child gets.
     pub(super) fn for_child(&self) -> Vec<ChildFile<'_>> {
         let file = |fd| match self.theirs.get(&fd)? {
             Theirs::Opened(file) => Some(file.as_fd()),
@@ -135,31 +137,31 @@ impl<'a> Files<'a> {
 
     fn open_reader(&mut self, fd: i32) -> io::Result<Theirs<'a>> {
         let (ours, theirs) = sys::fd::pipe()?;
-        self.give(&theirs);
+        self.set_owner(&theirs);
         self.ours.push((fd, ours, Side::Reader));
         Ok(Theirs::Opened(theirs))
     }
 
     fn open_writer(&mut self, fd: i32) -> io::Result<Theirs<'a>> {
         let (theirs, ours) = sys::fd::pipe()?;
-        self.give(&theirs);
+        self.set_owner(&theirs);
         self.ours.push((fd, ours, Side::Writer));
         Ok(Theirs::Opened(theirs))
     }
 
     /// Makes the child's user the owner of a pipe or a terminal. Otherwise a child that changes its
     /// user could not open `/dev/stdout` or its terminal again.
-    fn give(&self, file: &OwnedFd) {
+    fn set_owner(&self, file: &OwnedFd) {
         if self.owner.is_some() {
             // If the host may not do this, the child has the file all the same.
             let _ = fchown(file, self.owner, None);
         }
     }
 
-    /// The master is read as descriptor 1 and written as descriptor 0.
+    /// Opens a terminal. Its master is read as descriptor 1 and written as descriptor 0.
     fn open_terminal(&mut self, pty: crate::pty::Pty) -> io::Result<()> {
         let (master, slave) = sys::pty::open(pty)?;
-        self.give(&slave);
+        self.set_owner(&slave);
         self.ours.push((0, master.try_clone()?, Side::Writer));
         self.ours.push((1, master, Side::Terminal));
         self.theirs.insert(0, Theirs::Opened(slave));
@@ -170,7 +172,7 @@ impl<'a> Files<'a> {
     }
 }
 
-/// The file, or the error of its open with its path.
+/// Returns the file, or the error of its open with its path.
 fn named(command: &Parts, path: &Path, file: io::Result<OwnedFd>) -> Result<OwnedFd, SpawnError> {
     file.map_err(|error| {
         let hint = open_hint(path, &error);
@@ -178,7 +180,7 @@ fn named(command: &Parts, path: &Path, file: io::Result<OwnedFd>) -> Result<Owne
     })
 }
 
-/// Explains the errno of a failed open where the kind of the file is the reason.
+/// Explains the errno of a failed open if the kind of the file is the reason.
 fn open_hint(path: &Path, error: &io::Error) -> Option<String> {
     if error.raw_os_error() != Some(libc::ENXIO) {
         return None;

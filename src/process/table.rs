@@ -1,6 +1,7 @@
-//! The system's process table, as `/proc` shows it (`proc(5)`).
+//! Reads the system's process table, as `/proc` shows it (`proc(5)`).
 //!
-//! Decides nothing, and reads only. The one rule: what cannot be told is `None`, never a guess.
+//! It decides nothing and changes nothing. The one rule: the answer is `None`, and never a guess,
+//! if the system does not show it.
 
 use std::collections::{HashMap, HashSet};
 use std::fs;
@@ -9,43 +10,44 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use crate::contain::Member;
 use crate::sys;
 
-/// How often a look is repeated during which the numbers of processes began anew.
+/// How many scans are made in a row before an incomplete one must do.
 const LOOKS: u32 = 3;
-/// How often a look goes after the processes that were started meanwhile.
+/// How many times a scan continues with the processes that were started in the meantime.
 const ROUNDS: u32 = 20;
-/// How many of them it goes after.
+/// How many such processes it reads each time at most.
 const NEW: i32 = 1000;
-/// The kernel begins anew with this number (`RESERVED_PIDS`).
+/// The number from which the kernel counts again after the highest one (`RESERVED_PIDS`).
 const RESERVED: u64 = 300;
 
-/// How many looks have begun.
+/// How many scans have begun.
 static BEGUN: AtomicU64 = AtomicU64::new(0);
 
-/// A moment in the order of looks and kills: see [`Living::has`].
+/// A moment in the order of scans and kills: see [`Living::has`].
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Moment(u64);
 
 impl Moment {
-    /// Every look that begins from now on is later.
+    /// Returns a moment before every scan that begins from now on.
     pub(crate) fn now() -> Self {
         Self(BEGUN.load(Ordering::SeqCst))
     }
 }
 
-/// The process groups that have a living member: a zombie is not one.
+/// A scan for the process groups that have a living member. A zombie does not count.
 ///
-/// `/proc` is not read in one moment. While it is read, a process can fork a child with a number that was passed
-/// already, and exit before its own turn comes. So a look goes on with the numbers that were given out during it, until there
-/// are no new ones. A group that was not seen then is over. It also is if all of its members had been killed before the look,
-/// since none of them could start one.
+/// `/proc` is not read in one moment. While it is read, a process can fork a child whose number was
+/// already passed, and exit before its own number is reached. So a scan continues with the numbers
+/// that were given out during it, until there are no new ones. A group that was not seen then is
+/// empty. It is also empty if all of its members had been killed before the scan, since none of
+/// them could start a process.
 #[derive(Debug)]
 pub(crate) struct Living {
-    /// A living member of each group.
+    /// A living member of each group, by the group's number.
     groups: Option<HashMap<i32, i32>>,
-    /// The groups that have a dead member which nobody has reaped.
+    /// The groups that have a zombie.
     dead: HashSet<i32>,
     began: u64,
-    /// Nobody who was started during the look was missed.
+    /// Whether no process that was started during the scan was missed.
     complete: bool,
     looks: u32,
 }
@@ -66,7 +68,7 @@ impl Living {
             let (Some(before), Some(now)) = (last, last_pid()) else { break };
             if before == now {
                 let forks = forks().zip(forks_before).map(|(now, before)| now.saturating_sub(before));
-                // Not a round of all numbers, which would look like none.
+                // A round through all numbers would look like no new process.
                 let numbers = pid_max().map(|max| max.saturating_sub(RESERVED));
                 living.complete = forks.zip(numbers).is_some_and(|(forks, numbers)| forks < numbers / 4);
                 break;
@@ -77,7 +79,7 @@ impl Living {
             (before + 1..=now).for_each(|pid| living.note(pid, &mut groups));
             last = Some(now);
         }
-        // A /proc without any process is no process table.
+        // A `/proc` that shows no process is not a process table.
         living.groups = Some(groups).filter(|groups| !groups.is_empty());
         living
     }
@@ -91,8 +93,8 @@ impl Living {
         }
     }
 
-    /// Whether the group has a living member, where that can be told. `killed` is when all of its members
-    /// were killed.
+    /// Tells whether the group has a living member, or `None` if the system cannot tell. `killed`
+    /// is when all of its members were killed.
     pub(crate) fn has(&mut self, group: i32, killed: Option<Moment>) -> Option<bool> {
         loop {
             if self.groups.as_ref()?.contains_key(&group) {
@@ -102,47 +104,49 @@ impl Living {
                 return Some(false);
             }
             if self.looks >= LOOKS {
-                // There may be one.
+                // A member may have been missed.
                 return Some(true);
             }
             *self = Self { looks: self.looks + 1, ..Self::look() };
         }
     }
 
-    /// A living member of the group, if one was seen.
+    /// Returns a living member of the group, if one was seen.
     pub(crate) fn member(&self, group: i32) -> Option<i32> {
         self.groups.as_ref()?.get(&group).copied()
     }
 
-    /// Whether a dead member of the group was seen.
+    /// Tells whether a zombie of the group was seen.
     pub(crate) fn has_dead(&self, group: i32) -> bool {
         self.dead.contains(&group)
     }
 }
 
-/// The number that was given out last to a process or thread of this PID namespace.
+/// Returns the number that was given out last to a process or thread of this PID namespace.
 fn last_pid() -> Option<i32> {
     fs::read_to_string("/proc/loadavg").ok()?.split_ascii_whitespace().nth(4)?.parse().ok()
 }
 
-/// The kernel gives out numbers below this one.
+/// Returns the limit below which the kernel gives out numbers.
 fn pid_max() -> Option<u64> {
     fs::read_to_string("/proc/sys/kernel/pid_max").ok()?.trim().parse().ok()
 }
 
-/// How many processes and threads the system has started since its boot, in all PID namespaces.
+/// Returns how many processes and threads the system has started since its boot, in all PID
+/// namespaces.
 fn forks() -> Option<u64> {
     let stat = fs::read_to_string("/proc/stat").ok()?;
     stat.lines().find_map(|line| line.strip_prefix("processes "))?.trim().parse().ok()
 }
 
-/// Whether `/proc` numbers the processes as this one does: not if it is that of another PID namespace (`pid_namespaces(7)`).
+/// Tells whether `/proc` numbers the processes as this process does. It does not if it shows
+/// another PID namespace (`pid_namespaces(7)`).
 fn is_ours() -> bool {
     fs::read_link("/proc/self").is_ok_and(|own| own.as_os_str() == std::process::id().to_string().as_str())
 }
 
-/// When a process was started, in clock ticks since the boot. With the pid it tells a process from
-/// another one that has got its number.
+/// Returns when a process was started, in clock ticks since the boot. Together with the pid this
+/// tells a process from a later one with the same number.
 pub(crate) fn start_time(pid: i32) -> Option<u64> {
     if !is_ours() {
         return None;
@@ -151,20 +155,20 @@ pub(crate) fn start_time(pid: i32) -> Option<u64> {
     fields(&stat)?.nth(19)?.parse().ok()
 }
 
-/// Whether a process is alive and in this group.
+/// Tells whether a process is alive and in this group.
 pub(crate) fn is_living_member(pid: i32, group: i32) -> bool {
     let stat = fs::read(format!("/proc/{pid}/stat")).ok();
     let found = stat.as_deref().and_then(state_and_group);
     found.is_some_and(|(state, found)| found == group && !matches!(state, 'Z' | 'X' | 'x'))
 }
 
-/// The process group of a process, dead or alive.
+/// Returns the process group of a process, living or zombie.
 pub(crate) fn group_of(pid: i32) -> Option<i32> {
     let stat = is_ours().then(|| fs::read(format!("/proc/{pid}/stat")).ok()).flatten()?;
     state_and_group(&stat).map(|(_, group)| group)
 }
 
-/// What `/proc` says of these processes; those that are dead or gone are left out.
+/// Returns what `/proc` says of these processes. It leaves out zombies and processes that are gone.
 pub(crate) fn members(pids: &[i32]) -> Vec<Member> {
     if !is_ours() {
         return Vec::new();
@@ -173,7 +177,7 @@ pub(crate) fn members(pids: &[i32]) -> Vec<Member> {
     members.filter(|member| !matches!(member.state, 'Z' | 'X' | 'x')).collect()
 }
 
-/// The processes of a group, the dead that nobody has reaped not among them. `None` where that cannot be told.
+/// Returns the processes of a group without zombies, or `None` if the system cannot tell.
 pub(crate) fn members_of_group(group: i32) -> Option<Vec<Member>> {
     let processes = is_ours().then(|| fs::read_dir("/proc").ok()).flatten()?;
     let stats = processes.flatten().filter_map(|process| {
@@ -186,7 +190,7 @@ pub(crate) fn members_of_group(group: i32) -> Option<Vec<Member>> {
     Some(stats.filter(living).filter_map(|stat| member(&stat)).collect())
 }
 
-/// The children of this program, the dead that nobody has reaped among them. `None` where that cannot be told.
+/// Returns the children of this program with zombies, or `None` if the system cannot tell.
 #[cfg(target_os = "linux")]
 pub(crate) fn children() -> Option<Vec<i32>> {
     if !is_ours() {
@@ -198,7 +202,7 @@ pub(crate) fn children() -> Option<Vec<i32>> {
     if let Some(lists) = lists.filter(|lists| !lists.is_empty()) {
         return Some(lists.iter().flat_map(|list| list.split_ascii_whitespace()).flat_map(str::parse).collect());
     }
-    // A kernel without those lists.
+    // This kernel does not have those lists.
     let own = i32::try_from(std::process::id()).ok()?;
     let processes = fs::read_dir("/proc").ok()?.flatten();
     let pids = processes.filter_map(|process| process.file_name().to_str()?.parse::<i32>().ok());
@@ -210,14 +214,14 @@ pub(crate) fn children() -> Option<Vec<i32>> {
     Some(pids.filter(is_ours).collect())
 }
 
-/// The name of a process, dead or alive.
+/// Returns the name of a process, living or zombie.
 #[cfg(target_os = "linux")]
 pub(crate) fn name(pid: i32) -> Option<String> {
     let name = fs::read(format!("/proc/{pid}/comm")).ok()?;
     Some(String::from_utf8_lossy(name.strip_suffix(b"\n").unwrap_or(&name)).into_owned())
 }
 
-/// What a line of `/proc/PID/stat` says.
+/// Parses a line of `/proc/PID/stat`.
 fn member(stat: &[u8]) -> Option<Member> {
     let start = stat.iter().position(|byte| *byte == b'(')?;
     let end = stat.iter().rposition(|byte| *byte == b')')?;
@@ -229,15 +233,15 @@ fn member(stat: &[u8]) -> Option<Member> {
     Some(Member { pid, name, state, memory: pages * sys::page_size() })
 }
 
-/// The state and the process group that a line of `/proc/PID/stat` tells of.
+/// Returns the state and the process group from a line of `/proc/PID/stat`.
 fn state_and_group(stat: &[u8]) -> Option<(char, i32)> {
     let mut fields = fields(stat)?;
     let state = fields.next()?.chars().next()?;
     Some((state, fields.nth(1)?.parse().ok()?))
 }
 
-/// What follows the name in a line of `/proc/PID/stat`, from the state on. The name may hold anything,
-/// but nothing after it holds a parenthesis.
+/// Returns the fields after the name in a line of `/proc/PID/stat`, beginning with the state. The
+/// name may hold any byte, but nothing after it holds a parenthesis.
 fn fields(stat: &[u8]) -> Option<impl Iterator<Item = &str>> {
     let after_name = stat.rsplit(|byte| *byte == b')').next()?;
     Some(std::str::from_utf8(after_name).ok()?.split_ascii_whitespace())

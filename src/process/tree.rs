@@ -1,7 +1,7 @@
-//! A process and all that it has started, to be talked to as one.
+//! A process and everything that it has started, as one object.
 //!
-//! Waits for nothing, and hands out no events. The one rule: a member is reached as such, by its cgroup, by a
-//! pidfd or by the leader's handle, and never by a number alone.
+//! It waits for nothing and delivers no events. The one rule: a member is reached by its cgroup, by
+//! a pidfd or by the leader's handle, and never by a number alone.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -18,16 +18,17 @@ use crate::contain::{Containment, LAST_WAIT, Remains};
 use crate::error::SignalError;
 use crate::slab::Key;
 
-/// A process and all that it has started, as far as its [`Containment`] goes: see [`Reactor::tree`](crate::Reactor::tree).
+/// A process and everything that it has started, as far as its [`Containment`] goes: see
+/// [`Reactor::tree`](crate::Reactor::tree).
 ///
 /// | | in a cgroup | in a process group |
 /// | --- | --- | --- |
 /// | signal | each member, by a pidfd | the group |
-/// | terminate | the group of the leader, and 5 ms later each other member | the group |
-/// | kill | `cgroup.kill`, which misses nobody (Linux 5.14; before that each member, until nobody is left) | SIGKILL to the group |
+/// | terminate | the group of the leader, and 5 ms later each of the other members | the group |
+/// | kill | `cgroup.kill`, which misses no member (Linux 5.14; before that each member, until none is left) | SIGKILL to the group |
 /// | freeze, thaw | `cgroup.freeze` | SIGSTOP and SIGCONT to the group |
 ///
-/// A process that is in somebody else's group is alone in its tree, unless it is in a cgroup.
+/// A process that does not lead its group is alone in its tree, unless it is in a cgroup.
 ///
 /// ```
 /// use childminder::{Command, Event, Reactor};
@@ -47,43 +48,46 @@ pub struct Tree<'a> {
     pub(crate) stem: Stem<'a>,
     pub(crate) now: Instant,
     pub(crate) agenda: &'a mut Agenda,
-    /// A look at who lives, shared by all that need it.
+    /// A scan for living processes, which all users in a turn share.
     pub(crate) living: &'a mut Option<Living>,
 }
 
-/// The leader of a tree, or what is left after its end.
+/// The leader of a tree, or the leftover processes after its end.
 pub(crate) enum Stem<'a> {
     Led(&'a mut Child),
     Left(&'a mut Left),
 }
 
-/// What the reactor is to do about trees after a while. Those that are gone by then are left out.
+/// The tasks of the reactor for trees after a while. Trees that are gone by then are skipped.
 #[derive(Debug, Default)]
 pub(crate) struct Agenda {
-    /// Killed trees, and when it is told who is still there.
+    /// Killed trees, and when the reactor reports what is still there.
     pub(crate) words: VecDeque<(Key, Instant)>,
-    /// Terminated trees, and when those are signalled that the group of the leader does not hold.
+    /// Terminated trees, and when the members that are not in the group of the leader get the
+    /// signal.
     pub(crate) sweeps: VecDeque<(Key, Instant, Sweep)>,
 }
 
-/// A signal for those members of a cgroup that are not in the group of its leader, which has got it.
+/// A signal for the members of a cgroup that are not in the group of its leader, which has already
+/// got it.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Sweep {
     signal: i32,
     group: i32,
 }
 
-/// From the signal to the group of the leader to the signal to the others. Most trees are gone by then.
+/// The time from the signal for the group of the leader to the signal for the others. Most trees
+/// are gone by then.
 const SWEEP: Duration = Duration::from_millis(5);
 
 impl Tree<'_> {
-    /// The process that it has begun with. That one may be gone.
+    /// Returns the process with which the tree began. It may be gone.
     #[must_use]
     pub fn id(&self) -> ProcessId {
         self.id
     }
 
-    /// What keeps it together.
+    /// Returns what keeps the tree together.
     #[must_use]
     pub fn containment(&self) -> Containment {
         match &self.stem {
@@ -96,9 +100,10 @@ impl Tree<'_> {
     ///
     /// # Errors
     ///
-    /// [`SignalError::AlreadyExited`] if nobody is left, or what the system says: `EPERM` if a member runs as somebody whom the
-    /// host may not signal. The others have got it. `Unsupported` if there are no pidfds for us, and the leader is gone: then the members
-    /// of a cgroup can only be killed and frozen.
+    /// [`SignalError::AlreadyExited`] if no member is left. `EPERM` if a member runs as a user
+    /// whose processes the host may not signal; the other members have got the signal.
+    /// `Unsupported` if there are no pidfds and the leader is gone: the members of a cgroup can
+    /// then only be killed and frozen.
     pub fn signal(&mut self, signal: i32) -> Result<(), SignalError> {
         self.signal_with(&[signal])
     }
@@ -113,7 +118,7 @@ impl Tree<'_> {
             _ => {
                 let mut sent = signals.iter().map(|signal| self.signal_group(*signal));
                 let first = sent.next().unwrap_or(Ok(()));
-                // They may have ended in between.
+                // The members may have ended in between.
                 sent.for_each(drop);
                 first
             }
@@ -130,16 +135,16 @@ impl Tree<'_> {
         match &mut self.stem {
             Stem::Led(child) => child.send_to_group(signal),
             Stem::Left(Left { place: Place::Group(group), .. }) => group.signal(signal),
-            // Nothing leads to them but their numbers.
+            // Only their numbers are known.
             Stem::Left(_) => Err(SignalError::Os(io::ErrorKind::Unsupported.into())),
         }
     }
 
-    /// Asks all members to end: `signal` (SIGTERM, usually), then SIGCONT, since a stopped process does not act on it otherwise.
-    /// A tree that is frozen is thawed.
+    /// Asks all members to end: sends `signal` (usually SIGTERM), then SIGCONT, because a stopped
+    /// process would not act on the signal. A frozen tree is thawed.
     ///
-    /// Where the members of a group could not be reached after the leader was reaped (no pidfd, or a kernel before Linux 6.9),
-    /// the leader's exit is told only when they are gone.
+    /// If the members of a group could not be reached after the leader was reaped (no pidfd, or a
+    /// kernel before Linux 6.9), the reactor reports the leader's exit only when they are gone.
     ///
     /// # Errors
     ///
@@ -149,7 +154,7 @@ impl Tree<'_> {
         let sent = match &mut self.stem {
             Stem::Led(child) if child.cgroup.is_some() && child.leads => {
                 let sent = child.send_to_group(signal);
-                // It may have ended in between: then there is nobody to continue.
+                // If the group has ended in between, there is nothing to continue.
                 let _ = child.send_to_group(libc::SIGCONT);
                 self.agenda.sweeps.push_back((self.id.0, self.now + SWEEP, Sweep { signal, group: child.pid }));
                 sent
@@ -166,18 +171,19 @@ impl Tree<'_> {
         sent
     }
 
-    /// Carries out what was left to be done by [`terminate`](Self::terminate). An error is a right that is missing, for which a kill
-    /// has to do.
+    /// Sends the signal that [`terminate`](Self::terminate) has left for later. An error means that
+    /// a right is missing, and a kill must do instead.
     pub(crate) fn sweep(&mut self, sweep: Sweep) {
         if let (Some(cgroup), _) = self.stem.places() {
             let _ = cgroup.signal(&[sweep.signal, libc::SIGCONT], Some(sweep.group));
         }
     }
 
-    /// Kills all members (SIGKILL). What is still there two seconds later is told by
-    /// [`Event::TreeRemains`](crate::Event::TreeRemains), and is watched on.
+    /// Kills all members (SIGKILL). If any are still there two seconds later,
+    /// [`Event::TreeRemains`](crate::Event::TreeRemains) reports them, and the tree is still
+    /// watched.
     ///
-    /// The leader's exit may be told later, as after [`terminate`](Self::terminate).
+    /// The leader's exit may be reported later, as after [`terminate`](Self::terminate).
     ///
     /// # Errors
     ///
@@ -194,7 +200,7 @@ impl Tree<'_> {
         if !self.stem.was_killed() {
             self.agenda.words.push_back((self.id.0, at + LAST_WAIT));
         }
-        // One that could not be killed has missed somebody.
+        // A kill that failed has missed a member.
         let complete = killed.as_ref().is_ok_and(|complete| *complete);
         let killed_now = Killed { at, moment, complete };
         match &mut self.stem {
@@ -213,8 +219,8 @@ impl Tree<'_> {
         killed.map(drop)
     }
 
-    /// Gives the rest of the group its time after the leader's end. Where the group can be reached only as long as
-    /// the leader is not reaped, it is reaped only when its group is gone.
+    /// Gives the rest of the group its time after the leader's end. If the group can be reached
+    /// only as long as the leader is not reaped, the leader is reaped only when its group is gone.
     fn hold(&mut self) {
         if let Stem::Led(child) = &mut self.stem {
             child.kill_group_at_exit = false;
@@ -222,7 +228,8 @@ impl Tree<'_> {
         }
     }
 
-    /// Has all members stand still. In a cgroup they do not notice it, and it takes a moment until the last one stands.
+    /// Suspends all members. In a cgroup they do not notice it, and it takes a moment until the
+    /// last one is suspended.
     ///
     /// # Errors
     ///
@@ -232,7 +239,7 @@ impl Tree<'_> {
         self.set_frozen(true)
     }
 
-    /// Has all members go on that [`freeze`](Self::freeze) has stopped.
+    /// Continues all members that [`freeze`](Self::freeze) has suspended.
     ///
     /// # Errors
     ///
@@ -253,8 +260,10 @@ impl Tree<'_> {
         }
     }
 
-    /// Who is in it now, the dead that nobody has reaped not among them. The system's process table is read for that, which takes
-    /// about a millisecond for a hundred processes of the whole system if it is a group.
+    /// Returns the present members, without zombies.
+    ///
+    /// This reads the system's process table if the tree is a group, which takes about a
+    /// millisecond for each hundred processes of the whole system.
     ///
     /// ```
     /// use childminder::{Command, Reactor, Remains};
@@ -272,7 +281,7 @@ impl Tree<'_> {
         let members = match self.stem.places() {
             (Some(cgroup), _) => match cgroup.pids() {
                 Ok(pids) if pids.is_empty() => Some(Vec::new()),
-                // None of them is in a `/proc` that does not show ours.
+                // A `/proc` of another PID namespace shows none of them.
                 Ok(pids) => Some(table::members(&pids)).filter(|members| !members.is_empty()),
                 Err(_) => None,
             },
@@ -289,7 +298,8 @@ impl Tree<'_> {
         }
     }
 
-    /// Whether it is certain that nobody is left. The leader is somebody as long as it is not reaped.
+    /// Tells whether it is certain that no member is left. The leader counts as a member until it
+    /// is reaped.
     #[must_use]
     pub fn is_empty(&mut self) -> bool {
         let Stem::Left(left) = &mut self.stem else { return false };

@@ -1,6 +1,7 @@
-//! What a reactor has to say, and the names of what it speaks of.
+//! The events of a reactor, and the ids that they use.
 //!
-//! Plain data. The one rule: what is lent here is the handler's for the length of its call.
+//! This is plain data. The one rule: data that an event lends belongs to the handler only for the
+//! length of its call.
 
 use std::io;
 use std::sync::Arc;
@@ -12,70 +13,79 @@ use crate::exit::Exit;
 use crate::process::ProcessId;
 use crate::slab::Key;
 
-/// Something that has happened: lent to the handler of [`Reactor::turn`](crate::Reactor::turn).
+/// An event, lent to the handler of [`Reactor::turn`](crate::Reactor::turn).
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum Event<'a> {
-    /// A process has written something. At most 256 KiB, and never empty.
+    /// A process has written data: at most 256 KiB, and never empty.
     Data {
-        /// Who.
+        /// The process.
         process: ProcessId,
-        /// At which of its descriptors.
+        /// The number of its descriptor.
         fd: i32,
-        /// What. Lent from the reactor's read buffer.
+        /// The data, lent from the reactor's read buffer.
         data: &'a [u8],
     },
-    /// A pipe to a process is closed, by it or by us: once for each pipe.
+    /// A pipe to a process is closed, by it or by us. This comes once for each pipe.
     FdClosed {
-        /// Whose.
+        /// The process.
         process: ProcessId,
-        /// Its descriptor.
+        /// The number of its descriptor.
         fd: i32,
-        /// How many bytes were taken by [`Process::write`](crate::Process::write) and not by the pipe.
+        /// The number of bytes that [`Process::write`](crate::Process::write) took and the pipe did
+        /// not.
         lost: usize,
     },
-    /// All is written that was waiting for a process's descriptor, and a producer had been asked to rest.
+    /// Everything that was waiting for a process's descriptor is written, after a producer had been
+    /// asked to rest.
     Drained {
-        /// Whose.
+        /// The process.
         process: ProcessId,
-        /// Its descriptor.
+        /// The number of its descriptor.
         fd: i32,
     },
-    /// A process has exited and is reaped. What it wrote before is still coming, if it has not come already.
+    /// A process has exited and is reaped. The data that it wrote before comes later, if it has not
+    /// come already.
     Exited {
-        /// Who.
+        /// The process.
         process: ProcessId,
-        /// How.
+        /// The exit status.
         exit: &'a Exit,
     },
-    /// A process has exited and all its pipes are closed. It comes exactly once, and is the last event of this process, but for
-    /// [`TreeGone`](Self::TreeGone) and [`TreeRemains`](Self::TreeRemains).
+    /// A process has exited and all its pipes are closed. This comes exactly once, and is the last
+    /// event of the process except for [`TreeGone`](Self::TreeGone) and
+    /// [`TreeRemains`](Self::TreeRemains).
     Ended {
-        /// Who.
+        /// The process.
         process: ProcessId,
-        /// How it exited.
+        /// The exit status.
         exit: &'a Exit,
     },
-    /// The last one of a process's tree is gone: of all that it has started, as far as its
-    /// [`Containment`](crate::Containment) goes. It comes once for each process, after its [`Exited`](Self::Exited): at once if nobody is
-    /// left then, and otherwise before or after its [`Ended`](Self::Ended). A dead one that nobody has reaped is gone.
+    /// The last process of a tree is gone: of everything that a process has started, as far as its
+    /// [`Containment`](crate::Containment) goes.
+    ///
+    /// This comes once for each process, after its [`Exited`](Self::Exited): at once if no process
+    /// is left then, and otherwise before or after its [`Ended`](Self::Ended). A zombie counts as
+    /// gone.
     TreeGone {
         /// The process.
         process: ProcessId,
-        /// The kernel has said so. If not, the system cannot tell: the members of a group whose leader was reaped are found by
-        /// its pidfd on Linux 6.9 or later, and the dead are told from the living by `/proc`.
+        /// Whether the kernel has confirmed it. If not, the system cannot tell: the members of a
+        /// group whose leader was reaped are found by its pidfd on Linux 6.9 or later, and `/proc`
+        /// tells zombies from living processes.
         certain: bool,
     },
-    /// Two seconds after a process's tree was [killed](crate::Tree::kill) it is still there. It is told once, and
-    /// [`TreeGone`](Self::TreeGone) comes when it is gone. A member in state `D` is in a system call that not even SIGKILL interrupts.
+    /// A process's tree is still there two seconds after it was [killed](crate::Tree::kill). This
+    /// comes once, and [`TreeGone`](Self::TreeGone) comes when the tree is gone. A member in state
+    /// `D` is in a system call that not even SIGKILL interrupts.
     TreeRemains {
         /// The process.
         process: ProcessId,
-        /// Who is still there.
+        /// The processes that are still there.
         remains: &'a Remains,
     },
-    /// A process was stopped by a signal, such as SIGTSTP, or SIGTTIN because it has asked the terminal:
-    /// see [`Reactor::watch_stops`](crate::Reactor::watch_stops).
+    /// A process was stopped by a signal, such as SIGTSTP, or SIGTTIN because it has read from the
+    /// terminal: see [`Reactor::watch_stops`](crate::Reactor::watch_stops).
     Stopped {
         /// The process.
         process: ProcessId,
@@ -87,54 +97,57 @@ pub enum Event<'a> {
         /// The process.
         process: ProcessId,
     },
-    /// The program was stopped by [`Reactor::suspend`](crate::Reactor::suspend), and goes on. All timers
-    /// were put off by the time that it stood still. Whoever keeps times of its own may do the same.
+    /// The program was suspended by [`Reactor::suspend`](crate::Reactor::suspend), and goes on. All
+    /// timers were delayed by the length of the suspension. A host that keeps times of its own may
+    /// do the same.
     Resumed {
-        /// How long it stood still.
+        /// The length of the suspension.
         after: Duration,
     },
-    /// A descendant of this program has lost its parent, and is a child of this program now: see
-    /// [`Reactor::adopt_orphans`](crate::Reactor::adopt_orphans). It is told once, when it is found, and may be dead by then. It
-    /// is reaped without another word.
+    /// A descendant of this program has lost its parent, and is now a child of this program: see
+    /// [`Reactor::adopt_orphans`](crate::Reactor::adopt_orphans). This comes once, when the orphan
+    /// is found, which may have exited by then. Its reaping causes no event.
     Orphan {
-        /// Its number in the system. It may be another process's as soon as this one is gone.
+        /// The process id. It may belong to another process as soon as this one is gone.
         pid: u32,
-        /// Its name.
+        /// The name of the process.
         name: &'a str,
     },
-    /// The time of a timer has come.
+    /// A timer is due.
     Timer(TimerId),
-    /// A watched signal has come, once or more often.
+    /// A watched signal has arrived, once or more often.
     Signal(i32),
-    /// A descriptor of the host's has become ready. Edge-triggered: not told again before a read or write said `WouldBlock`.
+    /// A descriptor of the host's has become ready. This is edge-triggered: it is not reported
+    /// again before a read or write has returned `WouldBlock`.
     Ready {
-        /// Which.
+        /// The descriptor's id.
         source: SourceId,
-        /// It can be read, or is closed at the other end.
+        /// Whether it can be read, or is closed at the other end.
         readable: bool,
-        /// It can be written.
+        /// Whether it can be written.
         writable: bool,
     },
     /// A [`Waker`] was used, once or more often.
     Woken,
 }
 
-/// What the host wants to know of a descriptor of its own.
+/// The kind of readiness of a host's descriptor that causes events.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Interest {
-    /// When it can be read.
+    /// It can be read.
     Readable,
-    /// When it can be written.
+    /// It can be written.
     Writable,
     /// Both.
     Both,
 }
 
-/// A descriptor of the host's in a reactor: see [`Reactor::register`](crate::Reactor::register). Never reused.
+/// The id of a descriptor of the host's in a reactor: see
+/// [`Reactor::register`](crate::Reactor::register). It is never reused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct SourceId(pub(super) Key);
 
-/// Wakes a reactor from another thread: [`Event::Woken`] comes.
+/// Wakes a reactor from another thread, by the event [`Event::Woken`].
 #[derive(Debug, Clone)]
 pub struct Waker(pub(super) Arc<mio::Waker>);
 
@@ -143,7 +156,7 @@ impl Waker {
     ///
     /// # Errors
     ///
-    /// What the system says; nothing is known that would make it say anything.
+    /// The system's error. No cause of one is known.
     pub fn wake(&self) -> io::Result<()> {
         self.0.wake()
     }

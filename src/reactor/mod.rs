@@ -1,8 +1,9 @@
-//! The reactor: one wait for everything, then what happened is handed out.
+//! The reactor: it waits for everything at once, and then delivers the events.
 //!
-//! Knows no services and no policy. The only file that reads the clock. What is due is decided once a
-//! turn, at the end of its wait; what is set or started counts from the clock at that moment. The one
-//! rule: an event is never delivered from inside a call, only from a turn.
+//! It knows no services and no policy. Above `sys`, only the reactor's files read the clock. The
+//! end of a turn's wait decides which timers are due. A timer or a process counts from the clock at
+//! the moment when it is set or started. The one rule: an event is never delivered from inside a
+//! call, only from a turn.
 
 mod event;
 #[cfg(target_os = "linux")]
@@ -43,8 +44,8 @@ pub use event::{Event, Interest, SourceId, Waker};
 #[cfg(target_os = "linux")]
 pub use orphans::Orphans;
 pub(crate) use patience::Patience;
-use reaper::Again;
 pub use reaper::ReapMethod;
+use reaper::Recheck;
 use signals::Signals;
 pub(crate) use signals::{end_program, ends_program};
 use stops::Stops;
@@ -52,18 +53,21 @@ use timers::{TimerId, Timers};
 use trees::Trees;
 use turn::{Ready, Turn};
 
-/// Events of one poll; those above it come with the next.
+/// The number of events of one poll. Further ones come with the next poll.
 const EVENTS: usize = 1024;
 
-/// Waits for child processes, their pipes, timers, signals and the host's own descriptors, on the thread that calls it.
+/// Waits for child processes, their pipes, timers, signals and the host's own descriptors, on the
+/// thread that calls it.
 ///
-/// Nothing happens but in [`turn`](Self::turn) (or [`run`](Self::run), which is a loop of turns): there is no thread behind
-/// it, and no signal handler unless it is needed. `Send`: it may be made on one thread and used on another.
+/// Events are delivered only in [`turn`](Self::turn) (or [`run`](Self::run), which is a loop of
+/// turns). There is no thread in the background, and no signal handler unless it is needed. The
+/// reactor is `Send`: it may be made on one thread and used on another.
 ///
-/// When it is dropped its pipes are closed and its children go on running, unsupervised; those that end later stay zombies
-/// until the host does, as with [`std::process::Child`]. [`run_service`](Self::run_service) stops them before.
-/// Nothing else is left of it, but for the handlers of signals that it watched (SIGCHLD among them with [`ReapMethod::Sigchld`]): they
-/// stay, since others may have chained themselves to them, and do what was done before. [The guide](crate::guide::embedding) has the details.
+/// When it is dropped, its pipes are closed and its children go on running without supervision.
+/// Children that end later stay zombies until the host ends, as with [`std::process::Child`].
+/// [`run_service`](Self::run_service) stops them before that. The drop also restores the actions of
+/// the signals that it watched (SIGCHLD among them with [`ReapMethod::Sigchld`]), unless the host
+/// has set another action in the meantime. [The guide](crate::guide::embedding) has the details.
 ///
 /// ```
 /// use childminder::{Command, Event, Reactor};
@@ -84,23 +88,24 @@ const EVENTS: usize = 1024;
 /// ```
 pub struct Reactor {
     poll: Poll,
-    /// Both are out while a turn runs.
+    /// `events` and `buffer` are taken out while a turn runs.
     events: Option<Events>,
     buffer: Vec<u8>,
     sources: Sources,
     processes: Slab<Child>,
-    // What is known and not told yet. Nothing is taken out before its turn has come: a handler may panic.
+    // These lists hold what the reactor knows and has not reported yet. An entry is taken out only
+    // when it is handled, because a handler may panic.
     ready: VecDeque<Ready>,
     reading: Option<(Key, i32)>,
     notices: VecDeque<Notice>,
-    /// Those that have died, or ended.
-    dead: VecDeque<Key>,
+    /// Processes that have exited, or ended.
+    exited: VecDeque<Key>,
     sweep: bool,
-    /// Started without a pidfd, and not looked after since.
+    /// Processes that were started without a pidfd and not checked since.
     newborn: Vec<Key>,
-    /// Those that are dead and cannot be reaped yet.
-    again: Vec<Again>,
-    /// A look at who lives, for all that need it in a turn.
+    /// Processes that have exited and cannot be reaped yet.
+    rechecks: Vec<Recheck>,
+    /// A scan for living processes, which all users in a turn share.
     living: Option<Living>,
     trees: Trees,
     #[cfg(target_os = "linux")]
@@ -108,11 +113,12 @@ pub struct Reactor {
     #[cfg(target_os = "linux")]
     orphans: Option<orphans::Orphanage>,
     stops: Stops,
-    /// How long the program stood still, until that is told.
+    /// How long the program was suspended, until that is reported.
     resumed: Option<Duration>,
     /// How often the program had been suspended when this reactor waited last.
     suspensions: u64,
-    come: VecDeque<i32>,
+    /// Watched signals that have arrived and are not reported yet.
+    arrived_signals: VecDeque<i32>,
     spawner: Spawner,
     pidfds: bool,
     nofile: Option<Limit>,
@@ -121,17 +127,18 @@ pub struct Reactor {
     sigchld: Sigchld,
     hosts: Vec<(Key, Box<dyn AsFd + Send>)>,
     waker: Option<Waker>,
-    /// For hosts that nest by the descriptor alone.
+    /// The timer for hosts that nest the reactor by its descriptor alone.
     #[cfg(target_os = "linux")]
     alarm: Option<sys::timerfd::Timerfd>,
-    /// The last poll had no room for more events: there may be some that it has not told.
+    /// Whether the last poll had no room for more events, so that there may be some that it has not
+    /// reported.
     full: bool,
-    /// When the wait of the present turn ended, or of the last one.
+    /// The time at which the wait of the present or last turn ended.
     woke: Instant,
     stopping: bool,
 }
 
-/// Who wants to know of SIGCHLD.
+/// Who has asked for SIGCHLD.
 #[derive(Debug, Default)]
 struct Sigchld {
     for_host: bool,
@@ -139,24 +146,25 @@ struct Sigchld {
 }
 
 impl Reactor {
-    /// A reactor with the fastest mechanisms that the system has.
+    /// Makes a reactor with the fastest mechanisms that the system has.
     ///
     /// # Errors
     ///
-    /// `EMFILE` or `ENFILE` if there are not enough descriptors left (it takes eight at most), or what else the system says.
+    /// `EMFILE` or `ENFILE` if there are not enough descriptors left (it takes eight at most), or
+    /// another error of the system.
     pub fn new() -> io::Result<Self> {
         Self::with_methods(SpawnMethod::default(), ReapMethod::default())
     }
 
-    /// A reactor that starts and reaps children in the given ways.
+    /// Makes a reactor that starts and reaps children by the given methods.
     ///
-    /// The ways to spawn differ in speed. The ways to reap differ in speed, and in this:
+    /// The methods to spawn differ in speed. The methods to reap differ in speed, and in this:
     ///
     /// | | [`ReapMethod::Pidfd`] | [`ReapMethod::Sigchld`] |
     /// | --- | --- | --- |
-    /// | SIGCHLD | is left alone | gets a handler, which stays |
+    /// | SIGCHLD | is left alone | has a handler from the first spawn until the reactor is dropped |
     /// | members of a group that outlive a stopped leader | are reached by its pidfd after it was reaped (Linux 6.9) | are reached while the leader is held unreaped |
-    /// | a child that the host reaps itself, and whose number another child of the host gets | is told from it by the pidfd | is told from it by the time at which it was started, which `/proc` shows in hundredths of a second; its exit is told when that other child has ended |
+    /// | a child that the host reaps itself, and whose number another child of the host gets | is told from it by the pidfd | is told from it by the time at which it was started, which `/proc` shows in hundredths of a second; its exit is reported when that other child has ended |
     ///
     /// # Errors
     ///
@@ -175,10 +183,10 @@ impl Reactor {
             ready: VecDeque::new(),
             reading: None,
             notices: VecDeque::new(),
-            dead: VecDeque::new(),
+            exited: VecDeque::new(),
             sweep: false,
             newborn: Vec::new(),
-            again: Vec::new(),
+            rechecks: Vec::new(),
             living: None,
             trees: Trees::default(),
             #[cfg(target_os = "linux")]
@@ -188,7 +196,7 @@ impl Reactor {
             stops: None,
             resumed: None,
             suspensions: stops::suspensions(),
-            come: VecDeque::new(),
+            arrived_signals: VecDeque::new(),
             spawner,
             pidfds: reap == ReapMethod::Pidfd,
             nofile: None,
@@ -205,26 +213,30 @@ impl Reactor {
         })
     }
 
-    /// Waits until something happens, at most for `timeout` (for ever if `None`), and hands out what happened.
+    /// Waits until something happens, at most for `timeout` (for ever if `None`), and delivers the
+    /// events.
     ///
-    /// `handler` is called once for each event, with the reactor itself, so that it can start, signal and stop things. The
-    /// order within a turn: data and closed pipes, exits, signals, timers. A turn without any event is normal.
+    /// `handler` is called once for each event, with the reactor itself, so that it can start
+    /// processes, send signals and set timers. The order within a turn is: stopped processes, ready
+    /// descriptors, exits (each after the child's own data), the data of other children, signals,
+    /// timers. [The guide](crate::guide::design) has it in full. A turn without any event is
+    /// normal.
     ///
     /// # Errors
     ///
-    /// What the system says of the wait; being interrupted by a signal is no error. After such an error
-    /// everything was looked at once without the wait, so nothing is lost, and the next turn may work.
-    /// `Other` if it is called by a handler.
+    /// The system's error of the wait. An interruption by a signal is not an error. After an error
+    /// the reactor has checked everything once without the wait, so nothing is lost, and the next
+    /// turn may work. The error is `Other` if a handler calls this method.
     pub fn turn(&mut self, timeout: Option<Duration>, mut handler: impl FnMut(&mut Self, Event<'_>)) -> io::Result<()> {
         self.turn_dyn(timeout, &mut handler)
     }
 
-    /// Turns until [`stop`](Self::stop) is called. A wait that the system refuses is tried again for five
-    /// seconds, with a pause that grows from 1 ms to 0.5 s.
+    /// Takes turns until [`stop`](Self::stop) is called. If the system refuses a wait, it is tried
+    /// again for five seconds, with a pause that grows from 1 ms to 0.5 s.
     ///
     /// # Errors
     ///
-    /// As [`turn`](Self::turn), if the last attempt has failed, too.
+    /// As [`turn`](Self::turn), if the last attempt has also failed.
     pub fn run(&mut self, mut handler: impl FnMut(&mut Self, Event<'_>)) -> io::Result<()> {
         let mut patience = Patience::default();
         while !std::mem::take(&mut self.stopping) {
@@ -233,7 +245,7 @@ impl Reactor {
         Ok(())
     }
 
-    /// A turn whose failures are errors only when patience has come to its end.
+    /// Takes a turn. Its failure is an error only after many attempts.
     pub(crate) fn turn_patiently(
         &mut self,
         patience: &mut Patience,
@@ -242,7 +254,7 @@ impl Reactor {
     ) -> io::Result<()> {
         match self.turn_dyn(timeout, handler) {
             Ok(()) => patience.succeeded(),
-            // Called by a handler: no time would help.
+            // A handler has called it, and a later attempt would fail too.
             Err(error) if self.events.is_none() => return Err(error),
             Err(error) => match patience.failed(clock()) {
                 Some(pause) => sys::fd::pause(pause),
@@ -252,34 +264,41 @@ impl Reactor {
         Ok(())
     }
 
-    /// Makes [`run`](Self::run) return after this turn (or at once, if it is called later);
+    /// Makes [`run`](Self::run) return after this turn, or at once if it is called later.
     /// [`run_service`](Self::run_service) stops its service first.
     pub fn stop(&mut self) {
         self.stopping = true;
     }
 
-    /// Whether [`stop`](Self::stop) was called; forgets it.
+    /// Tells whether [`stop`](Self::stop) was called, and resets this.
     pub(crate) fn take_stop(&mut self) -> bool {
         std::mem::take(&mut self.stopping)
     }
 
-    /// The time now, by the clock that timers and processes are measured by (`CLOCK_MONOTONIC`). It goes
-    /// on while a handler works, so what the handler sets or starts counts from that moment.
+    /// Returns the time of the clock by which timers and processes are measured
+    /// (`CLOCK_MONOTONIC`). The clock goes on while a handler works, so a timer or a process counts
+    /// from the moment at which the handler sets or starts it.
     #[must_use]
     pub fn now(&self) -> Instant {
         clock()
     }
 
-    /// When a turn has something to do even if no descriptor becomes ready: for nesting in another loop. In the past (or now) if
-    /// there is something to do at once, `None` if never.
+    /// Returns when a turn has something to do even if no descriptor becomes ready, for nesting in
+    /// another loop.
+    ///
+    /// The time is now or in the past if there is something to do at once, and `None` if there is
+    /// nothing to wait for.
     #[must_use]
     pub fn next_deadline(&mut self) -> Option<Instant> {
         if self.has_work() { Some(self.woke) } else { self.next_due() }
     }
 
-    /// Has the reactor's descriptor ([`AsFd`]) become readable at [`next_deadline`](Self::next_deadline) too: for loops that know
-    /// descriptors and no time-outs. Each turn sets it anew from now on; call this again after calls from outside of a turn
-    /// that may bring the deadline forward (a spawn, a timer, anything done to a [`Process`]). Linux only; it takes a `timerfd_create(2)`.
+    /// Makes the reactor's descriptor ([`AsFd`]) readable at [`next_deadline`](Self::next_deadline)
+    /// too, for loops that know descriptors and no timeouts.
+    ///
+    /// From now on each turn sets it anew. Call this again after calls outside of a turn that may
+    /// bring the deadline forward (a spawn, a timer, any call on a [`Process`]). It exists on Linux
+    /// only, and takes a `timerfd_create(2)`.
     ///
     /// # Errors
     ///
@@ -307,11 +326,13 @@ impl Reactor {
         self.alarm.as_ref().map_or(Ok(()), |alarm| alarm.set(delay))
     }
 
-    /// How long a child may take from its birth to its exec: 10 s unless set. It takes well below a millisecond, unless
-    /// the file system of its program, its directory or its files does not answer. One that takes longer is killed, and so is, at once,
-    /// one that stands still because a signal has stopped it: a process of the same user might try to hold up the host so. A
-    /// SIGTERM, SIGINT, SIGQUIT or SIGHUP for the host ends the wait as well, after a second. In each case the error's stage is
-    /// [`Stage::Wait`](crate::Stage::Wait).
+    /// Sets how long a child may take from its birth to its exec. The default is 10 s.
+    ///
+    /// A start takes well below a millisecond, unless the file system of the program, its directory
+    /// or its files does not answer. A child that takes longer is killed. A child that a signal has
+    /// stopped on its way is killed at once, because a process of the same user might try to block
+    /// the host in this way. A SIGTERM, SIGINT, SIGQUIT or SIGHUP for the host also ends the wait,
+    /// after a second. In each case the error's stage is [`Stage::Wait`](crate::Stage::Wait).
     ///
     /// ```
     /// use std::time::Duration;
@@ -324,28 +345,28 @@ impl Reactor {
         self.spawner.set_timeout(timeout);
     }
 
-    /// Has [`Event::Timer`] come once, `delay` from [`now`](Self::now), and never in this turn. Equal times fire in the order
-    /// in which they were asked for.
+    /// Requests one [`Event::Timer`], `delay` from [`now`](Self::now), and never in this turn.
+    /// Timers with equal times fire in the order in which they were set.
     pub fn call_later(&mut self, delay: Duration) -> TimerId {
         self.timers.insert(self.now(), delay)
     }
 
-    /// As [`call_later`](Self::call_later), at a time that was reckoned before.
+    /// Sets a timer at an absolute time, as [`call_later`](Self::call_later) does for a delay.
     pub(crate) fn call_at(&mut self, deadline: Instant) -> TimerId {
         self.timers.insert(deadline, Duration::ZERO)
     }
 
-    /// Takes back a timer. Whether it was still to fire.
+    /// Cancels a timer. Returns whether it was still to fire.
     pub fn cancel_timer(&mut self, id: TimerId) -> bool {
         self.timers.cancel(id)
     }
 
-    /// Has a timer fire `delay` from now instead. Whether it was still to fire.
+    /// Makes a timer fire `delay` from now instead. Returns whether it was still to fire.
     pub fn reset_timer(&mut self, id: TimerId, delay: Duration) -> bool {
         self.timers.reset(id, self.now(), delay)
     }
 
-    /// Has a timer fire `delay` later than it would have. Whether it was still to fire.
+    /// Makes a timer fire `delay` later than it would have. Returns whether it was still to fire.
     pub fn delay_timer(&mut self, id: TimerId, delay: Duration) -> bool {
         match self.timers.deadline(id) {
             Some(deadline) => self.timers.reset(id, deadline, delay),
@@ -353,34 +374,37 @@ impl Reactor {
         }
     }
 
-    /// When a timer will fire; `None` if it has fired or was cancelled, also within its own event.
+    /// Returns when a timer will fire, or `None` if it has fired or was cancelled. It is `None`
+    /// also within the timer's own event.
     #[must_use]
     pub fn timer_deadline(&self, id: TimerId) -> Option<Instant> {
         self.timers.deadline(id)
     }
 
-    /// Starts a process. Nothing is delivered from inside this call, even if the process is dead already.
+    /// Starts a process. No event is delivered from inside this call, even if the process has
+    /// already exited.
     ///
-    /// The thread stands still until the program runs or has failed to, at most for the
-    /// [time-out](Self::set_spawn_timeout): that is how the error can be returned here.
+    /// The call waits until the program runs or has failed to start, at most for the
+    /// [timeout](Self::set_spawn_timeout). That is how it can return the error.
     ///
     /// # Errors
     ///
-    /// [`SpawnError`] says which step failed, on what, and why; nothing is left behind then.
+    /// [`SpawnError`] says which step failed, on what, and why. Nothing is left behind then.
     pub fn spawn_process(&mut self, command: &Command) -> Result<ProcessId, SpawnError> {
         if !self.pidfds {
-            // The handler must be there before the child can die.
+            // The handler must be installed before the child can exit.
             self.watch_children(command)?;
         }
         let key = self.processes.next_key();
         let child = self.start(command, key)?;
         let needs_sweep = child.needs_sweep();
-        // Where the host ignores SIGCHLD, or another thread of it waits for anybody, it may be gone before it could have a pidfd.
+        // If the host ignores SIGCHLD, or another thread of it waits for any child, the child may
+        // be gone before it could have a pidfd.
         let gone = needs_sweep && child.has_ended();
         let inserted = self.processes.insert(child);
         debug_assert_eq!(key, inserted);
         if needs_sweep {
-            // Its pidfd could not be had, and it may be dead already: look in the next turn.
+            // It has no pidfd, and it may have exited already: check it in the next turn.
             self.newborn.push(key);
         }
         if needs_sweep && !gone {
@@ -389,34 +413,37 @@ impl Reactor {
         Ok(ProcessId(key))
     }
 
-    /// The process of this id, to be talked to; `None` once it has ended.
+    /// Returns the process of this id, or `None` once it has ended.
     #[must_use]
     pub fn process(&mut self, id: ProcessId) -> Option<Process<'_>> {
         let child = self.processes.get_mut(id.0)?;
         Some(Process { id, child, sources: &mut self.sources, notices: &mut self.notices })
     }
 
-    /// The processes that have not ended.
+    /// Returns the processes that have not ended.
     pub fn processes(&self) -> impl Iterator<Item = ProcessId> {
         self.processes.iter().map(|(key, _)| ProcessId(key))
     }
 
-    /// Has [`Event::Signal`] come for a signal. A handler that the host had before is still called; the signal's default
-    /// action is not carried out as long as a reactor watches it. In the thread that calls, the signal is no longer blocked.
+    /// Requests [`Event::Signal`] for a signal.
     ///
-    /// A signal that the kernel raises for a fault of the program (SIGSEGV, SIGABRT and the like) is told only if a process
-    /// has sent it; a fault still does what it did.
+    /// A handler that the host had before is still called. The signal's default action is not
+    /// carried out as long as a reactor watches it. The calling thread no longer blocks the signal.
+    ///
+    /// A signal that the kernel raises for a fault of the program (SIGSEGV, SIGABRT and the like)
+    /// is reported only if a process has sent it. A fault still has the effect that it had before.
     ///
     /// # Errors
     ///
-    /// `InvalidInput` for a number that is no signal or that cannot be caught (SIGKILL, SIGSTOP).
+    /// `InvalidInput` for a number that is not a signal or that cannot be caught (SIGKILL,
+    /// SIGSTOP).
     pub fn watch_signal(&mut self, signal: i32) -> io::Result<()> {
         self.watch(signal)?;
         self.sigchld.for_host |= signal == libc::SIGCHLD;
         Ok(())
     }
 
-    /// Whether the host has asked for this signal.
+    /// Tells whether the host has asked for this signal.
     pub(crate) fn watches_signal(&self, signal: i32) -> bool {
         self.signals.as_ref().is_some_and(|signals| signals.watches(signal))
     }
@@ -430,7 +457,8 @@ impl Reactor {
         self.signals.as_mut().map_or(Ok(()), |signals| signals.watch(signal))
     }
 
-    /// Whether this process ignores a signal, as one that nohup(1) has started ignores SIGHUP: a program should leave it so.
+    /// Tells whether this process ignores a signal, as one that nohup(1) has started ignores
+    /// SIGHUP. A program should leave such a signal ignored.
     ///
     /// ```
     /// // Rust's runtime ignores it, so that a closed pipe is an error and not the end.
@@ -442,8 +470,10 @@ impl Reactor {
         sys::signal::is_ignored(signal)
     }
 
-    /// Takes back [`watch_signal`](Self::watch_signal). When no reactor of the process watches the signal any more, its action is again
-    /// what it was before, unless the host has set another one meanwhile. Whether the signal was watched.
+    /// Undoes [`watch_signal`](Self::watch_signal). Returns whether the signal was watched.
+    ///
+    /// When no reactor of the process watches the signal any more, its action is again what it was
+    /// before, unless the host has set another one in the meantime.
     pub fn unwatch_signal(&mut self, signal: i32) -> bool {
         if signal == libc::SIGCHLD {
             let watched = std::mem::take(&mut self.sigchld.for_host);
@@ -454,20 +484,22 @@ impl Reactor {
         self.signals.as_mut().is_some_and(|signals| signals.unwatch(signal))
     }
 
-    /// Takes back [`watch`](Self::watch) for these signals. Those of them that have come and that nobody was told of.
+    /// Undoes [`watch`](Self::watch) for these signals. Returns the ones that have arrived and are
+    /// not reported.
     pub(crate) fn release_signals(&mut self, numbers: &[i32]) -> Vec<i32> {
-        self.come.extend(self.signals.as_mut().map(|signals| signals.release(numbers)).unwrap_or_default());
-        let (untold, come) = std::mem::take(&mut self.come).into_iter().partition(|number| numbers.contains(number));
-        self.come = come;
+        self.arrived_signals.extend(self.signals.as_mut().map(|signals| signals.release(numbers)).unwrap_or_default());
+        let (untold, arrived) =
+            std::mem::take(&mut self.arrived_signals).into_iter().partition(|number| numbers.contains(number));
+        self.arrived_signals = arrived;
         untold.into()
     }
 
-    /// Has [`Event::Ready`] come for a descriptor of the host's: anything that has one, such as an
+    /// Requests [`Event::Ready`] for a descriptor of the host's: anything that has one, such as an
     /// `Arc<TcpListener>` of which the host keeps a clone. Make it non-blocking.
     ///
     /// # Errors
     ///
-    /// What the system says: `EPERM` for a regular file, which is always ready.
+    /// The system's error, such as `EPERM` for a regular file, which is always ready.
     pub fn register(&mut self, fd: impl AsFd + Send + 'static, interest: Interest) -> io::Result<SourceId> {
         let wanted = match interest {
             Interest::Readable => mio::Interest::READABLE,
@@ -479,16 +511,17 @@ impl Reactor {
         Ok(SourceId(key))
     }
 
-    /// Takes back [`register`](Self::register) and drops what was given. Whether it was registered.
+    /// Undoes [`register`](Self::register) and drops what was given. Returns whether it was
+    /// registered.
     pub fn deregister(&mut self, id: SourceId) -> bool {
         let Some(index) = self.hosts.iter().position(|(key, _)| *key == id.0) else { return false };
         let (key, fd) = self.hosts.swap_remove(index);
-        // The kernel has forgotten it already if the host closed it behind our back.
+        // The kernel has already forgotten it if the host has closed it behind our back.
         let _ = self.sources.deregister(key, fd.as_fd());
         true
     }
 
-    /// What wakes this reactor from another thread.
+    /// Returns a handle that wakes this reactor from another thread.
     ///
     /// # Errors
     ///
@@ -504,12 +537,12 @@ impl Reactor {
         Ok(waker)
     }
 
-    /// Raises this process's limit of open files as far as it goes, and has children start with the one from before. The new soft
-    /// limit; `None` is none.
+    /// Raises this process's limit of open files as far as possible, and starts children with the
+    /// limit from before. Returns the new soft limit, where `None` means no limit.
     ///
     /// # Errors
     ///
-    /// What `setrlimit(2)` says.
+    /// The error of `setrlimit(2)`.
     #[doc(alias = "RLIMIT_NOFILE")]
     pub fn raise_fd_limit(&mut self) -> io::Result<Option<u64>> {
         let before = sys::limit::get(Resource::OpenFiles)?;
@@ -523,7 +556,7 @@ impl Reactor {
             return Err(io::Error::other("a turn cannot be taken from within a turn"));
         };
         let buffer = std::mem::take(&mut self.buffer);
-        // Put back whatever happens: a handler may panic, and the host may catch it.
+        // They are put back in any case, since a handler may panic and the host may catch it.
         let mut turn = Turn { reactor: self, events: Some(events), buffer };
         let result = turn.take(timeout, handler);
         drop(turn);
@@ -534,15 +567,15 @@ impl Reactor {
         result
     }
 
-    /// When a timer is due, or a child is to be looked at again.
+    /// Returns when a timer is due, or a child must be checked again.
     fn next_due(&mut self) -> Option<Instant> {
-        let looks = self.again.iter().map(|again| again.at).chain(self.trees.next_due());
+        let looks = self.rechecks.iter().map(|recheck| recheck.at).chain(self.trees.next_due());
         #[cfg(target_os = "linux")]
         let looks = looks.chain(self.guard.retry_at).chain(self.orphans.as_ref().and_then(orphans::Orphanage::due));
         looks.chain(self.timers.next_deadline()).min()
     }
 
-    /// Whether a turn has something to do without waiting.
+    /// Tells whether a turn has something to do without waiting.
     fn has_work(&self) -> bool {
         self.full
             || self.sweep
@@ -551,15 +584,19 @@ impl Reactor {
             || self.trees.has_news()
             || self.has_orphans_to_look_for()
             || self.sources.ready_len() > 0
-            || !(self.ready.is_empty() && self.notices.is_empty() && self.dead.is_empty() && self.come.is_empty())
+            || !(self.ready.is_empty()
+                && self.notices.is_empty()
+                && self.exited.is_empty()
+                && self.arrived_signals.is_empty())
     }
 }
 
-/// Readable when a turn has something to do, except for what [`next_deadline`](Self::next_deadline) knows; after
-/// `arm_fd` (Linux) including that.
+/// The descriptor is readable when a turn has something to do, except for what only
+/// [`next_deadline`](Self::next_deadline) knows. After `arm_fd` (Linux) it includes that.
 ///
-/// To nest in another loop, watch it for reading, by level or by edge; wait no longer than until
-/// [`next_deadline`](Self::next_deadline); then take one turn of no length: `turn(Some(Duration::ZERO), …)`.
+/// To nest the reactor in another loop, watch the descriptor for reading, by level or by edge. Wait
+/// no longer than until [`next_deadline`](Self::next_deadline). Then take one turn without a wait:
+/// `turn(Some(Duration::ZERO), …)`.
 ///
 /// ```
 /// use std::os::fd::AsFd;

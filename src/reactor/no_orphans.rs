@@ -1,4 +1,5 @@
-//! Where a program cannot be the parent of orphans. The one rule: there are none.
+//! The part of `orphans` for systems where a program cannot be the parent of orphans. It watches
+//! nothing. The one rule: its methods report that there is no orphan.
 
 use super::Reactor;
 

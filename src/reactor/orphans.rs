@@ -1,8 +1,8 @@
-//! Descendants that have lost their parent, in a program that wants to be their parent.
+//! Orphans: descendants that have lost their parent, in a program that adopts them.
 //!
-//! Only by the host's word: whoever is a child of the program, and was not started by this reactor, counts as an
-//! orphan. The one rule: nobody is signalled but by a pidfd, and only while he is an unreaped child of this
-//! program.
+//! This file does nothing unless the host has called [`Reactor::adopt_orphans`]. A child of the
+//! program that this reactor did not start then counts as an orphan. The one rule: an orphan is
+//! signalled only by a pidfd, and only while it is an unreaped child of this program.
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::io;
@@ -15,17 +15,19 @@ use crate::process::table;
 use crate::sys;
 use crate::sys::wait::Wait;
 
-/// While the orphans are being ended, others may become orphans without a word of the kernel.
+/// The interval of the searches while the orphans are being ended, because the kernel does not
+/// report new orphans.
 const LOOK: Duration = Duration::from_millis(50);
 
-/// What becomes of orphans at the end of [`Reactor::run_service`]: see [`Reactor::adopt_orphans`].
+/// What happens to orphans at the end of [`Reactor::run_service`]: see [`Reactor::adopt_orphans`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Orphans {
     /// They are left alone.
     Leave,
-    /// When the service is down they get SIGTERM and SIGCONT, and SIGKILL after this time, or when the program is asked to end a second
-    /// time. `run_service` returns when they are gone, two seconds after SIGKILL at the latest.
+    /// When the service is down they get SIGTERM and SIGCONT, and SIGKILL after this time or when
+    /// the program is asked to end a second time. `run_service` returns when they are gone, two
+    /// seconds after SIGKILL at the latest.
     End(Duration),
 }
 
@@ -33,16 +35,16 @@ pub enum Orphans {
 #[derive(Debug)]
 pub(super) struct Orphanage {
     fate: Orphans,
-    /// Those that were found and are not reaped.
+    /// The orphans that were found and are not reaped.
     known: HashMap<i32, Option<OwnedFd>>,
-    /// Those that nobody was told of.
+    /// The orphans that are not reported yet.
     untold: VecDeque<(u32, String)>,
-    /// A child of the program has ended, whose own children may be ours now.
+    /// Whether a child of the program has ended, whose own children may be ours now.
     pub(super) stirred: bool,
     ending: Option<Ending>,
 }
 
-/// The end of all orphans is under way.
+/// The state of a running end of all orphans.
 #[derive(Debug)]
 struct Ending {
     kill_at: Instant,
@@ -51,13 +53,13 @@ struct Ending {
 }
 
 impl Orphanage {
-    /// When there is something to do, whatever happens.
+    /// Returns when there is something to do, even without an event.
     pub(super) fn due(&self) -> Option<Instant> {
         let ending = self.ending.as_ref()?;
         Some(if ending.killed.is_some() { ending.look_at } else { ending.look_at.min(ending.kill_at) })
     }
 
-    /// Takes in a child of the program that nobody of ours has started.
+    /// Adds a child of the program that this reactor did not start.
     fn take_in(&mut self, pid: i32) {
         if self.known.contains_key(&pid) {
             return;
@@ -76,7 +78,7 @@ impl Orphanage {
     }
 }
 
-/// An error says that it is gone, or is another user's.
+/// Asks an orphan to end, or kills it. An error means that it is gone or another user's.
 fn end(pidfd: &OwnedFd, kill: bool) {
     let signals: &[i32] = if kill { &[libc::SIGKILL] } else { &[libc::SIGTERM, libc::SIGCONT] };
     for signal in signals {
@@ -85,21 +87,24 @@ fn end(pidfd: &OwnedFd, kill: bool) {
 }
 
 impl Reactor {
-    /// Makes this program the parent of its descendants that lose their own (`PR_SET_CHILD_SUBREAPER`, Linux), as the first process of
-    /// a container is anyway. [`Event::Orphan`] names each of them once, and they are reaped when they end. Later calls say
-    /// anew what becomes of them at the end.
+    /// Makes this program the parent of its descendants that lose their own
+    /// (`PR_SET_CHILD_SUBREAPER`, Linux), as the first process of a container is anyway.
     ///
-    /// It is only for a program all of whose children are this reactor's: the exit of any other child, such as one of
-    /// [`std::process::Command`] or of another reactor, is taken from whoever waits for it. This cannot be undone, and without it
-    /// the library never reaps what it has not started.
+    /// [`Event::Orphan`] names each of them once, and they are reaped when they end. Later calls
+    /// only change what happens to them at the end.
     ///
-    /// It installs a handler for SIGCHLD, as [`ReapMethod::Sigchld`](crate::ReapMethod::Sigchld) does. At each SIGCHLD the
-    /// list of all children is read.
+    /// Use it only in a program all of whose children belong to this reactor. It takes the exit of
+    /// any other child, such as one of [`std::process::Command`] or of another reactor, from the
+    /// code that waits for it. It cannot be undone. Without it, the library never reaps a process
+    /// that it has not started.
+    ///
+    /// It installs a handler for SIGCHLD, as [`ReapMethod::Sigchld`](crate::ReapMethod::Sigchld)
+    /// does. At each SIGCHLD it reads the list of all children.
     ///
     /// # Errors
     ///
-    /// What `prctl(2)` says (`EINVAL` before Linux 3.4), or `EMFILE` or `ENFILE`, since it takes two descriptors if no signal is watched
-    /// yet.
+    /// The error of `prctl(2)` (`EINVAL` before Linux 3.4), or `EMFILE` or `ENFILE`, since it takes
+    /// two descriptors if no signal is watched yet.
     ///
     /// ```
     /// use std::time::Duration;
@@ -127,7 +132,7 @@ impl Reactor {
             return Ok(());
         }
         self.watch(libc::SIGCHLD)?;
-        // Nobody may take back what the host wants to know of SIGCHLD otherwise.
+        // No call of `unwatch_signal` may stop the watching of SIGCHLD now.
         self.sigchld.for_children = true;
         sys::wait::adopt_orphans()?;
         let (known, untold) = (HashMap::new(), VecDeque::new());
@@ -139,12 +144,12 @@ impl Reactor {
         self.orphans.as_ref().is_some_and(|orphans| orphans.stirred || !orphans.untold.is_empty())
     }
 
-    /// The numbers of those that this reactor reaps otherwise.
+    /// Returns the pids that this reactor reaps in other ways.
     fn own_pids(&self) -> HashSet<i32> {
         self.processes.iter().filter_map(|(_, child)| child.unreaped_pid()).chain(self.guard.pid()).collect()
     }
 
-    /// Finds orphans, reaps those that are dead, and tells of the new ones.
+    /// Finds orphans, reaps the exited ones, and reports the new ones.
     pub(super) fn settle_orphans(&mut self, handler: &mut dyn FnMut(&mut Self, Event<'_>)) {
         let now = self.woke;
         let due = self.orphans.as_ref().and_then(Orphanage::due).is_some_and(|due| due <= now);
@@ -170,7 +175,7 @@ impl Reactor {
             Some(children) => {
                 children.into_iter().filter(|pid| !own.contains(pid)).for_each(|pid| orphans.take_in(pid))
             }
-            // Without a process table only the first of the dead can be seen.
+            // Without a process table only the first zombie can be seen.
             None => sys::wait::any_zombie()
                 .into_iter()
                 .filter(|pid| !own.contains(pid))
@@ -178,11 +183,12 @@ impl Reactor {
         }
         let before = orphans.known.len();
         orphans.known.retain(|pid, _| !matches!(sys::wait::try_wait(*pid), Wait::Reaped(..) | Wait::Lost));
-        // Their children are ours now. They are looked for in the next turn, since there may be more and more of them.
+        // Their children are ours now. They are searched for in the next turn, because a long chain
+        // of them could follow.
         orphans.stirred = orphans.known.len() < before;
     }
 
-    /// Ends all orphans, if that was said. Whether that is done.
+    /// Ends all orphans, if the host has asked for it. Returns whether that is done.
     pub(crate) fn end_orphans(&mut self) -> bool {
         let now = clock();
         let Some(orphans) = &mut self.orphans else { return true };

@@ -1,27 +1,29 @@
-//! How often a wait that the system refuses is tried again.
+//! Decides how often a wait that the system refuses is tried again.
 //!
-//! Pure: waits for nothing and reads no clock. The one rule: a single success makes it patient again.
+//! It is pure: it waits for nothing and reads no clock. The one rule: after a single success the
+//! count begins anew.
 
 use std::time::{Duration, Instant};
 
-/// The first pause; it doubles with each failure.
+/// The first pause. It doubles with each failure.
 const FIRST: Duration = Duration::from_millis(1);
 /// The longest pause.
 const LONGEST: Duration = Duration::from_millis(500);
-/// After so long nothing is expected to help any more.
+/// The time after which a further attempt is not expected to succeed.
 const ENOUGH: Duration = Duration::from_secs(5);
 
-/// Failures in a row: when the first one was, and the last pause.
+/// The failures in a row: the time of the first one, and the last pause.
 #[derive(Debug, Default)]
 pub(crate) struct Patience(Option<(Instant, Duration)>);
 
 impl Patience {
-    /// The wait has worked.
+    /// Notes that the wait has worked.
     pub(crate) fn succeeded(&mut self) {
         self.0 = None;
     }
 
-    /// The wait has failed: the pause before the next attempt, or `None` if it has failed for too long.
+    /// Notes that the wait has failed. Returns the pause before the next attempt, or `None` if it
+    /// has failed for too long.
     pub(crate) fn failed(&mut self, now: Instant) -> Option<Duration> {
         let (first, pause) = self.0.map_or((now, FIRST), |(first, pause)| (first, (2 * pause).min(LONGEST)));
         self.0 = Some((first, pause));

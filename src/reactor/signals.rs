@@ -1,6 +1,7 @@
-//! Signals as events: the self-pipe. Drain the pipe, then act.
+//! The signals that one reactor watches, as events through a self-pipe.
 //!
-//! The one rule: a signal that nobody watches any more does again what it did before.
+//! It hands out no events itself. The pipe is drained before its signals are handled. The one rule:
+//! a signal that no reactor watches any more does again what it did before.
 
 use std::io;
 use std::os::fd::BorrowedFd;
@@ -20,7 +21,7 @@ impl Signals {
         Ok(Self { inbox: Inbox::new()?, watched: Vec::new() })
     }
 
-    /// What becomes readable when a signal has come.
+    /// The descriptor that becomes readable when a signal has arrived.
     pub(crate) fn as_fd(&self) -> BorrowedFd<'_> {
         self.inbox.as_fd()
     }
@@ -34,7 +35,7 @@ impl Signals {
             self.inbox
                 .listen(number)
                 .map_err(|error| io::Error::new(error.kind(), format!("signal {number} cannot be watched: {error}")))?;
-            // Blocked in all threads it would never come.
+            // A signal that all threads block would never arrive.
             sys::signal::unblock(number).inspect_err(|_| {
                 self.inbox.leave(number);
             })?;
@@ -43,37 +44,40 @@ impl Signals {
         Ok(())
     }
 
-    /// Whether the signal was watched.
+    /// Stops watching a signal. Returns whether it was watched.
     pub(crate) fn unwatch(&mut self, number: i32) -> bool {
         self.watched.retain(|watched| *watched != number);
         self.inbox.leave(number)
     }
 
-    /// Empties the pipe; what has come of what is watched, each signal once.
+    /// Empties the pipe. Returns the watched signals that have arrived, each once.
     pub(crate) fn drain(&mut self) -> Vec<i32> {
-        let mut come = self.inbox.drain();
-        come.retain(|number| self.watched.contains(number));
-        come
+        let mut arrived = self.inbox.drain();
+        arrived.retain(|number| self.watched.contains(number));
+        arrived
     }
 
-    /// Takes back the handlers of these, and then looks a last time what has come of all that was watched.
+    /// Removes the handlers of these signals, and then returns for the last time all watched
+    /// signals that have arrived.
     pub(crate) fn release(&mut self, numbers: &[i32]) -> Vec<i32> {
         for number in numbers {
             self.inbox.leave(*number);
         }
-        let come = self.drain();
+        let arrived = self.drain();
         self.watched.retain(|watched| !numbers.contains(watched));
-        come
+        arrived
     }
 }
 
-/// Whether the signal would end this program now: its default action applies, and this thread lets it
-/// through. A reactor of the program may be in front of the default action meanwhile.
+/// Tells whether the signal would end this program now: its default action applies, and this thread
+/// does not block it. A reactor of the program may watch it in place of the default action for the
+/// time being.
 pub(crate) fn ends_program(number: i32) -> bool {
     signal::ends_by_default(number) && !sys::signal::is_blocked(number) && handler::default_applies(number)
 }
 
-/// Ends this program as the signal does by default; returns if somebody else watches or handles the signal.
+/// Ends this program as the signal does by default. It returns if other code watches or handles the
+/// signal.
 pub(crate) fn end_program(number: i32) {
     if !handler::has_listeners(number) && handler::default_applies(number) {
         sys::signal::end_self(number);

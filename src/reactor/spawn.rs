@@ -1,6 +1,7 @@
-//! Starting a process in the containment that its command asks for.
+//! Starts a process in the containment that its command asks for.
 //!
-//! The one rule: what was made for a process that could not be started is removed.
+//! It decides about the containment only, and `process` starts the child. The one rule: everything
+//! that was made for a process that could not be started is removed.
 
 use std::os::fd::AsFd;
 use std::os::fd::BorrowedFd;
@@ -17,13 +18,17 @@ use crate::process::{Child, Surroundings};
 use crate::slab::Key;
 
 impl Reactor {
-    /// Names the directory of a cgroup v2 hierarchy below which the cgroups of this reactor's processes are made: one
-    /// directory for the reactor, `childminder-PID-NUMBER`, with one for each process in it. Unless it is named, that is the cgroup that
-    /// the program itself is in. Processes that run keep the cgroup that they have.
+    /// Sets the directory of a cgroup v2 hierarchy below which the cgroups of this reactor's
+    /// processes are made.
     ///
-    /// No controller is needed. The program must be allowed to make directories there, and to write to `cgroup.procs` of
-    /// the nearest cgroup that contains both that directory and the program: [`containment`](Self::containment) says whether it is.
-    /// Nothing that is there is moved or changed, except that directories of dead reactors in which nobody is are removed.
+    /// The reactor has one directory there, `childminder-PID-NUMBER`, with one for each process in
+    /// it. The default is the cgroup of the program itself. Running processes keep the cgroup that
+    /// they have.
+    ///
+    /// No controller is needed. The program must be allowed to make directories there, and to write
+    /// to `cgroup.procs` of the nearest cgroup that contains both that directory and the program:
+    /// [`containment`](Self::containment) tells whether it is. Nothing that is there is moved or
+    /// changed, except that empty directories of dead reactors are removed.
     ///
     /// ```
     /// use childminder::{Command, Contain, Reactor, Strength};
@@ -43,11 +48,15 @@ impl Reactor {
         self.trees.home = None;
     }
 
-    /// What would keep a process of this command together, and why that is not stronger. Nothing is started; the directory of
-    /// this reactor is made if the command asks for a cgroup and there is none yet.
+    /// Returns what would keep a process of this command together, and why it would not be
+    /// stronger.
     ///
-    /// What only the start itself shows, such as a limit of processes, is not known before. If the command asks for
-    /// [`Contain::Cgroup`] and the answer is something else, the start is refused.
+    /// No process is started. The directory of this reactor is made if the command asks for a
+    /// cgroup and there is none yet.
+    ///
+    /// A cause that appears only at the start, such as a limit of processes, is not known in
+    /// advance. If the command asks for [`Contain::Cgroup`] and the result is something else, the
+    /// start will fail.
     pub fn containment(&mut self, command: &Command) -> Containment {
         let parts = command.parts();
         let reason = match parts.contain() {
@@ -55,7 +64,7 @@ impl Reactor {
             Contain::Cgroup | Contain::Auto => match self.home() {
                 Ok(_) => {
                     let born = self.spawner.can_be_born_in_cgroup().err();
-                    return Containment::new(Strength::Cgroup, born.map(|error| Child::entered(&error)));
+                    return Containment::new(Strength::Cgroup, born.map(|error| Child::entry_reason(&error)));
                 }
                 Err(refused) => Some(refused.reason()),
             },
@@ -64,7 +73,8 @@ impl Reactor {
         Containment::new(if leads { Strength::Group } else { Strength::Process }, reason)
     }
 
-    /// The directory of this reactor, made if there is none yet. A refusal is kept, unless it may pass.
+    /// Returns the directory of this reactor, which is made if there is none yet. A refusal is
+    /// kept, unless it may pass.
     fn home(&mut self) -> Result<Arc<Home>, Refused> {
         if let Some(known) = &self.trees.home {
             return known.clone();
@@ -92,14 +102,14 @@ impl Reactor {
             return Err(error.with_hint(Some(refused.reason().to_string())));
         }
         let mut child = self.start_in(parts, key, None)?;
-        child.enclose(None, Some(refused.reason()));
+        child.set_containment(None, Some(refused.reason()));
         Ok(child)
     }
 
     fn start_in_cgroup(&mut self, command: &Parts, key: Key) -> Result<Child, Start> {
         let mut home = self.home()?;
         let (cgroup, dir) = match home.add() {
-            // Somebody has removed our directory.
+            // Another program has removed our directory.
             Err(refused) if refused.error().kind() == std::io::ErrorKind::NotFound => {
                 self.trees.home = None;
                 home = self.home()?;
@@ -114,11 +124,11 @@ impl Reactor {
         }
         match self.start_in(command, key, Some(dir.as_fd())) {
             Ok(mut child) => {
-                child.enclose(Some(cgroup), None);
+                child.set_containment(Some(cgroup), None);
                 Ok(child)
             }
             Err(error) => {
-                // One that was killed and is not gone is in it still.
+                // A process that was killed and is not gone yet is still in it.
                 let _ = cgroup.remove();
                 if error.stage() != Stage::Cgroup {
                     return Err(Start::Failed(error));
@@ -126,7 +136,7 @@ impl Reactor {
                 let what = format!("no process can start in {}", cgroup.path().display());
                 let refused = Refused::new(what, error.io_error());
                 if refused.is_vanished() {
-                    // It is made anew for the next one.
+                    // It is made again for the next process.
                     self.trees.home = None;
                 } else if !refused.is_passing() {
                     self.trees.home = Some(Err(refused.clone()));
@@ -145,11 +155,11 @@ impl Reactor {
             }
         };
         let started = clock();
-        let (signals, come) = (&mut self.signals, &mut self.come);
+        let (signals, arrived) = (&mut self.signals, &mut self.arrived_signals);
         let mut asked_to_end = || {
-            // They are told in the next turn.
-            come.extend(signals.as_mut().map(Signals::drain).unwrap_or_default());
-            come.iter().any(|number| crate::signal::ASK_TO_END.contains(number))
+            // They are reported in the next turn.
+            arrived.extend(signals.as_mut().map(Signals::drain).unwrap_or_default());
+            arrived.iter().any(|number| crate::signal::ASK_TO_END.contains(number))
         };
         let mut around = Surroundings {
             spawner: &self.spawner,
@@ -165,24 +175,24 @@ impl Reactor {
             asked_to_end: &mut asked_to_end,
         };
         let child = Child::spawn(command, key, &mut around);
-        if self.come.contains(&libc::SIGCHLD) {
-            // Whoever may have died meanwhile is looked for in the next turn.
+        if self.arrived_signals.contains(&libc::SIGCHLD) {
+            // Children that may have exited in the meantime are searched for in the next turn.
             self.sweep = true;
         }
         #[cfg(target_os = "linux")]
         if child.is_err() {
-            // It may have registered before it failed.
+            // The child may have registered before it failed.
             self.guard.forget(key);
         }
         child
     }
 }
 
-/// Why there is no process in a cgroup.
+/// The reason why no process was started in a cgroup.
 enum Start {
-    /// There is no cgroup to be had.
+    /// No cgroup can be used.
     Refused(Refused),
-    /// It would have failed anywhere.
+    /// The start would have failed anywhere.
     Failed(SpawnError),
 }
 

@@ -1,6 +1,8 @@
-//! Processes that stand still: those that a signal has stopped, and all of them together with the program.
+//! Suspension: processes that a signal has stopped, and the suspension of all processes together
+//! with the program.
 //!
-//! Ends nothing. The one rule: while the program stands still, so does the time of its timers.
+//! It ends no process. The one rule: while the program is suspended, the time of its timers does
+//! not pass.
 
 use std::collections::VecDeque;
 use std::io;
@@ -12,29 +14,30 @@ use crate::slab::Key;
 use crate::sys;
 use crate::sys::wait::StopChange;
 
-/// How often this program has been suspended and has gone on.
+/// How often this program has been suspended and continued.
 static SUSPENSIONS: AtomicU64 = AtomicU64::new(0);
 
-/// How often the program has been suspended up to now.
+/// Returns how often the program has been suspended up to now.
 pub(super) fn suspensions() -> u64 {
     SUSPENSIONS.load(Ordering::Relaxed)
 }
 
-/// Changes that are known and not told yet; `None` as long as the host does not want to know.
+/// Changes that are known and not reported yet. `None` as long as the host has not asked for them.
 pub(super) type Stops = Option<VecDeque<(Key, StopChange)>>;
 
 impl Reactor {
-    /// Has [`Event::Stopped`] and [`Event::Continued`] come for the processes of this reactor. Without this
-    /// call a process that a signal stops looks like any other that runs. Two changes that follow each other
-    /// closely may be told as the last one.
+    /// Requests [`Event::Stopped`] and [`Event::Continued`] for the processes of this reactor.
     ///
-    /// The kernel tells of a stop by SIGCHLD only. So this installs a handler for it, as
-    /// [`ReapMethod::Sigchld`](crate::ReapMethod::Sigchld) does, and each SIGCHLD then costs a system call
-    /// for each process.
+    /// Without this call, a process that a signal has stopped looks like any other that runs. Of
+    /// two changes that follow each other closely, only the last one may be reported.
+    ///
+    /// The kernel reports a stop only by SIGCHLD. So this installs a handler for it, as
+    /// [`ReapMethod::Sigchld`](crate::ReapMethod::Sigchld) does, and each SIGCHLD then costs a
+    /// system call for each process.
     ///
     /// # Errors
     ///
-    /// `EMFILE` or `ENFILE`: it takes two descriptors if no signal is watched yet.
+    /// `EMFILE` or `ENFILE`, since it takes two descriptors if no signal is watched yet.
     ///
     /// ```
     /// use childminder::{Command, Event, Reactor};
@@ -58,25 +61,28 @@ impl Reactor {
     #[doc(alias = "WUNTRACED")]
     pub fn watch_stops(&mut self) -> io::Result<()> {
         self.watch(libc::SIGCHLD)?;
-        // Nobody may take back what the host wants to know of SIGCHLD otherwise.
+        // No call of `unwatch_signal` may stop the watching of SIGCHLD now.
         self.sigchld.for_children = true;
         self.stops.get_or_insert_default();
         Ok(())
     }
 
-    /// Stops all processes of this reactor (SIGSTOP to their groups) and then this program, as SIGTSTP does
-    /// by default. When the program is continued, by `fg` or by any SIGCONT, the processes are, too, and all
-    /// timers are put off by the time that it stood still: so a process that has two seconds left to stop
-    /// still has them. [`Event::Resumed`] tells of it in the next turn.
+    /// Suspends all processes of this reactor (SIGSTOP to their groups) and then this program, as
+    /// SIGTSTP does by default.
     ///
-    /// It is what a program that watches SIGTSTP does when that comes; [`JobControl`](crate::JobControl) does
-    /// it for you. The processes are continued at once where the kernel does not stop the program: if nobody
-    /// in its session could continue it. If another reactor of the program has suspended it after this one
-    /// looked for signals last, nothing is done: the same key would stop the program twice.
+    /// When the program is continued, by `fg` or by any SIGCONT, the processes are continued too,
+    /// and all timers are delayed by the length of the suspension. So a process that has two
+    /// seconds left to stop still has them. [`Event::Resumed`] reports it in the next turn.
+    ///
+    /// A program that watches SIGTSTP calls this when the signal arrives;
+    /// [`JobControl`](crate::JobControl) does it for you. The processes are continued at once if
+    /// the kernel does not stop the program, because no process in its session could continue it.
+    /// If another reactor of the program has suspended it since this one last read its signals,
+    /// nothing is done: the same key would stop the program twice.
     ///
     /// # Errors
     ///
-    /// What `sigaction(2)` and `raise(3)` say; the processes are continued then.
+    /// The errors of `sigaction(2)` and `raise(3)`. The processes are continued then.
     #[doc(alias = "SIGTSTP")]
     pub fn suspend(&mut self) -> io::Result<()> {
         if suspensions() != self.suspensions {
@@ -97,7 +103,7 @@ impl Reactor {
         stopped
     }
 
-    /// Looks which processes were stopped or continued.
+    /// Finds the processes that were stopped or continued.
     pub(super) fn find_stops(&mut self) {
         if let Some(stops) = &mut self.stops {
             let changes = self.processes.iter().filter_map(|(key, child)| Some((key, child.stop_change()?)));

@@ -1,7 +1,8 @@
-//! Pending timers: which is next, which are due.
+//! The pending timers of a reactor: which one is next, and which are due.
 //!
-//! Pure: time is an argument. It neither reads a clock nor waits nor calls anybody.
-//! The rule: each active timer has exactly one heap entry with its present `seq`; every other entry is dead.
+//! It is pure: time is an argument, and it neither reads a clock nor waits nor calls a handler. The
+//! one rule: each active timer has exactly one heap entry with its present `seq`, and every other
+//! entry is stale.
 
 use std::cmp::{Ordering, Reverse};
 use std::collections::BinaryHeap;
@@ -10,52 +11,56 @@ use std::time::{Duration, Instant};
 
 use crate::slab::{Key, Slab};
 
-/// This many dead entries are cheaper kept than swept.
+/// This many stale entries are cheaper to keep than to sweep.
 const DEAD_MIN: usize = 64;
 
-/// From this number on all timers are numbered anew at the next turn: half of the numbers are left for what a turn sets.
+/// From this number on, all timers are numbered anew at the next turn. Half of the numbers are left
+/// for the timers that a turn sets.
 const RENUMBER: u32 = u32::MAX / 2;
 
-/// A deadline too far to count: it never comes.
+/// A deadline that is too far away to count. It never comes.
 const NEVER: u64 = u64::MAX;
 
 /// Names one timer of one reactor.
 ///
-/// Generational: once its timer has fired or was cancelled, an id is stale for good and can never reach a newer timer.
-/// The order of ids says nothing about time; it is there for the sake of sorted maps.
+/// An id is generational: once its timer has fired or was cancelled, the id is stale for good and
+/// can never reach a newer timer. The order of ids says nothing about time. It exists for sorted
+/// maps.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct TimerId(Key);
 
-/// The start of a turn: what was set later does not fire in it.
+/// The start of a turn. A timer that was set later does not fire in the turn.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Mark(u32);
+pub(crate) struct TurnStart(u32);
 
-/// Timers by deadline; equal deadlines in the order in which they were set.
+/// Timers by deadline. Those with equal deadlines are in the order in which they were set.
 ///
-/// Instants are kept as nanoseconds since the base: those before it count as the base itself,
+/// Instants are kept as nanoseconds since the base. Earlier ones count as the base itself, and
 /// those more than 584 years after it never come.
 #[derive(Debug)]
 pub(crate) struct Timers {
     base: Instant,
-    /// The last instant that timers were counted from, and its nanoseconds: within a turn it is always the same.
+    /// The last instant from which timers were counted, and its nanoseconds. It saves a conversion
+    /// when many timers count from the same one.
     last: (Instant, u64),
     next_seq: u32,
     // These keys are never tokens, so they have all 32 bits on every target.
     active: Slab<Timer, { u32::MAX }>,
     heap: BinaryHeap<Reverse<Entry>>,
-    /// Due, but set after `parked_in` began: out of the way of older ones until that turn is over.
+    /// Entries that are due but were set after `parked_in` began. They are kept apart from older
+    /// ones until that turn is over.
     parked: Vec<Reverse<Entry>>,
-    parked_in: Mark,
+    parked_in: TurnStart,
 }
 
 #[derive(Debug)]
 struct Timer {
     deadline: u64,
-    /// Not zero, so that a slot of the slab needs no word to say that it is taken.
+    /// Not zero, so that a slot of the slab needs no extra word to mark that it is taken.
     seq: NonZeroU32,
 }
 
-/// Ordered by deadline, then age.
+/// A heap entry, ordered by deadline, then age.
 #[derive(Debug)]
 struct Entry {
     deadline: u64,
@@ -64,12 +69,12 @@ struct Entry {
 }
 
 impl Entry {
-    /// As one number, which is compared without a branch. `seq` is unique.
+    /// Returns its order as one number, which is compared without a branch. `seq` is unique.
     fn order(&self) -> u128 {
         u128::from(self.deadline) << 64 | u128::from(self.seq) << 32
     }
 
-    /// The key of its timer, if it is still this one's.
+    /// Returns the key of its timer, if the timer still has this entry.
     fn live(&self, active: &Slab<Timer, { u32::MAX }>) -> Option<Key> {
         active.in_slot(self.slot).filter(|(_, timer)| timer.seq.get() == self.seq).map(|(key, _)| key)
     }
@@ -108,7 +113,7 @@ impl Timers {
             active: Slab::new(),
             heap: BinaryHeap::new(),
             parked: Vec::new(),
-            parked_in: Mark(0),
+            parked_in: TurnStart(0),
         }
     }
 
@@ -121,14 +126,15 @@ impl Timers {
         TimerId(key)
     }
 
-    /// False if the timer was not active.
+    /// Cancels a timer. Returns false if it was not active.
     pub(crate) fn cancel(&mut self, id: TimerId) -> bool {
         let cancelled = self.active.remove(id.0).is_some();
         self.compact();
         cancelled
     }
 
-    /// Moves an active timer to `delay` after `from`, behind those already set for the same instant. False if it was not active.
+    /// Moves an active timer to `delay` after `from`, behind the ones that are already set for the
+    /// same instant. Returns false if it was not active.
     pub(crate) fn reset(&mut self, id: TimerId, from: Instant, delay: Duration) -> bool {
         let new = self.stamp(from, delay);
         let (deadline, seq) = (new.deadline, new.seq.get());
@@ -141,20 +147,22 @@ impl Timers {
         true
     }
 
-    /// Puts off all timers by so much.
+    /// Delays all timers by this time.
     pub(crate) fn put_off(&mut self, by: Duration) {
-        // They are kept as distances from the base.
+        // The deadlines are kept as distances from the base.
         self.base += by;
         self.last = (self.base, 0);
     }
 
-    /// `None` if the timer is not active: it has fired or was cancelled.
+    /// Returns the deadline of a timer, or `None` if it is not active because it has fired or was
+    /// cancelled.
     pub(crate) fn deadline(&self, id: TimerId) -> Option<Instant> {
         let timer = self.active.get(id.0)?;
         Some(self.instant(timer.deadline))
     }
 
-    /// When the earliest active timer is due. Not for cancelled ones: they cause no wake-up.
+    /// Returns when the earliest active timer is due. Cancelled ones do not count, so they cause no
+    /// wake-up.
     pub(crate) fn next_deadline(&mut self) -> Option<Instant> {
         self.unpark();
         while let Some(Reverse(top)) = self.heap.peek() {
@@ -171,16 +179,17 @@ impl Timers {
         self.active.len()
     }
 
-    /// To be asked for once a turn, before the first [`Timers::pop_due`].
-    pub(crate) fn begin_turn(&mut self) -> Mark {
+    /// Begins a turn. The reactor calls it once a turn, before the first [`Timers::pop_due`].
+    pub(crate) fn begin_turn(&mut self) -> TurnStart {
         if self.next_seq >= RENUMBER {
             self.renumber();
         }
-        Mark(self.next_seq.saturating_add(1))
+        TurnStart(self.next_seq.saturating_add(1))
     }
 
-    /// The earliest timer that is due at `now` and was set before `mark`. It is no longer active.
-    pub(crate) fn pop_due(&mut self, now: Instant, mark: Mark) -> Option<TimerId> {
+    /// Returns the earliest timer that is due at `now` and was set before `mark`. The timer is no
+    /// longer active.
+    pub(crate) fn pop_due(&mut self, now: Instant, mark: TurnStart) -> Option<TimerId> {
         if mark != self.parked_in {
             self.unpark();
             self.parked_in = mark;
@@ -230,12 +239,14 @@ impl Timers {
         seq
     }
 
-    /// Numbers all timers anew, in the same order. Small numbers keep the heap small; they last for two thousand million timers.
+    /// Numbers all timers anew, in the same order. Small numbers keep the heap small. They last for
+    /// two thousand million timers.
     fn renumber(&mut self) {
         self.unpark();
-        self.parked_in = Mark(0);
+        self.parked_in = TurnStart(0);
         self.next_seq = 0;
-        // All the dead first: one of them may have a number that is given out again.
+        // Removes all stale entries first, since one of them may have a number that is given out
+        // again.
         self.sweep();
         let latest_first = std::mem::take(&mut self.heap).into_sorted_vec();
         for Reverse(mut entry) in latest_first.into_iter().rev() {
@@ -259,7 +270,8 @@ impl Timers {
         self.heap.extend(self.parked.drain(..));
     }
 
-    /// Sweeps once the dead are in the majority, so that each is paid for by the call that made it one.
+    /// Sweeps once the stale entries are in the majority, so that the calls that made them stale
+    /// pay for it.
     fn compact(&mut self) {
         let all = self.heap.len() + self.parked.len();
         let dead = all - self.active.len();

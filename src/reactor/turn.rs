@@ -1,7 +1,8 @@
-//! One turn: the wait, and then what happened, in its order.
+//! One turn of the reactor: the wait, and then the events in their order.
 //!
-//! Edge-triggered: read until `WouldBlock` or remember. The one rule: nothing is taken off a list before its turn has come, since a
-//! handler may panic and the host go on.
+//! It starts no process. The poll is edge-triggered, so a pipe is read until `WouldBlock`, or put
+//! on the ready list again. The one rule: an entry is taken off a list only when it is handled,
+//! because a handler may panic and the host may continue.
 
 use std::io;
 use std::time::Duration;
@@ -16,23 +17,26 @@ use crate::process::{Child, LARGE_PIPE, Notice, ProcessId, Read};
 use crate::slab::Key;
 use crate::sources::Source;
 
-/// One read, and a source's share of a turn: a noisy child must not make the quiet ones wait. As much as its pipe holds, so that
-/// whatever it has filled is emptied at once: it writes on while the others are read, and we seldom meet it at the same pipe.
+/// The bytes of one read, which are also a source's share of a turn, so that a noisy child does not
+/// delay the quiet ones. It is as much as a pipe holds, so one read empties a full pipe. The child
+/// can then write while the others are read, and we seldom use the pipe at the same moment.
 const BUFFER: usize = LARGE_PIPE;
-/// Reads of one source in one turn where each brings little: the lines of a terminal, the last words of a child and their end.
+/// The reads of one source in one turn if each returns little: the lines of a terminal, or the last
+/// output of a child and its end.
 const READS: usize = 2;
 
-/// What the poll said of a source.
+/// The report of the poll about a source.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Ready {
     source: Key,
     readable: bool,
     writable: bool,
-    /// Closed at the other end.
+    /// Whether it is closed at the other end.
     gone: bool,
 }
 
-/// A turn under way: its events and its read buffer are out of the reactor, which the handler has in its hands.
+/// A turn that is running. It holds the events and the read buffer while the handler holds the
+/// reactor.
 pub(super) struct Turn<'a> {
     pub(super) reactor: &'a mut Reactor,
     pub(super) events: Option<Events>,
@@ -44,7 +48,7 @@ impl Drop for Turn<'_> {
         self.reactor.events = self.events.take();
         self.reactor.buffer = std::mem::take(&mut self.buffer);
         if let Some((process, fd)) = self.reactor.reading.take() {
-            // In the midst of a read: the poll will not tell of what is left.
+            // The handler has panicked during a read, and the poll will not report the rest.
             self.reactor.read_again(process, fd);
         }
     }
@@ -73,7 +77,7 @@ impl Turn<'_> {
             }
             Err(error) => {
                 events.clear();
-                self.reactor.look_at_everything();
+                self.reactor.check_everything();
                 Err(explain("cannot wait for events", error))
             }
             Ok(()) => Ok(()),
@@ -82,19 +86,19 @@ impl Turn<'_> {
         let mark = self.reactor.timers.begin_turn();
 
         let suspensions = stops::suspensions();
-        self.take_in();
+        self.note_poll();
         self.reactor.tell_stops(handler);
         self.dispatch(handler);
-        // Each with what it has left to read. Of many that died at once the first can be started again before the last is
-        // read.
-        self.bury_dead(handler);
+        // The rest of each child's output is read just before it is reaped. So if many exit at
+        // once, the first can be started again before the last is read.
+        self.reap_exited(handler);
         self.read_ready(handler);
         self.tell_notices(handler);
-        self.bury_dead(handler);
+        self.reap_exited(handler);
         self.reactor.settle_trees(handler);
         #[cfg(target_os = "linux")]
         self.reactor.settle_orphans(handler);
-        while let Some(signal) = self.reactor.come.pop_front() {
+        while let Some(signal) = self.reactor.arrived_signals.pop_front() {
             if signal != libc::SIGCHLD || self.reactor.sigchld.for_host {
                 handler(self.reactor, Event::Signal(signal));
             }
@@ -102,26 +106,27 @@ impl Turn<'_> {
         while let Some(id) = self.reactor.timers.pop_due(self.reactor.woke, mark) {
             handler(self.reactor, Event::Timer(id));
         }
-        // Whatever came before these has been told now.
+        // All signals from before these suspensions have been reported now.
         self.reactor.suspensions = self.reactor.suspensions.max(suspensions);
         polled
     }
 
-    /// Remembers what the poll said, all of it before the first handler runs.
-    fn take_in(&mut self) {
+    /// Notes everything that the poll has reported, before the first handler runs.
+    fn note_poll(&mut self) {
         let reactor = &mut *self.reactor;
         for event in self.events.iter().flatten() {
             let source = Key::from_usize(event.token().0);
             match reactor.sources.get(source) {
                 None => {}
-                // The wake-up was all there is to it.
+                // The wake-up was its only effect.
                 #[cfg(target_os = "linux")]
                 Some(Source::Alarm) => {}
                 Some(Source::Signals) => {
-                    // The pipe is emptied before anything that it may be about: a signal that comes meanwhile is a new byte.
-                    reactor.come.extend(reactor.signals.as_mut().map(Signals::drain).unwrap_or_default());
+                    // The pipe is emptied before its signals are handled. A signal that arrives in
+                    // the meantime is a new byte.
+                    reactor.arrived_signals.extend(reactor.signals.as_mut().map(Signals::drain).unwrap_or_default());
                 }
-                Some(Source::Pidfd { process }) => reactor.dead.push_back(process),
+                Some(Source::Pidfd { process }) => reactor.exited.push_back(process),
                 #[cfg(target_os = "linux")]
                 Some(Source::Guard) => reactor.guard.ended = true,
                 Some(Source::Tree { process }) => reactor.trees.stir(process, reactor.woke),
@@ -132,7 +137,7 @@ impl Turn<'_> {
                 }
             }
         }
-        if reactor.come.contains(&libc::SIGCHLD) || reactor.sweep {
+        if reactor.arrived_signals.contains(&libc::SIGCHLD) || reactor.sweep {
             reactor.sweep = true;
             #[cfg(target_os = "linux")]
             if let Some(orphans) = &mut reactor.orphans {
@@ -140,10 +145,10 @@ impl Turn<'_> {
             }
             reactor.find_stops();
         }
-        reactor.find_dead();
+        reactor.find_exited();
     }
 
-    /// Hands out what needs no read, and puts the rest on the list of those to read.
+    /// Hands out the events that need no read, and puts the readable pipes on the ready list.
     fn dispatch(&mut self, handler: &mut dyn FnMut(&mut Reactor, Event<'_>)) {
         while let Some(Ready { source, readable, writable, gone }) = self.reactor.ready.pop_front() {
             match self.reactor.sources.get(source) {
@@ -153,20 +158,21 @@ impl Turn<'_> {
                     let source = SourceId(source);
                     handler(self.reactor, Event::Ready { source, readable: readable || gone, writable });
                 }
-                // Closed by a handler in this very turn; the others are never among them.
+                // A handler has closed it in this turn. The other kinds are never in this list.
                 _ => {}
             }
         }
     }
 
-    /// Reads what is readable: each source its share, and those that have more come again in the next turn.
+    /// Reads the pipes on the ready list, each for its share. One that has more is read on in the
+    /// next turn.
     fn read_ready(&mut self, handler: &mut dyn FnMut(&mut Reactor, Event<'_>)) {
         for _ in 0..self.reactor.sources.ready_len() {
             let Some(key) = self.reactor.sources.pop_ready() else { break };
             self.need_buffer();
             if let Some(Source::Pipe { process, fd }) = self.reactor.sources.get(key) {
                 let reader = self.reactor.processes.get_mut(process).and_then(|child| child.reader(fd));
-                // Else it was read with its process's death.
+                // Otherwise it was read when its process exited.
                 if reader.is_some_and(|reader| std::mem::take(&mut reader.queued)) {
                     self.reactor.read(process, fd, &mut self.buffer, handler);
                 }
@@ -174,10 +180,10 @@ impl Turn<'_> {
         }
     }
 
-    /// Not before there is something to read: many a supervisor only waits.
+    /// Allocates the buffer when it is first needed, because many supervisors only wait.
     fn need_buffer(&mut self) {
         if self.buffer.is_empty() {
-            // Zeroed by the kernel, page by page as far as they are used.
+            // The kernel zeroes it, page by page as far as it is used.
             self.buffer = vec![0; BUFFER];
         }
     }
@@ -199,30 +205,30 @@ impl Turn<'_> {
         }
     }
 
-    fn bury_dead(&mut self, handler: &mut dyn FnMut(&mut Reactor, Event<'_>)) {
-        while let Some(process) = self.reactor.dead.front().copied() {
+    fn reap_exited(&mut self, handler: &mut dyn FnMut(&mut Reactor, Event<'_>)) {
+        while let Some(process) = self.reactor.exited.front().copied() {
             self.need_buffer();
-            self.reactor.bury(process, &mut self.buffer, handler);
-            self.reactor.dead.pop_front();
+            self.reactor.reap(process, &mut self.buffer, handler);
+            self.reactor.exited.pop_front();
         }
     }
 }
 
 impl Reactor {
-    /// The poll has failed: everything that it could have told of is looked at, so that nothing is lost
-    /// and nobody waits for it.
-    fn look_at_everything(&mut self) {
-        self.come.extend(self.signals.as_mut().map(Signals::drain).unwrap_or_default());
+    /// Checks everything that the poll could have reported, after it has failed, so that no event
+    /// is lost or delayed.
+    fn check_everything(&mut self) {
+        self.arrived_signals.extend(self.signals.as_mut().map(Signals::drain).unwrap_or_default());
         self.find_stops();
         let ended = self.processes.iter().filter(|(_, child)| child.has_ended());
-        self.dead.extend(ended.map(|(key, _)| key));
+        self.exited.extend(ended.map(|(key, _)| key));
         self.trees.stir_all(self.woke);
         let all = self.sources.iter().filter(|(_, source)| matches!(source, Source::Pipe { .. } | Source::Host));
         let ready = all.map(|(source, _)| Ready { source, readable: true, writable: true, gone: false });
         self.ready.extend(ready);
     }
 
-    /// The poll has something to say of a pipe of ours.
+    /// Handles a report of the poll about a pipe of ours.
     fn pipe_ready(&mut self, process: Key, fd: i32, gone: bool, handler: &mut dyn FnMut(&mut Self, Event<'_>)) {
         let Some(child) = self.processes.get_mut(process) else { return };
         let Some(reader) = child.reader(fd) else {
@@ -238,7 +244,8 @@ impl Reactor {
         if gone {
             reader.hang_up();
         }
-        // A hang-up without data is no proof that nothing is left: the kernel looks at the data first, and at the writers after.
+        // A hang-up without data does not prove that nothing is left: the kernel checks the data
+        // first, and the writers afterwards.
         if reader.paused {
             if reader.is_over() {
                 child.close(fd, &mut self.sources);
@@ -250,7 +257,7 @@ impl Reactor {
         }
     }
 
-    /// Reads a pipe's share of a turn.
+    /// Reads a pipe for its share of a turn.
     pub(super) fn read(
         &mut self,
         process: Key,
@@ -267,7 +274,7 @@ impl Reactor {
         for _ in 0..READS {
             let Some(reader) = self.processes.get_mut(process).and_then(|child| child.reader(fd)) else { return };
             let read = match reader.paused {
-                // The last of it may have been read just before the pause.
+                // The last data may have been read just before the pause.
                 true if reader.is_over() => Read::End,
                 true => Read::Empty,
                 false => reader.read(buffer),
@@ -296,7 +303,7 @@ impl Reactor {
         self.read_again(process, fd);
     }
 
-    /// Has the next turn go on reading a pipe.
+    /// Makes the next turn go on reading a pipe.
     pub(super) fn read_again(&mut self, process: Key, fd: i32) {
         if let Some(reader) = self.processes.get_mut(process).and_then(|child| child.reader(fd)) {
             if !reader.queued {
@@ -308,12 +315,12 @@ impl Reactor {
 
     fn emit_closed(&mut self, process: Key, fd: i32, lost: usize, handler: &mut dyn FnMut(&mut Self, Event<'_>)) {
         if self.processes.get(process).is_some_and(Child::is_over) {
-            self.dead.push_back(process);
+            self.exited.push_back(process);
         }
         handler(self, Event::FdClosed { process: ProcessId(process), fd, lost });
     }
 
-    /// `Ended`, if nothing else is to be told of this process.
+    /// Reports `Ended`, if nothing else is left to report of this process.
     pub(super) fn end_if_over(&mut self, process: Key, handler: &mut dyn FnMut(&mut Self, Event<'_>)) {
         if self.processes.get(process).is_some_and(Child::is_over) {
             if let Some(exit) = self.processes.remove(process).and_then(|child| child.exit().copied()) {

@@ -1,5 +1,8 @@
-//! The life of a process in virtual time: Twisted's own tests, the waits, every state and input.
-//! Spawns nothing. The rule: no loop without a bound, so that a broken machine fails its test and does not hang it.
+//! Tests of the state machine in virtual time: Twisted's own tests, the waits, and every state with
+//! every input.
+//!
+//! They spawn nothing. The one rule: every loop has a bound, so that a broken machine fails its
+//! test instead of hanging it.
 
 mod pairs;
 mod random;
@@ -23,7 +26,7 @@ fn secs(seconds: u64) -> Duration {
     Duration::from_secs(seconds)
 }
 
-/// Threshold 10 s, waits of 2 to 10 s, as in Twisted's tests of its monitor.
+/// A threshold of 10 s and waits of 2 to 10 s, as in Twisted's tests of its monitor.
 fn twisted() -> Policy {
     Policy { threshold: secs(10), min_restart_delay: secs(2), max_restart_delay: secs(10), ..Policy::default() }
 }
@@ -32,7 +35,7 @@ fn with_restart(restart: Restart) -> Policy {
     Policy { restart, ..Policy::default() }
 }
 
-/// One process in virtual time. Spawning takes none, and works unless `broken`.
+/// One process in virtual time. A spawn takes no time, and works unless `broken`.
 struct World {
     epoch: Instant,
     now: Instant,
@@ -49,7 +52,7 @@ impl World {
         Self { epoch, now: epoch, it: Lifecycle::new(policy), broken: false, log: Vec::new() }
     }
 
-    /// With the process running from the start, and nothing in the log.
+    /// A world in which the process runs from the start, with an empty log.
     fn running(policy: Policy) -> Self {
         let mut world = Self::new(policy);
         world.tell(I::Start);
@@ -61,7 +64,7 @@ impl World {
         (self.now - self.epoch).as_secs_f64()
     }
 
-    /// Feeds an input, carries out a spawn, and logs what was to be done.
+    /// Passes in an input, carries out a spawn, and logs the action.
     fn tell(&mut self, input: I) -> &mut Self {
         if let Some(action) = self.it.handle(self.now, input) {
             self.log.push((self.seconds(), action));
@@ -87,7 +90,7 @@ impl World {
         self
     }
 
-    /// The waits of so many instant deaths, in seconds.
+    /// The waits of this many instant deaths, in seconds.
     fn waits_of_crashes(&mut self, count: usize) -> Vec<f64> {
         let mut waits = Vec::new();
         for _ in 0..count {
@@ -377,14 +380,14 @@ fn a_restart_waits_for_stragglers_and_kills_them() {
     assert_eq!(world.log[2..], [(2.0, Action::Terminate), (7.0, Action::Kill), (7.5, Action::Spawn)]);
 }
 
-// Those that a process leaves behind are killed, and the next one waits for their end.
+// Leftover processes are killed, and the next process waits for their end.
 
 #[test]
 fn the_next_one_starts_when_the_leftovers_are_gone() {
     let mut world = World::running(Policy::default());
     world.after(60.0).tell(CRASH_LEFT).after(0.5).tell(I::GroupGone);
     assert_eq!(world.log, [(60.0, Action::Kill), (60.5, Action::Spawn)]);
-    // An instant death waits for its time as well.
+    // An instant death has its own wait as well.
     world.after(0.5).tell(CRASH_LEFT).after(0.25).tell(I::GroupGone);
     assert_eq!(world.it.deadline(), Some(world.epoch + secs(62)));
     world.wait();
@@ -397,7 +400,7 @@ fn leftovers_that_cannot_be_killed_hold_it_up_for_two_seconds() {
     world.after(60.0).tell(CRASH_LEFT).wait();
     assert_eq!(world.log, [(60.0, Action::Kill), (62.0, Action::Spawn)]);
     assert_eq!(world.tell(I::GroupGone).it.state(), S::Running { since: world.now });
-    // A stop is for them, too, and a policy of shorter waits does not hurry them.
+    // A stop is for them too, and a policy of shorter waits does not shorten their time.
     world.after(60.0).tell(CRASH_LEFT);
     world.it.set_policy(twisted());
     assert_eq!(world.it.deadline(), Some(world.now + secs(2)));

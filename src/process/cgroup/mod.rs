@@ -1,8 +1,8 @@
-//! One cgroup for each process, below a directory for each reactor.
+//! One cgroup for each process, below one directory for each reactor (`cgroups(7)`).
 //!
-//! What the kernel's files mean (`cgroups(7)`); who asks for it, and when, is the reactor's business. No
-//! controller is needed, and nothing that was there before is touched. The one rule: a directory that is not
-//! ours by name, or that a living reactor has locked, is never removed.
+//! This file knows what the kernel's files mean. The reactor decides when they are used. It needs
+//! no controller, and touches nothing that was there before. The one rule: a directory is never
+//! removed if it does not have our kind of name, or if a living reactor has locked it.
 
 mod parent;
 
@@ -20,18 +20,18 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use super::table;
 use crate::sys::{self, cgroup};
 
-/// What the directories of all reactors begin with.
+/// The prefix of the directories of all reactors.
 const PREFIX: &str = "childminder-";
 /// How many names are tried for the directory of a reactor.
 const NAMES: u64 = 10_000;
-/// How deep the cgroups that a process has made itself are removed.
+/// The depth to which cgroups are removed that a process has made itself.
 const DEPTH: usize = 64;
 /// How many pidfds are open at a time while the members of a cgroup are signalled.
 const BATCH: usize = 64;
-/// How often new members are looked for while a signal is sent to all of them.
+/// How often new members are searched for while a signal is sent to all of them.
 const PASSES: usize = 16;
 
-/// Why there is no cgroup to be had.
+/// The reason why no cgroup can be used.
 #[derive(Debug, Clone)]
 pub(crate) struct Refused {
     what: Arc<str>,
@@ -49,7 +49,7 @@ impl Refused {
         Self { what: said.into(), kind, errno }
     }
 
-    /// What was tried, and the system's error.
+    /// Returns what was tried, and the system's error.
     pub(crate) fn reason(&self) -> Arc<str> {
         Arc::clone(&self.what)
     }
@@ -58,12 +58,13 @@ impl Refused {
         self.errno.map_or_else(|| self.kind.into(), io::Error::from_raw_os_error)
     }
 
-    /// Whether somebody has removed the directories.
+    /// Tells whether the directories were removed by another program.
     pub(crate) fn is_vanished(&self) -> bool {
         matches!(self.errno, Some(libc::ENOENT | libc::ENODEV))
     }
 
-    /// Whether it may work the next time: it was not refused for good, by the rights or the system.
+    /// Tells whether it may work the next time, because neither the rights nor the system refuse it
+    /// for good.
     pub(crate) fn is_passing(&self) -> bool {
         let for_good = [libc::EACCES, libc::EPERM, libc::EROFS, libc::ENOSYS, libc::EOPNOTSUPP];
         self.errno.is_some_and(|errno| !for_good.contains(&errno))
@@ -72,14 +73,15 @@ impl Refused {
 
 /// The directory of one reactor: `childminder-PID-NUMBER`, with a directory for each process in it.
 ///
-/// It is locked (`flock(2)`) as long as it is in use, which also tells processes of other PID namespaces that it is.
+/// It is locked (`flock(2)`) as long as it is in use, which also shows this to processes of other
+/// PID namespaces.
 pub(crate) struct Home {
     dir: OwnedFd,
     parent: OwnedFd,
     name: CString,
     path: PathBuf,
     next: AtomicU64,
-    /// The process that made it. A forked copy of this one leaves it alone.
+    /// The process that made it. A forked copy of this process does not touch it.
     owner: u32,
 }
 
@@ -90,8 +92,8 @@ impl fmt::Debug for Home {
 }
 
 impl Home {
-    /// Makes one below the directory that the host has named, or else below the cgroup that this process is in. What dead
-    /// reactors have left there is removed before.
+    /// Makes one below the directory that the host has named, or else below the cgroup of this
+    /// process. The leftovers of dead reactors are removed from there first.
     pub(crate) fn make(named: Option<&Path>) -> Result<Arc<Self>, Refused> {
         static NUMBER: AtomicU64 = AtomicU64::new(0);
         let parent::Parent { dir: parent, path } = parent::find(named)?;
@@ -104,11 +106,12 @@ impl Home {
             let name = c_string(name);
             match cgroup::make_dir_at(parent.as_fd(), &name) {
                 Ok(()) => {}
-                // Of another PID namespace, or of a dead one that has left somebody.
+                // It belongs to another PID namespace, or to a dead reactor that has left processes
+                // in it.
                 Err(error) if error.kind() == io::ErrorKind::AlreadyExists => continue,
                 Err(error) => return Err(refuse(&error)),
             }
-            // Somebody else's sweep may be quicker than our lock.
+            // The sweep of another reactor may be quicker than our lock.
             let Ok(dir) = cgroup::open_dir_at(parent.as_fd(), &name) else { continue };
             let locked = cgroup::lock(dir.as_fd()).map_err(|error| refuse(&error))?;
             if !locked || cgroup::subdirs(parent.as_fd(), &name).is_err() {
@@ -116,7 +119,7 @@ impl Home {
             }
             let home = Self { dir, parent, name, path, next: AtomicU64::new(0), owner };
             let kind = cgroup::read_at(home.dir.as_fd(), c"cgroup.type").map_err(|error| refuse(&error))?;
-            // Below a threaded cgroup there is no place for processes.
+            // A cgroup below a threaded one cannot hold processes.
             return match kind.trim() {
                 "domain" => Ok(Arc::new(home)),
                 kind => Err(refuse(&io::Error::other(format!("it would be of type `{kind}`")))),
@@ -125,13 +128,13 @@ impl Home {
         Err(refuse(&io::ErrorKind::AlreadyExists.into()))
     }
 
-    /// A cgroup for one process, and its directory.
+    /// Makes a cgroup for one process. Returns it with its directory.
     pub(crate) fn add(self: &Arc<Self>) -> Result<(Cgroup, OwnedFd), Refused> {
         let cgroup = Cgroup { home: Arc::clone(self), number: self.next.fetch_add(1, Ordering::Relaxed) };
         let name = cgroup.file("");
         let made = cgroup::make_dir_at(self.dir.as_fd(), &name).and_then(|()| {
             cgroup::open_dir_at(self.dir.as_fd(), &name).inspect_err(|_| {
-                // Nothing of it is left.
+                // An error leaves nothing behind.
                 let _ = cgroup.remove();
             })
         });
@@ -140,13 +143,13 @@ impl Home {
         Ok((cgroup, dir))
     }
 
-    /// Opens the file that kills everybody in it.
+    /// Opens the file that kills all processes in the home.
     pub(crate) fn open_kill(&self) -> io::Result<OwnedFd> {
         cgroup::open_at(self.dir.as_fd(), c"cgroup.kill", libc::O_WRONLY)
     }
 }
 
-/// Removes what nobody is in. A later sweep removes the rest.
+/// Removes the empty cgroups. A later sweep removes the rest.
 impl Drop for Home {
     fn drop(&mut self) {
         if self.owner == std::process::id() {
@@ -168,7 +171,7 @@ impl Cgroup {
         self.home.path.join(self.number.to_string())
     }
 
-    /// One of its files, from the home's directory on.
+    /// Returns the path of one of its files, relative to the home's directory.
     fn file(&self, name: &str) -> CString {
         let number = self.number;
         c_string(if name.is_empty() { number.to_string() } else { format!("{number}/{name}") })
@@ -178,11 +181,11 @@ impl Cgroup {
         self.home.dir.as_fd()
     }
 
-    /// Kills all of its members, and those of the cgroups that they have made below it. Whether the kernel has seen to it that
-    /// nobody was missed.
+    /// Kills all of its members, including the ones in cgroups that they have made below it.
+    /// Returns whether the kernel guarantees that no member was missed.
     ///
-    /// Before Linux 5.14 each one is killed by its pidfd. Members that are born meanwhile may be missed then: so it is
-    /// to be called again until nobody is left.
+    /// Before Linux 5.14 each member is killed by its pidfd. Members that are born in the meantime
+    /// may be missed then, so the caller must repeat the call until none is left.
     pub(crate) fn kill(&self) -> io::Result<bool> {
         match cgroup::write_at(self.home(), &self.file("cgroup.kill"), b"1") {
             Ok(()) => Ok(true),
@@ -191,7 +194,8 @@ impl Cgroup {
     }
 
     fn kill_each(&self) -> io::Result<()> {
-        // Nobody forks while it is frozen, and a frozen process dies as any other. It is only a help.
+        // Frozen processes cannot fork, and a kill ends them as any other. A failure to freeze does
+        // no harm.
         let frozen = self.freeze(true);
         let killed = self.signal(&[libc::SIGKILL], None);
         if frozen.is_ok() {
@@ -200,17 +204,18 @@ impl Cgroup {
         killed.map(drop)
     }
 
-    /// Freezes all of its members, or lets them go on. It takes a moment until all stand still.
+    /// Freezes or thaws all of its members. It takes a moment until all are frozen.
     #[doc(alias = "cgroup.freeze")]
     pub(crate) fn freeze(&self, freeze: bool) -> io::Result<()> {
         cgroup::write_at(self.home(), &self.file("cgroup.freeze"), if freeze { b"1" } else { b"0" })
     }
 
-    /// Sends signals to each member, each signal once; to how many.
+    /// Sends each signal once to each member. Returns the number of members.
     ///
-    /// Each one is reached by a pidfd, and only after a look that it is a member. If members are born meanwhile, all are frozen
-    /// until everybody has got the signals, so that this comes to an end. The members of the process group `except` are left out.
-    /// `Unsupported` if the system has no pidfds for us.
+    /// Each member is reached by a pidfd, and only after a check that it is a member. If members
+    /// are born in the meantime, all are frozen until every member has got the signals, so that
+    /// this comes to an end. The members of the process group `except` are left out. The error is
+    /// `Unsupported` if the system allows no pidfds.
     pub(crate) fn signal(&self, signals: &[i32], except: Option<i32>) -> io::Result<usize> {
         let (mut reached, mut frozen) = (HashSet::new(), false);
         let mut result = self.signal_new(signals, except, &mut reached);
@@ -234,7 +239,7 @@ impl Cgroup {
         cgroup::read_at(self.home(), &self.file("cgroup.freeze")).is_ok_and(|state| state.trim() == "0")
     }
 
-    /// Sends signals to the members that are not among those who were reached; how many there were.
+    /// Sends signals to the members that are not in `reached` yet. Returns how many there were.
     fn signal_new(&self, signals: &[i32], except: Option<i32>, reached: &mut HashSet<i32>) -> io::Result<usize> {
         let new: Vec<i32> = self.pids()?.into_iter().filter(|pid| reached.insert(*pid)).collect();
         let mut failed = None;
@@ -250,7 +255,8 @@ impl Cgroup {
                     Err(error) => _ = failed.get_or_insert(error),
                 }
             }
-            // Whoever is behind the pidfd and lives had the number before this look, so it is the one that is seen by it.
+            // If the process behind the pidfd is alive, it had its number before this read, so the
+            // read shows that very process.
             let members: HashSet<i32> = self.pids()?.into_iter().collect();
             let is_meant = |pid: i32| members.contains(&pid) && (except.is_none() || table::group_of(pid) != except);
             for (_, pidfd) in opened.iter().filter(|(pid, _)| is_meant(*pid)) {
@@ -265,11 +271,11 @@ impl Cgroup {
         failed.map_or(Ok(new.len()), Err)
     }
 
-    /// The numbers of its members, the dead that nobody has reaped not among them.
+    /// Returns the process ids of its members, without zombies.
     pub(crate) fn pids(&self) -> io::Result<Vec<i32>> {
         let mut pids = Vec::new();
         let path = PathBuf::from(self.number.to_string());
-        // One that was removed had nobody in it.
+        // A cgroup that was removed had no members.
         collect_pids(self.home(), &path, 0, &mut pids)
             .or_else(|error| if is_gone(&error) { Ok(()) } else { Err(error) })?;
         pids.sort_unstable();
@@ -277,23 +283,26 @@ impl Cgroup {
         Ok(pids)
     }
 
-    /// Opens what tells, by priority readiness, that it may have become empty: see [`is_populated`](Self::is_populated).
+    /// Opens the file that reports by priority readiness that the cgroup may have become empty: see
+    /// [`is_populated`](Self::is_populated).
     pub(crate) fn open_events(&self) -> io::Result<OwnedFd> {
         cgroup::open_at(self.home(), &self.file("cgroup.events"), libc::O_RDONLY)
     }
 
-    /// Whether anybody is in it, by its open `cgroup.events`. The next change is an event again from now on.
+    /// Tells by its open `cgroup.events` whether it has members. From now on the next change is an
+    /// event again.
     pub(crate) fn is_populated(events: BorrowedFd<'_>) -> io::Result<bool> {
         let mut buffer = [0; 256];
         match cgroup::read_again(events, &mut buffer) {
             Ok(len) => Ok(is_populated(&String::from_utf8_lossy(&buffer[..len]))),
-            // It was removed, which the kernel does for nobody who has members.
+            // It was removed, which the kernel allows only without members.
             Err(error) if is_gone(&error) => Ok(false),
             Err(error) => Err(error),
         }
     }
 
-    /// Removes it, and the cgroups that its members have made below it. `EBUSY` as long as anybody is in it.
+    /// Removes it, and the cgroups that its members have made below it. The error is `EBUSY` as
+    /// long as it has members.
     pub(crate) fn remove(&self) -> io::Result<()> {
         remove_all(self.home(), Path::new(&self.number.to_string()), 0)
     }
@@ -303,17 +312,18 @@ fn is_populated(events: &str) -> bool {
     !events.lines().any(|line| line == "populated 0")
 }
 
-/// Whether an error says that the directory was removed: before its file was opened, or after.
+/// Tells whether an error means that the directory was removed, before or after its file was
+/// opened.
 pub(super) fn is_gone(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::ENOENT | libc::ENODEV))
 }
 
-/// A path of ours has no NUL in it.
+/// Converts a path of ours, which never holds a NUL.
 fn c_string(path: impl Into<PathBuf>) -> CString {
     CString::new(path.into().into_os_string().into_vec()).unwrap_or_default()
 }
 
-/// The names of the directories in a directory.
+/// Returns the names of the directories in a directory.
 fn names_in(dir: BorrowedFd<'_>, path: &Path) -> io::Result<Vec<PathBuf>> {
     let listed = PathBuf::from(format!("/proc/self/fd/{}", dir.as_raw_fd())).join(path);
     let entries = fs::read_dir(listed)?.flatten().filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()));
@@ -326,9 +336,9 @@ fn has_subdirs(dir: BorrowedFd<'_>, path: &Path) -> bool {
 
 fn collect_pids(dir: BorrowedFd<'_>, path: &Path, depth: usize, pids: &mut Vec<i32>) -> io::Result<()> {
     match cgroup::read_at(dir, &c_string(path.join("cgroup.procs"))) {
-        // The zeros are of processes that have no number for us.
+        // The zeros stand for processes that have no number in our PID namespace.
         Ok(text) => pids.extend(text.lines().filter_map(|line| line.parse::<i32>().ok()).filter(|pid| *pid > 0)),
-        // The members of a threaded cgroup are listed by the one above it.
+        // The cgroup above lists the members of a threaded cgroup.
         Err(error) if error.raw_os_error() == Some(libc::EOPNOTSUPP) => {}
         Err(error) => return Err(error),
     }
@@ -336,7 +346,7 @@ fn collect_pids(dir: BorrowedFd<'_>, path: &Path, depth: usize, pids: &mut Vec<i
         for name in names_in(dir, path)? {
             match collect_pids(dir, &path.join(name), depth + 1, pids) {
                 Err(error) if !is_gone(&error) => return Err(error),
-                // Removed meanwhile.
+                // It was removed in the meantime.
                 _ => {}
             }
         }
@@ -344,7 +354,7 @@ fn collect_pids(dir: BorrowedFd<'_>, path: &Path, depth: usize, pids: &mut Vec<i
     Ok(())
 }
 
-/// Removes a directory and those below it, the lowest first.
+/// Removes a directory and the ones below it, the lowest first.
 fn remove_all(dir: BorrowedFd<'_>, path: &Path, depth: usize) -> io::Result<()> {
     let remove = || match cgroup::remove_dir_at(dir, &c_string(path)) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
@@ -360,7 +370,7 @@ fn remove_all(dir: BorrowedFd<'_>, path: &Path, depth: usize) -> io::Result<()> 
     remove()
 }
 
-/// Removes those directories in a directory that nobody is in.
+/// Removes the directories in a directory that have no members.
 fn remove_unpopulated(dir: BorrowedFd<'_>) -> io::Result<()> {
     for name in names_in(dir, Path::new(""))? {
         let events = cgroup::read_at(dir, &c_string(name.join("cgroup.events")));
@@ -371,19 +381,19 @@ fn remove_unpopulated(dir: BorrowedFd<'_>) -> io::Result<()> {
     Ok(())
 }
 
-/// Whether a directory has the name of a reactor's: [`PREFIX`], and two numbers.
+/// Tells whether a directory has the name of a reactor's: [`PREFIX`] and two numbers.
 fn is_home(name: &str) -> bool {
     let numbers = name.strip_prefix(PREFIX).and_then(|rest| rest.split_once('-'));
     numbers.is_some_and(|(pid, number)| pid.parse::<u32>().is_ok() && number.parse::<u64>().is_ok())
 }
 
-/// Removes what dead reactors have left in a directory: ours by name, locked by nobody, with nobody in it. What cannot be
-/// removed stays for the next one.
+/// Removes what dead reactors have left in a directory: each directory with our kind of name, no
+/// lock and no members. Anything that cannot be removed stays for the next sweep.
 fn sweep(parent: BorrowedFd<'_>) {
     let Ok(names) = names_in(parent, Path::new("")) else { return };
     for name in names.iter().filter(|name| is_home(&name.to_string_lossy())) {
         let Ok(dir) = cgroup::open_dir_at(parent, &c_string(name)) else { continue };
-        // Held until it is removed, so that nobody moves in.
+        // The lock is held until the directory is removed, so that no reactor can take it.
         if cgroup::lock(dir.as_fd()).is_ok_and(|locked| locked) {
             let _ = remove_unpopulated(dir.as_fd());
             let _ = cgroup::remove_dir_at(parent, &c_string(name));

@@ -1,7 +1,8 @@
-//! Which directory of the cgroup v2 hierarchy the cgroups of a reactor are made in.
+//! Finds the directory of the cgroup v2 hierarchy in which the cgroups of a reactor are made.
 //!
-//! Reads `/proc/self/cgroup` and `/proc/self/mountinfo`, and makes nothing. The one rule: a directory is
-//! taken only if a child of ours may start below it, as far as that can be told beforehand.
+//! This file reads `/proc/self/cgroup` and `/proc/self/mountinfo`, and makes nothing. The one rule:
+//! a directory is used only if a child of ours may start below it, as far as that can be told in
+//! advance.
 
 use std::ffi::OsStr;
 use std::fs;
@@ -23,26 +24,26 @@ pub(super) struct Parent {
 /// One mount of a cgroup v2 hierarchy, or of a part of it.
 #[derive(Debug, PartialEq, Eq)]
 struct Mount {
-    /// The cgroup that its top directory is.
+    /// The cgroup of its top directory.
     root: PathBuf,
     point: PathBuf,
 }
 
 impl Mount {
-    /// Where a cgroup is in the file system.
+    /// Returns the path of a cgroup in the file system.
     fn path_of(&self, cgroup: &Path) -> Option<PathBuf> {
         let below = cgroup.strip_prefix(&self.root).ok()?;
-        // A join with nothing would add a slash.
+        // A join with an empty path would add a slash.
         Some(if below.as_os_str().is_empty() { self.point.clone() } else { self.point.join(below) })
     }
 
-    /// Which cgroup a directory is.
+    /// Returns the cgroup of a directory.
     fn cgroup_of(&self, path: &Path) -> Option<PathBuf> {
         Some(self.root.join(path.strip_prefix(&self.point).ok()?))
     }
 }
 
-/// The directory that the host has named, or else that of the cgroup this process is in.
+/// Opens the directory that the host has named, or else that of the cgroup of this process.
 pub(super) fn find(named: Option<&Path>) -> Result<Parent, Refused> {
     let read = |path: &str| fs::read(path).map_err(|error| Refused::new(format!("cannot read {path}"), &error));
     let own = own_cgroup(&read("/proc/self/cgroup")?);
@@ -93,12 +94,12 @@ fn open_own(own: Option<&Path>, mounts: &[Mount]) -> Result<Parent, Refused> {
     Err(refused.unwrap_or_else(hidden))
 }
 
-/// Whether a process of ours may start below a directory. The kernel asks for the right to write to
-/// `cgroup.procs` of the nearest cgroup that contains both that and us.
+/// Checks whether a process of ours may start below a directory. The kernel asks for the right to
+/// write to `cgroup.procs` of the nearest cgroup that contains both the directory and us.
 fn check_rights(own: &Path, path: &Path, mount: &Mount) -> Result<(), Refused> {
     let Some(cgroup) = mount.cgroup_of(path) else { return Ok(()) };
     let common: PathBuf = own.components().zip(cgroup.components()).map_while(|(a, b)| (a == b).then_some(a)).collect();
-    // One that no mount shows is nothing that we could look at.
+    // A cgroup that no mount shows cannot be checked.
     let Some(common) = mount.path_of(&common) else { return Ok(()) };
     let allowed = cgroup::open_dir(&common).and_then(|dir| cgroup::may_write_at(dir.as_fd(), c"cgroup.procs"));
     allowed.map_err(|error| {
@@ -108,13 +109,13 @@ fn check_rights(own: &Path, path: &Path, mount: &Mount) -> Result<(), Refused> {
     })
 }
 
-/// The cgroup of this process in the v2 hierarchy, by `/proc/self/cgroup`.
+/// Returns the cgroup of this process in the v2 hierarchy, from `/proc/self/cgroup`.
 fn own_cgroup(text: &[u8]) -> Option<PathBuf> {
     let path = text.split(|byte| *byte == b'\n').find_map(|line| line.strip_prefix(b"0::"))?;
     Some(PathBuf::from(OsStr::from_bytes(path)))
 }
 
-/// The mounts of the v2 hierarchy, by `/proc/self/mountinfo`.
+/// Returns the mounts of the v2 hierarchy, from `/proc/self/mountinfo`.
 fn mounts(text: &[u8]) -> Vec<Mount> {
     text.split(|byte| *byte == b'\n').filter_map(mount).collect()
 }
@@ -123,12 +124,12 @@ fn mount(line: &[u8]) -> Option<Mount> {
     let mut fields = line.split(|byte| *byte == b' ');
     let root = unescape(fields.by_ref().nth(3)?);
     let point = unescape(fields.next()?);
-    // Optional fields are between the options and a hyphen.
+    // Optional fields stand between the options and a hyphen.
     fields.find(|field| *field == b"-")?;
     (fields.next()? == b"cgroup2").then_some(Mount { root, point })
 }
 
-/// A path of `/proc/self/mountinfo`, where blanks are octal numbers.
+/// Returns a path of `/proc/self/mountinfo`, where blanks are written as octal numbers.
 fn unescape(field: &[u8]) -> PathBuf {
     let mut path = Vec::with_capacity(field.len());
     let mut rest = field;

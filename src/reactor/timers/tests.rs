@@ -1,4 +1,5 @@
-//! The timers against plain lists of what is due.
+//! Tests the timers with fixed cases, and against a naive model. They wait for nothing. The one
+//! rule: time is a number, so no test depends on the clock.
 
 use super::*;
 
@@ -38,11 +39,11 @@ impl World {
         Some((deadline - self.base).as_millis() as u64)
     }
 
-    fn pop(&mut self, mark: Mark) -> Option<TimerId> {
+    fn pop(&mut self, mark: TurnStart) -> Option<TimerId> {
         self.it.pop_due(self.at(self.now), mark)
     }
 
-    /// All that fires in one turn at `millis`.
+    /// Returns everything that fires in one turn at `millis`.
     fn turn(&mut self, millis: u64) -> Vec<TimerId> {
         self.now = millis;
         let mark = self.it.begin_turn();
@@ -75,7 +76,7 @@ fn earliest_first_and_never_early() {
 fn equal_deadlines_fire_in_the_order_they_were_set() {
     let mut world = World::new();
     let mut ids: Vec<_> = (0..100).map(|_| world.insert(10)).collect();
-    // A reset puts a timer last, also one to the same instant.
+    // A reset puts a timer last, even if its instant stays the same.
     assert!(world.reset(ids[0], 10));
     ids.rotate_left(1);
     assert_eq!(world.turn(10), ids);
@@ -109,7 +110,7 @@ fn all_are_put_off_together() {
     assert_eq!(world.deadline(first), Some(110));
     assert_eq!(world.turn(109), []);
     assert_eq!(world.turn(119), [first, between]);
-    // What is due before the new base is due at once.
+    // A timer that is due before the new base is due at once.
     let overdue = world.insert(5);
     assert_eq!(world.turn(120), [overdue, second]);
 }
@@ -148,7 +149,7 @@ fn cancelled_and_fired_timers_are_inactive() {
     assert_eq!(world.deadline(cancelled), Some(10));
     assert!(world.it.cancel(cancelled));
     assert_eq!(world.turn(20), [fired]);
-    // These take over the slots of the other two.
+    // These timers take over the slots of the other two.
     let newer = [30, 40].map(|millis| world.insert(millis));
     for stale in [cancelled, fired] {
         assert_eq!(world.deadline(stale), None);
@@ -197,7 +198,7 @@ fn a_million_cancelled_kill_timers_leave_nothing() {
     assert_eq!(world.it.len(), running.len());
     assert!(world.entries() <= 2 * running.len() + 1);
     assert!(world.it.heap.capacity() < 1_000);
-    // The same by resets, as a watchdog does it.
+    // The same by resets, as a watchdog makes them.
     for millis in 0..1_000_000 {
         assert!(world.reset(running[0], millis));
     }
@@ -241,15 +242,15 @@ fn numbers_that_come_to_their_end_begin_anew() {
 #[test]
 fn the_dead_do_not_come_back_with_a_number_that_is_given_out_again() {
     let mut world = World::new();
-    let id = world.insert(30); // number 1, and dead soon
-    assert!(world.reset(id, 10)); // the first that is numbered anew
+    let id = world.insert(30); // number 1, and stale soon
+    assert!(world.reset(id, 10)); // the first one that is numbered anew
     world.it.next_seq = RENUMBER;
     assert_eq!(world.turn(9), []);
     assert_eq!((world.it.next_seq, world.entries()), (1, 1));
     assert_eq!(world.turn(10), [id]);
 }
 
-/// A timer of the naive model; the list of them is in the order in which they were set.
+/// A timer of the naive model, whose list is in the order in which the timers were set.
 struct Plain {
     id: TimerId,
     deadline: u64,
@@ -265,7 +266,7 @@ impl Random {
     }
 }
 
-/// One random call, made on both.
+/// Makes one random call on both.
 fn step(world: &mut World, model: &mut Vec<Plain>, known: &mut Vec<TimerId>, turn: u64, random: &mut Random) {
     let millis = (world.now + random.below(300)).saturating_sub(30);
     let any = known.get(random.below(200) as usize).copied();
@@ -315,7 +316,7 @@ fn agrees_with_a_naive_model() {
             world.it.next_seq = [RENUMBER, u32::MAX - 3][random.below(2) as usize];
         }
         let mark = world.it.begin_turn();
-        // Some turns end before all that is due has fired.
+        // Some turns end before everything that is due has fired.
         for _ in 0..random.below(40) {
             let due = (0..model.len())
                 .filter(|at| model[*at].mark < turn && model[*at].deadline <= world.now)
@@ -324,7 +325,7 @@ fn agrees_with_a_naive_model() {
             if random.below(2) == 0 {
                 step(&mut world, &mut model, &mut known, turn, &mut random);
             }
-            // Now and then nearly all go at once, for the sake of the sweep.
+            // Sometimes nearly all timers are cancelled at once, which causes a sweep.
             if random.below(500) == 0 {
                 model.retain(|plain| random.below(8) == 0 || !world.it.cancel(plain.id));
             }

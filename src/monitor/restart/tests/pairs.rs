@@ -1,14 +1,16 @@
-//! Every state with every input, in tables: what follows, what is to be done, and the wait after the next instant death.
-//! Checks single steps only. The rule: a table names all inputs, in one order.
+//! Every state with every input, in tables: the next state, the action, and the wait after the next
+//! instant death.
+//!
+//! These tests check single steps only. The one rule: a table names all inputs, in one order.
 
 use super::*;
 
-/// The wait after the next instant death, in seconds, in the tables: it was 4.
+/// The wait after the next instant death, in seconds, in the tables. Before the step it was 4.
 const KEPT: u64 = 4;
 const FRESH: u64 = 1;
 const GROWN: u64 = 8;
 
-/// One line of a table: an input, the state that follows, what is to be done, the next wait.
+/// A row of a table: an input, the next state, the action, and the next wait.
 type Row = (I, S, Option<Action>, u64);
 
 /// Checks what each input does to `state` at `now`.
@@ -22,7 +24,7 @@ fn check(policy: &Policy, now: Instant, state: S, rows: &[Row]) {
     }
 }
 
-/// As `check`, with the default policy; the rows must be all inputs.
+/// As `check`, with the default policy. The rows must be all inputs.
 #[track_caller]
 fn check_all(now: Instant, state: S, rows: [Row; 12]) {
     let inputs = rows.map(|(input, ..)| input);

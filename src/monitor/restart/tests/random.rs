@@ -1,4 +1,7 @@
-//! Whatever happens: a random life, and inputs that nobody should send.
+//! Random inputs, both the ones that the kernel's state allows and the ones that make no sense.
+//!
+//! These tests check only what holds in every state. The one rule: the numbers come from a fixed
+//! seed, so a failure repeats.
 
 use super::*;
 
@@ -31,7 +34,7 @@ impl Random {
     }
 }
 
-/// What holds in any state.
+/// Checks what holds in every state.
 fn check_state(it: &Lifecycle) {
     let has_deadline = match it.state() {
         S::BackingOff { .. } => true,
@@ -43,14 +46,14 @@ fn check_state(it: &Lifecycle) {
     assert!(it.delay <= it.policy.max_restart_delay);
 }
 
-/// A process, and what is left of its group, as the kernel would have them.
+/// A process and the leftover members of its group, as the kernel would have them.
 struct Kernel {
     alive: bool,
-    /// Members of its group have outlived it.
+    /// Whether members of its group have outlived it.
     stragglers: bool,
 }
 
-/// Feeds one input that the kernel's state allows, and carries out what follows from it.
+/// Passes in one input that the kernel's state allows, and carries out the resulting actions.
 fn step(it: &mut Lifecycle, now: Instant, input: I, kernel: &mut Kernel, random: &mut Random) {
     let mut input = Some(input);
     for round in 0.. {
@@ -112,7 +115,7 @@ fn a_random_life_keeps_its_invariants() {
                 check_state(&it);
             }
         }
-        // A stop leads to `Stopped` once the process is gone, and nothing is started on the way.
+        // A stop leads to `Stopped` once the process is gone, and nothing is started in between.
         step(&mut it, now, I::Stop, &mut kernel, &mut random);
         if kernel.alive && random.flip() {
             now = it.deadline().map_or(now, |deadline| now.max(deadline));
@@ -152,7 +155,7 @@ fn impossible_inputs_do_no_harm() {
         let mut it = Lifecycle::new(random.policy());
         let epoch = World::new(Policy::default()).now;
         for _ in 0..500 {
-            // Not even the clock is in order.
+            // The clock is not monotonic either.
             let now = epoch + Duration::from_millis(random.below(20_000));
             it.handle(now, random.pick(&inputs));
             check_state(&it);
