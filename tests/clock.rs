@@ -1,5 +1,5 @@
-//! A handler that takes its time: what is set or started in it counts from then, and what has
-//! happened meanwhile counts from when it happened.
+//! Tests a slow handler. Times that are set or started in it count from that moment, and events
+//! that happened meanwhile count from their own time.
 
 mod monitor_util;
 
@@ -8,7 +8,7 @@ use std::time::Duration;
 use childminder::{Command, Event, Reactor, Service};
 use monitor_util::{WATCHDOG, World, each_way, group, nervous, now, patient, sh};
 
-/// Keeps the thread busy, as a handler of a host's may.
+/// Keeps the thread busy, as a slow handler of a host does.
 fn busy(time: Duration) {
     let start = now();
     while start.elapsed() < time {
@@ -18,7 +18,7 @@ fn busy(time: Duration) {
 
 const BUSY: Duration = Duration::from_millis(600);
 
-/// Takes turns until `over` says so.
+/// Takes turns until `handler` returns `true`.
 fn run(reactor: &mut Reactor, mut handler: impl FnMut(&mut Reactor, Event<'_>) -> bool) {
     let start = now();
     let mut over = false;
