@@ -300,8 +300,7 @@ on_all_combinations! {
         assert!(world.reactor.process(other).is_none());
     }
 
-    // A panic of a handler is the host's business, and the pipe stays open. Processes go on after
-    // the reactor is dropped.
+    // A process goes on after its reactor is dropped.
     fn dropping_the_reactor(world: &mut World) {
         let dir = util::TempDir::new("drop");
         let fifo = dir.0.join("fifo");

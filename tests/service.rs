@@ -146,7 +146,6 @@ fn what_was_ignored_stays_ignored() {
     });
 }
 
-// B28
 #[test]
 fn a_second_signal_kills_at_once() {
     expect_apart("a_second_signal_kills_at_once", || {
@@ -162,7 +161,6 @@ fn a_second_signal_kills_at_once() {
     });
 }
 
-// timeout(1) sends one to the process, and one to its group.
 /// Something that nobody can end.
 struct Undying(u32);
 
@@ -203,6 +201,7 @@ fn a_second_signal_ends_the_program_whatever_is_left() {
     });
 }
 
+// timeout(1) sends one signal to the process, and one to its group.
 #[test]
 fn a_signal_that_comes_twice_leaves_the_time_to_stop() {
     expect_apart("a_signal_that_comes_twice_leaves_the_time_to_stop", || {
