@@ -1,4 +1,5 @@
-//! The wait itself is refused, as by a broken kernel or a sandbox: everything goes on, and ends in order.
+//! Tests a refusal of the wait itself, as by a broken kernel or a sandbox. Everything goes on, and
+//! ends in order.
 
 #![cfg(all(target_os = "linux", target_endian = "little"))]
 
@@ -13,7 +14,7 @@ use childminder::{Command, ReapMethod, RunToEnd, Service, SpawnMethod, Stdio};
 use monitor_util::{STUBBORN, Told, World, deadly, group, patient, sh};
 use seccomp::{Refused, refuse};
 
-/// Whichever of them mio uses.
+/// mio uses one of these calls.
 const WAITS: [Refused; 3] = [
     (libc::SYS_epoll_wait, None, libc::EIO),
     (libc::SYS_epoll_pwait, None, libc::EIO),
@@ -37,7 +38,7 @@ fn a_service_is_stopped_without_the_wait() {
                 assert_eq!(error.to_string(), "cannot wait for events: Input/output error (os error 5)");
                 assert!(world.monitor.is_down() && group(pid).is_empty(), "somebody is left");
                 assert_eq!(world.story("stubborn"), ["started", "terminating", "killing", "exited"]);
-                // It was looked after for five seconds before that.
+                // Before that, it was restarted as usual for five seconds.
                 let (starts, exits) = (world.count("started", "brief"), world.count("exited", "brief"));
                 assert!(starts > before + 3 && starts == exits, "{starts} starts, {exits} exits");
                 let ended_well =
