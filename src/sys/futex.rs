@@ -1,5 +1,8 @@
 //! A word of our memory that the kernel sets to zero when a child stops using this memory
-//! (`CLONE_CHILD_CLEARTID`), and the wait for that.
+//! (`CLONE_CHILD_CLEARTID`), and the wait for that. Starts no child.
+//!
+//! The one rule: errno is never read here, because a child that uses the memory writes to the same
+//! one.
 
 use std::sync::atomic::{AtomicI32, Ordering};
 use std::time::Duration;

@@ -1,4 +1,7 @@
-//! Reads and sets resource limits of this process.
+//! Reads and sets resource limits of this process. Decides nothing.
+//!
+//! The one rule: every call takes values of 64 bits where the system has such calls, so that no
+//! limit is cut.
 
 use std::io;
 use std::mem::MaybeUninit;

@@ -1,6 +1,8 @@
-//! A handle to a process that can never mean another process (Linux 5.3, `pidfd_open(2)`). If there
-//! is none (old kernel, sandbox, no descriptor left), the reaper checks the child at each SIGCHLD
-//! instead.
+//! A handle to a process that can never mean another process (Linux 5.3, `pidfd_open(2)`). Reaps
+//! nothing. If there can be no handle (old kernel, sandbox, no descriptor left), the reaper checks
+//! the child at each SIGCHLD instead.
+//!
+//! The one rule: a pid is used only to open a handle, and every signal goes through the handle.
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -22,7 +24,9 @@ mod linux {
     /// know it yet.
     const PIDFD_SIGNAL_PROCESS_GROUP: libc::c_uint = 1 << 2;
 
-    /// Opens the handle of an unreaped child of ours.
+    /// Opens a handle to the process that has this pid now. An unreaped child of ours keeps its
+    /// pid, so it is certain to be meant. For any other process, the caller has to check afterwards
+    /// that the pid still belongs to it.
     pub(crate) fn open(pid: i32) -> io::Result<OwnedFd> {
         // SAFETY: pidfd_open takes two integers. The descriptor is close-on-exec by definition.
         let fd = cvt(unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) })?;

@@ -1,4 +1,7 @@
-//! Opens and resizes pseudo-terminals.
+//! Opens and resizes pseudo-terminals. Starts nothing on them.
+//!
+//! The one rule: both ends are close-on-exec, and no open makes a terminal the controlling one of
+//! this process.
 
 use std::io;
 use std::mem::MaybeUninit;

@@ -35,7 +35,8 @@
 //! In the answer to `status`, a process has these keys. A value that is unknown or makes no sense
 //! is `null`.
 //!
-//! - `name`, `pid` and `restarts`, the number of restarts.
+//! - `name`, and `pid`.
+//! - `restarts`, the number of its restarts.
 //! - `state`, one of `running`, `stopped`, `backing-off`, `stopping`, `unkillable`, `exited`.
 //! - `uptime` and `cpu`, in seconds, and `peak_memory`, in bytes.
 //! - `retry_in`, the seconds until a process that backs off is started.

@@ -1,8 +1,8 @@
 //! The control socket in the reactor. It accepts clients, hands their requests to the supervisor,
 //! and sends the answers. It carries out no request itself.
 //!
-//! The one rule: no client can hold up the supervisor or another client. The use of everything by a
-//! client is limited, and output that it does not read is not kept for long.
+//! The one rule: no client can hold up the supervisor or another client. Everything that a client
+//! may use is limited, and output that it does not read is not kept for long.
 
 use std::fs::File;
 use std::io;
@@ -93,7 +93,6 @@ impl Server {
         })
     }
 
-    /// The path of the socket.
     pub(crate) fn path(&self) -> &Path {
         self.file.path()
     }
