@@ -12,7 +12,10 @@ use std::time::Duration;
 
 use childminder::restart::State;
 use childminder::{Command, Event, MonitorError, Policy, ProcessMonitor, Reactor, Restart, Service};
-use monitor_util::{Diary, Dir, IDLE, STUBBORN, Told, World, each_way, group, leaving, nervous, patient, sh, sulky};
+use monitor_util::{
+    Diary, Dir, IDLE, STUBBORN, Told, World, all_instant_deaths, each_way, group, leaving, long_backoff,
+    no_instant_deaths, sh,
+};
 
 #[test]
 fn a_process_starts_with_the_service_or_when_it_is_added() {
@@ -138,7 +141,7 @@ fn a_removed_process_is_stopped_and_forgotten() {
 #[test]
 fn a_removed_process_is_waited_for() {
     let mut world = World::new();
-    world.add_with("it", &sh(STUBBORN), monitor_util::deadly());
+    world.add_with("it", &sh(STUBBORN), monitor_util::short_kill_time());
     world.start();
     world.until_ready("it", 1);
     let pid = world.pid("it");
@@ -153,7 +156,7 @@ fn a_removed_process_is_waited_for() {
 #[test]
 fn a_name_that_comes_back_waits_for_its_old_process() {
     each_way(|world| {
-        world.add_with("it", &sh(STUBBORN), monitor_util::deadly());
+        world.add_with("it", &sh(STUBBORN), monitor_util::short_kill_time());
         world.start();
         world.until_ready("it", 1);
         let old = world.pid("it");
@@ -211,7 +214,7 @@ fn a_name_that_comes_back_to_a_stopped_service_stays_down() {
 #[test]
 fn a_remove_in_backoff_leaves_nothing_behind() {
     each_way(|world| {
-        world.add_with("it", &sh("exit 1"), sulky());
+        world.add_with("it", &sh("exit 1"), long_backoff());
         world.start();
         world.until_told("restarting", "it", 1);
         assert!(matches!(world.state("it"), State::BackingOff { .. }));
@@ -226,11 +229,11 @@ fn a_remove_in_backoff_leaves_nothing_behind() {
 #[test]
 fn a_name_that_comes_back_in_backoff_starts_at_once_and_once() {
     let mut world = World::new();
-    world.add_with("it", &sh("exit 1"), sulky());
+    world.add_with("it", &sh("exit 1"), long_backoff());
     world.start();
     world.until_told("restarting", "it", 1);
     world.remove("it");
-    world.add_with("it", &sh(IDLE), sulky());
+    world.add_with("it", &sh(IDLE), long_backoff());
     world.until_ready("it", 1);
     world.expect_no_timer();
     assert_eq!(world.count("started", "it"), 2);
@@ -243,7 +246,7 @@ fn a_name_that_comes_back_in_backoff_starts_at_once_and_once() {
 fn a_stop_in_backoff_takes_the_restart_back() {
     let mut world = World::new();
     for name in ["one", "all"] {
-        world.add_with(name, &sh("exit 1"), sulky());
+        world.add_with(name, &sh("exit 1"), long_backoff());
     }
     world.start();
     world.until_told("restarting", "one", 1);
@@ -260,7 +263,7 @@ fn a_stop_in_backoff_takes_the_restart_back() {
 fn a_start_in_backoff_is_at_once() {
     let mut world = World::new();
     for name in ["start", "restart"] {
-        world.add_with(name, &sh("exit 1"), sulky());
+        world.add_with(name, &sh("exit 1"), long_backoff());
     }
     world.start();
     for name in ["start", "restart"] {
@@ -333,7 +336,7 @@ fn a_deliberate_restart_is_no_instant_death() {
     each_way(|world| {
         let dir = Dir::new("restart");
         let crash = dir.path("crash");
-        world.add_with("it", &sh(&format!("[ -e {crash} ] && exit 1; {IDLE}")), nervous());
+        world.add_with("it", &sh(&format!("[ -e {crash} ] && exit 1; {IDLE}")), all_instant_deaths());
         world.start();
         for count in 1..=3 {
             world.until_ready("it", count);
@@ -352,7 +355,7 @@ fn a_deliberate_restart_is_no_instant_death() {
 #[test]
 fn restart_all_restarts_what_is_up() {
     let mut world = World::new();
-    let mut never = patient();
+    let mut never = no_instant_deaths();
     never.restart = Restart::Never;
     world.add("up", &sh(IDLE));
     world.add("stopped", &sh(IDLE));
@@ -373,7 +376,7 @@ fn restart_all_restarts_what_is_up() {
 #[test]
 fn instant_deaths_double_the_wait() {
     each_way(|world| {
-        world.add_with("it", &sh("exit 1"), nervous());
+        world.add_with("it", &sh("exit 1"), all_instant_deaths());
         world.start();
         world.until_told("restarting", "it", 4);
         assert_eq!(world.delays("it"), [20, 40, 80, 160].map(Duration::from_millis));
@@ -398,7 +401,7 @@ fn a_long_run_is_restarted_at_once_whatever_its_end() {
 fn the_restart_policy_is_each_process_own() {
     let mut world = World::new();
     let with = |restart| {
-        let mut policy = nervous();
+        let mut policy = all_instant_deaths();
         policy.restart = restart;
         policy
     };
@@ -427,7 +430,7 @@ fn a_failed_spawn_holds_up_nobody_and_is_tried_again() {
     each_way(|world| {
         let dir = Dir::new("spawn");
         let program = dir.path("program");
-        world.add_with("broken", &Command::new(&program), nervous());
+        world.add_with("broken", &Command::new(&program), all_instant_deaths());
         world.add("fine", &sh(IDLE));
         world.start();
         world.until_ready("fine", 1);
@@ -457,7 +460,7 @@ fn a_process_that_cannot_start_obeys() {
     let mut world = World::new();
     let missing = Command::new("/nonexistent/program");
     for name in ["stopped", "removed", "restarted"] {
-        world.add_with(name, &missing, sulky());
+        world.add_with(name, &missing, long_backoff());
     }
     world.start();
     world.stop_process("stopped");
@@ -483,7 +486,7 @@ fn a_grandchild_with_the_pipe_delays_nothing() {
             "echo x >> {count}; runs=$(wc -l < {count}); [ $runs -gt 5 ] && exec sleep 1000; sleep 60 & \
              if [ $runs -eq 1 ]; then (read x < {fifo}; echo late $x) & fi; exit 0"
         );
-        world.add_with("it", &sh(&script), leaving(patient()));
+        world.add_with("it", &sh(&script), leaving(no_instant_deaths()));
         world.start();
         world.until_told("started", "it", 6);
         let times: Vec<_> = world.told("it").filter(|(_, told)| !matches!(told, Told::Restarting { .. })).collect();
@@ -505,7 +508,7 @@ fn a_grandchild_with_the_pipe_delays_nothing() {
 #[test]
 fn a_life_ends_with_the_exit_not_with_the_pipes() {
     let mut world = World::new();
-    let mut policy = sulky();
+    let mut policy = long_backoff();
     policy.threshold = Duration::from_millis(300);
     // It exits at once, and its pipes are held for longer than the threshold.
     world.add_with("it", &sh("sleep 1000 & exit 1"), leaving(policy));
@@ -522,7 +525,7 @@ fn a_status_tells_all() {
     assert_eq!((status.name, status.state, status.process, status.pid), ("it", State::Stopped, None, None));
     let mut command = sh("echo ready; read x; exit 7");
     command.stdin(childminder::Stdio::piped());
-    world.add_with("asks", &command, sulky());
+    world.add_with("asks", &command, long_backoff());
     world.start();
     world.until_ready("asks", 1);
     let status = world.monitor.status("asks").unwrap();

@@ -5,7 +5,7 @@ mod monitor_util;
 
 use std::fs;
 
-use monitor_util::{Dir, World, each_way, leaving, patient, sh};
+use monitor_util::{Dir, World, each_way, leaving, no_instant_deaths, sh};
 
 fn open_descriptors() -> usize {
     fs::read_dir("/proc/self/fd").unwrap().count()
@@ -27,7 +27,7 @@ fn pipes_that_leftover_processes_hold_are_kept_for_the_last_few_only() {
     each_way(|world| {
         let dir = Dir::new("leaver");
         let before = open_descriptors();
-        world.add_with("it", &leaver(&dir), leaving(patient()));
+        world.add_with("it", &leaver(&dir), leaving(no_instant_deaths()));
         world.start();
         world.until_ready("it", 1);
         world.until_told("pipes closed", "it", 5);

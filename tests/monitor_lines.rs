@@ -146,7 +146,7 @@ fn a_new_limit_is_for_new_processes() {
 #[test]
 fn the_last_words_come_before_the_exit() {
     each_way(|world| {
-        let mut once = monitor_util::patient();
+        let mut once = monitor_util::no_instant_deaths();
         once.restart = Restart::Never;
         world.add_with("it", &sh("seq 1 20000; printf end; exit 3"), once);
         world.start();
@@ -163,7 +163,7 @@ fn the_last_words_do_not_wait_for_the_pipe() {
     each_way(|world| {
         let mut command = sh("(read x <&3; echo later) & printf last; exit 3");
         command.fd(3, childminder::Stdio::writer());
-        world.add_with("it", &command, monitor_util::leaving(monitor_util::sulky()));
+        world.add_with("it", &command, monitor_util::leaving(monitor_util::long_backoff()));
         world.start();
         let process = world.monitor.status("it").unwrap().process.unwrap();
         world.until_told("exited", "it", 1);

@@ -10,7 +10,10 @@ use std::time::Duration;
 
 use childminder::restart::State;
 use childminder::{ReapMethod, Restart, Service};
-use monitor_util::{IDLE, KILL_TIME, STUBBORN, World, deadly, each_way, group, leaving, now, patient, sh, sulky};
+use monitor_util::{
+    IDLE, KILL_TIME, STUBBORN, World, each_way, group, leaving, long_backoff, no_instant_deaths, now, sh,
+    short_kill_time,
+};
 
 /// Far above the kill time, and far below any time that would mean that the stop has failed.
 const SOON: Duration = Duration::from_secs(10);
@@ -24,7 +27,7 @@ fn a_stop_of_the_service_completes() {
         for name in ["one", "two"] {
             world.add(name, &sh(IDLE));
         }
-        world.add_with("backs off", &sh("exit 1"), sulky());
+        world.add_with("backs off", &sh("exit 1"), long_backoff());
         world.start();
         world.until_ready("one", 1);
         world.until_ready("two", 1);
@@ -43,7 +46,11 @@ fn a_stop_of_the_service_completes() {
 #[test]
 fn the_stubborn_are_killed_at_the_kill_time_with_their_group() {
     each_way(|world| {
-        world.add_with("it", &sh("trap '' TERM; sleep 1000 & sh -c 'sleep 1000 & wait' & echo ready; wait"), deadly());
+        world.add_with(
+            "it",
+            &sh("trap '' TERM; sleep 1000 & sh -c 'sleep 1000 & wait' & echo ready; wait"),
+            short_kill_time(),
+        );
         world.start();
         world.until_ready("it", 1);
         let pid = world.pid("it");
@@ -64,7 +71,7 @@ fn the_stubborn_are_killed_at_the_kill_time_with_their_group() {
 fn a_second_stop_neither_signals_nor_waits_anew() {
     let mut world = World::new();
     // The script runs no other command, because the shell would report the end of that one.
-    world.add_with("it", &sh(&format!("trap 'echo term' TERM; echo ready; {BUSY}")), deadly());
+    world.add_with("it", &sh(&format!("trap 'echo term' TERM; echo ready; {BUSY}")), short_kill_time());
     world.start();
     world.until_ready("it", 1);
     world.stop_process("it");
@@ -85,7 +92,7 @@ fn a_kill_of_the_service_does_not_wait() {
         // The kill time of this process is never reached.
         world.add("at once", &sh(STUBBORN));
         world.add("after a stop", &sh(STUBBORN));
-        world.add_with("backs off", &sh("exit 1"), sulky());
+        world.add_with("backs off", &sh("exit 1"), long_backoff());
         world.start();
         world.until_ready("at once", 1);
         world.until_ready("after a stop", 1);
@@ -122,7 +129,7 @@ fn a_start_of_the_service_while_all_are_dying_starts_them_again() {
 fn those_who_outlive_a_stopped_leader_are_killed_at_the_kill_time() {
     each_way(|world| {
         let script = "(trap '' TERM; echo ready; exec sleep 1000) & exec sleep 1000";
-        world.add_with("it", &sh(script), deadly());
+        world.add_with("it", &sh(script), short_kill_time());
         world.start();
         world.until_ready("it", 1);
         let pid = world.pid("it");
@@ -151,7 +158,7 @@ fn those_who_outlive_a_stopped_leader_are_killed_at_the_kill_time() {
 fn a_restart_waits_for_the_old_group() {
     let mut world = World::new();
     let script = "(trap '' TERM; echo ready; exec sleep 1000) & exec sleep 1000";
-    world.add_with("it", &sh(script), deadly());
+    world.add_with("it", &sh(script), short_kill_time());
     world.start();
     world.until_ready("it", 1);
     let old = world.pid("it");
@@ -184,11 +191,11 @@ fn a_stop_ends_when_the_last_of_the_group_is_gone() {
 // off, and after its last exit.
 #[test]
 fn those_who_outlived_a_crash_are_stopped_with_the_service() {
-    let mut never = deadly();
+    let mut never = short_kill_time();
     never.restart = Restart::Never;
-    let mut backs_off = sulky();
+    let mut backs_off = long_backoff();
     backs_off.kill_time = KILL_TIME;
-    for policy in [backs_off, never, deadly()] {
+    for policy in [backs_off, never, short_kill_time()] {
         for stubborn in [false, true] {
             let mut world = World::new();
             let trap = if stubborn { "trap '' TERM" } else { ":" };
@@ -205,7 +212,7 @@ fn those_who_outlived_a_crash_are_stopped_with_the_service() {
             let (pid, process) = (world.pid("it"), world.monitor.status("it").unwrap().process.unwrap());
             world.reactor.process(process).unwrap().close_stdin();
             world.until_told("exited", "it", 1);
-            if policy == deadly() {
+            if policy == short_kill_time() {
                 world.until_told("started", "it", 2);
             }
             assert_eq!(group(pid).len(), 1, "it is left alone at first");
@@ -224,7 +231,7 @@ fn those_who_outlived_a_crash_are_stopped_with_the_service() {
 fn those_who_outlived_a_crash_are_killed_or_removed_with_it() {
     for kill in [false, true] {
         let mut world = World::new();
-        let mut policy = sulky();
+        let mut policy = long_backoff();
         policy.kill_time = KILL_TIME;
         world.add_with("it", &sh("(trap '' TERM; exec sleep 1000) & exit 1"), leaving(policy));
         world.start();
@@ -248,7 +255,7 @@ fn nobody_is_terminated_who_is_gone() {
     let mut world = World::new();
     let mut command = sh("(read x) <&3 & exit 1");
     command.fd(3, childminder::Stdio::writer());
-    world.add_with("it", &command, leaving(sulky()));
+    world.add_with("it", &command, leaving(long_backoff()));
     world.start();
     let (pid, process) = (world.pid("it"), world.monitor.status("it").unwrap().process.unwrap());
     world.until_told("restarting", "it", 1);
@@ -288,7 +295,7 @@ fn a_suspended_process_is_stopped_properly() {
 
 #[test]
 fn the_stop_signal_is_the_policy_s() {
-    let mut policy = patient();
+    let mut policy = no_instant_deaths();
     policy.stop_signal = 2;
     let mut world = World::new();
     world.add_with("it", &sh(&format!("trap 'echo int; exit 0' INT; trap '' TERM; echo ready; {BUSY}")), policy);

@@ -8,7 +8,7 @@ mod apart;
 
 use std::time::Duration;
 
-use monitor_util::{World, group, patient, sh};
+use monitor_util::{World, group, no_instant_deaths, sh};
 
 const HIDDEN: [&str; 5] = ["unshare", "-m", "sh", "-c", "mount -t tmpfs none /proc && exec \"$0\" \"$@\""];
 /// Runs a command that sees the /proc of the outer namespace.
@@ -31,7 +31,7 @@ fn become_the_orphans_parent() {
 fn a_stop_does_not_wait_for_zombies() {
     become_the_orphans_parent();
     let mut world = World::new();
-    world.add_with("it", &sh("sleep 1000 & echo ready; exec sleep 1000"), patient());
+    world.add_with("it", &sh("sleep 1000 & echo ready; exec sleep 1000"), no_instant_deaths());
     world.start();
     world.until_ready("it", 1);
     let pid = world.pid("it");
@@ -51,7 +51,7 @@ fn without_a_process_table_a_stop_ends_after_two_kills() {
     apart::expect_apart_in(&HIDDEN, "without_a_process_table_a_stop_ends_after_two_kills", || {
         become_the_orphans_parent();
         let mut world = World::new();
-        let mut policy = patient();
+        let mut policy = no_instant_deaths();
         policy.kill_time = Duration::from_millis(100);
         world.add_with("it", &sh("sleep 1000 & echo ready; exec sleep 1000"), policy);
         world.start();
@@ -69,7 +69,7 @@ fn the_process_table_of_another_namespace_is_none() {
     }
     apart::expect_apart_in(&NAMESPACE, "the_process_table_of_another_namespace_is_none", || {
         let mut world = World::new();
-        let mut policy = patient();
+        let mut policy = no_instant_deaths();
         policy.kill_time = Duration::from_secs(1);
         let saves = "(trap 'sleep 0.2; echo saved; exit' TERM; echo ready; while :; do sleep 0.02; done)";
         world.add_with("it", &sh(&format!("{saves} & exec sleep 1000")), policy);

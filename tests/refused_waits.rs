@@ -11,7 +11,7 @@ use std::thread;
 use std::time::Duration;
 
 use childminder::{Command, ReapMethod, RunToEnd, Service, SpawnMethod, Stdio};
-use monitor_util::{STUBBORN, Told, World, deadly, group, patient, sh};
+use monitor_util::{STUBBORN, Told, World, group, no_instant_deaths, sh, short_kill_time};
 use seccomp::{Refused, refuse};
 
 /// mio uses one of these calls.
@@ -27,8 +27,8 @@ fn a_service_is_stopped_without_the_wait() {
         for reap in [ReapMethod::Pidfd, ReapMethod::Sigchld] {
             scope.spawn(move || {
                 let mut world = World::with(SpawnMethod::Vfork, reap);
-                world.add_with("stubborn", &sh(STUBBORN), deadly());
-                world.add_with("brief", &sh("echo word; exit 1"), patient());
+                world.add_with("stubborn", &sh(STUBBORN), short_kill_time());
+                world.add_with("brief", &sh("echo word; exit 1"), no_instant_deaths());
                 world.start();
                 world.until_ready("stubborn", 1);
                 let pid = world.pid("stubborn");

@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use apart::{apart, expect_apart};
 use childminder::{Event, Interest, MultiService, ProcessMonitor, Reactor, ReapMethod, Service, SpawnMethod};
-use monitor_util::{Diary, IDLE, STUBBORN, Told, WATCHDOG, World, now, patient, sh};
+use monitor_util::{Diary, IDLE, STUBBORN, Told, WATCHDOG, World, no_instant_deaths, now, sh};
 
 const SIGINT: i32 = 2;
 const SIGUSR1: i32 = 10;
@@ -38,7 +38,7 @@ struct Scripted {
 impl Scripted {
     fn new(reactor: &mut Reactor, script: &str, ready: fn(&mut Reactor)) -> Self {
         let mut monitor = ProcessMonitor::with_observer(Diary::default());
-        monitor.set_policy(patient()).unwrap();
+        monitor.set_policy(no_instant_deaths()).unwrap();
         monitor.add_process(reactor, "it", &sh(script)).unwrap();
         Self { monitor, ready: Some(ready), stopping: None, late: None }
     }
@@ -465,7 +465,7 @@ fn two_monitors_in_one_program() {
         each_reactor(|mut reactor| {
             let first = Scripted::new(&mut reactor, IDLE, |_| ());
             let mut second = Scripted::new(&mut reactor, STUBBORN, |_| raise(SIGTERM));
-            second.monitor.set_process_policy(&mut reactor, "it", monitor_util::deadly()).unwrap();
+            second.monitor.set_process_policy(&mut reactor, "it", monitor_util::short_kill_time()).unwrap();
             let mut all = MultiService::new();
             all.add_service(&mut reactor, first);
             all.add_service(&mut reactor, second);
@@ -481,7 +481,7 @@ fn two_monitors_in_one_program() {
 fn the_host_s_own_things_in_the_same_loop() {
     monitor_util::each_way(|world| {
         let World { reactor, monitor, .. } = world;
-        let mut policy = patient();
+        let mut policy = no_instant_deaths();
         policy.min_restart_delay = Duration::ZERO;
         monitor.set_policy(policy).unwrap();
         monitor.add_process(reactor, "it", &sh("echo it; exit 1")).unwrap();

@@ -102,7 +102,7 @@ impl Signals {
             Event::Ready { source, .. } => {
                 let terminal = self.terminal.as_mut().filter(|terminal| terminal.source == Some(source))?;
                 let was_closed = terminal.closed.is_some();
-                let is_closed = terminal.look(reactor).is_some();
+                let is_closed = terminal.check(reactor).is_some();
                 match self.hangup {
                     Some(at) if is_closed && !was_closed && is_together(at, reactor.now()) => Wish::Hangup,
                     _ => Wish::Nothing,
@@ -115,7 +115,7 @@ impl Signals {
     fn hung_up(&mut self, reactor: &mut Reactor) -> Wish {
         let now = reactor.now();
         self.hangup = Some(now);
-        match self.terminal.as_mut().and_then(|terminal| terminal.look(reactor)) {
+        match self.terminal.as_mut().and_then(|terminal| terminal.check(reactor)) {
             Some(closed) if is_together(closed, now) => Wish::Hangup,
             _ => Wish::Reload,
         }
@@ -137,7 +137,7 @@ impl Terminal {
     }
 
     /// Checks whether the terminal is closed. Returns the time at which that was first seen.
-    fn look(&mut self, reactor: &mut Reactor) -> Option<Instant> {
+    fn check(&mut self, reactor: &mut Reactor) -> Option<Instant> {
         if self.closed.is_none() {
             let mut fds = [PollFd::new(&*self.file, PollFlags::empty())];
             let asked = poll(&mut fds, Some(&Timespec { tv_sec: 0, tv_nsec: 0 }));

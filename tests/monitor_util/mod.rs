@@ -120,7 +120,7 @@ pub(crate) fn each_way(test: impl Fn(&mut World)) {
 }
 
 /// Restart delays of 20 ms and more, no instant deaths, and a kill time that is never reached.
-pub(crate) fn patient() -> Policy {
+pub(crate) fn no_instant_deaths() -> Policy {
     let mut policy = Policy::default();
     policy.threshold = Duration::ZERO;
     policy.kill_time = Duration::from_secs(1000);
@@ -128,16 +128,16 @@ pub(crate) fn patient() -> Policy {
     policy
 }
 
-/// The same as `patient`, but each exit is an instant death.
-pub(crate) fn nervous() -> Policy {
-    let mut policy = patient();
+/// The same as `no_instant_deaths`, but each exit is an instant death.
+pub(crate) fn all_instant_deaths() -> Policy {
+    let mut policy = no_instant_deaths();
     policy.threshold = Duration::from_secs(1000);
     policy
 }
 
-/// The same as `nervous`, but the first restart delay is never over within a test.
-pub(crate) fn sulky() -> Policy {
-    let mut policy = nervous();
+/// The same as `all_instant_deaths`, but the first restart delay is never over within a test.
+pub(crate) fn long_backoff() -> Policy {
+    let mut policy = all_instant_deaths();
     policy.min_restart_delay = Duration::from_secs(1000);
     policy
 }
@@ -148,9 +148,9 @@ pub(crate) fn leaving(mut policy: Policy) -> Policy {
     policy
 }
 
-/// The same as `patient`, with a short kill time.
-pub(crate) fn deadly() -> Policy {
-    let mut policy = patient();
+/// The same as `no_instant_deaths`, with a short kill time.
+pub(crate) fn short_kill_time() -> Policy {
+    let mut policy = no_instant_deaths();
     policy.kill_time = KILL_TIME;
     policy
 }
@@ -169,7 +169,7 @@ impl World {
 
     pub(crate) fn with(spawn: SpawnMethod, reap: ReapMethod) -> Self {
         let mut monitor = ProcessMonitor::with_observer(Diary::default());
-        monitor.set_policy(patient()).unwrap();
+        monitor.set_policy(no_instant_deaths()).unwrap();
         Self { reactor: Reactor::with_methods(spawn, reap).unwrap(), monitor, reap }
     }
 

@@ -29,7 +29,7 @@ const REQUESTS: usize = 64;
 /// The pause before the next try to accept connections, or to make the socket again.
 const PAUSE: Duration = Duration::from_secs(1);
 /// The pause between two checks of a socket that cannot be watched.
-const LOOK: Duration = Duration::from_secs(30);
+const CHECK_PAUSE: Duration = Duration::from_secs(30);
 /// The longest pause between two tries to make the socket again. The pause doubles with each try.
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 
@@ -53,11 +53,11 @@ pub(crate) struct Server {
     /// registered.
     missing: Option<(Instant, Duration)>,
     /// The time of the next check of a socket that is not watched.
-    look_at: Option<Instant>,
+    check_at: Option<Instant>,
     /// Whether the message that the socket is not watched has been given.
-    told_unwatched: bool,
+    unwatched_reported: bool,
     /// Messages about the socket that have not been taken yet.
-    news: Vec<String>,
+    messages: Vec<String>,
     /// In the order of their connections.
     clients: Vec<(ClientId, Connection)>,
     next_id: u64,
@@ -81,9 +81,9 @@ impl Server {
             #[cfg(target_os = "linux")]
             watch: None,
             missing: None,
-            look_at: None,
-            told_unwatched: false,
-            news: Vec::new(),
+            check_at: None,
+            unwatched_reported: false,
+            messages: Vec::new(),
             clients: Vec::new(),
             next_id: 1,
             last: ClientId(0),
@@ -104,10 +104,10 @@ impl Server {
         let restored = self.try_restore(reactor);
         let path = self.file.path().display();
         match (restored, before) {
-            (Ok(true), _) => self.news.push(format!("the control socket {path} was taken away; it is there again")),
-            (Ok(false), Some(_)) => self.news.push(format!("the control socket {path} is there again")),
+            (Ok(true), _) => self.messages.push(format!("the control socket {path} was taken away; it is there again")),
+            (Ok(false), Some(_)) => self.messages.push(format!("the control socket {path} is there again")),
             (Ok(false), None) => {}
-            (Err(error), None) => self.news.push(format!(
+            (Err(error), None) => self.messages.push(format!(
                 "the control socket {path} cannot be used: {error}; it is tried again, the processes are looked after"
             )),
             (Err(_), Some(_)) => {}
@@ -118,7 +118,7 @@ impl Server {
     /// lost.
     fn try_restore(&mut self, reactor: &mut Reactor) -> io::Result<bool> {
         let pause = self.missing.map_or(PAUSE, |(_, pause)| (2 * pause).min(LONGEST_PAUSE));
-        self.look_at = None;
+        self.check_at = None;
         // It counts as missing until all steps have succeeded.
         let before = self.missing.replace((reactor.now() + pause, pause));
         let gone = !self.file.is_there();
@@ -136,12 +136,12 @@ impl Server {
             self.source = Some(reactor.register(Arc::clone(&self.listener), Interest::Readable)?);
         }
         self.missing = None;
-        self.keep_in_sight(reactor);
+        self.watch_or_check(reactor);
         Ok(gone && before.is_none())
     }
 
     /// Has the socket watched, or checked from time to time if it cannot be watched.
-    fn keep_in_sight(&mut self, reactor: &mut Reactor) {
+    fn watch_or_check(&mut self, reactor: &mut Reactor) {
         #[cfg(target_os = "linux")]
         {
             if self.watch.is_some() {
@@ -154,25 +154,25 @@ impl Server {
                 }
                 // The socket was removed this very moment.
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                    self.look_at = Some(reactor.now() + PAUSE);
+                    self.check_at = Some(reactor.now() + PAUSE);
                     return;
                 }
-                Err(_) if self.told_unwatched => {}
+                Err(_) if self.unwatched_reported => {}
                 Err(error) => {
-                    self.told_unwatched = true;
-                    let (path, seconds) = (self.file.path().display(), LOOK.as_secs());
-                    self.news.push(format!(
+                    self.unwatched_reported = true;
+                    let (path, seconds) = (self.file.path().display(), CHECK_PAUSE.as_secs());
+                    self.messages.push(format!(
                         "the control socket {path} cannot be watched by inotify: {error}; it is looked at every {seconds} s"
                     ));
                 }
             }
         }
-        self.look_at = Some(reactor.now() + LOOK);
+        self.check_at = Some(reactor.now() + CHECK_PAUSE);
     }
 
     /// The messages about the socket since the last call.
     pub(crate) fn take_news(&mut self) -> Vec<String> {
-        std::mem::take(&mut self.news)
+        std::mem::take(&mut self.messages)
     }
 
     /// Handles an event. `false` if the event was not meant for this server.
@@ -206,7 +206,7 @@ impl Server {
                 if self.accept_at.is_some_and(|at| at <= now) {
                     self.accept(reactor);
                 }
-                if self.missing.map(|(at, _)| at).into_iter().chain(self.look_at).any(|at| at <= now) {
+                if self.missing.map(|(at, _)| at).into_iter().chain(self.check_at).any(|at| at <= now) {
                     self.restore(reactor);
                 }
                 for (_, client) in &mut self.clients {
@@ -378,7 +378,7 @@ impl Server {
         }
         self.reserve = self.reserve.take().or_else(spare);
         let now = reactor.now();
-        let mut deadline = self.accept_at.into_iter().chain(self.missing.map(|(at, _)| at)).chain(self.look_at).min();
+        let mut deadline = self.accept_at.into_iter().chain(self.missing.map(|(at, _)| at)).chain(self.check_at).min();
         for (_, client) in &self.clients {
             let due = if client.has_work() { Some(now) } else { client.deadline() };
             deadline = deadline.into_iter().chain(due).min();
