@@ -143,7 +143,7 @@ fn describe(pid: Pid) -> String {
 }
 
 /// The children that a test process is most likely to leave behind, and a temporary file.
-#[allow(clippy::zombie_processes)] // nobody waits for what is left behind
+#[allow(clippy::zombie_processes)] // the children are left behind on purpose
 fn zoo() {
     let folder = guard::folder().join("zoo");
     fs::create_dir_all(&folder).unwrap();

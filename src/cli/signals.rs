@@ -74,8 +74,8 @@ impl Signals {
         // command.
         reactor.watch_signal(libc::SIGXFSZ)?;
         if Reactor::ignores_signal(libc::SIGCHLD) {
-            // The ignored SIGCHLD was inherited, and as long as it is ignored the kernel tells
-            // nobody the exit status of a child.
+            // The ignored SIGCHLD was inherited. As long as it is ignored, the kernel reports no
+            // exit status of a child.
             reactor.watch_signal(libc::SIGCHLD)?;
         }
         // If SIGHUP is ignored, its meaning is never needed.

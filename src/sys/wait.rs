@@ -1,4 +1,5 @@
-//! Reaps children and reads their state, without blocking. Decides nothing.
+//! Reaps children and reads their state. Only [`reap_soon`] and its caller wait, for a second at
+//! most.
 //!
 //! The one rule: a call reaps only the one pid that it is given, so that a child of the host is
 //! never reaped.

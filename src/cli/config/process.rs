@@ -1,7 +1,7 @@
 //! The settings of one process, as plain data. Reads no file and starts nothing.
 //!
-//! The one rule: everything in [`Settings`] takes part in the comparison at a reload, and the
-//! command is made from it alone. A process whose settings are equal runs on.
+//! The one rule: everything of a process that goes into its command is in [`Settings`], which a
+//! reload compares. A process whose settings are equal runs on.
 
 use std::ffi::OsString;
 use std::fmt::Write;
