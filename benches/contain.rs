@@ -1,7 +1,8 @@
-//! What it costs to keep a process together in a cgroup: at its start, at its stop, and while nothing happens.
+//! Measures the cost of a cgroup for a process: at its start, at its stop, and while nothing
+//! happens. The limit is the same process in its process group alone. The benchmark needs the right
+//! to make cgroups in the cgroup of this program.
 //!
-//! The limit is the same process in its group alone. It needs the right to make cgroups where this program is. The one
-//! rule: the making and the removal of a directory are the kernel's, and told apart.
+//! The one rule: the kernel's time for making and removing a directory is measured separately.
 
 mod support;
 
@@ -15,10 +16,10 @@ use childminder::{Command, Contain, Event, Limit, Log, Observer, ProcessMonitor,
 use childminder::{Exit, Line, Strength};
 use support::{Bench, Target, clock, micros, outside, program, rest};
 
-/// Starts this program again as an idle host: `strength count program`.
+/// The variable that makes this program an idle host: `strength count program`.
 const ROLE: &str = "CHILDMINDER_BENCH_CONTAINED";
 
-/// A command as in the bench of spawns: three pipes, a session, two limits.
+/// The command of the benchmark of spawns: three pipes, a session, and two limits.
 fn command(path: &Path, contain: Contain) -> Command {
     let mut command = Command::new(path);
     command.stdin(Stdio::piped()).setsid(true).contain(contain);
@@ -28,7 +29,7 @@ fn command(path: &Path, contain: Contain) -> Command {
     command
 }
 
-/// Microseconds: the call alone, and until nobody is left of the tree.
+/// Two times in microseconds: of the call alone, and until the tree is empty.
 fn start(reactor: &mut Reactor, command: &Command, count: usize) -> [f64; 2] {
     let mut sums = [0.0; 2];
     for _ in 0..count {
@@ -49,7 +50,7 @@ fn start(reactor: &mut Reactor, command: &Command, count: usize) -> [f64; 2] {
     sums.map(|sum| sum / count as f64)
 }
 
-/// Microseconds: to make a directory, and to make and remove it.
+/// Two times in microseconds: to make a directory, and to make and remove it.
 fn directory(path: &Path, count: usize) -> [f64; 2] {
     let mut sums = [0.0; 2];
     for _ in 0..count {
@@ -62,7 +63,7 @@ fn directory(path: &Path, count: usize) -> [f64; 2] {
     sums.map(|sum| sum / count as f64)
 }
 
-/// Says nothing.
+/// An observer that ignores everything.
 struct Silent;
 
 impl Observer for Silent {
@@ -73,7 +74,7 @@ impl Observer for Silent {
     fn tree_gone(&mut self, _: &str, _: bool) {}
 }
 
-/// Milliseconds until so many processes are stopped.
+/// The time in milliseconds until `count` processes are stopped.
 fn stop(path: &Path, contain: Contain, count: usize) -> f64 {
     let mut reactor = Reactor::new().expect("reactor");
     let mut monitor = ProcessMonitor::with_observer(Silent);
@@ -112,7 +113,7 @@ fn idle(role: &str) {
     reactor.run(|reactor, event: Event<'_>| _ = monitor.handle(reactor, &event)).expect("run");
 }
 
-/// A process of its own, whose guard kills the rest.
+/// A host in a process of its own. Its guard kills its children.
 struct Host(Child);
 
 impl Drop for Host {
@@ -138,7 +139,7 @@ impl Host {
         self.0.id() as i32
     }
 
-    /// Its child that is named as guards are.
+    /// The pid of the child that has a guard's name.
     fn guard(&self) -> Option<i32> {
         let mut pids =
             fs::read_dir("/proc").ok()?.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok());
@@ -150,7 +151,7 @@ impl Host {
     }
 }
 
-/// The directory of the reactor's cgroups, as /proc shows it of a child of ours.
+/// The directory of the reactor's cgroups, according to a child's entry in /proc.
 fn home(reactor: &mut Reactor, path: &Path) -> Option<PathBuf> {
     let mut command = Command::new(path);
     command.arg("idle").contain(Contain::Cgroup);

@@ -1,7 +1,8 @@
-//! What an idle supervisor costs: memory, wake-ups, and the size of the command's binary.
+//! Measures an idle supervisor: its memory, its wake-ups, and the size of the command's binary.
+//! Each supervisor is this program again, in a process of its own, and links nothing that it does
+//! not need.
 //!
-//! Each supervisor is this program again, in a process of its own: nothing is linked into it that it does not need. The one
-//! rule: it is measured from outside, by what the kernel says of it.
+//! The one rule: a supervisor is measured from outside, by the kernel's figures.
 
 mod support;
 
@@ -15,13 +16,14 @@ use childminder::{Command, Event, ProcessMonitor, Reactor, Service};
 use support::raw::{Loop, Spec};
 use support::{Bench, Target, outside, program, rest};
 
-/// `kind count program`: what the process is to supervise, and with what.
+/// The variable that makes this program a supervisor: `kind count program`.
 const ROLE: &str = "CHILDMINDER_BENCH_SUPERVISOR";
 
-/// A contestant.
+/// The name of a contestant.
 const NOTHING: &str = "the same program without a child";
 
-/// Plays a supervisor of idle children: says "up" once all run, and goes on until it is killed.
+/// Plays a supervisor of idle children. It prints "up" once all of them run, and goes on until it
+/// is killed.
 fn supervise(role: &str) {
     let mut words = role.splitn(3, ' ');
     let mut word = || words.next().expect("three words");
@@ -51,7 +53,7 @@ fn supervise(role: &str) {
                 raw.turn(|_| {}, |_| {});
             }
         }
-        // What any program of this size has without a child.
+        // This is what any program of this size costs without a child.
         "nothing" => {
             println!("up");
             loop {
@@ -62,7 +64,7 @@ fn supervise(role: &str) {
     }
 }
 
-/// A process of its own; killed, with its children, at the drop.
+/// A process that is killed, together with its children, when this value is dropped.
 struct Program(Child);
 
 impl Drop for Program {
@@ -73,7 +75,7 @@ impl Drop for Program {
 }
 
 impl Program {
-    /// A supervisor.
+    /// Starts a supervisor.
     fn start(kind: &str, count: usize, path: &Path) -> Self {
         let mut command = StdCommand::new(std::env::current_exe().expect("own path"));
         command.env(ROLE, format!("{kind} {count} {}", path.display())).stdout(StdStdio::piped());
@@ -85,7 +87,7 @@ impl Program {
         Self(child)
     }
 
-    /// Any other program.
+    /// Starts another program.
     fn other() -> Self {
         Self(StdCommand::new("sleep").arg("infinity").spawn().expect("sleep"))
     }
@@ -101,7 +103,7 @@ fn main() {
     }
     let mut bench = Bench::new("footprint");
     let Some(path) = program::build() else { return };
-    // What the linker has just written counts as dirty until it is on the disk.
+    // Pages that the linker has just written count as dirty until they are on the disk.
     let own = std::env::current_exe().and_then(fs::File::open);
     own.and_then(|file| file.sync_all()).expect("own program on the disk");
     let (few, many) = (bench.size(100, 10), bench.size(1000, 30));
@@ -129,7 +131,8 @@ fn main() {
     bench.figure("PSS, 100 idle children", us, "KiB", &of(&pss), Target::AtMost(700.0));
     bench.figure("private dirty memory, each further child", us, "KiB", &of(&each), Target::AtMost(1.0));
 
-    // The C library's pages count as a share each, and other machines are not as empty as one for tests.
+    // The pages of the C library count by their share, and other machines run more programs than a
+    // machine for tests.
     let _others: Vec<Program> = (0..20).map(|_| Program::other()).collect();
     let pss_of = |kind, count| outside::memory(Program::start(kind, count, &path).pid())[1];
     let [pss] = bench.contest(

@@ -1,6 +1,6 @@
-//! The policy alone: restarts of one process in virtual time, without a process.
+//! Measures the restart policy alone: restarts of one process in virtual time.
 //!
-//! The one rule: nothing is measured here but decisions.
+//! The one rule: no process is started, so that only decisions are measured.
 
 mod support;
 
@@ -12,7 +12,8 @@ use support::{Bench, Target, clock, raw};
 
 const CRASH: Input = Input::Exited { success: false, group_left: false };
 
-/// Millions of restarts a second, each after having lived for `lived`; what dies an instant death waits first.
+/// Millions of restarts a second, each after a run of `lived`. After an instant death, the restart
+/// delay passes first.
 fn restarts(count: usize, lived: Duration) -> f64 {
     let mut life = Lifecycle::new(Policy::default());
     let (start, mut now) = (raw::thread_cpu(), clock());

@@ -1,6 +1,8 @@
-//! What a death costs: the processor time of the supervising thread, with one death a millisecond, by how many others live.
+//! Measures the cost of an exit: the processor time of the supervising thread, with one exit a
+//! millisecond, depending on the number of other living children. Another thread kills the
+//! children.
 //!
-//! The children are killed by another thread. The one rule: only the deaths are counted, not the start of those that die.
+//! The one rule: only the exits are counted, not the starts of the children that exit.
 
 mod support;
 
@@ -11,7 +13,7 @@ use childminder::{Command, Event, Reactor, ReapMethod, SpawnMethod, Stdio};
 use support::raw::{Loop, Spec};
 use support::{Bench, Contest, Target, program, raw, rest};
 
-/// Kills the children of these pids, one a millisecond, in the background.
+/// Kills the children with these pids, one a millisecond, in the background.
 fn executioner(pids: Vec<i32>) -> std::thread::JoinHandle<()> {
     std::thread::spawn(move || {
         for pid in pids {
@@ -21,7 +23,8 @@ fn executioner(pids: Vec<i32>) -> std::thread::JoinHandle<()> {
     })
 }
 
-/// Microseconds of this thread's processor time for each of `deaths`, of which `wait` waits for at least one a call.
+/// The processor time of this thread for each exit, in microseconds. `wait` waits for at least one
+/// exit a call.
 fn cost(pids: Vec<i32>, mut wait: impl FnMut() -> usize) -> [f64; 1] {
     let deaths = pids.len();
     let killer = executioner(pids);
@@ -81,7 +84,7 @@ fn by_hand(path: &Path, live: usize, deaths: usize) -> [f64; 1] {
     cost
 }
 
-/// What most supervisors do: SIGCHLD writes to a pipe, and every child is asked.
+/// The way of most supervisors: SIGCHLD writes to a pipe, and then every child is asked.
 fn sweep(path: &Path, live: usize, deaths: usize) -> [f64; 1] {
     use std::io::Read;
     let (mut read, write) = std::os::unix::net::UnixStream::pair().expect("pair");
@@ -131,7 +134,7 @@ fn tokio(path: &Path, live: usize, deaths: usize) -> [f64; 1] {
                 woken.notify_one();
             }));
         }
-        // Everybody waits before the first one dies.
+        // All children are being waited for before the first one exits.
         tokio::task::yield_now().await;
     });
     let cost = cost(spread_out(&pids, deaths), || {
@@ -149,7 +152,7 @@ fn tokio(path: &Path, live: usize, deaths: usize) -> [f64; 1] {
     cost
 }
 
-/// So many of them, from everywhere among them.
+/// `count` of these pids, spread over the whole list.
 fn spread_out(pids: &[i32], count: usize) -> Vec<i32> {
     let step = pids.len() / count;
     pids.iter().step_by(step.max(1)).take(count).copied().collect()

@@ -1,7 +1,8 @@
-//! Restarts, starts and stops: from a death to the replacement's first byte, and hundreds at once.
+//! Measures restarts, starts and stops: the time from an exit to the first byte of the replacement,
+//! and hundreds of processes at once. The hundreds go through the monitor with its policy.
 //!
-//! The hundreds go through the monitor, policy and all. The one rule: a latency is taken from the children's own stamps of the
-//! clock, so that nobody is measured by itself.
+//! The one rule: a latency comes from the children's own time stamps, so that no contestant
+//! measures itself.
 
 mod support;
 
@@ -19,10 +20,11 @@ use childminder::{Command, Event, Exit, Line, Observer, Policy, ProcessMonitor, 
 use support::raw::{Loop, Spawner, Spec};
 use support::{Bench, Target, clock, median, micros, program, raw, rest};
 
-/// How many deaths: what tells this program that it is the killer.
+/// The variable that makes this program the killer. Its value is the number of exits.
 const KILLER: &str = "CHILDMINDER_BENCH_KILLER";
 
-/// Plays the killer of so many children that stamp, in a process of its own: a host of one thread shall have no other.
+/// Plays the killer of children that write time stamps. It has a process of its own, because a host
+/// of one thread must not get a second one.
 fn kill(deaths: usize) {
     let file = |fd: BorrowedFd<'_>| File::from(fd.try_clone_to_owned().expect("dup"));
     let (mut stamps, mut trigger) = (file(std::io::stdin().as_fd()), file(std::io::stdout().as_fd()));
@@ -34,7 +36,7 @@ fn kill(deaths: usize) {
     stamp();
     let mut times = Vec::new();
     for _ in 0..deaths {
-        // All asleep; and nobody is woken by a stamp in the moment that is measured.
+        // All contestants sleep, and no time stamp wakes one during the measurement.
         rest(Duration::from_millis(1));
         trigger.write_all(b"!").expect("trigger");
         rest(Duration::from_millis(2));
@@ -46,7 +48,8 @@ fn kill(deaths: usize) {
     eprintln!("{}", median(&times));
 }
 
-/// The two pipes of the children that stamp: a byte in is a death, eight bytes out are a time.
+/// The two pipes of the children that write time stamps: one byte in makes a child exit, and eight
+/// bytes out are a time.
 struct Stamps {
     path: PathBuf,
     deaths: usize,
@@ -64,8 +67,9 @@ impl Stamps {
         Self { path: path.into(), deaths, their_stdin, their_stdout, trigger, stamps }
     }
 
-    /// The median of the times from a death to the first byte of the next, in microseconds, while `run` starts a child that stamps,
-    /// replaces it so often, and returns when the last one has died.
+    /// The median time from an exit to the first byte of the next child, in microseconds. `run`
+    /// starts a child that writes time stamps, replaces it `deaths` times, and returns when the
+    /// last one has exited.
     fn measure(&self, run: impl FnOnce(&Self)) -> [f64; 1] {
         let mut killer = std::process::Command::new(std::env::current_exe().expect("own path"));
         killer.env(KILLER, self.deaths.to_string()).stderr(std::process::Stdio::piped());
@@ -98,13 +102,13 @@ impl Stamps {
 
     fn spec(&self) -> Spec {
         let mut spec = Spec::new(&self.path, &["stamp"], [false; 3]);
-        // In the same way: a copy of ten thousand descriptors would be no limit.
+        // It starts in the same way, because a copy of ten thousand descriptors would be no limit.
         spec.unshare = true;
         spec.files = [Some(self.their_stdin.as_raw_fd()), Some(self.their_stdout.as_raw_fd()), None];
         spec
     }
 
-    /// The limit for whoever waits for more than one.
+    /// The limit for a program that waits for more than one child.
     fn epoll(&self, raw: &mut Loop) {
         let spec = self.spec();
         for _ in 0..=self.deaths {
@@ -116,7 +120,7 @@ impl Stamps {
         }
     }
 
-    /// The limit: a thread that does nothing but wait for this one child.
+    /// The limit: a thread that only waits for this one child.
     fn blocked(&self, spawner: &mut Spawner) {
         let spec = self.spec();
         for _ in 0..=self.deaths {
@@ -148,7 +152,7 @@ impl Stamps {
     }
 }
 
-/// Counts what the monitor tells.
+/// Counts the reports of the monitor.
 #[derive(Default)]
 struct Count {
     started: usize,
@@ -171,7 +175,7 @@ impl Observer for Count {
     fn killing(&mut self, _: &str) {}
 }
 
-/// Turns until the observer has heard enough.
+/// Takes turns until the observer has counted enough.
 fn until(reactor: &mut Reactor, monitor: &mut ProcessMonitor<Count>, enough: impl Fn(&Count) -> bool) {
     while !enough(monitor.observer()) {
         reactor.turn(None, |reactor, event| _ = monitor.handle(reactor, &event)).expect("turn");
@@ -186,7 +190,8 @@ fn monitor(restart: Restart, kill_time: Duration) -> ProcessMonitor<Count> {
     monitor
 }
 
-/// Milliseconds: all started; all back after they were killed at once; all stopped.
+/// Three times in milliseconds: until all are started, until all are back after a kill at once, and
+/// until all are stopped.
 fn ours(path: &Path, count: usize) -> [f64; 3] {
     let mut reactor = Reactor::new().expect("reactor");
     let mut monitor = monitor(Restart::Always, Duration::from_secs(5));
@@ -337,7 +342,8 @@ fn tokio(path: &Path, count: usize) -> [f64; 3] {
     })
 }
 
-/// How long after its kill time a child that ignores SIGTERM is dead and reaped, in milliseconds.
+/// The time in milliseconds from the kill time until a child that ignores SIGTERM is dead and
+/// reaped.
 fn escalation(path: &Path) -> f64 {
     const KILL_TIME: Duration = Duration::from_millis(100);
     let mut reactor = Reactor::new().expect("reactor");
@@ -421,7 +427,8 @@ fn main() {
         bench.ratio(&stops, "childminder monitor", "raw loop", stop);
     }
 
-    // Last, since a program that has ever had another thread copies its environment for each child.
+    // This comes last, because a program that has ever had another thread copies its environment
+    // for each child.
     for (count, _, titles) in &hundreds {
         bench.contest(titles.each_ref().map(String::as_str), 7, &mut [("std threads", &mut || threads(&path, *count))]);
     }

@@ -1,6 +1,7 @@
-//! Starting a process: how long the call takes, and how long until the process is reaped and its pipes are closed.
+//! Measures the start of a process: the time of the call, and the time until the process is reaped
+//! and its pipes are closed. The limit is the same work with bare system calls.
 //!
-//! The limit is the same work on bare system calls. The one rule: everybody starts the same program with the same files.
+//! The one rule: all contestants start the same program with the same files.
 
 mod support;
 
@@ -18,7 +19,7 @@ fn limits() -> Vec<(i32, libc::rlimit)> {
     RLIMITS.iter().map(|(_, raw, value)| (*raw, libc::rlimit { rlim_cur: *value, rlim_max: *value })).collect()
 }
 
-/// Microseconds: the call alone, and until all is over.
+/// Two times in microseconds: of the call alone, and until all is over.
 fn ours(reactor: &mut Reactor, command: &Command, count: usize) -> [f64; 2] {
     average(count, || {
         let start = clock();
@@ -85,7 +86,8 @@ fn main() {
     let mut bench = Bench::new("spawn");
     let Some(path) = program::build() else { return };
     let count = bench.size(200, 3);
-    // A fork copies the page tables of whatever the host has touched: a small host has this much.
+    // A fork copies the page tables of all memory that the host has touched. A small host has this
+    // much.
     let _host = std::hint::black_box(vec![1_u8; 6 << 20]);
     let mut reactor = Reactor::new().expect("reactor");
     let (mut raw, mut second_raw) = (Loop::new(), Loop::new());
@@ -202,7 +204,7 @@ fn main() {
     bench.ratio(&calls, "childminder", "childminder without it", Target::AtMost(1.2));
     bench.ratio(&calls, "childminder", "std pre_exec", Target::None);
 
-    // Last: from now on the environment is copied for each child.
+    // This comes last, because from now on the environment is copied for each child.
     let count = bench.size(200, 3);
     std::thread::spawn(std::thread::park);
     let [calls] = bench.contest(

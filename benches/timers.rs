@@ -1,6 +1,6 @@
-//! Timers by the million, as a kill timer is used: set, and nearly always cancelled.
-//!
-//! Within a turn, as a handler sets them. The limit is a bare `BinaryHeap` of deadlines, which can cancel nothing.
+//! Measures millions of timers that are used like kill timers: set, and nearly always cancelled.
+//! They are set within a turn, as a handler does. The limit is a bare `BinaryHeap` of deadlines,
+//! which can cancel nothing.
 
 mod support;
 
@@ -12,7 +12,7 @@ use std::time::Duration;
 use childminder::{Event, Reactor, TimerId};
 use support::{Bench, Target, raw};
 
-/// Spreads delays over an hour, without any order.
+/// Spreads delays over an hour, in random order.
 struct Random(u64);
 
 impl Random {
@@ -22,12 +22,12 @@ impl Random {
     }
 }
 
-/// This thread's processor time since `start`: there is nothing to wait for here.
+/// This thread's processor time since `start`, in nanoseconds. There is nothing to wait for here.
 fn nanos(start: Duration) -> f64 {
     (raw::thread_cpu() - start).as_secs_f64() * 1e9
 }
 
-/// Has `work` done by a handler, in the middle of a turn.
+/// Calls `work` from a handler, in the middle of a turn.
 fn in_a_turn(reactor: &mut Reactor, mut work: impl FnMut(&mut Reactor)) {
     let soon = reactor.call_later(Duration::ZERO);
     let mut done = false;
@@ -52,12 +52,13 @@ fn filled(pending: usize) -> (Reactor, Vec<TimerId>) {
     (reactor, ids)
 }
 
-/// Nanoseconds an insert, and an insert with its cancel, beside `pending` others.
+/// Two times in nanoseconds: of an insert, and of an insert with its cancel, beside `pending` other
+/// timers.
 fn ours(pending: usize, count: usize) -> [f64; 2] {
     let (mut reactor, _) = filled(pending);
     let mut random = Random(2);
     let mut times = [0.0; 2];
-    // The first time makes room, as in any program that has been running for a while.
+    // The first round allocates the memory, which a program has done when it has run for a while.
     for _ in 0..2 {
         in_a_turn(&mut reactor, |reactor| {
             let start = raw::thread_cpu();
@@ -90,7 +91,8 @@ fn bare(pending: usize, count: usize) -> [f64; 2] {
     [time; 2]
 }
 
-/// The longest single cancel while all of `pending` timers are cancelled one after another, in milliseconds.
+/// The longest single cancel in milliseconds, while all of `pending` timers are cancelled one after
+/// another.
 fn longest_cancel(pending: usize) -> f64 {
     let (mut reactor, ids) = filled(pending);
     let mut longest: f64 = 0.0;

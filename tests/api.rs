@@ -1,4 +1,4 @@
-//! What the compiler can promise for us: what may go to another thread, and what may be shared.
+//! Checks at compile time which types can be sent to another thread, and which can be shared.
 
 #[path = "util/guard.rs"]
 mod guard;
@@ -15,7 +15,7 @@ const fn send<T: Send>() {}
 const fn send_and_sync<T: Send + Sync>() {}
 const fn error<T: std::error::Error + Send + Sync + 'static>() {}
 
-/// Whatever holds a reactor can be made on one thread and run on another.
+/// A type that holds a reactor can be made on one thread and used on another.
 const _: () = {
     send::<Reactor>();
     send::<Process<'_>>();
@@ -25,7 +25,7 @@ const _: () = {
     send::<MultiService>();
 };
 
-/// Whatever is a value, or is meant for other threads, can be shared.
+/// A type that is a value, or is meant for other threads, can be shared.
 const _: () = {
     send_and_sync::<Waker>();
     send_and_sync::<Handle<Log>>();
@@ -45,7 +45,7 @@ const _: () = {
     send_and_sync::<SourceId>();
 };
 
-/// Whatever is an error can go through `?` into anybody's.
+/// An error type can be converted by `?` into a boxed error.
 const _: () = {
     error::<SpawnError>();
     error::<SignalError>();
@@ -54,7 +54,7 @@ const _: () = {
     error::<HandleError>();
 };
 
-/// No matter whether the observer can be shared, as long as it can be sent.
+/// An observer need not be shareable, as long as it can be sent.
 #[test]
 fn an_observer_that_can_be_sent_is_enough() {
     struct Cell(#[allow(dead_code)] std::cell::Cell<u8>);

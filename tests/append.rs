@@ -1,5 +1,5 @@
-//! Files that a child appends to by itself: opened at each spawn, the same on both spawn paths, and
-//! never waited for.
+//! Tests files that a child appends to itself. They are opened at each spawn, in the same way on
+//! both spawn paths, and opening one never waits.
 
 mod util;
 
@@ -46,7 +46,7 @@ on_all_combinations! {
         fs::remove_file(&log).unwrap();
         world.run(&command);
         assert_eq!(read(&log), "out\nerr\nout\n");
-        // A command that has been cloned opens the file for itself.
+        // A clone of the command opens the file, too.
         world.run(&command.clone());
         assert_eq!(read(&log).len(), 24);
     }
@@ -57,7 +57,7 @@ on_all_combinations! {
         fs::write(&probe, "").unwrap();
         world.run(&to("true", &log, &log));
         assert_eq!(log.metadata().unwrap().mode(), probe.metadata().unwrap().mode());
-        // An old file keeps its own.
+        // An existing file keeps its mode.
         fs::set_permissions(&log, fs::Permissions::from_mode(0o600)).unwrap();
         world.run(&to("true", &log, &log));
         assert_eq!(log.metadata().unwrap().mode() & 0o777, 0o600);
@@ -87,7 +87,7 @@ on_all_combinations! {
         assert_eq!(error.to_string(), expected);
         let error = refused(world, &to("true", &dir.0.join("log"), &dir.0));
         assert_eq!(error.io_error().raw_os_error(), Some(libc::EISDIR));
-        // As soon as it can be opened, the same command starts.
+        // As soon as the file can be opened, the same command starts.
         fs::create_dir(missing.parent().unwrap()).unwrap();
         assert!(world.run(&to("echo there", &missing, &missing)).exit.success());
         assert_eq!(read(&missing), "there\n");
@@ -97,7 +97,7 @@ on_all_combinations! {
         let dir = TempDir::new("append");
         let pipe = dir.0.join("pipe");
         make_fifo(&pipe);
-        // More than the pipe holds: the child waits for the reader.
+        // This is more than the pipe holds, so the child waits for the reader.
         let command = to("yes | head -c 200000", &pipe, &dir.0.join("err"));
         let error = refused(world, &command);
         assert_eq!(error.io_error().raw_os_error(), Some(libc::ENXIO));

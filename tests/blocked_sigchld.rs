@@ -1,13 +1,13 @@
-//! A host in which every thread blocks SIGCHLD, as those do that read it from a signalfd.
-//!
-//! The test runs this very program again under `env --block-signal`, because the harness has a thread of its own.
+//! Tests a host in which every thread blocks SIGCHLD, as hosts do that read it from a signalfd. The
+//! test runs its own program again under `env --block-signal`, because the test harness has a
+//! thread of its own.
 
 mod util;
 
 use childminder::{Command, Event, Reactor, ReapMethod, SpawnMethod};
 use util::{COMBINATIONS, World, sh, status_field};
 
-/// In the program that is run again.
+/// This variable is set in the program that is run again.
 const BLOCKED: &str = "CHILDMINDER_TEST_BLOCKED";
 
 #[test]
@@ -29,7 +29,7 @@ fn with_all_blocked() {
     for combination in COMBINATIONS {
         assert_eq!(World::new(combination).run(&sh("exit 3")).exit.code(), Some(3));
     }
-    // So is a signal that the host wants to hear of.
+    // A signal that the host watches arrives, too.
     let mut reactor = Reactor::with_methods(SpawnMethod::Vfork, ReapMethod::Pidfd).unwrap();
     reactor.watch_signal(libc::SIGUSR1).unwrap();
     reactor.spawn_process(&sh(&format!("kill -USR1 {}", std::process::id()))).unwrap();

@@ -1,6 +1,6 @@
-//! Mistakes of the file that depend on its surroundings: an empty file, a file that cannot be read,
-//! paths that are relative or too long. `check`, `up`, a reload and the clients have to agree about
-//! them.
+//! Tests mistakes in the file that depend on its surroundings: an empty file, a file that cannot be
+//! read, and paths that are relative or too long. `check`, `up`, a reload and the clients have to
+//! agree about them.
 #![cfg(feature = "cli")]
 
 mod up_util;
@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use up_util::{Folder, Nobody, PROGRAM, Up, run, text, until};
 
-// A file that is not there, or is not what it should be.
+// The next tests are about a file that is missing, or is not what it should be.
 
 const SLEEPS: &str = "[process.web]\ncommand = [\"sleep\", \"1000\"]\n[process.db]\ncommand = [\"sleep\", \"1000\"]\n";
 
@@ -90,7 +90,7 @@ fn a_reload_never_waits_for_the_file() {
 #[test]
 fn a_file_that_grows_while_it_is_read_is_refused() {
     let folder = Folder::new();
-    // The file is long enough for the writer to write while it is read.
+    // The file is so long that it is being written while it is read.
     folder.write("childminder.toml", &format!("{SLEEPS}{}", "# a comment\n".repeat(10_000)));
     let over = AtomicBool::new(false);
     std::thread::scope(|scope| {
@@ -131,7 +131,7 @@ fn a_file_that_is_missing_is_named_in_full() {
     }
 }
 
-/// Runs the command where the current folder has been deleted.
+/// Runs the command in a current folder that has been deleted.
 fn run_nowhere(args: &str) -> (i32, String) {
     let folder = Folder::new();
     let script = format!("mkdir gone && cd gone && rmdir ../gone && exec {PROGRAM} {args}");
@@ -154,7 +154,7 @@ fn a_current_folder_that_is_gone_is_told() {
     assert_eq!(run_nowhere(&format!("check -c {}", file.display())), (0, String::new()));
 }
 
-// Paths.
+// The next tests are about paths.
 
 #[test]
 fn everything_counts_from_the_folder_of_the_file() {
@@ -237,7 +237,7 @@ fn a_default_socket_s_path_that_is_too_long_is_told_by_all() {
     }
 }
 
-// A supervisor that has read an earlier version of the file may listen anywhere.
+// A supervisor that has read an earlier version of the file may listen at any path.
 #[test]
 fn a_file_that_hides_its_socket_names_none() {
     let up = Up::start(SLEEPS);
@@ -261,7 +261,7 @@ fn a_file_that_hides_its_socket_names_none() {
         }
         up.ok(&["status", "--socket", "s"]);
     }
-    // Other mistakes hide nothing.
+    // Other mistakes do not hide the socket.
     up.write_file("[process.web]\ncommand = 3\n[process.db\n");
     up.ok(&["status"]);
     up.folder.write("childminder.toml", "[process.web]\ncommand = 3\n");
@@ -283,7 +283,7 @@ fn a_file_from_another_program_is_refused_with_the_reason() {
     assert_eq!(run(&folder, &["status", "--socket", ""]), (2, "childminder: --socket is empty\n".into()));
 }
 
-// A name with a newline or an escape sequence in it must not look like a message of ours.
+// A name that contains a newline or an escape sequence must not look like a message of ours.
 #[test]
 fn no_name_forges_a_line() {
     const EVIL: &str = "evil\nchildminder: [root] started\u{1b}[2J";
@@ -313,7 +313,7 @@ fn no_name_forges_a_line() {
     is_clean(&run(&folder, &["status", "--socket", &socket]).1);
     is_clean(&run(&folder, &["run", "--restart", "never", &format!("./{EVIL}/program")]).1);
 
-    // A supervisor, with a program, a log and a socket that cannot be used.
+    // The supervisor has a program, a log and a socket that cannot be used.
     let quoted = EVIL.replace('\n', "\\n").replace('\u{1b}', "\\u001b");
     let up = Up::start(&format!(
         "[process.a]\ncommand = [\"./{quoted}/program\"]\n[process.b]\nshell = \"echo line; exec sleep 1000\"\nstdout = \"./{quoted}/no/log\"\n"

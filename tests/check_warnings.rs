@@ -1,5 +1,5 @@
-//! The warnings of `check`: what may be mended until the start, and does not keep `up` from
-//! starting all the others.
+//! Tests the warnings of `check`: problems that can be solved before the start, and that do not
+//! keep `up` from starting the other processes.
 #![cfg(feature = "cli")]
 
 mod up_util;
@@ -10,7 +10,8 @@ use std::process::Command;
 
 use up_util::{Folder, Nobody, PROGRAM, Up, run, text};
 
-/// Compares what `check` has said with the part that is expected for each line, and nothing else.
+/// Checks that each line of the output of `check` contains the expected part, and that there are no
+/// other lines.
 #[track_caller]
 fn expect(folder: &Folder, said: (i32, String), lines: &[(&str, &str)]) {
     let here = folder.0.display().to_string();
@@ -46,7 +47,7 @@ fn file(folder: &Folder, lines: &[(&str, &str)]) {
 fn check(folder: &Folder, lines: &[(&str, &str)]) {
     file(folder, lines);
     expect(folder, run(folder, &["check"]), lines);
-    // The file is accepted all the same.
+    // The file is accepted nevertheless.
     let (code, said) = run(folder, &["check", "--effective"]);
     assert_eq!(code, 0, "{said}");
 }
@@ -184,7 +185,7 @@ fn what_stays_as_it_is_written() {
         ("command = [\"echo\"], stdout = \"./{instance}\"", "`{instance}` stays".into()),
     ];
     let lines: Vec<_> = lines.iter().map(|(line, expected)| (*line, expected.as_str())).collect();
-    // Some lines have a second warning, about a folder that is missing.
+    // Some lines have a second warning, about a missing folder.
     file(&folder, &lines);
     let (code, said) = run(&folder, &["check"]);
     let of_texts: String = said.lines().filter(|line| line.contains("stays")).map(|line| format!("{line}\n")).collect();
@@ -210,7 +211,7 @@ fn a_user_who_is_not_in_the_database() {
     );
 }
 
-// A process is started as its own user, whoever runs the supervisor.
+// A process is started as its own user, whatever user runs the supervisor.
 #[test]
 fn what_the_user_of_a_process_may_not_do() {
     if !rustix::process::geteuid().is_root() {
@@ -261,7 +262,7 @@ fn what_the_user_of_a_process_may_not_do() {
             "`directory` is \"HERE/closed\", which may not be entered by user id 65534: the process is started there, and may not open anything in it".into(),
         ),
         (format!("command = [\"true\"], directory = \"group\", {user}"), String::new()),
-        // What is opened by the supervisor is opened by its rights.
+        // The supervisor opens these files, with its own rights.
         (format!("command = [\"true\"], stdout = \"closed/log\", {user}"), String::new()),
         (
             format!("command = [\"listed/program\"], {user}"),
@@ -270,7 +271,7 @@ fn what_the_user_of_a_process_may_not_do() {
     ];
     let lines: Vec<_> = lines.iter().map(|(line, expected)| (line.as_str(), expected.as_str())).collect();
     check(&folder, &lines);
-    // Root that may not become another user, as in a container, says what it can.
+    // A root that may not become another user, as in a container, reports what it can find out.
     let mut command = Command::new("setpriv");
     let output = command.args(["--bounding-set=-setgid,-setuid", PROGRAM, "check"]).current_dir(&folder.0).output();
     let output = output.unwrap();
@@ -412,7 +413,7 @@ fn a_descriptor_that_is_not_open() {
     check(&folder, &lines);
     let (code, said) = run(&folder, &["up"]);
     assert!(code == 2 && said.lines().count() == 3, "{code} {said}");
-    // Where it is open, all is well.
+    // With the descriptor open, there is no warning.
     let mut command = Command::new("sh");
     command.args(["-c", "exec \"$0\" check 7>seven", PROGRAM]).current_dir(&folder.0);
     let output = command.output().unwrap();

@@ -1,14 +1,14 @@
-//! A handler that takes its time: what is set or started in it counts from then, and what has
-//! happened meanwhile counts from when it happened.
+//! Tests a slow handler. Times that are set or started in it count from that moment, and events
+//! that happened meanwhile count from their own time.
 
 mod monitor_util;
 
 use std::time::Duration;
 
 use childminder::{Command, Event, Reactor, Service};
-use monitor_util::{WATCHDOG, World, each_way, group, nervous, now, patient, sh};
+use monitor_util::{WATCHDOG, World, all_instant_deaths, each_way, group, no_instant_deaths, now, sh};
 
-/// Keeps the thread busy, as a handler of a host's may.
+/// Keeps the thread busy, as a slow handler of a host does.
 fn busy(time: Duration) {
     let start = now();
     while start.elapsed() < time {
@@ -18,7 +18,7 @@ fn busy(time: Duration) {
 
 const BUSY: Duration = Duration::from_millis(600);
 
-/// Takes turns until `over` says so.
+/// Takes turns until `handler` returns `true`.
 fn run(reactor: &mut Reactor, mut handler: impl FnMut(&mut Reactor, Event<'_>) -> bool) {
     let start = now();
     let mut over = false;
@@ -101,7 +101,7 @@ fn an_exit_counts_from_when_the_wait_told_of_it() {
 fn a_stop_has_all_of_its_kill_time() {
     each_way(|world| {
         let kill_time = Duration::from_millis(500);
-        let mut policy = patient();
+        let mut policy = no_instant_deaths();
         policy.kill_time = kill_time;
         let script = "trap '' TERM; echo ready; while :; do sleep 0.02; done";
         world.add_with("deaf", &sh(script), policy);
@@ -127,7 +127,7 @@ fn a_stop_has_all_of_its_kill_time() {
 #[test]
 fn an_instant_death_stays_one() {
     each_way(|world| {
-        let mut policy = nervous();
+        let mut policy = all_instant_deaths();
         policy.threshold = Duration::from_secs(1);
         policy.min_restart_delay = Duration::from_secs(1000);
         world.add_with("brief", &sh("echo word"), policy);

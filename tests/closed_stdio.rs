@@ -1,7 +1,6 @@
-//! A host without stdin, stdout or stderr, as a daemon's may be: the numbers stay free. None of our
-//! own descriptors is ever there, where a child that inherits would be handed it.
-//!
-//! Each case is a process of its own: this file runs itself.
+//! Tests a host without stdin, stdout or stderr, as a daemon may be. None of our own descriptors
+//! may ever get one of these numbers, because a child that inherits it would be given our
+//! descriptor. Each case is a process of its own: this file runs itself.
 
 #![allow(unsafe_code)] // descriptors are closed by number
 
@@ -16,10 +15,12 @@ use util::{COMBINATIONS, TempDir, World, open_fds};
 
 const CASE: &str = "CHILDMINDER_TEST_CLOSED";
 
-/// Everything that opens a descriptor, with these closed, by one of the four ways.
+/// Opens descriptors in every possible way, with these numbers closed, by one of the four ways to
+/// run a child.
 fn host(closed: &[i32], way: usize) {
     for fd in closed {
-        // SAFETY: nobody else has it; std opens what it finds closed at the start of a program only.
+        // SAFETY: no other code uses this descriptor. std opens closed ones only at the start of a
+        // program.
         drop(unsafe { OwnedFd::from_raw_fd(*fd) });
     }
     let free = |when: &str| {
@@ -49,7 +50,7 @@ fn host(closed: &[i32], way: usize) {
     world.until(|log| log.ended(on_terminal));
     free("after all that");
 
-    // What is closed here is an error there, each time the same one.
+    // A descriptor that is closed in the host is an error of the spawn, the same one each time.
     for fd in 0..=2 {
         let mut command = childminder::Command::new("true");
         command.fd(fd, childminder::Stdio::inherit());
@@ -76,7 +77,7 @@ fn the_numbers_stay_free() {
         let (set, rest) = case.split_once('/').unwrap();
         let (way, report) = rest.split_once('/').unwrap();
         let closed: Vec<i32> = set.bytes().map(|digit| i32::from(digit - b'0')).collect();
-        // There may be no stderr to say it on.
+        // The report goes to a file, because there may be no stderr.
         let report = report.to_owned();
         let end = move |said: &str| {
             fs::write(&report, said).unwrap();

@@ -1,7 +1,8 @@
-//! Whatever else is in the host: no exit of ours is lost, and none of the host's is taken.
+//! Tests other code in the host that waits for children or handles signals. No exit of ours is
+//! lost, and none of the host's is taken.
 //!
-//! Each case, by each method, is a process of its own: this file runs itself. `cargo test --test coexistence -- name` runs those
-//! whose name contains that.
+//! Each case, by each method, is a process of its own: this file runs itself. `cargo test --test
+//! coexistence -- name` runs the cases whose name contains `name`.
 
 mod embed_util;
 
@@ -42,7 +43,8 @@ const CASES: [(&str, Case); 17] = [
     ("host_forks_and_drops_the_copy", host_forks_and_drops_the_copy),
 ];
 
-/// What only pidfds can bear: a host that replaces our handler, or ignores SIGCHLD, when we are there already.
+/// The cases that only pidfds can handle: a host that replaces our handler, or ignores SIGCHLD,
+/// after our reactor was made.
 const PIDFD_ONLY: [&str; 2] = ["host_handler_after_that_forgets_ours", "host_ignores_sigchld_after"];
 
 const CASE: &str = "CHILDMINDER_TEST_CASE";
@@ -60,7 +62,7 @@ fn main() -> ExitCode {
     let filter = env::args().skip(1).find(|arg| !arg.starts_with('-')).unwrap_or_default();
     let mut failed = 0;
     for (name, _) in CASES.into_iter().filter(|(name, _)| name.contains(&filter)) {
-        // The four ways at the same time.
+        // The four ways run at the same time.
         let itself = |number| {
             let mut itself = process::Command::new(env::current_exe().unwrap());
             itself.env(CASE, format!("{name}/{number}")).spawn().unwrap()
@@ -77,7 +79,7 @@ fn main() -> ExitCode {
     if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
-/// What each round runs: an exit by 0, by 1, by 7 and by a signal.
+/// The exits of each round: by 0, by 1, by 7 and by a signal.
 const CODES: [Option<i32>; 4] = [Some(0), Some(1), Some(7), None];
 
 fn commands() -> [Command; 4] {
@@ -91,7 +93,7 @@ fn commands() -> [Command; 4] {
     })
 }
 
-/// One round: all at once, each must exit once and end once, in this order. How they exited.
+/// Runs one round, all processes at once. Each must exit once and then end once. Returns the exits.
 fn round(reactor: &mut Reactor, commands: &[Command]) -> Vec<Exit> {
     let ids: Vec<ProcessId> = commands.iter().map(|command| reactor.spawn_process(command).unwrap()).collect();
     let (mut exits, mut ended) = (vec![None; ids.len()], 0);
@@ -139,7 +141,7 @@ fn install_host_handler() -> usize {
     set_action(libc::SIGCHLD, host_handler as *const () as usize, flags)
 }
 
-/// Every exit has raised the signal, though several at once may have raised one.
+/// Every exit has raised the signal, though several at once may have raised only one.
 fn host_was_called() {
     assert!(CALLS.load(Ordering::SeqCst) >= ROUNDS);
 }
@@ -172,7 +174,7 @@ fn action_of_sigchld() -> usize {
         .map_or(0, |(_, handler, _)| handler)
 }
 
-/// Only pidfds can bear that.
+/// Only pidfds can handle this case.
 fn host_handler_after_that_forgets_ours(mut reactor: Reactor, _: ReapMethod) {
     exact_rounds(&mut reactor, 1);
     install_host_handler();
@@ -180,8 +182,8 @@ fn host_handler_after_that_forgets_ours(mut reactor: Reactor, _: ReapMethod) {
     host_was_called();
 }
 
-/// The kernel reaps for a host that ignores SIGCHLD: the exits are told, their statuses are unknown. Where the reactor needs
-/// the signal it takes it, and knows them.
+/// The kernel reaps for a host that ignores SIGCHLD. The exits are reported, and their statuses are
+/// unknown. A reactor that needs SIGCHLD takes it, and then knows the statuses.
 fn host_ignores_sigchld_before(mut reactor: Reactor, reap: ReapMethod) {
     set_action(libc::SIGCHLD, libc::SIG_IGN, 0);
     if reap == ReapMethod::Sigchld {
@@ -192,7 +194,7 @@ fn host_ignores_sigchld_before(mut reactor: Reactor, reap: ReapMethod) {
     }
 }
 
-/// Only pidfds can bear that.
+/// Only pidfds can handle this case.
 fn host_ignores_sigchld_after(mut reactor: Reactor, _: ReapMethod) {
     exact_rounds(&mut reactor, 1);
     set_action(libc::SIGCHLD, libc::SIG_IGN, 0);
@@ -208,7 +210,8 @@ fn unknown_rounds(reactor: &mut Reactor) {
     }
 }
 
-/// A thread that waits for any child: it takes some of ours. All are told; those it took are unknown, the others exact.
+/// Another thread waits for any child and reaps some of ours. All exits are reported. The status of
+/// a reaped one is unknown, and the others are exact.
 fn another_thread_reaps_everybody(mut reactor: Reactor, reap: ReapMethod) {
     let over = Arc::new(AtomicBool::new(false));
     let thief = thread::spawn({
@@ -242,7 +245,8 @@ fn another_thread_reaps_everybody(mut reactor: Reactor, reap: ReapMethod) {
     println!("    taken by the other thread: {taken} of {}", ROUNDS * CODES.len());
 }
 
-/// Ours and the host's at the same time, in two threads, then ours inside of the other's ups and downs.
+/// Our children and the host's run at the same time, in two threads. Then ours run while the host's
+/// runtime starts and stops.
 fn side_by_side(mut reactor: Reactor, host: impl FnOnce(Sender<()>) + Send + 'static) {
     let (started, starts) = channel();
     let host = thread::spawn(move || host(started));
@@ -306,7 +310,7 @@ fn host_uses_async_process(reactor: Reactor, _: ReapMethod) {
     });
 }
 
-/// The smallest executor there is.
+/// A minimal executor.
 fn block_on<T>(future: impl Future<Output = T>) -> T {
     struct Unpark(thread::Thread);
     impl Wake for Unpark {
@@ -349,7 +353,7 @@ fn several_reactors_in_several_threads(mut reactor: Reactor, reap: ReapMethod) {
     }
 }
 
-/// A signal is for both; a death is for one.
+/// Both reactors get a signal, but only one gets an exit.
 fn several_reactors_in_one_thread(mut first: Reactor, reap: ReapMethod) {
     let (spawn, reap) = methods_of(reap)[0];
     let mut second = Reactor::with_methods(spawn, reap).unwrap();
@@ -374,7 +378,7 @@ fn made_in_one_thread_and_run_in_another(reactor: Reactor, _: ReapMethod) {
     }
 }
 
-/// Children live on, and are still ours.
+/// Children outlive the thread that spawned them, and are still ours.
 fn the_thread_that_spawned_ends(reactor: Reactor, _: ReapMethod) {
     let mut reactor = reactor;
     for _ in 0..ROUNDS {
@@ -401,7 +405,8 @@ fn the_thread_that_spawned_ends(reactor: Reactor, _: ReapMethod) {
     }
 }
 
-/// The reactor's own thread has everything blocked; SIGCHLD needs one thread that has not. Children start with nothing blocked.
+/// The reactor's own thread has all signals blocked, and SIGCHLD needs one thread that has not.
+/// Children start with no signal blocked.
 fn signals_blocked_in_some_threads(mut reactor: Reactor, _: ReapMethod) {
     let (end, ended): (Sender<()>, Receiver<()>) = channel();
     let open = thread::spawn(move || ended.recv());
@@ -415,13 +420,15 @@ fn signals_blocked_in_some_threads(mut reactor: Reactor, _: ReapMethod) {
     assert!(open.join().unwrap().is_err());
 }
 
-/// A death while the host, whose only thread this is, stands in a system call: that goes on. test_systemCallUninterruptedByChildExit
+/// A child exits while the host's only thread is in a system call, which is not interrupted.
+/// Twisted: test_systemCallUninterruptedByChildExit.
 fn host_reads_and_is_not_interrupted(mut reactor: Reactor, _: ReapMethod) {
     let thread = std::fs::read_link("/proc/thread-self").unwrap();
     for _ in 0..ROUNDS {
         let (mut ours, theirs) = std::os::unix::net::UnixStream::pair().unwrap();
-        // Dies when we sleep, which is in the read. Or a little before that: then the next round will be another one.
-        // If this process is killed, there is no such file, and neither script goes on looking.
+        // The script exits when this process sleeps, which is in the read. If it sleeps a little
+        // before that, another round will hit the read. If this process is killed, the file is gone
+        // and neither script goes on looking.
         let state = format!("/proc/{}/status", thread.display());
         let script = format!("while [ -e {state} ] && ! grep -q '^State:.S' {state}; do :; done; exit 7");
         let mut command = Command::new("sh");
@@ -435,7 +442,7 @@ fn host_reads_and_is_not_interrupted(mut reactor: Reactor, _: ReapMethod) {
         let second = reactor.spawn_process(&command).unwrap();
         drop(command);
         let mut said = [0; 5];
-        // One system call: std would only go on by itself in `read_exact`.
+        // This is one system call. Only `read_exact` would repeat it after an interruption.
         assert_eq!(std::io::Read::read(&mut ours, &mut said).unwrap(), 5);
         assert_eq!(said, *b"dead\n");
         let mut codes = Vec::new();
@@ -452,7 +459,8 @@ fn host_reads_and_is_not_interrupted(mut reactor: Reactor, _: ReapMethod) {
     }
 }
 
-/// A copy of the host that stays over the round holds copies of everything, the pidfds and our ends of the pipes among them.
+/// A copy of the host that lives during the round holds copies of all descriptors, including the
+/// pidfds and our ends of the pipes.
 fn host_forks_without_exec(mut reactor: Reactor, _: ReapMethod) {
     let commands = commands();
     for number in 0..ROUNDS {
@@ -460,7 +468,7 @@ fn host_forks_without_exec(mut reactor: Reactor, _: ReapMethod) {
         let (until, hold) = rustix::pipe::pipe().unwrap();
         let copy = fork(|| {
             if number % 2 == 0 {
-                // The writing end is open here too, so it takes a byte to say it.
+                // The writing end is open in the copy too, so it takes a byte to end this read.
                 let _ = rustix::io::read(&until, &mut [0]);
             }
             9
@@ -474,7 +482,8 @@ fn host_forks_without_exec(mut reactor: Reactor, _: ReapMethod) {
     }
 }
 
-/// The copy cleans up as a program that ends does. What it shares with us stays as it was.
+/// The copy cleans up as a program that ends does. What it shares with the original stays
+/// unchanged.
 fn host_forks_and_drops_the_copy(mut reactor: Reactor, _: ReapMethod) {
     for _ in 0..ROUNDS {
         let sleeper = reactor.spawn_process(Command::new("cat").stdin(Stdio::piped())).unwrap();

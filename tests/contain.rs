@@ -1,7 +1,8 @@
-//! Processes in cgroups of their own: born there, killed there, and what is left of them told by the kernel.
+//! Tests processes in cgroups of their own: they start there, they are killed there, and the kernel
+//! reports the members that are left. Each test is a process of its own, in a mount namespace with
+//! a cgroup v2 hierarchy.
 //!
-//! Each test is a process of its own, in a mount namespace with a cgroup v2 hierarchy. The one rule: what is called
-//! gone is gone from the hierarchy.
+//! The one rule: a tree that is reported as gone is gone from the hierarchy.
 
 #![cfg(target_os = "linux")]
 
@@ -23,7 +24,7 @@ use childminder::{
 };
 use util::{COMBINATIONS, World, sh};
 
-/// Runs a test for each way to spawn and to reap, with a part of the hierarchy for itself.
+/// Runs a test for each way to spawn and to reap. The test has a part of the hierarchy for itself.
 #[track_caller]
 fn in_cgroups(name: &str, test: impl Fn(&mut World, &Part)) {
     if !can_mount() {
@@ -46,7 +47,7 @@ fn contained(mut command: Command) -> Command {
     command
 }
 
-/// Turns until the tree of this process is gone, and whether that was certain.
+/// Takes turns until the tree of this process is gone. Returns whether that was certain.
 #[track_caller]
 fn until_gone(world: &mut World, id: ProcessId) -> bool {
     let gone = RefCell::new(None);
@@ -61,7 +62,7 @@ fn until_gone(world: &mut World, id: ProcessId) -> bool {
     gone.into_inner().unwrap()
 }
 
-/// Takes turns until something is so of which no event tells.
+/// Takes turns until the condition is true, for states that no event announces.
 #[track_caller]
 fn until_true(world: &mut World, mut is_so: impl FnMut(&mut World) -> bool) {
     let end = util::now() + util::WATCHDOG;
@@ -71,14 +72,14 @@ fn until_true(world: &mut World, mut is_so: impl FnMut(&mut World) -> bool) {
     }
 }
 
-/// Waits until the leader has died, without a turn.
+/// Waits without a turn until the leader is dead.
 #[track_caller]
 fn until_dead(world: &mut World, id: ProcessId) {
     let pid = world.process(id).pid().unwrap().to_string();
     until_true_alone(|| util::status_field(&pid, "State").starts_with('Z'));
 }
 
-/// [`until_true`], without a turn.
+/// The same as [`until_true`], without a turn.
 #[track_caller]
 fn until_true_alone(mut is_so: impl FnMut() -> bool) {
     let end = util::now() + util::WATCHDOG;
@@ -104,7 +105,7 @@ fn cgroup_of(pid: u32) -> String {
 
 const MOMENT: std::time::Duration = std::time::Duration::from_millis(100);
 
-/// A daemon that a process group does not hold, and that SIGTERM does not end.
+/// A daemon that leaves its process group and ignores SIGTERM.
 const DAEMON: &str = "setsid sh -c 'trap \"\" TERM; (setsid sleep 1000 &) ; echo ready; exec sleep 1000' & ";
 
 #[test]
@@ -133,7 +134,7 @@ fn born_in_a_cgroup_of_its_own() {
     });
 }
 
-// It says so where the child has to enter by itself.
+// The containment says so if the child has to enter the cgroup itself.
 #[test]
 fn without_clone3_it_enters_before_its_exec() {
     in_cgroups("without_clone3_it_enters_before_its_exec", |world, _| {
@@ -151,13 +152,13 @@ fn without_clone3_it_enters_before_its_exec() {
 fn whoever_leaves_the_group_stays_in_the_cgroup() {
     in_cgroups("whoever_leaves_the_group_stays_in_the_cgroup", |world, part| {
         let id = world.spawn(&contained(sh(&format!("{DAEMON} read x; exit 3"))));
-        // Its stdin is empty: it has exited at once, and the daemon goes on.
+        // Its stdin is empty, so it exits at once, and the daemon goes on.
         world.until(|log| log.exit(id).is_some());
         world.until_said(id, 1, "ready");
         assert!(!world.reactor.tree(id).expect("somebody is left").is_empty());
         until_true(world, |world| names(world, id) == ["sleep", "sleep"]);
         let Remains::Members(members) = world.reactor.tree(id).unwrap().members() else { panic!("members") };
-        // The kernel counts in batches: one that has just begun may show nothing.
+        // The kernel counts memory in batches, so a process that has just started may show none.
         assert!(members.iter().any(|member| member.memory > 100 * 1024), "{members:?}");
         let mut tree = world.reactor.tree(id).unwrap();
         tree.terminate(libc::SIGTERM).unwrap();
@@ -176,7 +177,7 @@ fn a_signal_reaches_all_and_each_once() {
         let script = "trap 'echo got' USR1; (trap 'echo got' USR1; echo ready; while :; do sleep 0.01; done) & \
                       setsid sh -c \"trap 'echo got' USR1; echo ready; while :; do sleep 0.01; done\" & \
                       echo ready; while :; do sleep 0.01; done";
-        // The `sleep`s die of the signal.
+        // The `sleep`s are killed by the signal.
         let id = world.spawn(&contained(sh(script)));
         world.until(|log| log.text(id, 1).matches("ready").count() == 3);
         world.reactor.tree(id).unwrap().signal(libc::SIGUSR1).unwrap();
@@ -205,7 +206,7 @@ fn frozen_and_thawed() {
         assert_eq!(world.log.text(id, 1).len(), before, "it stands still");
         world.reactor.tree(id).unwrap().thaw().unwrap();
         world.until(|log| log.text(id, 1).len() > before);
-        // Frozen again: a stop thaws it.
+        // The tree is frozen again, and a stop thaws it.
         world.reactor.tree(id).unwrap().freeze().unwrap();
         world.reactor.tree(id).unwrap().terminate(libc::SIGTERM).unwrap();
         assert!(until_gone(world, id));
@@ -238,7 +239,7 @@ fn what_dead_reactors_have_left_is_swept() {
         }
         let mut sleep = std::process::Command::new("sleep").arg("1000").spawn().unwrap();
         fs::write(populated.join("0/cgroup.procs"), sleep.id().to_string()).unwrap();
-        // A living one keeps its own, which nobody is in.
+        // The cgroup of a living reactor stays, even if it is empty.
         let mut other = Reactor::new().unwrap();
         other.set_cgroup_parent(&part.0);
         assert_eq!(other.containment(&contained(Command::new("true"))).strength(), Strength::Cgroup);
@@ -271,7 +272,8 @@ fn a_directory_that_somebody_has_removed_is_made_again() {
     });
 }
 
-// Somebody with the right to do so has moved the last member elsewhere, and removed the directory.
+// Another process with the right to do so has moved the last member elsewhere, and removed the
+// directory.
 #[test]
 fn a_cgroup_that_somebody_has_removed_is_empty() {
     in_cgroups("a_cgroup_that_somebody_has_removed_is_empty", |world, part| {
@@ -303,7 +305,8 @@ fn after_a_failed_start_nothing_is_left() {
     });
 }
 
-// Where there is none to be had: refused with its stage, or the next best with the reason.
+// If there can be no cgroup, the spawn fails with its stage, or the process group is used and the
+// reason is given.
 #[test]
 fn without_a_cgroup_it_is_refused_or_the_group_is_taken() {
     for combination in COMBINATIONS {
@@ -358,7 +361,7 @@ fn each_tree_s_end_is_told_once_after_its_exit() {
 #[test]
 fn a_time_out_takes_the_tree() {
     in_cgroups("a_time_out_takes_the_tree", |world, part| {
-        // `RunToEnd` has a reactor of its own, which takes the cgroup that the program is in.
+        // `RunToEnd` has a reactor of its own, which uses the cgroup that the program is in.
         let service = part.0.join("service");
         let _ = fs::create_dir(&service);
         fs::write(service.join("cgroup.procs"), "0").unwrap();
@@ -369,12 +372,12 @@ fn a_time_out_takes_the_tree() {
         assert!(output.timed_out && start.elapsed() >= 2 * MOMENT, "the daemon ignores SIGTERM");
         assert_eq!((output.remains, output.exit.signal()), (Remains::Nobody, Some(libc::SIGTERM)));
         assert!(output.pipes_left_open || output.stdout == b"ready\n");
-        // After an exit in time they are told, and left alone.
+        // After an exit in time, the remaining members are reported and left alone.
         let command = contained(sh("setsid sleep 1000 & exit"));
         let output = childminder::RunToEnd::new(&command).run().unwrap();
         let Remains::Members(members) = &output.remains else { panic!("{output:?}") };
         assert_eq!(members.len(), 1, "{members:?}");
-        // Their directory stays as long as they do.
+        // Their directory stays as long as they live.
         let homes = || fs::read_dir(&service).unwrap().flatten().map(|entry| entry.path()).filter(|path| path.is_dir());
         let home = homes().next().expect("it is there");
         fs::write(home.join("cgroup.kill"), "1").unwrap();
@@ -386,7 +389,7 @@ fn a_time_out_takes_the_tree() {
     });
 }
 
-// An unprivileged program below a directory that was given to it.
+// An unprivileged program runs below a directory that was delegated to it.
 #[test]
 fn in_a_delegated_subtree() {
     const NOBODY: u32 = 65_534;
@@ -407,7 +410,7 @@ fn in_a_delegated_subtree() {
                 world.reactor.tree(id).unwrap().kill().unwrap();
                 assert!(until_gone(&mut world, id));
             }
-            // Outside of it: told beforehand, and refused.
+            // Outside of that directory, a cgroup is refused, and that is known beforehand.
             let mut world = World::new(COMBINATIONS[0]);
             world.reactor.set_cgroup_parent("/mnt");
             let command = contained(Command::new("true"));

@@ -1,8 +1,8 @@
-//! A sandbox that refuses what keeps processes together: the next best is taken, the reason is told, and what is promised
-//! there holds.
+//! Tests a sandbox that refuses the system calls that keep processes together. The next weaker
+//! containment is used, its reason is reported, and its promises hold. Each case is a process of
+//! its own, because a refusal cannot be undone.
 //!
-//! Each case is a process of its own, since a refusal is for good. The one rule: each call is refused by `ENOSYS` and by
-//! `EPERM`.
+//! The one rule: each call is refused by `ENOSYS` and by `EPERM`.
 
 #![cfg(all(target_os = "linux", target_endian = "little"))]
 
@@ -28,20 +28,22 @@ use marked::{MARK, marked, until_gone};
 use seccomp::{Refused, refuse};
 use util::{COMBINATIONS, WATCHDOG, World, sh};
 
-/// What a process group holds.
+/// A tree that a process group holds together.
 const IN_GROUP: &str = "trap '' TERM; sleep 1000 & (sleep 1000 & sleep 1000) & echo ready; read x; exit 3";
-/// What only a cgroup holds.
+/// A tree that only a cgroup holds together.
 const ANYWHERE: &str =
     "trap '' TERM; setsid sleep 1000 & (setsid sh -c 'sleep 1000 & sleep 1000' &); echo ready; read x; exit 3";
 
-/// The flags with which the library opens the files of a cgroup for writing, as no other call does.
+/// The flags with which the library opens the files of a cgroup for writing. No other call uses
+/// them.
 const WRITES: u32 = (libc::O_WRONLY | libc::O_CLOEXEC | libc::O_NOFOLLOW) as u32;
 
 type Case = (&'static str, fn(i32) -> Vec<Refused>, Option<Strength>, &'static str);
 
 const CASES: [Case; 6] = [
     ("clone3", |errno| vec![(libc::SYS_clone3, None, errno)], Some(Strength::Cgroup), "clone3: "),
-    // `cgroup.kill` and `cgroup.freeze`: each member is killed by its pidfd, again and again.
+    // `cgroup.kill` and `cgroup.freeze` are refused, so each member is killed by its pidfd, again
+    // and again.
     ("cgroup.kill", |errno| vec![(libc::SYS_openat, Some((2, WRITES)), errno)], Some(Strength::Cgroup), ""),
     ("pidfds", |errno| pidfds(errno), Some(Strength::Cgroup), ""),
     ("cgroups", |errno| vec![(libc::SYS_mkdirat, None, errno)], Some(Strength::Group), "cannot make a cgroup in "),
@@ -51,7 +53,7 @@ const CASES: [Case; 6] = [
         Some(Strength::Group),
         "cannot make a cgroup in ",
     ),
-    // Neither way to enter a cgroup.
+    // Both ways to enter a cgroup are refused.
     (
         "clone3 and cgroup.procs",
         |errno| vec![(libc::SYS_clone3, None, errno), (libc::SYS_openat, Some((2, WRITES)), errno)],
@@ -89,7 +91,7 @@ fn play(part: &Part, (name, refused, strength, reason): Case, errno: i32) {
                 assert!(containment.reason().unwrap_or_default().contains(reason), "{what}: {containment}");
                 assert_eq!(containment.reason().is_some(), !reason.is_empty(), "{what}: {containment}");
             }
-            // What the answer was beforehand holds from now on, if not the first time.
+            // The first answer may not hold yet, but the next ones agree with it.
             assert_eq!(world.reactor.containment(&command), containment, "{what}");
             if containment.strength() == Strength::Group {
                 command.contain(Contain::Cgroup);
@@ -103,7 +105,7 @@ fn play(part: &Part, (name, refused, strength, reason): Case, errno: i32) {
                 world.until(|log| log.exit(id).is_some());
                 assert_eq!(world.log.exit(id).unwrap().code(), Some(3), "{what}");
                 if world.reactor.tree(id).is_none() {
-                    // Without a pidfd of the leader, nobody can reach the others.
+                    // Without a pidfd of the leader, the other members cannot be reached.
                     assert_eq!(containment.strength(), Strength::Group, "{what}");
                     while !marked(&mark).is_empty() {
                         for pid in marked(&mark) {
@@ -118,7 +120,7 @@ fn play(part: &Part, (name, refused, strength, reason): Case, errno: i32) {
             let mut tree = world.reactor.tree(id).expect("somebody is there");
             assert!(matches!(tree.members(), Remains::Members(_)), "{what}");
             match tree.terminate(libc::SIGTERM) {
-                // Whom neither a pidfd nor the leader's number reaches is only killed.
+                // Members that neither a pidfd nor the leader's pid reaches can only be killed.
                 Err(SignalError::Os(error)) if name == "pidfds" && !stopped => {
                     assert_eq!(error.kind(), std::io::ErrorKind::Unsupported, "{what}");
                 }
@@ -147,7 +149,7 @@ fn each_errno(name: &str, case: usize) {
     }
     expect_apart_in(&MOUNTED, name, || {
         let part = Part::new();
-        // The refusal is for a thread and for all that it starts.
+        // The refusal applies to a thread and to everything that it starts.
         for errno in [libc::ENOSYS, libc::EPERM] {
             std::thread::scope(|scope| {
                 if let Err(panic) = scope.spawn(|| play(&part, CASES[case], errno)).join() {
@@ -158,8 +160,8 @@ fn each_errno(name: &str, case: usize) {
     });
 }
 
-// The question whether there is a clone3 is answered with yes, and then it is refused. What the host had put at low numbers
-// for the first attempt is there for the second one.
+// The check for clone3 succeeds, and then the call is refused. The descriptors that were put at low
+// numbers for the first attempt are there for the second one.
 #[test]
 fn a_late_refusal_loses_no_output() {
     if !can_mount() {

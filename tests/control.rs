@@ -1,4 +1,5 @@
-//! The control of `childminder up` from the shell: its commands, their answers and exit codes; who may use the socket.
+//! Tests the control of `childminder up` from the shell: its commands, their answers and exit
+//! codes, and the users who may use the socket.
 #![cfg(feature = "cli")]
 
 mod up_util;
@@ -86,8 +87,8 @@ fn says_why_a_start_failed_until_one_succeeds() {
     assert!(b["start_error"].is_null(), "{b}");
 }
 
-// As in a container that may not signal the processes of other users, and has no cgroups: the kernel kills a cgroup
-// whoever is in it.
+// This is like a container that may not signal the processes of other users, and has no cgroups.
+// The kernel would kill the members of a cgroup whatever their user is.
 #[test]
 fn says_why_what_is_stopping_is_still_there() {
     if !rustix::process::geteuid().is_root() {
@@ -174,7 +175,7 @@ fn a_wait_ends_with_its_time_or_when_it_is_in_vain() {
     up.until_read("out", "[stubborn] ready");
     let (code, said) = up.fails(&["stop", "stubborn", "other", "--wait", "--timeout", "200ms"]);
     assert_eq!((code, &*said), (1, "childminder: not reached within 0.2 s: stubborn is stopping\n"));
-    // A start that has failed is known at once, also if it will be tried again.
+    // A start that has failed is reported at once, even if it will be tried again.
     let (code, said) = up.fails(&["start", "missing", "--wait"]);
     let why = "cannot start `/no/such/program`: exec: No such file or directory (os error 2)";
     assert_eq!((code, said), (1, format!("childminder: missing could not be started: {why}\n")));
@@ -182,7 +183,7 @@ fn a_wait_ends_with_its_time_or_when_it_is_in_vain() {
     let mut waiting = Command::new(PROGRAM);
     waiting.args(["restart", "stubborn", "--wait"]).current_dir(&up.folder.0).stderr(Stdio::piped());
     let waiting = waiting.spawn().unwrap();
-    // It is known to wait when it has been heard.
+    // The wait has begun when the restart can be seen.
     until("the restart", || (up.status("stubborn")["state"] == "stopping").then_some(()));
     up.ok(&["stop", "stubborn"]);
     up.ok(&["start", "other", "--wait"]);
@@ -190,7 +191,7 @@ fn a_wait_ends_with_its_time_or_when_it_is_in_vain() {
     assert_eq!((output.status.code(), &*text(&output.stderr)), (Some(1), "childminder: stubborn was stopped\n"));
 }
 
-// A start is done when the process has lived longer than an instant death, or has done its work.
+// A start is done when the process has lived longer than an instant death, or has succeeded.
 #[test]
 fn a_wait_for_a_start_tells_the_truth() {
     let up = Up::start(
@@ -213,10 +214,10 @@ fn a_wait_for_a_start_tells_the_truth() {
     }
     let (_, said) = up.fails(&["restart", "slow", "--wait", "--timeout", "100ms"]);
     assert!(said.starts_with("childminder: not reached within 0.1 s: slow "), "{said}");
-    // All of several, each with its own reason.
+    // With several processes, each one has its own reason.
     let (_, said) = up.fails(&["restart", "web", "failing", "slow", "--wait"]);
     assert!(said.contains("web exited: exit status 3") && said.contains("failing exited: exit status 4"), "{said}");
-    // After a reload, too, which says first what it has done.
+    // This holds after a reload, too, which first reports its changes.
     up.write_file("[process.new]\nshell = \"sleep 0.05; exit 5\"\n");
     let output = up.command(&["reload", "--wait"]);
     assert_eq!(output.status.code(), Some(1));
@@ -257,7 +258,7 @@ fn a_reload_tells_that_the_socket_stays() {
     let (old, new) = (up.socket().display().to_string(), up.folder.join("moved").display().to_string());
     let note = format!("childminder: the socket stays at {old} until the next start, although the file says {new}\n");
     up.folder.write("childminder.toml", &format!("[monitor]\nsocket = \"moved\"\n{SLEEPS}"));
-    // As long as it is not where the file says.
+    // The note comes as long as the socket is not where the file says.
     for _ in 0..2 {
         assert_eq!(reload(), (String::new(), note.clone()));
     }
@@ -301,7 +302,7 @@ fn shows_the_last_lines_and_those_to_come() {
         seen.extend_from_slice(&buffer[..count]);
     }
     assert_eq!(text(&seen).lines().count(), 101);
-    // When the supervisor goes, there is nothing more to follow.
+    // When the supervisor ends, there is nothing more to follow.
     up.shutdown();
     assert_eq!(follow.wait().unwrap().code(), Some(125));
 }
@@ -368,7 +369,7 @@ fn another_user_is_refused() {
         return;
     }
     let up = Up::start(SLEEPS);
-    // As open as it can be by mistake: who is at the other end still counts.
+    // The modes are as open as a mistake could make them. The user at the other end still counts.
     let open = |path: &std::path::Path, mode| fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
     open(&up.folder.0, 0o755);
     open(&up.socket(), 0o777);
@@ -395,7 +396,7 @@ fn another_user_is_refused() {
     let output = as_nobody(&shutdown);
     let said = text(&output.stderr);
     assert!(output.status.code() == Some(1) && said.contains("you are neither root nor the user"), "{said}");
-    // As it is made.
+    // This is the mode with which the socket is made.
     open(&up.socket(), 0o600);
     let output = as_nobody(&shutdown);
     let expected = format!(
@@ -411,7 +412,8 @@ fn another_user_is_refused() {
 fn without_a_file_the_socket_is_the_user_s() {
     let folder = Folder::new();
     let program = folder.join("childminder");
-    // By a child: what another test's child has open for writing cannot be executed.
+    // A child copies the file, because a file that another test's child has open for writing cannot
+    // be executed.
     assert!(Command::new("cp").arg(PROGRAM).arg(&program).status().unwrap().success());
     let own = rustix::process::geteuid();
     let uid = if own.is_root() { 65534 } else { own.as_raw() };
@@ -440,7 +442,7 @@ fn without_a_file_the_socket_is_the_user_s() {
     assert_eq!(where_it_is(None), expected);
 }
 
-// An answer that could not be written is none; a reader that has seen enough is no failure.
+// An answer that could not be written is a failure. A reader that has closed the pipe is not.
 #[test]
 fn an_answer_that_is_lost_is_told() {
     let up = Up::start("[process.a]\nshell = \"echo line; exec sleep 1000\"\n");

@@ -1,5 +1,5 @@
-//! What must not shake the commands that talk to a supervisor: one that stands still, one of
-//! somebody else, and whatever answers in its place.
+//! Tests the commands that talk to a supervisor against a supervisor that is stopped, one of
+//! another user, and other programs that answer in its place.
 #![cfg(all(feature = "cli", target_os = "linux"))]
 
 mod up_util;
@@ -18,7 +18,7 @@ use up_util::{Folder, NOBODY, PROGRAM, Up, now, on_a_terminal, run, text, until}
 
 const SLEEPS: &str = "[process.web]\ncommand = [\"sleep\", \"1000\"]\n";
 
-// A supervisor that stands still.
+// The next tests are about a supervisor that is stopped.
 
 #[test]
 fn every_command_tells_of_a_supervisor_that_stands_still() {
@@ -50,7 +50,7 @@ fn every_command_tells_of_a_supervisor_that_stands_still() {
     }
     assert!(start.elapsed() < Duration::from_secs(30), "{:?}", start.elapsed());
 
-    // The same when so many wait already that the kernel takes no more.
+    // The same happens when so many clients wait that the kernel accepts no more.
     let mut waiting = Vec::new();
     let stream = |nonblocking: bool| {
         let flags = if nonblocking { rustix::net::SocketFlags::NONBLOCK } else { rustix::net::SocketFlags::empty() };
@@ -71,15 +71,15 @@ fn every_command_tells_of_a_supervisor_that_stands_still() {
     assert_eq!(up.fails(&["up", "-c", "other.toml"]).0, 125);
     drop(waiting);
     up.signal(Signal::CONT);
-    // What was asked by those that have given up is not done.
+    // The requests of clients that have given up are not carried out.
     let web = up.status("web");
     assert!(web["state"] == "running" && web["restarts"] == 0, "{web}");
     up.shutdown();
 }
 
-// Whatever answers in the place of a supervisor.
+// The next tests are about programs that answer in the place of a supervisor.
 
-/// Answers each request on `s` in the folder by what the function writes.
+/// Answers each request on `s` in the folder with what the function writes.
 fn impostor(folder: &Folder, answer: impl Fn(&mut UnixStream) + Send + 'static) {
     let listener = UnixListener::bind(folder.join("s")).unwrap();
     std::thread::spawn(move || {
@@ -92,7 +92,7 @@ fn impostor(folder: &Folder, answer: impl Fn(&mut UnixStream) + Send + 'static) 
     });
 }
 
-/// Runs a command to its end. With its resource usage.
+/// Runs a command to its end. Returns its exit with its resource usage.
 fn measure(folder: &Path, args: &[&str]) -> Exit {
     let mut reactor = Reactor::new().unwrap();
     let mut command = childminder::Command::new(PROGRAM);
@@ -125,7 +125,7 @@ fn an_answer_without_an_end_takes_little_memory() {
     }
     let (_, said) = run(&folder, &["status", "--socket", "s"]);
     assert!(said.contains("s: its answer is longer than "), "{said}");
-    // After the answer of a shutdown, too.
+    // The limit holds after the answer to a shutdown, too.
     let folder = Folder::new();
     impostor(&folder, |stream| {
         let _ = stream.write_all(b"{\"ok\":true,\"version\":1}\n");
@@ -138,7 +138,7 @@ fn an_answer_without_an_end_takes_little_memory() {
 
 #[test]
 fn an_answer_that_stands_for_much_takes_little_memory() {
-    // Values, rows and columns that take far more memory than their text.
+    // These values, rows and columns take far more memory than their text.
     for value in ["0,", "{\"\":0},", "{\"name\":\"a\"},", "[[]],", "{},"] {
         let folder = Folder::new();
         impostor(&folder, move |stream| {
@@ -153,7 +153,7 @@ fn an_answer_that_stands_for_much_takes_little_memory() {
             assert!(exit.usage.max_rss < 64 << 20, "{args:?} {value}: {} bytes", exit.usage.max_rss);
         }
     }
-    // As many rows as may be, and one that is wide.
+    // This is the greatest number of rows, and one of them is wide.
     let folder = Folder::new();
     impostor(&folder, |stream| {
         let _ = stream.write_all(b"{\"ok\":true,\"processes\":[");
@@ -244,7 +244,7 @@ fn no_answer_writes_control_characters_to_a_terminal() {
             assert!(!drawn.contains(evil), "{args:?}: {evil:?} in {drawn:?}");
         }
     }
-    // A program gets what was written.
+    // A program gets the text as it was written.
     let folder = Folder::new();
     impostor(&folder, |stream| {
         let _ = stream.write_all(b"{\"name\":\"a\",\"line\":\"\\u001b[1mbold\"}\n{\"ok\":true}\n");
@@ -253,7 +253,7 @@ fn no_answer_writes_control_characters_to_a_terminal() {
     assert_eq!(text(&output.stdout), "[a] \x1b[1mbold\n");
 }
 
-// Who is at the other end.
+// The next tests are about the user at the other end.
 
 #[test]
 fn root_does_not_talk_to_another_user_s_supervisor_by_mistake() {
@@ -320,7 +320,7 @@ fn a_client_outside_of_the_supervisor_s_pid_namespace_is_served() {
     assert_eq!(run(&folder, &["shutdown", "--wait"]), (0, String::new()));
 }
 
-/// Kills a helper of a test.
+/// A helper of a test, which is killed when this value is dropped.
 struct Kill(std::process::Child);
 
 impl Drop for Kill {
@@ -330,7 +330,7 @@ impl Drop for Kill {
     }
 }
 
-// A supervisor without a descriptor left.
+// The next test is about a supervisor without a free descriptor.
 
 #[test]
 fn clients_are_answered_when_no_descriptor_is_left() {
@@ -350,7 +350,7 @@ fn clients_are_answered_when_no_descriptor_is_left() {
         let statuses = up.statuses();
         assert_eq!(statuses.len(), 40);
     }
-    // Neither do clients that stay keep others out.
+    // Clients that stay connected do not keep others out either.
     let idle: Vec<UnixStream> = (0..5).map(|_| UnixStream::connect(up.socket()).unwrap()).collect();
     for _ in 0..3 {
         up.ok(&["status"]);

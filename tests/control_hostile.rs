@@ -1,5 +1,6 @@
-//! What must not shake `childminder up`: garbage, floods, clients that read nothing or never leave. The one rule: no service is
-//! touched that was not asked for.
+//! Tests `childminder up` against garbage, floods, and clients that read nothing or never leave.
+//!
+//! The one rule: no service is touched that no request has named.
 #![cfg(feature = "cli")]
 
 mod up_util;
@@ -13,7 +14,7 @@ use up_util::{Up, ask_on, connect, until};
 
 const STATUS: &str = r#"{"version":1,"command":"status"}"#;
 
-/// Two that nobody asks for, one that is asked for all the time, and two that crash.
+/// Two services that no request names, one that is named all the time, and two that crash.
 const SERVICES: &str = "
 [process.precious]
 command = [\"sleep\", \"1000\"]
@@ -43,7 +44,7 @@ impl Random {
         from[self.below(from.len())]
     }
 
-    /// Something that is no request, or one that must be refused, or one that harms nobody.
+    /// A line that is no request, or a request that must be refused or does no harm.
     fn message(&mut self) -> Vec<u8> {
         match self.below(7) {
             0 => (0..self.below(200)).map(|_| self.below(256) as u8).collect(),
@@ -67,7 +68,7 @@ impl Random {
                         _ => json!({ "names": ["*"] }),
                     };
                 }
-                // None of those may mean anything that is done.
+                // None of these commands may have an effect.
                 object["names"] = json!({ "not": "a list" });
                 object.to_string().into_bytes()
             }
@@ -82,7 +83,8 @@ impl Random {
     }
 }
 
-/// Answered or refused: each line has its answer, as long as the connection stands.
+/// Whether this answers a request or refuses it. Each line has an answer, as long as the connection
+/// lasts.
 fn is_answer(answer: &Value) -> bool {
     answer["version"] == 1 && (answer["ok"] == true || answer["error"].is_string())
 }
@@ -103,7 +105,7 @@ fn a_thousand_messages_and_twenty_clients_touch_nothing_else() {
                     while !over.load(Ordering::Relaxed) || done < 20 {
                         let command = ["status", "start", "stop", "restart", "logs"][(done + number) % 5];
                         let request = json!({ "version": 1, "command": command, "names": ["toy"], "wait": 30 });
-                        // The lines of a log come before its answer; a toy writes none.
+                        // The lines of a log come before its answer. A toy writes none.
                         let answer = ask_on(&stream, &request.to_string()).expect("an answer");
                         assert!(is_answer(&answer), "{answer}");
                         done += 1;
@@ -133,7 +135,7 @@ fn a_thousand_messages_and_twenty_clients_touch_nothing_else() {
             let answer: Value = serde_json::from_slice(&answer).unwrap();
             assert!(is_answer(&answer), "{answer}");
             if number % 50 == 0 {
-                // Half a line, and gone.
+                // The client sends half a line and disconnects.
                 stream.write_all(b"{\"version\":1,\"command\":\"sto").unwrap();
                 stream = connect(&socket);
             }
@@ -161,7 +163,7 @@ fn a_line_of_a_megabyte_is_refused_and_the_next_one_answered() {
     let refusal = ask_on(&stream, "").unwrap();
     assert_eq!(refusal["error"], "a request is at most 65536 bytes");
     assert!(is_answer(&ask_on(&stream, STATUS).unwrap()));
-    // Many at once are answered one by one, and in their order.
+    // Many requests at once are answered one by one and in order.
     let batch = format!("{STATUS}\n{{}}\n").repeat(200);
     stream.write_all(batch.as_bytes()).unwrap();
     let mut lines = std::io::BufRead::lines(std::io::BufReader::new(&stream));
@@ -202,7 +204,7 @@ fn idle_clients_make_room() {
         }));
     }
     assert!(refused >= 200 - 64, "{refused}");
-    // The descriptors of those are free again.
+    // The descriptors of these clients are free again.
     let fds = || std::fs::read_dir(format!("/proc/{}/fd", up.pid())).unwrap().count();
     assert!(fds() < 150, "{}", fds());
     drop(idle);
@@ -219,7 +221,7 @@ fn who_does_not_read_is_dropped_and_costs_little() {
         let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
         line.trim().trim_end_matches(" kB").parse::<u64>().unwrap()
     };
-    // One follows and never reads, one asks and asks and never reads.
+    // One client follows the logs and never reads, and one sends requests and never reads.
     let mut followers: Vec<UnixStream> = (0..5).map(|_| connect(&up.socket())).collect();
     for stream in &mut followers {
         stream.write_all(b"{\"version\":1,\"command\":\"logs\",\"follow\":true}\n").unwrap();
@@ -229,7 +231,7 @@ fn who_does_not_read_is_dropped_and_costs_little() {
     while asking.write(format!("{STATUS}\n").as_bytes()).is_ok() {}
     up.folder.write("go", "");
     until("the flood to be rotated", || up.folder.join("flood.log.1").exists().then_some(()));
-    // The ends of the dropped ones: all of what was sent, and then nothing more.
+    // The dropped connections end with a whole message, and nothing comes after it.
     for mut stream in followers {
         let mut all = Vec::new();
         let _ = stream.read_to_end(&mut all);

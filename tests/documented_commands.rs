@@ -1,4 +1,5 @@
-//! Every example of `childminder up` in the README and in the guide, run as it stands there. Numbers and spaces may differ.
+//! Runs every example of `childminder up` in the README and in the guide as it is printed there.
+//! Numbers and spaces may differ.
 #![cfg(feature = "cli")]
 
 mod up_util;
@@ -17,7 +18,7 @@ fn blocks(document: &'static str, language: &str) -> Vec<&'static str> {
     parts.filter_map(|block| block.strip_prefix(language)?.strip_prefix('\n')).collect()
 }
 
-/// What stays the same from one run to the next.
+/// The part of an output that is the same in each run.
 fn essence(output: &str) -> String {
     let word =
         |word: &str| if word.starts_with(|c: char| c.is_ascii_digit()) { "#".to_owned() } else { word.to_owned() };
@@ -25,7 +26,7 @@ fn essence(output: &str) -> String {
     output.lines().map(line).collect::<Vec<_>>().join("\n")
 }
 
-/// Commands, each with what it says.
+/// The commands, each with its printed output.
 fn examples(document: &'static str) -> Vec<(&'static str, &'static str)> {
     let mut examples = Vec::new();
     for block in blocks(document, "console") {
@@ -89,7 +90,7 @@ fn expect_examples(document: &'static str, least: usize) {
             essence(&(text(&output.stdout) + &text(&output.stderr)))
         };
         if ["status", "logs"].iter().any(|looks| command.contains(looks)) {
-            // What is shown may take a moment to be so.
+            // The state may take a moment to be as printed.
             let mut last = String::new();
             until(&format!("{command}\n{expected}"), || {
                 last = run();

@@ -1,6 +1,8 @@
-//! What a child inherits of the environment: the same whether it is lent or copied, and never half changed.
+//! Tests the environment that a child inherits. It is the same whether it is lent or copied, and no
+//! child ever sees it half changed.
 //!
-//! A process and a main of its own: an environment is the whole process's, and the test harness is never without threads.
+//! This test has its own process and its own `main`, because the environment belongs to the whole
+//! process, and the test harness always has several threads.
 
 #![allow(unsafe_code)] // set_var, execve, and an allocator that counts
 
@@ -16,18 +18,18 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use childminder::Command;
 use util::{COMBINATIONS, World};
 
-/// How many bytes have been asked for so far.
+/// An allocator that counts the bytes that were allocated so far.
 struct Counting(AtomicUsize);
 
-// SAFETY: the system's own, with a count.
+// SAFETY: this is the system's allocator with a counter.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         self.0.fetch_add(layout.size(), Ordering::Relaxed);
-        // SAFETY: passed on.
+        // SAFETY: our caller keeps the conditions of `alloc`.
         unsafe { System.alloc(layout) }
     }
     unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
-        // SAFETY: passed on.
+        // SAFETY: our caller keeps the conditions of `dealloc`.
         unsafe { System.dealloc(pointer, layout) }
     }
 }
@@ -35,12 +37,12 @@ unsafe impl GlobalAlloc for Counting {
 #[global_allocator]
 static MEMORY: Counting = Counting(AtomicUsize::new(0));
 
-/// A variable that nobody would copy unasked.
+/// The length of a variable that makes a copy of the environment visible in the count, in bytes.
 const LARGE: usize = 100_000;
 
 fn main() {
     with_odd_variables();
-    // SAFETY: this thread is alone.
+    // SAFETY: there is no other thread.
     unsafe { std::env::set_var("CHILDMINDER_LARGE", "x".repeat(LARGE)) };
     let (alone, lent) = (all_that_children_see(), bytes_of_a_spawn());
     if cfg!(target_os = "linux") {
@@ -58,20 +60,21 @@ fn main() {
     if tells_of_threads() {
         assert!(lent < LARGE, "{lent} bytes for what is lent");
     }
-    // SAFETY: this thread is alone again.
+    // SAFETY: there is no other thread any more.
     unsafe { std::env::remove_var("CHILDMINDER_LARGE") };
     a_child_never_sees_the_environment_half_changed();
     println!("ok");
 }
 
-/// Whether the C library says that nobody else is there: glibc from 2.32 on does, where it is a shared library.
+/// Whether the C library tells that there is a single thread. glibc does from 2.32 on, if it is a
+/// shared library.
 fn tells_of_threads() -> bool {
-    // SAFETY: looks for a C string.
+    // SAFETY: the call looks up a constant C string.
     let flag = unsafe { libc::dlsym(libc::RTLD_DEFAULT, c"__libc_single_threaded".as_ptr()) };
     cfg!(target_os = "linux") && !flag.is_null()
 }
 
-/// Has this program run again with variables that no shell makes, or hardly any.
+/// Runs this program again with variables that a shell rarely or never makes.
 fn with_odd_variables() {
     if std::env::var_os("CHILDMINDER_ODD").is_some() {
         return;
@@ -93,26 +96,28 @@ fn with_odd_variables() {
     let args = strings(std::env::args_os().map(OsString::into_vec).collect());
     let pointers = |all: &[CString]| -> Vec<_> { all.iter().map(|one| one.as_ptr()).chain([ptr::null()]).collect() };
     let own_path = CString::new(std::env::current_exe().unwrap().into_os_string().into_vec()).unwrap();
-    // SAFETY: C strings, and null-terminated arrays of them.
+    // SAFETY: the arguments are a C string and two null-terminated arrays of C strings.
     unsafe { libc::execve(own_path.as_ptr(), pointers(&args).as_ptr(), pointers(&env).as_ptr()) };
     panic!("{}", std::io::Error::last_os_error());
 }
 
-/// env(1) by itself, with a NUL after each variable.
+/// The command env(1) alone. It writes a NUL after each variable.
 fn env() -> Command {
     let mut command = Command::new("env");
     command.arg("-0");
     command
 }
 
-/// The variables that it told of.
+/// The variables in its output.
 fn variables(said: &str) -> impl Iterator<Item = &str> {
     said.split_terminator('\0')
 }
 
-/// What children say of theirs, for each way of saying what it shall be and each way to start a child.
+/// The environments that children report, for each way to set the environment and each way to start
+/// a child.
 fn all_that_children_see() -> Vec<String> {
-    // The first PATH is that of the host: the other would not find it.
+    // The first command uses the host's PATH, because the PATH of the others would not find the
+    // program.
     let plain = env();
     let mut changed = env();
     changed.env("CHILDMINDER_NEW", "1").env("CHILDMINDER_EMPTY", "no more").env("CHILDMINDER_TWICE", "3");
@@ -150,14 +155,14 @@ fn all_that_children_see() -> Vec<String> {
         assert_eq!(all_of(2, "PATH"), ["/none:/usr/bin"]);
         assert_eq!(all_of(3, "LISTEN_FDS"), ["1"]);
         assert_eq!(seen[4], "CHILDMINDER_ONLY=1\0");
-        // But for the one that is each child's own.
+        // LISTEN_PID is different in each child, so it is left out.
         let common = seen.iter().flat_map(|seen| variables(seen)).filter(|one| !one.starts_with("LISTEN_PID="));
         all.extend(common.map(str::to_owned));
     }
     all
 }
 
-/// How much memory a spawn asks for.
+/// The number of bytes that a spawn allocates.
 fn bytes_of_a_spawn() -> usize {
     let mut world = World::new(COMBINATIONS[0]);
     let command = Command::new("/bin/true");
@@ -168,7 +173,7 @@ fn bytes_of_a_spawn() -> usize {
     bytes
 }
 
-/// Also when the test fails.
+/// Stops the threads, even if the test fails.
 struct Stop<'a>(&'a AtomicBool);
 
 impl Drop for Stop<'_> {
@@ -178,18 +183,20 @@ impl Drop for Stop<'_> {
 }
 
 fn a_child_never_sees_the_environment_half_changed() {
-    // SAFETY: this thread is alone yet.
+    // SAFETY: there is no other thread yet.
     unsafe { std::env::set_var("CHILDMINDER_STABLE", "yes") };
     let stop = AtomicBool::new(false);
     std::thread::scope(|scope| {
         scope.spawn(|| {
             while !stop.load(Ordering::Relaxed) {
                 for number in 0..200 {
-                    // SAFETY: all others here read the environment through std alone, whose lock keeps them apart.
+                    // SAFETY: all other threads read the environment through std alone, whose lock
+                    // keeps them apart.
                     unsafe { std::env::set_var(format!("CHILDMINDER_{number}"), number.to_string()) };
                 }
                 for number in 0..200 {
-                    // SAFETY: as above.
+                    // SAFETY: all other threads read the environment through std alone, whose lock
+                    // keeps them apart.
                     unsafe { std::env::remove_var(format!("CHILDMINDER_{number}")) };
                 }
             }

@@ -1,6 +1,5 @@
-//! How processes end: status, usage, order, groups, ids.
-//!
-//! Real programs, real deaths. Changes nothing of this process.
+//! Tests how processes end: exit status, resource usage, the order of events, groups, and ids. It
+//! uses real programs and changes nothing of this process.
 
 mod util;
 
@@ -9,7 +8,8 @@ use std::time::Duration;
 use childminder::{Command, Event, Limit, Reactor, Remains, Resource, SignalError, Stdio};
 use util::{COMBINATIONS, What, World, on_all_combinations, sh};
 
-/// A shell that says its own pid and that of a child of its own, which keeps the shell's descriptors if `open`.
+/// A shell that writes its own pid and the pid of a child of its own. With `open`, that child keeps
+/// the shell's descriptors.
 fn with_grandchild(open: bool) -> Command {
     let to = if open { "" } else { ">/dev/null 2>&1" };
     let mut command = sh(&format!("sleep 1000 {to} & echo $!; read go; exit 5"));
@@ -36,7 +36,7 @@ fn until_dead(pid: i32) {
     until("its death", || !alive(pid));
 }
 
-/// The exit of the shell, and the pid of its child, which may have outlived it.
+/// Returns the exit of the shell, and the pid of its child, which may have outlived it.
 #[track_caller]
 fn end_with_grandchild(
     world: &mut World,
@@ -53,7 +53,7 @@ fn end_with_grandchild(
 }
 
 on_all_combinations! {
-    // P29, B24: normalTermination, abnormalTermination, test_timelyProcessExited
+    // Twisted: normalTermination, abnormalTermination, test_timelyProcessExited.
     fn status(world: &mut World) {
         let exit = world.run(&Command::new("true")).exit;
         assert!(exit.success());
@@ -65,7 +65,7 @@ on_all_combinations! {
         }
     }
 
-    // So that a restart need not wait for what all the others have left to read.
+    // A restart of one process need not wait for what the others have left to read.
     fn of_many_that_died_at_once_each_is_told_with_its_last_words(world: &mut World) {
         let ids: Vec<_> = (0..8).map(|_| world.spawn(&sh("echo words"))).collect();
         for id in &ids {
@@ -80,7 +80,7 @@ on_all_combinations! {
         assert!(first < last, "{:?}", world.log);
     }
 
-    // P29, P30: test_processExitedWithSignal, signalHUP, INT, KILL, TERM
+    // Twisted: test_processExitedWithSignal, signalHUP, INT, KILL, TERM.
     fn signals(world: &mut World) {
         for signal in [libc::SIGHUP, libc::SIGINT, libc::SIGKILL, libc::SIGTERM, libc::SIGUSR1] {
             let mut command = Command::new("sleep");
@@ -89,10 +89,10 @@ on_all_combinations! {
             let exit = world.until_ended(id).exit;
             assert_eq!((exit.code(), exit.signal(), exit.requested), (None, Some(signal), Some(signal)));
         }
-        // Nobody asked for this one.
+        // The host has not requested this one.
         let exit = world.run(&sh("kill -TERM $$")).exit;
         assert_eq!((exit.signal(), exit.requested), (Some(libc::SIGTERM), None));
-        // P30: being stopped and continued is no end.
+        // A stop and a continue are no exit.
         let mut command = Command::new("cat");
         let id = world.spawn(command.stdin(Stdio::piped()));
         world.process(id).signal(libc::SIGSTOP).unwrap();
@@ -102,7 +102,7 @@ on_all_combinations! {
         world.process(id).close_stdin();
         let outcome = world.until_ended(id);
         assert_eq!((outcome.out.as_str(), outcome.exit.success()), ("still here", true));
-        // Neither could have ended it.
+        // Neither signal could have ended it.
         assert_eq!(outcome.exit.requested, None);
     }
 
@@ -135,7 +135,8 @@ on_all_combinations! {
         assert!(usage.minor_faults > 1000 && usage.voluntary_switches > 0, "{exit:?}");
     }
 
-    // What was written before a death is told before it, also if the child writes and dies in the midst of its first turn.
+    // Output that was written before an exit is reported before it, even if the child writes and
+    // exits in the middle of its first turn.
     fn last_words(world: &mut World) {
         let dir = util::TempDir::new("last-words");
         let mut command = sh("echo one; : > one; read go; echo two; : > two; read go; printf last");
@@ -161,7 +162,8 @@ on_all_combinations! {
         assert_eq!(told.collect::<Vec<_>>(), [&b"one\n"[..], b"two\n", b"last", b"exited"]);
     }
 
-    // P26, P27, P31, P40, test_unsetPid, test_processTransportInterface: order, and what can be asked when
+    // The order of events, and what can be asked at each one. Twisted: test_unsetPid,
+    // test_processTransportInterface.
     fn order(world: &mut World) {
         let mut command = sh("echo out; echo err >&2; exit 4");
         command.stdin(Stdio::piped());
@@ -178,7 +180,7 @@ on_all_combinations! {
                     assert!(matches!(process.signal(libc::SIGTERM), Err(SignalError::AlreadyExited)));
                     seen.push("exited");
                 }
-                // test_process_unregistered_before_protocol_ended_callback
+                // Twisted: test_process_unregistered_before_protocol_ended_callback.
                 Event::Ended { process, .. } => {
                     assert!(reactor.process(*process).is_none());
                     assert_eq!(reactor.processes().count(), 0);
@@ -196,25 +198,26 @@ on_all_combinations! {
         }
     }
 
-    // P36, B29: test_spawnProcessEarlyIsReaped; told by a turn, however dead it is
+    // Twisted: test_spawnProcessEarlyIsReaped. Only a turn reports the exit, even if the process
+    // has exited long before.
     fn an_early_death(world: &mut World) {
         let mut command = Command::new("true");
         command.stdin(Stdio::closed()).stdout(Stdio::closed()).stderr(Stdio::closed());
         let id = world.spawn(&command);
         let pid = world.process(id).pid().unwrap() as i32;
         until_dead(pid);
-        // Dead, and spawning another one tells nothing either.
+        // It has exited, and spawning another process reports nothing either.
         let other = world.spawn(&command);
         assert!(world.log.0.is_empty());
         assert!(world.reactor.process(id).is_some());
         assert_eq!(world.process(id).pid(), Some(pid as u32));
-        // The zombie still takes signals, as it does from kill(2).
+        // The zombie still accepts signals, as it does from kill(2).
         world.process(id).signal(libc::SIGTERM).unwrap();
         assert!(world.until_ended(id).exit.success());
         assert!(world.until_ended(other).exit.success());
     }
 
-    // test_linger: all pipes closed long before the exit
+    // All pipes are closed long before the exit. Twisted: test_linger.
     fn pipes_closed_before_the_exit(world: &mut World) {
         let mut command = sh("exec 0<&- 1>&- 2>&-; read go <&3; exit 6");
         command.stdin(Stdio::piped()).fd(3, Stdio::writer());
@@ -225,7 +228,8 @@ on_all_combinations! {
         assert_eq!(world.until_ended(id).exit.code(), Some(6));
     }
 
-    // P28, B7: test_processExited, test_processEnded: the exit is told at once, the end when the pipes are closed
+    // The exit is reported at once, and the end when the pipes are closed. Twisted:
+    // test_processExited, test_processEnded.
     fn a_grandchild_holds_the_pipes(world: &mut World) {
         let (id, pid) = end_with_grandchild(world, &with_grandchild(true), |_, _| {});
         world.settle();
@@ -239,7 +243,7 @@ on_all_combinations! {
         util_kill(pid);
     }
 
-    // P28: and what the grandchild says is still heard
+    // Output that the grandchild writes later is still reported.
     fn a_grandchild_goes_on_talking(world: &mut World) {
         let mut command = sh("(read a <&3; echo late; read b <&3) & echo early; exit 5");
         command.fd(3, Stdio::writer());
@@ -252,7 +256,7 @@ on_all_combinations! {
         assert_eq!(world.until_ended(id).out, "early\nlate\n");
     }
 
-    // B9: the group, with all that the process has started
+    // A signal reaches the group, with all processes that the process has started.
     fn signals_reach_the_group(world: &mut World) {
         let id = world.spawn(&with_grandchild(true));
         world.until_said(id, 1, "\n");
@@ -281,7 +285,7 @@ on_all_combinations! {
         util_kill(pid);
     }
 
-    // P32, P35, P37: ids are never used twice
+    // Ids are never used twice.
     fn stale_ids(world: &mut World) {
         let first = world.spawn(&Command::new("true"));
         world.until_ended(first);
@@ -296,7 +300,7 @@ on_all_combinations! {
         assert!(world.reactor.process(other).is_none());
     }
 
-    // P25, B25: an error in a handler is the host's own business; the pipe stays open. P39: what goes on after a drop
+    // A process goes on after its reactor is dropped.
     fn dropping_the_reactor(world: &mut World) {
         let dir = util::TempDir::new("drop");
         let fifo = dir.0.join("fifo");
@@ -309,7 +313,7 @@ on_all_combinations! {
         assert_eq!(std::fs::read_to_string(fifo).unwrap(), "alive\n");
     }
 
-    // P35: others' children are not stolen
+    // Children of other code are not reaped.
     #[allow(clippy::zombie_processes)] // it is waited for
     fn others_children(world: &mut World) {
         let mut other = std::process::Command::new("sh").args(["-c", "exit 9"]).spawn().unwrap();
@@ -319,7 +323,7 @@ on_all_combinations! {
         assert_eq!(other.wait().unwrap().code(), Some(9));
     }
 
-    // 25 deaths at once, TwoProcesses test_kill
+    // 25 processes exit at once. Twisted: TwoProcesses test_kill.
     fn many_at_once(world: &mut World) {
         let mut command = Command::new("sleep");
         command.arg("1000");
@@ -332,7 +336,7 @@ on_all_combinations! {
         }
     }
 
-    // Spawning while others die, so that slots are used again.
+    // Processes are spawned while others exit, so that slots are used again.
     fn in_a_row(world: &mut World) {
         let (mut started, mut last) = (1, world.spawn(&sh("exit 1")));
         world.until_with(
@@ -350,13 +354,13 @@ on_all_combinations! {
     }
 }
 
-/// Ends what a test has left over.
+/// Kills a process that a test has left over.
 fn util_kill(pid: i32) {
     assert!(std::process::Command::new("kill").args(["-KILL", &pid.to_string()]).status().unwrap().success());
     until_dead(pid);
 }
 
-/// Reaches those that are left, and nobody else.
+/// The signal reaches the leftover members of a group, and no other process.
 #[test]
 fn what_is_left_of_a_group() {
     for combination in [COMBINATIONS[0], COMBINATIONS[2]] {

@@ -1,7 +1,8 @@
-//! One gigabyte through `cat` and back: intact, and never much of it in memory.
+//! Sends one gigabyte through `cat` and back. It comes back unchanged, and only a small part is in
+//! memory at a time.
 //!
-//! A process of its own, because the kernel counts the peak of a process. Every byte is compared, with a pattern in which no two
-//! blocks are alike.
+//! The test has its own process, because the kernel counts the peak memory of a process. Every byte
+//! is compared with a pattern in which no two blocks are alike.
 
 #[path = "util/guard.rs"]
 mod guard;
@@ -33,7 +34,7 @@ impl Pattern {
         Self { block: (0..BLOCK / 8).flat_map(|_| noise()).collect(), offset: 0 }
     }
 
-    /// What comes next, at most `len` bytes: to the end of a block, which begins with its number.
+    /// The next bytes, at most `len`, up to the end of a block. Each block starts with its number.
     fn next(&mut self, len: usize) -> &[u8] {
         let at = (self.offset % BLOCK as u64) as usize;
         let len = len.min(BLOCK - at).min((TOTAL - self.offset) as usize);
@@ -45,7 +46,7 @@ impl Pattern {
 
 impl Read for Pattern {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        // An odd length, so that blocks and reads do not go in step.
+        // The length is odd, so that blocks and reads do not go in step.
         let piece = self.next(buffer.len().min(60_001));
         buffer[..piece.len()].copy_from_slice(piece);
         Ok(piece.len())

@@ -1,7 +1,8 @@
-//! A host that dies without a word: its guard kills what it leaves behind.
+//! Tests hosts that are killed: their guard kills the processes that they leave behind. Each host
+//! is a process of its own, which this file starts again and again.
 //!
-//! Each host is a process of its own, which this file starts again and again. The one rule: what is promised
-//! to be killed is gone from /proc in time, whatever killed the host.
+//! The one rule: the processes that the guard must kill are gone from /proc in time, whatever
+//! killed the host.
 
 #![cfg(all(target_os = "linux", any(target_arch = "x86_64", target_arch = "aarch64")))]
 
@@ -31,15 +32,16 @@ use marked::{MARK, marked, until_gone};
 use rustix::process::Signal;
 use util::{WATCHDOG, now, sh};
 
-/// What a host does: `strength trees parent end`.
+/// The variable that makes this program a host: `strength trees parent end`.
 const HOST: &str = "CHILDMINDER_TEST_GUARDED_HOST";
-/// More kills, and more trees of a host, are run by the variables of these names.
+/// The variables with these names raise the numbers of kills, and of trees of a host.
 const KILLS: &str = "CHILDMINDER_TEST_KILLS";
 const TREES: &str = "CHILDMINDER_TEST_TREES";
-/// So long after the death of its host nobody may be left, on a machine that has nothing else to do.
+/// The longest time until all processes of a killed host are gone, on a machine that has nothing
+/// else to do.
 const IN_TIME: Duration = Duration::from_millis(200);
 
-/// The guards whose parent this process is, or was.
+/// The guards whose parent is this process, or was.
 fn guards() -> HashSet<i32> {
     let pids = fs::read_dir("/proc").unwrap().flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok());
     let is_guard = |pid: &i32| {
@@ -49,7 +51,7 @@ fn guards() -> HashSet<i32> {
     pids.filter(is_guard).collect()
 }
 
-/// A host, killed with the test.
+/// A host, which is killed with the test.
 struct Host(Child);
 
 impl Drop for Host {
@@ -76,7 +78,7 @@ impl Host {
     }
 }
 
-/// A tree of which nothing leaves its group, and one of which much does.
+/// A tree that stays in its group, and one with members in other sessions.
 const IN_GROUP: &str = "trap '' TERM HUP; sleep 1000 & (sleep 1000 & sleep 1000) & exit";
 const ANYWHERE: &str =
     "trap '' TERM HUP; setsid sleep 1000 & (setsid sh -c 'sleep 1000 & sleep 1000' &) ; exec sleep 1000";
@@ -142,11 +144,11 @@ fn kill_hosts(test: &str, strength: &str, parent: &str) {
         let mut host = Host::start(test, &format!("{strength} {} {parent} run", trees()), &mark);
         host.until_said("starts");
         random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        // While it starts them, or after.
+        // The kill comes while the host starts its trees, or after.
         std::thread::park_timeout(Duration::from_micros((random >> 33) % (2_000 * trees() as u64)));
         host.0.kill().unwrap();
         assert_eq!(host.0.wait().unwrap().signal(), Some(9));
-        // Others may use this machine, unless all the kills were asked for.
+        // Other programs may use this machine, unless the full number of kills was asked for.
         until_gone(&mark, if env::var_os(KILLS).is_some() { IN_TIME } else { 20 * IN_TIME });
     }
 }
@@ -172,7 +174,7 @@ fn a_killed_host_leaves_nobody_in_its_cgroups() {
         let part = Part::new();
         kill_hosts(NAME, "cgroup", part.0.to_str().unwrap());
         assert!(part.is_empty());
-        // The next reactor removes what they have left.
+        // The next reactor removes the directories that they have left.
         let mut reactor = Reactor::new().unwrap();
         reactor.set_cgroup_parent(&part.0);
         let mut command = Command::new("true");
@@ -190,7 +192,7 @@ fn other_ends_that_are_not_planned() {
         let mark = format!("{end}-{}", std::process::id());
         let mut host = Host::start("other_ends_that_are_not_planned", &format!("group 3 - {end}"), &mark);
         host.until_said("ready");
-        // The rest of what it says.
+        // This reads the rest of the output.
         let _ = host.0.stdout.take().unwrap().read_to_end(&mut Vec::new());
         host.0.wait().unwrap();
         until_gone(&mark, WATCHDOG);
@@ -209,7 +211,8 @@ fn after_a_clean_end_no_guard_is_left() {
         let pid = host.0.id().to_string();
         assert!(host.0.wait().unwrap().success());
         assert_eq!(marked(&mark), HashSet::new());
-        // One that was left would have the session that its host has given it, and init as its parent.
+        // A guard that was left would have the session that its host has given it, and init as its
+        // parent.
         let of_this_host = |guard: &i32| {
             fs::read_to_string(format!("/proc/{guard}/stat")).is_ok_and(|stat| stat.contains(&format!(" {pid} ")))
         };
@@ -222,7 +225,8 @@ fn guard_of_this_process() -> Vec<i32> {
     guards().into_iter().filter(|guard| ours.contains(guard)).collect()
 }
 
-/// A host in this process: what it has of its guard, and that a guard that is killed comes back.
+/// This process is the host. It tests what the host sees of its guard, and that a killed guard is
+/// replaced.
 #[test]
 fn a_guard_that_is_killed_comes_back_and_goes_with_its_reactor() {
     const NAME: &str = "a_guard_that_is_killed_comes_back_and_goes_with_its_reactor";
@@ -245,7 +249,7 @@ fn a_guard_that_is_killed_comes_back_and_goes_with_its_reactor() {
                 assert!(now() < end, "its socket and two pidfds: {}", files());
             }
             assert_eq!(reactor.processes().count(), 2, "the guard is none of them");
-            // In a session of its own, and deaf.
+            // The guard has a session of its own, and ignores signals.
             let stat = fs::read_to_string(format!("/proc/{guard}/stat")).unwrap();
             assert_eq!(stat.split(' ').nth(5).unwrap(), guard.to_string());
             kill(guard, Signal::TERM);
@@ -261,7 +265,7 @@ fn a_guard_that_is_killed_comes_back_and_goes_with_its_reactor() {
             while files() != 3 {
                 assert!(now() < end, "its socket and two pidfds: {}", files());
             }
-            // What is gone is not kept.
+            // A process that has ended is not kept.
             reactor.tree(early).unwrap().kill().unwrap();
             let mut gone = false;
             while !gone {
@@ -284,7 +288,7 @@ fn a_guard_that_is_killed_comes_back_and_goes_with_its_reactor() {
     });
 }
 
-// Where there is no guard to be had, that is told, and nothing has changed.
+// If there can be no guard, the host is told, and nothing has changed.
 #[test]
 fn without_a_guard_the_host_is_told() {
     expect_apart_in(&["env"], "without_a_guard_the_host_is_told", || {
@@ -306,7 +310,7 @@ fn without_a_guard_the_host_is_told() {
     });
 }
 
-/// In KiB.
+/// The private memory of a process, in KiB.
 fn private_memory(pid: i32) -> u64 {
     let rollup = fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).unwrap();
     let private = rollup.lines().filter(|line| line.starts_with("Private_"));

@@ -1,4 +1,5 @@
-//! A monitor that other threads control: each request has its answer, also when there is nobody left who could give one.
+//! Tests a monitor that other threads control. Each request has an answer, even if the reactor or
+//! the monitor is gone.
 
 mod embed_util;
 
@@ -13,7 +14,7 @@ use childminder::{
 
 use embed_util::{METHODS, children, open_fds, watchdog};
 
-/// Says nothing.
+/// An observer that ignores everything.
 struct Quiet;
 
 impl Observer for Quiet {
@@ -30,7 +31,7 @@ fn unknown(name: &str) -> HandleError {
     HandleError::Monitor(MonitorError::Unknown(name.to_owned()))
 }
 
-/// What one thread does with one name. Each answer is exact, whatever the other threads do.
+/// The requests of one thread about one name. Each answer is exact, whatever the other threads do.
 fn life_of_a_process(handle: &Handle<Quiet>, name: &str) {
     let pid = || handle.status(name).unwrap().unwrap().pid;
     assert_eq!(handle.start_process(name), Err(unknown(name)));
@@ -54,13 +55,13 @@ fn life_of_a_process(handle: &Handle<Quiet>, name: &str) {
     assert_eq!(handle.status(name).unwrap(), None);
 }
 
-// One test: it looks at the children and descriptors of the whole process.
+// This is a single test, because it looks at the children and descriptors of the whole process.
 #[test]
 fn answers_every_request() {
     watchdog(120);
     let before = open_fds();
     for (spawn, reap) in METHODS {
-        // The reactor is made here and runs there.
+        // The reactor is made here and runs in another thread.
         let mut reactor = Reactor::with_methods(spawn, reap).unwrap();
         let monitor = ProcessMonitor::with_observer(Quiet);
         let (mut monitor, handle) = Controlled::new(&mut reactor, monitor).unwrap();
@@ -76,7 +77,7 @@ fn answers_every_request() {
         for thread in threads {
             thread.join().unwrap();
         }
-        // A policy of its own, and one that makes no sense.
+        // The first policy is valid, and the second one is not.
         let mut policy = Policy::default();
         handle.add_process_with("a", &sleeper(), policy.clone()).unwrap();
         policy.max_restart_delay = Duration::ZERO;
@@ -98,7 +99,8 @@ fn answers_every_request() {
     assert_eq!(open_fds(), before);
 }
 
-/// The request is in the queue when the reactor goes, or the monitor: the caller is told.
+/// The request is in the queue when the reactor or the monitor is dropped. The caller gets an
+/// error.
 fn nobody_is_left_waiting() {
     for reactor_first in [true, false] {
         for _ in 0..100 {
@@ -110,7 +112,7 @@ fn nobody_is_left_waiting() {
                 handle.statuses()
             });
             asked.recv().unwrap();
-            // The other one stays.
+            // The other one of the two stays.
             if reactor_first {
                 drop(reactor);
                 assert_eq!(caller.join().unwrap(), Err(HandleError::Gone));
@@ -124,7 +126,7 @@ fn nobody_is_left_waiting() {
     }
 }
 
-/// A request that panics has no answer; the monitor and the handles go on.
+/// A request that panics has no answer, and the monitor and the handles go on.
 fn panics_are_the_reactors() {
     let mut reactor = Reactor::new().unwrap();
     let (mut monitor, handle) = Controlled::new(&mut reactor, ProcessMonitor::new()).unwrap();

@@ -1,5 +1,5 @@
-//! Children that are held up on their way to their exec: by who may signal them, by a file system that does
-//! not answer. The host gets its answer in time, and nothing is left.
+//! Tests children that are delayed on their way to their exec, by a user who may signal them or by
+//! a file system that does not answer. The host gets its answer in time, and no process is left.
 
 mod util;
 
@@ -23,14 +23,14 @@ use rustix::process::{
 };
 use util::{COMBINATIONS, TempDir, WATCHDOG, World, children, children_of, is_root, now, on_all_combinations};
 
-/// Nobody else's, so that "all processes of this user" are those of one test.
+/// No other process uses these users, so that "all processes of this user" are those of one test.
 const USERS: u32 = 3_111_000_000;
 static TESTS: AtomicU32 = AtomicU32::new(0);
-/// More are run by the variable of the same name.
+/// The variable with this name raises the number of spawns.
 const SPAWNS: &str = "CHILDMINDER_TEST_HELD_SPAWNS";
 const HOST: &str = "CHILDMINDER_TEST_HELD_HOST";
 
-/// A helper of a test, killed with it.
+/// A helper of a test, which is killed when this value is dropped.
 struct Helper(Child);
 
 impl Drop for Helper {
@@ -40,8 +40,8 @@ impl Drop for Helper {
     }
 }
 
-/// Whoever opens the file for reading waits for as long as this one lives: it has a lease (`fcntl(2)`) and
-/// does not give it back.
+/// Makes every process that opens the file for reading wait as long as this helper lives. The
+/// helper has a lease (`fcntl(2)`) and does not give it back.
 fn lease(path: &Path) -> Helper {
     let script = "import fcntl, os, signal, sys\n\
                   fd = os.open(sys.argv[1], os.O_RDONLY)\n\
@@ -65,7 +65,8 @@ fn program(name: &str, script: &str) -> (TempDir, Command) {
     (folder, Command::new(program))
 }
 
-/// The present test once more, as a process that leads a group of its own and is to start this program; and its lines.
+/// Runs the present test once more, as a process that leads a group of its own and shall start this
+/// program. Returns the process and its lines.
 fn host(program: &Path) -> (Helper, impl Iterator<Item = String>) {
     let name = thread::current().name().unwrap().to_owned();
     let mut host = std::process::Command::new(env::current_exe().unwrap());
@@ -76,7 +77,8 @@ fn host(program: &Path) -> (Helper, impl Iterator<Item = String>) {
 }
 
 on_all_combinations! {
-    // The user stops all of its processes, again and again: those on their way to their exec among them.
+    // The user stops all of its processes again and again, including the ones on their way to their
+    // exec.
     fn stopped_by_its_own_user(world: &mut World) {
         if !is_root() {
             return;
@@ -120,7 +122,7 @@ on_all_combinations! {
         assert!((Duration::from_millis(200)..Duration::from_secs(5)).contains(&start.elapsed()), "{:?}", start.elapsed());
         assert_eq!((error.stage(), error.io_error().kind()), (Stage::Wait, std::io::ErrorKind::TimedOut), "{error}");
         assert!(error.to_string().ends_with("program`: wait for its exec: it was not there in time"), "{error}");
-        // The child had reached its folder, and is not there any more.
+        // The child had reached its folder, and is gone now.
         let is_there = |pid: i32| fs::read_link(format!("/proc/{pid}/cwd")).is_ok_and(|cwd| cwd == folder.0);
         assert!(!children().iter().any(|(pid, _)| is_there(*pid)));
         drop(lease);
@@ -141,7 +143,8 @@ on_all_combinations! {
         waker.join().unwrap();
     }
 
-    // In the meantime the host can be asked to end. Here it is a process of its own: signals are for it alone.
+    // A request to end reaches the host during such a spawn. The host is a process of its own, so
+    // that the signal is for it alone.
     fn the_host_is_asked_to_end(world: &mut World) {
         if let Ok(program) = env::var(HOST) {
             world.reactor.watch_signal(libc::SIGTERM).unwrap();
@@ -166,7 +169,7 @@ on_all_combinations! {
         assert!(said.contains("a signal asked the host to end"), "{said}");
     }
 
-    // Ctrl-Z for a child that stays in the host's group: both of them stop, but only after the exec.
+    // Ctrl-Z reaches a child that stays in the host's group. Both stop, but only after the exec.
     fn ctrl_z_strikes_after_the_exec(world: &mut World) {
         if let Ok(program) = env::var(HOST) {
             world.reactor.watch_signal(libc::SIGTSTP).unwrap();
@@ -201,7 +204,8 @@ on_all_combinations! {
         host.0.wait().unwrap();
     }
 
-    // Who is in a call that not even SIGKILL ends is left to itself, and gone when the call is over.
+    // A child in a system call that not even SIGKILL ends is left alone, and is gone when the call
+    // is over.
     fn a_child_that_cannot_be_killed(world: &mut World) {
         if !is_root() {
             return;
@@ -216,7 +220,7 @@ on_all_combinations! {
         let pid: i32 = said.split_whitespace().skip_while(|word| *word != "(process").nth(1).unwrap().parse().unwrap();
         assert!(said.ends_with("was killed and is not gone yet)"), "{said}");
         assert!(children().iter().any(|(child, _)| *child == pid));
-        // Meanwhile others are started as ever.
+        // Meanwhile other processes are started as usual.
         assert_eq!(world.output(&util::sh("echo hello")), "hello\n");
         drop(silent);
         let deadline = now() + WATCHDOG;
@@ -227,7 +231,8 @@ on_all_combinations! {
     }
 }
 
-// Such a child may be another user's by then, and is still in the host's memory: that user may not read it there.
+// Such a child may have another user by then, and still uses the host's memory. That user may not
+// read the memory there.
 #[test]
 fn the_user_of_a_stuck_child_may_not_read_the_host() {
     if !is_root() {
@@ -254,7 +259,7 @@ fn the_user_of_a_stuck_child_may_not_read_the_host() {
     });
 }
 
-/// A file system that takes every question and answers none, but for the first one, which mounts it.
+/// A file system that accepts every request and answers none except the first one, which mounts it.
 struct Silent {
     folder: std::path::PathBuf,
     device: File,
@@ -279,7 +284,8 @@ impl Silent {
         }
         let mut request = [0; 65_536];
         assert!(device.read(&mut request).unwrap() >= 40);
-        // fuse_out_header, then a fuse_init_out of version 7.31 that asks for nothing.
+        // The answer is a fuse_out_header, then a fuse_init_out of version 7.31 that asks for
+        // nothing.
         let mut answer = [0_u8; 16 + 64];
         answer[..4].copy_from_slice(&80_u32.to_ne_bytes());
         answer[8..16].copy_from_slice(&request[8..16]);
@@ -295,7 +301,7 @@ impl Silent {
 
 impl Drop for Silent {
     fn drop(&mut self) {
-        // Ends the file system at once, and all calls that wait for it.
+        // This ends the file system at once, and all calls that wait for it.
         let mut umount = std::process::Command::new("umount");
         umount.stderr(Stdio::null()).arg(&self.folder);
         let _ = umount.arg("-f").status();

@@ -1,6 +1,7 @@
-//! Signals in a host that has handlers of its own, before, after and while we watch.
+//! Tests signals in a host that has handlers of its own, before, during and after our watch.
+//! Signals belong to the whole process.
 //!
-//! Signals are the whole process's. The one rule: a test that raises one runs in a process of its own.
+//! The one rule: a test that raises a signal runs in a process of its own.
 
 #[path = "util/apart.rs"]
 mod apart;
@@ -29,7 +30,7 @@ fn raise(signal: i32) {
     signal_hook::low_level::raise(signal).unwrap();
 }
 
-/// From outside, as Ctrl-C is.
+/// Sends a signal to the process from outside of the thread, as Ctrl-C does.
 fn send(signal: Signal) {
     kill_process(rustix::process::getpid(), signal).unwrap();
 }
@@ -46,7 +47,7 @@ extern "C" fn count_and_call_on(signal: i32, info: *mut libc::siginfo_t, context
     call_handler(FORMER.load(Ordering::SeqCst), signal, info, context);
 }
 
-// They strike one upon the other, on a stack that has room for few.
+// The signals interrupt each other's handlers, on a stack that has room for few.
 #[test]
 fn all_signals_at_once_are_heard() {
     expect_apart("all_signals_at_once_are_heard", || {
@@ -79,7 +80,7 @@ fn a_run_leaves_the_actions_as_they_were() {
     });
 }
 
-// A host that has run `git rev-parse` first, say.
+// This is like a host that has run `git rev-parse` first.
 #[test]
 fn tokio_hears_ctrl_c_after_a_run() {
     expect_apart("tokio_hears_ctrl_c_after_a_run", || {
@@ -92,7 +93,7 @@ fn tokio_hears_ctrl_c_after_a_run() {
                 move || {
                     while !heard.load(Ordering::SeqCst) {
                         thread::park_timeout(Duration::from_millis(10));
-                        // Not before tokio has its handler: by default it would end us.
+                        // Before tokio has its handler, the signal would end this process.
                         if embed_util::is_handled(libc::SIGINT) {
                             send(Signal::INT);
                         }
@@ -102,7 +103,7 @@ fn tokio_hears_ctrl_c_after_a_run() {
             key.await.unwrap();
             heard.store(true, Ordering::SeqCst);
             pressed.join().unwrap();
-            // A run in between: it is still tokio's.
+            // After a run in between, the signal still goes to tokio.
             run_true();
             let key = tokio::signal::ctrl_c();
             thread::spawn(|| send(Signal::INT));
@@ -128,7 +129,7 @@ fn signal_hook_s_handler_that_comes_later_is_the_host_s() {
         assert!(reactor.unwatch_signal(libc::SIGTERM));
         raise(libc::SIGTERM);
         assert!(flag.swap(false, Ordering::SeqCst) && !heard(&mut reactor));
-        // It is the host's now: no run takes it away.
+        // The signal belongs to the host now, and no run takes it away.
         run_true();
         raise(libc::SIGTERM);
         assert!(flag.swap(false, Ordering::SeqCst));
@@ -158,7 +159,8 @@ fn a_handler_that_calls_ours_and_goes_leaves_the_default() {
         reactor.unwatch_signal(libc::SIGUSR1);
         raise(libc::SIGUSR1);
         assert_eq!(CALLS.load(Ordering::SeqCst), 3);
-        // The host takes all handlers away: when we watch again, ours has to be put there again.
+        // The host removes all handlers. When the signal is watched again, our handler has to be
+        // installed again.
         set_action(libc::SIGUSR1, libc::SIG_DFL, 0);
         reactor.watch_signal(libc::SIGUSR1).unwrap();
         raise(libc::SIGUSR1);
@@ -190,7 +192,7 @@ fn two_reactors_hear_the_same_signal_and_the_last_one_takes_the_handler_away() {
     });
 }
 
-/// Runs the test of this name in a process of its own, with its output on a pipe.
+/// Runs the test with this name in a process of its own, with its output on a pipe.
 fn host(name: &str) -> (Child, Lines<BufReader<ChildStdout>>) {
     let mut itself = std::process::Command::new(std::env::current_exe().unwrap());
     let mut host =
@@ -199,8 +201,8 @@ fn host(name: &str) -> (Child, Lines<BufReader<ChildStdout>>) {
     (host, lines)
 }
 
-/// Whether this process is the host of this test. If so, Ctrl-C means something to it, also where the tests were
-/// started in the background, and have inherited it as ignored.
+/// Whether this process is the host of this test. If so, it makes sure that Ctrl-C has an effect,
+/// even if the tests were started in the background and have inherited it as ignored.
 fn is_host(name: &str) -> bool {
     let is_host = std::env::var(HOST).is_ok_and(|host| host == name);
     if is_host {
@@ -213,7 +215,7 @@ fn signal(host: &Child, signal: Signal) {
     kill_process(Pid::from_raw(i32::try_from(host.id()).unwrap()).unwrap(), signal).unwrap();
 }
 
-// The key is pressed at any moment of runs that follow each other: it ends the program each time.
+// Ctrl-C comes at any moment of consecutive runs, and ends the program each time.
 #[test]
 fn no_ctrl_c_is_swallowed() {
     const NAME: &str = "no_ctrl_c_is_swallowed";
@@ -230,7 +232,7 @@ fn no_ctrl_c_is_swallowed() {
     for round in 0..rounds {
         let (mut host, mut lines) = host(NAME);
         assert!(lines.any(|line| line.unwrap() == "ready"));
-        // Another moment in each round.
+        // Each round has another moment.
         thread::park_timeout(Duration::from_micros(5_000 + 97 * round));
         signal(&host, Signal::INT);
         let start = now();
@@ -249,7 +251,7 @@ fn no_ctrl_c_is_swallowed() {
     assert_eq!(swallowed, 0, "of {rounds}");
 }
 
-// Of two runs in two threads, the one that is over first leaves the other one its time.
+// Two runs are in two threads. The one that is over first leaves the other one its time.
 #[test]
 fn two_runs_are_both_ended_before_their_program() {
     const NAME: &str = "two_runs_are_both_ended_before_their_program";
@@ -279,7 +281,8 @@ fn two_runs_are_both_ended_before_their_program() {
     assert!(said.contains(&"done 0".into()) && said.contains(&"done 0.5".into()), "{said:?}");
 }
 
-// A signal of a fault that somebody sends is like any other; a fault is a fault.
+// A fault's signal that another process sends is like any other signal. A real fault ends the
+// program.
 #[test]
 fn a_sent_sigabrt_stops_the_service_and_an_abort_aborts() {
     const NAME: &str = "a_sent_sigabrt_stops_the_service_and_an_abort_aborts";
@@ -306,7 +309,7 @@ fn a_sent_sigabrt_stops_the_service_and_an_abort_aborts() {
     assert_eq!(host.wait().unwrap().signal(), Some(libc::SIGABRT));
 }
 
-/// Says the pid of its process.
+/// A service that prints the pid of its process.
 struct Telling {
     monitor: ProcessMonitor,
 }

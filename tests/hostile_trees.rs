@@ -1,6 +1,7 @@
-//! Trees that do all they can to outlive their stop, and looks at groups that are never still.
+//! Tests trees that do all they can to outlive their stop, and reads of groups that keep changing.
+//! Each test is a process of its own.
 //!
-//! Each test is a process of its own. The one rule: nobody is called gone who lives.
+//! The one rule: a tree with a living member is never reported as gone.
 
 #![cfg(target_os = "linux")]
 
@@ -27,13 +28,14 @@ use childminder::{
 };
 use util::{WATCHDOG, World, now, sh};
 
-/// More are run by the variable of the same name.
+/// The variable with this name raises the number of stops.
 const STOPS: &str = "CHILDMINDER_TEST_STOPS";
 const KILL_TIME: Duration = Duration::from_millis(50);
-/// So long after the kill time nobody may be left, on a machine that has nothing else to do.
+/// The longest time from the kill time until all members are gone, on a machine that has nothing
+/// else to do.
 const IN_TIME: Duration = Duration::from_millis(100);
 
-/// Forks twice, makes sessions of its own, is deaf to SIGTERM, and goes on forking.
+/// A script that forks twice, makes sessions of its own, ignores SIGTERM, and goes on forking.
 const HOSTILE: &str = "trap '' TERM HUP INT; \
     fork() { i=0; while [ $i -lt 60 ]; do (sleep 1000 & :) & i=$((i+1)); done; exec sleep 1000; }; \
     (setsid sh -c 'trap \"\" TERM HUP; (setsid sh -c \"trap : TERM; sleep 1000 & wait; sleep 1000\" &); exec sleep 1000' &); \
@@ -43,7 +45,7 @@ fn stops() -> usize {
     env::var(STOPS).map_or(25, |count| count.parse().unwrap())
 }
 
-/// Hears when what happens.
+/// Notes the times of events.
 #[derive(Default)]
 struct Diary {
     ready: bool,
@@ -70,13 +72,13 @@ fn stop_hostile_trees(parent: &Path, own: &Path) {
     policy.kill_time = KILL_TIME;
     policy.restart = Restart::Never;
     let mut command = sh(HOSTILE);
-    // Whoever else uses this machine is not to be measured, nor is the tree to hold up its host.
+    // Other programs on this machine shall not be measured, and the tree shall not delay its host.
     let _ = rustix::process::setpriority_process(None, -15);
     command.contain(Contain::Cgroup).stderr(Stdio::null()).nice(0);
     let mut slowest = Duration::ZERO;
     for round in 0..stops() {
         let mut reactor = Reactor::new().unwrap();
-        // So many orphans die that the first process of the machine may be too slow to reap them.
+        // So many orphans exit that the first process of the machine may be too slow to reap them.
         reactor.adopt_orphans(Orphans::Leave).unwrap();
         reactor.set_cgroup_parent(parent);
         let mut monitor = ProcessMonitor::with_observer(Diary::default());
@@ -92,13 +94,13 @@ fn stop_hostile_trees(parent: &Path, own: &Path) {
             assert!(now() < end, "round {round}: it is not down");
             let turned = reactor.turn(Some(Duration::from_millis(100)), |reactor, event| {
                 if let Event::TreeGone { certain, .. } = event {
-                    // The kernel removes no directory that anybody is in.
+                    // The kernel removes no directory that has a member.
                     assert!(certain && (!cgroup.exists() || is_empty(&cgroup)));
                     told = true;
                 }
                 monitor.handle(reactor, &event);
                 if monitor.observer().ready && timer.is_none() {
-                    // Some moment later, while it forks.
+                    // The stop comes a little later, while the tree forks.
                     timer = Some(reactor.call_later(Duration::from_millis(round as u64 % 20)));
                 }
                 if matches!(event, Event::Timer(id) if Some(id) == timer) {
@@ -109,7 +111,7 @@ fn stop_hostile_trees(parent: &Path, own: &Path) {
         }
         let took = monitor.observer().terminated.expect("it was asked to end").elapsed();
         assert!(told && took >= KILL_TIME, "{took:?}");
-        // Others may use this machine, unless all the stops were asked for.
+        // Other programs may use this machine, unless the full number of stops was asked for.
         let in_time = if env::var_os(STOPS).is_some() { IN_TIME } else { 20 * IN_TIME };
         assert!(took < KILL_TIME + in_time, "round {round}: down after {took:?}");
         slowest = slowest.max(took);
@@ -145,14 +147,14 @@ fn without_any_right_but_to_a_subtree() {
     });
 }
 
-/// The numbers of processes begin anew after a hundred of them.
+/// A namespace in which the pids start anew after a hundred of them.
 const FEW_NUMBERS: [&str; 6] =
     ["unshare", "-pf", "--mount-proc", "sh", "-c", "echo 400 > /proc/sys/kernel/pid_max && \"$0\" \"$@\""];
 
-/// Each member forks the next one and exits, so many times.
+/// A chain in which each member forks the next one and exits, N times.
 const CHAIN: &str = "f() { [ $1 -gt 0 ] || exit; f $(($1 - 1)) & }; f $N & exit";
 
-/// Whether anybody has the other end.
+/// Whether a process has the other end of the pipe open.
 fn is_held(pipe: &OwnedFd) -> bool {
     use rustix::event::{PollFd, PollFlags, poll};
     let mut polled = [PollFd::new(pipe, PollFlags::IN)];
@@ -173,7 +175,8 @@ fn a_group_that_is_never_still_is_never_empty() {
         let mut storm = storm.args(["-c", "while :; do : & : & wait; done"]).spawn().unwrap();
         let (mut looks, mut seen_empty) = (0_u64, 0);
         for round in 0..stops() {
-            // One with a dead member that nobody reaps, who could be taken for all of it.
+            // One of the two cases has a zombie that is not reaped, which could be taken for the
+            // whole group.
             for reap in [ReapMethod::Pidfd, ReapMethod::Sigchld] {
                 let mut world = World::new((SpawnMethod::Vfork, reap));
                 let (held, holder) = rustix::pipe::pipe().unwrap();

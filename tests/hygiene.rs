@@ -1,7 +1,6 @@
-//! What a child gets of a host that is anything but clean: blocked and ignored signals, handlers, raised limits, an odd umask,
-//! a thousand inheritable descriptors, none of the usual three.
-//!
-//! One test, in a process of its own, since all that is the process's.
+//! Tests what a child inherits from an untidy host: blocked and ignored signals, handlers, raised
+//! limits, an odd umask, a thousand inheritable descriptors, and no stdin, stdout and stderr. It is
+//! one test in a process of its own, because all of that belongs to the process.
 
 #![allow(unsafe_code)]
 
@@ -26,7 +25,7 @@ fn set_soft_limit(soft: u64) {
 
 extern "C" fn handler(_: i32) {}
 
-/// Opens it without close-on-exec.
+/// Opens a file without close-on-exec.
 fn inheritable(at_least: i32) -> i32 {
     let file = File::open("/dev/zero").unwrap();
     // SAFETY: F_DUPFD takes an int.
@@ -35,15 +34,15 @@ fn inheritable(at_least: i32) -> i32 {
     fd
 }
 
-// P6, P11, B21: test_openFileDescriptors, childSignalHandling, GetFileActionsTests
+// Twisted: test_openFileDescriptors, childSignalHandling, GetFileActionsTests.
 #[test]
 fn a_messy_host() {
-    // Threads made from now on have the mask, and this one, too.
+    // Threads that are made from now on inherit the mask, which applies to this thread, too.
     // SAFETY: zeroed is a valid set.
     let mut all: libc::sigset_t = unsafe { std::mem::zeroed() };
     // SAFETY: the set is a local.
     unsafe { libc::sigfillset(&raw mut all) };
-    // SAFETY: the set is a local; the call changes this thread's mask.
+    // SAFETY: the set is a local, and the call changes this thread's mask.
     assert_eq!(unsafe { libc::pthread_sigmask(libc::SIG_BLOCK, &raw const all, std::ptr::null_mut()) }, 0);
     for signal in [libc::SIGPIPE, libc::SIGUSR1, libc::SIGHUP, libc::SIGINT, libc::SIGRTMIN() + 3] {
         // SAFETY: ignoring a signal touches no memory.
@@ -51,7 +50,7 @@ fn a_messy_host() {
     }
     // SAFETY: the handler does nothing.
     unsafe { libc::signal(libc::SIGUSR2, handler as extern "C" fn(i32) as libc::sighandler_t) };
-    // SAFETY: touches no memory.
+    // SAFETY: umask touches no memory.
     unsafe { libc::umask(0o137) };
 
     let usual = soft_limit();
@@ -61,7 +60,7 @@ fn a_messy_host() {
         let before = soft_limit();
         let raised = world.reactor.raise_fd_limit().unwrap();
         assert!(raised.is_none_or(|raised| raised >= before && raised == soft_limit()));
-        // Once more changes nothing, and is not what children get.
+        // A second call changes nothing, and children do not get the raised limit.
         world.reactor.raise_fd_limit().unwrap();
         let said = world.output(&sh("ulimit -n"));
         assert_eq!(said, format!("{before}\n"));
@@ -83,19 +82,19 @@ fn a_messy_host() {
             assert_eq!(field_of(&said, field), ZERO, "{field} in {said}");
         }
         assert_eq!(world.output(&sh("umask; ls -1v /proc/$$/fd; :")), "0137\n0\n1\n2\n");
-        // Some of the host's own numbers among those that the child has.
+        // The child gets some descriptors at the host's own numbers.
         let mut command = sh("ls -1v /proc/$$/fd; readlink /proc/$$/fd/7; :");
         command.fd(7, Stdio::null()).fd(kept[500], Stdio::inherit()).fd(300, Stdio::reader()).fd(4, Stdio::writer());
         let mut expected = [0, 1, 2, 4, 7, 300, kept[500]];
         expected.sort_unstable();
         let expected: String = expected.iter().map(|fd| format!("{fd}\n")).collect();
         assert_eq!(world.output(&command), format!("{expected}/dev/null\n"));
-        // A signal that the host ignores ends the child: childSignalHandling.
+        // A signal that the host ignores ends the child. Twisted: childSignalHandling.
         let mut command = Command::new("sleep");
         let id = world.spawn(command.arg("1000"));
         world.process(id).signal(libc::SIGUSR1).unwrap();
         assert_eq!(world.until_ended(id).exit.signal(), Some(libc::SIGUSR1));
-        // The host itself is as messy as before.
+        // The host itself is as untidy as before.
         assert!(kept.iter().all(|fd| std::fs::read_link(format!("/proc/self/fd/{fd}")).is_ok()));
         let own = std::fs::read_to_string("/proc/thread-self/status").unwrap();
         let blocked = u64::from_str_radix(&field_of(&own, "SigBlk"), 16).unwrap();
@@ -105,19 +104,20 @@ fn a_messy_host() {
     without_the_usual_three(&mut worlds);
 }
 
-/// The host has no stdin, stdout and stderr: its pipes get those very numbers.
+/// The host has no stdin, stdout and stderr, so its pipes get these numbers.
 fn without_the_usual_three(worlds: &mut [World]) {
     // SAFETY: F_DUPFD_CLOEXEC takes an int.
     let saved = [0, 1, 2].map(|fd| unsafe { libc::fcntl(fd, libc::F_DUPFD_CLOEXEC, 3) });
     let close = || {
         for fd in 0..3 {
-            // SAFETY: duplicates of these are kept, and nobody else of this process uses them now.
+            // SAFETY: duplicates of these are kept, and no other code of this process uses them
+            // now.
             unsafe { libc::close(fd) };
         }
     };
     let restore = || {
         for (fd, saved) in (0..).zip(saved) {
-            // SAFETY: both are numbers of our own.
+            // SAFETY: both descriptors are ours.
             unsafe { libc::dup2(saved, fd) };
         }
     };
@@ -131,7 +131,8 @@ fn without_the_usual_three(worlds: &mut [World]) {
             if let Some(mut process) = id.as_ref().ok().and_then(|id| world.reactor.process(*id)) {
                 process.close_stdin();
             }
-            // Ours may be 0, 1 and 2 by now: out of the way before this process says something there.
+            // Our descriptors may be 0, 1 and 2 by now. They have to be closed before this process
+            // writes a message there.
             let ended = id.map_err(|error| error.to_string()).map(|id| {
                 world.until(|log| log.ended(id));
                 (world.log.text(id, 1), world.log.text(id, 2))
@@ -143,6 +144,6 @@ fn without_the_usual_three(worlds: &mut [World]) {
     for one in said {
         assert_eq!(one, Ok(("out\n0\n1\n2\n".to_owned(), "err\n".to_owned())));
     }
-    // Kept to the end of the process, like all the others.
+    // It is kept open to the end of the process, like all the others.
     let _ = File::open("/dev/null").unwrap().into_raw_fd();
 }

@@ -1,6 +1,5 @@
-//! Users and groups of children.
-//!
-//! Needs root, and says so if it is not. What a host without rights may do is in unprivileged.rs.
+//! Tests the users and groups of children. It needs root, and prints why it is skipped otherwise.
+//! unprivileged.rs tests a host without rights.
 
 mod util;
 
@@ -11,7 +10,7 @@ const NOBODY: u32 = 65_534;
 /// A number that no user has.
 const STRANGER: u32 = 4_000_123;
 
-/// uids, gids and groups of the child, as the kernel has them.
+/// The uids, gids and groups of the child, according to the kernel.
 #[track_caller]
 fn ids(world: &mut World, command: &Command) -> (String, String, String) {
     let said = world.output(command);
@@ -37,7 +36,8 @@ fn passwd(uid: u32) -> (String, u32) {
 }
 
 on_all_combinations! {
-    // P10, B20: test_changeUID; uid alone: the user's own group and groups, nothing of root's
+    // With the uid alone, the child has the user's own group and groups, and none of root's.
+    // Twisted: test_changeUID.
     fn a_user(world: &mut World) {
         if !is_root() {
             return;
@@ -47,13 +47,13 @@ on_all_combinations! {
         assert_eq!((uids, gids), (four(NOBODY), four(gid)));
         assert!(!groups.split(' ').any(|group| group == "0"), "{groups}");
         assert!(groups.split(' ').any(|group| group == gid.to_string()), "{groups}");
-        // The same by name.
+        // The same holds for the user's name.
         let (name, _) = passwd(NOBODY);
         let by_name = ids(world, status().user(&name).unwrap());
         assert_eq!(by_name, ids(world, status().uid(NOBODY)));
     }
 
-    // HOME and its like follow the user, unless the command says otherwise.
+    // HOME and the like follow the user, unless the command sets them.
     fn surroundings(world: &mut World) {
         if !is_root() {
             return;
@@ -79,20 +79,20 @@ on_all_combinations! {
         let mut cleared = command();
         cleared.env_clear().run_as(name).unwrap().env("PATH", "/bin:/usr/bin");
         assert_eq!(world.output(&cleared), format!("{home} {name} {name} {shell}\n"));
-        // What is not known of a user is not the host's.
+        // Variables that are unknown for a user are not taken from the host.
         let mut stranger = util::sh("echo ${HOME-none} ${USER-none} $LOGNAME ${SHELL-none}");
         stranger.env("LOGNAME", "mine").uid(STRANGER).gid(7).user_env(&STRANGER.to_string()).unwrap();
         assert_eq!(world.output(&stranger), "none none mine none\n");
         let mut unchanged = Command::new("true");
         assert!(unchanged.user_env("no-such-user").is_err());
         assert!(unchanged.run_as("no-such-user").is_err() && unchanged.get_uid().is_none());
-        // Only the ids, and nothing of the surroundings.
+        // This changes only the ids, and nothing in the environment.
         let host = std::env::var("HOME").unwrap_or_default();
         let mut ids = util::sh("echo $HOME");
         assert_eq!(world.output(ids.user(name).unwrap()), format!("{host}\n"));
     }
 
-    // P10, B20: test_changeGID; gid alone: no supplementary groups are left over
+    // With the gid alone, no supplementary groups are left. Twisted: test_changeGID.
     fn a_group(world: &mut World) {
         if !is_root() {
             return;
@@ -100,7 +100,7 @@ on_all_combinations! {
         assert_eq!(ids(world, status().gid(7)), (four(0), four(7), String::new()));
     }
 
-    // P10: user and group
+    // The command sets a user and a group.
     fn both(world: &mut World) {
         if !is_root() {
             return;
@@ -113,7 +113,7 @@ on_all_combinations! {
         assert_eq!(ids(world, status().groups(&[5])), (four(0), four(0), "5".into()));
     }
 
-    // P10: a user that is in no database
+    // The user is in no database.
     fn a_stranger(world: &mut World) {
         if !is_root() {
             return;
@@ -129,7 +129,7 @@ on_all_combinations! {
         assert_eq!(Command::new("id").user("no-such-user").unwrap_err().kind(), std::io::ErrorKind::NotFound);
     }
 
-    // P10: what the host is already
+    // The ids are the ones that the host has already.
     fn ourselves(world: &mut World) {
         let own = std::fs::read_to_string("/proc/self/status").unwrap();
         let field = |name: &str| field_of(&own, name).split_whitespace().collect::<Vec<_>>().join(" ");
@@ -140,7 +140,7 @@ on_all_combinations! {
         assert_eq!(ids(world, status().uid(id("Uid")).gid(id("Gid"))), expected);
     }
 
-    // the program is run with the user's rights
+    // The program is executed with the rights of the user.
     fn rights_on_the_way(world: &mut World) {
         if !is_root() {
             return;
@@ -155,7 +155,7 @@ on_all_combinations! {
         assert_eq!((error.stage(), error.io_error().raw_os_error()), (Stage::Exec, Some(libc::EACCES)));
     }
 
-    // mockFork… SetUid: nothing of the host changes
+    // Nothing of the host changes. Twisted: mockFork… SetUid.
     fn the_host_stays_what_it_is(world: &mut World) {
         if !is_root() {
             return;
@@ -166,13 +166,13 @@ on_all_combinations! {
         };
         let before = fields();
         world.output(status().uid(NOBODY));
-        // SIGKILL must not find the child a nobody's while it has our memory, but it may while it waits.
+        // A spawn that fails after the change of user changes nothing of the host either.
         let mut command = Command::new("/no/such");
         world.reactor.spawn_process(command.uid(NOBODY)).unwrap_err();
         assert_eq!(fields(), before);
     }
 
-    // PTYSetUid: a terminal of one's own, that another user can use
+    // Another user can use its own terminal. Twisted: PTYSetUid.
     fn a_user_on_a_terminal(world: &mut World) {
         if !is_root() {
             return;
@@ -182,7 +182,7 @@ on_all_combinations! {
         assert_eq!((outcome.out.as_str(), outcome.exit.code()), ("65534\r\n7\r\nseen\r\n", Some(0)));
     }
 
-    // The pipes belong to the child's user, so that it can open `/dev/stdout` and its like again.
+    // The pipes belong to the child's user, so that it can open `/dev/stdout` and the like again.
     fn pipes_can_be_opened_again(world: &mut World) {
         if !is_root() {
             return;
@@ -221,7 +221,7 @@ on_all_combinations! {
         assert_eq!(outcome.out, "by name\r\nagain\r\n65534\r\n");
     }
 
-    // the signal asked for survives the change of user, which clears it
+    // The parent death signal survives the change of user, which clears it.
     fn parent_death_signal(world: &mut World) {
         if !is_root() {
             return;

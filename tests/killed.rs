@@ -1,7 +1,8 @@
-//! A test process leaves no process and no file behind, however it ends.
+//! Tests that a test process leaves no process and no file behind, however it ends. `util/guard.rs`
+//! describes how its guard does that.
 //!
-//! How the guard does that is in `util/guard.rs`. The one rule: a test process that is killed here
-//! starts without the mark of this process, so that its own guard has to do the work.
+//! The one rule: a test process that is killed here starts without the mark of this process, so
+//! that its own guard has to do the work.
 
 #![cfg(target_os = "linux")]
 
@@ -19,12 +20,13 @@ use rustix::process::Pid;
 use util::guard::{self, GUARD, mark_of, pids};
 use util::{COMBINATIONS, WATCHDOG, World, is_root, now};
 
-/// How [`victim`] ends. Without this variable it does nothing.
+/// The variable that says how [`victim`] ends. Without it, `victim` does nothing.
 const ENDS_BY: &str = "CHILDMINDER_TEST_ENDS_BY";
-/// A variable that most children of a victim inherit, so that they are found without the mark, too.
+/// A variable that most children of a victim inherit, so that they can be found without the mark,
+/// too.
 const VICTIM: &str = "CHILDMINDER_TEST_VICTIM";
 
-/// Looks until something is so.
+/// Waits until a condition is true.
 #[track_caller]
 fn until(what: &str, mut is_so: impl FnMut() -> bool) {
     let end = now() + WATCHDOG;
@@ -51,7 +53,7 @@ fn with_variable(name: &str, value: &str) -> HashSet<Pid> {
     pids().filter(has_it).filter(|pid| start_of(*pid).is_some()).collect()
 }
 
-/// A test process that is about to be killed.
+/// A test process that will be killed.
 struct Victim {
     world: World,
     /// The process that this test has started: the test process, or a shell that waits for it.
@@ -87,7 +89,7 @@ impl Victim {
         self.world.log.exit(self.process).is_some()
     }
 
-    /// Notes what runs now. The first process with a mark is the test process.
+    /// Notes the processes that run now. The first one with a mark is the test process.
     fn look(&mut self) {
         let mut all = with_variable(VICTIM, &self.name);
         let marked = all.iter().find_map(|pid| mark_of(*pid).map(|mark| (*pid, mark)));
@@ -100,12 +102,13 @@ impl Victim {
         self.seen.extend(all.into_iter().filter_map(|pid| Some((pid, start_of(pid)?))));
     }
 
-    /// Where its temporary files are.
+    /// The folder of its temporary files.
     fn folder(&self) -> PathBuf {
         std::env::temp_dir().join(guard::name(self.mark))
     }
 
-    /// Waits until nothing of it is left. If something is, it is killed, and named.
+    /// Waits until none of its processes and files are left. Remaining ones are removed, and the
+    /// test fails.
     #[track_caller]
     fn expect_nothing_left(&mut self, what: &str) {
         self.world.until(|log| log.ended(self.process));
@@ -126,7 +129,7 @@ impl Victim {
     }
 }
 
-/// If the guard has failed, this does its work.
+/// If the guard has failed, this does the guard's work.
 impl Drop for Victim {
     fn drop(&mut self) {
         while self.mark != 0 && guard::kill_all(self.mark) > 0 {}
@@ -140,7 +143,7 @@ fn describe(pid: Pid) -> String {
 }
 
 /// The children that a test process is most likely to leave behind, and a temporary file.
-#[allow(clippy::zombie_processes)] // nobody waits for what is left behind
+#[allow(clippy::zombie_processes)] // the children are left behind on purpose
 fn zoo() {
     let folder = guard::folder().join("zoo");
     fs::create_dir_all(&folder).unwrap();
@@ -178,7 +181,7 @@ fn zoo() {
 fn victim() {
     let Some(end) = std::env::var_os(ENDS_BY) else { return };
     zoo();
-    // Each of them carries the mark of this process, and each script has come to its loop.
+    // Each of them carries the mark of this process, and each script has reached its loop.
     let mark = guard::mark().expect("a mark");
     until("the children run", || {
         let children = pids().filter(|pid| mark_of(*pid) == Some(mark) && start_of(*pid).is_some()).count();
@@ -195,8 +198,8 @@ fn victim() {
     }
 }
 
-/// What a shell does with the victim. The second command of `AND_WAIT` keeps the shell from executing
-/// the victim in its own place.
+/// The shell commands that run the victim. The second command of `AND_WAIT` keeps the shell from
+/// executing the victim in its own place.
 const DIRECTLY: &str = r#"exec "$0" --exact victim --nocapture"#;
 const AND_WAIT: &str = r#""$0" --exact victim --nocapture; exit"#;
 
@@ -227,7 +230,7 @@ fn nothing_is_left_however_a_test_process_ends() {
     }
 }
 
-/// Test binaries of this folder with children that go on for long by themselves.
+/// Test binaries of this folder whose children go on for long by themselves.
 const TESTS: &[&str] =
     &["coexistence", "monitor", "monitor_stop", "nesting", "pty", "run_to_end", "service", "signals"];
 const TESTS_OF_THE_COMMAND: &[&str] = &["control", "control_hostile", "run", "run_output", "up"];
@@ -260,7 +263,7 @@ fn nothing_is_left_of_the_tests_that_are_killed() {
     let built = build(&tests);
     assert_eq!(built.len(), tests.len(), "{built:?}");
     let mut killed = 0;
-    // As soon as so many processes of the test have been seen.
+    // The kill comes as soon as this many processes of the test have been seen.
     for moment in [1, 3, 10] {
         for test in &built {
             let mut command = Command::new(test);
@@ -280,7 +283,7 @@ fn nothing_is_left_of_the_tests_that_are_killed() {
     assert!(killed > built.len(), "only {killed} were killed");
 }
 
-/// What has no guard leaves its children behind.
+/// A test without a guard would leave its children behind.
 #[test]
 fn each_test_and_each_bench_has_a_guard() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));

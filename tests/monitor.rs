@@ -1,6 +1,7 @@
-//! The names of a monitor and their processes: add, remove, start, restart, back off.
+//! Tests the names of a monitor and their processes: add, remove, start, restart and back off. It
+//! uses real programs.
 //!
-//! Real programs. The one rule: what must not happen later is shown by there being no timer and no process for it.
+//! The one rule: the absence of a timer and of a process shows that nothing will happen later.
 
 mod monitor_util;
 
@@ -11,9 +12,11 @@ use std::time::Duration;
 
 use childminder::restart::State;
 use childminder::{Command, Event, MonitorError, Policy, ProcessMonitor, Reactor, Restart, Service};
-use monitor_util::{Diary, Dir, IDLE, STUBBORN, Told, World, each_way, group, leaving, nervous, patient, sh, sulky};
+use monitor_util::{
+    Diary, Dir, IDLE, STUBBORN, Told, World, all_instant_deaths, each_way, group, leaving, long_backoff,
+    no_instant_deaths, sh,
+};
 
-// M3, M9
 #[test]
 fn a_process_starts_with_the_service_or_when_it_is_added() {
     each_way(|world| {
@@ -29,7 +32,6 @@ fn a_process_starts_with_the_service_or_when_it_is_added() {
     });
 }
 
-// M9
 #[test]
 fn a_second_start_of_the_service_starts_nothing() {
     let mut world = World::new();
@@ -41,7 +43,6 @@ fn a_second_start_of_the_service_starts_nothing() {
     assert_eq!((world.pid("it"), world.story("it")), (pid, vec!["started"]));
 }
 
-// M2
 #[test]
 fn a_duplicate_changes_nothing() {
     let mut world = World::new();
@@ -55,7 +56,6 @@ fn a_duplicate_changes_nothing() {
     assert_eq!(world.story("it"), ["started"]);
 }
 
-// M6, M10, M13
 #[test]
 fn an_unknown_name_is_an_error_everywhere() {
     let mut world = World::new();
@@ -86,7 +86,6 @@ fn a_policy_that_makes_no_sense_is_refused() {
     assert_eq!(monitor.names().collect::<Vec<_>>(), ["it"]);
 }
 
-// M9, M22
 #[test]
 fn names_come_in_the_order_in_which_they_were_added() {
     let mut world = World::new();
@@ -95,7 +94,7 @@ fn names_come_in_the_order_in_which_they_were_added() {
     }
     world.start();
     assert_eq!(world.monitor.names().collect::<Vec<_>>(), ["zoe", "adam", "mia"]);
-    // Also if the name comes back while its old process is still there.
+    // This holds even if the name is added again while its old process is still there.
     world.remove("zoe");
     assert_eq!(world.monitor.names().collect::<Vec<_>>(), ["adam", "mia"]);
     world.add("zoe", &sh(IDLE));
@@ -104,7 +103,6 @@ fn names_come_in_the_order_in_which_they_were_added() {
     assert_eq!(statuses, ["adam", "mia", "zoe"]);
 }
 
-// M22
 #[test]
 fn debug_shows_what_twisted_shows() {
     let mut reactor = Reactor::new().unwrap();
@@ -121,7 +119,6 @@ fn debug_shows_what_twisted_shows() {
     );
 }
 
-// M6
 #[test]
 fn a_removed_process_is_stopped_and_forgotten() {
     each_way(|world| {
@@ -140,11 +137,11 @@ fn a_removed_process_is_stopped_and_forgotten() {
     });
 }
 
-// M6: the service is not down while a removed process is still dying.
+// The service is not down while a removed process is still ending.
 #[test]
 fn a_removed_process_is_waited_for() {
     let mut world = World::new();
-    world.add_with("it", &sh(STUBBORN), monitor_util::deadly());
+    world.add_with("it", &sh(STUBBORN), monitor_util::short_kill_time());
     world.start();
     world.until_ready("it", 1);
     let pid = world.pid("it");
@@ -155,11 +152,11 @@ fn a_removed_process_is_waited_for() {
     assert_eq!((group(pid), world.story("it")), (vec![], vec!["started", "terminating", "killing", "exited"]));
 }
 
-// M8: the new one only, and after the old one is gone.
+// Only the new process starts, after the old one is gone.
 #[test]
 fn a_name_that_comes_back_waits_for_its_old_process() {
     each_way(|world| {
-        world.add_with("it", &sh(STUBBORN), monitor_util::deadly());
+        world.add_with("it", &sh(STUBBORN), monitor_util::short_kill_time());
         world.start();
         world.until_ready("it", 1);
         let old = world.pid("it");
@@ -179,7 +176,7 @@ fn a_name_that_comes_back_waits_for_its_old_process() {
     });
 }
 
-// M8: also several times in a row; the last one counts.
+// The name is added and removed several times in a row, and the last time counts.
 #[test]
 fn a_name_that_comes_back_and_goes_again() {
     let mut world = World::new();
@@ -198,7 +195,7 @@ fn a_name_that_comes_back_and_goes_again() {
     assert_eq!((world.count("started", "it"), world.monitor.names().count()), (2, 0));
 }
 
-// M8, with the service stopped: it comes back with the next start of the service only.
+// With the service stopped, the name's process starts only with the next start of the service.
 #[test]
 fn a_name_that_comes_back_to_a_stopped_service_stays_down() {
     let mut world = World::new();
@@ -214,11 +211,10 @@ fn a_name_that_comes_back_to_a_stopped_service_stays_down() {
     world.until_ready("it", 2);
 }
 
-// B4
 #[test]
 fn a_remove_in_backoff_leaves_nothing_behind() {
     each_way(|world| {
-        world.add_with("it", &sh("exit 1"), sulky());
+        world.add_with("it", &sh("exit 1"), long_backoff());
         world.start();
         world.until_told("restarting", "it", 1);
         assert!(matches!(world.state("it"), State::BackingOff { .. }));
@@ -230,15 +226,14 @@ fn a_remove_in_backoff_leaves_nothing_behind() {
     });
 }
 
-// B5
 #[test]
 fn a_name_that_comes_back_in_backoff_starts_at_once_and_once() {
     let mut world = World::new();
-    world.add_with("it", &sh("exit 1"), sulky());
+    world.add_with("it", &sh("exit 1"), long_backoff());
     world.start();
     world.until_told("restarting", "it", 1);
     world.remove("it");
-    world.add_with("it", &sh(IDLE), sulky());
+    world.add_with("it", &sh(IDLE), long_backoff());
     world.until_ready("it", 1);
     world.expect_no_timer();
     assert_eq!(world.count("started", "it"), 2);
@@ -247,12 +242,11 @@ fn a_name_that_comes_back_in_backoff_starts_at_once_and_once() {
     world.expect_no_timer();
 }
 
-// B5, B10, M11
 #[test]
 fn a_stop_in_backoff_takes_the_restart_back() {
     let mut world = World::new();
     for name in ["one", "all"] {
-        world.add_with(name, &sh("exit 1"), sulky());
+        world.add_with(name, &sh("exit 1"), long_backoff());
     }
     world.start();
     world.until_told("restarting", "one", 1);
@@ -264,12 +258,12 @@ fn a_stop_in_backoff_takes_the_restart_back() {
     world.expect_no_timer();
 }
 
-// A start or a restart in backoff does not wait.
+// A start or a restart during a backoff does not wait.
 #[test]
 fn a_start_in_backoff_is_at_once() {
     let mut world = World::new();
     for name in ["start", "restart"] {
-        world.add_with(name, &sh("exit 1"), sulky());
+        world.add_with(name, &sh("exit 1"), long_backoff());
     }
     world.start();
     for name in ["start", "restart"] {
@@ -280,7 +274,6 @@ fn a_start_in_backoff_is_at_once() {
     assert_eq!((world.count("started", "start"), world.count("started", "restart")), (2, 2));
 }
 
-// M10
 #[test]
 fn a_process_can_be_started_without_the_service() {
     let mut world = World::new();
@@ -297,7 +290,7 @@ fn a_process_can_be_started_without_the_service() {
     assert_eq!(world.story("it"), ["started", "terminating", "exited"]);
 }
 
-// B10: stopped stays stopped, until it is started or the service is.
+// A stopped process stays stopped, until it or the service is started.
 #[test]
 fn a_stopped_process_stays_stopped() {
     each_way(|world| {
@@ -323,7 +316,6 @@ fn a_stopped_process_stays_stopped() {
     });
 }
 
-// M12 for one process
 #[test]
 fn a_start_while_it_is_dying_starts_it_again() {
     each_way(|world| {
@@ -339,13 +331,12 @@ fn a_start_while_it_is_dying_starts_it_again() {
     });
 }
 
-// M14, B11
 #[test]
 fn a_deliberate_restart_is_no_instant_death() {
     each_way(|world| {
         let dir = Dir::new("restart");
         let crash = dir.path("crash");
-        world.add_with("it", &sh(&format!("[ -e {crash} ] && exit 1; {IDLE}")), nervous());
+        world.add_with("it", &sh(&format!("[ -e {crash} ] && exit 1; {IDLE}")), all_instant_deaths());
         world.start();
         for count in 1..=3 {
             world.until_ready("it", count);
@@ -361,11 +352,10 @@ fn a_deliberate_restart_is_no_instant_death() {
     });
 }
 
-// M21
 #[test]
 fn restart_all_restarts_what_is_up() {
     let mut world = World::new();
-    let mut never = patient();
+    let mut never = no_instant_deaths();
     never.restart = Restart::Never;
     world.add("up", &sh(IDLE));
     world.add("stopped", &sh(IDLE));
@@ -383,18 +373,16 @@ fn restart_all_restarts_what_is_up() {
     assert_eq!((world.count("started", "stopped"), world.count("started", "over")), (1, 1));
 }
 
-// M16, M17
 #[test]
 fn instant_deaths_double_the_wait() {
     each_way(|world| {
-        world.add_with("it", &sh("exit 1"), nervous());
+        world.add_with("it", &sh("exit 1"), all_instant_deaths());
         world.start();
         world.until_told("restarting", "it", 4);
         assert_eq!(world.delays("it"), [20, 40, 80, 160].map(Duration::from_millis));
     });
 }
 
-// M18, M19
 #[test]
 fn a_long_run_is_restarted_at_once_whatever_its_end() {
     each_way(|world| {
@@ -413,7 +401,7 @@ fn a_long_run_is_restarted_at_once_whatever_its_end() {
 fn the_restart_policy_is_each_process_own() {
     let mut world = World::new();
     let with = |restart| {
-        let mut policy = nervous();
+        let mut policy = all_instant_deaths();
         policy.restart = restart;
         policy
     };
@@ -437,13 +425,12 @@ fn the_restart_policy_is_each_process_own() {
     assert!(world.monitor.is_down());
 }
 
-// B3
 #[test]
 fn a_failed_spawn_holds_up_nobody_and_is_tried_again() {
     each_way(|world| {
         let dir = Dir::new("spawn");
         let program = dir.path("program");
-        world.add_with("broken", &Command::new(&program), nervous());
+        world.add_with("broken", &Command::new(&program), all_instant_deaths());
         world.add("fine", &sh(IDLE));
         world.start();
         world.until_ready("fine", 1);
@@ -467,13 +454,13 @@ fn a_failed_spawn_holds_up_nobody_and_is_tried_again() {
     });
 }
 
-// B3: what could not be started can be stopped, removed and restarted like anything else.
+// A process that could not be started can be stopped, removed and restarted like any other.
 #[test]
 fn a_process_that_cannot_start_obeys() {
     let mut world = World::new();
     let missing = Command::new("/nonexistent/program");
     for name in ["stopped", "removed", "restarted"] {
-        world.add_with(name, &missing, sulky());
+        world.add_with(name, &missing, long_backoff());
     }
     world.start();
     world.stop_process("stopped");
@@ -486,19 +473,20 @@ fn a_process_that_cannot_start_obeys() {
     world.expect_no_timer();
 }
 
-// B7, R1: the exit is what counts, not the end of file; and what comes later is not lost.
+// The exit counts, not the end of file, and later output is not lost.
 #[test]
 fn a_grandchild_with_the_pipe_delays_nothing() {
     each_way(|world| {
         let dir = Dir::new("grandchild");
         let (count, fifo) = (dir.path("count"), dir.path("fifo"));
         assert!(std::process::Command::new("mkfifo").arg(&fifo).status().unwrap().success());
-        // Each of five runs leaves one who holds the pipes for a minute, and the first one another who will speak.
+        // Each of five runs leaves a process that holds the pipes for a minute, and the first one
+        // leaves another that will write.
         let script = format!(
             "echo x >> {count}; runs=$(wc -l < {count}); [ $runs -gt 5 ] && exec sleep 1000; sleep 60 & \
              if [ $runs -eq 1 ]; then (read x < {fifo}; echo late $x) & fi; exit 0"
         );
-        world.add_with("it", &sh(&script), leaving(patient()));
+        world.add_with("it", &sh(&script), leaving(no_instant_deaths()));
         world.start();
         world.until_told("started", "it", 6);
         let times: Vec<_> = world.told("it").filter(|(_, told)| !matches!(told, Told::Restarting { .. })).collect();
@@ -506,9 +494,9 @@ fn a_grandchild_with_the_pipe_delays_nothing() {
             times.windows(2).filter(|pair| matches!(pair, [(_, Told::Exited { .. }), (_, Told::Started { .. })]));
         let gaps: Vec<Duration> = restarts.map(|pair| pair[1].0 - pair[0].0).collect();
         assert_eq!(gaps.len(), 5);
-        // The quickest, because the machine may be busy with something else at any one time.
+        // Only the shortest gap counts, because the machine may be busy at any one time.
         assert!(gaps.iter().min().unwrap() < &Duration::from_millis(50), "{gaps:?}");
-        // For reading, too: so the open waits for nobody.
+        // It is opened for reading, too, so that the open does not wait.
         let mut fifo = fs::File::options().read(true).write(true).open(&fifo).unwrap();
         fifo.write_all(b"words\n").unwrap();
         world.until("the late words", |world| world.lines("it") == ["[it] late words"]);
@@ -517,13 +505,12 @@ fn a_grandchild_with_the_pipe_delays_nothing() {
     });
 }
 
-// B8
 #[test]
 fn a_life_ends_with_the_exit_not_with_the_pipes() {
     let mut world = World::new();
-    let mut policy = sulky();
+    let mut policy = long_backoff();
     policy.threshold = Duration::from_millis(300);
-    // It dies at once; its pipes are held for longer than the threshold.
+    // It exits at once, and its pipes are held for longer than the threshold.
     world.add_with("it", &sh("sleep 1000 & exit 1"), leaving(policy));
     world.start();
     world.until_told("restarting", "it", 1);
@@ -538,7 +525,7 @@ fn a_status_tells_all() {
     assert_eq!((status.name, status.state, status.process, status.pid), ("it", State::Stopped, None, None));
     let mut command = sh("echo ready; read x; exit 7");
     command.stdin(childminder::Stdio::piped());
-    world.add_with("asks", &command, sulky());
+    world.add_with("asks", &command, long_backoff());
     world.start();
     world.until_ready("asks", 1);
     let status = world.monitor.status("asks").unwrap();
@@ -546,7 +533,7 @@ fn a_status_tells_all() {
     assert!(matches!(status.state, State::Running { .. }));
     assert_eq!((status.restarts, status.last_exit), (0, None));
     assert_eq!(world.reactor.process(process).unwrap().pid(), status.pid);
-    // The host talks to it.
+    // The host writes to it.
     assert!(world.reactor.process(process).unwrap().write(0, b"go\n").unwrap());
     world.until_told("exited", "asks", 1);
     let status = world.monitor.status("asks").unwrap();

@@ -1,19 +1,18 @@
-//! The descriptors of a process that leaves processes with its pipes behind at each exit.
-//!
-//! A file of its own, because it counts the descriptors of the whole test process.
+//! Tests the file descriptors for a process that leaves processes with its pipes behind at each
+//! exit. It has its own file, because it counts the descriptors of the whole test process.
 
 mod monitor_util;
 
 use std::fs;
 
-use monitor_util::{Dir, World, each_way, leaving, patient, sh};
+use monitor_util::{Dir, World, each_way, leaving, no_instant_deaths, sh};
 
 fn open_descriptors() -> usize {
     fs::read_dir("/proc/self/fd").unwrap().count()
 }
 
-/// A process that lives on from its 14th start. Each one leaves a process behind, out of its group,
-/// which holds stdout and stderr and speaks when it is told to.
+/// A process that does not exit any more from its 14th start on. Each earlier one leaves a process
+/// behind, outside of its group, which holds stdout and stderr and writes when it is told to.
 fn leaver(dir: &Dir) -> childminder::Command {
     let mut command = sh("n=1; until mkdir $n 2>/dev/null; do n=$((n+1)); done
          setsid sh -c \"mkdir left-$n; until [ -e go ]; do sleep 0.02; done; echo heard $n; exec sleep 1000\" &
@@ -28,14 +27,14 @@ fn pipes_that_leftover_processes_hold_are_kept_for_the_last_few_only() {
     each_way(|world| {
         let dir = Dir::new("leaver");
         let before = open_descriptors();
-        world.add_with("it", &leaver(&dir), leaving(patient()));
+        world.add_with("it", &leaver(&dir), leaving(no_instant_deaths()));
         world.start();
         world.until_ready("it", 1);
         world.until_told("pipes closed", "it", 5);
-        // Two pipes and perhaps a pidfd each: of the running one, and of the eight before it; and what
-        // is left of the last one's group, until somebody looks.
+        // There are two pipes and perhaps a pidfd for the running process and for each of the eight
+        // before it. There is also what is left of the last one's group, until it is checked.
         let open = open_descriptors() - before;
-        // In cgroups also what tells of the end of the trees that are left.
+        // In cgroups there are also the descriptors that report the end of the trees that are left.
         let trees = if monitor_util::in_cgroups() { 14 + 2 } else { 1 };
         assert!(open <= 9 * 3 + trees, "{open}");
         fs::write(dir.path("go"), "").unwrap();
@@ -47,7 +46,7 @@ fn pipes_that_leftover_processes_hold_are_kept_for_the_last_few_only() {
     });
 }
 
-/// The numbers of those that have spoken.
+/// The numbers of the processes that have written.
 fn heard(world: &World) -> Vec<u32> {
     let lines = world.lines("it").into_iter();
     lines.filter_map(|line| line.strip_prefix("[it] heard ")?.parse().ok()).collect()

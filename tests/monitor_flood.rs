@@ -1,6 +1,5 @@
-//! A flood of output: every byte accounted for, and no memory for it.
-//!
-//! Peak memory is the process's: the only test of its file.
+//! Tests a flood of output: every byte is counted, and memory does not grow with it. It is the only
+//! test of its file, because peak memory belongs to the process.
 
 #[path = "util/guard.rs"]
 mod guard;

@@ -1,6 +1,5 @@
-//! The host's own children and descriptors beside the monitor's.
-//!
-//! An inheritable descriptor is the whole process's: the only test of its file, in a process of its own.
+//! Tests the host's own children and descriptors beside the monitor's. It is the only test of its
+//! file, because an inheritable descriptor belongs to the whole process.
 
 mod monitor_util;
 
@@ -27,7 +26,8 @@ const INNER: &str = "CHILDMINDER_TEST_INNER";
 #[test]
 fn the_host_keeps_its_children_and_its_descriptors() {
     if std::env::var_os(INNER).is_none() {
-        // With a descriptor that is not close-on-exec, as a careless library opens it.
+        // The inner process has a descriptor that is not close-on-exec, as a careless library opens
+        // it.
         let mut inner = StdCommand::new("sh");
         inner.args(["-c", "exec 9</dev/null; exec \"$0\""]).arg(std::env::current_exe().unwrap());
         assert!(inner.env(INNER, "1").status().unwrap().success());
@@ -37,7 +37,8 @@ fn the_host_keeps_its_children_and_its_descriptors() {
     assert!(seen.success(), "the host's own children get it");
 
     each_way(|world: &mut World| {
-        // Two of before: one dies before the monitor's children, one while they do.
+        // Two children of the host are older. One exits before the monitor's children, and one
+        // while they do.
         let (mut before, mut asked) = (exits(11), waits());
         world.until_dead(before.id());
         world.add("crashes", &sh("exit 1"));
@@ -49,7 +50,7 @@ fn the_host_keeps_its_children_and_its_descriptors() {
         answer(&mut asked, "13\n");
         world.until_dead(asked.id());
         world.until_told("started", "crashes", 20);
-        // 3 is what `ls` reads the directory by.
+        // `ls` reads the directory through descriptor 3.
         world.until("what it sees", |world| !world.lines("looks").is_empty());
         assert_eq!(world.lines("looks")[0].trim_end(), "[looks] 0 1 2 3");
         let mut waited_for = exits(14);

@@ -1,18 +1,18 @@
-//! What processes write, as lines.
+//! Tests the output of processes as lines. It uses real programs.
 //!
-//! Real programs. The one rule: every byte appears, once.
+//! The one rule: every byte appears exactly once.
 
 mod monitor_util;
 
 use childminder::{Command, Exit, Line, Observer, Policy, ProcessMonitor, Reactor, Restart, Service};
 use monitor_util::{Dir, WATCHDOG, each_way, now, sh};
 
-/// What the lines came to.
+/// The lines that were reported.
 #[derive(Debug, Default)]
 struct Lines {
     /// (fd, bytes, continued, cut)
     all: Vec<(i32, Vec<u8>, bool, bool)>,
-    /// The bytes of stdout again, put together from the lines.
+    /// The bytes of stdout, put together from the lines.
     written: Vec<u8>,
     exits: usize,
 }
@@ -58,7 +58,8 @@ fn whole(text: &[u8]) -> (i32, Vec<u8>, bool, bool) {
     (1, text.to_vec(), false, false)
 }
 
-// L4, B2: no extra empty line at the end, whether or not there is a newline; an empty line is one.
+// There is no extra empty line at the end, whether or not there is a newline, and an empty line is
+// reported.
 #[test]
 fn the_last_line_is_told_once() {
     assert_eq!(lines_of(&sh("printf 'one\\ntwo\\n'"), None), [whole(b"one"), whole(b"two")]);
@@ -68,14 +69,12 @@ fn the_last_line_is_told_once() {
     assert_eq!(lines_of(&sh("printf x; kill -9 $$"), None), [whole(b"x")]);
 }
 
-// L1, L3
 #[test]
 fn all_bytes_pass() {
     let lines = lines_of(&sh("printf 'a\\000b\\r\\n\\377\\376\\n\\303\\244'"), None);
     assert_eq!(lines, [whole(b"a\0b\r"), whole(b"\xff\xfe"), whole(b"\xc3\xa4")]);
 }
 
-// L8
 #[test]
 fn stdout_and_stderr_are_two_streams() {
     let mut lines = lines_of(&sh("printf out; printf err >&2; printf put; printf or >&2"), None);
@@ -83,7 +82,6 @@ fn stdout_and_stderr_are_two_streams() {
     assert_eq!(lines, [(1, b"output".to_vec(), false, false), (2, b"error".to_vec(), false, false)]);
 }
 
-// L6, L7, B1, R2
 #[test]
 fn a_long_line_comes_in_pieces_and_the_stream_goes_on() {
     let lines = lines_of(&sh("head -c 1048577 /dev/zero; echo; echo after"), None);
@@ -128,7 +126,7 @@ fn no_character_is_cut() {
     assert_eq!(text, long);
 }
 
-// A limit that is set while a process runs is not for this process.
+// A limit that is set while a process runs does not apply to that process.
 #[test]
 fn a_new_limit_is_for_new_processes() {
     let mut world = monitor_util::World::new();
@@ -144,11 +142,11 @@ fn a_new_limit_is_for_new_processes() {
     assert_eq!(world.lines("it")[1], "[it] abcdefg");
 }
 
-// Data before death is never lost, and comes before the exit is told.
+// Output that was written before an exit is never lost, and is reported before the exit.
 #[test]
 fn the_last_words_come_before_the_exit() {
     each_way(|world| {
-        let mut once = monitor_util::patient();
+        let mut once = monitor_util::no_instant_deaths();
         once.restart = Restart::Never;
         world.add_with("it", &sh("seq 1 20000; printf end; exit 3"), once);
         world.start();
@@ -159,13 +157,13 @@ fn the_last_words_come_before_the_exit() {
     });
 }
 
-// B7: also if somebody else holds the pipe; what this one writes later is a line of its own.
+// This holds even if another process holds the pipe. Its later output is a line of its own.
 #[test]
 fn the_last_words_do_not_wait_for_the_pipe() {
     each_way(|world| {
         let mut command = sh("(read x <&3; echo later) & printf last; exit 3");
         command.fd(3, childminder::Stdio::writer());
-        world.add_with("it", &command, monitor_util::leaving(monitor_util::sulky()));
+        world.add_with("it", &command, monitor_util::leaving(monitor_util::long_backoff()));
         world.start();
         let process = world.monitor.status("it").unwrap().process.unwrap();
         world.until_told("exited", "it", 1);

@@ -1,4 +1,5 @@
-//! What goes to the log crate, which has one logger a process: the only test of its file.
+//! Tests what is written to the log crate. It is the only test of its file, because the crate has
+//! one logger a process.
 
 mod monitor_util;
 
@@ -9,7 +10,7 @@ use log::kv::{Error, Key, Value, VisitSource};
 use log::{Level, LevelFilter, Log, Metadata, Record};
 use monitor_util::{WATCHDOG, now, sh};
 
-/// Level, target, text, key-values.
+/// A log record: level, target, text, key-values.
 type Logged = (Level, String, String, Vec<(String, String)>);
 
 static LOGGED: Mutex<Vec<Logged>> = Mutex::new(Vec::new());
@@ -39,7 +40,7 @@ impl Log for Capture {
     fn flush(&self) {}
 }
 
-/// What was logged under one target: level, text, key-values.
+/// A log record of one target: level, text, key-values.
 type Part = (Level, String, Vec<(String, String)>);
 
 fn logged(target: &str) -> Vec<Part> {
@@ -50,7 +51,6 @@ fn logged(target: &str) -> Vec<Part> {
         .collect()
 }
 
-// L2, L3, B24
 #[test]
 fn lines_and_lives_are_logged() {
     log::set_logger(&Capture).unwrap();

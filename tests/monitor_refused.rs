@@ -1,4 +1,5 @@
-//! A process that we may not signal: said, not hidden. A process of its own, since a thread of it gives up its rights.
+//! Tests that a process that we may not signal is reported. The test runs in a process of its own,
+//! because a thread of it gives up its rights.
 
 #[path = "util/guard.rs"]
 mod guard;
@@ -37,7 +38,7 @@ fn a_signal_that_is_refused_is_told() {
         assert!(!monitor.is_down());
         monitor.kill_service(&mut reactor);
         assert_eq!(monitor.observer().0, [(15, Some(1)), (9, Some(1))]);
-        // Nothing has come of it.
+        // The refused signals have had no effect.
         reactor.turn(Some(Duration::ZERO), |reactor, event| assert!(!monitor.handle(reactor, &event))).unwrap();
         assert!(!monitor.is_down());
     });

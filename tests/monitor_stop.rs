@@ -1,6 +1,8 @@
-//! Stopping: the group, the kill time, those who outlive their leader, and the end that is told.
+//! Tests the stop of processes: the group, the kill time, members that outlive their leader, and
+//! the report of the end. It uses real programs.
 //!
-//! Real programs. The one rule: what is gone is gone from /proc, and no upper bound is tight.
+//! The one rule: a process that is reported as gone is gone from /proc, and no upper bound is
+//! tight.
 
 mod monitor_util;
 
@@ -8,22 +10,24 @@ use std::time::Duration;
 
 use childminder::restart::State;
 use childminder::{ReapMethod, Restart, Service};
-use monitor_util::{IDLE, KILL_TIME, STUBBORN, World, deadly, each_way, group, leaving, now, patient, sh, sulky};
+use monitor_util::{
+    IDLE, KILL_TIME, STUBBORN, World, each_way, group, leaving, long_backoff, no_instant_deaths, now, sh,
+    short_kill_time,
+};
 
-/// Far above the kill time, far below anything that would have gone on.
+/// Far above the kill time, and far below any time that would mean that the stop has failed.
 const SOON: Duration = Duration::from_secs(10);
 
 /// Keeps a shell busy until the process that has started it is gone.
 const BUSY: &str = "while kill -0 $PPID; do :; done";
 
-// M11, B6
 #[test]
 fn a_stop_of_the_service_completes() {
     each_way(|world| {
         for name in ["one", "two"] {
             world.add(name, &sh(IDLE));
         }
-        world.add_with("backs off", &sh("exit 1"), sulky());
+        world.add_with("backs off", &sh("exit 1"), long_backoff());
         world.start();
         world.until_ready("one", 1);
         world.until_ready("two", 1);
@@ -38,11 +42,15 @@ fn a_stop_of_the_service_completes() {
     });
 }
 
-// B6, B9: who ignores SIGTERM is killed at the kill time, with its group.
+// A process that ignores SIGTERM is killed at the kill time, with its group.
 #[test]
 fn the_stubborn_are_killed_at_the_kill_time_with_their_group() {
     each_way(|world| {
-        world.add_with("it", &sh("trap '' TERM; sleep 1000 & sh -c 'sleep 1000 & wait' & echo ready; wait"), deadly());
+        world.add_with(
+            "it",
+            &sh("trap '' TERM; sleep 1000 & sh -c 'sleep 1000 & wait' & echo ready; wait"),
+            short_kill_time(),
+        );
         world.start();
         world.until_ready("it", 1);
         let pid = world.pid("it");
@@ -58,12 +66,12 @@ fn the_stubborn_are_killed_at_the_kill_time_with_their_group() {
     });
 }
 
-// B12: one signal, one kill timer, however often it is told to stop.
+// There is one signal and one kill timer, however often the process is stopped.
 #[test]
 fn a_second_stop_neither_signals_nor_waits_anew() {
     let mut world = World::new();
-    // Without a command of its own, of whose end the shell would tell.
-    world.add_with("it", &sh(&format!("trap 'echo term' TERM; echo ready; {BUSY}")), deadly());
+    // The script runs no other command, because the shell would report the end of that one.
+    world.add_with("it", &sh(&format!("trap 'echo term' TERM; echo ready; {BUSY}")), short_kill_time());
     world.start();
     world.until_ready("it", 1);
     world.stop_process("it");
@@ -81,10 +89,10 @@ fn a_second_stop_neither_signals_nor_waits_anew() {
 #[test]
 fn a_kill_of_the_service_does_not_wait() {
     each_way(|world| {
-        // Its kill time never comes.
+        // The kill time of this process is never reached.
         world.add("at once", &sh(STUBBORN));
         world.add("after a stop", &sh(STUBBORN));
-        world.add_with("backs off", &sh("exit 1"), sulky());
+        world.add_with("backs off", &sh("exit 1"), long_backoff());
         world.start();
         world.until_ready("at once", 1);
         world.until_ready("after a stop", 1);
@@ -98,7 +106,6 @@ fn a_kill_of_the_service_does_not_wait() {
     });
 }
 
-// M12
 #[test]
 fn a_start_of_the_service_while_all_are_dying_starts_them_again() {
     each_way(|world| {
@@ -117,12 +124,12 @@ fn a_start_of_the_service_while_all_are_dying_starts_them_again() {
     });
 }
 
-// process-compose #520: the leader's end is not the end of the stop.
+// The leader's exit is not the end of the stop (process-compose #520).
 #[test]
 fn those_who_outlive_a_stopped_leader_are_killed_at_the_kill_time() {
     each_way(|world| {
         let script = "(trap '' TERM; echo ready; exec sleep 1000) & exec sleep 1000";
-        world.add_with("it", &sh(script), deadly());
+        world.add_with("it", &sh(script), short_kill_time());
         world.start();
         world.until_ready("it", 1);
         let pid = world.pid("it");
@@ -135,7 +142,7 @@ fn those_who_outlive_a_stopped_leader_are_killed_at_the_kill_time() {
         world.until_down();
         assert_eq!(group(pid), [], "down means that nobody is left");
         assert!(now() - asked >= KILL_TIME, "{:?}", now() - asked);
-        // Without a pidfd the leader is not reaped before its group is gone.
+        // Without a pidfd, the leader is not reaped before its group is gone.
         let story = match world.reap {
             ReapMethod::Pidfd => ["started", "terminating", "exited", "killing"],
             _ if monitor_util::in_cgroups() => ["started", "terminating", "exited", "killing"],
@@ -146,12 +153,12 @@ fn those_who_outlive_a_stopped_leader_are_killed_at_the_kill_time() {
     });
 }
 
-// The same for a restart: the new one starts when the old group is gone.
+// The same holds for a restart: the new process starts when the old group is gone.
 #[test]
 fn a_restart_waits_for_the_old_group() {
     let mut world = World::new();
     let script = "(trap '' TERM; echo ready; exec sleep 1000) & exec sleep 1000";
-    world.add_with("it", &sh(script), deadly());
+    world.add_with("it", &sh(script), short_kill_time());
     world.start();
     world.until_ready("it", 1);
     let old = world.pid("it");
@@ -161,11 +168,11 @@ fn a_restart_waits_for_the_old_group() {
     assert_eq!(group(old), [], "the new one came before the old ones were gone");
 }
 
-// The group may go by itself before the kill time: then that is all.
+// The group may end by itself before the kill time, and then nothing is killed.
 #[test]
 fn a_stop_ends_when_the_last_of_the_group_is_gone() {
     let mut world = World::new();
-    // It goes when its descriptor 3 does, which is the end of a pipe that only we hold.
+    // It ends when its descriptor 3 is closed, which is a pipe whose other end only we hold.
     let mut command = sh("(trap '' TERM; echo ready; read x <&3) & exec sleep 1000 3<&-");
     command.fd(3, childminder::Stdio::writer());
     world.add("it", &command);
@@ -180,14 +187,15 @@ fn a_stop_ends_when_the_last_of_the_group_is_gone() {
     assert_eq!((group(pid), world.story("it")), (vec![], vec!["started", "terminating", "exited"]));
 }
 
-// Those a crash has left behind: while its successor runs, while it backs off, and after its last exit.
+// A crash has left these processes behind. The stop comes while the successor runs, while it backs
+// off, and after its last exit.
 #[test]
 fn those_who_outlived_a_crash_are_stopped_with_the_service() {
-    let mut never = deadly();
+    let mut never = short_kill_time();
     never.restart = Restart::Never;
-    let mut backs_off = sulky();
+    let mut backs_off = long_backoff();
     backs_off.kill_time = KILL_TIME;
-    for policy in [backs_off, never, deadly()] {
+    for policy in [backs_off, never, short_kill_time()] {
         for stubborn in [false, true] {
             let mut world = World::new();
             let trap = if stubborn { "trap '' TERM" } else { ":" };
@@ -204,7 +212,7 @@ fn those_who_outlived_a_crash_are_stopped_with_the_service() {
             let (pid, process) = (world.pid("it"), world.monitor.status("it").unwrap().process.unwrap());
             world.reactor.process(process).unwrap().close_stdin();
             world.until_told("exited", "it", 1);
-            if policy == deadly() {
+            if policy == short_kill_time() {
                 world.until_told("started", "it", 2);
             }
             assert_eq!(group(pid).len(), 1, "it is left alone at first");
@@ -218,12 +226,12 @@ fn those_who_outlived_a_crash_are_stopped_with_the_service() {
     }
 }
 
-// And by a kill, and when it is removed.
+// The same holds for a kill, and when the process is removed.
 #[test]
 fn those_who_outlived_a_crash_are_killed_or_removed_with_it() {
     for kill in [false, true] {
         let mut world = World::new();
-        let mut policy = sulky();
+        let mut policy = long_backoff();
         policy.kill_time = KILL_TIME;
         world.add_with("it", &sh("(trap '' TERM; exec sleep 1000) & exit 1"), leaving(policy));
         world.start();
@@ -241,20 +249,20 @@ fn those_who_outlived_a_crash_are_killed_or_removed_with_it() {
     }
 }
 
-// If they have gone by themselves, a stop in backoff has nobody to signal.
+// If they have ended by themselves, a stop during the backoff signals no process.
 #[test]
 fn nobody_is_terminated_who_is_gone() {
     let mut world = World::new();
     let mut command = sh("(read x) <&3 & exit 1");
     command.fd(3, childminder::Stdio::writer());
-    world.add_with("it", &command, leaving(sulky()));
+    world.add_with("it", &command, leaving(long_backoff()));
     world.start();
     let (pid, process) = (world.pid("it"), world.monitor.status("it").unwrap().process.unwrap());
     world.until_told("restarting", "it", 1);
     let left = group(pid);
     assert_eq!(left.len(), 1);
     world.reactor.process(process).unwrap().close(3);
-    // Init may take its time to bury it.
+    // Init may take some time to reap it.
     let gone = |pid: u32| !std::path::Path::new("/proc").join(pid.to_string()).exists();
     world.until("they are gone", |_| left.iter().all(|pid| gone(*pid)));
     world.stop();
@@ -266,8 +274,8 @@ fn nobody_is_terminated_who_is_gone() {
 #[test]
 fn a_suspended_process_is_stopped_properly() {
     each_way(|world| {
-        // Not with `read`: a signal that comes between the shell's look at its traps and the call is
-        // acted on when that returns.
+        // The script does not use `read`: a signal that arrives between the shell's check of its
+        // traps and the call is acted on only when the call returns.
         world.add("it", &sh(&format!("trap 'echo bye; exit 0' TERM; echo ready; {BUSY}")));
         world.start();
         world.until_ready("it", 1);
@@ -287,7 +295,7 @@ fn a_suspended_process_is_stopped_properly() {
 
 #[test]
 fn the_stop_signal_is_the_policy_s() {
-    let mut policy = patient();
+    let mut policy = no_instant_deaths();
     policy.stop_signal = 2;
     let mut world = World::new();
     world.add_with("it", &sh(&format!("trap 'echo int; exit 0' INT; trap '' TERM; echo ready; {BUSY}")), policy);
@@ -298,7 +306,7 @@ fn the_stop_signal_is_the_policy_s() {
     assert_eq!(world.lines("it"), ["[it] ready", "[it] int"]);
 }
 
-// It dies by itself in the moment in which it is told to: no restart, no complaint.
+// It exits by itself at the moment in which it is stopped. There is no restart and no error.
 #[test]
 fn a_stop_of_what_has_died_already() {
     each_way(|world| {
@@ -313,15 +321,16 @@ fn a_stop_of_what_has_died_already() {
     });
 }
 
-// B7: a pipe that somebody else holds does not keep the service up.
+// A pipe that another process holds does not keep the service up.
 #[test]
 fn a_stop_does_not_wait_for_pipes() {
     if monitor_util::in_cgroups() {
-        // There is nobody else who could hold it.
+        // In a cgroup, the stop also kills the process that would hold the pipe.
         return;
     }
     each_way(|world| {
-        // Who has left the group is nobody's, and goes when our end of its descriptor 3 does.
+        // A process that has left the group is not stopped. It ends when our end of its descriptor
+        // 3 is closed.
         let mut command = sh("setsid sh -c 'echo ready; read x <&3; echo gone' & exec sleep 1000");
         command.fd(3, childminder::Stdio::writer());
         world.add("it", &command);

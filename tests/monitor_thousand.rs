@@ -1,6 +1,6 @@
-//! A thousand processes killed at once, ten times: all come back, and nothing is left behind.
-//!
-//! Counts the descriptors and the children of this process: the only test of its file.
+//! Tests a thousand processes that are killed at once, ten times. All are restarted, and nothing is
+//! left behind. It is the only test of its file, because it counts the descriptors and the children
+//! of this process.
 
 #[path = "util/guard.rs"]
 mod guard;
@@ -56,7 +56,7 @@ fn until(reactor: &mut Reactor, monitor: &mut ProcessMonitor<Count>, done: impl 
 #[test]
 fn a_thousand_come_back_and_leave_nothing_behind() {
     let mut reactor = Reactor::with_methods(SpawnMethod::default(), ReapMethod::default()).unwrap();
-    // One pidfd each, and one for the group of the one before.
+    // Each process needs one pidfd, and one for the group of the process before it.
     let limit = reactor.raise_fd_limit().unwrap();
     assert!(limit.is_none_or(|limit| limit > 2 * COUNT as u64), "the hard limit is {limit:?}");
     let mut monitor = ProcessMonitor::with_observer(Count::default());

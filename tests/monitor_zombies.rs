@@ -1,5 +1,5 @@
-//! Members of a group that have died and that nobody reaps: they are nobody. A process of its own, since it makes itself the
-//! parent of orphans.
+//! Tests zombies in a process group that are not reaped: they do not count as members. The test has
+//! its own process, because it makes itself the parent of orphans.
 
 mod monitor_util;
 
@@ -8,10 +8,10 @@ mod apart;
 
 use std::time::Duration;
 
-use monitor_util::{World, group, patient, sh};
+use monitor_util::{World, group, no_instant_deaths, sh};
 
 const HIDDEN: [&str; 5] = ["unshare", "-m", "sh", "-c", "mount -t tmpfs none /proc && exec \"$0\" \"$@\""];
-/// With the /proc of the namespace around it.
+/// Runs a command that sees the /proc of the outer namespace.
 const NAMESPACE: [&str; 4] = ["unshare", "-p", "-f", "--kill-child"];
 
 fn is_root(what: &str) -> bool {
@@ -22,7 +22,7 @@ fn is_root(what: &str) -> bool {
     is_root
 }
 
-/// As the first process of a container that reaps nobody but its own.
+/// Makes this process like the first process of a container that reaps only its own children.
 fn become_the_orphans_parent() {
     rustix::process::set_child_subreaper(Some(rustix::process::getpid())).expect("subreaper");
 }
@@ -31,18 +31,18 @@ fn become_the_orphans_parent() {
 fn a_stop_does_not_wait_for_zombies() {
     become_the_orphans_parent();
     let mut world = World::new();
-    world.add_with("it", &sh("sleep 1000 & echo ready; exec sleep 1000"), patient());
+    world.add_with("it", &sh("sleep 1000 & echo ready; exec sleep 1000"), no_instant_deaths());
     world.start();
     world.until_ready("it", 1);
     let pid = world.pid("it");
     world.stop();
-    // Without a word of killing: the kill time is far away.
+    // There is no report of a kill, because the kill time is far away.
     world.until_down();
     assert_eq!(world.story("it"), ["started", "terminating", "exited"]);
     assert_eq!(group(pid).len(), 0, "they live");
 }
 
-// Nor where nobody can tell the dead from the living: they are killed twice, and that was all.
+// If zombies cannot be told from living members, the group is killed twice, and the stop ends.
 #[test]
 fn without_a_process_table_a_stop_ends_after_two_kills() {
     if !is_root("a hidden /proc") {
@@ -51,7 +51,7 @@ fn without_a_process_table_a_stop_ends_after_two_kills() {
     apart::expect_apart_in(&HIDDEN, "without_a_process_table_a_stop_ends_after_two_kills", || {
         become_the_orphans_parent();
         let mut world = World::new();
-        let mut policy = patient();
+        let mut policy = no_instant_deaths();
         policy.kill_time = Duration::from_millis(100);
         world.add_with("it", &sh("sleep 1000 & echo ready; exec sleep 1000"), policy);
         world.start();
@@ -69,7 +69,7 @@ fn the_process_table_of_another_namespace_is_none() {
     }
     apart::expect_apart_in(&NAMESPACE, "the_process_table_of_another_namespace_is_none", || {
         let mut world = World::new();
-        let mut policy = patient();
+        let mut policy = no_instant_deaths();
         policy.kill_time = Duration::from_secs(1);
         let saves = "(trap 'sleep 0.2; echo saved; exit' TERM; echo ready; while :; do sleep 0.02; done)";
         world.add_with("it", &sh(&format!("{saves} & exec sleep 1000")), policy);
@@ -77,7 +77,7 @@ fn the_process_table_of_another_namespace_is_none() {
         world.until_ready("it", 1);
         world.stop();
         world.until_down();
-        // That table has no such group, and yet somebody was there.
+        // That table has no such group, although it had a living member.
         assert!(world.lines("it").contains(&"[it] saved"), "{:?}", world.lines("it"));
     });
 }

@@ -1,6 +1,8 @@
-//! One and the same scenario in our own loop and inside foreign ones: poll(2), mio, calloop, prepare/check as in GLib.
+//! Runs the same scenario in our own loop and inside foreign ones: poll(2), mio, calloop, and
+//! prepare/check as in GLib.
 //!
-//! A driver may wait as it likes and then take a turn of no length; it knows nothing of the scenario.
+//! The one rule: a driver may wait in any way and then takes a turn of no length, and it knows
+//! nothing of the scenario.
 
 mod embed_util;
 
@@ -19,7 +21,7 @@ use embed_util::{METHODS, now, watchdog};
 const ALL: usize = 20;
 const KILLED: usize = 5;
 
-/// Counts how processes ended.
+/// Counts the ends of processes.
 #[derive(Default)]
 struct Exits {
     killed: usize,
@@ -46,7 +48,8 @@ enum Step {
     Done,
 }
 
-/// The scenario: 20 processes are started, 5 are killed from outside and come back after a wait, all are stopped.
+/// The scenario: 20 processes are started, 5 are killed from outside and restarted after a delay,
+/// and all are stopped.
 struct Scenario {
     reactor: Reactor,
     monitor: ProcessMonitor<Exits>,
@@ -79,7 +82,7 @@ impl Scenario {
         self.go_on();
     }
 
-    /// What a host does between turns.
+    /// The host's work between turns.
     fn go_on(&mut self) {
         let running = |state| matches!(state, State::Running { .. });
         let all_run = self.monitor.statuses().filter(|status| running(status.state)).count() == ALL;
@@ -111,7 +114,8 @@ impl Scenario {
         self.step == Step::Done
     }
 
-    /// How long a foreign loop may wait; as long as it likes if the descriptor says everything.
+    /// The longest time that a foreign loop may wait. There is no limit if the descriptor announces
+    /// everything.
     fn timeout(&mut self) -> Option<Duration> {
         if self.by_fd {
             return None;
@@ -120,7 +124,8 @@ impl Scenario {
     }
 }
 
-/// Runs the scenario with all methods, by the descriptor and the deadline and by the descriptor alone.
+/// Runs the scenario with all methods, once by the descriptor and the deadline and once by the
+/// descriptor alone.
 fn everywhere(drive: impl Fn(&mut Scenario)) {
     watchdog(60);
     for methods in METHODS {
@@ -141,7 +146,8 @@ fn in_our_own_loop() {
     });
 }
 
-/// Whether the reactor's descriptor is readable. A signal (SIGCHLD, say) ends the wait, as it does any host's.
+/// Waits until the reactor's descriptor is readable. A signal (SIGCHLD, for example) ends the wait,
+/// as in any host.
 fn wait(reactor: &Reactor, timeout: Option<Duration>) -> bool {
     let mut fds = [PollFd::new(reactor, PollFlags::IN)];
     let timeout = timeout.map(|timeout| timeout.try_into().unwrap());
@@ -162,7 +168,7 @@ fn in_poll() {
     });
 }
 
-/// A GSource: `prepare` says how long it can wait, `check` whether it is to be dispatched.
+/// A GSource: `prepare` says how long it can wait, and `check` whether it is to be dispatched.
 #[test]
 fn in_prepare_and_check() {
     everywhere(|scenario| {
@@ -224,7 +230,8 @@ fn in_calloop() {
     }
 }
 
-/// More is ready than one poll can say: an edge-triggered host would not be told of the rest.
+/// More sources are ready than one poll can report, and an edge-triggered host would not learn of
+/// the rest.
 #[test]
 fn says_that_there_is_more_than_one_turn_can_tell() {
     const COUNT: usize = 1_500;
@@ -243,12 +250,12 @@ fn says_that_there_is_more_than_one_turn_can_tell() {
             .turn(Some(Duration::ZERO), |_, event| ready += usize::from(matches!(event, Event::Ready { .. })))
             .unwrap();
     }
-    // One more may be needed to learn that there is nothing left.
+    // One more turn may be needed to learn that nothing is left.
     reactor.turn(Some(Duration::ZERO), |_, _| {}).unwrap();
     assert_eq!(reactor.next_deadline(), None);
 }
 
-/// What is done between turns has its event in a later one, and the descriptor alone says so.
+/// An action between turns has its event in a later turn, and the descriptor alone announces it.
 #[test]
 fn the_descriptor_tells_of_what_was_done_between_turns() {
     watchdog(60);
@@ -270,7 +277,7 @@ fn the_descriptor_tells_of_what_was_done_between_turns() {
             reactor.turn(Some(Duration::ZERO), handler).unwrap();
         }
         assert_eq!(fds_closed, 3);
-        // A timer, and one in the past.
+        // One timer is in the future, and one is due at once.
         for delay in [Duration::from_millis(5), Duration::ZERO] {
             let timer = reactor.call_later(delay);
             reactor.arm_fd().unwrap();

@@ -1,4 +1,5 @@
-//! A thousand reactors, made, used and dropped: descriptors, threads, memory and signals are as before.
+//! Makes, uses and drops a thousand reactors. Descriptors, threads, memory and signals are as
+//! before.
 
 #![cfg(target_os = "linux")]
 
@@ -16,7 +17,7 @@ use childminder::{
 use embed_util::{METHODS, children, dispositions, open_fds, rss, threads, watchdog};
 
 const CYCLES: usize = 1_000;
-/// What the allocator may keep for itself, in KiB.
+/// The memory that the allocator may keep, in KiB.
 const SLACK: u64 = 1024;
 
 struct Quiet;
@@ -25,7 +26,8 @@ impl Observer for Quiet {
     fn line(&mut self, _: &Line<'_>) {}
 }
 
-/// Everything that a reactor can hold, part of it still held when it is dropped.
+/// Makes everything that a reactor can hold. A part of it is still held when the reactor is
+/// dropped.
 fn cycle((spawn, reap): (SpawnMethod, ReapMethod)) -> io::Result<()> {
     let mut reactor = Reactor::with_methods(spawn, reap)?;
     let (ours, _theirs) = UnixStream::pair()?;
@@ -53,13 +55,15 @@ fn cycle((spawn, reap): (SpawnMethod, ReapMethod)) -> io::Result<()> {
     Ok(())
 }
 
-/// One test: it looks at the whole process. Those with pidfds first, since they change no signal's action at all.
+/// This is a single test, because it looks at the whole process. The methods with pidfds come
+/// first, because they change no signal's action at all.
 #[test]
 fn nothing_is_left() {
     watchdog(300);
     let untouched = dispositions();
     for methods in [METHODS[0], METHODS[2], METHODS[1], METHODS[3]] {
-        // The first ones leave what is kept for good: buffers of the allocator, and the inbox for the signals.
+        // The first cycles leave what is kept for good: buffers of the allocator, and the inbox for
+        // the signals.
         for _ in 0..50 {
             cycle(methods).unwrap();
         }

@@ -1,6 +1,7 @@
-//! A program that is the parent of orphans: as their subreaper, or as the first process of a container.
+//! Tests a program that is the parent of orphans, as their subreaper or as the first process of a
+//! container. Each test is a process of its own.
 //!
-//! Each test is a process of its own. The one rule: at the end this process has no child, dead or alive.
+//! The one rule: at the end this process has no child, living or zombie.
 
 #![cfg(target_os = "linux")]
 
@@ -17,7 +18,7 @@ use childminder::{Command, Event, Orphans, Policy, ProcessMonitor, Reactor, Serv
 use util::{WATCHDOG, children, now, sh};
 
 const CONTAINER: [&str; 4] = ["unshare", "-p", "-f", "--mount-proc"];
-/// More are made by the variable of the same name.
+/// The variable with this name raises the number of orphans.
 const ORPHANS: &str = "CHILDMINDER_TEST_ORPHANS";
 
 fn can_contain() -> bool {
@@ -28,7 +29,7 @@ fn can_contain() -> bool {
     root
 }
 
-/// Turns until `done`; the orphans that were told of, and how often.
+/// Takes turns until `done`. Counts the reports of each orphan.
 fn turn_until(
     reactor: &mut Reactor,
     told: &mut HashMap<(u32, String), usize>,
@@ -95,7 +96,7 @@ fn the_first_process_of_a_container_leaves_no_zombies() {
     });
 }
 
-/// A service that raises a signal when its process says "ready".
+/// A service that raises a signal when its process writes "ready".
 struct Asked(ProcessMonitor, rustix::process::Signal);
 
 impl Service for Asked {
@@ -134,8 +135,8 @@ fn end_in_order() {
     reactor.adopt_orphans(Orphans::End(kill_time)).unwrap();
     let mut monitor = ProcessMonitor::new();
     monitor.set_policy(Policy::default()).unwrap();
-    // Daemons that no group holds: one that ends when it is asked to, one that has to be killed, and one whose
-    // child has to be.
+    // These are daemons outside of the group: one that ends at SIGTERM, one that has to be killed,
+    // and one whose child has to be killed.
     let script = "setsid sleep 1000 & setsid sh -c 'trap \"\" TERM; sleep 1000' & \
                   setsid sh -c '(trap \"\" TERM; sleep 1000 & sleep 1000) & exec sleep 1000' & \
                   sleep 0.1; echo ready; exec sleep 1000";
@@ -159,7 +160,7 @@ fn a_signal_ends_all_of_a_container_in_order() {
     }
 }
 
-// Nobody else's child is reaped unless the host has said so.
+// Children of other code are reaped only if the host has asked for that.
 #[test]
 #[allow(clippy::zombie_processes, reason = "it is waited for")]
 fn without_a_word_of_the_host_nobody_is_reaped() {

@@ -1,4 +1,5 @@
-//! A handler may panic and the host may catch it, at the border to C for instance: the next turns tell the rest.
+//! Tests a handler that panics and a host that catches the panic, for example at the border to C.
+//! The next turns report the remaining events.
 
 mod embed_util;
 
@@ -20,10 +21,10 @@ struct Told {
 }
 
 const CHILDREN: usize = 20;
-/// More than a pipe holds, so that both directions take several turns.
+/// This is more than a pipe holds, so that both directions take several turns.
 const BYTES: usize = 300_000;
 
-// One test, since it raises a signal.
+// This is a single test, because it raises a signal.
 #[test]
 fn nothing_is_lost() {
     watchdog(60);
@@ -52,7 +53,7 @@ fn nothing_is_lost() {
         let (mut signals, mut ready, mut woken, mut fired) = (0, 0, 0, 0);
         while told.values().any(|told| told.ended == 0) || fired < timers.len() || signals < 2 {
             let turn = AssertUnwindSafe(|| {
-                // Each event is told, and then the handler panics.
+                // Each event is noted, and then the handler panics.
                 let handler = |_: &mut Reactor, event: Event<'_>| {
                     match event {
                         Event::Data { process, data, .. } => told.get_mut(&process).unwrap().data += data.len(),

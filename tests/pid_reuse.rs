@@ -1,4 +1,5 @@
-//! Somebody else reaps our child, and the host's next child gets its number: that one's exit is the host's.
+//! Tests a child that other code in the process has reaped, and whose pid the host's next child
+//! gets. The exit of that child belongs to the host.
 
 #![cfg(target_os = "linux")]
 
@@ -16,12 +17,12 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use embed_util::{await_zombie, fork, now, wait_for, watchdog};
 
 const LAST_PID: &str = "/proc/sys/kernel/ns_last_pid";
-/// Others on the machine start processes too, and may be quicker.
+/// Other processes on the machine start processes too, and may take the number first.
 const TRIES: usize = 1_000;
-/// Start times are told in hundredths of a second.
+/// Start times are given in hundredths of a second.
 const TICKS: Duration = Duration::from_millis(30);
 
-/// A child of ours that the host has reaped, and its number.
+/// A child of ours that the host has reaped, and its pid.
 fn stolen(reactor: &mut Reactor) -> (ProcessId, i32) {
     let id = reactor.spawn_process(Command::new("cat").stdin(Stdio::piped())).unwrap();
     let mut cat = reactor.process(id).unwrap();
@@ -31,7 +32,8 @@ fn stolen(reactor: &mut Reactor) -> (ProcessId, i32) {
     (id, pid)
 }
 
-/// Has the next process get this number, unless somebody else is quicker. `false` without root.
+/// Gives this pid to the next process, unless another program starts one first. `false` without
+/// root.
 fn set_next(pid: i32) -> bool {
     let set = fs::write(LAST_PID, (pid - 1).to_string());
     if let Err(error) = &set {
@@ -73,7 +75,7 @@ fn a_reused_number_is_not_ours() {
     println!("left out, since the number was never to be had");
 }
 
-// Without a pidfd, by the time at which the number's new owner was started.
+// Without a pidfd, the start time of the pid's new owner shows the reuse.
 #[test]
 fn a_reused_number_is_not_ours_without_a_pidfd() {
     watchdog(60);
@@ -90,7 +92,7 @@ fn a_reused_number_is_not_ours_without_a_pidfd() {
         let mut theirs = std::process::Command::new("cat").stdin(std::process::Stdio::piped()).spawn().unwrap();
         let got = theirs.id() == pid.unsigned_abs();
         if got {
-            // It lives, and is no business of ours.
+            // This process lives, and is not ours.
             for signal in [libc::SIGTERM, libc::SIGKILL] {
                 let mut process = reactor.process(id).unwrap();
                 assert!(matches!(process.signal(signal), Err(SignalError::AlreadyExited)));
@@ -108,7 +110,7 @@ fn a_reused_number_is_not_ours_without_a_pidfd() {
     println!("left out, since the number was never to be had");
 }
 
-// The times cannot be read when there is no descriptor left. That is no sign of a new owner.
+// Without a free descriptor, the start times cannot be read. That is no sign of a new owner.
 #[test]
 fn what_cannot_be_read_tells_nothing() {
     apart::expect_apart("what_cannot_be_read_tells_nothing", || {

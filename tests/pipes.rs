@@ -1,6 +1,5 @@
-//! The pipes: writing, reading, closing, pausing.
-//!
-//! Real programs at the other end. Changes nothing of this process.
+//! Tests the pipes: writing, reading, closing and pausing. Real programs are at the other end, and
+//! nothing of this process changes.
 
 mod util;
 
@@ -15,13 +14,13 @@ fn cat() -> Command {
     command
 }
 
-/// Bytes that tell when one is missing or doubled.
+/// Bytes in which a missing or doubled one shows.
 fn pattern(len: usize) -> Vec<u8> {
     (0..len as u32).map(|number| (number.wrapping_mul(2_654_435_761) >> 24) as u8).collect()
 }
 
 on_all_combinations! {
-    // P16: test_write, test_writeSequence, test_writeToChild, test_stdio
+    // Twisted: test_write, test_writeSequence, test_writeToChild, test_stdio.
     fn write(world: &mut World) {
         let id = world.spawn(&cat());
         assert!(world.process(id).write(0, b"one ").unwrap());
@@ -38,7 +37,7 @@ on_all_combinations! {
         assert_eq!(world.log.closed(id, 0), Some(0));
     }
 
-    // P17: test_writeToChildBadFileDescriptor; nothing is dropped in silence
+    // Nothing is dropped without an error. Twisted: test_writeToChildBadFileDescriptor.
     fn write_to_nothing(world: &mut World) {
         let id = world.spawn(&cat());
         assert_eq!(world.process(id).write(13, b"x"), Err(WriteError::NoPipe { fd: 13 }));
@@ -47,7 +46,7 @@ on_all_combinations! {
         assert_eq!(world.process(id).set_high_water(13, 1), Err(WriteError::NoPipe { fd: 13 }));
         world.process(id).close(0);
         assert_eq!(world.process(id).write(0, b"x"), Err(WriteError::NoPipe { fd: 0 }));
-        // P21: no pipe, no effect
+        // Without a pipe, these calls have no effect.
         world.process(id).close(13);
         world.process(id).close(0);
         world.process(id).close_after_flush(13);
@@ -56,7 +55,7 @@ on_all_combinations! {
         assert!(world.until_ended(id).exit.success());
     }
 
-    // test_echo: 70 kB there and back, stdin closed from within the handler
+    // 70 kB go there and back, and a handler closes stdin. Twisted: test_echo.
     fn echo_70_kb(world: &mut World) {
         let data = pattern(70_000);
         let id = world.spawn(&cat());
@@ -78,7 +77,7 @@ on_all_combinations! {
         world.log.expect_in_order(id);
     }
 
-    // P18: all of it arrives, and what is written after the close is refused, not smuggled in
+    // All data arrives, and a write after the close is refused.
     fn a_slow_reader_gets_all(world: &mut World) {
         let data = pattern(300_000);
         let mut command = sh("read go <&3; cat");
@@ -99,12 +98,13 @@ on_all_combinations! {
         world.log.expect_in_order(id);
     }
 
-    // P34: rest above the mark, not at it; told once when all is written
+    // A write asks for a pause above the high-water mark, not at it, and `Drained` comes once when
+    // all is written.
     fn high_water_and_drained(world: &mut World) {
         let mut command = sh("read go <&3; cat >/dev/null");
         command.stdin(Stdio::piped()).fd(3, Stdio::writer());
         let id = world.spawn(&command);
-        // Fill the pipe itself.
+        // This fills the pipe itself.
         let mut room = 0;
         while world.process(id).pending(0) == Some(0) {
             assert!(world.process(id).write(0, &[0; 1000]).unwrap());
@@ -120,7 +120,7 @@ on_all_combinations! {
         world.process(id).write(3, b"go\n").unwrap();
         world.until(|log| log.drained(id) == 1);
         assert_eq!(world.process(id).pending(0), Some(0));
-        // Below the mark nobody is told.
+        // Below the mark there is no event.
         world.process(id).set_high_water(0, 1_000_000).unwrap();
         assert!(world.process(id).write(0, &vec![0; 500_000]).unwrap());
         world.process(id).close_stdin();
@@ -128,7 +128,7 @@ on_all_combinations! {
         assert_eq!(world.log.drained(id), 1);
     }
 
-    // high water 0: any byte that does not fit asks to rest
+    // With a high-water mark of 0, any byte that does not fit into the pipe asks for a pause.
     fn no_buffer_wanted(world: &mut World) {
         let id = world.spawn(&cat());
         world.process(id).set_high_water(0, 0).unwrap();
@@ -140,7 +140,8 @@ on_all_combinations! {
         assert_eq!(world.log.data(id, 1).len(), 100_004);
     }
 
-    // P22: seen without a write, and a write is no error but a loss told in bytes
+    // The close is noticed without a write. A write is no error then, but a loss that is reported
+    // in bytes.
     fn the_child_closes_its_stdin(world: &mut World) {
         let mut command = sh("exec 0<&-; echo closed; read go <&3");
         command.stdin(Stdio::piped()).fd(3, Stdio::writer());
@@ -153,7 +154,7 @@ on_all_combinations! {
         world.until_ended(id);
     }
 
-    // P22: EPIPE on the write itself
+    // The write itself gets EPIPE.
     fn a_write_to_a_gone_reader(world: &mut World) {
         let mut command = sh("exec 0<&-; echo closed; read go <&3");
         command.stdin(Stdio::piped()).fd(3, Stdio::writer());
@@ -161,7 +162,7 @@ on_all_combinations! {
         let mut wrote = None;
         world.until_with(
             |reactor, event| {
-                // In the same turn, most likely before the close itself was told of.
+                // The write is in the same turn, most likely before the close is reported.
                 if let (Event::Data { process, fd: 1, .. }, None) = (event, wrote) {
                     wrote = Some(reactor.process(*process).unwrap().write(0, b"lost!"));
                 }
@@ -170,7 +171,8 @@ on_all_combinations! {
         );
         match wrote {
             Some(Ok(false)) => assert_eq!(world.log.closed(id, 0), Some(5)),
-            // Another test's child had the other end, too, for the moment until its exec; or the close was told of before the data.
+            // A child of another test had the other end, too, until its exec, or the close was
+            // reported before the data.
             Some(Ok(true) | Err(WriteError::NoPipe { fd: 0 })) | None => assert_eq!(world.log.closed(id, 0), Some(0)),
             other => panic!("{other:?}"),
         }
@@ -178,7 +180,8 @@ on_all_combinations! {
         world.until_ended(id);
     }
 
-    // what was lost is told in bytes: by a death, by a close of ours, by a close after the flush that cannot be
+    // Lost data is reported in bytes: by an exit, by a close of ours, and by a close after a flush
+    // that is not possible.
     fn lost_bytes(world: &mut World) {
         let mut command = Command::new("sleep");
         command.arg("1000").stdin(Stdio::piped()).fd(3, Stdio::writer()).fd(4, Stdio::writer());
@@ -198,9 +201,10 @@ on_all_combinations! {
         assert_eq!(world.log.closed(id, 4), Some(pending));
     }
 
-    // P20, P21: ClosingPipesTests test_stdout, test_stderr
+    // Twisted: ClosingPipesTests test_stdout, test_stderr.
     fn closing_ours_gives_epipe(world: &mut World) {
-        // Again and again: a child of another test's may have our end, too, for the moment until its exec.
+        // The script writes again and again, because a child of another test may have our end, too,
+        // until its exec.
         for fd in [1, 2] {
             let mut command = sh(&format!("read go; trap '' PIPE; while echo x >&{fd}; do :; done; exit 42"));
             command.stdin(Stdio::piped());
@@ -220,7 +224,7 @@ on_all_combinations! {
         assert_eq!(world.until_ended(id).exit.signal(), Some(libc::SIGPIPE));
     }
 
-    // P21, B30: test_close, test_processEnded: every pipe, those above 2, too
+    // Every pipe is closed, also those above 2. Twisted: test_close, test_processEnded.
     fn close_all(world: &mut World) {
         let mut command = sh("read a; read b <&3; cat >/dev/null; test \"$a$b\" = xy");
         command.stdin(Stdio::piped()).fd(3, Stdio::writer()).fd(5, Stdio::reader());
@@ -239,7 +243,7 @@ on_all_combinations! {
         }
     }
 
-    // test_childConnectionLost
+    // Twisted: test_childConnectionLost.
     fn closed_one_after_another(world: &mut World) {
         let mut command = sh("exec 2>&-; read a; exec 1>&-; read b; exit 0");
         command.stdin(Stdio::piped());
@@ -253,7 +257,7 @@ on_all_combinations! {
         assert!(world.until_ended(id).exit.success());
     }
 
-    // P33: test_pauseAndResumeProducing; the child waits meanwhile, and loses nothing
+    // The child waits during the pause, and no data is lost. Twisted: test_pauseAndResumeProducing.
     fn pause_and_resume(world: &mut World) {
         let mut command = sh("head -c 1000000 /dev/zero; echo done >&2");
         command.stdin(Stdio::null());
@@ -268,7 +272,7 @@ on_all_combinations! {
         world.process(id).resume(1);
         world.process(id).resume(1);
         let mut paused = 0;
-        // And again and again, in the middle of it.
+        // The pauses come again and again, in the middle of the data.
         world.until_with(
             |reactor, event| {
                 if let Event::Data { process, fd: 1, .. } = event {
@@ -294,7 +298,8 @@ on_all_combinations! {
         world.log.expect_in_order(id);
     }
 
-    // Blocks that never fill the pipe to the last byte; whoever only says a word now and then keeps what it has.
+    // These blocks never fill the pipe to the last byte. A process that writes little keeps its
+    // pipe's size.
     fn a_flood_gets_a_larger_pipe(world: &mut World) {
         let sizes = |world: &mut World, work: &str| {
             let script = format!(
@@ -307,7 +312,7 @@ on_all_combinations! {
             (sizes[0], sizes[1])
         };
         let (before, after) = sizes(world, "for _ in range(400): os.write(1, b'x' * 65500)");
-        // Without the right to, as far as this user's other pipes leave room.
+        // Without root, the size depends on the room that this user's other pipes leave.
         if util::is_root() {
             assert_eq!((before, after), (65_536, 262_144));
         }
@@ -315,7 +320,7 @@ on_all_combinations! {
         assert_eq!(before, after);
     }
 
-    // Each read gives one, however large the buffer.
+    // Each read returns one packet, however large the buffer is.
     fn packets_are_not_lost(world: &mut World) {
         let script = "import fcntl, os\nfcntl.fcntl(1, fcntl.F_SETFL, os.O_WRONLY | os.O_DIRECT)\n\
                       for number in range(9): os.write(1, b'%d\\n' % number)";
@@ -323,7 +328,7 @@ on_all_combinations! {
         assert_eq!(world.output(command.args(["-c", script])), "0\n1\n2\n3\n4\n5\n6\n7\n8\n");
     }
 
-    // P33, B31: exit and an end of file with nothing before it are seen while paused
+    // An exit and an end of file without data before it are noticed during a pause.
     fn the_end_while_paused(world: &mut World) {
         let mut command = sh("read go; exit 3");
         command.stdin(Stdio::piped());
@@ -334,7 +339,7 @@ on_all_combinations! {
         assert_eq!(world.until_ended(id).exit.code(), Some(3));
     }
 
-    // B31: the same where the pause comes when the end of file is known already
+    // The same holds if the pause comes when the end of file is known already.
     fn paused_at_the_last_data(world: &mut World) {
         let id = world.spawn(&sh("echo last; exit 3"));
         // Both the data and the end are there before the first read.
@@ -356,7 +361,7 @@ on_all_combinations! {
         world.log.expect_in_order(id);
     }
 
-    // B31: what is left to read waits for the resume, and so does the end; the exit does not
+    // Unread data waits for the resume, and so does the end. The exit does not.
     fn data_and_the_end_while_paused(world: &mut World) {
         let id = world.spawn(&sh("echo unread; exit 3"));
         world.process(id).pause_all();
@@ -368,7 +373,7 @@ on_all_combinations! {
         assert_eq!(world.until_ended(id).out, "unread\n");
     }
 
-    // P23: nothing that was written before a death is lost
+    // Data that was written before an exit is never lost.
     fn data_before_the_death(world: &mut World) {
         for len in [1, 4096, 65_536, 65_537, 200_000, 1_000_000] {
             let mut command = sh(&format!("head -c {len} /dev/zero; kill -9 $$"));
@@ -379,7 +384,7 @@ on_all_combinations! {
         }
     }
 
-    // P23: a noisy child does not keep the others waiting
+    // A process with much output does not keep the others waiting.
     fn a_flood_beside_a_drip(world: &mut World) {
         let mut flood = Command::new("cat");
         let flood = world.spawn(flood.arg("/dev/zero"));
@@ -399,7 +404,7 @@ on_all_combinations! {
         world.until(|log| log.ended(flood));
     }
 
-    // P1 … test_process, five stages, 25 at once: test_manyProcesses
+    // This is Twisted's test_process with five stages, 25 at once: test_manyProcesses.
     fn many_processes(world: &mut World) {
         let script = "read a; echo 1 $a; exec 1>&-; read b; echo 2 $b >&2; exec 2>&-; read c; exit 23";
         let mut command = sh(script);
@@ -424,7 +429,7 @@ on_all_combinations! {
         }
     }
 
-    // A handler that closes what is being read.
+    // A handler closes the pipe that is being read.
     fn closed_from_within_its_data(world: &mut World) {
         let mut command = Command::new("yes");
         command.stderr(Stdio::null());
@@ -442,7 +447,7 @@ on_all_combinations! {
         world.log.expect_in_order(id);
     }
 
-    // B25: a handler that panics costs nothing but that event
+    // A panic of a handler loses nothing but its event.
     fn a_panic_in_the_handler(world: &mut World) {
         let mut command = sh("head -c 500000 /dev/zero; cat");
         command.stdin(Stdio::piped());

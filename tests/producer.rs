@@ -1,4 +1,4 @@
-//! Producers for a pipe to a child, against real programs: TWISTED.md's P19, P22, P34 and B30.
+//! Tests producers for a pipe to a child, with real programs.
 
 mod util;
 
@@ -12,7 +12,7 @@ use childminder::{
 };
 use util::{COMBINATIONS, World, on_all_combinations};
 
-/// Turns until `handler` says that it is done; fails if that takes too long.
+/// Takes turns until `handler` returns `true`. Fails if that takes too long.
 #[track_caller]
 fn turn_until(reactor: &mut Reactor, mut handler: impl FnMut(&mut Reactor, &Event<'_>) -> bool) {
     let watchdog = reactor.call_later(Duration::from_secs(30));
@@ -28,7 +28,7 @@ fn turn_until(reactor: &mut Reactor, mut handler: impl FnMut(&mut Reactor, &Even
     reactor.cancel_timer(watchdog);
 }
 
-/// A child that reads its stdin only after it got a line at descriptor 3, and then copies it.
+/// A child that copies its stdin, but only after it got a line on descriptor 3.
 fn waiting_cat(reactor: &mut Reactor) -> ProcessId {
     let mut command = Command::new("sh");
     command.args(["-c", "read line <&3; exec cat"]).stdin(Stdio::piped()).fd(3, Stdio::writer());
@@ -56,7 +56,7 @@ impl Log {
     }
 }
 
-/// Writes the pieces, one at a time, and logs what it is told.
+/// Writes its pieces one at a time, and logs the calls that it gets.
 struct Scripted {
     log: Log,
     streaming: bool,
@@ -100,7 +100,7 @@ impl Producer for Scripted {
 }
 
 on_all_combinations! {
-    // P34: no stdin, no use for a producer.
+    // Without stdin, a producer has no use.
     fn without_a_pipe_a_producer_is_stopped_at_once(world: &mut World) {
         let reactor = &mut world.reactor;
         let process = reactor.spawn_process(&Command::new("true")).unwrap();
@@ -108,7 +108,7 @@ on_all_combinations! {
         let mut feed = Feed::new(process, 0);
         feed.register_producer(reactor, Scripted::pull(&log, &[b"a"])).unwrap();
         assert_eq!(log.all(), ["stop"]);
-        // It is not registered, so another one may come.
+        // It is not registered, so another producer can be.
         feed.register_producer(reactor, Scripted::push(&log)).unwrap();
         assert_eq!(log.all(), ["stop", "stop"]);
         turn_until(reactor, |reactor, event| {
@@ -118,7 +118,7 @@ on_all_combinations! {
         assert_eq!(log.all(), ["stop", "stop"]);
     }
 
-    // P34: one producer at a time.
+    // There can be only one producer at a time.
     fn a_second_producer_is_refused(world: &mut World) {
         let reactor = &mut world.reactor;
         let process = reactor.spawn_process(Command::new("cat").stdin(Stdio::piped())).unwrap();
@@ -135,11 +135,11 @@ on_all_combinations! {
             feed.handle(reactor, event);
             matches!(event, Event::Ended { .. })
         });
-        // Neither had anything to hear.
+        // Neither of them got a call.
         assert_eq!((first.all(), second.all()), (vec![], vec![]));
     }
 
-    // P34, and B30 the other way round: paused above the high-water mark, once; resumed when all is written.
+    // A push producer is paused once, above the high-water mark, and resumed when all is written.
     fn a_push_producer_is_paused_once_and_resumed_when_drained(world: &mut World) {
         let reactor = &mut world.reactor;
         let process = waiting_cat(reactor);
@@ -148,7 +148,7 @@ on_all_combinations! {
         feed.register_producer(reactor, Scripted::push(&log)).unwrap();
         assert_eq!(log.all(), [] as [&str; 0], "a push producer begins by itself");
 
-        // The pipe first, then exactly the mark.
+        // The data fills the pipe first, and then exactly the room up to the mark.
         let mut sent = 0;
         while reactor.process(process).unwrap().pending(0) == Some(0) {
             assert!(feed.write(reactor, &[b'x'; 4096]).unwrap());
@@ -190,19 +190,20 @@ on_all_combinations! {
         assert_eq!(received, sent + 1);
     }
 
-    // P34: a pull producer is resumed at once, and again whenever all is written, also far below the high-water mark.
+    // A pull producer is resumed at once, and again whenever all is written, also far below the
+    // high-water mark.
     fn a_pull_producer_is_resumed_at_each_drain(world: &mut World) {
         let reactor = &mut world.reactor;
         let process = waiting_cat(reactor);
         let log = Log::default();
         let mut feed = Feed::new(process, 0);
-        // More than the pipe takes, but less than the mark above that.
+        // This is more than the pipe takes, but less than the mark above that.
         let block = vec![b'x'; 100_000];
         feed.register_producer(reactor, Scripted::pull(&log, &[&block, &block, b"end"])).unwrap();
         assert_eq!(log.all(), ["resume"]);
         let pending = reactor.process(process).unwrap().pending(0).unwrap();
         assert!(pending > 0 && pending < 64 * 1024, "{pending}");
-        // P19: the close waits.
+        // The close waits for the data.
         feed.close(reactor);
         let_go(reactor, process);
         let mut received = Vec::new();
@@ -218,7 +219,7 @@ on_all_combinations! {
         assert!(received.ends_with(b"end"));
     }
 
-    // P22, P34: the child closes its end.
+    // The child closes its end.
     fn a_child_that_closes_its_stdin_stops_the_producer_once(world: &mut World) {
         for streaming in [true, false] {
             let reactor = &mut world.reactor;
@@ -248,7 +249,7 @@ on_all_combinations! {
     }
 }
 
-/// A pull producer that has nothing at first.
+/// A pull producer that has no data at first.
 struct Hesitant(Log);
 
 impl Producer for Hesitant {
@@ -287,7 +288,8 @@ on_all_combinations! {
     }
 }
 
-/// Feeds `source` to `sh -c script`: what came back, how it ended, and the most that was waiting.
+/// Feeds `source` to `sh -c script`. Returns its output, its exit, the greatest number of waiting
+/// bytes, and the error of the source.
 fn feed_to<R: Read>(world: &mut World, source: R, script: &str) -> (Vec<u8>, Exit, usize, Option<io::Error>) {
     let reactor = &mut world.reactor;
     let process = reactor.spawn_process(Command::new("sh").args(["-c", script]).stdin(Stdio::piped())).unwrap();
@@ -381,7 +383,7 @@ on_all_combinations! {
         });
     }
 
-    // B31: the last byte, the end of file and the pause in one turn.
+    // The last byte, the end of file and the pause come in one turn.
     fn an_end_of_file_behind_the_last_byte_is_seen_while_paused(world: &mut World) {
         let reactor = &mut world.reactor;
         let command = Command::new("echo");

@@ -1,4 +1,5 @@
-//! ProcessProtocol in the order that Twisted promises, and better where its own fails: TWISTED.md's P1, P24-P28, B24, B25, B29.
+//! Tests the order of the calls of a ProcessProtocol, which Twisted promises, and the cases in
+//! which Twisted's own fails.
 
 mod util;
 
@@ -12,7 +13,7 @@ use util::{COMBINATIONS, World, on_all_combinations};
 
 type Log = Arc<Mutex<Vec<String>>>;
 
-/// Logs every call; where the call is one of `fails` or `panics`, it does that.
+/// Logs every call. A call in `fails` returns an error, and a call in `panics` panics.
 #[derive(Default)]
 struct Recorder {
     log: Log,
@@ -69,7 +70,8 @@ impl ProcessProtocol for Recorder {
     }
 }
 
-/// Turns until `done`, and fails if that takes too long. `done` also sees what is none of the protocols'.
+/// Takes turns until `done`. Fails if that takes too long. `done` also runs for events that belong
+/// to no protocol.
 #[track_caller]
 fn turn_until(reactor: &mut Reactor, protocols: &mut Protocols, mut done: impl FnMut(&mut Reactor) -> bool) {
     let watchdog = reactor.call_later(Duration::from_secs(30));
@@ -123,7 +125,7 @@ fn output(log: &[String], call: &str) -> String {
 }
 
 on_all_combinations! {
-    // P1; B29 (P36) the other way round: nothing but connection_made from inside the call, however dead the process is by then.
+    // Only connection_made comes from inside the call, even if the process has exited by then.
     fn connection_made_and_nothing_else_comes_before_spawn_returns(world: &mut World) {
         let reactor = &mut world.reactor;
         let mut protocols = Protocols::new();
@@ -133,7 +135,7 @@ on_all_combinations! {
         command.stdout(Stdio::null()).stderr(Stdio::null());
         protocols.spawn_process(reactor, &command, recorder).unwrap();
         assert_eq!(*log.lock().unwrap(), ["made"]);
-        // It is dead by the time that this one has come to its end.
+        // The first process has exited by the time at which this one has ended.
         let other = Recorder::default();
         let mut wait = sh("exit 0");
         wait.stdin(Stdio::null());
@@ -153,7 +155,7 @@ on_all_combinations! {
         assert!(log.lock().unwrap().is_empty());
     }
 
-    // P24, P26, P29, B24: each once, the end last, the same exit for both, which says how it was.
+    // Each call comes once, the end comes last, and both report the same exit with its status.
     fn each_call_comes_once_and_the_end_last(world: &mut World) {
         let log = run(world, "echo one; echo two >&2; exit 3");
         assert_eq!(log[0], "made");
@@ -170,14 +172,13 @@ on_all_combinations! {
         }
     }
 
-    // B24
     fn a_signal_is_told_of_as_such(world: &mut World) {
         let log = run(world, "kill -KILL $$");
         assert_eq!(count(&log, "exited signal 9 (SIGKILL)"), 1, "{log:?}");
         assert_eq!(log.last().unwrap(), "ended signal 9 (SIGKILL)");
     }
 
-    // P24, and test_process of §2.4: the child closes one after the other.
+    // The child closes one descriptor after the other. Twisted: test_process.
     fn each_lost_connection_is_told_of_when_it_is_lost(world: &mut World) {
         let reactor = &mut world.reactor;
         let mut protocols = Protocols::new();
@@ -195,7 +196,7 @@ on_all_combinations! {
     }
 }
 
-/// For what is neither stdin, stdout nor stderr.
+/// Logs calls about descriptors above 2.
 struct Numbers(Log);
 
 impl ProcessProtocol for Numbers {
@@ -215,7 +216,7 @@ impl ProcessProtocol for Numbers {
 }
 
 on_all_combinations! {
-    // P23, P24: ProcessProtocolTests of §2.4.
+    // Twisted: ProcessProtocolTests.
     fn other_descriptors_come_by_number(world: &mut World) {
         let reactor = &mut world.reactor;
         let mut protocols = Protocols::new();
@@ -229,7 +230,8 @@ on_all_combinations! {
         assert_eq!(log, ["1 \"out\\n\"", "1 lost", "5 \"five\\n\"", "5 lost"]);
     }
 
-    // P27, P28: the exit is told of while somebody else holds the pipes; the end when those are closed, and their data before.
+    // The exit is reported while another process holds the pipes. The end comes when these are
+    // closed, after their data.
     fn a_grandchild_that_holds_the_pipes_delays_the_end_and_not_the_exit(world: &mut World) {
         let reactor = &mut world.reactor;
         let mut protocols = Protocols::new();
@@ -250,7 +252,8 @@ on_all_combinations! {
         assert_eq!(log.len(), 7, "{log:?}");
     }
 
-    // P1, P24-P26, test_processExitedRaises, errorInProcessEnded; B25 the other way round: an error or a panic anywhere closes no pipe, and every other call still comes.
+    // An error or a panic in any call closes no pipe. Twisted: test_processExitedRaises,
+    // errorInProcessEnded.
     fn an_error_or_a_panic_breaks_nothing_else(world: &mut World) {
         const CALLS: &[&str] = &["made", "out", "err", "in lost", "out lost", "err lost", "exited", "ended"];
         for (fails, panics) in [(CALLS, &[][..]), (&[][..], CALLS)] {
@@ -261,7 +264,7 @@ on_all_combinations! {
             let script = sh("echo 1; read a; echo 2; echo 3 >&2; exit 4");
             let id = protocols.spawn_process(reactor, &script, recorder).unwrap();
             turn_until(reactor, &mut protocols, |_| count(&log.lock().unwrap(), "out") == 1);
-            // Were the pipe closed by now, SIGPIPE would end it at the second line.
+            // If the pipe were closed, SIGPIPE would end the process at the second line.
             reactor.process(id).unwrap().write(0, b"\n").unwrap();
             turn_to_the_end(reactor, &mut protocols);
             let log = log.lock().unwrap();
@@ -325,7 +328,7 @@ impl ProcessProtocol for Echo {
 }
 
 on_all_combinations! {
-    // test_echo of §2.4
+    // Twisted: test_echo.
     fn what_is_written_by_a_protocol_comes_back(world: &mut World) {
         let reactor = &mut world.reactor;
         let mut protocols = Protocols::new();
@@ -338,7 +341,7 @@ on_all_combinations! {
         assert!(exit.success());
     }
 
-    // P5: a process without a protocol
+    // One process has no protocol.
     fn other_processes_are_left_to_the_host(world: &mut World) {
         let reactor = &mut world.reactor;
         let mut protocols = Protocols::new();

@@ -1,6 +1,5 @@
-//! Children on a pseudo-terminal.
-//!
-//! The terminal is the child's: this process has none of it.
+//! Tests children on a pseudo-terminal. The terminal is the child's, and this process does not use
+//! it as its own.
 
 mod util;
 
@@ -17,20 +16,21 @@ fn pty_sh(script: &str) -> Command {
 }
 
 on_all_combinations! {
-    // Y1, Y2: stdin, stdout, stderr and the controlling terminal, in a session of its own: test_openingTTY, mockForkTTY
+    // The terminal is stdin, stdout, stderr and the controlling terminal, in a session of its own.
+    // Twisted: test_openingTTY, mockForkTTY.
     fn controlling_terminal(world: &mut World) {
         let script = "tty; test -t 0 -a -t 1 -a -t 2 && echo all; echo seen >/dev/tty; ls -1v /proc/$$/fd; cut -d' ' -f5,6 /proc/$$/stat; echo $$";
         let outcome = world.run(&pty_sh(script));
         let lines: Vec<&str> = outcome.out.split("\r\n").collect();
         assert!(lines[0].starts_with("/dev/pts/"), "{outcome:?}");
-        // Y3: data of descriptor 1, with the terminal's line ends
+        // The output is data of descriptor 1, with the line ends of the terminal.
         assert_eq!(lines[1..6], ["all", "seen", "0", "1", "2"], "{outcome:?}");
-        // A shell with a terminal has it at 10 as well, if it controls jobs; this one does not.
+        // A shell that controls jobs has its terminal at descriptor 10 as well. This one does not.
         assert_eq!(lines[6], format!("{0} {0}", lines[7]), "{outcome:?}");
         assert_eq!(outcome.err, "");
     }
 
-    // Y2: signals are clean, and nothing else is open; a pipe beside the terminal
+    // Signals have their defaults, and nothing else is open. There is a pipe beside the terminal.
     fn beside_a_pipe(world: &mut World) {
         let mut command = pty_sh("echo screen; echo pipe >&3; cat /proc/self/status >&3");
         command.fd(3, Stdio::reader());
@@ -44,7 +44,7 @@ on_all_combinations! {
         }
     }
 
-    // Y1: test_badArgs
+    // Twisted: test_badArgs.
     fn its_own_descriptors_are_taken(world: &mut World) {
         for fd in 0..3 {
             let mut command = pty_sh("true");
@@ -55,7 +55,7 @@ on_all_combinations! {
         }
     }
 
-    // Y3: echo, and CR LF
+    // The terminal echoes the input, and ends lines with CR LF.
     fn echo_on(world: &mut World) {
         let id = world.spawn(&on_pty(Command::new("cat"), Pty::new()));
         world.process(id).write(0, b"hello\n").unwrap();
@@ -67,14 +67,13 @@ on_all_combinations! {
         assert_eq!(outcome.out, "hello\r\nhello\r\n");
     }
 
-    // Y8: what Twisted has not
+    // Twisted has no such option.
     fn echo_off(world: &mut World) {
         let id = world.spawn(&on_pty(Command::new("cat"), Pty::new().echo(false)));
         world.process(id).write(0, b"hello\n\x04").unwrap();
         assert_eq!(world.until_ended(id).out, "hello\r\n");
     }
 
-    // Y8
     fn raw(world: &mut World) {
         let all: Vec<u8> = (0..=255).collect();
         let id = world.spawn(&on_pty(sh("echo ready; head -c 256"), Pty::new().raw()));
@@ -85,7 +84,7 @@ on_all_combinations! {
         world.log.expect_in_order(id);
     }
 
-    // a raw terminal takes far more than its buffers hold, at the reader's pace
+    // A raw terminal takes far more input than its buffers hold, at the pace of the reader.
     fn much_input(world: &mut World) {
         let mut command = on_pty(sh("echo ready; read go <&3; head -c 300000 | cksum"), Pty::new().raw());
         command.fd(3, Stdio::writer());
@@ -105,7 +104,7 @@ on_all_combinations! {
         assert_eq!(world.log.drained(id), 1);
     }
 
-    // Y8: the size, and its change
+    // The terminal has a size, which can change.
     fn size(world: &mut World) {
         let id = world.spawn(&pty_sh("trap 'stty size' WINCH; stty size; echo ready; while :; do sleep 0.01; done"));
         world.until_said(id, 1, "24 80\r\nready\r\n");
@@ -122,7 +121,7 @@ on_all_combinations! {
         world.until_ended(id);
     }
 
-    // Y5: TwoProcesses test_closePty; the child learns that its terminal is gone
+    // The child learns that its terminal is gone. Twisted: TwoProcesses test_closePty.
     fn hang_up(world: &mut World) {
         let mut command = pty_sh("trap 'echo hup >&3; exit 7' HUP; echo ready; while :; do read line || sleep .01; done");
         command.fd(3, Stdio::reader());
@@ -139,7 +138,7 @@ on_all_combinations! {
         assert_eq!(world.until_ended(id).exit.signal(), Some(libc::SIGHUP));
     }
 
-    // Y4: closing the way in alone is no hang-up
+    // Closing only the way in does not hang the terminal up.
     fn the_way_in_alone(world: &mut World) {
         let mut command = pty_sh("echo ready; read go <&3; echo still here; exit 4");
         command.fd(3, Stdio::writer());
@@ -151,7 +150,7 @@ on_all_combinations! {
         assert_eq!((outcome.out.as_str(), outcome.exit.code()), ("ready\r\nstill here\r\n", Some(4)));
     }
 
-    // Y6: the end of file of a terminal is EIO, and nothing before it is lost
+    // The end of file of a terminal is EIO, and no output before it is lost.
     fn all_output(world: &mut World) {
         let mut command = Command::new("seq");
         command.args(["1", "20000"]);
@@ -161,7 +160,7 @@ on_all_combinations! {
         assert!(outcome.exit.success());
     }
 
-    // Y6, B31: nor while paused
+    // No output is lost during a pause either.
     fn all_output_after_a_pause(world: &mut World) {
         let id = world.spawn(&pty_sh("seq 1 500"));
         world.process(id).pause(1);
@@ -177,7 +176,7 @@ on_all_combinations! {
         world.until_ended(id);
     }
 
-    // Y7: a grandchild that holds the terminal does not delay the end
+    // A grandchild that holds the terminal does not delay the end.
     fn a_grandchild_holds_the_terminal(world: &mut World) {
         for script in ["sleep 1000 & echo $!; read line", "trap '' HUP; sleep 1000 & echo $!; read line"] {
             let id = world.spawn(&pty_sh(script));
@@ -185,14 +184,15 @@ on_all_combinations! {
             world.process(id).write(0, b"go\n").unwrap();
             let outcome = world.until_ended(id);
             assert!(outcome.exit.success());
-            // The first one has died of the hang-up, or is about to; the other one did not care for it.
+            // The first one has been killed by the hang-up, or will be. The other one ignores it.
             let pid = outcome.out.lines().next().unwrap().trim();
             let killed = std::process::Command::new("kill").args(["-KILL", pid]).output().unwrap();
             assert!(killed.status.success() || !script.contains("trap"));
         }
     }
 
-    // what the child has closed is not the end: an exit by itself stays one, and /dev/tty can be opened again
+    // The end does not come when the child has closed its descriptors. It can still exit by itself,
+    // and open /dev/tty again.
     fn all_descriptors_closed(world: &mut World) {
         let mut command = pty_sh("exec 0<&- 1>&- 2>&-; read go <&3; seq 1 5000 >/dev/tty; read go <&3; exit 4");
         command.fd(3, Stdio::writer());
@@ -204,7 +204,8 @@ on_all_combinations! {
         assert_eq!(world.until_ended(id).exit.code(), Some(4));
     }
 
-    // normalTermination, abnormalTermination, signalHUP, INT, KILL, TERM on a terminal; TwoProcesses test_killPty
+    // These are normalTermination, abnormalTermination, signalHUP, INT, KILL and TERM on a
+    // terminal. Twisted: TwoProcesses test_killPty.
     fn ends(world: &mut World) {
         assert_eq!(world.run(&pty_sh("exit 0")).exit.code(), Some(0));
         assert_eq!(world.run(&pty_sh("exit 1")).exit.code(), Some(1));
@@ -217,7 +218,7 @@ on_all_combinations! {
         }
     }
 
-    // Control-C on the terminal
+    // Control-C is pressed on the terminal.
     fn control_c(world: &mut World) {
         let id = world.spawn(&pty_sh("echo ready; read line"));
         world.until_said(id, 1, "ready\r\n");
@@ -226,7 +227,8 @@ on_all_combinations! {
         assert_eq!((exit.signal(), exit.requested), (Some(libc::SIGINT), None));
     }
 
-    // executionError, P14: the same error as without a terminal, and not a word on it
+    // The error is the same as without a terminal, and nothing is written to the terminal. Twisted:
+    // executionError.
     fn failure(world: &mut World) {
         let error = world.reactor.spawn_process(&on_pty(Command::new("/no/such"), Pty::new())).unwrap_err();
         assert_eq!((error.stage(), error.io_error().raw_os_error()), (Stage::Exec, Some(libc::ENOENT)));
@@ -234,7 +236,7 @@ on_all_combinations! {
         assert!(world.log.0.is_empty());
     }
 
-    // A handler that closes the terminal at its first word.
+    // A handler closes the terminal at its first output.
     fn closed_from_within_its_data(world: &mut World) {
         let mut command = Command::new("yes");
         command.arg("y");

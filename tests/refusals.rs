@@ -1,6 +1,6 @@
-//! What cannot be started: the right error from each step, the same on both spawn paths, and nothing left behind.
-//!
-//! One test, in a process of its own: it counts what the whole process has open, and lowers its limits.
+//! Tests commands that cannot be started. Each step fails with the right error, the same on both
+//! spawn paths, and leaves nothing behind. It is one test in a process of its own, because it
+//! counts the open descriptors of the whole process and lowers its limits.
 
 #![allow(unsafe_code)]
 
@@ -16,7 +16,8 @@ use nobody::as_nobody;
 use rustix::process::{Resource as Kind, Rlimit, getrlimit, setrlimit};
 use util::{COMBINATIONS, TempDir, World, is_root, open_fds, sh};
 
-/// A command, the step that refuses it, the errno (0: ours), and a piece of the message.
+/// A command, the step that refuses it, the errno (0 if the error is ours), and a part of the
+/// message.
 type Refusal = (Command, Stage, i32, String);
 
 fn change(mut command: Command, how: impl FnOnce(&mut Command) -> &mut Command) -> Command {
@@ -24,14 +25,15 @@ fn change(mut command: Command, how: impl FnOnce(&mut Command) -> &mut Command) 
     command
 }
 
-/// What nobody may, root neither. P4, P13, P14, P15, B18: one error, whatever else the command asks for.
+/// Commands that fail for every user, even root. The error is the same whatever else the command
+/// asks for.
 fn refusals(dir: &TempDir) -> Vec<Refusal> {
     let mut all: Vec<Refusal> = Vec::new();
     let mut add = |command: Command, stage, errno, message: &str| all.push((command, stage, errno, message.into()));
     let ok = || Command::new("true");
     let path = |path: PathBuf| path.display().to_string();
 
-    // Ours, before there is a child.
+    // These errors are ours, before there is a child.
     add(Command::new(""), Stage::Command, 0, "empty");
     add(Command::new("a\0b"), Stage::Command, 0, "NUL");
     add(change(ok(), |c| c.arg("a\0b")), Stage::Command, 0, "a NUL byte in an argument");
@@ -55,7 +57,7 @@ fn refusals(dir: &TempDir) -> Vec<Refusal> {
     add(change(ok(), |c| c.listen_fd("a", socket()).fd(3, Stdio::null())), Stage::Command, 0, "listening");
     add(change(ok(), |c| c.pty(Pty::new()).stdin(Stdio::null())), Stage::Command, 0, "pseudo-terminal");
 
-    // The system's, each step.
+    // These errors come from the system, in each step.
     add(change(ok(), |c| c.stderr(Stdio::append("/no/such"))), Stage::Open, libc::ENOENT, "open /no/such");
     add(change(ok(), |c| c.stderr(Stdio::append("a\0b"))), Stage::Open, 0, "open a\0b");
     add(change(ok(), |c| c.fd(9999, Stdio::inherit())), Stage::Dup2, libc::EBADF, "dup2");
@@ -66,7 +68,7 @@ fn refusals(dir: &TempDir) -> Vec<Refusal> {
     add(change(ok(), |c| c.current_dir("/no/such")), Stage::Chdir, libc::ENOENT, "chdir /no/such");
     add(change(ok(), |c| c.current_dir("/dev/null")), Stage::Chdir, libc::ENOTDIR, "chdir /dev/null");
 
-    // The program: P13, P14, B18, executionError, test_errorDuringExec
+    // These errors are about the program. Twisted: executionError, test_errorDuringExec.
     add(
         Command::new("/no/such/program"),
         Stage::Exec,
@@ -86,7 +88,7 @@ fn refusals(dir: &TempDir) -> Vec<Refusal> {
     let text = dir.file("bin/text", "echo hello\n", 0o755);
     add(Command::new(&text), Stage::Exec, libc::ENOEXEC, "`#!` line");
     add(change(ok(), |c| c.arg("x".repeat(3 << 20))), Stage::Exec, libc::E2BIG, "exec");
-    // Found by the PATH, and no better for it.
+    // The search in the PATH finds these files, and their errors are the same.
     let bin = format!("/no/such:{}", path(dir.0.join("bin")));
     for (name, errno, message) in [
         ("plain", libc::EACCES, format!("exec {}", plain.display())),
@@ -101,7 +103,7 @@ fn refusals(dir: &TempDir) -> Vec<Refusal> {
         add(change(ok(), |c| c.uid(id).gid(7)), Stage::Setuid, libc::EINVAL, "setuid");
         add(change(ok(), |c| c.groups(&[7; 70_000])), Stage::Setgroups, libc::EINVAL, "setgroups");
     }
-    // The same beside everything else that can be asked for.
+    // The errors are the same beside everything else that a command can ask for.
     for (command, stage, errno, message) in all.clone() {
         let mut more = command.clone();
         if stage != Stage::Command {
@@ -136,7 +138,8 @@ fn expect_refusals(world: &mut World, all: &[Refusal]) {
     assert_eq!(world.reactor.processes().count(), 0);
 }
 
-/// ForkErrorCloseFDs, GivenFDs, ClosePTY, PTYGivenFDs, ErrorInPipe, WithForkError: whatever fails for want of descriptors, it fails whole.
+/// A spawn that fails for want of descriptors leaves nothing behind. Twisted: ForkErrorCloseFDs,
+/// GivenFDs, ClosePTY, PTYGivenFDs, ErrorInPipe, WithForkError.
 fn expect_whole_at_the_limit(world: &mut World) {
     let commands = [
         sh("echo $0; exit 7"),
@@ -149,7 +152,7 @@ fn expect_whole_at_the_limit(world: &mut World) {
             let before = open_fds();
             let mut id = None;
             let highest = before.last().copied().unwrap_or(0) as u64;
-            // Without holes below, so that the limit is the room.
+            // There are no free numbers below, so that the limit is the room that is left.
             let fillers: Vec<std::fs::File> = (0..)
                 .map_while(|_| {
                     let file = std::fs::File::open("/dev/null").ok()?;
@@ -172,7 +175,7 @@ fn expect_whole_at_the_limit(world: &mut World) {
             } else {
                 world.settle();
                 let now = open_fds();
-                // The self-pipe of the signals may have come to stay.
+                // The self-pipe of the signals may have been opened for good.
                 assert!(now.len() <= before.len() + 2, "{before:?} {now:?}");
             }
             assert_eq!(util::children(), []);
@@ -187,7 +190,7 @@ fn nothing_is_left_of_a_failure() {
     let all = refusals(&dir);
     for combination in COMBINATIONS {
         let mut world = World::new(combination);
-        // What is opened once and kept.
+        // This opens what is opened once and kept.
         assert!(world.run(&Command::new("true")).exit.success());
         world.log.0.clear();
         let before = (open_fds(), util::threads());
@@ -219,7 +222,7 @@ fn nothing_is_left_of_a_failure() {
                 (change(ok(), |c| c.uid(1)), Stage::Setgroups, libc::EPERM, "may not become another user".into()),
             ];
             expect_refusals(&mut world, &all);
-            // No process more: EAGAIN, whatever way it is made.
+            // The user may have no more processes, so both ways to spawn fail with EAGAIN.
             let usual = set_limit(Kind::Nproc, Some(0));
             let refused =
                 world.reactor.spawn_process(&ok()).map_err(|error| (error.stage(), error.io_error().raw_os_error()));

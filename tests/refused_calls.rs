@@ -1,6 +1,6 @@
-//! Each system call of a spawn fails once: the right error from each step, and nothing left behind.
-//!
-//! What real limits can do is in refusals.rs. One test, in a process of its own: it counts what the whole process has open.
+//! Makes each system call of a spawn fail once. Each step fails with the right error and leaves
+//! nothing behind. refusals.rs tests failures through real limits. It is one test in a process of
+//! its own, because it counts the open descriptors of the whole process.
 
 #![cfg(all(target_os = "linux", target_endian = "little"))]
 
@@ -19,13 +19,13 @@ fn command(how: impl FnOnce(&mut Command) -> &mut Command) -> Command {
     command
 }
 
-// Their names where there are older ones for 16 bits.
+// On x86 and arm, these names belong to older calls for 16-bit ids.
 #[cfg(not(any(target_arch = "x86", target_arch = "arm")))]
 use libc::{SYS_setgid, SYS_setgroups, SYS_setuid};
 #[cfg(any(target_arch = "x86", target_arch = "arm"))]
 use libc::{SYS_setgid32 as SYS_setgid, SYS_setgroups32 as SYS_setgroups, SYS_setuid32 as SYS_setuid};
 
-/// What is asked for, what is refused to it, and the step that must say so.
+/// A command, the calls that are refused to it, and the step that must report the error.
 fn cases() -> Vec<(Command, Vec<Refused>, Stage)> {
     let plain = || command(|c| c);
     let on_terminal = || {
@@ -54,16 +54,18 @@ fn cases() -> Vec<(Command, Vec<Refused>, Stage)> {
             vec![(libc::SYS_prctl, Some((0, libc::PR_SET_PDEATHSIG as u32)), libc::EINVAL)],
             Stage::ParentDeath,
         ),
-        // It "succeeds", and says that the parent is 0: that one has died in between.
+        // The call "succeeds" and returns 0 as the parent's pid, which means that the parent has
+        // exited in between.
         (command(|c| c.parent_death_signal(libc::SIGTERM)), vec![(libc::SYS_getppid, None, 0)], Stage::ParentDeath),
         (plain(), vec![(libc::SYS_execve, None, libc::ENOMEM)], Stage::Exec),
-        // Signals cannot be blocked; cannot be let through again, in the child and in the host.
+        // Signals cannot be blocked in the first case. In the second, they cannot be unblocked
+        // again, in the child and in the host.
         (plain(), vec![(libc::SYS_rt_sigprocmask, None, libc::EPERM)], Stage::Sigmask),
         (plain(), vec![(libc::SYS_rt_sigprocmask, Some((0, libc::SIG_SETMASK as u32)), libc::EPERM)], Stage::Sigmask),
     ];
     if is_root() {
         let user = || command(|c| c.uid(7).gid(7).groups(&[7]));
-        // EAGAIN is what a user with too many processes gets.
+        // A user with too many processes gets EAGAIN.
         all.push((user(), vec![(SYS_setgroups, None, libc::ENOMEM)], Stage::Setgroups));
         all.push((user(), vec![(SYS_setgid, None, libc::EPERM)], Stage::Setgid));
         all.push((user(), vec![(SYS_setuid, None, libc::EAGAIN)], Stage::Setuid));
@@ -71,13 +73,14 @@ fn cases() -> Vec<(Command, Vec<Refused>, Stage)> {
     all
 }
 
-/// With all that a spawn keeps for the next one, so that what is open afterwards can be compared.
+/// Runs the command once, so that everything that a spawn keeps for the next one is open before the
+/// comparison.
 fn warm(world: &mut World, command: &Command) {
     assert!(world.run(command).exit.success());
     world.log.0.clear();
 }
 
-// WithForkError, ForkErrorCloseFDs, ErrorInPipe, ClosePTY
+// Twisted: WithForkError, ForkErrorCloseFDs, ErrorInPipe, ClosePTY.
 #[test]
 fn each_step_fails_whole() {
     for (command, refused, stage) in cases() {

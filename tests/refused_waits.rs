@@ -1,4 +1,5 @@
-//! The wait itself is refused, as by a broken kernel or a sandbox: everything goes on, and ends in order.
+//! Tests a refusal of the wait itself, as by a broken kernel or a sandbox. Everything goes on, and
+//! ends in order.
 
 #![cfg(all(target_os = "linux", target_endian = "little"))]
 
@@ -10,10 +11,10 @@ use std::thread;
 use std::time::Duration;
 
 use childminder::{Command, ReapMethod, RunToEnd, Service, SpawnMethod, Stdio};
-use monitor_util::{STUBBORN, Told, World, deadly, group, patient, sh};
+use monitor_util::{STUBBORN, Told, World, group, no_instant_deaths, sh, short_kill_time};
 use seccomp::{Refused, refuse};
 
-/// Whichever of them mio uses.
+/// mio uses one of these calls.
 const WAITS: [Refused; 3] = [
     (libc::SYS_epoll_wait, None, libc::EIO),
     (libc::SYS_epoll_pwait, None, libc::EIO),
@@ -26,8 +27,8 @@ fn a_service_is_stopped_without_the_wait() {
         for reap in [ReapMethod::Pidfd, ReapMethod::Sigchld] {
             scope.spawn(move || {
                 let mut world = World::with(SpawnMethod::Vfork, reap);
-                world.add_with("stubborn", &sh(STUBBORN), deadly());
-                world.add_with("brief", &sh("echo word; exit 1"), patient());
+                world.add_with("stubborn", &sh(STUBBORN), short_kill_time());
+                world.add_with("brief", &sh("echo word; exit 1"), no_instant_deaths());
                 world.start();
                 world.until_ready("stubborn", 1);
                 let pid = world.pid("stubborn");
@@ -37,7 +38,7 @@ fn a_service_is_stopped_without_the_wait() {
                 assert_eq!(error.to_string(), "cannot wait for events: Input/output error (os error 5)");
                 assert!(world.monitor.is_down() && group(pid).is_empty(), "somebody is left");
                 assert_eq!(world.story("stubborn"), ["started", "terminating", "killing", "exited"]);
-                // It was looked after for five seconds before that.
+                // Before that, it was restarted as usual for five seconds.
                 let (starts, exits) = (world.count("started", "brief"), world.count("exited", "brief"));
                 assert!(starts > before + 3 && starts == exits, "{starts} starts, {exits} exits");
                 let ended_well =

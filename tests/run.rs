@@ -1,4 +1,5 @@
-//! The command `childminder run`, as a user sees it: when it restarts, stops and ends. Real programs; looks at nothing inside.
+//! Tests the command `childminder run` as a user sees it: when it restarts, stops and ends. It uses
+//! real programs and looks at nothing inside.
 #![cfg(feature = "cli")]
 
 mod run_util;
@@ -8,7 +9,7 @@ use std::process::{Command, Stdio};
 
 use run_util::*;
 
-// Restarts.
+// The next tests are about restarts.
 
 #[test]
 fn a_long_run_is_followed_by_a_restart_at_once() {
@@ -58,14 +59,14 @@ fn a_grandchild_that_holds_the_pipes_delays_no_restart() {
     let started = running.expect(ERR, "started, pid ");
     assert!(started.at - exited.at < SLACK, "{:?}", started.at - exited.at);
     running.expect(OUT, "[sh] again");
-    // It still waits for this, so it cannot have ended before.
+    // The grandchild still waits for this, so it cannot have ended before.
     fs::write(&fifo, "hello\n").unwrap();
     running.expect(OUT, "[sh] grandchild says hello");
 }
 
-// Stops.
+// The next tests are about stops.
 
-/// Takes a child that ignores SIGTERM, and one of its own that does so too.
+/// A child that ignores SIGTERM, and has a child of its own that ignores it too.
 const STUBBORN: &str = "trap '' TERM; sleep 1000 & echo ready; while :; do sleep 1000; done";
 
 #[test]
@@ -95,7 +96,7 @@ fn a_second_signal_kills_at_once() {
         running.expect(OUT, "[sh] ready");
         running.signal("TERM");
         running.expect(ERR, "terminating, SIGTERM sent");
-        // Not as the second half of the first one.
+        // It comes too late to count as the second half of the first signal.
         assert!(eventually(|| {
             running.signal(second);
             !matches!(running.child.try_wait(), Ok(None))
@@ -128,7 +129,7 @@ fn a_stop_ends_a_wait() {
 
 #[test]
 fn sighup_restarts() {
-    // Not an instant death: it comes back at once, and again.
+    // It is no instant death, so the child is restarted at once, each time.
     let mut running = start(&["-m", "3000", "sh", "-c", "echo ready; exec sleep 1000"]);
     for _ in 0..3 {
         running.expect(OUT, "[sh] ready");
@@ -157,9 +158,9 @@ fn a_stopped_child_can_be_stopped() {
     assert_eq!(running.finish().0, Some(0));
 }
 
-// Whoever starts it.
+// The next tests are about the program that starts the command.
 
-/// By a shell that does something else before.
+/// Starts the command from a shell that runs `before` first.
 fn start_after(before: &str, args: &[&str]) -> Running {
     let script = format!("{before}; exec \"$0\" run \"$@\"");
     let mut shell = Command::new("sh");
@@ -199,7 +200,7 @@ fn a_blocked_sigterm_is_let_through() {
     assert_eq!(running.finish().0, Some(0));
 }
 
-// How it ends.
+// The next tests are about the end of the command.
 
 #[test]
 fn with_never_the_command_ends_as_its_child() {

@@ -1,4 +1,5 @@
-//! What `childminder run` is told: mistakes, what cannot be started, and what the child gets.
+//! Tests the command line of `childminder run`: its mistakes, programs that cannot be started, and
+//! the child's environment and rights.
 #![cfg(feature = "cli")]
 
 mod run_util;
@@ -10,7 +11,7 @@ use std::process::{Command, Stdio};
 
 use run_util::*;
 
-// What cannot be started.
+// The next tests are about programs that cannot be started.
 
 #[test]
 fn what_cannot_be_started_is_said_with_the_reason_and_tried_again() {
@@ -69,7 +70,7 @@ fn what_a_user_may_not_execute_is_said_with_the_user_and_the_folder() {
     let closed = scratch.path("closed");
     denied("closed/program", &format!("as user id 65534; the folder {closed} may not be entered"));
     denied("program", "as user id 65534, who may not execute it");
-    // With the group it may.
+    // With the group it may execute the program.
     std::os::unix::fs::chown(&closed, None, Some(65534)).unwrap();
     fs::set_permissions(&closed, fs::Permissions::from_mode(0o710)).unwrap();
     assert_eq!(run(&["--restart", "never", "--user", "65534:65534", &scratch.path("closed/program")]).0, Some(0));
@@ -116,7 +117,7 @@ fn what_can_be_started_later_is() {
     running.expect(OUT, "[program] here");
 }
 
-// The command line.
+// The next tests are about the command line.
 
 #[test]
 fn a_mistake_in_the_command_line_is_one_clear_line() {
@@ -233,7 +234,7 @@ fn help_and_version_are_answered_on_stdout() {
     }
 }
 
-// What the child gets.
+// The next tests are about what the child gets.
 
 #[test]
 fn the_environment_is_added_to_or_made_anew() {
@@ -280,7 +281,7 @@ fn the_directory_is_the_childs() {
     assert_eq!(out, ["[sh] /"]);
 }
 
-// All relative paths of the command line are relative to the current folder, and none to --cwd.
+// All relative paths of the command line start from the current folder, and none from --cwd.
 #[test]
 fn paths_count_from_the_current_folder() {
     let scratch = Scratch::new("relative");

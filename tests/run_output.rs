@@ -1,4 +1,5 @@
-//! What `childminder run` passes on, of floods too, and what becomes of it where nobody reads.
+//! Tests the output that `childminder run` passes on, also of floods, and what happens to it
+//! without a reader.
 #![cfg(feature = "cli")]
 
 mod run_util;
@@ -13,7 +14,7 @@ use std::thread;
 use childminder::{Event, ProcessId, Pty, Reactor};
 use run_util::*;
 
-// Output.
+// The next tests are about output.
 
 #[test]
 fn a_megabyte_without_newline_comes_in_marked_pieces() {
@@ -87,7 +88,7 @@ fn a_reader_that_goes_away_ends_nothing() {
     for _ in 0..10 {
         assert!(said.any(|line| line.contains("exited: exit status 0")), "the child gets no SIGPIPE");
     }
-    // Now nobody hears anything any more.
+    // From now on, nothing reads the output.
     drop(said);
     let children = format!("/proc/{0}/task/{0}/children", child.id());
     let mut seen = Vec::new();
@@ -124,7 +125,8 @@ fn a_closed_stdout_ends_nothing() {
     assert_eq!(output.stdout, b"");
 }
 
-/// Starts it with a flooding child, and waits until nothing goes on any more.
+/// Starts the command with a child that floods its output, and waits until both have come to a
+/// standstill.
 fn flood(args: &[&str], redirect: &str, mark: &str) -> (Child, Option<ChildStdout>, Option<ChildStderr>) {
     let script = format!("trap '' TERM; exec yes {redirect}");
     let all = [args, &["--env", mark, "--", "sh", "-c", &script]].concat();
@@ -187,20 +189,21 @@ fn a_hangup_ends_who_waits_for_its_reader_alone() {
     let (mut child, _out, _err) = flood(&["--restart", "never"], "", &mark);
     let killed = marked(&mark);
     killed.iter().for_each(|yes| send("KILL", &yes.to_string()));
-    // It has seen the end of its child, and the turn of that is over.
+    // The command has seen the exit of its child, and the turn with the exit is over.
     assert!(eventually(|| killed.iter().all(|yes| is_reaped(*yes)) && all_sleep(&[child.id()])));
     send("HUP", &child.id().to_string());
     assert_eq!(wait(&mut child).code(), Some(137), "its child's");
 
-    // When only the rest of the output is left, it is a filter like any other.
+    // When only the rest of the output is left, the command obeys signals as any filter does.
     use std::os::unix::process::ExitStatusExt;
     for (name, number) in [("TERM", libc::SIGTERM), ("HUP", libc::SIGHUP)] {
-        // Its lines are more than a pipe holds, and fewer than those for which its pipe is no longer read.
+        // These lines are more than a pipe holds, and fewer than those for which the command stops
+        // reading the child's pipe.
         let mut child = command(&["--restart", "never", "sh", "-c", "yes | head -c 60000"]).spawn().unwrap();
         let pid = child.id();
         let said = child.stderr.take().unwrap();
         assert!(BufReader::new(said).lines().map_while(Result::ok).any(|line| line.contains("exited")));
-        // When its child is over, only what it is asked for is heard.
+        // After the child's exit, only signals with a request have a handler.
         let is_heard = |signal: i32| {
             let heard = u64::from_str_radix(&status(pid, "SigCgt"), 16).unwrap();
             heard & 1 << (signal - 1) != 0
@@ -219,7 +222,7 @@ fn a_hangup_ends_who_waits_for_its_reader_alone() {
 fn a_slow_reader_gets_whole_lines_to_the_end() {
     let mut child = command(&["--restart", "never", "seq", "100000"]).stderr(Stdio::null()).spawn().unwrap();
     let pid = child.id();
-    // The child is over, and what it wrote is in three places: its pipe, the command and our pipe.
+    // The child has exited, and its output is in three places: its pipe, the command and our pipe.
     assert!(eventually(|| status(pid, "State").starts_with('S')));
     let mut numbers = 1..=100_000;
     let mut out = BufReader::with_capacity(512, child.stdout.take().unwrap());
@@ -245,7 +248,7 @@ fn a_log_at_its_size_limit_ends_nothing() {
 fn who_was_told_to_end_still_reads_what_its_child_has_left() {
     let mut child = command(&["-t", "3600", "-m", "3000", "seq", "38000"]).spawn().unwrap();
     let mut said = BufReader::new(child.stderr.take().unwrap()).lines().map_while(Result::ok);
-    // Its last words are in its pipe, and there is no room for them yet.
+    // The last output is in the child's pipe, and there is no room for it yet.
     assert!(said.any(|line| line.contains("restarting in 3000 s")));
     send("TERM", &child.id().to_string());
     let mut out = String::new();
@@ -254,7 +257,7 @@ fn who_was_told_to_end_still_reads_what_its_child_has_left() {
     assert_eq!(wait(&mut child).code(), Some(0));
 }
 
-// On a terminal.
+// The next tests are about a terminal.
 
 struct Terminal {
     reactor: Reactor,
@@ -310,7 +313,7 @@ fn ctrl_c_at_the_terminal_is_for_the_command_alone() {
 #[test]
 fn a_terminal_that_stands_still_keeps_nobody_from_stopping() {
     let mark = format!("TERMINAL={}", std::process::id());
-    // All lengths of line, so that the terminal's buffer is full at any place of one.
+    // The lines have such lengths that the terminal's buffer can be full at any place in one.
     let script = "trap '' TERM; exec yes 12345678901234567";
     let mut terminal = Terminal::start(&["-k", "0.3", "--env", &mark, "sh", "-c", script]);
     terminal.reactor.process(terminal.process).unwrap().pause_all();

@@ -1,4 +1,5 @@
-//! One call for a whole process: output, input, limits, time-outs, what others hold open; and the figures against GNU time's.
+//! Tests one call that runs a whole process: output, input, limits, time-outs, pipes that other
+//! processes hold, and a comparison of its figures with GNU time's.
 
 mod util;
 
@@ -10,7 +11,7 @@ use std::time::Duration;
 use childminder::{Command, Output, Pty, ReapMethod, RunError, RunToEnd, SpawnMethod, Stage, Stdio};
 use util::{COMBINATIONS, on_all_combinations, sh};
 
-/// One way to spawn and one to reap: all that a harness has of a reactor.
+/// One way to spawn and one to reap, which is all that a harness uses of a reactor.
 #[derive(Clone, Copy)]
 struct Harness((SpawnMethod, ReapMethod));
 
@@ -31,7 +32,7 @@ impl Harness {
     }
 }
 
-/// Fails instead of hanging: what blocks is under test here.
+/// Fails instead of hanging, because a call that blocks is under test here.
 #[track_caller]
 fn within_30_s<T: Send + 'static>(what: impl FnOnce() -> T + Send + 'static) -> T {
     let (sender, receiver) = mpsc::channel();
@@ -95,7 +96,7 @@ on_all_combinations! {
         let harness = *harness;
         for read_before in [false, true] {
             let result = within_30_s(move || {
-                // It would go on for ever after the end of its input.
+                // The process would go on for ever after the end of its input.
                 harness.run_to_end(&sh("trap '' TERM; cat; exec sleep 1234")).input(Failing(read_before)).run()
             });
             match result {
@@ -158,7 +159,8 @@ on_all_combinations! {
         assert_eq!(output.stdout, b"asked\n");
     }
 
-    /// The leader obeys, a member of its group does not: its pipe is closed by the kill, so that this one sees the end of file.
+    /// The leader obeys, and a member of its group does not. The kill closes the member's pipe, so
+    /// that this process sees the end of file.
     fn members_that_outlive_a_timed_out_leader_are_killed(harness: &mut Harness) {
         let harness = *harness;
         let output = within_30_s(move || {
@@ -172,7 +174,7 @@ on_all_combinations! {
     }
 }
 
-/// Ends the grandchild that a test has left, by the number that it printed first.
+/// Kills the grandchild that a test has left, by the pid that it printed first.
 fn kill_the_one_that_is_left(harness: Harness, output: &Output) {
     let pid = String::from_utf8_lossy(&output.stdout).lines().next().unwrap().to_owned();
     let kill = harness.run(&sh(&format!("kill -KILL {pid}")));
@@ -195,7 +197,7 @@ on_all_combinations! {
             harness.run_to_end(&command).output_limit(100).drain_time(Duration::ZERO).run().unwrap()
         });
         assert_eq!(output.exit.code(), Some(5));
-        // It ends by itself: its pipe is broken now.
+        // It ends by itself, because its pipe is broken now.
         assert!(output.pipes_left_open);
         assert!(output.stderr.ends_with(b"\nlast"));
     }
@@ -223,7 +225,7 @@ on_all_combinations! {
 
 const TIME: &str = "/usr/bin/time";
 
-/// What GNU time says of a run.
+/// The figures that GNU time reports for a run.
 struct Timed {
     user: f64,
     system: f64,
@@ -232,7 +234,7 @@ struct Timed {
     code: Option<i32>,
 }
 
-/// `None`, with a word, where there is no GNU time.
+/// Returns `None`, and prints why, if there is no GNU time.
 fn timed(harness: Harness, command: &Command) -> Option<(Timed, Output)> {
     if !Path::new(TIME).exists() {
         println!("skipped: there is no {TIME}");
@@ -265,23 +267,26 @@ on_all_combinations! {
     fn cpu_agrees_with_gnu_time(harness: &mut Harness) {
         let command = sh("i=0; while [ $i -lt 400000 ]; do i=$((i+1)); done; head -c 200000000 /dev/zero >/dev/null");
         let Some((theirs, both)) = timed(*harness, &command) else { return };
-        // The same run seen from outside: GNU time adds next to nothing to what it measures, and cuts to 10 ms.
+        // Both have measured the same run. GNU time adds next to nothing to it, and cuts its
+        // figures to 10 ms.
         let usage = both.exit.usage;
         assert!(usage.cpu_time() > Duration::from_millis(50), "{usage:?}");
         assert_close(usage.user_time.as_secs_f64(), theirs.user, 0.03, "user time of one run");
         assert_close(usage.system_time.as_secs_f64(), theirs.system, 0.03, "system time of one run");
-        // Of its own: the same work, which costs more on a machine that has more to do.
+        // This is another run of the same work. It needs more time on a machine that has more to
+        // do.
         let ours = harness.run(&command).exit.usage.cpu_time().as_secs_f64();
         let theirs = theirs.user + theirs.system;
         assert!(ours < theirs * 3.0 && theirs < ours * 3.0, "CPU of two runs: {ours} here, {theirs} by {TIME}");
     }
 
     fn peak_memory_agrees_with_gnu_time(harness: &mut Harness) {
-        // Far more than this process, whose own peak a child's begins with: one buffer, and what waits in a pipeline.
+        // This is far more than the memory of this process, with which the peak of a child starts.
+        // One case is a single buffer, and the other is data that waits in a pipeline.
         let mut dd = Command::new("dd");
         dd.args(["if=/dev/zero", "of=/dev/null", "bs=96M", "count=1"]);
         let tail = sh("head -c 64000000 /dev/zero | tail -c 64000000 | wc -c");
-        // What `tail` keeps depends on the pieces in which it comes: two runs of it may differ.
+        // The memory of `tail` depends on the pieces of its input, so two runs of it may differ.
         for (command, least, same_again) in [(dd, 96 << 20, true), (tail, 64_000_000, false)] {
             let Some((theirs, both)) = timed(*harness, &command) else { return };
             let ours = harness.run(&command);

@@ -1,6 +1,5 @@
-//! A sandbox that refuses the newer system calls: everything works without them, by the slower ways.
-//!
-//! One test, in a process of its own: a refusal is remembered for good.
+//! Tests a sandbox that refuses the newer system calls. Everything works without them, by the
+//! slower ways. It is one test in a process of its own, because a refusal is remembered for good.
 
 #![cfg(all(target_os = "linux", target_endian = "little"))]
 
@@ -22,10 +21,11 @@ fn without_close_range_and_pidfds() {
     let _filler: Vec<File> = (0..100).map(|_| File::open("/dev/null").unwrap()).collect();
     let open = |name: &str| -> Arc<OwnedFd> { Arc::new(File::open(dir.file(name, name, 0o600)).unwrap().into()) };
     let (a, b, c) = (open("a"), open("b"), open("c"));
-    // The very first spawn of the process is the one that is refused, half-way through: a ring of high numbers.
+    // The very first spawn of the process is refused half-way, with a ring of high descriptor
+    // numbers.
     let mut ring = Command::new("sh");
     ring.args(["-c", r#"for fd in "$@"; do cat /proc/$$/fd/$fd; done; ls -1v /proc/$$/fd; :"#, "sh"]);
-    // With one slot taken by stdout, two of the ring have been moved by then.
+    // One slot is taken by stdout, so two descriptors of the ring have been moved by then.
     ring.stdin(Stdio::closed()).stderr(Stdio::closed());
     let mut listed = vec![1];
     for (target, file) in [(&a, &c), (&b, &a), (&c, &b)] {
@@ -53,7 +53,7 @@ fn without_close_range_and_pidfds() {
         world.until_with(
             |reactor, event| {
                 if let Event::Exited { process, .. } = event {
-                    // Who is born in a cgroup can be reached all the same.
+                    // A process that started in a cgroup can be reached nevertheless.
                     assert!(util::in_cgroups() || reactor.tree(*process).is_none());
                 }
             },

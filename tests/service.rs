@@ -1,6 +1,7 @@
-//! Services, and what `run_service` does with them: start, signals, stop, the end.
+//! Tests services, and `run_service` with them: start, signals, stop and end. Signals belong to the
+//! whole process.
 //!
-//! Signals are the whole process's. The one rule: a test that raises one runs in a process of its own.
+//! The one rule: a test that raises a signal runs in a process of its own.
 
 #[path = "util/apart.rs"]
 mod apart;
@@ -14,7 +15,7 @@ use std::time::Duration;
 
 use apart::{apart, expect_apart};
 use childminder::{Event, Interest, MultiService, ProcessMonitor, Reactor, ReapMethod, Service, SpawnMethod};
-use monitor_util::{Diary, IDLE, STUBBORN, Told, WATCHDOG, World, now, patient, sh};
+use monitor_util::{Diary, IDLE, STUBBORN, Told, WATCHDOG, World, no_instant_deaths, now, sh};
 
 const SIGINT: i32 = 2;
 const SIGUSR1: i32 = 10;
@@ -24,19 +25,20 @@ fn raise(signal: i32) {
     signal_hook::low_level::raise(signal).unwrap();
 }
 
-/// A monitor, and something to be done when its process is ready, and when it has been told to stop.
+/// A monitor with actions of the test: one when its process is ready, and one when it has been told
+/// to stop.
 struct Scripted {
     monitor: ProcessMonitor<Diary>,
     ready: Option<fn(&mut Reactor)>,
     stopping: Option<fn(&mut Reactor)>,
-    /// To be done at a timer that is not the monitor's.
+    /// The action at a timer that is not the monitor's.
     late: Option<fn(&mut Reactor)>,
 }
 
 impl Scripted {
     fn new(reactor: &mut Reactor, script: &str, ready: fn(&mut Reactor)) -> Self {
         let mut monitor = ProcessMonitor::with_observer(Diary::default());
-        monitor.set_policy(patient()).unwrap();
+        monitor.set_policy(no_instant_deaths()).unwrap();
         monitor.add_process(reactor, "it", &sh(script)).unwrap();
         Self { monitor, ready: Some(ready), stopping: None, late: None }
     }
@@ -117,7 +119,7 @@ fn each_signal_that_ends_a_program_stops_the_service() {
     });
 }
 
-// As under nohup, or in the background of a shell script.
+// This is as under nohup, or in the background of a shell script.
 #[test]
 fn what_was_ignored_stays_ignored() {
     const NAME: &str = "what_was_ignored_stays_ignored";
@@ -146,7 +148,6 @@ fn what_was_ignored_stays_ignored() {
     });
 }
 
-// B28
 #[test]
 fn a_second_signal_kills_at_once() {
     expect_apart("a_second_signal_kills_at_once", || {
@@ -162,8 +163,7 @@ fn a_second_signal_kills_at_once() {
     });
 }
 
-// timeout(1) sends one to the process, and one to its group.
-/// Something that nobody can end.
+/// A service that is never down.
 struct Undying(u32);
 
 impl Service for Undying {
@@ -203,11 +203,12 @@ fn a_second_signal_ends_the_program_whatever_is_left() {
     });
 }
 
+// timeout(1) sends one signal to the process, and one to its group.
 #[test]
 fn a_signal_that_comes_twice_leaves_the_time_to_stop() {
     expect_apart("a_signal_that_comes_twice_leaves_the_time_to_stop", || {
         each_reactor(|mut reactor| {
-            // Ends when it is asked to by somebody else, not by SIGTERM.
+            // The process ignores SIGTERM and ends at the timer's SIGUSR1.
             let script = "trap '' TERM; trap 'exit 0' USR1; echo ready; while :; do sleep 0.01; done";
             let mut service = Scripted::new(&mut reactor, script, |_| raise(SIGTERM));
             service.stopping = Some(|reactor| {
@@ -231,7 +232,7 @@ fn stop_stops_the_service_and_a_signal_then_kills_it() {
     expect_apart("stop_stops_the_service_and_a_signal_then_kills_it", || {
         each_reactor(|mut reactor| {
             let mut service = Scripted::new(&mut reactor, IDLE, Reactor::stop);
-            // A second one has no effect.
+            // A second call has no effect.
             service.stopping = Some(Reactor::stop);
             reactor.run_service(&mut service).unwrap();
             is_story(&service.story(), &STOPPED);
@@ -244,7 +245,7 @@ fn stop_stops_the_service_and_a_signal_then_kills_it() {
     });
 }
 
-// B28: the handlers are restored.
+// The handlers are restored.
 #[test]
 fn afterwards_sigterm_ends_the_program_again() {
     let status = apart("afterwards_sigterm_ends_the_program_again", || {
@@ -262,7 +263,7 @@ fn afterwards_sigterm_ends_the_program_again() {
 #[test]
 fn a_handler_of_the_host_is_called_during_and_after() {
     expect_apart("a_handler_of_the_host_is_called_during_and_after", || {
-        // The signal-hook crate's own safe way: a pipe with a byte a signal.
+        // This is the signal-hook crate's own safe interface: a pipe with a byte for each signal.
         let (mut read, write) = UnixStream::pair().unwrap();
         signal_hook::low_level::pipe::register(SIGTERM, write).unwrap();
         read.set_read_timeout(Some(WATCHDOG)).unwrap();
@@ -276,7 +277,7 @@ fn a_handler_of_the_host_is_called_during_and_after() {
     });
 }
 
-// A signal that the host watches already ends the service all the same, and is the host's afterwards.
+// A signal that the host watches already ends the service, too, and goes to the host afterwards.
 #[test]
 fn a_signal_that_the_host_watches_stays_watched() {
     expect_apart("a_signal_that_the_host_watches_stays_watched", || {
@@ -303,7 +304,7 @@ fn a_signal_that_the_host_watches_stays_watched() {
 
 type Calls = Arc<Mutex<Vec<String>>>;
 
-/// Notes what it is told to do.
+/// Notes the calls that it gets.
 struct Recorder {
     name: &'static str,
     calls: Calls,
@@ -371,7 +372,7 @@ fn services_start_in_order_and_stop_in_reverse() {
     all.start_service(&mut reactor);
     assert_eq!(calls.lock().unwrap().split_off(0), all_of("start", order));
     assert!(all.is_running() && !all.is_down());
-    // An event goes to the first that takes it.
+    // An event goes to the first service that takes it.
     assert!(all.handle(&mut reactor, &Event::Woken));
     assert_eq!(calls.lock().unwrap().split_off(0), ["wake first", "wake second"]);
     all.stop_service(&mut reactor);
@@ -411,7 +412,7 @@ fn a_service_is_started_with_its_rights_before_it_runs() {
     assert_eq!(*calls.lock().unwrap(), ["bind it", "start it", "stop it"]);
 }
 
-/// How many timers each turn has brought.
+/// The number of timer events in each turn.
 #[derive(Default)]
 struct Turns {
     running: bool,
@@ -453,18 +454,18 @@ fn the_end_of_a_turn_comes_once_for_all_of_its_events() {
     let mut reactor = Reactor::new().unwrap();
     let mut all = Turns::default();
     reactor.run_service(&mut all).unwrap();
-    // After the start, the turn, and the stop.
+    // The numbers are for the start, the turn, and the stop.
     assert_eq!(all.all, [0, 100, 0]);
 }
 
-// Monitors of one program do not take each other's events; one of them may take longer to stop.
+// Monitors of one program do not take each other's events, and one of them may take longer to stop.
 #[test]
 fn two_monitors_in_one_program() {
     expect_apart("two_monitors_in_one_program", || {
         each_reactor(|mut reactor| {
             let first = Scripted::new(&mut reactor, IDLE, |_| ());
             let mut second = Scripted::new(&mut reactor, STUBBORN, |_| raise(SIGTERM));
-            second.monitor.set_process_policy(&mut reactor, "it", monitor_util::deadly()).unwrap();
+            second.monitor.set_process_policy(&mut reactor, "it", monitor_util::short_kill_time()).unwrap();
             let mut all = MultiService::new();
             all.add_service(&mut reactor, first);
             all.add_service(&mut reactor, second);
@@ -475,12 +476,12 @@ fn two_monitors_in_one_program() {
     });
 }
 
-// The host's own timer, descriptor and process in the monitor's loop.
+// The host's own timer, descriptor and process are in the monitor's loop.
 #[test]
 fn the_host_s_own_things_in_the_same_loop() {
     monitor_util::each_way(|world| {
         let World { reactor, monitor, .. } = world;
-        let mut policy = patient();
+        let mut policy = no_instant_deaths();
         policy.min_restart_delay = Duration::ZERO;
         monitor.set_policy(policy).unwrap();
         monitor.add_process(reactor, "it", &sh("echo it; exit 1")).unwrap();

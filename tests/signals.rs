@@ -1,17 +1,15 @@
-//! Signals to children.
-//!
-//! Raises none in this process.
+//! Tests signals to children. It raises none in this process.
 
 mod util;
 
 use childminder::{Command, SignalError, Stdio, signal};
 use util::{COMBINATIONS, World, on_all_combinations, sh};
 
-/// A shell that says which signals it gets, and ends by `quit` on its stdin, or when this process is
-/// gone.
+/// A shell that writes the names of the signals that it gets, and ends at `quit` on its stdin, or
+/// when this process is gone.
 fn listener(names: &[&str]) -> Command {
     let traps: String = names.iter().map(|name| format!("trap 'echo {name}' {name}; ")).collect();
-    // A signal makes `read` fail as the end of stdin does.
+    // A signal makes `read` fail, as the end of stdin does.
     let next = "read line || kill -0 $PPID";
     let mut command = sh(&format!("{traps} echo ready; while {next}; do test \"$line\" != quit || exit 0; done"));
     command.stdin(Stdio::piped());
@@ -19,7 +17,7 @@ fn listener(names: &[&str]) -> Command {
 }
 
 on_all_combinations! {
-    // P32: by number and by name, all that there are
+    // All signals can be sent by number and by name.
     fn by_number_and_by_name(world: &mut World) {
         for number in (1..=64).filter(|number| ![32, 33].contains(number)) {
             let name = signal::name(number).expect("a name");
@@ -36,7 +34,7 @@ on_all_combinations! {
         }
     }
 
-    // P32: to the process alone
+    // The signal reaches only the process.
     fn handled_by_the_child(world: &mut World) {
         let id = world.spawn(&listener(&["HUP", "USR1"]));
         world.until_said(id, 1, "ready\n");
@@ -50,11 +48,11 @@ on_all_combinations! {
         world.process(id).write(0, b"quit\n").unwrap();
         let outcome = world.until_ended(id);
         assert_eq!(outcome.out, "ready\nUSR1\nHUP\n");
-        // The last one that was sent; asking by 0 asks for nothing.
+        // It is the last signal that was sent. Signal 0 requests nothing.
         assert_eq!((outcome.exit.code(), outcome.exit.requested), (Some(0), Some(libc::SIGHUP)));
     }
 
-    // P32: killExited, killExitedButNotDetected, killErrorInKill
+    // Twisted: killExited, killExitedButNotDetected, killErrorInKill.
     fn after_the_exit(world: &mut World) {
         let id = world.spawn(&sh("sleep 1000 & echo $!; exit 0"));
         world.until_said(id, 1, "\n");
@@ -65,7 +63,7 @@ on_all_combinations! {
             assert!(matches!(error, SignalError::AlreadyExited), "{error:?}");
             assert_eq!(error.to_string(), "the process has already exited");
         }
-        // The group may be reached, or not; never is it an error of another kind.
+        // The group can be reached or not, but there is never an error of another kind.
         match world.process(id).kill_group() {
             Ok(()) => {}
             Err(error) => {
@@ -76,7 +74,7 @@ on_all_combinations! {
         assert_eq!(world.until_ended(id).exit.requested, None);
     }
 
-    // P32: killErrorInKill
+    // Twisted: killErrorInKill.
     fn invalid_numbers(world: &mut World) {
         let mut command = Command::new("cat");
         let id = world.spawn(command.stdin(Stdio::piped()));
@@ -103,12 +101,12 @@ on_all_combinations! {
         assert_eq!((exit.signal(), exit.requested), (Some(libc::SIGTERM), Some(libc::SIGTERM)));
     }
 
-    // B9: what is in the host's group gets no signal meant for another one's
+    // A child in the host's group gets the signals for its group alone.
     fn a_child_in_our_group(world: &mut World) {
         let mut command = listener(&["USR1"]);
         let id = world.spawn(command.inherit_process_group());
         world.until_said(id, 1, "ready\n");
-        // To itself alone: the group is ours, and we live.
+        // The signal reaches only the child. The group is ours, and this process lives.
         world.process(id).signal_group(libc::SIGUSR1).unwrap();
         world.process(id).write(0, b"quit\n").unwrap();
         assert_eq!(world.until_ended(id).out, "ready\nUSR1\n");
@@ -118,7 +116,7 @@ on_all_combinations! {
         assert_eq!(world.until_ended(id).exit.signal(), Some(libc::SIGKILL));
     }
 
-    // childSignalHandling has its counterpart in hygiene.rs
+    // hygiene.rs tests the counterpart of Twisted's childSignalHandling.
     fn a_child_that_will_not(world: &mut World) {
         let mut command = sh("trap '' TERM; echo ready; while :; do read line || exit; done");
         let id = world.spawn(command.stdin(Stdio::piped()));

@@ -1,6 +1,5 @@
-//! Writing to a child that is gone, in a host that would die of SIGPIPE.
-//!
-//! One test, in a process of its own: it is about the signal's disposition.
+//! Tests a write to a child that is gone, in a host that SIGPIPE would kill. It is one test in a
+//! process of its own, because it changes the signal's action.
 
 #![allow(unsafe_code)]
 
@@ -9,11 +8,10 @@ mod util;
 use childminder::{Stdio, WriteError};
 use util::{COMBINATIONS, World, sh};
 
-// P22
 #[test]
 fn a_gone_child_does_not_kill_the_host() {
-    // Rust ignores it in every program; this one is as C would have it.
-    // SAFETY: the default touches no memory.
+    // Rust ignores SIGPIPE in every program. This one has the default action, as a C program has.
+    // SAFETY: the default action touches no memory.
     unsafe { libc::signal(libc::SIGPIPE, libc::SIG_DFL) };
     for combination in COMBINATIONS {
         let mut world = World::new(combination);
@@ -22,7 +20,8 @@ fn a_gone_child_does_not_kill_the_host() {
         let id = world.spawn(&command);
         let mut told = false;
         while !told {
-            // Without a turn, so that the write itself finds out; it may be too early for that, too.
+            // There is no turn, so that the write itself finds the closed pipe. It may come too
+            // early for that, too.
             match world.process(id).write(0, &[0; 1000]) {
                 Ok(true) => std::thread::yield_now(),
                 Ok(false) if world.process(id).pending(0).is_some() => std::thread::yield_now(),
@@ -30,7 +29,7 @@ fn a_gone_child_does_not_kill_the_host() {
                 Err(error) => panic!("{error}"),
             }
             if world.process(id).pending(0).is_some_and(|pending| pending > 1 << 20) {
-                // The shell has not come so far: let it be told by the turn.
+                // The shell has not closed its stdin yet, so the turn reports it.
                 break;
             }
         }
@@ -39,7 +38,7 @@ fn a_gone_child_does_not_kill_the_host() {
         assert_eq!(world.process(id).write(0, b"x"), Err(WriteError::NoPipe { fd: 0 }));
         world.process(id).write(3, b"go\n").unwrap();
         assert!(world.until_ended(id).exit.success());
-        // Nothing is left of it that would come later.
+        // No signal is left pending.
         assert_eq!(util::status_field("thread-self", "SigPnd"), "0".repeat(16));
         assert_eq!(util::status_field("thread-self", "SigBlk"), "0".repeat(16));
     }

@@ -1,6 +1,5 @@
-//! What a child gets: descriptors, arguments, environment, directory, group, limits.
-//!
-//! Asks the child itself, or /proc about it. Changes nothing of this process.
+//! Tests what a child gets: descriptors, arguments, environment, directory, group and limits. It
+//! asks the child itself, or /proc, and changes nothing of this process.
 
 mod util;
 
@@ -13,18 +12,18 @@ use std::sync::Arc;
 use childminder::{Command, Limit, Resource, Stage, Stdio};
 use util::{COMBINATIONS, TempDir, World, field_of, on_all_combinations, sh};
 
-/// The descriptors that a shell has, one by one.
+/// A script that lists the descriptors of its shell.
 const LIST: &str = "ls -v /proc/$$/fd; :";
 
 on_all_combinations! {
-    // P2, P6: only what was given; stdin is /dev/null (B23)
+    // The child has only the descriptors that it was given. Its stdin is /dev/null.
     fn default_descriptors(world: &mut World) {
         assert_eq!(world.output(&sh(LIST)), "0\n1\n2\n");
         assert_eq!(world.output(&sh("readlink /proc/$$/fd/0")), "/dev/null\n");
         assert_eq!(world.output(&Command::new("cat")), "");
     }
 
-    // P2: test_FD
+    // Twisted: test_FD.
     fn any_map(world: &mut World) {
         let script = "read a; read b <&3; echo out $a >&1; echo four $b >&4; exec 4>&-; read c <&5 || echo eof";
         let mut command = sh(script);
@@ -46,14 +45,14 @@ on_all_combinations! {
         assert!(outcome.exit.success());
     }
 
-    // P3
+    // The child has no descriptor at all.
     fn none_at_all(world: &mut World) {
         let mut command = Command::new("sleep");
         command.arg("1000").stdin(Stdio::closed()).stdout(Stdio::closed()).stderr(Stdio::closed());
         let id = world.spawn(&command);
         let listing = format!("/proc/{}/fd", world.process(id).pid().unwrap());
         let deadline = util::now() + util::WATCHDOG;
-        // Its loader opens some of its own for a moment.
+        // The program loader opens some descriptors for a moment.
         while fs::read_dir(&listing).unwrap().count() > 0 {
             assert!(util::now() < deadline, "it has descriptors");
             std::thread::yield_now();
@@ -65,7 +64,7 @@ on_all_combinations! {
         assert!(world.run(&command).exit.success());
     }
 
-    // P3: test_stderr
+    // Twisted: test_stderr.
     fn stderr_into_stdout(world: &mut World) {
         let mut command = sh("echo one; echo two >&2; echo three");
         command.stderr(Stdio::same_as(1));
@@ -78,7 +77,7 @@ on_all_combinations! {
         assert_eq!(world.log.text(id, 7), "one\ntwo\n");
     }
 
-    // P2, P3: swaps, shared targets, a move away and back; GetFileActionsTests
+    // Descriptors are swapped, shared, and moved away and back. Twisted: GetFileActionsTests.
     fn given_files(world: &mut World) {
         let dir = TempDir::new("given");
         let open = |name: &str| -> Arc<OwnedFd> {
@@ -87,8 +86,9 @@ on_all_combinations! {
         };
         let (a, b, c) = (open("a"), open("b"), open("c"));
         let number = |fd: &Arc<OwnedFd>| std::os::fd::AsRawFd::as_raw_fd(&**fd);
-        // Each at the number that another one has in the host, in a ring; and all of them once more.
-        // The shell only knows descriptors of one digit by `<&`, so ask the kernel.
+        // Each file is given at the number that another one has in the host, in a ring, and all of
+        // them once more. The shell's `<&` only knows descriptors of one digit, so the script asks
+        // the kernel.
         let mut command = Command::new("sh");
         command.args(["-c", r#"for fd in "$@"; do cat /proc/$$/fd/$fd; done"#, "sh"]);
         let map = [(number(&a), &b, "b"), (number(&b), &c, "c"), (number(&c), &a, "a"), (50, &a, "a"), (51, &b, "b"), (52, &a, "a")];
@@ -100,13 +100,13 @@ on_all_combinations! {
         assert_eq!(world.output(&command), expected);
         // A command means the same each time.
         assert_eq!(world.output(&command.clone()), expected);
-        // One at its own number stays where it is.
+        // A file that is given at its own number stays where it is.
         let mut command = sh(&format!("cat /proc/$$/fd/{}", number(&a)));
         command.fd(number(&a), Arc::clone(&a));
         assert_eq!(world.output(&command), "a\n");
     }
 
-    // P2: the caller's file stays open, and is where the child left it
+    // The caller's file stays open, and its position is where the child left it.
     fn a_file_as_stdout(world: &mut World) {
         let dir = TempDir::new("stdout");
         let path = dir.file("log", "", 0o600);
@@ -121,7 +121,8 @@ on_all_combinations! {
         assert_eq!(said, "hello\nworld\nmine\n");
     }
 
-    // P6: test_openFileDescriptors. The highest number that there may be: both paths must find room for their own.
+    // The highest number is the highest possible one, and both paths must find room for their own
+    // descriptors. Twisted: test_openFileDescriptors.
     fn high_numbers(world: &mut World) {
         let limit: i32 = field_of_limits("Max open files").min(i32::MAX as u64) as i32;
         for target in [200, 1023, limit - 1] {
@@ -138,7 +139,7 @@ on_all_combinations! {
         assert_eq!((error.stage(), error.io_error().raw_os_error()), (Stage::Dup2, Some(libc::EBADF)));
     }
 
-    // more high sources than there are low slots
+    // There are more high descriptors than low slots.
     fn many_descriptors(world: &mut World) {
         let _filler: Vec<File> = (0..100).map(|_| File::open("/dev/null").unwrap()).collect();
         let mut command = sh("for fd in 3 4 5 6 7 8 9; do eval \"echo $fd >&$fd\"; done; ls -v /proc/$$/fd; :");
@@ -155,14 +156,14 @@ on_all_combinations! {
         }
     }
 
-    // test_inheritableConflict: what is given at its own number is inheritable, even if it was not
+    // A descriptor that is given at its own number is inheritable, even if it was not before.
+    // Twisted: test_inheritableConflict.
     fn inherited(world: &mut World) {
         let file = File::open("/dev/zero").unwrap();
         let number = std::os::fd::AsRawFd::as_raw_fd(&file);
         let mut command = sh(&format!("readlink /proc/$$/fd/{number}"));
         command.fd(number, Stdio::inherit());
         assert_eq!(world.output(&command), "/dev/zero\n");
-        // P4
         let mut command = Command::new("true");
         command.fd(9999, Stdio::inherit());
         let error = world.reactor.spawn_process(&command).unwrap_err();
@@ -175,7 +176,7 @@ on_all_combinations! {
         let script = "echo $LISTEN_FDS $LISTEN_FDNAMES; test $LISTEN_PID = $$ && echo mine; ls /proc/$$/fd; \
                       readlink /proc/$$/fd/3 /proc/$$/fd/4";
         let mut command = sh(script);
-        // What the host was given itself, or what somebody set by hand, must not come first.
+        // Variables that the host has inherited, or that the command sets, must not come first.
         command.envs([("LISTEN_PID", "1"), ("LISTEN_FDS", "7"), ("LISTEN_FDNAMES", "x")]);
         command.listen_fd("web", first.try_clone().unwrap()).listen_fd("api", second.try_clone().unwrap());
         let inode = |socket: &TcpListener| {
@@ -192,7 +193,7 @@ on_all_combinations! {
         assert!(said.contains("LISTEN_FDS=1\n") && said.contains("LISTEN_FDNAMES=web\n"), "{said}");
     }
 
-    // test_commandLine, test_processCommandLineArguments
+    // Twisted: test_commandLine, test_processCommandLineArguments.
     fn arguments(world: &mut World) {
         let odd = ["", " ", "\t\t\"\\", "'\"'\\n", "$HOME", "*", "-c", "ünï", "\n"];
         let mut command = Command::new("printf");
@@ -204,7 +205,7 @@ on_all_combinations! {
         assert_eq!(world.output(&command), "another\n");
     }
 
-    // P8, B22: test_environment…
+    // Twisted: test_environment….
     fn environment(world: &mut World) {
         let mut command = Command::new("/usr/bin/env");
         let lines = |said: &str| {
@@ -225,7 +226,7 @@ on_all_combinations! {
         assert_eq!(world.output(&command), "");
     }
 
-    // P7, P9, B19: the child's PATH, whatever else is asked for
+    // The search uses the child's PATH, whatever else the command sets.
     fn path_of_the_child(world: &mut World) {
         let dir = TempDir::new("path");
         dir.file("first/prog", "#!/bin/sh\necho first\n", 0o644);
@@ -238,12 +239,12 @@ on_all_combinations! {
         assert_eq!(world.output(&command), format!("second {}\n", here.display()));
         command.current_dir(dir.0.join("third"));
         assert_eq!(world.output(&command), format!("second {root}/third\n"));
-        // Relative entries count from the child's directory, an empty one is that directory.
+        // Relative entries start from the child's directory, and an empty entry is that directory.
         for path in ["../third", "", "/none:", ":/none", "."] {
             command.env("PATH", path);
             assert_eq!(world.output(&command), "third\n", "{path:?}");
         }
-        // One that is longer than a path can be holds nothing, as to execvp(3).
+        // An entry that is longer than a path can be is skipped, as by execvp(3).
         let long = "x".repeat(5000);
         command.env("PATH", format!("/{long}:{root}/second"));
         assert_eq!(world.output(&command), format!("second {root}/third\n"));
@@ -251,12 +252,12 @@ on_all_combinations! {
         let error = world.reactor.spawn_process(&command).unwrap_err();
         assert_eq!(error.io_error().raw_os_error(), Some(libc::ENOENT), "{error}");
         assert!(error.to_string().contains("in no directory of its PATH"), "{error}");
-        // None: /bin:/usr/bin.
+        // Without a PATH, the search uses /bin:/usr/bin.
         let mut command = Command::new("true");
         assert_eq!(world.output(command.env_clear()), "");
     }
 
-    // P9; test_shebang
+    // Twisted: test_shebang.
     fn directory(world: &mut World) {
         let dir = TempDir::new("cwd");
         dir.file("sub/prog", "#!/bin/sh\npwd\n", 0o755);
@@ -268,7 +269,6 @@ on_all_combinations! {
         assert_eq!(world.output(&command), format!("{}/sub\n", dir.0.display()));
     }
 
-    // P12
     fn groups_and_sessions(world: &mut World) {
         // pid, parent, group, session
         let ids = |said: &str| -> Vec<i32> {
@@ -305,7 +305,7 @@ on_all_combinations! {
         assert_eq!(world.output(&command), "0000\n7\n");
     }
 
-    // soft and hard, each one that there is
+    // Every limit is set, soft and hard.
     fn limits(world: &mut World) {
         let hard_now: Vec<Option<u64>> = Resource::ALL.iter().map(|one| limits_of_proc(one.name()).1).collect();
         let mut command = Command::new("cat");
@@ -323,7 +323,7 @@ on_all_combinations! {
         assert_eq!(world.output(command.rlimit(Resource::Core, Limit { soft: Some(0), hard: None.or(hard_now[1]) })), "0\n");
     }
 
-    // The thread that spawned it is gone: so is the child.
+    // When the thread that spawned it ends, the child gets the signal.
     fn parent_death_signal(world: &mut World) {
         let mut command = Command::new("sleep");
         command.arg("1000").parent_death_signal(libc::SIGUSR1);
@@ -335,7 +335,7 @@ on_all_combinations! {
         assert_eq!(outcome.exit.requested, None);
     }
 
-    // P11, B21 (from a clean host; hygiene.rs has the other one)
+    // The host is clean here. hygiene.rs tests an untidy one.
     fn signals_are_clean(world: &mut World) {
         let mut command = Command::new("cat");
         command.arg("/proc/self/status");
@@ -345,7 +345,7 @@ on_all_combinations! {
         }
     }
 
-    // test_process: a filter in another directory
+    // A filter runs in another directory. Twisted: test_process.
     fn gzip(world: &mut World) {
         let mut command = sh("gzip -c | gunzip -c");
         command.stdin(Stdio::piped()).current_dir("/tmp");
@@ -356,7 +356,7 @@ on_all_combinations! {
         assert_eq!(world.until_ended(id).out, text);
     }
 
-    // A spawn from within a handler, and from within that one's.
+    // A handler spawns a process, and the handler of that one another.
     fn from_a_handler(world: &mut World) {
         let first = world.spawn(&sh("echo 0"));
         let mut ids = vec![first];
@@ -387,7 +387,7 @@ fn limits_of_proc(name: &str) -> (Option<u64>, Option<u64>) {
     parse_limit(&fs::read_to_string("/proc/self/limits").unwrap(), name)
 }
 
-/// Soft and hard limit from the text of /proc/<pid>/limits.
+/// The soft and the hard limit in the text of /proc/<pid>/limits.
 fn parse_limit(said: &str, name: &str) -> (Option<u64>, Option<u64>) {
     let long = match name {
         "as" => "Max address space",

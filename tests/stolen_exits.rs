@@ -1,6 +1,5 @@
-//! Children that somebody else of this process has reaped first.
-//!
-//! One test, in a process of its own: it waits for other people's children.
+//! Tests children that other code in this process has reaped first. It is one test in a process of
+//! its own, because it waits for any child.
 
 #![allow(unsafe_code)]
 
@@ -9,13 +8,14 @@ mod util;
 use childminder::{SignalError, Stdio};
 use util::{COMBINATIONS, World, sh};
 
-/// Takes whatever child of this process dies next; false if there is none.
+/// Reaps the child of this process that exits next. `false` if there is none.
 fn steal() -> bool {
-    // SAFETY: a null status is not written.
+    // SAFETY: with a null status, nothing is written.
     unsafe { libc::waitpid(-1, std::ptr::null_mut(), 0) > 0 }
 }
 
-// P38, B15: one exit, one end, and a status that says that it is unknown; ErrorECHILDInReapProcess
+// Each process has one exit, one end, and a status that is unknown. Twisted:
+// ErrorECHILDInReapProcess.
 #[test]
 fn unknown_but_not_lost() {
     for combination in COMBINATIONS {
@@ -26,19 +26,20 @@ fn unknown_but_not_lost() {
         world.process(id).kill_group_at_exit(true);
         world.process(id).write(0, b"go\n").unwrap();
         assert!(steal());
-        // Nobody's number any more: no signal is sent to it.
+        // The pid is not ours any more, so no signal is sent to it.
         assert!(matches!(world.process(id).signal(libc::SIGTERM), Err(SignalError::AlreadyExited)));
         let outcome = world.until_ended(id);
         assert_eq!((outcome.exit.status, outcome.exit.requested), (None, None));
         world.settle();
         assert!(world.log.ended(id));
-        // Nor to the group of that number, even where it was asked to be killed.
+        // No signal is sent to the group of that number either, even after a kill was requested.
         let left: i32 = outcome.out.trim().parse().unwrap();
         let state = std::fs::read_to_string(format!("/proc/{left}/stat")).unwrap();
         assert!(!state.rsplit_once(") ").unwrap().1.starts_with('Z'), "{state}");
-        // SAFETY: touches no memory; the process is ours, and nobody waits for it before.
+        // SAFETY: kill touches no memory. The process is ours, and nothing has waited for it
+        // before.
         assert_eq!(unsafe { libc::kill(left, libc::SIGKILL) }, 0);
-        // And a second child's.
+        // The exit of a second child is reaped, too.
         let id = world.spawn(&sh("exit 4"));
         assert!(steal());
         let other = world.spawn(&sh("exit 5"));

@@ -1,7 +1,6 @@
-//! A host that spawns while its process group is under a storm of signals, as from a terminal's keys.
-//!
-//! The host is this file run once more, in a process group of its own, so that the storm hits it and
-//! the children that are on their way out of its group, and nobody else.
+//! Tests a host that spawns while its process group gets a storm of signals, as from the keys of a
+//! terminal. The host is this file run once more, in a process group of its own, so that the storm
+//! reaches only the host and the children that are on their way out of its group.
 
 mod util;
 
@@ -17,15 +16,15 @@ use rustix::process::{Pid, Signal, kill_process_group};
 use util::{WATCHDOG, World, now};
 
 const HOST: &str = "CHILDMINDER_TEST_STORM_HOST";
-/// More are run by the variable of this name.
+/// The variable with this name raises the number of spawns.
 const SPAWNS: &str = "CHILDMINDER_TEST_STORM_SPAWNS";
 
 fn spawns() -> usize {
     env::var(SPAWNS).map_or(2_000, |count| count.parse().unwrap())
 }
 
-/// Spawns, and says how many have ended as they should. Ctrl-C is nothing to it; Ctrl-Z stops it as it
-/// stops any program.
+/// Spawns processes and prints how many have ended as they should. Ctrl-C has no effect on it, and
+/// Ctrl-Z stops it as it stops any program.
 fn host(method: SpawnMethod, in_its_group: bool) {
     let mut world = World::new((method, ReapMethod::Pidfd));
     world.reactor.watch_signal(libc::SIGINT).unwrap();
@@ -40,7 +39,7 @@ fn host(method: SpawnMethod, in_its_group: bool) {
         spawned += ids.len();
         world.until(|log| ids.iter().all(|id| log.ended(*id)));
         let exits = ids.iter().map(|id| world.log.exit(*id).unwrap());
-        // One in the group is meant by Ctrl-C, too.
+        // Ctrl-C also ends a child in the host's group.
         let is_well = |exit: &Exit| exit.success() || in_its_group && exit.signal() == Some(libc::SIGINT);
         well += exits.filter(is_well).count();
         world.log.0.clear();
@@ -49,7 +48,8 @@ fn host(method: SpawnMethod, in_its_group: bool) {
 }
 
 fn storm(method: &str) {
-    // One storm at a time: there are as many processes as a machine has room for.
+    // Only one storm runs at a time, because each one uses as many processes as a machine has room
+    // for.
     static ALONE: Mutex<()> = Mutex::new(());
     let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
     let mut itself = Command::new(env::current_exe().unwrap());
@@ -68,12 +68,12 @@ fn storm(method: &str) {
                     break;
                 }
                 if start.elapsed() > 4 * WATCHDOG {
-                    // It hangs: the reader below is to learn of it.
+                    // The host hangs. The kill lets the reader below see its end.
                     let _ = kill_process_group(group, Signal::KILL);
                     break;
                 }
                 let _ = kill_process_group(group, signal);
-                // So that the host gets somewhere between a stop and the next.
+                // The host gets a chance to run between one stop and the next.
                 thread::yield_now();
             }
             let _ = kill_process_group(group, Signal::CONT);

@@ -1,8 +1,7 @@
-//! Programs that run processes, on a real terminal, under a real shell with job control: Ctrl-C,
-//! Ctrl-Z and `fg`.
+//! Tests programs that run processes on a real terminal, under a real shell with job control:
+//! Ctrl-C, Ctrl-Z and `fg`. Each host is this file run once more, on a pseudo-terminal.
 //!
-//! Each host is this file run once more, on a pseudo-terminal. The one rule: a key is pressed when the
-//! screen shows that its time has come.
+//! The one rule: a key is pressed only when the screen shows the state that the test waits for.
 
 #![cfg(target_os = "linux")]
 
@@ -20,16 +19,16 @@ use util::{COMBINATIONS, WATCHDOG, World, now, on_all_combinations, sh};
 
 const HOST: &str = "CHILDMINDER_TEST_TERMINAL_HOST";
 
-/// Whether this process is to be the host; the test that runs it goes on otherwise.
+/// The role of this process if it is the host. Otherwise the test that runs the host goes on.
 fn is_host() -> Option<String> {
     env::var(HOST).ok()
 }
 
-/// A terminal with a program on it, and what it shows.
+/// A terminal with a program on it, and its screen.
 struct Terminal {
     world: World,
     id: ProcessId,
-    /// So much of the screen was looked at.
+    /// The length of the part of the screen that was checked.
     seen: usize,
 }
 
@@ -40,7 +39,7 @@ impl Terminal {
         Self { world, id, seen: 0 }
     }
 
-    /// A shell with job control, and no prompt that anybody would take for something else.
+    /// A shell with job control, and with a prompt that cannot be taken for other output.
     fn shell() -> Self {
         let mut command = Command::new("bash");
         command.args(["--norc", "--noprofile", "-i"]).env("PS1", "ready> ").env("HISTFILE", "").env("TERM", "dumb");
@@ -49,7 +48,7 @@ impl Terminal {
         terminal
     }
 
-    /// This file as a host: the line that runs the test of this name once more.
+    /// The line that runs the test with this name once more, as a host.
     fn itself(test: &str, how: &str) -> String {
         let program = env::current_exe().unwrap();
         format!("{HOST}={how} {} --exact {test} --nocapture", program.display())
@@ -63,7 +62,8 @@ impl Terminal {
         String::from_utf8_lossy(&self.world.log.data(self.id, 1)[self.seen..]).into_owned()
     }
 
-    /// Waits until this shows up, behind all that was waited for before. What was shown until then.
+    /// Waits until this text appears after everything that was waited for before. Returns the
+    /// output up to it.
     #[track_caller]
     fn until(&mut self, text: &str) -> String {
         let start = now();
@@ -79,7 +79,7 @@ impl Terminal {
     }
 }
 
-/// The state letter of a process, if it is there.
+/// The state letter of a process, if the process exists.
 fn state(pid: &str) -> Option<char> {
     let stat = fs::read_to_string(format!("/proc/{}/stat", pid.trim())).ok()?;
     stat.rsplit_once(") ")?.1.chars().next()
@@ -98,7 +98,8 @@ fn gone(state: Option<char>) -> bool {
     matches!(state, None | Some('Z' | 'X'))
 }
 
-// Eight short jobs at a time, and Ctrl-Z at any moment: also while one of them is being born.
+// Eight short jobs run at a time, and Ctrl-Z comes at any moment, also while one of them is
+// starting.
 
 fn eight_jobs(method: SpawnMethod) {
     let mut reactor = Reactor::with_methods(method, ReapMethod::Pidfd).unwrap();
@@ -156,7 +157,7 @@ fn a_hundred_presses_fork() {
     a_hundred_presses("a_hundred_presses_fork", SpawnMethod::Fork);
 }
 
-// Two reactors of a program hear the same key: it stops once.
+// Two reactors of a program get the signal of the same key. The program stops once.
 
 fn two_reactors() {
     let mut pairs = [(); 2].map(|()| {
@@ -202,7 +203,7 @@ fn two_reactors_stop_their_program_once() {
     terminal.world.until_ended(terminal.id);
 }
 
-// The jobs stand still with their host, and the kill time, too.
+// The jobs stop with their host, and so does the kill time.
 
 fn stands_still() {
     let mut reactor = Reactor::new().unwrap();
@@ -249,10 +250,10 @@ fn a_kill_time_stands_still() {
     terminal.until("saving");
     terminal.type_in("\x1a");
     terminal.until("Stopped");
-    // D: the shell waits in vfork(2) for a child that was stopped before its exec.
+    // In the state D, the shell waits in vfork(2) for a child that was stopped before its exec.
     let stands_still = |state| matches!(state, Some('T' | 'D'));
     until_state(&pid, stands_still);
-    // Longer than the kill time.
+    // This is longer than the kill time.
     let start = now();
     while start.elapsed() < Duration::from_secs(4) {
         assert!(stands_still(state(&pid)));
@@ -265,7 +266,7 @@ fn a_kill_time_stands_still() {
     terminal.world.until_ended(terminal.id);
 }
 
-// A run to the end takes its process along.
+// A run to the end stops its process when it is interrupted.
 
 fn runs_to_the_end(how: &str) {
     let deaf = if how == "deaf" { "trap '' TERM; " } else { "" };
@@ -288,7 +289,7 @@ fn ctrl_c_ends_a_run_to_the_end_with_its_host() {
         let pids: Vec<String> = terminal.until("\r\n").split(' ').map(str::to_owned).collect();
         terminal.type_in("\x03");
         if how == "deaf" {
-            // One at once is an echo; a later one kills.
+            // A second signal at once counts as an echo. A later one kills.
             let start = now();
             while !pids.iter().all(|pid| gone(state(pid))) {
                 assert!(start.elapsed() < WATCHDOG, "they live");
@@ -304,7 +305,7 @@ fn ctrl_c_ends_a_run_to_the_end_with_its_host() {
     }
 }
 
-// What the host handles, ignores or blocks is the host's.
+// Signals that the host handles, ignores or blocks are left to the host.
 
 fn handles_it_itself() {
     let mut reactor = Reactor::new().unwrap();
@@ -344,7 +345,7 @@ fn a_signal_that_another_part_handles_is_an_error() {
     assert!(terminal.world.until_ended(terminal.id).exit.success());
 }
 
-// Stops and continuations of single processes.
+// The next test is about stops and continuations of single processes.
 
 on_all_combinations! {
     fn stops_are_events(world: &mut World) {
@@ -370,7 +371,8 @@ on_all_combinations! {
     }
 }
 
-// A process of another group that asks the terminal is stopped by the kernel; the host is told.
+// The kernel stops a process of another group that reads from the terminal, and the host gets an
+// event.
 
 fn asks_the_terminal() {
     let mut reactor = Reactor::new().unwrap();

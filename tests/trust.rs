@@ -1,5 +1,5 @@
-//! Root runs no file that others may have written. `check`, `up`, a reload and the clients agree
-//! about it.
+//! Tests that root runs no file that other users may have written. `check`, `up`, a reload and the
+//! clients have to agree about it.
 #![cfg(all(feature = "cli", target_os = "linux"))]
 
 mod up_util;
@@ -20,7 +20,7 @@ fn is_root() -> bool {
     is_root
 }
 
-/// A folder with a file of this owner, group and mode, and the same for the folder.
+/// A folder with a file. Each of both has this owner, group and mode.
 fn place(file: (u32, u32, u32), folder: (u32, u32, u32)) -> Folder {
     let it = Folder::new();
     it.write("childminder.toml", FILE);
@@ -55,7 +55,7 @@ fn what_others_may_write_is_refused() {
         }
         expect_refusal(&place((0, 100, 0o664), ROOTS), args, "a group may write to it (group id 100, mode 0664)");
         expect_refusal(&place((NOBODY, 100, 0o664), ROOTS), args, "a group may write to it");
-        // Who may write to the folder may put another file in its place.
+        // A user who may write to the folder may put another file in its place.
         let its_folder = "others may write to its folder (mode 0777)";
         expect_refusal(&place((0, 0, 0o644), (0, 0, 0o777)), args, its_folder);
         expect_refusal(
@@ -63,9 +63,9 @@ fn what_others_may_write_is_refused() {
             args,
             "a group may write to its folder (group id 100, mode 0775)",
         );
-        // The group of root is root's, as a user's own group is the user's.
+        // The group of root is trusted like root, as a user's own group is like the user.
         assert_eq!(run(&place((0, 0, 0o664), (0, 0, 0o775)), &[&["check"], args].concat()), (0, String::new()));
-        // In a sticky folder nobody replaces the files of others.
+        // In a sticky folder, no user can replace the files of others.
         assert_eq!(run(&place((0, 0, 0o644), (0, 0, 0o1777)), &[&["check"], args].concat()), (0, String::new()));
     }
 }
@@ -86,7 +86,7 @@ fn what_belongs_to_another_user_is_run_only_if_it_is_named() {
         let (code, said) = run(&folder, &["check", "-c", "childminder.toml"]);
         let warning = format!("childminder.toml: warning: {what}, and root runs what that user writes\n");
         assert!(code == 0 && said.ends_with(&warning), "{code} {said}");
-        // `up` says the same, and runs.
+        // `up` prints the same warning, and runs.
         let mut command = Command::new(PROGRAM);
         command.args(["up", "-c", "childminder.toml"]).current_dir(&folder.0);
         let child = child_with_output(&mut command, &folder);
@@ -94,21 +94,21 @@ fn what_belongs_to_another_user_is_run_only_if_it_is_named() {
         up.wait_for_socket();
         up.until_read("err", &warning);
         up.ok(&["status", "-c", "childminder.toml"]);
-        // A reload looks again.
+        // A reload checks the file again.
         fs::set_permissions(up.folder.join("childminder.toml"), fs::Permissions::from_mode(0o666)).unwrap();
         let (code, said) = up.fails(&["reload", "--socket", "s"]);
         assert!(code == 1 && said.contains("childminder.toml: others may write to it (mode 0666)"), "{code} {said}");
         up.ok(&["shutdown", "--wait", "--socket", "s"]);
         assert_eq!(up.wait().code(), Some(0));
     }
-    // In /tmp anybody may have made it.
+    // In /tmp, any user may have made the file.
     let folder = place(theirs, (0, 0, 0o1777));
     expect_refusal(
         &folder,
         &["-c", "childminder.toml"],
         "it belongs to user id 65534, and others may write to its folder",
     );
-    // Nor by a link.
+    // A link does not help either.
     let links = place((0, 0, 0o644), ROOTS);
     fs::remove_file(links.join("childminder.toml")).unwrap();
     symlink(folder.join("childminder.toml"), links.join("childminder.toml")).unwrap();

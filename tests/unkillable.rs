@@ -1,6 +1,5 @@
-//! A process that has become another user's, and may not be signalled any more: what waits for it comes back, and says so.
-//!
-//! Needs root, to make a program that becomes root.
+//! Tests a process that runs as another user by now and may not be signalled any more. A call that
+//! waits for it returns, and reports it. The test needs root, to make a program that becomes root.
 
 #![cfg(target_os = "linux")]
 
@@ -17,7 +16,7 @@ use nobody::as_nobody;
 use rustix::process::{Pid, Signal, WaitOptions, kill_process, waitpid};
 use util::{COMBINATIONS, TempDir, is_root, now};
 
-/// A program that anybody may run, and that runs another one as root.
+/// A program that every user may run, and that runs another one as root.
 fn becomes_root() -> Option<(TempDir, PathBuf)> {
     if !is_root() {
         return None;
@@ -53,7 +52,8 @@ fn a_run_to_the_end_gives_it_up() {
     }
 }
 
-// What cannot be killed is told of, by name, and watched on until it is gone.
+// A tree that cannot be killed is reported by the names of its members, and watched until it is
+// gone.
 #[test]
 fn a_tree_that_is_still_there_is_told_of() {
     let Some((_folder, program)) = becomes_root() else { return };
@@ -76,7 +76,7 @@ fn a_tree_that_is_still_there_is_told_of() {
         let start = now();
         let refused = world.reactor.tree(id).unwrap().kill().unwrap_err();
         assert!(matches!(refused, SignalError::Os(_)), "{refused}");
-        // Again, which is not told again.
+        // A second kill reports nothing again.
         let _ = world.reactor.tree(id).unwrap().kill();
         let (remains, gone) = (std::cell::RefCell::new(Vec::new()), std::cell::Cell::new(None));
         let hook = |_: &mut Reactor, event: &Event<'_>| match *event {
@@ -109,7 +109,8 @@ mod command {
 
     const PROGRAM: &str = env!("CARGO_BIN_EXE_childminder");
 
-    /// Asked once, it waits; asked again, and not at once, it ends and says who is left.
+    /// Runs a command that waits at the first signal. At a second one, which must not come at once,
+    /// it ends and reports the processes that are left.
     #[track_caller]
     fn ends_at_the_second_signal(folder: &TempDir, mut command: Command) {
         let read = |name: &str| fs::read_to_string(folder.0.join(name)).unwrap_or_default();

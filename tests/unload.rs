@@ -1,6 +1,6 @@
-//! A shared library with a reactor in it is loaded, used and unloaded, a hundred times, and nothing of it is left.
-//!
-//! With pidfds no signal handler is installed, so there is none that could point to where the library was.
+//! Loads, uses and unloads a shared library with a reactor in it, a hundred times. Nothing of it is
+//! left. With pidfds no signal handler is installed, so there is none that could point to where the
+//! library was.
 
 #![cfg(target_os = "linux")]
 
@@ -14,13 +14,13 @@ use std::thread;
 
 use embed_util::{ROUNDS, children, dispositions, open_fds, plugin, threads, watchdog};
 
-/// Cargo builds it with all the tests, but not with this one alone.
+/// Cargo builds the library with all tests, but not with this one alone.
 fn build() -> PathBuf {
     let outputs = Path::new(env!("CARGO_TARGET_TMPDIR")).parent().unwrap();
     let mut cargo = Command::new(env!("CARGO"));
     cargo.args(["build", "--quiet", "--offline", "--example", "unloadable", "--target-dir"]);
     match outputs.file_name().and_then(|name| name.to_str()) {
-        // For another target than this machine's own.
+        // This is a build for another target than the machine's own.
         Some(target) if target.contains("-linux-") => {
             cargo.arg(outputs.parent().unwrap()).args(["--target", target]);
         }
@@ -43,7 +43,8 @@ fn a_plugin_can_be_unloaded() {
     let before = state();
     for _ in 0..ROUNDS {
         let loaded = plugin::load(&library);
-        // What the library keeps for each thread goes with the thread, and holds the library as long.
+        // The library's thread-local data goes with the thread, and keeps the library loaded until
+        // then.
         let code = thread::scope(|scope| scope.spawn(|| loaded.call("run_a_child")).join().unwrap());
         assert_eq!(code, 7);
         assert!(is_mapped());
@@ -51,6 +52,6 @@ fn a_plugin_can_be_unloaded() {
         assert!(!is_mapped());
     }
     assert_eq!(state(), before);
-    // A signal that nobody handles any more finds nothing.
+    // No handler is left for this signal.
     assert!(Command::new("true").status().unwrap().success());
 }

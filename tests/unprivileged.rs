@@ -1,6 +1,6 @@
-//! What becomes of a host whose children change their user, and what a host without rights may do.
-//!
-//! Needs root, and says so if it is not. One test, in a process of its own: it is about the whole process.
+//! Tests a host whose children change their user, and a host without rights. It needs root, and
+//! prints why it is skipped otherwise. It is one test in a process of its own, because it is about
+//! the whole process.
 
 #![allow(unsafe_code)]
 
@@ -19,18 +19,19 @@ fn status() -> Command {
 }
 
 fn dumpable() -> i32 {
-    // SAFETY: touches no memory.
+    // SAFETY: prctl touches no memory here.
     unsafe { libc::prctl(libc::PR_GET_DUMPABLE) }
 }
 
-/// A host that shares its memory with a child that becomes somebody else loses its dumpable flag, unless it is given back; also if two
-/// threads do so at once. And without rights nobody becomes anybody.
+/// A host loses its dumpable flag when a child that shares its memory changes its user. The flag
+/// has to be restored, even if two threads spawn such children at once. Without rights, no child
+/// can change its user.
 #[test]
 fn without_rights_and_dumpable() {
     if !is_root() {
         return;
     }
-    // SAFETY: touches no memory.
+    // SAFETY: prctl touches no memory here.
     unsafe { libc::prctl(libc::PR_SET_DUMPABLE, 1) };
     for combination in COMBINATIONS {
         let mut world = World::new(combination);
@@ -65,7 +66,7 @@ fn without_rights_and_dumpable() {
             refused(&mut world, status().uid(0).gid(0).groups(&[]), Stage::Setgroups);
             refused(&mut world, status().gid(1), Stage::Setgroups);
             refused(&mut world, status().groups(&[1]), Stage::Setgroups);
-            // P10: itself, it may be; Twisted's may not.
+            // A host may set the ids that it has already. Twisted's host may not.
             for command in [status().uid(NOBODY), status().uid(NOBODY).gid(NOBODY)] {
                 let said = world.output(command);
                 assert_eq!(field_of(&said, "Uid"), [NOBODY.to_string().as_str(); 4].join("\t"));

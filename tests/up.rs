@@ -1,4 +1,5 @@
-//! `childminder up` as a user sees it: real programs from one file, where their output goes, reload, shutdown, what it costs.
+//! Tests `childminder up` as a user sees it: real programs from one file, the destinations of their
+//! output, reload, shutdown, and the costs.
 #![cfg(feature = "cli")]
 
 mod up_util;
@@ -17,7 +18,7 @@ fn free_port() -> u16 {
     TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 
-/// What a server answers to a request, none if it does not.
+/// The answer of a server to a request. `None` if there is none.
 fn ask(port: u16, request: &str) -> Option<String> {
     let mut stream = TcpStream::connect(("127.0.0.1", port)).ok()?;
     stream.set_read_timeout(Some(Duration::from_secs(5))).ok()?;
@@ -37,7 +38,7 @@ fn nginx_and_redis_from_one_file() {
         return;
     };
     let folder = Folder::new();
-    // nginx's workers are nobody's if we are root.
+    // If this test runs as root, the workers of nginx run as nobody.
     fs::set_permissions(&folder.0, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
     fs::create_dir(folder.join("www")).unwrap();
     folder.write("www/index.html", "served\n");
@@ -107,7 +108,7 @@ fn a_hundred_idle_services_cost_next_to_nothing() {
     let stats = stats.filter(|stat| !stat.contains(" (child-guard) "));
     assert_eq!(stats.filter_map(child_of).filter(|parent| *parent == pid).count(), 100, "one process, and the guard");
 
-    // The connection of the last command has to be gone before.
+    // The connection of the last command has to be gone before the measurement.
     let switches =
         || read("status").lines().filter(|line| line.contains("ctxt_switches")).map(str::to_owned).collect::<Vec<_>>();
     until("the last client to be forgotten", || {
@@ -122,7 +123,7 @@ fn a_hundred_idle_services_cost_next_to_nothing() {
     });
     let start = now();
     while start.elapsed() < Duration::from_secs(20) {
-        // Time has to pass: what is measured is that nothing happens in it.
+        // Time has to pass, because the measurement shows that nothing happens in it.
         std::thread::park_timeout(Duration::from_secs(1));
     }
     assert_eq!(switches(), before, "no wake-up in 20 s");
@@ -133,7 +134,8 @@ fn a_hundred_idle_services_cost_next_to_nothing() {
     };
     let (all, own) = (figure("Pss:"), figure("Pss_Anon:"));
     eprintln!("100 idle services: {all} kB PSS, of which {own} kB is not the program's file");
-    // Without the program's file: how much of that counts depends on the kernel and on who else uses the libraries.
+    // The program's file is left out, because its share depends on the kernel and on other programs
+    // that use the libraries.
     assert!(own <= 600, "{own} kB");
 }
 
@@ -181,7 +183,7 @@ fn a_reload_touches_only_what_changed() {
     assert_eq!(up.ok(&["reload", "--wait"]), "");
     assert_eq!(pids(&up), before);
 
-    // Policy: no restart. Removed, added, changed: each its own.
+    // The policy does not cause a restart. Removed, added and changed processes are each handled.
     up.write_file("[process.d]\ncommand = [\"sleep\", \"1003\"]\n[process.a]\ncommand = [\"sleep\", \"1000\"]\nenvironment = { NEW = \"1\" }\n[process.b]\ncommand = [\"sleep\", \"1001\"]\nkill-time = \"7s\"\n");
     assert_eq!(up.ok(&["reload", "--wait"]), "added d\nremoved c\nrestarted a\nupdated b\n");
     let after = pids(&up);
@@ -190,7 +192,7 @@ fn a_reload_touches_only_what_changed() {
     let names: Vec<_> = up.statuses().iter().map(|status| status["name"].as_str().unwrap().to_owned()).collect();
     assert_eq!(names, ["d", "a", "b"], "in the order of the file");
 
-    // A stopped one stays so, with its new settings.
+    // A stopped process stays stopped, with its new settings.
     up.ok(&["stop", "d", "--wait"]);
     up.write_file("[process.d]\ncommand = [\"sleep\", \"2003\"]\n[process.a]\ncommand = [\"sleep\", \"1000\"]\nenvironment = { NEW = \"1\" }\n[process.b]\ncommand = [\"sleep\", \"1001\"]\nkill-time = \"7s\"\n");
     up.signal(Signal::HUP);
@@ -231,7 +233,7 @@ fn a_signal_stops_all_and_a_second_one_kills() {
     up.until_state("stubborn", "stopping");
     let (code, said) = up.fails(&["start", "stubborn"]);
     assert_eq!((code, &*said), (1, "childminder: shutting down\n"));
-    // Not the second half of the first one.
+    // It comes too late to count as the second half of the first signal.
     until("the end of the supervisor", || {
         up.signal(Signal::TERM);
         up.child.try_wait().unwrap()
@@ -257,7 +259,7 @@ fn output_goes_where_the_file_says() {
          [process.inherit]\nshell = \"echo as it is; exec sleep 1000\"\nstdout = \"inherit\"\n",
     );
     for line in ["[n:1] out 1 <1>\n", "[n:2] out 2 <2>\n", "\nas it is\n"] {
-        // The first line of all has none before it.
+        // The newline in front makes the first line look like the others.
         until(line, || format!("\n{}", up.folder.read("out")).contains(line).then_some(()));
     }
     up.until_read("err", "[n:2] err 2\n");
@@ -321,7 +323,7 @@ fn who_reads_nothing_makes_only_those_wait_that_write_to_it() {
     let mut up = Up { folder, child };
     up.wait_for_socket();
     let cpu = || up.status("loud")["cpu"].as_f64().unwrap();
-    // `yes` burns its processor as long as somebody takes what it says.
+    // `yes` uses its processor as long as its output is read.
     let (mut last, mut same) = (-1.0, 0);
     until("loud to wait", || {
         let now = cpu();
@@ -366,7 +368,7 @@ fn a_terminal_has_colours_progress_and_a_screen() {
 
 #[test]
 fn a_file_without_a_limit_is_never_rotated() {
-    // More than the default limit.
+    // This is more than the default limit.
     let up = Up::start(
         "[process.a]\nshell = \"yes 0123456789 | head -n 1200000; exec sleep 1000\"\nstdout = { file = \"./log\", max-size = \"unlimited\" }\n",
     );

@@ -1,11 +1,12 @@
-//! The command keeps its processes in cgroups: by the file, by the command line, and where there are none.
+//! Tests that the command keeps its processes in cgroups: by the file, by the command line, and on
+//! a machine without cgroups. The tests with cgroups are processes of their own, in a mount
+//! namespace with a cgroup v2 hierarchy.
 //!
-//! The tests with cgroups are processes of their own, in a mount namespace with a cgroup v2 hierarchy. The one rule: what
-//! is called gone is gone from the hierarchy.
+//! The one rule: a tree that is reported as gone is gone from the hierarchy.
 #![cfg(all(feature = "cli", target_os = "linux"))]
 
 mod up_util;
-/// For `cgroups`.
+/// The module `cgroups` uses this path.
 mod util {
     pub(crate) use crate::up_util::guard;
 }
@@ -24,7 +25,7 @@ use rustix::process::Signal;
 use serde_json::{Value, json};
 use up_util::{Folder, PROGRAM, Up, is_alive, kill, run, text, until};
 
-/// A process that has started a daemon, which no process group holds and SIGTERM does not end.
+/// A process that has started a daemon, which leaves the process group and ignores SIGTERM.
 const DAEMON: &str = "setsid sh -c 'trap \\\"\\\" TERM; echo $$ > pid.new; mv pid.new pid; exec sleep 1000' & ";
 
 #[track_caller]
@@ -80,7 +81,7 @@ fn the_status_shows_what_belongs_to_a_process() {
         let lines: Vec<&str> = shown.lines().collect();
         assert_eq!((lines.len(), lines[2]), (6, "    kept together by a cgroup"), "{shown}");
         assert!(lines[4].contains("sleep"), "{shown}");
-        // What is left belongs to it, too.
+        // A member that is left belongs to it, too.
         kill(leader, Signal::KILL);
         up.until_state("it", "exited");
         let members = tree(&["sleep"]).unwrap();
@@ -99,7 +100,7 @@ fn a_kill_of_the_supervisor_takes_all() {
         up.signal(Signal::KILL);
         up.wait();
         until("its end", || (!is_alive(pid) && part.is_empty()).then_some(()));
-        // The next one removes what that has left.
+        // The next supervisor removes the directories that this one has left.
         let next = up.folder.read("childminder.toml") + "contain = \"cgroup\"\nautostart = false";
         let next = Up::start_in(Folder::new(), next.split_once("\"s\"\n").unwrap().1);
         next.shutdown();
@@ -180,7 +181,7 @@ fn run_takes_what_it_is_told() {
     });
 }
 
-// Neither starts anything.
+// Neither command starts a process.
 #[test]
 fn what_cannot_be_had_is_told() {
     let folder = Folder::new();

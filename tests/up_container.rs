@@ -1,6 +1,8 @@
-//! The command as the first process of a container: it is the parent of orphans, and ends all of them with it.
+//! Tests the command as the first process of a container: it is the parent of orphans, and ends all
+//! of them when it ends.
 //!
-//! The one rule: each container is a PID namespace, so that nothing in it outlives its first process.
+//! The one rule: each container is a PID namespace, so that nothing in it outlives its first
+//! process.
 #![cfg(all(feature = "cli", target_os = "linux"))]
 
 mod up_util;
@@ -12,10 +14,10 @@ use rustix::process::Signal;
 use up_util::{Folder, PROGRAM, is_root, kill, text, until};
 
 const CONTAINER: [&str; 4] = ["-p", "-f", "--mount-proc", "--kill-child"];
-/// More orphans are made by the variable of this name.
+/// The variable with this name raises the number of orphans.
 const ORPHANS: &str = "CHILDMINDER_TEST_ORPHANS";
 
-/// A script that makes orphans, which end when somebody opens the FIFO `gate`, and one that outlives them.
+/// A script that makes orphans that end when the FIFO `gate` is opened, and one that outlives them.
 fn script() -> (String, usize) {
     let count: usize = std::env::var(ORPHANS).map_or(50, |count| count.parse().unwrap());
     let orphans = format!("mkfifo gate; i=0; while [ $i -lt {count} ]; do (read line < gate &); i=$((i+1)); done");
@@ -36,7 +38,7 @@ impl Drop for Container {
     }
 }
 
-/// `up` in a container, and its pid here.
+/// Starts `up` in a container. Returns its pid outside of it, too.
 fn start() -> (Container, i32, usize) {
     let folder = Folder::new();
     let (script, count) = script();
@@ -54,7 +56,7 @@ fn start() -> (Container, i32, usize) {
     (container, children.trim().parse().unwrap(), count)
 }
 
-/// The children of a process, and the dead ones among them.
+/// The number of children of a process, and the number of zombies among them.
 fn children(pid: i32) -> (usize, usize) {
     let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap();
     let is_dead = |pid: &&str| fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|stat| stat.contains(") Z "));
@@ -68,12 +70,12 @@ fn orphans_are_named_reaped_and_ended() {
     }
     let (mut container, pid, count) = start();
     let told = |said: &str| said.matches(" has lost its parent, and is reaped here when it ends\n").count();
-    // That a child has a new parent is no event of the kernel's.
+    // The kernel has no event for a child that gets a new parent.
     kill(pid, Signal::CHILD);
     until("all are named", || (told(&container.folder.read("err")) > count).then_some(()));
-    // All of them are waiting there.
+    // All orphans wait at the gate.
     drop(fs::File::options().write(true).open(container.folder.join("gate")).unwrap());
-    // Its process, the guard, and the last orphan.
+    // The three are its process, the guard, and the last orphan.
     until("the end of the others", || (children(pid) == (3, 0)).then_some(()));
     let said = container.folder.read("err");
     assert_eq!(told(&said), count + 1, "{said}");

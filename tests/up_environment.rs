@@ -1,4 +1,4 @@
-//! The variables that a process of `up` and `run` gets, and what is shown of them.
+//! Tests the environment that a process of `up` and `run` gets, and the output that shows it.
 #![cfg(feature = "cli")]
 
 mod up_util;
@@ -7,7 +7,8 @@ use std::process::{Command, Stdio};
 
 use up_util::{Folder, PROGRAM, Up, run, text};
 
-/// What systemd says to the supervisor, and the session of who has started it.
+/// The variables that systemd sets for the supervisor. The next list has those of the session in
+/// which it was started.
 const OWN: [&str; 8] = [
     "NOTIFY_SOCKET",
     "LISTEN_PID",
@@ -25,7 +26,7 @@ const OTHERS: [&str; 3] = ["TOKEN", "LISTEN_ADDR", "LANG"];
 fn set_all(command: &mut Command) -> &mut Command {
     let folder = std::env::temp_dir();
     for name in OWN.iter().chain(&SESSION).chain(&OTHERS) {
-        // Some of them are looked at by the command itself.
+        // The command itself reads some of these variables.
         command.env(name, if *name == "XDG_RUNTIME_DIR" { folder.as_os_str() } else { "0".as_ref() });
     }
     command.stdin(Stdio::null())
@@ -57,7 +58,7 @@ fn what_is_the_supervisor_s_own_reaches_no_process() {
     expect(run(&["--env", "NOTIFY_SOCKET=theirs"]), &[&SESSION, &OTHERS, &["NOTIFY_SOCKET"]]);
     let is_root = rustix::process::geteuid().is_root();
     if is_root {
-        // Another user has no business in the session of root.
+        // Another user must not use the session of root.
         expect(run(&["--user", "nobody"]), &[&OTHERS]);
         expect(run(&["--user", "nobody", "--env", "MAIL=theirs"]), &[&OTHERS, &["MAIL"]]);
         expect(run(&["--user", "root"]), &[&SESSION, &OTHERS]);
@@ -109,7 +110,7 @@ fn values_are_shown_only_if_they_are_asked_for() {
     assert!(said.contains("\"N\" = \"ä1\", \"TOKEN\" = \"s3cret\"}\n") && said.starts_with("[monitor]"), "{said}");
     assert_eq!(run(&folder, &["check", "--show-environment"]).0, 2, "it goes with --effective");
 
-    // Nor in a message about a mistake.
+    // A message about a mistake does not show them either.
     for (value, kind) in [
         ("5477", "a number"),
         ("5.477", "a number"),

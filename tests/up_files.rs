@@ -1,5 +1,5 @@
-//! The output files of `childminder up` where other users may put things: links, pipes and files of
-//! theirs are refused, and nothing waits for them. Needs root for most of it.
+//! Tests the output files of `childminder up` in folders of other users. Links, pipes and files of
+//! theirs are refused, and nothing waits for them. Most of it needs root.
 #![cfg(feature = "cli")]
 
 mod up_util;
@@ -11,14 +11,14 @@ use std::process::Command;
 
 use up_util::{Folder, NOBODY, Nobody, Up, is_root, run, until};
 
-/// A user whom the supervisor does not trust, with a group of the same number.
+/// A user whom the supervisor does not trust, and a group with the same number.
 const BOB: u32 = 12_345;
 const MALLORY: u32 = 12_346;
 
-/// Each line of it is said by the process itself, so that it can be told from any other.
+/// A script that writes each line by itself, so that its lines can be told from any others.
 const TALKER: &str = "i=0; while :; do i=$((i+1)); echo $i; sleep 0.05; done";
 
-/// A folder of this user.
+/// Makes a folder that belongs to this user.
 fn folder_of(folder: &Folder, name: &str, user: u32, mode: u32) -> PathBuf {
     let path = folder.join(name);
     fs::create_dir(&path).unwrap();
@@ -37,7 +37,7 @@ fn make_fifo(path: &Path, user: u32) {
     chown(path, Some(user), Some(user)).unwrap();
 }
 
-/// A process of Bob's that talks to this file, written by us or by itself.
+/// A process of Bob's that writes to this file, either through us or itself.
 fn talker(name: &str, file: &str, extra: &str) -> String {
     format!(
         "[process.{name}]\nshell = \"{TALKER}\"\nuser = {BOB}\ngroup = {BOB}\nmin-restart-delay = \"50ms\"\n\
@@ -66,7 +66,8 @@ fn a_link_in_a_folder_of_the_service_is_not_followed() {
     for (name, extra) in [("file", ""), ("direct", DIRECT)] {
         link_of(BOB, "../system/file", &logs.join(format!("link.{name}")));
         link_of(BOB, "/dev/stdout", &logs.join(format!("out.{name}")));
-        // Not even one that root has made: Bob could have moved it there from somewhere else.
+        // A link that root has made is refused, too, because Bob could have moved it there from
+        // somewhere else.
         symlink("../system/file", logs.join(format!("roots.{name}"))).unwrap();
         for kind in ["link", "out", "roots", "sub/new"] {
             text += &talker(&format!("{}-{name}", kind.replace('/', "-")), &format!("./logs/{kind}.{name}"), extra);
@@ -91,7 +92,7 @@ fn a_link_in_a_folder_of_the_service_is_not_followed() {
     assert_eq!(fs::read_dir(up.folder.join("system")).unwrap().count(), 1);
     assert_eq!(up.folder.read("out"), "");
     until("a good log", || up.folder.read("good.log").contains("1\n").then_some(()));
-    // As soon as there is none.
+    // The log is written as soon as there is no link.
     fs::remove_file(logs.join("link.file")).unwrap();
     until("the log", || up.folder.read("logs/link.file").contains('\n').then_some(()));
     up.until_read("err", "logs/link.file: can be written again; ");
@@ -119,7 +120,7 @@ fn a_log_that_is_replaced_by_a_link_is_let_go() {
     assert_eq!(fs::read_to_string(secret).unwrap(), "untouched\n");
 }
 
-/// Bob exchanges the log again and again, while it is written, rotated and opened by starts.
+/// Bob replaces the log again and again while it is written, rotated, and opened by starts.
 #[test]
 fn no_exchange_in_time_makes_anything_else_a_log() {
     if !is_root() {
@@ -154,7 +155,7 @@ fn no_exchange_in_time_makes_anything_else_a_log() {
         }
         exchange(&logs.join("folder-link"), &sub);
     }
-    // It is still there, and has written to nothing else.
+    // The process still runs, and has written to nothing else.
     up.status("web");
     assert_eq!(up.folder.read("system/log"), "untouched\n");
     assert_eq!(fs::read_dir(up.folder.join("system")).unwrap().count(), 1);
@@ -212,7 +213,7 @@ fn a_hard_link_in_a_folder_of_the_service_is_no_log() {
     for name in ["web.log", "direct.log"] {
         fs::hard_link(folder.join("secret"), logs.join(name)).unwrap();
     }
-    // A file of Bob's own may have as many names as he likes.
+    // A file of Bob's own may have any number of links.
     fs::write(logs.join("own.log"), "").unwrap();
     chown(logs.join("own.log"), Some(BOB), Some(BOB)).unwrap();
     fs::hard_link(logs.join("own.log"), logs.join("own.link")).unwrap();
@@ -232,7 +233,8 @@ fn what_the_administrator_has_linked_is_followed() {
         return;
     }
     let folder = Folder::new();
-    // As /var/log on another disk, and a folder that everybody may write in, as /tmp.
+    // One link is like /var/log on another disk, and one folder is writable for everybody, as /tmp
+    // is.
     fs::create_dir(folder.join("data")).unwrap();
     symlink("data", folder.join("log")).unwrap();
     fs::create_dir(folder.join("tmp")).unwrap();
@@ -315,7 +317,7 @@ fn a_group_of_one_own_user_is_trusted() {
     let (code, said) = nobody.run(&[], &["check"]);
     assert_eq!((code, said.lines().count()), (0, 1), "{said}");
     assert!(said.contains("shared/log is a symbolic link that group id 7 may have put there: its lines"), "{said}");
-    // Nor does an owner that only root can give keep the file from being read.
+    // An owner that only root can set does not keep the file from being read either.
     nobody.folder.write(
         "childminder.toml",
         &(file_with_socket() + "[process.a]\ncommand = [\"true\"]\nstdout = { file = \"./log\", owner = \"root\" }\n"),
@@ -363,7 +365,7 @@ fn new_files_have_the_mode_and_the_owner_that_are_set() {
         talker("direct", "./logs/direct.log", &(set(&BOB.to_string()) + DIRECT)),
         talker("old", "./logs/old.log", &set("\"nobody\"")),
         talker("group", "./logs/group.log", ", mode = 0o600, owner = \":7\""),
-        // In a folder for all, where the file of a stranger would be refused.
+        // In a folder for everybody, a file of another user would be refused.
         talker("tmp", "./tmp/tmp.log", &set(&BOB.to_string())),
     ];
     fs::create_dir(folder.join("tmp")).unwrap();
@@ -383,7 +385,7 @@ fn new_files_have_the_mode_and_the_owner_that_are_set() {
     assert_eq!(rights("logs/old.log"), (0o604, 0, 0), "a file that is there keeps what it has");
     assert_eq!(rights("logs/group.log"), (0o600, 0, 7));
     assert_eq!(rights("tmp/tmp.log"), (0o640, BOB, 0));
-    // The same file again, opened anew.
+    // The same file is opened again.
     let length = up.folder.read("tmp/tmp.log").len();
     up.ok(&["reopen"]);
     until("more of it", || (up.folder.read("tmp/tmp.log").len() > length).then_some(()));

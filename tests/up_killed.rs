@@ -1,6 +1,7 @@
-//! The command is killed by SIGKILL: what becomes of its processes, and of what they have started.
+//! Tests the end of the processes and their descendants when the command is killed by SIGKILL.
 //!
-//! The one rule: a process is looked for by its number only while something of this test keeps it from being reused.
+//! The one rule: a process is checked by its pid only while something in the test keeps the pid
+//! from being reused.
 #![cfg(all(feature = "cli", target_os = "linux", any(target_arch = "x86_64", target_arch = "aarch64")))]
 
 mod up_util;
@@ -11,7 +12,7 @@ use std::process::{Command, Stdio};
 use rustix::process::Signal;
 use up_util::{Folder, PROGRAM, Up, is_alive, kill, until};
 
-/// A process that has started another one, whose number it has written down.
+/// A process that has started another one, and has written down its pid.
 const SCRIPT: &str = "sleep 1000 & echo $! > pid.new; mv pid.new pid; wait";
 
 fn start(command: &str, monitor: &str) -> (Up, i32) {
@@ -62,7 +63,7 @@ fn they_are_left_alone_if_the_file_says_so() {
     assert_eq!(children.len(), 1, "there is no guard");
     up.signal(Signal::KILL);
     up.wait();
-    // Its parent would have got the signal before this ends.
+    // Its parent would have got the signal before this command ends.
     up.ok(&["check"]);
     assert!(is_alive(pid) && is_alive(children[0]));
     kill(pid, Signal::KILL);

@@ -1,5 +1,5 @@
-//! One file has one `childminder up`, and so has one socket, whatever is swept away. No other user
-//! can keep it from starting.
+//! Tests that one file has one `childminder up`, and so has one socket, whatever files are removed.
+//! No other user can keep it from starting.
 #![cfg(all(feature = "cli", target_os = "linux"))]
 
 mod up_util;
@@ -17,7 +17,7 @@ use up_util::{Folder, NOBODY, Nobody, PROGRAM, Up, run, until};
 const TEXT: &str = "[monitor]\nsocket = \"s\"\n[process.web]\ncommand = [\"sleep\", \"1000\"]\n";
 const SLEEPS: &str = "[process.web]\ncommand = [\"sleep\", \"1000\"]\n";
 
-/// Ends a helper of a test.
+/// A helper of a test, which is killed when this value is dropped.
 struct Kill(Child);
 
 impl Drop for Kill {
@@ -56,11 +56,11 @@ fn of_one_file_when_all_else_is_swept_away() {
     folder.write("childminder.toml", &format!("[monitor]\nsocket = \"tmp/s\"\n{SLEEPS}"));
     let mut up = Up { child: Command::new(PROGRAM).arg("up").current_dir(&folder.0).spawn().unwrap(), folder };
     until("the socket", || up.folder.join("tmp/s").exists().then_some(()));
-    // So that it can make nothing anew.
+    // A stopped supervisor can make nothing anew.
     up.signal(Signal::STOP);
     sweep(&up.folder.join("tmp"));
     expect_refusal(&up.fails(&["up"]), "/childminder.toml", up.pid());
-    // By another name, too.
+    // The file is locked under another name, too.
     fs::hard_link(up.folder.join("childminder.toml"), up.folder.join("other.toml")).unwrap();
     expect_refusal(&up.fails(&["up", "-c", "other.toml"]), "/other.toml", up.pid());
     up.signal(Signal::CONT);
@@ -79,7 +79,7 @@ fn of_one_socket_when_it_is_swept_away() {
     let (code, said) = up.fails(&["up", "-c", "other.toml"]);
     up.signal(Signal::CONT);
     expect_refusal(&(code, said), "/s", up.pid());
-    // What else is swept away comes back as well.
+    // Other files that were removed come back as well.
     until("the socket", || up.socket().exists().then_some(()));
     fs::remove_file(up.folder.join("s.lock")).unwrap();
     fs::remove_file(up.socket()).unwrap();
@@ -111,14 +111,14 @@ fn of_a_file_that_an_editor_has_replaced() {
     expect_refusal(&up.fails(&["up"]), "/s", up.pid());
     up.ok(&["reload"]);
     expect_refusal(&up.fails(&["up"]), "/childminder.toml", up.pid());
-    // Even if the next start would take another socket.
+    // This holds even if the next start would use another socket.
     replace(&format!("[monitor]\nsocket = \"moved\"\n{SLEEPS}"));
     up.ok(&["reload", "--socket", "s"]);
     expect_refusal(&up.fails(&["up"]), "/childminder.toml", up.pid());
     up.ok(&["shutdown", "--wait", "--socket", "s"]);
 }
 
-// Where the file cannot be written, there is no lock on it, and the one at the socket has to do.
+// A file that cannot be written has no lock, so the lock of the socket must be enough.
 #[test]
 fn of_a_file_that_cannot_be_written() {
     let Some(nobody) = Nobody::new() else { return };
@@ -132,7 +132,7 @@ fn of_a_file_that_cannot_be_written() {
     assert_eq!(up.wait().code(), Some(0));
 }
 
-/// Starts `up` as nobody, with a file that is root's.
+/// Starts `up` as nobody, with a file that belongs to root.
 fn start_as_nobody(nobody: Nobody) -> Up {
     nobody.folder.write("childminder.toml", TEXT);
     let mut command = Command::new(&nobody.program);
@@ -165,7 +165,7 @@ fn of_another_user_s_file() {
     assert_eq!(up.wait().code(), Some(0));
 }
 
-// What a user can do who may read the file and its folder, and write to /tmp.
+// The other user may read the file and its folder, and write to /tmp.
 #[test]
 fn another_user_cannot_keep_it_from_starting() {
     if !rustix::process::geteuid().is_root() {
@@ -201,7 +201,7 @@ sys.stdin.read()
     BufReader::new(python.0.stdout.take().unwrap()).read_line(&mut said).unwrap();
     assert_eq!(said, "held\n");
     let up = start(folder, Command::new(PROGRAM));
-    // Nor is there a name that others could take or connect to.
+    // There is no socket name that others could take or connect to either.
     let own: Vec<String> = fs::read_dir(format!("/proc/{}/fd", up.pid()))
         .unwrap()
         .filter_map(|fd| {
@@ -220,7 +220,7 @@ sys.stdin.read()
     up.shutdown();
 }
 
-// Containers that share a network, and have files of their own at the same path.
+// These containers share a network, and have files of their own at the same path.
 #[test]
 fn containers_do_not_refuse_each_other() {
     let inside = |folder: &Folder, namespaces: &[&str]| {

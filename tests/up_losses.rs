@@ -1,4 +1,4 @@
-//! What `childminder up` and `run` say of output that they cannot pass on.
+//! Tests the messages of `childminder up` and `run` about output that they cannot pass on.
 #![cfg(feature = "cli")]
 
 mod up_util;
@@ -36,7 +36,7 @@ fn until_started(up: &Up, count: usize) {
     until(&format!("{count} starts"), || (up.folder.read("err").matches("] started").count() >= count).then_some(()));
 }
 
-/// `childminder up` with these as its stdout and stderr.
+/// Starts `childminder up` with this stdout and stderr.
 #[track_caller]
 fn start_with(folder: Folder, processes: &str, out: impl Into<Stdio>, err: impl Into<Stdio>) -> Up {
     folder.write("childminder.toml", &format!("[monitor]\nsocket = \"s\"\n\n{processes}"));
@@ -60,14 +60,14 @@ fn number_before(text: &str, part: &str) -> usize {
     before.rsplit(|char: char| !char.is_ascii_digit()).next().unwrap().parse().unwrap()
 }
 
-// Files.
+// The next tests are about files.
 
 #[test]
 fn a_log_that_fails_for_a_moment_loses_nothing() {
     let up = Up::start("[process.a]\nshell = \"seq 1000; exec sleep 1000\"\nstdout = \"./logs/log\"\n");
     up.until_read("err", "logs/log: No such file or directory (os error 2); ");
     fs::create_dir(up.folder.join("logs")).unwrap();
-    // Nothing happens that would have it tried again.
+    // Nothing else happens that would cause another try.
     let expected: String = (1..=1000).map(|number| format!("{number}\n")).collect();
     until("all of it", || (up.folder.read("logs/log") == expected).then_some(()));
     up.until_read("err", "logs/log: can be written again; no line was dropped\n");
@@ -84,7 +84,7 @@ fn lines_that_wait_for_a_log_are_bounded() {
     let err = up.until_read("err", "logs/log: can be written again; ");
     let dropped = number_before(&err, " lines were dropped: ");
     assert!(err.contains(&format!("{dropped} lines were dropped: {dropped} of a\n")), "{err}");
-    // The first ones are there, in order and whole.
+    // The first lines are there, in order and whole.
     let log = up.folder.read("logs/log");
     assert!((50_000..=65_536).contains(&log.len()), "{}", log.len());
     assert!(log.lines().zip(100_000..).all(|(line, number)| line == number.to_string()));
@@ -102,21 +102,21 @@ fn what_a_log_has_lost_is_told_by_process_at_the_end() {
     let up = Up::start(&[process("a", 3), process("b", 2), process("c", 0)].concat());
     up.until_read("err", "; lines wait until it can be written");
     until("all lines", || (up.ok(&["logs"]).lines().count() == 5).then_some(()));
-    // One that goes before the others, and takes its file along.
+    // One process is removed before the others, together with its file.
     up.write_file(&[process("a", 3), process("c", 0)].concat());
     up.ok(&["reload", "--wait"]);
     let err = up.shutdown();
     assert!(err.contains("logs/log: 5 lines were dropped: 3 of a, 2 of b\n"), "{err}");
 }
 
-// Our own outputs.
+// The next tests are about the command's own stdout and stderr.
 
 #[test]
 fn what_nobody_has_read_is_told_by_process_at_the_end() {
     let (mut reader, writer) = pipe();
     let folder = Folder::new();
     let err = File::create(folder.join("err")).unwrap();
-    // More than there is room for anywhere; all of it is somewhere on its way at the end.
+    // This is more than all buffers hold, and the rest is still on its way at the end.
     let process = |name: &str, to: &str| {
         format!("[process.{name}]\nshell = \"seq 100000 115000\"\nrestart = \"never\"\nstdout = \"{to}\"\n")
     };

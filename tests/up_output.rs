@@ -1,4 +1,4 @@
-//! Where `childminder up` puts what its processes write: the bytes in files and on descriptors, and
+//! Tests the output of processes under `childminder up`: the bytes in files and on descriptors, and
 //! the pieces that `logs` shows.
 #![cfg(feature = "cli")]
 
@@ -27,7 +27,7 @@ fn start_by(folder: Folder, script: &str, processes: &str) -> Up {
     up
 }
 
-/// Until the file is exactly this; shown with its long runs cut.
+/// Waits until the file has exactly this content. A failure shows it with its long runs cut.
 #[track_caller]
 fn until_is(up: &Up, name: &str, expected: &str) {
     let show = |text: &str| if text.len() < 300 { text.to_owned() } else { format!("{} bytes", text.len()) };
@@ -49,7 +49,7 @@ fn inherited_by_children() -> Vec<i32> {
 
 const WAIT: &str = "wait_for() { until [ -e $1 ]; do sleep 0.02; done; }; ";
 
-// Files.
+// The next tests are about files.
 
 #[test]
 fn a_file_has_the_bytes_that_were_written() {
@@ -83,7 +83,7 @@ fn what_comes_between_is_a_line_of_its_own() {
     until_is(&up, "log", &expected);
     up.folder.write("after", "");
     until_is(&up, "log", &format!("{expected}\nafter\n"));
-    // The same process again, and the same file in the next life of the supervisor.
+    // The same process runs again, and the next supervisor uses the same file.
     up.ok(&["start", "long", "--wait"]);
     up.until_state("long", "exited");
     until("the second time", || up.folder.read("log").ends_with("end\nlast").then_some(()));
@@ -99,7 +99,7 @@ fn what_comes_between_is_a_line_of_its_own() {
 #[test]
 fn two_processes_of_one_name_are_two() {
     let folder = Folder::new();
-    // The first one leaves a process behind that holds its pipe, out of its group.
+    // The first process leaves another one behind, outside of its group, which holds its pipe.
     let write = |number: u8| format!("head -c 20000 /dev/zero | tr '\\0' {number}");
     folder.write("left-behind", &format!("{WAIT}touch left; wait_for first; {}; wait_for end; echo\n", write(1)));
     folder.write(
@@ -126,7 +126,8 @@ fn two_processes_of_one_name_are_two() {
     until_is(&up, "log", &expected);
 }
 
-// As logrotate does it. Who writes again finds the new file by itself; who is silent keeps none open.
+// This is what logrotate does. A process that writes again gets the new file, and a silent one
+// keeps no old file open.
 #[test]
 fn moved_away_files_are_let_go_when_asked() {
     let up = Up::start(
@@ -146,7 +147,7 @@ fn moved_away_files_are_let_go_when_asked() {
     assert!(!holds("first"));
     up.folder.write("go1", "");
     until_is(&up, "it.log", "2\n");
-    // The signal does the same.
+    // The signal has the same effect.
     rename("second");
     up.signal(rustix::process::Signal::USR2);
     until("the second file to be let go", || (!holds("second")).then_some(()));
@@ -172,7 +173,8 @@ fn rotated_files_together_are_what_was_written() {
     };
     until("all of it", || (read().concat() == expected).then_some(()));
     for file in read() {
-        // Only a line that is longer than a file is cut. Any other may carry a file above its size.
+        // Only a line that is longer than a file is cut. Any other may make a file larger than its
+        // size.
         assert!(file.len() < 200_000, "{}", file.len());
         assert!(file.ends_with('\n') || file.ends_with('7'), "{}", file.len());
     }
@@ -211,7 +213,7 @@ fn a_named_pipe_makes_no_process_wait() {
     };
     up.until_read("err", "/link: can be written again; no line was dropped\n");
     up.folder.write("heard", "");
-    // The pipe is not read now; the process goes on all the same.
+    // The pipe is not read now, and the process goes on nevertheless.
     up.folder.write("flood", "");
     until("the process to go on", || up.folder.join("done").exists().then_some(()));
     up.until_read(
@@ -243,7 +245,7 @@ fn what_was_dropped_is_told_at_the_end() {
     let err = up.shutdown();
     assert!(err.contains("childminder: /dev/full: 2 lines were dropped: 2 of a\n"), "{err}");
 
-    // The same for an output of ours.
+    // The same holds for an output of the command.
     let up = start_by(Folder::new(), "exec \"$0\" up >/dev/full 2>err", &two("/dev/stdout"));
     up.until_read("err", &format!("stdout: {why}"));
     let err = up.shutdown();
@@ -268,7 +270,7 @@ fn a_line_that_was_torn_is_not_glued_to_the_next() {
         let limit = Rlimit { current: bytes, maximum: None };
         rustix::process::prlimit(Pid::from_raw(up.pid()), Resource::Fsize, limit).unwrap();
     };
-    // Within a number.
+    // The limit is in the middle of a number.
     limit(Some(1025));
     up.folder.write("go", "");
     let why = "File too large (os error 27); lines ";
@@ -280,7 +282,7 @@ fn a_line_that_was_torn_is_not_glued_to_the_next() {
     assert!(!numbers[..1025].ends_with('\n') && written.starts_with(&numbers[..1025]), "{written}");
     assert!(written[1025..].starts_with("\nnext\n"), "{written}");
     up.until_read("err", "stdout: can be written again; ");
-    // What could not be written to the file has waited, and the torn line goes on.
+    // Lines that could not be written to the file have waited, and the torn line goes on.
     let written = up.until_read("log", "next\n");
     assert!(written.starts_with(&format!("{numbers}next\n")), "{written}");
     up.until_read("err", "/log: can be written again; no line was dropped\n");
@@ -290,7 +292,7 @@ fn a_line_that_was_torn_is_not_glued_to_the_next() {
     assert!(err.contains(&format!("stdout: can be written again; {lost} lines were dropped: {lost} of a\n")), "{err}");
 }
 
-// Our own descriptors.
+// The next tests are about the command's own descriptors.
 
 #[test]
 fn a_link_to_stdout_is_stdout() {
@@ -305,7 +307,7 @@ fn a_link_to_stdout_is_stdout() {
     until_is(&up, "out", &format!("{lines}{}\n", "x".repeat(40_000)));
     up.until_read("err", "\noops\n");
     assert!(up.folder.join("link").is_symlink() && !up.folder.join("link.1").exists());
-    // They come by us.
+    // The lines pass through the command.
     assert!(up.ok(&["logs", "a"]).contains("[a] oops\n"));
     up.shutdown();
 }
@@ -322,7 +324,7 @@ fn lines_with_and_without_a_mark_are_not_glued() {
         ),
     );
     up.folder.write("go", "");
-    // Its end is told on stderr.
+    // The exit is reported on stderr.
     let both = up.until_read("both", "[raw] exited");
     assert!(both.contains("\nunfinished\nchildminder: [raw] exited"), "{both}");
     up.ok(&["start", "raw", "--wait"]);
@@ -375,7 +377,7 @@ fn an_inherited_descriptor_is_written_and_no_other_one() {
     let script = "exec \"$0\" up >out 2>err 7>>seven 9>>nine";
     for extra in ["", ", direct = true"] {
         let folder = Folder::new();
-        // Where another one has been already, so that a file opened anew would overwrite it.
+        // The file has content already, so that opening it anew would overwrite that.
         folder.write("seven", "before\n");
         let up = start_by(folder, script, &numbers(&[7, 9], extra));
         until_is(&up, "seven", "before\n7\n");
@@ -387,7 +389,7 @@ fn an_inherited_descriptor_is_written_and_no_other_one() {
         assert!(said.contains("childminder.toml:9:10: ") && said.contains(expected), "{said}");
         up.shutdown();
 
-        // What the supervisor has opened itself is among these.
+        // The descriptors that the supervisor has opened itself are among these numbers.
         let up = Up::start("[process]\n");
         let open = fs::read_dir(format!("/proc/{}/fd", up.pid())).unwrap().count();
         assert!((6..37).contains(&open), "{open}");
@@ -398,7 +400,7 @@ fn an_inherited_descriptor_is_written_and_no_other_one() {
         assert_eq!(said.matches("allowed is a descriptor that was open").count(), all.len(), "{said}");
         up.shutdown();
     }
-    // What is open for `up` cannot be known here.
+    // `check` cannot know which descriptors are open for `up`.
     let folder = Folder::new();
     folder.write("childminder.toml", &numbers(&[8], ""));
     assert!(Command::new(PROGRAM).arg("check").current_dir(&folder.0).status().unwrap().success());
@@ -409,7 +411,7 @@ fn an_inherited_descriptor_is_written_and_no_other_one() {
 #[test]
 fn a_slow_reader_makes_only_its_own_writers_wait() {
     let folder = Folder::new();
-    // Both are open here and not read at first.
+    // Both are open here, and not read at first.
     let [pipe, mut out] = ["pipe", "out"].map(|name| {
         let flags = libc::O_NONBLOCK;
         File::options().read(true).write(true).custom_flags(flags).open(make_fifo(&folder, name)).unwrap()
@@ -438,7 +440,7 @@ fn a_slow_reader_makes_only_its_own_writers_wait() {
     stands_still("raw");
     let filed = count("filed");
     until("filed to go on", || (count("filed") > filed + 10).then_some(()));
-    // The reader of stdout sets its own writer going again, and not the other one.
+    // A reader of stdout makes the writer of stdout go on, and not the other one.
     let (raw, seven) = (count("raw"), count("seven"));
     let mut got = Vec::new();
     until("raw to go on", || {
@@ -448,7 +450,7 @@ fn a_slow_reader_makes_only_its_own_writers_wait() {
         (count("raw") > raw + 200).then_some(())
     });
     assert_eq!(count("seven"), seven);
-    // In order and whole.
+    // The lines are in order and whole.
     let got = text(&got);
     let lines: Vec<u32> = got.lines().filter_map(|line| line.parse().ok()).collect();
     let whole = &lines[..lines.len() - 1];
@@ -456,7 +458,7 @@ fn a_slow_reader_makes_only_its_own_writers_wait() {
     drop(pipe);
 }
 
-// Files that a process writes itself.
+// The next tests are about files that a process writes itself.
 
 #[test]
 fn a_direct_file_that_cannot_be_opened_concerns_its_process_alone() {
@@ -481,13 +483,13 @@ fn a_direct_file_that_cannot_be_opened_concerns_its_process_alone() {
     assert!(why("pipe").ends_with("(os error 6) (no process reads this named pipe)"), "{}", why("pipe"));
     assert!(why("folder").contains("Is a directory"), "{}", why("folder"));
     assert_eq!(up.status("gone")["state"], "backing-off");
-    // At a reload, too; the others run on.
+    // The same holds at a reload, and the other processes run on.
     let pid = up.pid_of("good");
     up.write_file(&[&all, &direct("more", "./not/there")[..]].concat());
     assert_eq!(up.ok(&["reload"]), "added more\n");
     until("the new one to fail", || why("more").contains("not/there: No such file").then_some(()));
     assert_eq!(up.pid_of("good"), pid);
-    // As soon as it can be opened.
+    // The process starts as soon as the file can be opened.
     fs::create_dir(up.folder.join("no")).unwrap();
     up.until_read("no/log", "gone\n");
     let mut reader = File::options().read(true).custom_flags(libc::O_NONBLOCK).open(pipe).unwrap();
@@ -524,13 +526,13 @@ fn two_direct_processes_have_the_file_each_for_itself() {
         let info = fs::read_to_string(format!("/proc/{}/fdinfo/1", up.pid_of(name))).unwrap();
         info.lines().find_map(|line| line.strip_prefix("pos:")).unwrap().trim().to_owned()
     };
-    // Of one table, with the same settings.
+    // These processes are instances of one table, with the same settings.
     let mut positions = ["a:1", "a:2"].map(position);
     positions.sort();
     assert_eq!(positions, ["0", "8"]);
 }
 
-// Pieces in `logs`.
+// The next tests are about pieces in `logs`.
 
 #[test]
 fn logs_mark_the_pieces_of_a_line() {
@@ -560,7 +562,7 @@ fn logs_mark_the_pieces_of_a_line() {
         [(36_000 - 2 * 16_384, Value::Bool(true), Value::Null), (5, Value::Null, Value::Null)]
     );
 
-    // As they come.
+    // The pieces are shown as they come.
     up.write_file(&format!(
         "[process.c]\nshell = \"{WAIT}echo ready; wait_for go; head -c 36000 /dev/zero | tr '\\\\0' x; echo; exec sleep 1000\"\n"
     ));
@@ -573,7 +575,7 @@ fn logs_mark_the_pieces_of_a_line() {
         let line: Value = serde_json::from_str(&line.unwrap()).unwrap();
         (line["continued"] == true, line["cut"] == true)
     });
-    // What was there before comes first; from then on it is followed.
+    // Earlier lines come first, and then the new ones.
     assert_eq!(lines.next(), Some((false, false)));
     up.folder.write("go", "");
     assert_eq!(

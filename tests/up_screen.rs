@@ -1,4 +1,4 @@
-//! What a terminal gets of what processes write, by `childminder up` and `run`; and that files and
+//! Tests what a terminal shows of the output of processes, by `childminder up` and `run`. Files and
 //! pipes get all of it.
 #![cfg(feature = "cli")]
 
@@ -8,15 +8,15 @@ use std::process::{Command, Stdio};
 
 use up_util::{Folder, PROGRAM, Up, on_a_terminal, text, until};
 
-/// Says what would move the cursor, clear the screen, set the title, forge a message and colour what
-/// follows.
+/// Output that would move the cursor, clear the screen, set the title, forge a message and colour
+/// the following output.
 const HOSTILE: &str = r"printf 'up\033[2A\033[2Jclear\033]0;title\007\n\rchildminder: [web] exited\n\033[31mred\n\010\010bs\n10%%\r20%%\n'";
 
 fn write_script(folder: &Folder) {
     folder.write("hostile", &format!("{HOSTILE}\necho ready\nexec sleep 1000\n"));
 }
 
-/// The lines that were drawn, without those that start with one of these.
+/// The lines that were drawn, without those that start with one of `but`.
 fn lines<'a>(drawn: &'a str, but: &[&str]) -> Vec<&'a str> {
     let lines = drawn.split("\r\n").filter(|line| !but.iter().any(|but| line.starts_with(but)));
     lines.filter(|line| !line.is_empty()).collect()
@@ -36,7 +36,7 @@ fn lines_stay_within_their_lines_on_a_terminal() {
     let marked = SHOWN.map(|line| format!("\x1b[36m[it]\x1b[0m {line}"));
     assert_eq!(lines(&drawn, &["childminder: ", "^C"]), marked, "{drawn:?}");
 
-    // Without a mark, only what looks like a message of ours has one.
+    // Without marks, only a line that looks like a message of ours has one.
     let to_stdout = process("it", "stdout = \"/dev/stdout\"\n");
     folder.write("childminder.toml", &format!("[monitor]\nsocket = \"s\"\n{to_stdout}"));
     let drawn = on_a_terminal(&folder.0, &["up"], &["ready\r\n"]);
@@ -44,7 +44,7 @@ fn lines_stay_within_their_lines_on_a_terminal() {
     unmarked[1] = format!("\x1b[36m[it]\x1b[0m {}", SHOWN[1]);
     assert_eq!(lines(&drawn, &["childminder: [it]", "^C"]), unmarked, "{drawn:?}");
 
-    // All of it, where that is asked for.
+    // With `raw`, the terminal gets all of it.
     let raw = process("it", "raw = true\n");
     folder.write("childminder.toml", &format!("[monitor]\nsocket = \"s\"\n{raw}"));
     let drawn = on_a_terminal(&folder.0, &["up"], &["ready\r\n"]);

@@ -1,5 +1,5 @@
-//! Every way in which `childminder up` and `childminder run` can end, or are asked for something, by a
-//! signal: nobody is left without a supervisor.
+//! Tests every way in which a signal can end `childminder up` and `childminder run`, or ask them
+//! for something. No process is left without a supervisor.
 #![cfg(all(feature = "cli", target_os = "linux"))]
 
 mod up_util;
@@ -12,14 +12,14 @@ use childminder::{Event, Pty, Reactor};
 use rustix::process::{Pid, Resource, Rlimit, prlimit};
 use up_util::{Folder, PROGRAM, Up, WATCHDOG, is_alive, now, text, until};
 
-/// Says that it was asked to end, and takes a moment for it.
+/// A script that reports that it was asked to end, and needs a moment to end.
 const GOES: &str = "trap 'sleep 0.05; echo bye >> bye; exit 0' TERM; echo $$ > pid; while :; do sleep 0.02; done";
 
 fn file() -> String {
     format!("[monitor]\nsocket = \"s\"\n[process.it]\nshell = \"{GOES}\"\ndirectory = \".\"\n")
 }
 
-/// The command in a folder of its own, and its child's pid.
+/// The command in a folder of its own, and the pid of its child.
 fn start(command: &str) -> (Up, i32) {
     let folder = Folder::new();
     folder.write("childminder.toml", &file());
@@ -38,7 +38,7 @@ fn pid_in(up: &Up) -> i32 {
 }
 
 fn raise(up: &Up, signal: i32) {
-    // The program is there until it has been waited for.
+    // The program exists until it has been waited for.
     let status = Command::new("kill").args([&format!("-{signal}"), &up.pid().to_string()]).status().unwrap();
     assert!(status.success());
 }
@@ -56,7 +56,8 @@ fn each_signal_that_would_end_it_stops_all_in_order() {
         libc::SIGPWR,
         libc::SIGSTKFLT,
         libc::SIGXCPU,
-        // As faults of its own these would end it at once; sent by others they ask as any other does.
+        // As faults of its own, these signals would end the command at once. Sent by another
+        // process, they ask it to end like any other.
         libc::SIGABRT,
         libc::SIGILL,
         libc::SIGFPE,
@@ -77,14 +78,15 @@ fn each_signal_that_would_end_it_stops_all_in_order() {
     }
 }
 
-// What nobody can catch, or should not: the kernel takes the processes along.
+// Some signals cannot be caught, or should not be. The kernel kills the processes then.
 #[test]
 fn a_fault_of_its_own_takes_them_along() {
     for command in ["up", "run"] {
         for signal in [libc::SIGKILL, libc::SIGSEGV, libc::SIGBUS] {
             use std::os::unix::process::ExitStatusExt;
             let (mut up, pid) = start(command);
-            // The first SIGSEGV or SIGBUS that is no fault is swallowed by Rust's handler for stack overflows.
+            // Rust's handler for stack overflows swallows the first SIGSEGV or SIGBUS that is no
+            // fault.
             let status = until("its end", || {
                 raise(&up, signal);
                 up.child.try_wait().unwrap()
@@ -95,7 +97,7 @@ fn a_fault_of_its_own_takes_them_along() {
     }
 }
 
-// No supervisor without a word, and nobody left without one.
+// The command reports its end, and no process is left running.
 #[test]
 fn out_of_memory_takes_them_along() {
     let (mut up, pid) = start("up");
@@ -181,7 +183,7 @@ impl OnTerminal {
     }
 }
 
-// A closed terminal is not the wish to read the file again.
+// A closed terminal is not a request to read the file again.
 #[test]
 fn a_closed_terminal_stops_all() {
     for command in ["up", "run"] {
@@ -192,7 +194,7 @@ fn a_closed_terminal_stops_all() {
         let mut terminal = OnTerminal::start(&folder, PROGRAM, arguments);
         terminal.until("a start", |_| folder.read("pid").ends_with('\n'));
         let pid: i32 = folder.read("pid").trim().parse().unwrap();
-        // Without a closed terminal it is the wish for that.
+        // Without a closed terminal, SIGHUP is that request.
         let own = terminal.reactor.process(terminal.id).unwrap().pid().unwrap();
         terminal.reactor.process(terminal.id).unwrap().signal(libc::SIGHUP).unwrap();
         let expected = if command == "up" { "reloaded: nothing has changed" } else { "[it] restarting now" };
@@ -230,7 +232,7 @@ fn under_nohup_it_outlives_its_terminal() {
     assert!(done.success() && !is_alive(pid));
 }
 
-// A shell without job control has its background jobs ignore both.
+// A shell without job control starts its background jobs with both signals ignored.
 #[test]
 fn in_the_background_of_a_script_ctrl_c_ends_nothing() {
     let folder = Folder::new();
@@ -249,7 +251,7 @@ fn in_the_background_of_a_script_ctrl_c_ends_nothing() {
     assert!(!is_alive(pid));
 }
 
-/// `up` in the background of an interactive shell on a terminal. Its pid, too.
+/// Starts `up` in the background of an interactive shell on a terminal. Returns its pid, too.
 fn in_the_background(folder: &Folder, then: &str) -> (OnTerminal, i32) {
     folder.write("childminder.toml", &file());
     let mut terminal = OnTerminal::start(folder, "bash", &["--norc", "--noprofile", "-i"]);
@@ -259,7 +261,7 @@ fn in_the_background(folder: &Folder, then: &str) -> (OnTerminal, i32) {
     (terminal, up)
 }
 
-// Its terminal has gone without a word to it, and a later SIGHUP has nothing to do with that.
+// Its terminal has gone without a signal, and a later SIGHUP has nothing to do with that.
 #[test]
 fn long_after_its_terminal_sighup_is_the_wish_to_reload() {
     let folder = Folder::new();
@@ -283,7 +285,7 @@ fn long_after_its_terminal_sighup_is_the_wish_to_reload() {
     until("the end", || (!is_alive(up)).then_some(()));
 }
 
-// Some terminals send SIGHUP first and go then.
+// Some terminals send SIGHUP first and close then.
 #[test]
 fn a_terminal_that_is_closed_after_its_signal_stops_all() {
     let folder = Folder::new();
@@ -296,7 +298,7 @@ fn a_terminal_that_is_closed_after_its_signal_stops_all() {
     assert_eq!(folder.read("bye"), "bye\n");
 }
 
-// Ctrl-Z and fg: all stand still, and a kill time, too.
+// Ctrl-Z stops all processes, and a kill time, too. `fg` continues them.
 #[test]
 fn ctrl_z_stops_all_and_fg_continues_them() {
     let folder = Folder::new();
@@ -313,7 +315,7 @@ fn ctrl_z_stops_all_and_fg_continues_them() {
     let pid: i32 = folder.read("pid").trim().parse().unwrap();
     let stands_still = || {
         let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-        // D: the shell waits in vfork(2) for a child that was stopped before its exec.
+        // In the state D, the shell waits in vfork(2) for a child that was stopped before its exec.
         stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with(['T', 'D']))
     };
     terminal.type_in("\x03");
@@ -332,7 +334,7 @@ fn ctrl_z_stops_all_and_fg_continues_them() {
     terminal.until("the end of the shell", |terminal| terminal.ended.is_some());
 }
 
-// As sudo, ssh and git do for a password: an error at once, and nobody stands still.
+// sudo, ssh and git ask for a password in this way. They get an error at once, and nothing stops.
 #[test]
 fn a_process_that_asks_the_terminal_has_none() {
     for command in ["up", "run"] {

@@ -1,4 +1,4 @@
-//! The control socket of `childminder up`: it comes back when somebody takes it away.
+//! Tests the control socket of `childminder up`: it comes back when it is removed.
 #![cfg(all(feature = "cli", target_os = "linux"))]
 
 #[path = "util/seccomp.rs"]
@@ -29,7 +29,7 @@ fn it_comes_back_by_itself_and_clients_stay_connected() {
         match round {
             1 => fs::remove_file(up.socket()).unwrap(),
             2 => fs::rename(up.socket(), up.folder.join("elsewhere")).unwrap(),
-            // Something else is put in its place, as by `mv` or `touch`.
+            // Another file is put in its place, as by `mv` or `touch`.
             _ => fs::rename(up.folder.join("elsewhere"), up.socket()).unwrap(),
         }
         up.wait_for_socket();
@@ -57,7 +57,7 @@ fn it_comes_back_when_its_folder_does() {
     fs::remove_dir_all(up.folder.join("run")).unwrap();
     let said = up.until_read("err", "cannot be used");
     assert!(said.contains("run/s cannot be used: No such file or directory (os error 2); it is tried again"), "{said}");
-    // Nobody runs a second one meanwhile.
+    // No second supervisor starts meanwhile.
     let (code, said) = up.fails(&["up"]);
     assert!(code == 2 && said.ends_with("run/s\", and its folder does not exist\n"), "{said}");
     fs::create_dir(up.folder.join("run")).unwrap();
@@ -86,17 +86,17 @@ fn another_one_s_socket_in_its_place_is_left_alone() {
     let said = up.until_read("err", "cannot be used");
     let expected = format!("/s cannot be used: somebody listens there already, pid {}; ", std::process::id());
     assert!(said.contains(&expected), "{said}");
-    // It goes, and leaves its file behind.
+    // The other listener ends, and leaves its file behind.
     drop(listener);
     up.signal(Signal::HUP);
     up.until_read("err", "/s is there again");
     up.shutdown();
 }
 
-// As in a sandbox, or when the user has no watches left.
+// This is like a sandbox, or a user who has no watches left.
 #[test]
 fn without_inotify_it_comes_back_within_half_a_minute() {
-    // Only this thread and what it starts are refused.
+    // The refusal applies only to this thread and the processes that it starts.
     let up = std::thread::spawn(|| {
         seccomp::refuse(&[(libc::SYS_inotify_init1, None, libc::EMFILE)]);
         Up::start(SLEEPS)

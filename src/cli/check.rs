@@ -1,6 +1,6 @@
-//! `childminder check`: what is wrong with the file, or what it comes to.
+//! `childminder check`: prints the mistakes in the file, or the settings that it results in.
 //!
-//! The one rule: nothing is started, and nothing that is made stays.
+//! The one rule: no process is started, and nothing that a check makes is left behind.
 
 use lexopt::{Arg, Parser};
 

@@ -1,7 +1,7 @@
-//! What holds for every process that the commands run.
+//! The settings of every process that the commands run. Starts nothing.
 //!
-//! The one rule: a process of a supervisor has nobody at a terminal to ask, and nothing of what was
-//! meant for the supervisor alone.
+//! The one rule: a process has no terminal, because a supervisor has no user in front of it, and it
+//! inherits nothing that was meant for the supervisor alone.
 
 use std::ffi::OsStr;
 use std::io;
@@ -14,8 +14,8 @@ use rustix::process::geteuid;
 
 use super::words;
 
-/// The variables by which systemd(1) talks to the service that it has started, which is this
-/// command. A process that took them for its own would speak in our name, or take our descriptors.
+/// The variables by which systemd(1) talks to a service that it has started, which is this command.
+/// A process that used them would speak in our name, or take over our descriptors.
 const OWN: &[&str] = &[
     "FDSTORE",
     "LISTEN_FDNAMES",
@@ -59,24 +59,25 @@ const SESSION: &[&str] = &[
     "XDG_VTNR",
 ];
 
-/// A command for a program, without the variables that are not for it. `uid` is its user, if it has
-/// one of its own. What is set afterwards is set.
+/// A command for a program, without the variables that are not meant for it. `uid` is the user of
+/// the process, if it is not ours. Variables that the caller sets afterwards are kept.
 pub(crate) fn command(program: impl AsRef<OsStr>, uid: Option<u32>) -> Command {
     let mut command = Command::new(program);
     let is_foreign = uid.is_some_and(|uid| uid != geteuid().as_raw());
     let session = if is_foreign { SESSION } else { &[] };
-    // A variable that is not there costs each command nothing.
+    // A variable that is not set must not cost each command an entry.
     for name in OWN.iter().chain(session).filter(|name| std::env::var_os(name).is_some()) {
         command.env_remove(name);
     }
     command
 }
 
-/// Gives the process a session of its own, without a terminal. With `kill`, the kernel kills it if this
-/// command is killed by SIGKILL, or by a fault of its own. Every other end of the command stops it in order.
+/// Gives the process a session of its own, without a terminal. With `kill`, the kernel kills the
+/// process if this command is killed by SIGKILL, or by a fault of its own. In every other case the
+/// command stops the process before it ends.
 ///
-/// On our terminal a process that asks for a password would be stopped by the kernel, for good. Without a
-/// terminal it gets its error at once.
+/// On our terminal, the kernel would stop a process that asks for a password, for good. Without a
+/// terminal, such a process gets an error at once.
 pub(crate) fn confine(command: &mut Command, kill: bool) {
     command.setsid(true);
     #[cfg(target_os = "linux")]
@@ -85,8 +86,8 @@ pub(crate) fn confine(command: &mut Command, kill: bool) {
     }
 }
 
-/// Has all that the processes have started killed, too, if this command is killed. The answer is a
-/// message if that is not to be had. On an architecture without a guard there is none, as the
+/// Has all descendants of the processes killed, too, if this command is killed. Returns a message
+/// if that is not possible. There is no message on an architecture without a guard, because the
 /// documentation says so.
 pub(crate) fn kill_trees_at_death(reactor: &mut Reactor) -> Option<String> {
     #[cfg(target_os = "linux")]
@@ -98,8 +99,9 @@ pub(crate) fn kill_trees_at_death(reactor: &mut Reactor) -> Option<String> {
     None
 }
 
-/// As the first process of a container, where nobody else reaps descendants that have lost their parent, this command
-/// does. They are ended with it, `kill_time` being the time from SIGTERM to SIGKILL.
+/// As the first process of a container, this command reaps descendants that have lost their parent,
+/// because no other process does. They are ended together with it. `kill_time` is the time from
+/// SIGTERM to SIGKILL.
 pub(crate) fn adopt_orphans(reactor: &mut Reactor, kill_time: Duration) -> io::Result<()> {
     #[cfg(target_os = "linux")]
     if std::process::id() == 1 {

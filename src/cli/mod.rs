@@ -1,7 +1,8 @@
-//! The command: what it was asked to do, and its exit code.
+//! The command: it parses the command line, runs one of the subcommands and sets the exit code.
+//! Runs no process itself.
 //!
-//! Nothing here runs a process itself. The one rule: what is wrong with the command line is said in one line, before
-//! anything is started, with exit code 2.
+//! The one rule: a mistake in the command line is reported in one line, with exit code 2, before
+//! anything is started.
 
 mod check;
 mod child;
@@ -69,15 +70,15 @@ command line, 125 any other failure of our own.
   -V, --version                the version
 ";
 
-/// A failure of our own.
+/// The exit code for a failure of our own.
 const FAILURE: u8 = 125;
 
-/// Why the command does not do what it was asked to.
+/// The reason why the command was not carried out.
 #[derive(Debug)]
 pub(crate) enum Failure {
-    /// It was asked in the wrong way.
+    /// The command line is wrong.
     Usage(String),
-    /// It could not.
+    /// Something failed.
     Other(String),
 }
 
@@ -101,7 +102,7 @@ impl From<std::io::Error> for Failure {
     }
 }
 
-/// Does what the command line says.
+/// Runs the command line.
 pub(crate) fn main(arguments: Parser) -> ExitCode {
     match dispatch(arguments) {
         Ok(code) => ExitCode::from(code),
@@ -136,7 +137,7 @@ fn dispatch(mut arguments: Parser) -> Result<u8, Failure> {
     Ok(0)
 }
 
-/// The path behind an option.
+/// The path after an option.
 fn path_of(arguments: &mut Parser, option: &str) -> Result<OsString, Failure> {
     let path = arguments.value()?;
     if path.is_empty() { Err(Failure::Usage(format!("--{option} is empty"))) } else { Ok(path) }

@@ -1,4 +1,4 @@
-//! Makes the paths that people write absolute. Looks at nothing but the current folder.
+//! Makes the paths that users write absolute. Reads nothing but the current folder.
 //!
 //! The one rule: a path keeps its meaning. `.` and doubled slashes are removed, and `..` stays,
 //! because the name in front of it may be a symbolic link.

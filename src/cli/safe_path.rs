@@ -1,13 +1,14 @@
 //! Finds the output files of processes and opens them. Writes nothing into them.
 //!
-//! The supervisor may have more rights than the users of its processes, and these may own a folder
-//! that a log lies in. So a path is walked folder by folder, and each folder is held open while its
-//! entries are looked at: what has been checked cannot be exchanged afterwards.
+//! The supervisor may have more rights than the users of its processes, and a folder that a log
+//! lies in may belong to one of these users. So a path is walked folder by folder, and each folder
+//! is held open while its entries are checked. Nothing that has been checked can be exchanged
+//! afterwards. Nothing here waits.
 //!
-//! The trusted users are root and the supervisor's own user. The one rule: a symbolic link is followed
-//! and a device or a named pipe is opened only if a trusted user has put it where it is. Elsewhere only
-//! a regular file is opened, and only if no hard link can make it the file of another user. Nothing
-//! here waits.
+//! The trusted users are root and the supervisor's own user. The one rule: a symbolic link is
+//! followed and a device or a named pipe is opened only if a trusted user has put it where it is.
+//! Elsewhere only a regular file is opened, and only if no hard link can make it the file of
+//! another user.
 
 use std::ffi::{OsStr, OsString};
 use std::fmt::{self, Display, Formatter};
@@ -29,23 +30,24 @@ use super::descriptor;
 
 /// The number of links that the kernel follows.
 const MAX_LINKS: usize = 40;
-/// A file may be removed or made by others between the attempts to open it and to make it.
+/// The number of attempts to open or make a file. Other processes may make or remove it in between.
 const ATTEMPTS: usize = 8;
-/// A folder is opened to look at its entries. That needs no right to list them.
+/// The flags for opening a folder only to reach its entries. That needs no right to list them.
 #[cfg(target_os = "linux")]
 const FOLDER: OFlags = OFlags::PATH.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC);
 #[cfg(not(target_os = "linux"))]
 const FOLDER: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC);
-/// Opening a named pipe does not wait for a reader, opening a file with a lease does not
-/// wait for its end, and opening a terminal does not make it our controlling terminal.
+/// With these flags, opening a named pipe does not wait for a reader, opening a file with a lease
+/// does not wait for the lease to end, and opening a terminal does not make it our controlling
+/// terminal.
 const FILE: OFlags = OFlags::NONBLOCK.union(OFlags::NOCTTY).union(OFlags::CLOEXEC);
 const APPEND: OFlags = FILE.union(OFlags::WRONLY).union(OFlags::APPEND);
 
-/// The mode and the owner of a new file. An existing file keeps what it has: another user may have put
-/// it there, and would get a file that this user may not read.
+/// The mode and the owner of a new file. An existing file keeps its own: another user may have put
+/// it there, and would be given a file that this user may not read.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Creation {
-    /// Without it, 0666 less the umask.
+    /// If it is `None`, the mode is 0666 without the bits of the umask.
     pub(crate) mode: Option<u32>,
     pub(crate) uid: Option<u32>,
     pub(crate) gid: Option<u32>,
@@ -64,8 +66,8 @@ pub(crate) enum Target {
 pub(crate) struct Place {
     folder: Folder,
     name: OsString,
-    /// It stands for an open file of another process, as the entries of `/proc/PID/fd` do. Only the
-    /// kernel can follow it.
+    /// Whether the entry stands for an open file of another process, as the entries of
+    /// `/proc/PID/fd` do. Only the kernel can follow it.
     is_foreign: bool,
 }
 
@@ -78,7 +80,7 @@ struct Folder {
     mode: Mode,
     /// Its path without links.
     real: PathBuf,
-    /// Who may have put this folder where it is, if that is not certain.
+    /// The untrusted user who may have put this folder where it is, if there is one.
     doubt: Option<Who>,
 }
 
@@ -100,11 +102,11 @@ impl Display for Who {
     }
 }
 
-/// Whether the user or the group of this number is trusted: root and our own user, and the group
-/// that has the same number, in which a user is alone by convention.
+/// Whether the user or the group with this number is trusted. Root and our own user are trusted,
+/// and so is the group with the same number, in which a user is alone by convention.
 ///
-/// The owner of the root folder is root, whatever its number is: in a user namespace it may have
-/// another one.
+/// The owner of the root folder counts as root, because in a user namespace root may have another
+/// number.
 fn is_trusted(id: u32) -> bool {
     static TRUSTED: OnceLock<[u32; 2]> = OnceLock::new();
     let trusted = TRUSTED.get_or_init(|| [geteuid().as_raw(), stat("/").map_or(0, |root| root.st_uid)]);
@@ -115,11 +117,11 @@ fn is_trusted(id: u32) -> bool {
 ///
 /// # Errors
 ///
-/// A folder that does not exist or cannot be entered, and a link that a user who is not trusted may
-/// have put there.
+/// A folder does not exist or cannot be entered, or there is a link that an untrusted user may have
+/// put there.
 pub(crate) fn find(path: &Path) -> io::Result<Target> {
     let mut folder = Folder::root()?;
-    // The next one is the last.
+    // The names that are left, in reverse order.
     let mut rest = Vec::new();
     push_names(&mut rest, path);
     let mut links = 0;
@@ -170,12 +172,12 @@ pub(crate) fn find(path: &Path) -> io::Result<Target> {
     Err(Errno::ISDIR.into())
 }
 
-/// Opens a file for a child that appends to it by itself. The child has it blocking, as a program
-/// expects of its stdout.
+/// Opens a file for a child that appends to it itself. The file is blocking, as a program expects
+/// of its stdout.
 ///
 /// # Errors
 ///
-/// As [`find`] and [`Place::open`].
+/// The errors of [`find`] and [`Place::open`].
 pub(crate) fn open_for_child(path: &Path, new: Creation) -> io::Result<OwnedFd> {
     match find(path)? {
         Target::Own(number) => childminder::inherited_fd(number),
@@ -187,8 +189,8 @@ pub(crate) fn open_for_child(path: &Path, new: Creation) -> io::Result<OwnedFd> 
     }
 }
 
-/// The reason why a file is refused, if a user who is not trusted may have put it or a link on the way
-/// there. Opens no file.
+/// The reason why a file is refused, if an untrusted user may have put it, or a link on the way to
+/// it, where it is. Opens no file.
 pub(crate) fn refusal(path: &Path, new: Creation) -> Option<String> {
     let looked = find(path).and_then(|target| match target {
         Target::Own(_) => Ok(()),
@@ -209,12 +211,12 @@ fn push_names(rest: &mut Vec<OsString>, path: &Path) {
     rest.extend(names.map(OsStr::to_owned));
 }
 
-/// The number of our own descriptor, if `name` in this folder, with `rest` behind it, is one.
+/// The number of our own descriptor, if `name` in this folder, followed by `rest`, is one.
 fn own_descriptor(real: &Path, name: &OsStr, rest: &[OsString]) -> Option<i32> {
     if rest.is_empty() {
         return descriptor::own(real, name);
     }
-    // Where /proc is missing, its links cannot be followed.
+    // Without /proc, its links cannot be followed, so the path alone decides.
     let [number, folders @ ..] = rest else { return None };
     let folders: PathBuf = [name].into_iter().chain(folders.iter().rev().map(OsString::as_os_str)).collect();
     let is_own = real == Path::new("/") && ["proc/self/fd", "dev/fd"].map(Path::new).contains(&&*folders);
@@ -275,7 +277,7 @@ impl Folder {
             return None;
         };
         match self.is_sticky() {
-            // Only its owner can remove or rename an entry.
+            // In a sticky folder, only the owner of an entry can remove or rename it.
             true => (!is_trusted(owner)).then_some(Who::User(owner)),
             false => Some(others),
         }
@@ -296,8 +298,8 @@ impl Folder {
         }
     }
 
-    /// Whether its links are a process's open files and folders, which the text of a link does not
-    /// lead to.
+    /// Whether the links in this folder are open files and folders of a process, which the text of
+    /// a link does not lead to.
     fn is_of_process(&self) -> bool {
         self.real.strip_prefix("/proc").is_ok_and(|rest| !rest.as_os_str().is_empty())
     }
@@ -309,8 +311,8 @@ impl Place {
     ///
     /// # Errors
     ///
-    /// The error of `openat(2)`, or a refusal: a user who is not trusted may have put the file there,
-    /// and it may be the file of another user. A new file that cannot be given its mode and owner is
+    /// The error of `openat(2)`, or a refusal: an untrusted user may have put the file there, and
+    /// it may be the file of another user. A new file that cannot be given its mode and owner is
     /// removed.
     pub(crate) fn open(&self, new: Creation) -> io::Result<File> {
         let flags = if self.is_foreign { APPEND } else { APPEND | OFlags::NOFOLLOW };
@@ -332,7 +334,7 @@ impl Place {
     }
 
     fn create(&self, new: Creation) -> io::Result<File> {
-        // No other user may open it before it has its mode and its owner.
+        // No other user may open the file before it has its mode and its owner.
         let mode = Mode::from_raw_mode(if new.mode.is_some() { 0o200 } else { 0o666 });
         let file = openat(&self.folder.fd, &self.name, APPEND | OFlags::CREATE | OFlags::EXCL, mode)?;
         if let Err(error) = new.apply(&file) {
@@ -348,23 +350,24 @@ impl Place {
         Ok(openat(&self.folder.fd, &self.name, flags, Mode::empty())?.into())
     }
 
-    /// Whether what is there now is this open file.
+    /// Whether the entry that is there now is this open file.
     pub(crate) fn is(&self, file: &File) -> bool {
         let (Ok(there), Ok(open)) = (self.look(), fstat(file)) else { return false };
         (there.st_dev, there.st_ino) == (open.st_dev, open.st_ino)
     }
 
-    /// Whether it can be renamed: it is an entry of a folder like any other.
+    /// Whether the entry can be renamed, because it is an entry of an ordinary folder.
     pub(crate) fn can_be_renamed(&self) -> bool {
         !self.is_foreign
     }
 
-    /// Whether there is something with this number behind its name.
+    /// Whether an entry exists with this number appended to the name.
     pub(crate) fn is_taken(&self, number: u32) -> bool {
         self.folder.look(&self.numbered(number)).is_ok()
     }
 
-    /// Gives it, or what has this number behind its name, another number. What had that is gone then.
+    /// Renames the file, or the one with the number `from` appended to its name, to the name with
+    /// the number `to`. A file that has that name already is replaced.
     pub(crate) fn renumber(&self, from: Option<u32>, to: u32) -> io::Result<()> {
         let from = from.map_or_else(|| self.name.clone(), |number| self.numbered(number));
         Ok(renameat(&self.folder.fd, from, &self.folder.fd, self.numbered(to))?)
@@ -385,13 +388,13 @@ impl Place {
         statat(&self.folder.fd, &self.name, flags)
     }
 
-    /// Whether this, which is there, may be opened.
+    /// Checks whether the entry, which exists, may be opened.
     fn check(&self, there: &Stat, new: Creation) -> io::Result<()> {
         let owner = there.st_uid;
         let Some(who) = self.folder.who_else(owner) else { return Ok(()) };
         let what = match FileType::from_raw_mode(there.st_mode) {
             FileType::RegularFile => None,
-            // Opening it has its own error.
+            // Opening a directory fails with an error of its own.
             FileType::Directory => return Ok(()),
             FileType::Fifo => Some("a named pipe"),
             FileType::Socket => Some("a socket"),
@@ -401,12 +404,12 @@ impl Place {
         if let Some(what) = what {
             return Err(refused(format!("it is {what} that {who} may have put there")));
         }
-        // A file of the folder's owner is at most linked to other files of this owner.
+        // A file of the folder's owner can at most be a link to another file of this owner.
         let is_of_folder = !is_trusted(owner) && owner == self.folder.owner;
         if there.st_nlink > 1 && !is_of_folder {
             return Err(refused(format!("it has other names (hard links), and {who} may have put it there")));
         }
-        // As the kernel's fs.protected_regular: another user would read what we write.
+        // This is like the kernel's fs.protected_regular: another user would read what we write.
         let is_expected = is_trusted(owner) || is_of_folder || new.uid == Some(owner);
         if self.folder.is_sticky() && !is_expected {
             return Err(refused(format!("it belongs to user id {owner}, and everybody may make files in its folder")));

@@ -1,7 +1,8 @@
-//! What signals ask of a command that watches processes. Those that end it are `run_service`'s.
+//! The meaning of signals for a command that watches processes. `run_service` carries out the
+//! signals that end the command.
 //!
-//! The one rule: a signal that was ignored from the start stays ignored, since whoever started the command
-//! wants it so, as nohup(1) does.
+//! The one rule: a signal that was ignored from the start stays ignored, because the program that
+//! started the command wants that, as nohup(1) does.
 
 use std::fs::File;
 use std::io;
@@ -12,28 +13,28 @@ use std::time::{Duration, Instant};
 use childminder::{Event, Interest, Reactor, SourceId};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
-/// The signals that end a command. They are watched here, and not by `run_service` alone, so that one that
-/// comes after that does not end the command with another exit code than it has.
+/// The signals that end a command. They are watched here as well as by `run_service`, so that one
+/// that arrives after `run_service` has returned does not end the command with another exit code.
 const ENDING: [i32; 3] = [libc::SIGTERM, libc::SIGINT, libc::SIGQUIT];
 
-/// A SIGHUP belongs to the end of the terminal if both come within this time. The kernel, the shell
-/// and the terminal's program each send it in their own order.
+/// The time within which a SIGHUP and the end of the terminal belong together. The kernel, the
+/// shell and the terminal's program each send it in their own order.
 const TOGETHER: Duration = Duration::from_secs(2);
 
-/// What an event asks for.
+/// The request in an event.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Wish {
     /// SIGHUP: `up` reads its file again, `run` restarts its process.
     Reload,
-    /// SIGHUP, and the terminal is gone.
+    /// SIGHUP because the terminal is gone.
     Hangup,
     /// SIGUSR1: the status is written to stderr.
     Status,
     /// SIGUSR2: files are opened anew.
     Reopen,
-    /// SIGTSTP: all stand still until the command is continued.
+    /// SIGTSTP: all processes are stopped until the command is continued.
     Suspend,
-    /// Nothing, or what `run_service` does.
+    /// Nothing, or something that `run_service` does.
     Nothing,
 }
 
@@ -49,15 +50,16 @@ pub(crate) struct Signals {
 #[derive(Debug)]
 struct Terminal {
     file: Arc<File>,
-    /// Its source, if the reactor could take it. Otherwise the terminal is looked at with each SIGHUP.
+    /// Its source, if the reactor could register it. Otherwise the terminal is checked at each
+    /// SIGHUP.
     source: Option<SourceId>,
-    /// The time at which it was seen to be closed.
+    /// The time at which it was first seen to be closed.
     closed: Option<Instant>,
 }
 
-/// Has all signals wait until the program has ended, which is about to happen.
+/// Blocks all signals until the program has ended, which is about to happen.
 pub(crate) fn block() {
-    // It does not fail.
+    // This call does not fail.
     let _ = nix::sys::signal::SigSet::all().thread_block();
 }
 
@@ -68,26 +70,28 @@ impl Signals {
                 reactor.watch_signal(signal)?;
             }
         }
-        // A file that has come to the size limit (setrlimit(2)) fails a write, and does not end us.
+        // At the size limit of a file (setrlimit(2)), a write then fails and does not end this
+        // command.
         reactor.watch_signal(libc::SIGXFSZ)?;
         if Reactor::ignores_signal(libc::SIGCHLD) {
-            // We inherited that, and while it holds nobody learns how a child has ended.
+            // The ignored SIGCHLD was inherited. As long as it is ignored, the kernel reports no
+            // exit status of a child.
             reactor.watch_signal(libc::SIGCHLD)?;
         }
-        // If SIGHUP is ignored, nobody asks what it means.
+        // If SIGHUP is ignored, its meaning is never needed.
         let terminal = if Reactor::ignores_signal(libc::SIGHUP) { None } else { Terminal::watch(reactor) };
         Ok(Self { terminal, hangup: None })
     }
 
-    /// Lets signals do what they do to any program, but for those that ask for something: there is
-    /// nobody left to be stopped.
+    /// Gives the signals that end or suspend the command their ordinary effect again. There are no
+    /// processes left to stop.
     pub(crate) fn release(reactor: &mut Reactor) {
         for signal in ENDING.into_iter().chain([libc::SIGHUP, libc::SIGTSTP]) {
             reactor.unwatch_signal(signal);
         }
     }
 
-    /// What an event asks for; `None` if the event was not meant for this.
+    /// The request in an event; `None` if the event was not meant for this.
     pub(crate) fn hear(&mut self, reactor: &mut Reactor, event: &Event<'_>) -> Option<Wish> {
         Some(match *event {
             Event::Signal(libc::SIGHUP) => self.hung_up(reactor),
@@ -98,7 +102,7 @@ impl Signals {
             Event::Ready { source, .. } => {
                 let terminal = self.terminal.as_mut().filter(|terminal| terminal.source == Some(source))?;
                 let was_closed = terminal.closed.is_some();
-                let is_closed = terminal.look(reactor).is_some();
+                let is_closed = terminal.check(reactor).is_some();
                 match self.hangup {
                     Some(at) if is_closed && !was_closed && is_together(at, reactor.now()) => Wish::Hangup,
                     _ => Wish::Nothing,
@@ -111,7 +115,7 @@ impl Signals {
     fn hung_up(&mut self, reactor: &mut Reactor) -> Wish {
         let now = reactor.now();
         self.hangup = Some(now);
-        match self.terminal.as_mut().and_then(|terminal| terminal.look(reactor)) {
+        match self.terminal.as_mut().and_then(|terminal| terminal.check(reactor)) {
             Some(closed) if is_together(closed, now) => Wish::Hangup,
             _ => Wish::Reload,
         }
@@ -127,13 +131,13 @@ impl Terminal {
     fn watch(reactor: &mut Reactor) -> Option<Self> {
         let options = libc::O_NOCTTY | libc::O_NONBLOCK;
         let file = File::options().read(true).custom_flags(options).open("/dev/tty").ok().map(Arc::new)?;
-        // What is typed on it makes events, too. It is not read.
+        // Input on the terminal makes events, too. It is not read.
         let source = reactor.register(Arc::clone(&file), Interest::Readable).ok();
         Some(Self { file, source, closed: None })
     }
 
-    /// Looks whether it is closed by now, and since when that is known.
-    fn look(&mut self, reactor: &mut Reactor) -> Option<Instant> {
+    /// Checks whether the terminal is closed. Returns the time at which that was first seen.
+    fn check(&mut self, reactor: &mut Reactor) -> Option<Instant> {
         if self.closed.is_none() {
             let mut fds = [PollFd::new(&*self.file, PollFlags::empty())];
             let asked = poll(&mut fds, Some(&Timespec { tv_sec: 0, tv_nsec: 0 }));

@@ -1,13 +1,13 @@
-//! Makes text fit where it goes: its length, and characters that a terminal would obey. Knows bytes
-//! and UTF-8, nothing else.
+//! Makes text fit its destination: it limits the length, and it shows control characters that a
+//! terminal would obey. Handles bytes and UTF-8, nothing else.
 //!
-//! The one rule: no character is cut in two, and all that is left out is seen.
+//! The one rule: no character is cut in two, and no character is left out without a trace.
 
 use std::borrow::Cow;
 
-/// The start of `bytes`, at most `limit` bytes long (at least one), and shorter where a character
-/// would be cut. Bytes that are not UTF-8 are cut at the limit, and so is a character that is
-/// longer than the limit.
+/// The start of `bytes`, at most `limit` bytes long (but at least one byte). It is shorter where a
+/// character would be cut. Bytes that are not UTF-8 are cut at the limit, and so is a character
+/// that is longer than the limit.
 pub(crate) fn fit(bytes: &[u8], limit: usize) -> &[u8] {
     let limit = limit.max(1);
     if bytes.len() <= limit {
@@ -26,7 +26,7 @@ pub(crate) fn fit(bytes: &[u8], limit: usize) -> &[u8] {
     &bytes[..limit]
 }
 
-/// The text as one line without control characters: these are shown as `\n`, `\t`, `\r` or `\x1b`.
+/// The text as one line without control characters. These are shown as `\n`, `\t`, `\r` or `\x1b`.
 pub(crate) fn visible(text: &str) -> Cow<'_, str> {
     if !text.contains(char::is_control) {
         return text.into();
@@ -35,7 +35,7 @@ pub(crate) fn visible(text: &str) -> Cow<'_, str> {
     for char in text.chars() {
         match char {
             '\n' | '\t' | '\r' => shown.extend(char.escape_default()),
-            // None of them is above U+009F.
+            // No control character is above U+009F.
             char if char.is_control() => shown += &format!("\\x{:02x}", u32::from(char)),
             char => shown.push(char),
         }

@@ -1,4 +1,6 @@
-//! What the commands say of a process, each thing in one place.
+//! The messages of the commands about a process. Prints nothing.
+//!
+//! The one rule: each message has one place, so that `run` and `up` use the same words.
 
 use std::time::{Duration, Instant};
 
@@ -20,18 +22,19 @@ pub(crate) fn restarting(delay: Duration) -> String {
     format!("restarting in {} s", seconds(delay))
 }
 
-/// Seconds with as many digits as it takes, three behind the point at most: `90`, `0.5`.
+/// Seconds with as many digits as needed, at most three after the point: `90`, `0.5`.
 pub(crate) fn seconds(time: Duration) -> String {
     millis(time).trim_end_matches('0').trim_end_matches('.').to_owned()
 }
 
-/// Seconds with three digits behind the point. Without the floating-point formatting of std, which is large.
+/// Seconds with three digits after the point. It avoids the floating-point formatting of std, which
+/// is large.
 fn millis(time: Duration) -> String {
     let millis = time.saturating_add(Duration::from_micros(500)).as_millis();
     format!("{}.{:03}", millis / 1000, millis % 1000)
 }
 
-/// Why a command has ended that nobody told to.
+/// The reason why a command has ended although no user ended it.
 pub(crate) fn stopped_because(error: &std::io::Error) -> String {
     match error.kind() {
         std::io::ErrorKind::TimedOut => error.to_string(),
@@ -39,19 +42,21 @@ pub(crate) fn stopped_because(error: &std::io::Error) -> String {
     }
 }
 
-/// What is said, as the first process of a container, of a process that has lost its parent.
+/// The message about a process that has lost its parent, if this command is the first process of a
+/// container.
 pub(crate) fn orphan(pid: u32, name: &str) -> String {
     format!("pid {pid} ({name}) has lost its parent, and is reaped here when it ends")
 }
 
-/// Why only the processes themselves, and not what they have started, end with a command that is killed.
+/// The message that a killed command will leave descendants of its processes running, because there
+/// is no guard.
 pub(crate) fn no_guard(error: &std::io::Error) -> String {
     format!(
         "cannot start the guard: {error}; if this command is killed, what its processes have started is left running"
     )
 }
 
-/// What is said of a process that could not be ended.
+/// The message about a process that could not be ended.
 pub(crate) fn left_running(status: &Status<'_>) -> String {
     let pid = status.pid.map(|pid| format!(" (pid {pid})")).unwrap_or_default();
     format!("left running{pid}: {}", status.refusal.unwrap_or("it was killed, and is still there"))
@@ -59,7 +64,7 @@ pub(crate) fn left_running(status: &Status<'_>) -> String {
 
 pub(crate) const HANGUP: &str = "the terminal was closed; stopping";
 
-/// What a process is doing, and for how long.
+/// The state of a process, and how long it has been in it.
 pub(crate) fn status(status: &Status<'_>, now: Instant) -> String {
     let lasting = |since: Instant| seconds(now.saturating_duration_since(since));
     let doing = match (status.state, status.pid) {
@@ -79,12 +84,12 @@ pub(crate) fn terminating(number: i32) -> String {
     format!("terminating, {} sent", name(number))
 }
 
-/// Why a process that is stopping is still there: by what the system says of a signal to it.
+/// The reason why a process that is stopping is still there: the system's error for a signal to it.
 pub(crate) fn not_signalled(error: &str) -> String {
     format!("it cannot be signalled: {error}")
 }
 
-/// The same for one that was killed.
+/// The reason why a killed process is still there.
 pub(crate) fn still_there(time: Duration) -> String {
     format!("it was killed, and is still there {} s after the stop began", seconds(time))
 }
@@ -101,10 +106,10 @@ pub(crate) fn refused(number: i32, error: &std::io::Error) -> String {
     format!("cannot send {}: {error}", name(number))
 }
 
-/// What becomes of the lines of a file that cannot be written.
+/// The consequence for the lines of a file that cannot be written.
 pub(crate) const LINES_WAIT: &str = "lines wait until it can be written, and are dropped if they become too many";
 
-/// `1 line was`, `2 lines were`.
+/// The start of a message: `1 line was` or `2 lines were`.
 pub(crate) fn lines_were(count: u64) -> String {
     if count == 1 { "1 line was".into() } else { format!("{count} lines were") }
 }

@@ -1,5 +1,7 @@
-//! Searching bytes: with the C library, whose `memchr` is written for the processor at hand, or many at once. Copies and keeps
-//! nothing; a pointer from C is only turned into an index, never read.
+//! Searches bytes: with the C library, whose `memchr` is written for the processor at hand, or for
+//! many matches at once. Copies and keeps nothing.
+//!
+//! The one rule: a pointer from C is only turned into an index, never read.
 
 /// The index of the first `needle` in `haystack`.
 pub(crate) fn find_byte(needle: u8, haystack: &[u8]) -> Option<usize> {
@@ -9,19 +11,19 @@ pub(crate) fn find_byte(needle: u8, haystack: &[u8]) -> Option<usize> {
     (!found.is_null()).then(|| found.addr() - start.addr())
 }
 
-/// Calls `each` with the index of every `needle` in `haystack`, in order. Where they are many and close together, as newlines are,
-/// this is several times as fast as one search after another.
+/// Calls `each` with the index of every `needle` in `haystack`, in order. For many needles that are
+/// close together, as newlines are, this is several times as fast as repeated searches.
 #[inline]
 pub(crate) fn each_byte(needle: u8, haystack: &[u8], each: impl FnMut(usize)) {
     #[cfg(target_arch = "x86_64")]
     if std::arch::is_x86_feature_detected!("avx2") {
-        // SAFETY: the processor has AVX2.
+        // SAFETY: the check above has shown that the processor has AVX2.
         return unsafe { avx2::each_byte(needle, haystack, each) };
     }
     one_by_one(needle, haystack, each);
 }
 
-/// [`each_byte`] for every processor, and for few bytes.
+/// [`each_byte`] for processors without AVX2, and for a short rest.
 fn one_by_one(needle: u8, haystack: &[u8], mut each: impl FnMut(usize)) {
     let (mut start, mut rest) = (0, haystack);
     while let Some(index) = find_byte(needle, rest) {
@@ -32,7 +34,7 @@ fn one_by_one(needle: u8, haystack: &[u8], mut each: impl FnMut(usize)) {
 
 #[cfg(target_arch = "x86_64")]
 mod avx2 {
-    //! Sixty-four bytes at once, on processors that have AVX2.
+    //! Searches 64 bytes at once, on processors that have AVX2.
 
     #![allow(unused_unsafe)] // Rust 1.87 knows that those without a pointer are safe here
 
@@ -40,15 +42,15 @@ mod avx2 {
 
     #[target_feature(enable = "avx2")]
     pub(super) unsafe fn each_byte(needle: u8, haystack: &[u8], mut each: impl FnMut(usize)) {
-        // SAFETY: touches no memory.
+        // SAFETY: this intrinsic touches no memory.
         let needles = unsafe { _mm256_set1_epi8(needle as i8) };
         let (mut start, mut rest) = (0, haystack);
         while let Some(([low, high], after)) = first_two(rest) {
-            // SAFETY: passed on from our caller.
+            // SAFETY: our caller guarantees AVX2.
             let low = unsafe { places(needles, low) };
-            // SAFETY: as above.
+            // SAFETY: our caller guarantees AVX2.
             let high = unsafe { places(needles, high) };
-            // One bit for each byte, the lowest for the first.
+            // There is one bit for each byte, and the lowest bit stands for the first byte.
             let mut places = u64::from(high) << 32 | u64::from(low);
             while places != 0 {
                 each(start + places.trailing_zeros() as usize);
@@ -59,21 +61,21 @@ mod avx2 {
         super::one_by_one(needle, rest, |index| each(start + index));
     }
 
-    /// Two blocks, and the rest.
+    /// The first two blocks of 32 bytes, and the rest.
     fn first_two(bytes: &[u8]) -> Option<([&[u8; 32]; 2], &[u8])> {
         let (low, rest) = bytes.split_first_chunk()?;
         let (high, rest) = rest.split_first_chunk()?;
         Some(([low, high], rest))
     }
 
-    /// Where the needle is in 32 bytes, bit for byte.
+    /// The places of the needle in 32 bytes, as one bit for each byte.
     #[target_feature(enable = "avx2")]
     unsafe fn places(needles: __m256i, bytes: &[u8; 32]) -> u32 {
-        // SAFETY: valid for as many bytes, which need not be aligned for this.
+        // SAFETY: the pointer is valid for 32 bytes, which need not be aligned for this intrinsic.
         let bytes = unsafe { _mm256_loadu_si256(bytes.as_ptr().cast()) };
-        // SAFETY: touches no memory.
+        // SAFETY: this intrinsic touches no memory.
         let equal = unsafe { _mm256_cmpeq_epi8(bytes, needles) };
-        // SAFETY: touches no memory.
+        // SAFETY: this intrinsic touches no memory.
         let bits = unsafe { _mm256_movemask_epi8(equal) };
         bits as u32
     }
@@ -100,7 +102,7 @@ mod tests {
     fn finds_each_in_order() {
         let mut seed = 1_u32;
         for len in 0..300 {
-            // From all to nearly none.
+            // The share of needles goes from all bytes to nearly none.
             for often in [1, 2, 100, 1 << 30] {
                 let mut random = |below: u32| {
                     seed = seed.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);

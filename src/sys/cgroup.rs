@@ -1,7 +1,8 @@
 //! Directories and files of a cgroup v2 hierarchy (`cgroups(7)`), reached from an open directory.
+//! Decides nothing: `process::cgroup` knows what the files mean.
 //!
-//! No policy: `process::cgroup` knows what the files mean. The one rule: a path counts from a directory
-//! that is held open, so that no mount and no rename can lead it elsewhere.
+//! The one rule: a path starts from a directory that is held open, so that no mount and no rename
+//! can lead it elsewhere.
 
 use std::ffi::CStr;
 use std::fs::File;
@@ -12,7 +13,7 @@ use std::path::Path;
 
 use super::{BY_EFFECTIVE_USER, cvt, cvt_retry, fd};
 
-/// What `fstatfs(2)` says of a cgroup v2 hierarchy.
+/// The file system type that `fstatfs(2)` returns for a cgroup v2 hierarchy.
 #[cfg(target_os = "linux")]
 const MAGIC: u64 = 0x6367_7270;
 
@@ -31,27 +32,28 @@ pub(crate) fn open_dir_at(dir: BorrowedFd<'_>, path: &CStr) -> io::Result<OwnedF
 /// Opens a file below a directory.
 pub(crate) fn open_at(dir: BorrowedFd<'_>, path: &CStr, flags: i32) -> io::Result<OwnedFd> {
     let flags = flags | libc::O_CLOEXEC | libc::O_NOFOLLOW;
-    // SAFETY: a C string that lives through the call.
+    // SAFETY: `path` is a C string that lives through the call.
     let opened = cvt_retry(|| unsafe { libc::openat(dir.as_raw_fd(), path.as_ptr(), flags) })?;
-    // SAFETY: openat has just opened it for us.
+    // SAFETY: openat has just opened the descriptor for us.
     fd::above_stdio(unsafe { OwnedFd::from_raw_fd(opened) })
 }
 
 /// Makes a directory below another one.
 pub(crate) fn make_dir_at(dir: BorrowedFd<'_>, path: &CStr) -> io::Result<()> {
-    // SAFETY: a C string that lives through the call.
+    // SAFETY: `path` is a C string that lives through the call.
     cvt(unsafe { libc::mkdirat(dir.as_raw_fd(), path.as_ptr(), 0o755) })?;
     Ok(())
 }
 
-/// Removes a directory below another one. The kernel refuses one that has members or directories (`EBUSY`).
+/// Removes a directory below another one. The kernel refuses one that has members or subdirectories
+/// (`EBUSY`).
 pub(crate) fn remove_dir_at(dir: BorrowedFd<'_>, path: &CStr) -> io::Result<()> {
-    // SAFETY: a C string that lives through the call.
+    // SAFETY: `path` is a C string that lives through the call.
     cvt(unsafe { libc::unlinkat(dir.as_raw_fd(), path.as_ptr(), libc::AT_REMOVEDIR) })?;
     Ok(())
 }
 
-/// The whole of a file below a directory.
+/// Reads the whole of a file below a directory.
 pub(crate) fn read_at(dir: BorrowedFd<'_>, path: &CStr) -> io::Result<String> {
     let mut text = String::new();
     File::from(open_at(dir, path, libc::O_RDONLY)?).read_to_string(&mut text)?;
@@ -63,25 +65,25 @@ pub(crate) fn write_at(dir: BorrowedFd<'_>, path: &CStr, text: &[u8]) -> io::Res
     File::from(open_at(dir, path, libc::O_WRONLY)?).write_all(text)
 }
 
-/// The beginning of a file that is open, from its first byte on.
+/// Reads the start of an open file, from its first byte on.
 pub(crate) fn read_again(file: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<usize> {
-    // SAFETY: the buffer has room for so many bytes.
+    // SAFETY: the buffer has room for `buffer.len()` bytes.
     let read = cvt_retry(|| unsafe { libc::pread(file.as_raw_fd(), buffer.as_mut_ptr().cast(), buffer.len(), 0) })?;
     #[allow(clippy::cast_sign_loss)] // -1 is the error above
     Ok(read as usize)
 }
 
-/// Whether this process may write to a file below a directory, with the rights that it has now.
+/// Checks whether this process may write to a file below a directory, with its present rights.
 pub(crate) fn may_write_at(dir: BorrowedFd<'_>, path: &CStr) -> io::Result<()> {
-    // SAFETY: a C string that lives through the call.
+    // SAFETY: `path` is a C string that lives through the call.
     cvt(unsafe { libc::faccessat(dir.as_raw_fd(), path.as_ptr(), libc::W_OK, BY_EFFECTIVE_USER) })?;
     Ok(())
 }
 
-/// Takes the lock of a directory (`flock(2)`), which ends with the last copy of this descriptor. Whether it
-/// was free.
+/// Takes the lock of a directory (`flock(2)`). The lock ends when the last copy of this descriptor
+/// is closed. Returns whether the lock was free.
 pub(crate) fn lock(dir: BorrowedFd<'_>) -> io::Result<bool> {
-    // SAFETY: touches no memory.
+    // SAFETY: flock touches no memory.
     match cvt_retry(|| unsafe { libc::flock(dir.as_raw_fd(), libc::LOCK_EX | libc::LOCK_NB) }) {
         Ok(_) => Ok(true),
         Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(false),
@@ -89,11 +91,11 @@ pub(crate) fn lock(dir: BorrowedFd<'_>) -> io::Result<bool> {
     }
 }
 
-/// Whether a descriptor is of a cgroup v2 hierarchy.
+/// Whether a descriptor belongs to a cgroup v2 hierarchy.
 #[cfg(target_os = "linux")]
 pub(crate) fn is_version_2(fd: BorrowedFd<'_>) -> io::Result<bool> {
     let mut stat = MaybeUninit::<libc::statfs>::zeroed();
-    // SAFETY: there is room for what fstatfs writes.
+    // SAFETY: `stat` has room for what fstatfs writes.
     cvt_retry(|| unsafe { libc::fstatfs(fd.as_raw_fd(), stat.as_mut_ptr()) })?;
     // SAFETY: zeroed is a valid statfs, and the call has filled it in.
     let stat = unsafe { stat.assume_init() };
@@ -101,16 +103,17 @@ pub(crate) fn is_version_2(fd: BorrowedFd<'_>) -> io::Result<bool> {
     Ok(stat.f_type as u64 & 0xffff_ffff == MAGIC)
 }
 
-/// Only Linux has cgroups.
+/// Returns `false`, because only Linux has cgroups.
 #[cfg(not(target_os = "linux"))]
 pub(crate) fn is_version_2(_: BorrowedFd<'_>) -> io::Result<bool> {
     Ok(false)
 }
 
-/// How many directories there are in a directory, as far as its count of links tells.
+/// The number of subdirectories of a directory, according to its link count.
 pub(crate) fn subdirs(dir: BorrowedFd<'_>, path: &CStr) -> io::Result<u64> {
     let mut stat = MaybeUninit::<libc::stat>::zeroed();
-    // SAFETY: a C string that lives through the call, and room for what fstatat writes.
+    // SAFETY: `path` is a C string that lives through the call, and `stat` has room for what
+    // fstatat writes.
     cvt(unsafe { libc::fstatat(dir.as_raw_fd(), path.as_ptr(), stat.as_mut_ptr(), 0) })?;
     // SAFETY: zeroed is a valid stat, and the call has filled it in.
     let stat = unsafe { stat.assume_init() };

@@ -1,4 +1,8 @@
-//! Descriptors: pipes, duplicates, non-blocking reads and writes.
+//! File descriptors: pipes, duplicates, reads and writes, and waits for one descriptor. Decides
+//! nothing.
+//!
+//! The one rule: a descriptor that is opened here is close-on-exec, and its number is above
+//! stderr's.
 
 use std::fs::File;
 use std::io::{self, IoSlice, Read};
@@ -12,8 +16,9 @@ use std::time::Duration;
 
 use super::{clock, cvt, cvt_retry, signal};
 
-/// The lowest number that a descriptor of ours may have. Those below are the host's stdin, stdout and
-/// stderr, whether or not they are open: a child that inherits them must never get one of ours.
+/// The lowest number that a descriptor of ours may have. The numbers below it belong to the host's
+/// stdin, stdout and stderr, whether or not they are open: a child that inherits them must never
+/// get a descriptor of ours.
 const LOWEST: RawFd = 3;
 
 /// Moves a descriptor that was just opened away from the numbers of stdin, stdout and stderr.
@@ -21,13 +26,13 @@ pub(crate) fn above_stdio(fd: OwnedFd) -> io::Result<OwnedFd> {
     if fd.as_raw_fd() < LOWEST { duplicate(fd.as_fd(), LOWEST) } else { Ok(fd) }
 }
 
-/// Calls what opens a descriptor that cannot be moved, while the numbers of stdin, stdout and stderr
-/// are taken.
+/// Calls `open` while the numbers of stdin, stdout and stderr are taken. It is for calls that open
+/// a descriptor that cannot be moved.
 pub(crate) fn with_stdio_taken<T>(open: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
     let mut taken = Vec::new();
     while let Some(free) = (0..LOWEST).find(|fd| of_the_host(*fd).is_none()) {
         let null = File::options().read(true).open("/dev/null")?;
-        // Whoever else has taken the number meanwhile keeps it.
+        // If another thread has taken the number meanwhile, it keeps it.
         let is_low = null.as_raw_fd() <= free;
         taken.push(null);
         if !is_low {
@@ -37,7 +42,7 @@ pub(crate) fn with_stdio_taken<T>(open: impl FnOnce() -> io::Result<T>) -> io::R
     open()
 }
 
-/// A pipe, close-on-exec at both ends: (to read from, to write to).
+/// Opens a pipe that is close-on-exec at both ends. Returns (read end, write end).
 pub(crate) fn pipe() -> io::Result<(OwnedFd, OwnedFd)> {
     let mut fds = [-1; 2];
     #[cfg(any(target_os = "linux", target_os = "freebsd", target_os = "netbsd", target_os = "openbsd"))]
@@ -46,9 +51,9 @@ pub(crate) fn pipe() -> io::Result<(OwnedFd, OwnedFd)> {
     #[cfg(not(any(target_os = "linux", target_os = "freebsd", target_os = "netbsd", target_os = "openbsd")))]
     // SAFETY: `fds` has room for the two descriptors that pipe writes.
     cvt(unsafe { libc::pipe(fds.as_mut_ptr()) })?;
-    // SAFETY: pipe has just opened it for us; nobody else knows it.
+    // SAFETY: pipe has just opened the descriptor for us, and nothing else owns it.
     let reader = unsafe { OwnedFd::from_raw_fd(fds[0]) };
-    // SAFETY: the same for the other end.
+    // SAFETY: the same holds for the other end.
     let writer = unsafe { OwnedFd::from_raw_fd(fds[1]) };
     #[cfg(not(any(target_os = "linux", target_os = "freebsd", target_os = "netbsd", target_os = "openbsd")))]
     for fd in [&reader, &writer] {
@@ -80,9 +85,9 @@ pub(crate) fn socket_pair() -> io::Result<(UnixStream, UnixStream)> {
     Ok((one, other))
 }
 
-/// Opens a file that a child appends to, and creates it if it does not exist. Never waits: a named
-/// pipe without a reader is an error (`ENXIO`). The open file is blocking, as a program expects of
-/// its stdout.
+/// Opens a file that a child appends to, and creates it if it does not exist. It never waits: a
+/// named pipe without a reader is an error (`ENXIO`). The open file is blocking, as a program
+/// expects of its stdout.
 pub(crate) fn open_to_append(path: &Path) -> io::Result<OwnedFd> {
     let flags = libc::O_NONBLOCK | libc::O_NOCTTY;
     let file = File::options().append(true).create(true).mode(0o666).custom_flags(flags).open(path)?;
@@ -90,28 +95,30 @@ pub(crate) fn open_to_append(path: &Path) -> io::Result<OwnedFd> {
     above_stdio(file.into())
 }
 
-/// A close-on-exec duplicate at the lowest free number from `min` on.
+/// Makes a close-on-exec duplicate with the lowest free number from `min` on.
 pub(crate) fn duplicate(fd: BorrowedFd<'_>, min: RawFd) -> io::Result<OwnedFd> {
     // SAFETY: F_DUPFD_CLOEXEC takes an int and touches no memory of ours.
     let copy = cvt(unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_DUPFD_CLOEXEC, min) })?;
-    // SAFETY: fcntl has just opened it for us.
+    // SAFETY: fcntl has just opened the descriptor for us.
     Ok(unsafe { OwnedFd::from_raw_fd(copy) })
 }
 
 /// Makes `slot`, which stays open all the time, a close-on-exec duplicate of `fd`.
 #[cfg(target_os = "linux")]
 pub(crate) fn replace(slot: &OwnedFd, fd: BorrowedFd<'_>) -> io::Result<()> {
-    // SAFETY: dup3 touches no memory; `slot` is ours, so nobody else's file is closed by it.
+    // SAFETY: dup3 touches no memory. `slot` is ours, so the call closes no descriptor of other
+    // code.
     cvt_retry(|| unsafe { libc::dup3(fd.as_raw_fd(), slot.as_raw_fd(), libc::O_CLOEXEC) })?;
     Ok(())
 }
 
-/// The host's descriptor of this number, if it is open now. The host may close it at any time: good for the length of a
-/// spawn, where it would be an error of the child's.
+/// The host's descriptor with this number, if it is open now. The host may close it at any time. So
+/// it is only meant for the length of a spawn, where a closed descriptor is an error of the child.
 pub(crate) fn of_the_host(fd: RawFd) -> Option<BorrowedFd<'static>> {
-    // SAFETY: F_GETFD touches no memory and answers EBADF for what is not open.
+    // SAFETY: F_GETFD touches no memory, and fails with EBADF for a number that is not open.
     let open = fd >= 0 && unsafe { libc::fcntl(fd, libc::F_GETFD) } != -1;
-    // SAFETY: it is not -1, and it is only ever duplicated, which refuses what is closed.
+    // SAFETY: the number is not -1. The descriptor is only ever duplicated, which fails if it is
+    // closed.
     open.then(|| unsafe { BorrowedFd::borrow_raw(fd) })
 }
 
@@ -140,15 +147,16 @@ pub fn inherited_fd(fd: RawFd) -> io::Result<OwnedFd> {
     duplicate(file, 3)
 }
 
-/// Lends the descriptor of something that has one by number.
+/// Borrows the descriptor of a value that only tells its number.
 pub(crate) fn borrow<T: AsRawFd>(holder: &T) -> BorrowedFd<'_> {
-    // SAFETY: `holder` owns the descriptor and is borrowed as long as what we return.
+    // SAFETY: `holder` owns the descriptor, and is borrowed as long as the returned value.
     unsafe { BorrowedFd::borrow_raw(holder.as_raw_fd()) }
 }
 
-/// One read, `EINTR` retried. 0 is end of file.
+/// Reads once, and again after `EINTR`. 0 means end of file.
 pub(crate) fn read(fd: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<usize> {
-    // SAFETY: the descriptor is open while it is borrowed, and `ManuallyDrop` keeps the File from closing it.
+    // SAFETY: the descriptor is open while it is borrowed, and `ManuallyDrop` keeps the File from
+    // closing it.
     let file = ManuallyDrop::new(unsafe { File::from_raw_fd(fd.as_raw_fd()) });
     loop {
         match (&*file).read(buffer) {
@@ -158,13 +166,15 @@ pub(crate) fn read(fd: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<usize> {
     }
 }
 
-/// One write of several pieces, `EINTR` retried. A reader that is gone is `EPIPE`, never a signal: SIGPIPE is blocked
-/// around the write, and taken back if the write raised it.
+/// Writes several pieces in one call, which is repeated after `EINTR`. If there is no reader, the
+/// error is `EPIPE` and there is never a signal: SIGPIPE is blocked during the write, and discarded
+/// if the write raised it.
 pub(crate) fn write_vectored(fd: BorrowedFd<'_>, pieces: &[IoSlice<'_>]) -> io::Result<usize> {
     let guard = signal::BlockPipe::new()?;
     let count = i32::try_from(pieces.len()).unwrap_or(i32::MAX).min(1024);
     let result = cvt_retry(|| {
-        // SAFETY: IoSlice is an iovec by its documentation, and there are at least `count` of them.
+        // SAFETY: IoSlice has the layout of an iovec, as its documentation guarantees, and there
+        // are at least `count` of them.
         unsafe { libc::writev(fd.as_raw_fd(), pieces.as_ptr().cast(), count) }
     });
     if let Err(error) = &result {
@@ -177,7 +187,7 @@ pub(crate) fn write_vectored(fd: BorrowedFd<'_>, pieces: &[IoSlice<'_>]) -> io::
     result.map(|written| written as usize)
 }
 
-/// Asks for a larger pipe; a refusal (the user's limit is reached) is no harm.
+/// Asks for a larger pipe. A refusal does no harm; it comes when the user's limit is reached.
 pub(crate) fn grow_pipe(fd: BorrowedFd<'_>, bytes: usize) {
     #[cfg(target_os = "linux")]
     {
@@ -189,26 +199,27 @@ pub(crate) fn grow_pipe(fd: BorrowedFd<'_>, bytes: usize) {
     let _ = (fd, bytes);
 }
 
-/// Whether the other end is closed and nothing is left to read.
+/// Whether the other end is closed and there is nothing left to read.
 pub(crate) fn is_over(fd: BorrowedFd<'_>) -> bool {
     let now = poll_now(fd);
-    // The BSDs call an end readable, too.
+    // The BSDs report a closed end as readable, too.
     now & libc::POLLHUP != 0 && (now & libc::POLLIN == 0 || unread(fd) == 0)
 }
 
-/// Whether there is something to read; of a terminal also what it has not passed on yet, as FIONREAD would not know.
+/// Whether there is something to read. For a terminal this includes input that it has not passed on
+/// yet, which FIONREAD does not count.
 pub(crate) fn is_readable(fd: BorrowedFd<'_>) -> bool {
     poll_now(fd) & libc::POLLIN != 0
 }
 
 fn poll_now(fd: BorrowedFd<'_>) -> libc::c_short {
     let mut poll = libc::pollfd { fd: fd.as_raw_fd(), events: libc::POLLIN, revents: 0 };
-    // SAFETY: one pollfd, ours, for the length of the call.
+    // SAFETY: the one pollfd is a local that lives through the call.
     unsafe { libc::poll(&raw mut poll, 1, 0) };
     poll.revents
 }
 
-/// How many bytes could be read now.
+/// The number of bytes that can be read now.
 #[doc(alias = "FIONREAD")]
 fn unread(fd: BorrowedFd<'_>) -> usize {
     let mut count: libc::c_int = 0;
@@ -217,16 +228,17 @@ fn unread(fd: BorrowedFd<'_>) -> usize {
     usize::try_from(count).unwrap_or(0)
 }
 
-/// Does nothing for so long, or until a signal comes.
+/// Sleeps for this time, or until a signal arrives.
 pub(crate) fn pause(time: Duration) {
     let milliseconds = libc::c_int::try_from(time.as_millis()).unwrap_or(libc::c_int::MAX);
-    // SAFETY: no pollfd at all is read.
+    // SAFETY: with a count of zero, poll reads no pollfd.
     unsafe { libc::poll(ptr::null_mut(), 0, milliseconds) };
 }
 
-/// The highest descriptor that is open in the host; where the system does not list them, the highest there can be.
+/// The highest descriptor that is open in the host. If the system does not list them, it is the
+/// highest possible one.
 pub(crate) fn highest_open() -> RawFd {
-    // The BSDs list the first three whatever is open, unless somebody has mounted an fdescfs(5).
+    // The BSDs always list the first three, and only these, unless an fdescfs(5) is mounted.
     let lists_all = cfg!(any(target_os = "linux", target_vendor = "apple"));
     let listed = lists_all
         .then(|| std::fs::read_dir("/dev/fd").ok())
@@ -239,26 +251,27 @@ pub(crate) fn highest_open() -> RawFd {
     })
 }
 
-/// Waits at most so long until the descriptor can be read, or its other end is closed.
+/// Waits at most this time until the descriptor can be read or its other end is closed. Returns
+/// whether that happened.
 pub(crate) fn wait_readable(fd: BorrowedFd<'_>, time: Duration) -> bool {
     let start = clock();
     loop {
         let left = time.saturating_sub(clock().saturating_duration_since(start));
         let mut poll = libc::pollfd { fd: fd.as_raw_fd(), events: libc::POLLIN, revents: 0 };
-        // Rounded up: who counts these times shall not come out short.
+        // The time is rounded up, so that the wait is never shorter than the caller asked for.
         let milliseconds = libc::c_int::try_from(left.as_nanos().div_ceil(1_000_000)).unwrap_or(libc::c_int::MAX);
-        // SAFETY: one pollfd, ours, for the length of the call.
+        // SAFETY: the one pollfd is a local that lives through the call.
         if unsafe { libc::poll(&raw mut poll, 1, milliseconds) } == 1 {
             return true;
         }
-        // Else it was interrupted.
+        // Otherwise a signal has interrupted the wait.
         if left.is_zero() {
             return false;
         }
     }
 }
 
-/// `/dev/null`, for reading and writing.
+/// Opens `/dev/null` for reading and writing.
 pub(crate) fn null() -> io::Result<OwnedFd> {
     above_stdio(File::options().read(true).write(true).open("/dev/null")?.into())
 }

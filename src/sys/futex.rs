@@ -1,5 +1,8 @@
-//! A word of our memory that the kernel sets to zero when a child lets go of this memory
-//! (`CLONE_CHILD_CLEARTID`), and the wait for that.
+//! A word of our memory that the kernel sets to zero when a child stops using this memory
+//! (`CLONE_CHILD_CLEARTID`), and the wait for that. Starts no child.
+//!
+//! The one rule: errno is never read here, because a child that uses the memory writes to the same
+//! one.
 
 use std::sync::atomic::{AtomicI32, Ordering};
 use std::time::Duration;
@@ -8,7 +11,7 @@ use super::{clock, fd};
 
 const IN_USE: i32 = 1;
 
-/// Whether a child uses our memory.
+/// Tells whether a child still uses our memory.
 #[derive(Debug)]
 pub(super) struct Hold(Box<AtomicI32>);
 
@@ -17,30 +20,34 @@ impl Hold {
         Self(Box::new(AtomicI32::new(0)))
     }
 
-    /// A child is about to be made. What is returned goes to `clone(2)` as the child's `ctid`; it is valid as long as this value
-    /// lives, which has to be at least until [`is_over`](Self::is_over).
+    /// Marks the memory as used by a child that is about to be made. The caller passes the returned
+    /// pointer to `clone(2)` as the child's `ctid`. The pointer is valid as long as this value
+    /// lives, which must be at least until [`is_over`](Self::is_over).
     pub(super) fn begin(&self) -> *mut i32 {
         self.0.store(IN_USE, Ordering::Relaxed);
         self.0.as_ptr()
     }
 
-    /// The child has let go: it has its own program, or has ended.
+    /// Whether the child has stopped using the memory, because it has executed its program or has
+    /// ended.
     ///
-    /// A kernel before 4.8 does not tell of one that was killed, and none tells of one that dumps core.
+    /// A kernel before 4.8 does not clear the word for a child that was killed, and no kernel does
+    /// for one that dumps core.
     pub(super) fn is_over(&self) -> bool {
         self.0.load(Ordering::Acquire) != IN_USE
     }
 
-    /// Waits for that, up to this time. Whether it is over.
+    /// Waits at most `time` until the child has stopped using the memory. Returns whether it has.
     ///
-    /// Looks at nobody's errno: the child writes to the same one.
+    /// It does not read errno, because the child writes to the same one.
     pub(super) fn wait(&self, time: Duration) -> bool {
         let start = clock();
         let mut left = time;
         loop {
             #[allow(clippy::cast_possible_wrap)] // below 10^9
             let timeout = [left.as_secs().try_into().unwrap_or(libc::c_long::MAX), left.subsec_nanos() as libc::c_long];
-            // SAFETY: the word lives as long as we do, and this kernel's old timespec is two longs.
+            // SAFETY: the word lives as long as `self`, and the old timespec of this system call is
+            // two longs.
             unsafe { libc::syscall(libc::SYS_futex, self.0.as_ptr(), libc::FUTEX_WAIT, IN_USE, timeout.as_ptr()) };
             if self.is_over() {
                 return true;
@@ -50,7 +57,7 @@ impl Hold {
             if left.is_zero() {
                 return false;
             }
-            // Woken for nothing, or refused by a sandbox.
+            // The wait was interrupted, or a sandbox has refused it.
             fd::pause(Duration::from_millis(1).min(left));
         }
     }
@@ -72,7 +79,7 @@ mod tests {
             scope.spawn(|| {
                 fd::pause(Duration::from_millis(20));
                 hold.0.store(0, Ordering::Release);
-                // SAFETY: the word lives; it wakes whoever waits.
+                // SAFETY: the word lives through the call, which only wakes a waiter.
                 unsafe { libc::syscall(libc::SYS_futex, hold.0.as_ptr(), libc::FUTEX_WAKE, 1) };
             });
             assert!(hold.wait(Duration::from_secs(1000)));

@@ -1,12 +1,13 @@
-//! The guard: a process of a few kilobytes that outlives its host by a moment, and kills what that leaves behind.
+//! The guard: a process of a few kilobytes that outlives its host for a moment, and kills the
+//! processes that the host leaves behind. It waits for messages on a socket whose other end only
+//! the host has, and keeps the descriptors that come with them. When the socket ends, it uses each
+//! of them to kill: by `cgroup.kill`, or by a pidfd. Its program is made in memory, because a copy
+//! of the host would need as much memory as the host.
 //!
-//! It waits for messages on a socket whose other end only the host has, keeps the descriptors that come with them,
-//! and when the socket ends it kills with each of them: by `cgroup.kill`, or by a pidfd. It runs a program that is
-//! made in memory, since a copy of the host would weigh as much as the host. The one rule: what it does not understand
-//! ends it without a kill.
+//! A message is two numbers of 32 bits: the action ([`PUT`], [`DROP`], [`LEAVE`]), and the number
+//! that the descriptor has in the guard.
 //!
-//! The message is two numbers of 32 bits: what to do ([`PUT`], [`DROP`], [`LEAVE`]), and the number that the descriptor has
-//! in the guard.
+//! The one rule: a message that the guard does not understand ends it without a kill.
 
 use std::fs::File;
 use std::io::{self, Write};
@@ -16,16 +17,17 @@ use std::ptr;
 
 use super::{cvt, cvt_retry, fd};
 
-/// Keep the descriptor that comes along under this number.
+/// The action to keep the descriptor in the message under this number.
 const PUT: u32 = 1;
-/// Close the descriptor of this number.
+/// The action to close the descriptor with this number.
 const DROP: u32 = 2;
-/// End without a kill.
+/// The action to end without a kill.
 const LEAVE: u32 = 3;
 
-/// The number at which the program finds itself open. It closes that at once.
+/// The number of the descriptor of the guard's own program in the guard. The guard closes it at
+/// once.
 pub(crate) const PROGRAM: RawFd = 3;
-/// The lowest number of a descriptor that it keeps.
+/// The lowest number of a descriptor that the guard keeps.
 pub(crate) const LOWEST: u32 = 3;
 
 /// A message for the guard.
@@ -36,20 +38,21 @@ pub(crate) enum Message<'a> {
     Leave,
 }
 
-/// The two ends of its socket: the host's, and the guard's.
+/// The two ends of the guard's socket: (the host's, the guard's).
 pub(crate) fn socket_pair() -> io::Result<(OwnedFd, OwnedFd)> {
     let mut fds = [-1; 2];
     let kind = libc::SOCK_SEQPACKET | libc::SOCK_CLOEXEC;
-    // SAFETY: there is room for the two descriptors.
+    // SAFETY: `fds` has room for the two descriptors.
     cvt(unsafe { libc::socketpair(libc::AF_UNIX, kind, 0, fds.as_mut_ptr()) })?;
-    // SAFETY: socketpair has just opened it for us.
+    // SAFETY: socketpair has just opened the descriptor for us.
     let ours = unsafe { OwnedFd::from_raw_fd(fds[0]) };
-    // SAFETY: the same for the other end.
+    // SAFETY: the same holds for the other end.
     let theirs = unsafe { OwnedFd::from_raw_fd(fds[1]) };
     Ok((fd::above_stdio(ours)?, fd::above_stdio(theirs)?))
 }
 
-/// Sends a message without waiting. `WouldBlock` if the guard has too many to read, `BrokenPipe` if it is gone.
+/// Sends a message without waiting. The error is `WouldBlock` if the guard has too many messages to
+/// read, and `BrokenPipe` if the guard is gone.
 pub(crate) fn send(socket: BorrowedFd<'_>, message: Message<'_>) -> io::Result<()> {
     let (what, number, file) = match message {
         Message::Put(number, file) => (PUT, number, Some(file.as_raw_fd())),
@@ -60,30 +63,31 @@ pub(crate) fn send(socket: BorrowedFd<'_>, message: Message<'_>) -> io::Result<(
     unsafe { send_raw(socket.as_raw_fd(), [what, number], file, libc::MSG_DONTWAIT) }
 }
 
-/// Ends the socket, as the death of the host does.
+/// Ends the socket, as the end of the host does.
 pub(crate) fn hang_up(socket: BorrowedFd<'_>) {
-    // SAFETY: touches no memory.
+    // SAFETY: shutdown touches no memory.
     unsafe { libc::shutdown(socket.as_raw_fd(), libc::SHUT_RDWR) };
 }
 
-/// Registers the process that calls under this number, by a pidfd of its own. Waits until the guard has room for the
-/// message. It allocates nothing, locks nothing and cannot panic, so it can be called between fork and exec.
+/// Registers the calling process under this number, by a pidfd of its own. Waits until the guard
+/// has room for the message. It allocates nothing, locks nothing and cannot panic, so it can be
+/// called between fork and exec.
 ///
-/// A guard that is gone is no error: the host registers everybody with the next one.
+/// A guard that is gone is no error, because the host registers all processes with the next guard.
 ///
 /// # Safety
 ///
 /// `socket` is open in this process.
 pub(super) unsafe fn register_self(socket: RawFd, number: u32) -> io::Result<()> {
-    // SAFETY: touches no memory and cannot fail.
+    // SAFETY: getpid touches no memory and cannot fail.
     let pid = unsafe { libc::getpid() };
-    // SAFETY: touches no memory.
+    // SAFETY: pidfd_open touches no memory.
     let pidfd = cvt(unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) })?;
     #[allow(clippy::cast_possible_truncation)] // a descriptor is an int
     let pidfd = pidfd as RawFd;
-    // SAFETY: passed on from our caller; the pidfd is open.
+    // SAFETY: our caller guarantees that the socket is open, and the pidfd is open.
     let sent = unsafe { send_raw(socket, [PUT, number], Some(pidfd), 0) };
-    // SAFETY: it is ours.
+    // SAFETY: the pidfd is ours.
     unsafe { libc::close(pidfd) };
     match sent.map_err(|error| error.raw_os_error()) {
         Ok(()) | Err(Some(libc::EPIPE | libc::ECONNRESET)) => Ok(()),
@@ -91,7 +95,7 @@ pub(super) unsafe fn register_self(socket: RawFd, number: u32) -> io::Result<()>
     }
 }
 
-/// A control message with one descriptor, as the kernel lays it out.
+/// A control message with one descriptor, in the kernel's layout.
 #[repr(C)]
 struct Rights {
     header: libc::cmsghdr,
@@ -99,6 +103,8 @@ struct Rights {
     padding: RawFd,
 }
 
+/// Sends two words and, if there is one, a descriptor.
+///
 /// # Safety
 ///
 /// The descriptors are open.
@@ -106,13 +112,13 @@ unsafe fn send_raw(socket: RawFd, words: [u32; 2], file: Option<RawFd>, flags: i
     let mut iov = libc::iovec { iov_base: ptr::from_ref(&words).cast_mut().cast(), iov_len: size_of::<[u32; 2]>() };
     let mut rights = MaybeUninit::<Rights>::zeroed();
     let mut header = MaybeUninit::<libc::msghdr>::zeroed();
-    // SAFETY: all zeros are a valid header without anything.
+    // SAFETY: all zeros are a valid header of an empty message.
     let message = unsafe { header.assume_init_mut() };
     message.msg_iov = &raw mut iov;
     message.msg_iovlen = 1;
     if let Some(file) = file {
         let length = size_of::<libc::cmsghdr>() + size_of::<RawFd>();
-        // SAFETY: all zeros are valid.
+        // SAFETY: all zeros are valid for these integers.
         let rights = unsafe { rights.assume_init_mut() };
         rights.header.cmsg_level = libc::SOL_SOCKET;
         rights.header.cmsg_type = libc::SCM_RIGHTS;
@@ -121,19 +127,19 @@ unsafe fn send_raw(socket: RawFd, words: [u32; 2], file: Option<RawFd>, flags: i
         message.msg_control = ptr::from_mut(rights).cast();
         message.msg_controllen = length as _;
     }
-    // SAFETY: the header, and all that it points to, are locals that live through the call.
+    // SAFETY: the header, and everything that it points to, are locals that live through the call.
     cvt_retry(|| unsafe { libc::sendmsg(socket, header.as_ptr(), flags | libc::MSG_NOSIGNAL) })?;
     Ok(())
 }
 
-/// The program of the guard, in a file in memory that nobody can change.
+/// The program of the guard, in a file in memory that cannot be changed.
 pub(crate) fn program() -> io::Result<OwnedFd> {
-    /// Since Linux 6.3; a system may insist on it.
+    /// The flag exists since Linux 6.3, and a system may require it.
     const MFD_EXEC: libc::c_uint = 0x10;
     let image = image().ok_or(io::ErrorKind::Unsupported)?;
     let flags = libc::MFD_CLOEXEC | libc::MFD_ALLOW_SEALING;
     let create = |flags: libc::c_uint| {
-        // SAFETY: a constant C string.
+        // SAFETY: the name is a constant C string.
         cvt(unsafe { libc::syscall(libc::SYS_memfd_create, c"childminder-guard".as_ptr(), flags) })
     };
     let created = create(flags | MFD_EXEC).or_else(|error| match error.raw_os_error() {
@@ -141,7 +147,7 @@ pub(crate) fn program() -> io::Result<OwnedFd> {
         _ => Err(error),
     })?;
     #[allow(clippy::cast_possible_truncation)] // a descriptor is an int
-    // SAFETY: memfd_create has just opened it for us.
+    // SAFETY: memfd_create has just opened the descriptor for us.
     let mut file = unsafe { File::from_raw_fd(created as RawFd) };
     file.write_all(&image)?;
     let seals = libc::F_SEAL_WRITE | libc::F_SEAL_SHRINK | libc::F_SEAL_GROW | libc::F_SEAL_SEAL;
@@ -150,7 +156,7 @@ pub(crate) fn program() -> io::Result<OwnedFd> {
     fd::above_stdio(file.into())
 }
 
-/// An ELF file (`elf(5)`) with the code and nothing else.
+/// An ELF file (`elf(5)`) that contains the code and nothing else.
 fn image() -> Option<Vec<u8>> {
     const HEADERS: usize = 64 + 2 * 56;
     const ADDRESS: u64 = 0x40_0000;
@@ -158,7 +164,7 @@ fn image() -> Option<Vec<u8>> {
     let size = (HEADERS + code.len()) as u64;
     let mut image = Vec::with_capacity(HEADERS + code.len());
     let mut put = |bytes: &[u8]| image.extend_from_slice(bytes);
-    // 64 bits, the byte order of this machine, an executable.
+    // This header is for 64 bits, the byte order of this machine, and an executable.
     put(&[0x7f, b'E', b'L', b'F', 2, if cfg!(target_endian = "little") { 1 } else { 2 }, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
     for half in [2_u16, machine] {
         put(&half.to_ne_bytes());
@@ -168,11 +174,12 @@ fn image() -> Option<Vec<u8>> {
         put(&word.to_ne_bytes());
     }
     put(&0_u32.to_ne_bytes());
-    // The sizes and numbers of headers: two of segments, none of sections.
+    // These are the sizes and numbers of headers: two of segments, none of sections.
     for half in [64_u16, 56, 2, 64, 0, 0] {
         put(&half.to_ne_bytes());
     }
-    // All of it is loaded, to be read and run; the stack is not to be run (PT_LOAD, PT_GNU_STACK).
+    // The first segment loads the whole file, to be read and executed. The second says that the
+    // stack is not executable (PT_LOAD, PT_GNU_STACK).
     for (kind, flags, address, size, align) in [(1_u32, 5_u32, ADDRESS, size, 0x1_0000_u64), (0x6474_e551, 6, 0, 0, 16)]
     {
         put(&kind.to_ne_bytes());
@@ -185,14 +192,15 @@ fn image() -> Option<Vec<u8>> {
     Some(image)
 }
 
-/// The number of the architecture in an ELF file, and the code of the guard, which does not depend on where it is.
+/// The number of the architecture in an ELF file, and the code of the guard, which can run at any
+/// address.
 ///
-/// It blocks all signals, names itself, closes [`PROGRAM`], and then does what the messages say. The highest number that
-/// it keeps is in a register.
+/// The code blocks all signals, names itself, closes [`PROGRAM`], and then does what the messages
+/// say. A register holds the highest number that it keeps.
 #[cfg(all(target_arch = "x86_64", target_pointer_width = "64"))]
 fn code() -> Option<(u16, &'static [u8])> {
     let (start, end): (*const u8, *const u8);
-    // SAFETY: the code is jumped over; only its addresses are taken.
+    // SAFETY: the jump skips the code, and only its addresses are used.
     unsafe {
         std::arch::asm!(
             "lea {start}, [rip + 20f]",
@@ -221,7 +229,8 @@ fn code() -> Option<(u16, &'static [u8])> {
             "mov edi, 3",
             "syscall",
             "mov r12d, 2",
-            // recvmsg(0, header, 0): the header at 0, its vector at 56, the message at 72, the descriptor at 96.
+            // recvmsg(0, header, 0): the header is at 0, its vector at 56, the message at 72, the
+            // descriptor at 96.
             "30:",
             "xor eax, eax",
             "mov qword ptr [rsp], rax",
@@ -278,7 +287,8 @@ fn code() -> Option<(u16, &'static [u8])> {
             "mov edi, ebx",
             "syscall",
             "jmp 30b",
-            // The end: write(number, "1", 1), and SIGKILL to the group and to the process, whatever the descriptor is.
+            // When the socket ends: write(number, "1", 1), and SIGKILL to the group and to the
+            // process, whatever the descriptor is.
             "40:",
             "mov ebx, 3",
             "mov byte ptr [rsp], 0x31",
@@ -316,15 +326,15 @@ fn code() -> Option<(u16, &'static [u8])> {
             options(nomem, nostack, preserves_flags),
         );
     }
-    // SAFETY: between the two labels are the bytes of the code, which nobody changes.
+    // SAFETY: the bytes between the two labels are the code, which never changes.
     Some((62, unsafe { std::slice::from_raw_parts(start, end.addr() - start.addr()) }))
 }
 
-/// As on x86-64.
+/// The same code as on x86-64.
 #[cfg(all(target_arch = "aarch64", target_pointer_width = "64"))]
 fn code() -> Option<(u16, &'static [u8])> {
     let (start, end): (*const u8, *const u8);
-    // SAFETY: the code is jumped over; only its addresses are taken.
+    // SAFETY: the jump skips the code, and only its addresses are used.
     unsafe {
         std::arch::asm!(
             "adr {start}, 20f",
@@ -445,7 +455,7 @@ fn code() -> Option<(u16, &'static [u8])> {
             options(nomem, nostack, preserves_flags),
         );
     }
-    // SAFETY: between the two labels are the bytes of the code, which nobody changes.
+    // SAFETY: the bytes between the two labels are the code, which never changes.
     Some((183, unsafe { std::slice::from_raw_parts(start, end.addr() - start.addr()) }))
 }
 
@@ -466,7 +476,7 @@ mod tests {
     use super::super::pidfd;
     use super::*;
 
-    /// A guard, and the host's end of its socket.
+    /// Starts a guard. Returns it and the host's end of its socket.
     fn guard() -> (Child, OwnedFd) {
         let program = program().unwrap();
         let (ours, theirs) = socket_pair().unwrap();
@@ -474,7 +484,7 @@ mod tests {
         (Command::new(path).stdin(theirs).spawn().unwrap(), ours)
     }
 
-    /// The leader of a group of two.
+    /// Starts a group of two processes. Returns its leader and a pidfd of it.
     fn group() -> (Child, OwnedFd) {
         let child = Command::new("sh").args(["-c", "sleep 1000 & wait"]).process_group(0).spawn().unwrap();
         let pidfd = pidfd::open(child.id().try_into().unwrap()).unwrap();

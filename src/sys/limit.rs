@@ -1,4 +1,7 @@
-//! Resource limits of this process.
+//! Reads and sets resource limits of this process. Decides nothing.
+//!
+//! The one rule: every call takes values of 64 bits where the system has such calls, so that no
+//! limit is cut.
 
 use std::io;
 use std::mem::MaybeUninit;
@@ -6,7 +9,8 @@ use std::mem::MaybeUninit;
 use super::cvt;
 use crate::limit::{Limit, Resource};
 
-/// The calls with 64 bits: glibc's plain ones have as many as a long, and cut what is larger.
+/// The calls with 64 bits. The plain calls of glibc have as many bits as a long, and cut larger
+/// values.
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
 mod wide {
     pub(in crate::sys) use libc::{
@@ -22,26 +26,26 @@ mod wide {
 use wide::{INFINITY, Value, getrlimit};
 pub(super) use wide::{Raw, setrlimit};
 
-/// The limit as the kernel wants it.
+/// The limit in the form that the kernel takes.
 pub(super) fn raw(limit: Limit) -> Raw {
     let value = |limit: Option<u64>| limit.map_or(INFINITY, |limit| limit as Value);
     Raw { rlim_cur: value(limit.soft), rlim_max: value(limit.hard) }
 }
 
-/// What holds for this process now.
+/// The limit that holds for this process now.
 #[doc(alias = "getrlimit")]
 pub(crate) fn get(resource: Resource) -> io::Result<Limit> {
     let mut limit = MaybeUninit::<Raw>::zeroed();
     // SAFETY: `limit` has room for what getrlimit writes.
     cvt(unsafe { getrlimit(resource.raw() as _, limit.as_mut_ptr()) })?;
-    // SAFETY: getrlimit has filled it in.
+    // SAFETY: getrlimit has filled `limit` in.
     let limit = unsafe { limit.assume_init() };
     #[allow(clippy::unnecessary_cast, clippy::cast_sign_loss)] // signed on FreeBSD, and never negative
     let value = |raw: Value| (raw != INFINITY).then_some(raw as u64);
     Ok(Limit { soft: value(limit.rlim_cur), hard: value(limit.rlim_max) })
 }
 
-/// Sets it for this process and all that it starts from now on.
+/// Sets the limit for this process and for all processes that it starts from now on.
 #[doc(alias = "setrlimit")]
 pub(crate) fn set(resource: Resource, limit: Limit) -> io::Result<()> {
     let limit = raw(limit);

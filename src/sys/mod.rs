@@ -1,7 +1,7 @@
-//! Every `unsafe` block of this crate.
+//! All `unsafe` code of this crate, in thin and safe wrappers that are named by their meaning.
+//! Decides nothing, and keeps no state except which system calls the kernel refuses.
 //!
-//! Thin, safe wrappers, named by what they mean. No policy, no state beyond what the kernel refuses. The one rule: each
-//! block holds one operation and says why *this* call is sound.
+//! The one rule: each `unsafe` block holds one operation and says why *this* call is sound.
 
 #![allow(unsafe_code)]
 
@@ -28,7 +28,7 @@ pub(crate) mod wait;
 use std::io;
 use std::time::Instant;
 
-/// The one place where the clock is read.
+/// Reads the clock. No other place in the crate does.
 #[allow(clippy::disallowed_methods)]
 pub(crate) fn clock() -> Instant {
     Instant::now()
@@ -46,12 +46,12 @@ const BY_EFFECTIVE_USER: i32 = libc::AT_EACCESS;
 #[cfg(target_os = "android")]
 const BY_EFFECTIVE_USER: i32 = 0;
 
-/// -1 becomes the errno.
+/// Turns a result of -1 into the error of errno.
 fn cvt<T: PartialEq + From<i8>>(result: T) -> io::Result<T> {
     if result == T::from(-1) { Err(io::Error::last_os_error()) } else { Ok(result) }
 }
 
-/// [`cvt`], again and again while a signal interrupts the call.
+/// The same as [`cvt`], but repeats the call as long as a signal interrupts it.
 fn cvt_retry<T: PartialEq + From<i8>>(mut call: impl FnMut() -> T) -> io::Result<T> {
     loop {
         match cvt(call()) {

@@ -1,6 +1,8 @@
-//! A handle to a process that no other process can ever slip under (Linux 5.3, `pidfd_open(2)`).
+//! A handle to a process that can never mean another process (Linux 5.3, `pidfd_open(2)`). Reaps
+//! nothing. If there can be no handle (old kernel, sandbox, no descriptor left), the reaper checks
+//! the child at each SIGCHLD instead.
 //!
-//! Where there are none (old kernel, sandbox, no descriptor left), the reaper sweeps at SIGCHLD instead.
+//! The one rule: a pid is used only to open a handle, and every signal goes through the handle.
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -18,41 +20,46 @@ mod linux {
     use super::super::fd::above_stdio;
     use super::*;
 
-    /// Signals the group that the process leads (Linux 6.9); the libc crate does not know it yet.
+    /// The flag to signal the group that the process leads (Linux 6.9). The libc crate does not
+    /// know it yet.
     const PIDFD_SIGNAL_PROCESS_GROUP: libc::c_uint = 1 << 2;
 
-    /// The handle of our unreaped child.
+    /// Opens a handle to the process that has this pid now. An unreaped child of ours keeps its
+    /// pid, so it is certain to be meant. For any other process, the caller has to check afterwards
+    /// that the pid still belongs to it.
     pub(crate) fn open(pid: i32) -> io::Result<OwnedFd> {
         // SAFETY: pidfd_open takes two integers. The descriptor is close-on-exec by definition.
         let fd = cvt(unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) })?;
         #[allow(clippy::cast_possible_truncation)] // a descriptor is an int
-        // SAFETY: the kernel has just opened it for us.
+        // SAFETY: the kernel has just opened the descriptor for us.
         let pidfd = unsafe { OwnedFd::from_raw_fd(fd as i32) };
         above_stdio(pidfd)
     }
 
-    /// Sends to the process; `ESRCH` once it is reaped.
+    /// Sends a signal to the process. The error is `ESRCH` once it is reaped.
     pub(crate) fn send(pidfd: &OwnedFd, signal: i32) -> io::Result<()> {
         send_flags(pidfd, signal, 0)
     }
 
-    /// Sends to the group that the process leads or led. It finds the members that are left after the leader was reaped,
-    /// and nobody else's group, whatever has become of the number. `ESRCH` if there are none.
+    /// Sends a signal to the group that the process leads or led. It reaches the members that are
+    /// left after the leader was reaped, and never another group that has got the same number
+    /// since. The error is `ESRCH` if there are none.
     pub(crate) fn send_to_group(pidfd: &OwnedFd, signal: i32) -> io::Result<()> {
         send_flags(pidfd, signal, PIDFD_SIGNAL_PROCESS_GROUP)
     }
 
-    /// Whether this kernel has [`send_to_group`]. Asked of any pidfd until there is a clear answer.
+    /// Whether this kernel has [`send_to_group`]. Each call asks with the given pidfd until there
+    /// is a clear answer.
     pub(crate) fn group_supported(pidfd: &OwnedFd) -> bool {
         static SUPPORTED: OnceLock<bool> = OnceLock::new();
         if let Some(supported) = SUPPORTED.get() {
             return *supported;
         }
-        // Signal 0 to the group that the process leads or led.
+        // Signal 0 only asks.
         let supported = match send_to_group(pidfd, 0).map_err(|error| error.raw_os_error()) {
             Ok(()) | Err(Some(libc::ESRCH)) => true,
             Err(Some(libc::EINVAL | libc::ENOSYS)) => false,
-            // A sandbox, or a group that we may not signal.
+            // The answer comes from a sandbox, or the group may not be signalled.
             Err(_) => return false,
         };
         *SUPPORTED.get_or_init(|| supported)
@@ -60,7 +67,7 @@ mod linux {
 
     fn send_flags(pidfd: &OwnedFd, signal: i32, flags: libc::c_uint) -> io::Result<()> {
         let no_info = ptr::null::<libc::siginfo_t>();
-        // SAFETY: a null siginfo is allowed and means what kill(2) would send.
+        // SAFETY: a null siginfo is allowed, and sends the same as kill(2).
         cvt(unsafe { libc::syscall(libc::SYS_pidfd_send_signal, pidfd.as_raw_fd(), signal, no_info, flags) })?;
         Ok(())
     }

@@ -1,4 +1,7 @@
-//! Pseudo-terminals.
+//! Opens and resizes pseudo-terminals. Starts nothing on them.
+//!
+//! The one rule: both ends are close-on-exec, and no open makes a terminal the controlling one of
+//! this process.
 
 use std::io;
 use std::mem::MaybeUninit;
@@ -9,11 +12,11 @@ use super::cvt;
 use super::fd::above_stdio;
 use crate::pty::Pty;
 
-/// Opens one: (master, slave), both close-on-exec.
+/// Opens a pseudo-terminal. Returns (master, slave), both close-on-exec.
 pub(crate) fn open(pty: Pty) -> io::Result<(OwnedFd, OwnedFd)> {
     // SAFETY: posix_openpt touches no memory.
     let master = cvt(unsafe { libc::posix_openpt(libc::O_RDWR | libc::O_NOCTTY | libc::O_CLOEXEC) })?;
-    // SAFETY: it has just been opened for us.
+    // SAFETY: posix_openpt has just opened the descriptor for us.
     let master = above_stdio(unsafe { OwnedFd::from_raw_fd(master) })?;
     // SAFETY: grantpt touches no memory of ours.
     cvt(unsafe { libc::grantpt(master.as_raw_fd()) })?;
@@ -27,23 +30,25 @@ pub(crate) fn open(pty: Pty) -> io::Result<(OwnedFd, OwnedFd)> {
 
 #[cfg(target_os = "linux")]
 fn open_slave(master: &OwnedFd) -> io::Result<OwnedFd> {
-    // By the master itself and not by its path: /dev/pts may be another mount's.
+    // The slave is opened through the master and not by its path, because /dev/pts may belong to
+    // another mount.
     let flags = libc::O_RDWR | libc::O_NOCTTY | libc::O_CLOEXEC;
     // SAFETY: TIOCGPTPEER takes open(2) flags as an int.
     let slave = cvt(unsafe { libc::ioctl(master.as_raw_fd(), libc::TIOCGPTPEER, flags) })?;
-    // SAFETY: the kernel has just opened it for us.
+    // SAFETY: the kernel has just opened the descriptor for us.
     Ok(unsafe { OwnedFd::from_raw_fd(slave) })
 }
 
 #[cfg(not(target_os = "linux"))]
 fn open_slave(master: &OwnedFd) -> io::Result<OwnedFd> {
     use std::os::unix::fs::OpenOptionsExt;
-    // SAFETY: ptsname returns null or a C string in static memory, which is copied before anybody else can ask.
+    // SAFETY: ptsname returns null or a C string in static memory. The string is copied before
+    // another call can change it.
     let name = unsafe { libc::ptsname(master.as_raw_fd()) };
     if name.is_null() {
         return Err(io::Error::last_os_error());
     }
-    // SAFETY: not null, so a C string.
+    // SAFETY: the pointer is not null, so it is a C string.
     let name = unsafe { std::ffi::CStr::from_ptr(name) }.to_string_lossy().into_owned();
     Ok(std::fs::File::options().read(true).write(true).custom_flags(libc::O_NOCTTY).open(name)?.into())
 }
@@ -58,15 +63,15 @@ fn set_termios(slave: &OwnedFd, pty: Pty) -> io::Result<()> {
         termios.c_lflag &= !libc::ECHO;
     }
     if pty.raw {
-        // SAFETY: `termios` is a valid termios of ours.
+        // SAFETY: `termios` is a valid local.
         unsafe { libc::cfmakeraw(&raw mut termios) };
     }
-    // SAFETY: `termios` is a valid termios of ours.
+    // SAFETY: `termios` is a valid local.
     cvt(unsafe { libc::tcsetattr(slave.as_raw_fd(), libc::TCSANOW, &raw const termios) })?;
     Ok(())
 }
 
-/// Tells the terminal its size; its foreground group gets SIGWINCH if that is news.
+/// Sets the size of the terminal. Its foreground group gets SIGWINCH if the size has changed.
 pub(crate) fn resize(master: BorrowedFd<'_>, rows: u16, columns: u16) -> io::Result<()> {
     let size = libc::winsize { ws_row: rows, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 };
     // SAFETY: TIOCSWINSZ reads a winsize, and `size` lives through the call.

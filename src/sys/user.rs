@@ -1,4 +1,7 @@
-//! The system's users, through the C library (files, LDAP, whatever the host is set up for).
+//! Looks up users and groups through the C library, from whatever source the host is set up for
+//! (files, LDAP). Changes no user.
+//!
+//! The one rule: every text is copied out of the C library's buffer before a lookup returns.
 
 use std::ffi::{CStr, CString, OsStr, OsString};
 use std::io;
@@ -9,14 +12,15 @@ use std::ptr;
 
 use crate::command::Command;
 
-/// What a command can only say by asking the system. Plain data does not ask, so it is said here.
+/// The settings of a command that need an answer from the system. They are here because the command
+/// itself is plain data and asks for nothing.
 impl Command {
-    /// Runs the child as the user of this name, with its group and its supplementary groups; looked up now. Where nobody has that
-    /// name it may be a number, as for `chown(1)`.
+    /// Runs the child as the user with this name, with that user's group and supplementary groups.
+    /// The user is looked up now. If no user has that name, it may be a number, as for `chown(1)`.
     ///
     /// # Errors
     ///
-    /// `NotFound` if there is no such user; otherwise what the system's database said.
+    /// `NotFound` if there is no such user; otherwise the error of the system's database.
     ///
     /// ```
     /// use childminder::Command;
@@ -30,12 +34,13 @@ impl Command {
         Ok(self)
     }
 
-    /// Runs the child as the user of this name in that user's surroundings:
-    /// [`user`](Self::user) and [`user_env`](Self::user_env) together, which is what systemd's `User=` does.
+    /// Runs the child as the user with this name and with that user's environment:
+    /// [`user`](Self::user) and [`user_env`](Self::user_env) together, which is what systemd's
+    /// `User=` does.
     ///
     /// # Errors
     ///
-    /// As [`user`](Self::user); nothing is changed then.
+    /// The errors of [`user`](Self::user). After an error, nothing is changed.
     ///
     /// ```
     /// use childminder::{Command, RunToEnd};
@@ -55,15 +60,17 @@ impl Command {
         Ok(self)
     }
 
-    /// Gives the child the HOME, USER, LOGNAME and SHELL of the user of this name, which may be a number as
-    /// for [`user`](Self::user); looked up now. A variable that the command [sets](Self::env) or
-    /// [removes](Self::env_remove) itself stays so, whichever call comes first. Nothing else of the
-    /// environment changes; start from [`env_clear`](Self::env_clear) to keep out what is the host's. For a
-    /// number without an entry in the user database the four are taken out, since the host's are not its own.
+    /// Gives the child the HOME, USER, LOGNAME and SHELL of the user with this name, which may be a
+    /// number as for [`user`](Self::user). The user is looked up now. A variable that the command
+    /// itself [sets](Self::env) or [removes](Self::env_remove) stays so, whichever call comes
+    /// first. Nothing else in the environment changes; start from [`env_clear`](Self::env_clear) to
+    /// keep the host's variables out. For a number without an entry in the user database the four
+    /// variables are removed, because the host's values do not belong to that user.
     ///
     /// # Errors
     ///
-    /// As [`user`](Self::user), but for such a number; nothing is changed then.
+    /// The errors of [`user`](Self::user), except for such a number. After an error, nothing is
+    /// changed.
     ///
     /// ```
     /// use childminder::Command;
@@ -84,11 +91,12 @@ impl Command {
         Ok(self)
     }
 
-    /// Runs the child as the group of this name; looked up now. Otherwise as [`gid`](Self::gid).
+    /// Runs the child with the group of this name, which is looked up now. Otherwise it is the same
+    /// as [`gid`](Self::gid).
     ///
     /// # Errors
     ///
-    /// `NotFound` if there is no such group; otherwise what the system's database said.
+    /// `NotFound` if there is no such group; otherwise the error of the system's database.
     pub fn group(&mut self, name: &str) -> io::Result<&mut Self> {
         Ok(self.gid(group_by_name(name)?))
     }
@@ -108,7 +116,7 @@ impl Command {
     }
 }
 
-/// A user with all groups it is in.
+/// A user with all of its groups.
 pub(crate) struct User {
     name: OsString,
     home: OsString,
@@ -119,7 +127,7 @@ pub(crate) struct User {
 }
 
 impl User {
-    /// The user's groups, with `gid` in the place of its own (as `initgroups(3)` would have it).
+    /// The user's groups, with `gid` in place of the user's own (as for `initgroups(3)`).
     pub(crate) fn groups_with(self, gid: u32) -> Vec<u32> {
         let own = self.gid;
         let mut groups: Vec<_> = self.groups.into_iter().filter(|group| *group != own && *group != gid).collect();
@@ -128,7 +136,7 @@ impl User {
     }
 }
 
-/// The user of this name; where nobody has it, the one of this number.
+/// The user with this name or, if there is none, the user with this number.
 fn by_name_or_number(name: &str) -> io::Result<User> {
     match (by_name(name), name.parse()) {
         (Err(error), Ok(uid)) if error.kind() == io::ErrorKind::NotFound => by_id(uid),
@@ -136,41 +144,44 @@ fn by_name_or_number(name: &str) -> io::Result<User> {
     }
 }
 
-/// The user of this name.
+/// The user with this name.
 pub(crate) fn by_name(name: &str) -> io::Result<User> {
     let c_name = CString::new(name)?;
     find(&format!("no user `{name}`"), |entry, buffer, found| {
-        // SAFETY: all pointers are to memory that outlives the call; the length is that of the buffer.
+        // SAFETY: all pointers are to memory that outlives the call, and the length is that of the
+        // buffer.
         unsafe { libc::getpwnam_r(c_name.as_ptr(), entry, buffer.as_mut_ptr(), buffer.len(), found) }
     })
 }
 
-/// The user of this number.
+/// The user with this number.
 pub(crate) fn by_id(uid: u32) -> io::Result<User> {
     find(
         &format!("user id {uid} has no entry in the user database; set its group and groups, too"),
         |entry, buffer, found| {
-            // SAFETY: all pointers are to memory that outlives the call; the length is that of the buffer.
+            // SAFETY: all pointers are to memory that outlives the call, and the length is that of
+            // the buffer.
             unsafe { libc::getpwuid_r(uid, entry, buffer.as_mut_ptr(), buffer.len(), found) }
         },
     )
 }
 
-/// The number of the group of this name.
+/// The number of the group with this name.
 pub(crate) fn group_by_name(name: &str) -> io::Result<u32> {
     let c_name = CString::new(name)?;
     let mut buffer = vec![0; 1024];
     let mut entry = MaybeUninit::<libc::group>::zeroed();
     let mut found = ptr::null_mut();
     loop {
-        // SAFETY: all pointers are to memory that outlives the call; the length is that of the buffer.
+        // SAFETY: all pointers are to memory that outlives the call, and the length is that of the
+        // buffer.
         let error = unsafe {
             libc::getgrnam_r(c_name.as_ptr(), entry.as_mut_ptr(), buffer.as_mut_ptr(), buffer.len(), &raw mut found)
         };
         match error {
             libc::ERANGE if buffer.len() < MAX_ENTRY => buffer.resize(buffer.len() * 4, 0),
             0 if found.is_null() => return Err(io::Error::new(io::ErrorKind::NotFound, format!("no group `{name}`"))),
-            // SAFETY: a found entry has been filled in.
+            // SAFETY: an entry that was found has been filled in.
             0 => return Ok(unsafe { entry.assume_init() }.gr_gid),
             error => return Err(io::Error::from_raw_os_error(error)),
         }
@@ -186,15 +197,15 @@ pub(crate) fn own_ids() -> (u32, u32) {
     (uid, gid)
 }
 
-/// Whether this process may neither execute a file nor enter a folder of this path.
+/// Whether this process may neither execute a file at this path nor enter a folder there.
 pub(crate) fn is_denied_to_us(path: &Path) -> bool {
     let Ok(path) = CString::new(path.as_os_str().as_bytes()) else { return false };
-    // SAFETY: the path is a C string.
+    // SAFETY: `path` is a C string.
     let result = unsafe { libc::faccessat(libc::AT_FDCWD, path.as_ptr(), libc::X_OK, super::BY_EFFECTIVE_USER) };
     result == -1 && io::Error::last_os_error().raw_os_error() == Some(libc::EACCES)
 }
 
-/// An entry larger than this is somebody's joke.
+/// The largest entry that is read, in bytes. No real entry is larger.
 const MAX_ENTRY: usize = 1 << 20;
 
 fn find(
@@ -209,14 +220,15 @@ fn find(
             libc::ERANGE if buffer.len() < MAX_ENTRY => buffer.resize(buffer.len() * 4, 0),
             0 if found.is_null() => return Err(io::Error::new(io::ErrorKind::NotFound, missing)),
             0 => break,
-            // What getpwnam_r(3) says that systems return for "not found", besides 0.
+            // getpwnam_r(3) lists these codes as "not found" on some systems, besides 0.
             libc::ENOENT | libc::ESRCH | libc::EBADF | libc::EPERM => {
                 return Err(io::Error::new(io::ErrorKind::NotFound, missing));
             }
             error => return Err(io::Error::from_raw_os_error(error)),
         }
     }
-    // SAFETY: a found entry has been filled in; its strings are in `buffer`, which is still there.
+    // SAFETY: an entry that was found has been filled in. Its strings are in `buffer`, which still
+    // exists.
     let entry = unsafe { entry.assume_init() };
     // SAFETY: pw_name is a C string in `buffer`.
     let name = unsafe { CStr::from_ptr(entry.pw_name) };
@@ -232,16 +244,16 @@ fn find(
     })
 }
 
-/// A text of the database; passwd(5) has defaults for those that are empty.
+/// Copies a text of the database. If it is empty, the default of passwd(5) takes its place.
 ///
 /// # Safety
 ///
-/// It is null or a pointer to a C string.
+/// `text` is null or a pointer to a C string.
 unsafe fn text_or(text: *const libc::c_char, default: &str) -> OsString {
     if text.is_null() {
         return default.into();
     }
-    // SAFETY: passed on from our caller.
+    // SAFETY: our caller guarantees this, and the null pointer has been handled.
     let bytes = unsafe { CStr::from_ptr(text) }.to_bytes();
     if bytes.is_empty() { default.into() } else { OsStr::from_bytes(bytes).to_owned() }
 }

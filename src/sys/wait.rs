@@ -1,4 +1,8 @@
-//! Reaping: without blocking, one pid at a time, and never anybody's but our own.
+//! Reaps children and reads their state. Only [`reap_soon`] and its caller wait, for a second at
+//! most.
+//!
+//! The one rule: a call reaps only the one pid that it is given, so that a child of the host is
+//! never reaped.
 
 use std::io;
 use std::mem::MaybeUninit;
@@ -10,27 +14,28 @@ use std::time::Duration;
 use super::cvt_retry;
 use crate::exit::Usage;
 
-/// What the kernel says of a child.
+/// The kernel's answer about a child.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Wait {
-    /// It lives.
+    /// It has not exited.
     Running,
-    /// It has ended; its pid is free from now on.
+    /// It has exited and is reaped. Its pid is free from now on.
     Reaped(ExitStatus, Usage),
-    /// It is no child of ours any more: reaped by somebody else, or by the kernel because the host ignores SIGCHLD.
+    /// It is not our child any more: other code has reaped it, or the kernel has, because the host
+    /// ignores SIGCHLD.
     Lost,
-    /// The system has refused to say. It is never taken for an answer.
+    /// The system has refused to answer. The caller must not take this for any of the other states.
     Unknown,
 }
 
-/// Reaps the child if it has ended.
+/// Reaps the child if it has exited.
 #[doc(alias = "wait4")]
 pub(crate) fn try_wait(pid: i32) -> Wait {
     let mut status = 0;
     #[cfg_attr(any(target_os = "illumos", target_os = "solaris"), allow(unused_mut))]
     let mut usage = MaybeUninit::<libc::rusage>::zeroed();
     let result = cvt_retry(|| {
-        // SAFETY: both pointers are to locals of the right type; WNOHANG never blocks.
+        // SAFETY: both pointers are to locals of the right type, and WNOHANG never blocks.
         #[cfg(not(any(target_os = "illumos", target_os = "solaris")))]
         unsafe {
             libc::wait4(pid, &raw mut status, libc::WNOHANG, usage.as_mut_ptr())
@@ -52,33 +57,34 @@ pub(crate) fn try_wait(pid: i32) -> Wait {
     }
 }
 
-/// Reaps the child behind the pidfd if it has ended, and never whoever may have its number by now, should somebody else have reaped
-/// it (Linux 5.4; where that is refused, as [`try_wait`]).
+/// Reaps the child of the pidfd if it has exited. It never reaps another child that has got the
+/// same pid after other code reaped this one (Linux 5.4). If the system refuses the call, it does
+/// the same as [`try_wait`].
 #[doc(alias = "P_PIDFD")]
 pub(crate) fn try_wait_exactly(pidfd: BorrowedFd<'_>, pid: i32) -> Wait {
-    // The raw call, since the C library's leaves out the usage.
+    // The raw system call is used, because the C library's function leaves out the resource usage.
     #[cfg(target_os = "linux")]
     {
         let mut info = MaybeUninit::<libc::siginfo_t>::zeroed();
         let mut usage = MaybeUninit::<KernelUsage>::zeroed();
         let (fd, flags) = (std::os::fd::AsRawFd::as_raw_fd(&pidfd), libc::WEXITED | libc::WNOHANG);
         let result = cvt_retry(|| {
-            // SAFETY: both pointers are to locals of the right type; WNOHANG never blocks.
+            // SAFETY: both pointers are to locals of the right type, and WNOHANG never blocks.
             unsafe { libc::syscall(libc::SYS_waitid, libc::P_PIDFD, fd, info.as_mut_ptr(), flags, usage.as_mut_ptr()) }
         });
-        // SAFETY: zeroed is a valid siginfo_t; it stays zero where nothing has ended.
+        // SAFETY: zeroed is a valid siginfo_t, and it stays zero if nothing has exited.
         let info = unsafe { info.assume_init() };
-        // SAFETY: integers, whether or not the call has filled them in.
+        // SAFETY: the struct consists of integers, whether or not the call has filled them in.
         let usage = unsafe { usage.assume_init() };
         // SAFETY: waitid fills in the fields of SIGCHLD, or leaves them zero.
         let ended = unsafe { info.si_pid() } != 0;
-        // SAFETY: the same.
+        // SAFETY: waitid fills in the fields of SIGCHLD, or leaves them zero.
         let status = unsafe { info.si_status() };
         match result.map_err(|error| error.raw_os_error()) {
             Ok(_) if !ended => return Wait::Running,
             Ok(_) => return Wait::Reaped(ExitStatus::from_raw(raw_status(info.si_code, status)), usage.into()),
             Err(Some(libc::ECHILD)) => return Wait::Lost,
-            // An old kernel, or a sandbox.
+            // The kernel is old, or a sandbox refuses the call.
             Err(_) => {}
         }
     }
@@ -86,7 +92,7 @@ pub(crate) fn try_wait_exactly(pidfd: BorrowedFd<'_>, pid: i32) -> Wait {
     try_wait(pid)
 }
 
-/// What `wait4(2)` makes of what `waitid(2)` says.
+/// The status of `wait4(2)` for the code and status of `waitid(2)`.
 #[cfg(target_os = "linux")]
 fn raw_status(code: i32, status: i32) -> i32 {
     match code {
@@ -96,18 +102,18 @@ fn raw_status(code: i32, status: i32) -> i32 {
     }
 }
 
-/// What has become of a child, as far as can be seen without reaping it.
+/// The state of a child, as far as it can be seen without reaping it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum State {
-    /// It lives.
+    /// It has not exited.
     Running,
-    /// It has ended and is unreaped, so that its pid and process group still are its own.
+    /// It has exited and is unreaped, so that its pid and process group are still its own.
     Zombie,
-    /// It is no child of ours any more: its pid may be anybody's.
+    /// It is not our child any more, and its pid may belong to another process.
     Lost,
 }
 
-/// Looks after a child, and leaves it as it is: by its pidfd, or else by its number.
+/// Returns the state of a child without changing it. It uses the pidfd, or else the pid.
 #[doc(alias = "WNOWAIT")]
 pub(crate) fn state(pidfd: Option<BorrowedFd<'_>>, pid: i32) -> State {
     #[cfg(target_os = "linux")]
@@ -117,7 +123,7 @@ pub(crate) fn state(pidfd: Option<BorrowedFd<'_>>, pid: i32) -> State {
             Ok(None) => return State::Running,
             Ok(Some(_)) => return State::Zombie,
             Err(error) if error.raw_os_error() == Some(libc::ECHILD) => return State::Lost,
-            // A kernel before 5.4, or a sandbox.
+            // The kernel is older than 5.4, or a sandbox refuses the call.
             Err(_) => {}
         }
     }
@@ -126,22 +132,22 @@ pub(crate) fn state(pidfd: Option<BorrowedFd<'_>>, pid: i32) -> State {
     match peek(libc::P_PID, pid as libc::id_t, libc::WEXITED) {
         Ok(Some(_)) => State::Zombie,
         Err(error) if error.raw_os_error() == Some(libc::ECHILD) => State::Lost,
-        // Nobody has said that it is gone.
+        // An error does not show that the child is gone.
         Ok(None) | Err(_) => State::Running,
     }
 }
 
-/// Whether a child goes on towards its exec.
+/// Whether a child continues towards its exec.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Standing {
     Going,
-    /// By this signal, whether sent to it or raised by a tracer.
+    /// It was stopped by this signal, which was sent to it or raised by a tracer.
     Stopped(i32),
-    /// It has ended.
+    /// It has exited.
     Gone,
 }
 
-/// Looks at a child on its way to its exec, and leaves it as it is.
+/// Returns the state of a child on its way to its exec, without changing it.
 pub(super) fn standing(pid: i32) -> Standing {
     #[allow(clippy::cast_sign_loss)] // pids are positive
     match peek(libc::P_PID, pid as libc::id_t, libc::WEXITED | libc::WSTOPPED) {
@@ -152,62 +158,63 @@ pub(super) fn standing(pid: i32) -> Standing {
     }
 }
 
-/// What has happened to a child of the things that `flags` name: its `CLD_` code, and the signal or exit code. It stays
-/// to be told.
+/// The latest change of a child among the kinds that `flags` name: its `CLD_` code, and the signal
+/// or exit code. A later wait still reports the change.
 fn peek(kind: libc::idtype_t, id: libc::id_t, flags: i32) -> io::Result<Option<(i32, i32)>> {
     let mut info = MaybeUninit::<libc::siginfo_t>::zeroed();
     let flags = flags | libc::WNOHANG | libc::WNOWAIT;
-    // SAFETY: `info` has room for what waitid writes; WNOHANG never blocks.
+    // SAFETY: `info` has room for what waitid writes, and WNOHANG never blocks.
     cvt_retry(|| unsafe { libc::waitid(kind, id, info.as_mut_ptr(), flags) })?;
-    // SAFETY: zeroed is a valid siginfo_t; it stays zero where nothing has happened.
+    // SAFETY: zeroed is a valid siginfo_t, and it stays zero if nothing has happened.
     let info = unsafe { info.assume_init() };
     // SAFETY: waitid fills in the fields of SIGCHLD, or leaves them zero.
     let happened = unsafe { info.si_pid() } != 0;
-    // SAFETY: as above.
+    // SAFETY: waitid fills in the fields of SIGCHLD, or leaves them zero.
     let status = unsafe { info.si_status() };
     Ok(happened.then_some((info.si_code, status)))
 }
 
-/// A child of this program that has ended and is unreaped, whoever has started it. It stays so.
+/// The pid of any child of this program that has exited and is unreaped, including children of the
+/// host. It is not reaped.
 #[cfg(target_os = "linux")]
 pub(crate) fn any_zombie() -> Option<i32> {
     let mut info = MaybeUninit::<libc::siginfo_t>::zeroed();
     let flags = libc::WEXITED | libc::WNOHANG | libc::WNOWAIT;
-    // SAFETY: `info` has room for what waitid writes; WNOHANG never blocks.
+    // SAFETY: `info` has room for what waitid writes, and WNOHANG never blocks.
     cvt_retry(|| unsafe { libc::waitid(libc::P_ALL, 0, info.as_mut_ptr(), flags) }).ok()?;
-    // SAFETY: zeroed is a valid siginfo_t; it stays zero where nothing has ended.
+    // SAFETY: zeroed is a valid siginfo_t, and it stays zero if nothing has exited.
     let info = unsafe { info.assume_init() };
     // SAFETY: waitid fills in the fields of SIGCHLD, or leaves them zero.
     let pid = unsafe { info.si_pid() };
     (pid != 0).then_some(pid)
 }
 
-/// Has the kernel make this program the parent of all of its descendants whose own parent ends.
+/// Makes this program the parent of every descendant whose own parent ends.
 #[cfg(target_os = "linux")]
 pub(crate) fn adopt_orphans() -> io::Result<()> {
-    // SAFETY: touches no memory.
+    // SAFETY: prctl touches no memory here.
     super::cvt(unsafe { libc::prctl(libc::PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) })?;
     Ok(())
 }
 
-/// A child was stopped, or continued.
+/// A change of a child that was stopped or continued.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum StopChange {
-    /// By this signal.
+    /// It was stopped by this signal.
     Stopped(i32),
     Continued,
 }
 
-/// What has stopped or continued the child since the last call, if anything has.
+/// The change of the child since the last call, if it was stopped or continued.
 #[doc(alias = "WUNTRACED")]
 pub(crate) fn stop_change(pid: i32) -> Option<StopChange> {
     let mut info = MaybeUninit::<libc::siginfo_t>::zeroed();
     let flags = libc::WSTOPPED | libc::WCONTINUED | libc::WNOHANG;
     #[allow(clippy::cast_sign_loss)] // pids are positive
     let id = pid as libc::id_t;
-    // SAFETY: `info` has room for what waitid writes; WNOHANG never blocks.
+    // SAFETY: `info` has room for what waitid writes, and WNOHANG never blocks.
     cvt_retry(|| unsafe { libc::waitid(libc::P_PID, id, info.as_mut_ptr(), flags) }).ok()?;
-    // SAFETY: zeroed is a valid siginfo_t; it stays zero where nothing has changed.
+    // SAFETY: zeroed is a valid siginfo_t, and it stays zero if nothing has changed.
     let info = unsafe { info.assume_init() };
     // SAFETY: waitid fills in the fields of SIGCHLD, or leaves them zero.
     let signal = unsafe { info.si_status() };
@@ -218,14 +225,14 @@ pub(crate) fn stop_change(pid: i32) -> Option<StopChange> {
     }
 }
 
-/// Ends a child of which nothing shall be left. Whether it is gone: one in whose system call the kernel is stuck
-/// goes later.
+/// Kills a child and reaps it within a second. Returns whether it is gone. A child that is stuck in
+/// a system call goes later.
 pub(crate) fn kill_and_reap(pid: i32) -> bool {
     let _ = super::signal::send(pid, libc::SIGKILL);
     reap_soon(pid)
 }
 
-/// Reaps a child that was killed, within a second. Whether it is gone.
+/// Reaps a child that was killed, within a second. Returns whether it is gone.
 pub(crate) fn reap_soon(pid: i32) -> bool {
     let start = super::clock();
     loop {
@@ -245,7 +252,8 @@ pub(super) fn own_pid() -> i32 {
     unsafe { libc::getpid() }
 }
 
-/// The kernel's own `rusage`, all longs. The C library's has a time of 64 bits on some systems whose long has 32.
+/// The kernel's own `rusage`, in which every field is a long. The C library's has 64-bit times on
+/// some systems whose long has 32 bits.
 #[cfg(target_os = "linux")]
 #[repr(C)]
 struct KernelUsage {
@@ -288,7 +296,7 @@ impl From<KernelUsage> for Usage {
 fn convert(usage: &libc::rusage) -> Usage {
     let time =
         |time: libc::timeval| Duration::from_secs(time.tv_sec as u64) + Duration::from_micros(time.tv_usec as u64);
-    // Linux and the BSDs count in KiB, Apple in bytes.
+    // Linux and the BSDs count in KiB, and Apple counts in bytes.
     let rss_unit = if cfg!(target_vendor = "apple") { 1 } else { 1024 };
     Usage {
         user_time: time(usage.ru_utime),

@@ -1,6 +1,8 @@
-//! What the tests of embedding share: the methods, a watchdog, a look at /proc, and what a host does behind our back.
+//! The tools that the tests of embedding share: the methods, a watchdog, readers of /proc, and what
+//! a host may do without telling the library. It is the only file of these tests with `unsafe`
+//! code.
 //!
-//! The only file of these tests with `unsafe`. The one rule: it does what hosts do, not what we would do.
+//! The one rule: it calls the C library as hosts do, not as this crate would.
 
 #![allow(dead_code, unused_imports, unsafe_code)] // each test file takes what it needs; hosts call libc
 
@@ -15,10 +17,10 @@ use childminder::{Command, Event, Exit, ProcessId, Reactor};
 mod util;
 pub(crate) use util::{COMBINATIONS as METHODS, children, now, open_fds, threads};
 
-/// Rounds of each case.
+/// The number of rounds of each case.
 pub(crate) const ROUNDS: usize = 100;
 
-/// Ends the whole process by SIGALRM, however it hangs.
+/// Ends the whole process by SIGALRM after this time, even if it hangs.
 pub(crate) fn watchdog(seconds: u32) {
     // SAFETY: alarm touches no memory.
     unsafe { libc::alarm(seconds) };
@@ -30,7 +32,7 @@ pub(crate) fn run(reactor: &mut Reactor, command: &Command) -> Exit {
     finish(reactor, id)
 }
 
-/// Turns until a process has ended.
+/// Takes turns until a process has ended.
 pub(crate) fn finish(reactor: &mut Reactor, id: ProcessId) -> Exit {
     let mut how = None;
     while how.is_none() {
@@ -43,7 +45,8 @@ pub(crate) fn finish(reactor: &mut Reactor, id: ProcessId) -> Exit {
     how.unwrap()
 }
 
-/// `sh -c 'exit code'`, by a quicker shell-less way where there is one.
+/// A command that exits with this code. It needs no shell if there is a program with that exit
+/// code.
 pub(crate) fn exits_with(code: i32) -> Command {
     match code {
         0 => Command::new("true"),
@@ -52,54 +55,54 @@ pub(crate) fn exits_with(code: i32) -> Command {
     }
 }
 
-/// Resident memory in KiB.
+/// The resident memory of this process, in KiB.
 pub(crate) fn rss() -> u64 {
     let status = fs::read_to_string("/proc/self/status").unwrap();
     let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
     line.split_whitespace().nth(1).unwrap().parse().unwrap()
 }
 
-/// Handler (or 0 for the default, 1 for ignored) and flags of each signal.
+/// The handler (0 for the default, 1 for ignored) and the flags of each signal.
 pub(crate) fn dispositions() -> Vec<(i32, usize, i32)> {
-    /// The C library adds it to whatever it sets.
+    /// A flag that the C library adds to every action.
     const SA_RESTORER: i32 = 0x0400_0000;
     let shown = |signal| action(signal).map(|it| (signal, it.sa_sigaction, it.sa_flags & !SA_RESTORER));
     (1..=64).filter_map(shown).collect()
 }
 
-/// Whether there is a handler for the signal.
+/// Whether the signal has a handler.
 pub(crate) fn is_handled(signal: i32) -> bool {
     action(signal).is_some_and(|action| action.sa_sigaction > 1)
 }
 
 fn action(signal: i32) -> Option<libc::sigaction> {
     let mut action = MaybeUninit::<libc::sigaction>::zeroed();
-    // SAFETY: a null new action only reads; `action` has room for the old one.
+    // SAFETY: with a null new action the call only reads, and `action` has room for the old one.
     let result = unsafe { libc::sigaction(signal, ptr::null(), action.as_mut_ptr()) };
     // SAFETY: zeroed is a valid sigaction.
     (result == 0).then(|| unsafe { action.assume_init() })
 }
 
-/// Calls this with all signals blocked in this thread.
+/// Calls `body` with all signals blocked in this thread.
 pub(crate) fn with_all_blocked(body: impl FnOnce()) {
-    // SAFETY: zeroed is a valid set, and both are ours.
+    // SAFETY: zeroed is a valid set.
     let (mut all, mut before) = unsafe { std::mem::zeroed::<(libc::sigset_t, libc::sigset_t)>() };
-    // SAFETY: as above.
+    // SAFETY: the set is a local.
     unsafe { libc::sigfillset(&raw mut all) };
-    // SAFETY: as above.
+    // SAFETY: both sets are locals.
     assert_eq!(unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, &raw const all, &raw mut before) }, 0);
     body();
-    // SAFETY: it is the mask from before.
+    // SAFETY: this is the mask from before.
     assert_eq!(unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, &raw const before, ptr::null_mut()) }, 0);
 }
 
-/// Sets a disposition as C programs do, and says what was before.
+/// Sets the action of a signal as C programs do, and returns the handler from before.
 pub(crate) fn set_action(signal: i32, handler: usize, flags: i32) -> usize {
     let mut new = action(signal).unwrap();
     let before = new.sa_sigaction;
     new.sa_sigaction = handler;
     new.sa_flags = flags;
-    // SAFETY: `new` is a valid action; the handlers of these tests only use atomics.
+    // SAFETY: `new` is a valid action, and the handlers of these tests only use atomics.
     let result = unsafe { libc::sigaction(signal, &raw const new, ptr::null_mut()) };
     assert_eq!(result, 0);
     before
@@ -109,13 +112,13 @@ pub(crate) fn set_action(signal: i32, handler: usize, flags: i32) -> usize {
 pub(crate) fn call_handler(handler: usize, signal: i32, info: *mut libc::siginfo_t, context: *mut libc::c_void) {
     type Handler = extern "C" fn(i32, *mut libc::siginfo_t, *mut libc::c_void);
     if handler > 1 {
-        // SAFETY: it was installed with SA_SIGINFO by signal-hook, which has this signature.
+        // SAFETY: signal-hook installed this handler with SA_SIGINFO, so it has this signature.
         let handler = unsafe { std::mem::transmute::<usize, Handler>(handler) };
         handler(signal, info, context);
     }
 }
 
-/// `waitpid(-1)`: whoever it is. `None` if there is no child at all.
+/// Reaps any child with `waitpid(-1)`. `None` if there is no child at all.
 pub(crate) fn steal() -> Option<i32> {
     let mut status = 0;
     // SAFETY: `status` is a local.
@@ -123,7 +126,7 @@ pub(crate) fn steal() -> Option<i32> {
     (pid > 0).then_some(pid)
 }
 
-/// Waits for one child; its raw status, or the errno.
+/// Waits for one child. Returns its raw status, or the errno.
 pub(crate) fn wait_for(pid: i32) -> io::Result<i32> {
     let mut status = 0;
     loop {
@@ -160,27 +163,30 @@ pub(crate) fn mask(how: i32, signals: &[i32]) {
     unsafe { libc::pthread_sigmask(how, set.as_ptr(), ptr::null_mut()) };
 }
 
-/// Forks without an exec: `in_child` runs in the child, which then ends with its result. It must not allocate more than glibc
-/// allows after a fork, which is to say: in a single-threaded moment, anything.
+/// Forks without an exec. `in_child` runs in the child, which then ends with its result. It may
+/// allocate whatever glibc allows after a fork, which is anything if the process has a single
+/// thread at that moment.
 pub(crate) fn fork(in_child: impl FnOnce() -> i32) -> i32 {
-    // SAFETY: glibc makes its allocator usable in the child; the child leaves by `_exit`.
+    // SAFETY: glibc makes its allocator usable in the child, and the child ends by `_exit`.
     let pid = unsafe { libc::fork() };
     assert!(pid >= 0);
     if pid == 0 {
         let code = in_child();
-        // SAFETY: ends the child alone, without the test harness's exit handlers.
+        // SAFETY: _exit ends the child alone, without the exit handlers of the test harness.
         unsafe { libc::_exit(code) };
     }
     pid
 }
 
-/// In a forked child: runs the destructor of what the parent goes on using in its own memory.
+/// Runs, in a forked child, the destructor of a value that the parent goes on using in its own
+/// memory.
 pub(crate) fn drop_copy<T>(value: &T) {
-    // SAFETY: only called in a forked child, which ends right afterwards without touching the original.
+    // SAFETY: this is only called in a forked child, which ends right afterwards without touching
+    // the original.
     drop(unsafe { ptr::read(value) });
 }
 
-/// Shared libraries by `dlopen(3)`.
+/// Loads shared libraries with `dlopen(3)`.
 pub(crate) mod plugin {
     use std::ffi::CString;
     use std::os::unix::ffi::OsStrExt;
@@ -190,7 +196,7 @@ pub(crate) mod plugin {
 
     pub(crate) fn load(path: &Path) -> Plugin {
         let path = CString::new(path.as_os_str().as_bytes()).unwrap();
-        // SAFETY: a path that ends in NUL; the library's constructors are those of Rust's std.
+        // SAFETY: the path ends in NUL, and the library's constructors are those of Rust's std.
         let handle = unsafe { libc::dlopen(path.as_ptr(), libc::RTLD_NOW | libc::RTLD_LOCAL) };
         assert!(!handle.is_null());
         Plugin(handle as usize)
@@ -211,7 +217,7 @@ pub(crate) mod plugin {
 
     impl Drop for Plugin {
         fn drop(&mut self) {
-            // SAFETY: the handle is open, and nobody is in the library any more.
+            // SAFETY: the handle is open, and no code of the library runs any more.
             let result = unsafe { libc::dlclose(self.0 as *mut libc::c_void) };
             assert_eq!(result, 0);
         }

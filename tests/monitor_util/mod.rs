@@ -1,6 +1,6 @@
-//! A monitor on real processes, and a diary of what it told.
+//! A monitor with real processes, and a diary of the events that it reports.
 //!
-//! The one rule: no wait without a watchdog, and none is a sleep.
+//! The one rule: every wait has a watchdog, and no wait is a sleep.
 
 #![allow(dead_code, unused_imports)] // Each test file takes what it needs.
 
@@ -21,7 +21,7 @@ use util::contained;
 pub(crate) use util::in_cgroups;
 pub(crate) use util::{WATCHDOG, now, sh};
 
-/// What a monitor told, in its order.
+/// A report of the monitor.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Told {
     Line { name: String, fd: i32, text: String },
@@ -48,7 +48,7 @@ impl Told {
         }
     }
 
-    /// One word.
+    /// The kind of the report, in one or two words.
     pub(crate) fn kind(&self) -> &'static str {
         match self {
             Self::Line { .. } => "line",
@@ -119,8 +119,8 @@ pub(crate) fn each_way(test: impl Fn(&mut World)) {
     }
 }
 
-/// Waits of 20 ms and more, no instant deaths, a kill time that no test lives to see.
-pub(crate) fn patient() -> Policy {
+/// Restart delays of 20 ms and more, no instant deaths, and a kill time that is never reached.
+pub(crate) fn no_instant_deaths() -> Policy {
     let mut policy = Policy::default();
     policy.threshold = Duration::ZERO;
     policy.kill_time = Duration::from_secs(1000);
@@ -128,38 +128,38 @@ pub(crate) fn patient() -> Policy {
     policy
 }
 
-/// As `patient`, but each exit is an instant death.
-pub(crate) fn nervous() -> Policy {
-    let mut policy = patient();
+/// The same as `no_instant_deaths`, but each exit is an instant death.
+pub(crate) fn all_instant_deaths() -> Policy {
+    let mut policy = no_instant_deaths();
     policy.threshold = Duration::from_secs(1000);
     policy
 }
 
-/// As `nervous`, and the first wait is one that no test lives to see the end of.
-pub(crate) fn sulky() -> Policy {
-    let mut policy = nervous();
+/// The same as `all_instant_deaths`, but the first restart delay is never over within a test.
+pub(crate) fn long_backoff() -> Policy {
+    let mut policy = all_instant_deaths();
     policy.min_restart_delay = Duration::from_secs(1000);
     policy
 }
 
-/// The same, but what a process leaves behind is left alone.
+/// The same policy, but leftover processes are left alone.
 pub(crate) fn leaving(mut policy: Policy) -> Policy {
     policy.leftovers = Leftovers::Leave;
     policy
 }
 
-/// As `patient`, with a short kill time.
-pub(crate) fn deadly() -> Policy {
-    let mut policy = patient();
+/// The same as `no_instant_deaths`, with a short kill time.
+pub(crate) fn short_kill_time() -> Policy {
+    let mut policy = no_instant_deaths();
     policy.kill_time = KILL_TIME;
     policy
 }
 
 pub(crate) const KILL_TIME: Duration = Duration::from_millis(300);
 
-/// Says "ready", then does nothing until it is told to end.
+/// Writes "ready", then does nothing until it is stopped.
 pub(crate) const IDLE: &str = "echo ready; exec sleep 1000";
-/// Says "ready", then does nothing, and SIGTERM is all the same to it.
+/// Writes "ready", then does nothing, and ignores SIGTERM.
 pub(crate) const STUBBORN: &str = "trap '' TERM; echo ready; exec sleep 1000";
 
 impl World {
@@ -169,7 +169,7 @@ impl World {
 
     pub(crate) fn with(spawn: SpawnMethod, reap: ReapMethod) -> Self {
         let mut monitor = ProcessMonitor::with_observer(Diary::default());
-        monitor.set_policy(patient()).unwrap();
+        monitor.set_policy(no_instant_deaths()).unwrap();
         Self { reactor: Reactor::with_methods(spawn, reap).unwrap(), monitor, reap }
     }
 
@@ -215,7 +215,7 @@ impl World {
         self.monitor.status(name).expect("a process of this name").pid.expect("it runs")
     }
 
-    /// Turns until `done`.
+    /// Takes turns until `done`.
     #[track_caller]
     pub(crate) fn until(&mut self, what: &str, mut done: impl FnMut(&mut Self) -> bool) {
         let end = now() + WATCHDOG;
@@ -237,13 +237,14 @@ impl World {
         self.until("it has stopped", |world| world.state(name) == State::Stopped);
     }
 
-    /// Turns until there are so many words of this kind about `name`.
+    /// Takes turns until there are `count` reports of this kind about `name`.
     #[track_caller]
     pub(crate) fn until_told(&mut self, kind: &str, name: &str, count: usize) {
         self.until(&format!("{count} × {kind} {name}"), |world| world.count(kind, name) >= count);
     }
 
-    /// Waits, without a turn, until the process is dead. Then it is a zombie, and the reactor does not know.
+    /// Waits without a turn until the process is dead. It is a zombie then, and the reactor does
+    /// not know.
     #[track_caller]
     pub(crate) fn until_dead(&mut self, pid: u32) {
         let end = now() + WATCHDOG;
@@ -253,7 +254,7 @@ impl World {
         }
     }
 
-    /// Turns until the process has said "ready" so many times.
+    /// Takes turns until the process has written "ready" `count` times.
     #[track_caller]
     pub(crate) fn until_ready(&mut self, name: &str, count: usize) {
         let text = format!("[{name}] ready");
@@ -268,7 +269,7 @@ impl World {
         self.monitor.observer().0.iter().filter(move |(_, told)| told.name() == name)
     }
 
-    /// What was told of a process besides its lines.
+    /// The kinds of all reports about a process, except its lines.
     pub(crate) fn story(&self, name: &str) -> Vec<&'static str> {
         self.told(name).map(|(_, told)| told.kind()).filter(|kind| *kind != "line").collect()
     }
@@ -285,13 +286,13 @@ impl World {
             .collect()
     }
 
-    /// When the last word of this kind was told.
+    /// The time of the last report of this kind.
     #[track_caller]
     pub(crate) fn last(&self, kind: &str, name: &str) -> Instant {
         self.told(name).filter(|(_, told)| told.kind() == kind).last().expect("told").0
     }
 
-    /// Nothing is going to happen by itself.
+    /// Checks that no timer is set, so that nothing happens by itself.
     #[track_caller]
     pub(crate) fn expect_no_timer(&mut self) {
         // Directories of cgroups are removed a little later.
@@ -313,7 +314,7 @@ impl Drop for World {
     }
 }
 
-/// The members of a process group that are not dead, by /proc.
+/// The living members of a process group, according to /proc.
 pub(crate) fn group(pgid: u32) -> Vec<u32> {
     let member = |stat: &str| {
         let (pid, rest) = stat.split_once(' ')?;
@@ -326,7 +327,7 @@ pub(crate) fn group(pgid: u32) -> Vec<u32> {
     stats.filter_map(|stat| member(&stat)).collect()
 }
 
-/// A directory of a test's own, gone at its end.
+/// A directory for one test alone. It is removed when this value is dropped.
 pub(crate) struct Dir(pub(crate) PathBuf);
 
 impl Dir {

@@ -1,6 +1,8 @@
-//! `childminder run` under test: its lines as they come, its processes as /proc has them.
+//! Runs `childminder run` under test: it reads the command's lines as they come, and its processes
+//! from /proc.
 //!
-//! The one rule: every wait is for something that the command or its child does, under a watchdog, and nothing outlives its test.
+//! The one rule: every wait is for an action of the command or its child, under a watchdog, and
+//! nothing outlives its test.
 
 #![allow(dead_code)] // each test file takes what it needs
 
@@ -17,9 +19,9 @@ use std::time::{Duration, Instant};
 #[path = "../util/guard.rs"]
 mod guard;
 
-/// Longer than anything here takes on the slowest machine.
+/// Longer than any wait here takes on the slowest machine.
 pub(crate) const WATCHDOG: Duration = Duration::from_secs(60);
-/// How much later than planned something may happen on a busy machine.
+/// The longest time that something may happen later than planned on a busy machine.
 pub(crate) const SLACK: Duration = Duration::from_secs(5);
 
 pub(crate) const OUT: u8 = 1;
@@ -34,23 +36,24 @@ pub(crate) fn ms(milliseconds: u64) -> Duration {
     Duration::from_millis(milliseconds)
 }
 
-/// The command, with all that can be said of it on its command line.
+/// The command with these arguments.
 #[allow(unsafe_code)]
 pub(crate) fn command(args: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_childminder"));
     let listen_to_hup = || {
-        // SAFETY: async-signal-safe, and takes no pointer.
+        // SAFETY: signal is async-signal-safe, and takes no pointer here.
         unsafe { libc::signal(libc::SIGHUP, libc::SIG_DFL) };
         Ok(())
     };
-    // Not ignored, as it is where nohup(1) has started the tests: the command would leave it so.
-    // SAFETY: as above.
+    // nohup(1) may have started the tests with SIGHUP ignored, and the command would leave it
+    // ignored.
+    // SAFETY: the closure makes only the call above.
     unsafe { command.pre_exec(listen_to_hup) };
     command.arg("run").args(args).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     command
 }
 
-/// A line, when it came and where.
+/// A line of output, with its time and its stream.
 #[derive(Debug, Clone)]
 pub(crate) struct Said {
     pub(crate) at: Instant,
@@ -58,19 +61,19 @@ pub(crate) struct Said {
     pub(crate) text: String,
 }
 
-/// The command under way.
+/// The running command.
 pub(crate) struct Running {
     pub(crate) child: Child,
     pub(crate) lines: Receiver<Said>,
-    /// What has come so far.
+    /// The lines that have come so far.
     pub(crate) log: Vec<Said>,
-    /// How much of it `expect` has gone past, for each stream.
+    /// For each stream, the number of lines of the log that `expect` has gone past.
     pub(crate) passed: [usize; 3],
 }
 
 impl Drop for Running {
     fn drop(&mut self) {
-        // Again and again: at a later one it kills its child, and goes.
+        // A second signal makes the command kill its child and end.
         let ended = eventually(|| {
             let ended = !matches!(self.child.try_wait(), Ok(None));
             if !ended {
@@ -113,7 +116,7 @@ impl Running {
         Self { child, lines, log: Vec::new(), passed: [0; 3] }
     }
 
-    /// Waits for the next line of the stream that has `part` in it, and goes past it.
+    /// Waits for the next line of the stream that contains `part`, and goes past it.
     #[track_caller]
     pub(crate) fn expect(&mut self, stream: u8, part: &str) -> Said {
         let end = now() + WATCHDOG;
@@ -142,7 +145,7 @@ impl Running {
         wait(&mut self.child)
     }
 
-    /// Waits for its end; its exit code, and all its lines.
+    /// Waits for the command's end. Returns its exit code and all its lines.
     #[track_caller]
     pub(crate) fn finish(&mut self) -> (Option<i32>, Vec<String>, Vec<String>) {
         let end = now() + WATCHDOG;
@@ -160,11 +163,11 @@ impl Running {
 }
 
 pub(crate) fn send(name: &str, to: &str) {
-    // The shell has a `kill` everywhere.
+    // The shell's built-in `kill` exists on every system.
     let _ = Command::new("sh").args(["-c", &format!("kill -{name} {to} 2>/dev/null")]).status();
 }
 
-/// Waits for a child's end, and kills it if it does not come.
+/// Waits for a child's end, and kills the child if the end does not come.
 #[track_caller]
 pub(crate) fn wait(child: &mut Child) -> ExitStatus {
     let mut status = None;
@@ -179,7 +182,8 @@ pub(crate) fn wait(child: &mut Child) -> ExitStatus {
     status.expect("it has ended")
 }
 
-/// Asks again and again, where nothing tells, until it is so. `false` if it never is.
+/// Asks again and again until the answer is true, for states that no event announces. `false` if it
+/// never is.
 pub(crate) fn eventually(mut is_so: impl FnMut() -> bool) -> bool {
     let (end, (_nobody, pause)) = (now() + WATCHDOG, channel::<()>());
     while !is_so() {
@@ -191,13 +195,13 @@ pub(crate) fn eventually(mut is_so: impl FnMut() -> bool) -> bool {
     true
 }
 
-/// Runs to the end: the exit code, stdout, stderr.
+/// Runs the command to its end. Returns the exit code, stdout and stderr.
 #[track_caller]
 pub(crate) fn run(args: &[&str]) -> (Option<i32>, Vec<String>, Vec<String>) {
     start(args).finish()
 }
 
-/// The living processes that have this in their environment.
+/// The living processes that have this variable in their environment.
 pub(crate) fn marked(mark: &str) -> Vec<u32> {
     let is_marked = |path: &Path| {
         let environ = fs::read(path.join("environ")).unwrap_or_default();
@@ -208,7 +212,7 @@ pub(crate) fn marked(mark: &str) -> Vec<u32> {
     pids.filter(|(_, path)| is_marked(path)).map(|(pid, _)| pid).collect()
 }
 
-/// A line of `/proc/PID/status`, without its name.
+/// A field of `/proc/PID/status`, without its name.
 pub(crate) fn status(pid: u32, field: &str) -> String {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
     let line = status.lines().find_map(|line| line.strip_prefix(field)?.strip_prefix(':'));
@@ -219,17 +223,18 @@ pub(crate) fn peak_memory(pid: u32) -> u64 {
     status(pid, "VmHWM").trim_end_matches(" kB").parse().expect("a number of kB")
 }
 
-/// Whether nothing is left of a process, not even its exit status.
+/// Whether a process is reaped, so that not even its exit status is left.
 pub(crate) fn is_reaped(pid: u32) -> bool {
     !Path::new(&format!("/proc/{pid}")).exists()
 }
 
-/// Whether all of them sleep: where one writes and the other should read, the pipes are full.
+/// Whether all of these processes sleep. If one writes and another should read, the pipes are full
+/// then.
 pub(crate) fn all_sleep(pids: &[u32]) -> bool {
     pids.iter().all(|pid| status(*pid, "State").starts_with('S'))
 }
 
-/// A directory of the test's own, that everybody may enter.
+/// A directory for one test alone, which every user may enter.
 pub(crate) struct Scratch(pub(crate) PathBuf);
 
 impl Scratch {
@@ -247,7 +252,8 @@ impl Scratch {
 
     pub(crate) fn file(&self, name: &str, content: &str, mode: u32) -> String {
         let path = self.path(name);
-        // By a child, and not by us: a program that another test's child still has open for writing cannot be executed.
+        // A child writes the file, because a program that another test's child still has open for
+        // writing cannot be executed.
         let mut cat =
             Command::new("sh").args(["-c", r#"cat > "$0""#, &path]).stdin(Stdio::piped()).spawn().expect("sh");
         cat.stdin.take().expect("it is piped").write_all(content.as_bytes()).expect("cat reads");
@@ -280,7 +286,7 @@ pub(crate) fn assert_gaps(times: &[Instant], planned: &[u64]) {
     }
 }
 
-/// When each start was reported.
+/// The times at which the starts were reported.
 pub(crate) fn starts(running: &mut Running, count: usize) -> Vec<Instant> {
     (0..count).map(|_| running.expect(ERR, "started, pid ").at).collect()
 }

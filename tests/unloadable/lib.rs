@@ -1,11 +1,11 @@
-//! A plug-in: a shared library with a reactor in it, for `tests/unload.rs`.
+//! A plug-in for `tests/unload.rs`: a shared library that contains a reactor.
 
 #![allow(unsafe_code)] // an exported name is one
 
 use childminder::{Command, Event, Reactor};
 
-/// Runs a child to its end; its exit code, or -1.
-// SAFETY: nobody else has this name.
+/// Runs a child to its end. Returns its exit code, or -1.
+// SAFETY: no other function has this name.
 #[unsafe(no_mangle)]
 pub extern "C" fn run_a_child() -> i32 {
     run().unwrap_or(-1)

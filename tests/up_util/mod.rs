@@ -1,6 +1,7 @@
-//! A supervisor to be tested, in a folder of its own, and the commands that talk to it.
+//! Starts a supervisor in a folder of its own, and runs the commands that talk to it.
 //!
-//! The one rule: every wait is for something to be seen, under a watchdog, and nothing outlives its test.
+//! The one rule: every wait is for a state that can be seen, under a watchdog, and nothing outlives
+//! its test.
 #![allow(dead_code)]
 
 use std::fs;
@@ -20,7 +21,7 @@ use serde_json::Value;
 #[path = "../util/guard.rs"]
 pub(crate) mod guard;
 
-/// Longer than anything here takes on the slowest machine.
+/// Longer than any wait here takes on the slowest machine.
 pub(crate) const WATCHDOG: Duration = Duration::from_secs(60);
 
 pub(crate) const PROGRAM: &str = env!("CARGO_BIN_EXE_childminder");
@@ -30,7 +31,7 @@ pub(crate) fn now() -> Instant {
     Instant::now()
 }
 
-/// Looks until there is something to see.
+/// Calls `look` again and again until it returns a value.
 #[track_caller]
 pub(crate) fn until<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
     let start = now();
@@ -43,7 +44,7 @@ pub(crate) fn until<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
     }
 }
 
-/// A folder that goes with the test.
+/// A folder that is removed at the end of the test.
 pub(crate) struct Folder(pub(crate) PathBuf);
 
 impl Folder {
@@ -82,7 +83,7 @@ pub(crate) struct Up {
 }
 
 impl Up {
-    /// With this file, behind a `[monitor]` with a socket `s`.
+    /// Starts it with a file that consists of a `[monitor]` with a socket `s`, and `processes`.
     #[track_caller]
     pub(crate) fn start(processes: &str) -> Self {
         Self::start_in(Folder::new(), processes)
@@ -119,12 +120,12 @@ impl Up {
         self.child.id() as i32
     }
 
-    /// The file from now on, as in [`start`](Self::start).
+    /// Replaces the file, as in [`start`](Self::start).
     pub(crate) fn write_file(&self, processes: &str) {
         self.folder.write("childminder.toml", &file(processes));
     }
 
-    /// One of the other commands.
+    /// Runs one of the other commands.
     #[track_caller]
     pub(crate) fn command(&self, args: &[&str]) -> Output {
         let mut command = Command::new(PROGRAM);
@@ -132,7 +133,7 @@ impl Up {
         command.output().unwrap()
     }
 
-    /// One that has to be done. What it said.
+    /// Runs a command that must succeed. Returns its output.
     #[track_caller]
     pub(crate) fn ok(&self, args: &[&str]) -> String {
         let output = self.command(args);
@@ -141,7 +142,7 @@ impl Up {
         out
     }
 
-    /// One that has to fail. Its exit code, and what it said of it.
+    /// Runs a command that must fail. Returns its exit code and its stderr.
     #[track_caller]
     pub(crate) fn fails(&self, args: &[&str]) -> (i32, String) {
         let output = self.command(args);
@@ -169,7 +170,7 @@ impl Up {
         self.status(name)["pid"].as_i64().unwrap_or_else(|| panic!("{name} is not running")) as i32
     }
 
-    /// [`pid_of`](Self::pid_of), where the file does not say where the socket is.
+    /// The same as [`pid_of`](Self::pid_of), if the file does not set the socket.
     #[track_caller]
     pub(crate) fn pid_of_at(&self, socket: &str, name: &str) -> i32 {
         let said = self.ok(&["status", "--socket", socket, "--json", name]);
@@ -183,7 +184,7 @@ impl Up {
         until(&format!("{name} {state}"), || Some(self.status(name)).filter(|status| status["state"] == state))
     }
 
-    /// Waits for something in one of the folder's files.
+    /// Waits for a text in one of the folder's files.
     #[track_caller]
     pub(crate) fn until_read(&self, name: &str, part: &str) -> String {
         until(&format!("{part:?} in {name}"), || Some(self.folder.read(name)).filter(|text| text.contains(part)))
@@ -209,7 +210,7 @@ impl Up {
 
 impl Drop for Up {
     fn drop(&mut self) {
-        // The second one kills what is left.
+        // The second signal kills the processes that are left.
         while matches!(self.child.try_wait(), Ok(None)) {
             self.signal(Signal::TERM);
             self.signal(Signal::CONT);
@@ -230,13 +231,13 @@ pub(crate) fn kill(pid: i32, signal: Signal) {
     let _ = kill_process(Pid::from_raw(pid).unwrap(), signal);
 }
 
-/// Whether there is such a process, zombies not counted.
+/// Whether there is a process with this pid that is no zombie.
 pub(crate) fn is_alive(pid: i32) -> bool {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
     stat.rsplit_once(") ").is_some_and(|(_, rest)| !rest.starts_with(['Z', 'X']))
 }
 
-/// Runs a command in the folder. Its exit code, and what it said on stderr.
+/// Runs a command in the folder. Returns its exit code and its stderr.
 #[track_caller]
 pub(crate) fn run(folder: &Folder, args: &[&str]) -> (i32, String) {
     let mut command = Command::new(PROGRAM);
@@ -245,7 +246,7 @@ pub(crate) fn run(folder: &Folder, args: &[&str]) -> (i32, String) {
     (output.status.code().unwrap(), text(&output.stderr))
 }
 
-/// Whether these tests run with root's rights. Says why a test is skipped if not.
+/// Whether these tests run with root's rights. If not, it prints why a test is skipped.
 pub(crate) fn is_root() -> bool {
     let root = rustix::process::geteuid().is_root();
     if !root {
@@ -254,14 +255,14 @@ pub(crate) fn is_root() -> bool {
     root
 }
 
-/// Somebody who is not root, in a folder of its own.
+/// A user who is not root, in a folder of its own.
 pub(crate) struct Nobody {
     pub(crate) folder: Folder,
     pub(crate) program: PathBuf,
 }
 
 impl Nobody {
-    /// None, with a word of it, where we cannot become another user.
+    /// Returns `None`, and prints why, if this process cannot become another user.
     pub(crate) fn new() -> Option<Self> {
         if !rustix::process::geteuid().is_root() {
             eprintln!("skipped: only root can be somebody else");
@@ -271,7 +272,8 @@ impl Nobody {
         std::os::unix::fs::chown(&folder.0, Some(NOBODY), Some(NOBODY)).unwrap();
         fs::set_permissions(&folder.0, fs::Permissions::from_mode(0o755)).unwrap();
         let program = folder.join("childminder");
-        // By a child: what another test's child has open for writing cannot be executed.
+        // A child copies the file, because a file that another test's child has open for writing
+        // cannot be executed.
         assert!(Command::new("cp").arg(PROGRAM).arg(&program).status().unwrap().success());
         Some(Self { folder, program })
     }
@@ -287,7 +289,7 @@ impl Nobody {
 
 pub(crate) const NOBODY: u32 = 65534;
 
-/// A connection to the socket.
+/// Connects to the socket.
 pub(crate) fn connect(socket: &Path) -> UnixStream {
     let stream = UnixStream::connect(socket).unwrap();
     stream.set_read_timeout(Some(WATCHDOG)).unwrap();
@@ -295,7 +297,7 @@ pub(crate) fn connect(socket: &Path) -> UnixStream {
     stream
 }
 
-/// Sends a line and reads one; none if the other end has closed.
+/// Sends a line and reads one. `None` if the other end has closed.
 pub(crate) fn ask_on(mut stream: &UnixStream, line: &str) -> Option<Value> {
     stream.write_all(format!("{line}\n").as_bytes()).ok()?;
     let mut answer = String::new();
@@ -303,7 +305,8 @@ pub(crate) fn ask_on(mut stream: &UnixStream, line: &str) -> Option<Value> {
     serde_json::from_str(&answer).ok()
 }
 
-/// Runs the command on a terminal of its own until its picture has this, then ends it by Ctrl-C. All that it drew.
+/// Runs the command on a terminal of its own until its picture contains all `parts`, then ends it
+/// by Ctrl-C. Returns everything that it drew.
 pub(crate) fn on_a_terminal(folder: &Path, args: &[&str], parts: &[&str]) -> String {
     let mut reactor = Reactor::new().unwrap();
     let mut command = childminder::Command::new(PROGRAM);

@@ -1,4 +1,5 @@
-//! A test in a process of its own: for what concerns the whole process, such as its signals.
+//! Runs a test in a process of its own, because it changes something of the whole process, such as
+//! its signals.
 #![allow(dead_code, reason = "each test uses a part of it")]
 
 use std::process::ExitStatus;
@@ -6,19 +7,22 @@ use std::sync::mpsc;
 use std::time::Duration;
 
 const SCENARIO: &str = "CHILDMINDER_TEST_SCENARIO";
-/// In seconds; longer where a variable of the same name says so, as for a test with its full counts.
+/// The variable that sets the longest time for such a process, in seconds. A test that is run with
+/// its full counts needs longer.
 const PATIENCE: &str = "CHILDMINDER_TEST_PATIENCE";
 
 fn patience() -> Duration {
     Duration::from_secs(std::env::var(PATIENCE).map_or(60, |seconds| seconds.parse().unwrap()))
 }
 
-/// Runs `body` in a process of its own, and says how that ended. `name` is the test's. In that process it is `None`.
+/// Runs `body` in a process of its own and returns how that process ended. `name` is the name of
+/// the test. In the new process the result is `None`.
 pub(crate) fn apart(name: &str, body: impl FnOnce()) -> Option<ExitStatus> {
     apart_in(&["env"], name, body)
 }
 
-/// [`apart`], started by a command that runs the command after its own words.
+/// The same as [`apart`], but the words of `around` are put in front of the command. They must run
+/// the rest of the command line.
 pub(crate) fn apart_in(around: &[&str], name: &str, body: impl FnOnce()) -> Option<ExitStatus> {
     if std::env::var_os(SCENARIO).is_some_and(|scenario| scenario == name) {
         body();
@@ -39,13 +43,13 @@ pub(crate) fn apart_in(around: &[&str], name: &str, body: impl FnOnce()) -> Opti
     }
 }
 
-/// [`apart`], and it has to end well.
+/// The same as [`apart`], but fails if the process does not succeed.
 #[track_caller]
 pub(crate) fn expect_apart(name: &str, body: impl FnOnce()) {
     expect_apart_in(&["env"], name, body);
 }
 
-/// [`apart_in`], and it has to end well.
+/// The same as [`apart_in`], but fails if the process does not succeed.
 #[track_caller]
 pub(crate) fn expect_apart_in(around: &[&str], name: &str, body: impl FnOnce()) {
     let status = apart_in(around, name, body);

@@ -1,7 +1,7 @@
-//! A part of the cgroup v2 hierarchy for one test, whatever the machine has mounted.
+//! Gives a test a part of the cgroup v2 hierarchy, whatever the machine has mounted.
 //!
-//! The one rule: whoever is in it is killed, and it is removed, at the end of the test. The guard of the test does that if the
-//! test is killed.
+//! The one rule: at the end of the test, all processes in the part are killed and the part is
+//! removed. The guard of the test does that if the test is killed.
 
 #![allow(dead_code, reason = "each test uses a part of it")]
 
@@ -12,13 +12,14 @@ use std::time::{Duration, Instant};
 
 use crate::util::guard;
 
-/// Runs a command in a mount namespace of its own in which the hierarchy is at `/mnt`. See `apart_in`.
+/// Runs a command in a mount namespace of its own, in which the hierarchy is mounted at `/mnt`. See
+/// `apart_in`.
 pub(crate) const MOUNTED: [&str; 5] = ["unshare", "-m", "sh", "-c", "mount -t cgroup2 none /mnt && exec \"$0\" \"$@\""];
 
-/// Longer than anything here takes on the slowest machine.
+/// Longer than any wait here takes on the slowest machine.
 const WATCHDOG: Duration = Duration::from_secs(30);
 
-/// Whether cgroups can be made here; says why a test is left out if not.
+/// Whether cgroups can be made here. If not, it prints why the test is skipped.
 pub(crate) fn can_mount() -> bool {
     let root = fs::metadata("/proc/self").is_ok_and(|meta| std::os::unix::fs::MetadataExt::uid(&meta) == 0);
     if !root {
@@ -27,36 +28,37 @@ pub(crate) fn can_mount() -> bool {
     root
 }
 
-/// A cgroup that the test has for itself.
+/// A cgroup for one test alone.
 pub(crate) struct Part(pub(crate) PathBuf);
 
 impl Part {
-    /// In the process that [`MOUNTED`] has started.
+    /// Makes the cgroup. Call it in the process that [`MOUNTED`] has started.
     #[track_caller]
     pub(crate) fn new() -> Self {
-        // By its name the guard of this test finds it, if the test is killed.
+        // If the test is killed, its guard finds the cgroup by this name.
         let name = guard::name(guard::mark().unwrap_or_default());
         let path = Path::new("/mnt").join(format!("test-of-{name}-{}", std::process::id()));
         fs::create_dir(&path).expect("a cgroup");
         Self(path)
     }
 
-    /// The directories of reactors in it.
+    /// The directories of reactors in this cgroup.
     pub(crate) fn homes(&self) -> Vec<PathBuf> {
         subdirs(&self.0)
     }
 
-    /// The directories of processes in it.
+    /// The directories of processes in this cgroup.
     pub(crate) fn cgroups(&self) -> Vec<PathBuf> {
         self.homes().iter().flat_map(|home| subdirs(home)).collect()
     }
 
-    /// Whether nobody is in it.
+    /// Whether no process is in this cgroup.
     pub(crate) fn is_empty(&self) -> bool {
         is_empty(&self.0)
     }
 
-    /// Puts this process into a cgroup below it, as a service manager does, and gives all of that to a user.
+    /// Moves this process into a cgroup below this one, as a service manager does, and gives that
+    /// whole cgroup to a user.
     pub(crate) fn delegate(&self, uid: u32) -> PathBuf {
         let own = self.0.join("service");
         fs::create_dir(&own).expect("a cgroup");
@@ -72,7 +74,7 @@ impl Part {
 
 impl Drop for Part {
     fn drop(&mut self) {
-        // Not with ourselves in it.
+        // This process must leave the cgroup before the kill.
         let _ = fs::write("/mnt/cgroup.procs", std::process::id().to_string());
         let _ = fs::write(self.0.join("cgroup.kill"), "1");
         #[allow(clippy::disallowed_methods)] // the watchdog's clock

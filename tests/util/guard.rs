@@ -6,7 +6,7 @@
 //! killed, the guard kills the test process as well.
 //!
 //! The mark is the soft limit `RLIMIT_LOCKS`. Every descendant inherits it, Linux has not enforced
-//! it since 2.4, and every user may read it. It survives what a variable does not: a cleared
+//! it since 2.4, and every user may read it. In contrast to a variable, it survives a cleared
 //! environment, and a change of user that hides `/proc/PID/environ`.
 //!
 //! The one rule: the test process has no descriptor, no thread and no child for its guard, because
@@ -25,12 +25,12 @@ pub(crate) fn folder() -> PathBuf {
     folder_in(&env::temp_dir())
 }
 
-/// As [`folder`], in another place than the usual one: the guard also looks in `/dev/shm`.
+/// The same as [`folder`], but in `parent`. The guard also removes folders in `/dev/shm`.
 #[track_caller]
 pub(crate) fn folder_in(parent: &Path) -> PathBuf {
     let path = parent.join(name(mark().unwrap_or_else(|| std::process::id().into())));
     fs::create_dir_all(&path).expect("the temporary folder of this test process");
-    // Whatever the umask is, children that run as another user may enter the folder.
+    // Children that run as another user may enter the folder, whatever the umask is.
     fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).expect("the mode of this folder");
     path
 }
@@ -64,16 +64,18 @@ mod linux {
         setrlimit, setsid,
     };
 
-    /// Tells the guard its mark. Only guards have this variable, and no other but [`TEMP`].
+    /// The variable that tells the guard its mark. Only guards have this variable, and no other but
+    /// [`TEMP`].
     pub(crate) const GUARD: &str = "CHILDMINDER_TEST_GUARD";
-    /// Tells the guard where the temporary folders of the test process are.
+    /// The variable that tells the guard where the temporary folders of the test process are.
     const TEMP: &str = "CHILDMINDER_TEST_TEMP";
 
     /// The highest 16 bits of every mark, so that no other limit is taken for a mark.
     const TAG: u64 = 0x7E57;
 
-    /// How often the guard looks for processes to kill. After each pass it waits up to a second for
-    /// what it has killed, so only a process that hangs in the kernel lives longer.
+    /// The number of times that the guard looks for processes to kill. After each pass it waits up
+    /// to a second until the killed processes are gone, so only a process that hangs in the kernel
+    /// lives longer.
     const PASSES: usize = 60;
 
     // SAFETY: the C library calls the functions of this section before `main`, in the only thread.
@@ -84,7 +86,7 @@ mod linux {
     extern "C" fn start() {
         if let Some(mark) = env::var(GUARD).ok().and_then(|mark| mark.parse().ok()) {
             guard(mark);
-            // SAFETY: touches no memory. There are no exit handlers before `main`.
+            // SAFETY: _exit touches no memory, and there are no exit handlers before `main`.
             unsafe { libc::_exit(0) };
         }
         // A process with a mark has a guard: it was started by a test process, or is a test process
@@ -126,14 +128,16 @@ mod linux {
         let parent = parent.and_then(|parent| pidfd_open(parent, PidfdFlags::empty()).ok());
         let parent = parent.map_or_else(|| this.try_clone(), Ok)?;
         let mut guard = Command::new("/proc/self/exe");
-        // With a name of its own, so that a `pkill` of the tests does not kill the guards as well.
+        // The guard has a name of its own, so that a `pkill` of the tests does not kill the guards
+        // as well.
         guard.arg0("test-guard").env_clear().env(GUARD, mark.to_string()).env(TEMP, env::temp_dir()).current_dir("/");
         guard.stdin(this).stdout(Stdio::null()).stderr(parent);
         // SAFETY: this process has a single thread, so its copy may call any function.
         unsafe { guard.pre_exec(detach) };
         // Reaps the process between this one and the guard. If SIGCHLD is ignored, there is none.
         let _ = guard.spawn()?.wait();
-        // After the spawn, so that the guard does not carry the mark and kill itself.
+        // The limit is set after the spawn, so that the guard does not carry the mark and kill
+        // itself.
         setrlimit(Resource::Locks, Rlimit { current: Some(mark), ..getrlimit(Resource::Locks) })?;
         Ok(())
     }
@@ -145,11 +149,11 @@ mod linux {
         match unsafe { libc::fork() } {
             -1 => return Err(io::Error::last_os_error()),
             0 => {}
-            // SAFETY: touches no memory, and runs no exit handlers of the test process.
+            // SAFETY: _exit touches no memory, and runs no exit handlers of the test process.
             _ => unsafe { libc::_exit(0) },
         }
         setsid()?;
-        // SAFETY: all zeros are a valid set.
+        // SAFETY: all zeros are a valid signal set.
         let mut all: libc::sigset_t = unsafe { std::mem::zeroed() };
         // SAFETY: the set is a local.
         unsafe { libc::sigfillset(&raw mut all) };
@@ -158,11 +162,12 @@ mod linux {
         Ok(())
     }
 
-    /// What a guard does. Its descriptor 0 is a pidfd of the test process, and its descriptor 2 is a
+    /// Runs a guard. Its descriptor 0 is a pidfd of the test process, and its descriptor 2 is a
     /// pidfd of the process that waits for the test process.
     fn guard(mark: u64) {
         let _ = fs::write("/proc/self/comm", "test-guard");
-        // SAFETY: touches no memory, and nothing in this process uses these descriptors.
+        // SAFETY: close_range touches no memory, and nothing in this process uses these
+        // descriptors.
         unsafe { libc::syscall(libc::SYS_close_range, 3, u32::MAX, 0) };
         let (test, parent) = (io::stdin(), io::stderr());
         let mut ended = [PollFd::new(&test, PollFlags::IN), PollFd::new(&parent, PollFlags::IN)];
@@ -180,7 +185,7 @@ mod linux {
         }
     }
 
-    /// Removes the cgroups whose names begin so, wherever their hierarchy is mounted.
+    /// Removes the cgroups whose names start with `name`, wherever their hierarchy is mounted.
     fn remove_cgroups(name: &str) {
         let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
         let points =
@@ -193,7 +198,8 @@ mod linux {
         }
     }
 
-    /// Removes a cgroup and those below it. The members may take a moment to go.
+    /// Removes a cgroup and the cgroups below it. The kernel may take a moment to remove the
+    /// members.
     fn remove_cgroup(path: &Path, depth: usize) {
         let below = fs::read_dir(path).into_iter().flatten().flatten().map(|entry| entry.path());
         below.filter(|path| path.is_dir() && depth < 10).for_each(|path| remove_cgroup(&path, depth + 1));
@@ -205,8 +211,8 @@ mod linux {
         }
     }
 
-    /// Kills all living processes with this mark, waits until they have ended, and returns how many
-    /// they were.
+    /// Kills all living processes with this mark, waits until they have ended, and returns their
+    /// number.
     pub(crate) fn kill_all(mark: u64) -> usize {
         let killed: Vec<OwnedFd> = pids().filter_map(|pid| kill(pid, mark)).collect();
         for process in &killed {
@@ -223,7 +229,7 @@ mod linux {
         (is_meant && pidfd_send_signal(&process, Signal::KILL).is_ok()).then_some(process)
     }
 
-    /// Whether a process is a zombie or gone, or becomes so within so many seconds.
+    /// Whether a process is a zombie or gone, or becomes so within this many seconds.
     fn has_ended(process: impl AsFd, seconds: i64) -> bool {
         let timeout = Timespec { tv_sec: seconds, tv_nsec: 0 };
         poll(&mut [PollFd::new(&process, PollFlags::IN)], Some(&timeout)).is_ok_and(|ready| ready > 0)

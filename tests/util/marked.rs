@@ -1,6 +1,7 @@
-//! Finds the processes that a test has started, wherever they have gone: by a variable of their environment.
+//! Finds the processes that a test has started, by a variable in their environment, whatever group
+//! or session they are in.
 //!
-//! The one rule: the dead are nobody.
+//! The one rule: a zombie does not count.
 
 #![allow(dead_code, reason = "each test uses a part of it")]
 
@@ -8,7 +9,7 @@ use std::collections::HashSet;
 use std::fs;
 use std::time::{Duration, Instant};
 
-/// Marks all that a test starts.
+/// The variable in the environment of every process that a test starts.
 pub(crate) const MARK: &str = "CHILDMINDER_TEST_MARK";
 
 /// The living processes with this mark, except this one.
@@ -24,7 +25,7 @@ pub(crate) fn marked(mark: &str) -> HashSet<i32> {
     pids.filter(is_meant).collect()
 }
 
-/// Fails if anybody with this mark is there after so long.
+/// Fails if a process with this mark is still there after `limit`.
 #[track_caller]
 #[allow(clippy::disallowed_methods)] // the watchdog's clock
 pub(crate) fn until_gone(mark: &str, limit: Duration) {

@@ -1,6 +1,7 @@
-//! What the tests of this folder share: the four ways to run a child, a log of what happened, and a look at /proc.
+//! The tools that the tests of this folder share: the four ways to run a child, a log of all
+//! events, and readers of /proc.
 //!
-//! The one rule: every wait has a deadline, and none is a sleep.
+//! The one rule: every wait has a deadline, and no wait is a sleep.
 
 #![allow(dead_code)] // each test file takes what it needs
 
@@ -12,7 +13,7 @@ use childminder::{Command, Contain, Event, Exit, Process, ProcessId, Reactor, Re
 
 pub(crate) mod guard;
 
-/// Both ways to spawn, by both ways to reap.
+/// Both ways to spawn, each with both ways to reap.
 pub(crate) const COMBINATIONS: [(SpawnMethod, ReapMethod); 4] = [
     (SpawnMethod::Vfork, ReapMethod::Pidfd),
     (SpawnMethod::Vfork, ReapMethod::Sigchld),
@@ -20,8 +21,9 @@ pub(crate) const COMBINATIONS: [(SpawnMethod, ReapMethod); 4] = [
     (SpawnMethod::Fork, ReapMethod::Sigchld),
 ];
 
-/// Makes four tests of each function: `name::vfork_pidfd`, `name::vfork_sigchld`, `name::fork_pidfd`, `name::fork_sigchld`. The argument
-/// is a [`World`], or whatever else can be made from a combination.
+/// Makes four tests of each function: `name::vfork_pidfd`, `name::vfork_sigchld`,
+/// `name::fork_pidfd`, `name::fork_sigchld`. The argument is a [`World`], or another type that can
+/// be made from a combination.
 #[allow(unused_macros)]
 macro_rules! on_all_combinations {
     ($($(#[$meta:meta])* fn $name:ident($world:ident: &mut $World:ident) $body:block)*) => { $(
@@ -43,7 +45,7 @@ macro_rules! on_all_combinations {
 #[allow(unused_imports)]
 pub(crate) use on_all_combinations;
 
-/// Longer than anything here takes on the slowest machine.
+/// Longer than any wait here takes on the slowest machine.
 pub(crate) const WATCHDOG: Duration = Duration::from_secs(30);
 
 #[allow(clippy::disallowed_methods)] // the watchdog's clock
@@ -51,18 +53,19 @@ pub(crate) fn now() -> Instant {
     Instant::now()
 }
 
-/// With this variable, set to `cgroup`, all that the worlds of the tests start is in cgroups where they are to be had. So the whole suite can be run on
-/// both strengths. The tests of the files `contain*` choose for themselves.
+/// If this variable is `cgroup`, the worlds of the tests start their processes in cgroups, where
+/// cgroups are available. So the whole suite can be run at both strengths. The tests in the files
+/// `contain*` choose for themselves.
 const STRENGTH: &str = "CHILDMINDER_TEST_STRENGTH";
 
-/// Whether all is in cgroups.
+/// Whether the worlds start their processes in cgroups.
 pub(crate) fn in_cgroups() -> bool {
     let test = std::env::current_exe().unwrap_or_default();
     let chooses = test.file_name().is_some_and(|name| name.to_string_lossy().starts_with("contain"));
     !chooses && std::env::var_os(STRENGTH).is_some_and(|strength| strength == "cgroup")
 }
 
-/// The command, in the containment that all tests are to use.
+/// The command, with the containment that the tests shall use.
 pub(crate) fn contained(command: &Command) -> Command {
     let mut command = command.clone();
     if in_cgroups() {
@@ -71,7 +74,7 @@ pub(crate) fn contained(command: &Command) -> Command {
     command
 }
 
-/// One thing that happened, owned.
+/// One event, with its data.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum What {
     Data(i32, Vec<u8>),
@@ -81,7 +84,7 @@ pub(crate) enum What {
     Ended(Exit),
 }
 
-/// All that happened, in its order.
+/// All events, in their order.
 #[derive(Debug, Default)]
 pub(crate) struct Log(pub(crate) Vec<(ProcessId, What)>);
 
@@ -118,7 +121,7 @@ impl Log {
         String::from_utf8(self.data(id, fd)).expect("UTF-8")
     }
 
-    /// How many bytes were lost when the pipe was closed, once it is.
+    /// The number of bytes that were lost when this pipe was closed, once it is closed.
     pub(crate) fn closed(&self, id: ProcessId, wanted: i32) -> Option<usize> {
         self.of(id).find_map(|what| match what {
             What::Closed(fd, lost) if *fd == wanted => Some(*lost),
@@ -138,8 +141,9 @@ impl Log {
         self.of(id).any(|what| matches!(what, What::Ended(_)))
     }
 
-    /// What holds for every process that has ended, whatever it did: one `Exited`, one `Ended`, which is the last of all and says the
-    /// same; each pipe closed once, and no data of it afterwards.
+    /// Checks what holds for every process that has ended. There is one `Exited` and one `Ended`,
+    /// which comes last and tells the same exit. Each pipe is closed once, and no data of it comes
+    /// afterwards.
     #[track_caller]
     pub(crate) fn expect_in_order(&self, id: ProcessId) {
         let all: Vec<&What> = self.of(id).collect();
@@ -162,13 +166,13 @@ impl Log {
     }
 }
 
-/// A reactor and what it said.
+/// A reactor and the log of its events.
 pub(crate) struct World {
     pub(crate) reactor: Reactor,
     pub(crate) log: Log,
 }
 
-/// How a process went that has ended.
+/// The exit and the output of a process that has ended.
 #[derive(Debug)]
 pub(crate) struct Outcome {
     pub(crate) out: String,
@@ -189,7 +193,7 @@ impl World {
         loop {
             match self.reactor.spawn_process(&command) {
                 Ok(id) => return id,
-                // Another test's child has a script still open that was just written, until its exec.
+                // A child of another test has the newly written script still open, until its exec.
                 Err(error) if error.io_error().kind() == std::io::ErrorKind::ExecutableFileBusy && now() < deadline => {
                 }
                 Err(error) => panic!("{error}"),
@@ -202,7 +206,7 @@ impl World {
         self.reactor.process(id).expect("it has not ended")
     }
 
-    /// One turn, with `hook` hearing of each event after it was noted.
+    /// Takes one turn. `hook` gets each event after it was logged.
     #[track_caller]
     pub(crate) fn turn_with(&mut self, timeout: Duration, mut hook: impl FnMut(&mut Reactor, &Event<'_>)) {
         let log = &mut self.log;
@@ -213,7 +217,7 @@ impl World {
         turned.expect("a turn");
     }
 
-    /// Turns until the log shows what is wanted; fails when the watchdog's time is over.
+    /// Takes turns until the log shows what is wanted. Fails when the watchdog's time is over.
     #[track_caller]
     pub(crate) fn until(&mut self, wanted: impl FnMut(&Log) -> bool) {
         self.until_with(|_, _| {}, wanted);
@@ -254,7 +258,8 @@ impl World {
         self.until_ended(id)
     }
 
-    /// Runs the command to its end, which must be a success without a word on stderr; its output.
+    /// Runs the command to its end and returns its output. Fails unless it succeeds with an empty
+    /// stderr.
     #[track_caller]
     pub(crate) fn output(&mut self, command: &Command) -> String {
         let outcome = self.run(command);
@@ -262,7 +267,7 @@ impl World {
         outcome.out
     }
 
-    /// Takes turns that do not wait, so that what is there is told.
+    /// Takes turns that do not wait, so that all pending events are logged.
     #[track_caller]
     pub(crate) fn settle(&mut self) {
         for _ in 0..3 {
@@ -271,7 +276,7 @@ impl World {
     }
 }
 
-/// The log without the data, for a message that can be read.
+/// The log without the data, so that a message stays readable.
 struct Brief<'a>(&'a Log);
 
 impl std::fmt::Debug for Brief<'_> {
@@ -284,14 +289,14 @@ impl std::fmt::Debug for Brief<'_> {
     }
 }
 
-/// A shell script.
+/// The command that runs a shell script.
 pub(crate) fn sh(script: &str) -> Command {
     let mut command = Command::new("sh");
     command.args(["-c", script]);
     command
 }
 
-/// Whether these tests run with root's rights; says why a test is skipped if not.
+/// Whether these tests run with root's rights. If not, it prints why a test is skipped.
 pub(crate) fn is_root() -> bool {
     let root = status_field("self", "Uid").split_whitespace().nth(1) == Some("0");
     if !root {
@@ -307,7 +312,7 @@ pub(crate) fn status_field(pid: &str, field: &str) -> String {
     field_of(&status, field)
 }
 
-/// A field of what /proc/<pid>/status said.
+/// A field of the text of /proc/<pid>/status.
 #[track_caller]
 pub(crate) fn field_of(status: &str, field: &str) -> String {
     let line = status.lines().find_map(|line| line.strip_prefix(field)?.strip_prefix(':'));
@@ -320,11 +325,11 @@ pub(crate) fn open_fds() -> BTreeSet<i32> {
         .expect("/proc/self/fd")
         .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
         .collect();
-    // The one of the listing itself is closed by now.
+    // The descriptor of the listing itself is closed by now.
     listed.into_iter().filter(|fd| fs::read_link(format!("/proc/self/fd/{fd}")).is_ok()).collect()
 }
 
-/// The children of this process, as (pid, state): `Z` is a zombie.
+/// The children of this process, as (pid, state). The state `Z` is a zombie.
 pub(crate) fn children() -> Vec<(i32, char)> {
     children_of(std::process::id())
 }
@@ -342,12 +347,12 @@ pub(crate) fn children_of(parent: u32) -> Vec<(i32, char)> {
     .collect()
 }
 
-/// How many threads this process has.
+/// The number of threads of this process.
 pub(crate) fn threads() -> usize {
     fs::read_dir("/proc/self/task").expect("/proc/self/task").count()
 }
 
-/// A folder of its own for a test, gone with it.
+/// A folder for one test alone. It is removed when this value is dropped.
 pub(crate) struct TempDir(pub(crate) std::path::PathBuf);
 
 impl TempDir {
@@ -361,7 +366,7 @@ impl TempDir {
         Self(path.canonicalize().expect("its path"))
     }
 
-    /// A file with these rights.
+    /// Makes a file with this mode.
     #[track_caller]
     pub(crate) fn file(&self, name: &str, content: &str, mode: u32) -> std::path::PathBuf {
         use std::os::unix::fs::PermissionsExt;

@@ -1,13 +1,15 @@
-//! System calls that fail by order: the ways out that no honest limit leads to.
+//! Makes system calls fail with a chosen error, to test fallbacks that no real limit triggers.
 //!
-//! The one rule: a filter is for the thread that asks for it and for all that it starts, and is never taken back.
+//! The one rule: a filter applies to the thread that asks for it and to all processes that it
+//! starts, and is never removed.
 
 #![allow(unsafe_code)]
 
-/// A call, the value of one of its arguments if only that is meant (its index comes first), and the errno.
+/// A system call, the argument that it must have (index and value) if only that case is refused,
+/// and the errno.
 pub(crate) type Refused = (libc::c_long, Option<(u32, u32)>, i32);
 
-/// Has this thread and its children refuse these calls, as container runtimes do.
+/// Makes these calls fail in this thread and its children, as container runtimes do.
 pub(crate) fn refuse(calls: &[Refused]) {
     let statement = |code: u32, k: u32| libc::sock_filter { code: code as u16, jt: 0, jf: 0, k };
     let unless =
@@ -15,7 +17,8 @@ pub(crate) fn refuse(calls: &[Refused]) {
     let load = |offset: u32| statement(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, offset);
     let mut filter = Vec::new();
     for (call, argument, errno) in calls {
-        // The number of the call comes first in what the filter sees, the arguments (here of a little-endian machine) from 16 on.
+        // In the data of the filter, the number of the call comes first, and the arguments start at
+        // 16 (on a little-endian machine).
         filter.push(load(0));
         filter.push(unless(*call as u32, if argument.is_some() { 3 } else { 1 }));
         if let Some((index, value)) = argument {
@@ -26,7 +29,7 @@ pub(crate) fn refuse(calls: &[Refused]) {
     }
     filter.push(statement(libc::BPF_RET | libc::BPF_K, libc::SECCOMP_RET_ALLOW));
     let program = libc::sock_fprog { len: filter.len() as u16, filter: filter.as_mut_ptr() };
-    // SAFETY: touches no memory.
+    // SAFETY: prctl touches no memory here.
     assert_eq!(unsafe { libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) }, 0);
     // SAFETY: the program lives through the call.
     let result = unsafe { libc::prctl(libc::PR_SET_SECCOMP, libc::SECCOMP_MODE_FILTER, &raw const program) };

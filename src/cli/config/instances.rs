@@ -1,6 +1,8 @@
-//! From the tables of the file to processes: a table with `instances` stands for several of them.
+//! Turns the tables of the file into processes. A table with `instances` stands for several of
+//! them. Checks nothing.
 //!
-//! The one rule: a table is kept as it is written, and multiplied one by one, as its processes are asked for.
+//! The one rule: a table is kept as it is written. Its processes are made one by one, when the
+//! caller asks for them.
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -12,14 +14,14 @@ use childminder::Policy;
 use super::{Config, Output, ProcessConfig, Settings};
 use crate::cli::paths;
 
-/// What stands for the number of an instance.
+/// The placeholder for the number of an instance.
 const INSTANCE: &str = "{instance}";
 
-/// One table of the file, which is sound. Paths are as they are written.
+/// One table of the file, without mistakes. Its paths are as they are written.
 #[derive(Debug)]
 pub(super) struct Table {
     pub(super) name: String,
-    /// How many of it, if the table says so.
+    /// The number of instances, if the table sets it.
     pub(super) instances: Option<u32>,
     pub(super) settings: Settings,
     pub(super) policy: Arc<Policy>,
@@ -28,14 +30,15 @@ pub(super) struct Table {
 }
 
 impl Config {
-    /// All processes, in the order of the file, instances one after the other.
+    /// All processes in the order of the file. The instances of a table follow each other.
     pub(crate) fn processes(&self) -> impl Iterator<Item = ProcessConfig> {
         self.tables
             .iter()
             .flat_map(|table| numbers(table.instances).map(|instance| table.process(&self.base, instance)))
     }
 
-    /// [`processes`](Self::processes), each table forgotten as soon as it is over.
+    /// The same as [`processes`](Self::processes), but each table is dropped as soon as its
+    /// processes are made.
     pub(crate) fn into_processes(self) -> impl Iterator<Item = ProcessConfig> {
         let Self { base, tables, .. } = self;
         let base: Rc<Path> = base.into();
@@ -58,7 +61,7 @@ impl Table {
     }
 }
 
-/// The numbers of a table's instances; one without a number if it has none.
+/// The numbers of a table's instances, or a single `None` if the table sets no `instances`.
 pub(super) fn numbers(instances: Option<u32>) -> impl Iterator<Item = Option<u32>> {
     let none = instances.is_none().then_some(None);
     (1..=instances.unwrap_or(0)).map(Some).chain(none)
@@ -78,8 +81,8 @@ pub(super) fn expand_path(path: &Path, base: &Path, instance: Option<u32>) -> Pa
     paths::resolve(base, Path::new(&expand(&path.to_string_lossy(), instance)))
 }
 
-/// The program of one instance: an absolute path if it is written with a slash, else a name that
-/// the process looks up in its `PATH`.
+/// The program of one instance. A program with a slash in it becomes an absolute path. Any other
+/// stays a name that the process looks up in its `PATH`.
 fn expand_program(program: &str, base: &Path, instance: Option<u32>) -> OsString {
     match program.contains('/') {
         true => expand_path(Path::new(program), base, instance).into(),

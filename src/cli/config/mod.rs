@@ -1,7 +1,7 @@
-//! The file of `childminder up`, as plain settings. Starts nothing and changes nothing.
+//! Reads the file of `childminder up` into plain settings. Starts nothing and changes nothing.
 //!
-//! The one rule: all mistakes of the file are found here, at once and each with its place, so that
-//! the settings are sound afterwards. What the machine is not ready for yet is a warning, and
+//! The one rule: every mistake in the file is found here, in one pass and with its place, so that
+//! the settings need no further check. What the machine is not ready for yet is a warning, and
 //! warnings are looked for only when the caller asks for them.
 
 mod instances;
@@ -31,42 +31,44 @@ use source::Source;
 pub(crate) use source::{FileName, Unreadable};
 pub(crate) use value::{parse_contain, parse_duration};
 
-/// The file's name where none is given.
+/// The name of the file if the command line gives none.
 pub(crate) const DEFAULT_FILE: &str = "childminder.toml";
 
-/// All that the file says.
+/// The settings of the whole file.
 #[derive(Debug)]
 pub(crate) struct Config {
-    /// Where the control socket shall be, if the file says so. Absolute.
+    /// The path of the control socket, if the file sets it. Absolute.
     pub(crate) socket: Option<PathBuf>,
     /// Whether the processes are killed if the supervisor is.
     pub(crate) kills_at_death: bool,
-    /// Where the cgroups of the processes shall be made, if the file says so. Absolute.
+    /// The directory in which the cgroups of the processes are made, if the file sets it. Absolute.
     pub(crate) cgroup: Option<PathBuf>,
-    /// How long something that is asked to end has until it is killed, unless it is a process with a time of its own.
+    /// The time between the request to stop and SIGKILL for everything that has no kill time of its
+    /// own.
     pub(crate) kill_time: Duration,
-    /// The folder that relative paths count from.
+    /// The folder that relative paths start from.
     base: PathBuf,
     tables: Vec<Table>,
 }
 
-/// What is looked at beside the text of the file.
+/// What is checked besides the text of the file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Look {
-    /// Nothing.
+    /// Only the text.
     Text,
-    /// What the supervisor needs for its own start: the place of its socket.
+    /// Also what the supervisor needs for its own start: the place of its socket.
     Start,
-    /// All that the processes need, too, for the warnings.
+    /// Also everything that the processes need, for the warnings.
     Machine,
 }
 
 impl Config {
-    /// Reads a file. Relative paths in it count from its own folder. With it come the warnings.
+    /// Reads a file and returns its settings and the warnings. Relative paths in the file start
+    /// from its own folder.
     ///
     /// # Errors
     ///
-    /// All mistakes and warnings.
+    /// All mistakes and warnings, if there is at least one mistake or the file cannot be read.
     pub(crate) fn load(file: &FileName, look: Look) -> Result<(Self, Findings), Findings> {
         let Source { path, bytes, warning } = source::read(file).map_err(Findings::unreadable)?;
         let (config, mut findings) = read::config(file.path(), folder_of(&path), &bytes, look)?;
@@ -75,8 +77,8 @@ impl Config {
     }
 
     /// The absolute path of a file, and the path of the socket if the file sets it. Mistakes that
-    /// have nothing to do with the socket are ignored, because a supervisor that has read an earlier
-    /// version may still run.
+    /// have nothing to do with the socket are ignored, because a supervisor that has read an
+    /// earlier version may still run.
     ///
     /// # Errors
     ///

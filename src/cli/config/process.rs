@@ -1,6 +1,7 @@
-//! What the file says of one process, as plain data. Reads no file and starts nothing.
+//! The settings of one process, as plain data. Reads no file and starts nothing.
 //!
-//! The one rule: the settings compare, the command is made of them: what is equal here runs on over a reload.
+//! The one rule: everything of a process that goes into its command is in [`Settings`], which a
+//! reload compares. A process whose settings are equal runs on.
 
 use std::ffi::OsString;
 use std::fmt::Write;
@@ -17,63 +18,64 @@ use super::value::Id;
 use crate::cli::child;
 use crate::cli::safe_path::{self, Creation, Target};
 
-/// One process; of a table with `instances`, one of them.
+/// One process, or one instance of a table with `instances`.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct ProcessConfig {
-    /// Unique within the file. Letters, digits and `-_.:@+`, so that it needs no quoting and is no glob.
+    /// Unique within the file. It consists of letters, digits and `-_.:@+`, so that it needs no
+    /// quoting in a shell and is no glob.
     pub(crate) name: String,
-    /// What a running process cannot take over.
+    /// The settings that a running process cannot take over.
     pub(crate) settings: Rc<Settings>,
-    /// How it is restarted and stopped: can change while it runs.
+    /// The rules by which it is restarted and stopped. They can change while it runs.
     pub(crate) policy: Arc<Policy>,
-    /// Whether it is started with the supervisor.
+    /// Whether it is started together with the supervisor.
     pub(crate) autostart: bool,
-    /// Whether a terminal of ours gets its control characters as they are.
+    /// Whether control characters in its output reach our terminal unchanged.
     pub(crate) raw: bool,
 }
 
-/// What is run, and in which surroundings.
+/// The program and the environment in which it runs.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Settings {
     /// The program and its arguments; never empty. A program with a slash in it is absolute. A
-    /// `shell` has become `/bin/sh -c …`.
+    /// `shell` is stored as `/bin/sh -c …`.
     pub(crate) command: Vec<OsString>,
     pub(crate) directory: Option<PathBuf>,
-    /// Sorted by name, each name once.
+    /// Sorted by name; each name appears once.
     pub(crate) environment: Vec<(String, String)>,
     pub(crate) clear_environment: bool,
     pub(crate) user: Option<Id>,
     pub(crate) group: Option<Id>,
     pub(crate) groups: Option<Vec<Id>>,
     pub(crate) umask: Option<u32>,
-    /// Sorted, each resource once.
+    /// Sorted; each resource appears once.
     pub(crate) limits: Vec<(Resource, Limit)>,
     pub(crate) stdout: Output,
     pub(crate) stderr: Output,
-    /// What keeps it together with all that it starts.
+    /// The means by which the process and all its descendants are kept together.
     pub(crate) contain: Contain,
 }
 
-/// Where a process's output goes.
+/// The destination of a process's output.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Output {
-    /// To our own, each line with the name before it.
+    /// Our own output, with the name in front of each line.
     Prefix,
-    /// Nowhere.
+    /// `/dev/null`.
     Null,
-    /// To our own, by the process itself.
+    /// Our own output, which the process inherits and writes to itself.
     Inherit,
-    /// To this file, written and rotated by us.
+    /// A file that we write and rotate.
     File {
         /// Absolute.
         path: PathBuf,
         new: Creation,
-        /// In bytes; a file that would grow above this is rotated.
+        /// In bytes. The file is rotated before it would grow larger than this.
         max_size: u64,
-        /// How many rotated files are kept beside it.
+        /// The number of rotated files that are kept.
         keep: u32,
     },
-    /// To this file, which the process is given to write to itself.
+    /// A file that the process is given and writes to itself.
     Direct {
         /// Absolute.
         path: PathBuf,
@@ -81,18 +83,19 @@ pub(crate) enum Output {
     },
 }
 
-/// What a reload has to do for a process that was there before.
+/// What a reload has to do for a process that is in both versions of the file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Change {
     /// Nothing.
     Nothing,
-    /// Give it the new policy and what else can change, and let it run on.
+    /// Give it the new policy and the other settings that can change, and let it run on.
     Policy,
     /// Restart it with the new command.
     Process,
 }
 
-/// What is kept of a process to see at a reload what has changed: far smaller than the settings themselves.
+/// The hashes by which a reload sees what has changed in a process. They are far smaller than the
+/// settings themselves.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Mark {
     settings: u64,
@@ -100,7 +103,7 @@ pub(crate) struct Mark {
 }
 
 impl Mark {
-    /// What has changed in the newer settings of the same name.
+    /// What has changed between these settings and newer ones of the same name.
     pub(crate) fn change(self, newer: Self) -> Change {
         if self.settings != newer.settings {
             Change::Process
@@ -112,7 +115,7 @@ impl Mark {
     }
 }
 
-/// The hash of a text: settings that read back as equal are written as equal.
+/// The hash of a text. It can stand for settings, because equal settings are written as equal text.
 #[derive(Default)]
 struct Text(DefaultHasher);
 
@@ -124,10 +127,10 @@ impl Write for Text {
 }
 
 impl ProcessConfig {
-    /// What tells these settings from others.
+    /// The hashes of these settings.
     pub(crate) fn mark(&self) -> Mark {
         let (mut settings, mut all) = (Text::default(), Text::default());
-        // A hash takes everything.
+        // Writing to a hash does not fail.
         let _ = self.settings.write(&mut settings, Values::Shown);
         let _ = self.write(&mut all, Values::Shown);
         Mark { settings: settings.0.finish(), all: all.0.finish() }
@@ -160,7 +163,8 @@ impl ProcessConfig {
     }
 }
 
-/// Makes commands, one for all that follow each other and have the same settings: as instances mostly do.
+/// Makes commands. Consecutive processes with equal settings share one command, as instances mostly
+/// do.
 #[derive(Debug)]
 pub(crate) struct Commands {
     /// Whether the processes are killed if the supervisor is.
@@ -177,7 +181,7 @@ impl Commands {
     ///
     /// # Errors
     ///
-    /// A user or group that is gone by now.
+    /// A user or a group no longer exists.
     pub(crate) fn of(&mut self, process: &ProcessConfig) -> io::Result<Command> {
         let settings = &process.settings;
         if let Some((_, command)) = self.last.as_ref().filter(|(last, _)| last == settings) {
@@ -195,7 +199,8 @@ impl Settings {
             (Some(Id::Name(name)), None) => {
                 command.user(name)?;
             }
-            // By number, the user's own group is not among its groups if it is given another.
+            // `uid` and `gid` set the ids by number, so that the user's own group is not among the
+            // groups if another group is given.
             (user, group) => {
                 if let Some(user) = user {
                     command.uid(user.uid()?);
@@ -206,7 +211,7 @@ impl Settings {
             }
         }
         if let Some(user) = &self.user {
-            // Its own entry says where it is at home, unless the file does.
+            // The user's entry in the database sets HOME and the like, unless the file sets them.
             command.user_env(&user.to_text())?;
         }
         if let Some(groups) = &self.groups {
@@ -232,7 +237,7 @@ impl Output {
         })
     }
 
-    /// What its file is made with, if it goes to one.
+    /// The mode and the owner of its file, if it goes to a file.
     pub(super) fn creation(&self) -> Creation {
         match self {
             Self::File { new, .. } | Self::Direct { new, .. } => *new,

@@ -1,6 +1,6 @@
 //! Checks whether the program of a process could be started now. Starts nothing.
 //!
-//! The one rule: the search is the same as that of the start, in the `PATH` and the folder that the
+//! The one rule: the search is the same as at the start, in the `PATH` and the folder that the
 //! process will have.
 
 use std::env;
@@ -13,7 +13,7 @@ use std::path::Path;
 
 use super::{Settings, rights};
 
-/// The `PATH` of a process that has none; the library uses the same.
+/// The `PATH` of a process that has none. The library uses the same.
 const DEFAULT_PATH: &str = "/bin:/usr/bin";
 /// The number of bytes of a script that the kernel reads to find its interpreter.
 const FIRST_LINE: u64 = 256;
@@ -34,8 +34,8 @@ impl Trouble {
     }
 }
 
-/// The program of these settings and the reason why it cannot be started, if there is one. Asks with
-/// the rights that this thread has.
+/// The program of these settings and the reason why it cannot be started, if there is one. The
+/// check uses the rights of this thread.
 pub(super) fn problem(settings: &Settings) -> Option<String> {
     let program = settings.command.first()?;
     find(program, settings).err().map(|problem| format!("{program:?}{problem}"))
@@ -73,7 +73,8 @@ fn search_path(settings: &Settings) -> OsString {
 
 fn startable(path: &Path, settings: &Settings) -> Result<(), Trouble> {
     executable(path)?;
-    // A file that can be executed but not read is a compiled program: a script has to be readable.
+    // A file that can be executed but not read is a compiled program, because a script has to be
+    // readable.
     let Ok(line) = first_line(path) else { return Ok(()) };
     let Some(line) = line.strip_prefix(b"#!") else {
         let is_program = line.starts_with(b"\x7fELF") || !cfg!(target_os = "linux");
@@ -119,7 +120,7 @@ fn interpreter(line: &[u8], settings: &Settings) -> Result<(), String> {
     if Path::new(interpreter).file_name() != Some(OsStr::new("env")) {
         return Ok(());
     }
-    // env(1) looks up the next word in its PATH, unless that is an option or a variable.
+    // env(1) looks up the next word in its PATH, unless the word is an option or a variable.
     let Some(program) = words.find(|word| *word != "-S") else { return Ok(()) };
     if program.as_bytes().starts_with(b"-") || program.as_bytes().contains(&b'=') {
         return Ok(());

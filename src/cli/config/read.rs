@@ -1,6 +1,7 @@
-//! From tables to settings: the keys of the file, their defaults, and what must hold between them.
+//! Turns the tables of the file into settings: the keys, their defaults, and the conditions between
+//! them.
 //!
-//! The one rule: a table is checked as it is written, once, before it is multiplied into instances.
+//! The one rule: a table is checked once, as it is written, before it is multiplied into instances.
 
 use std::cell::OnceCell;
 use std::collections::HashMap;
@@ -79,8 +80,8 @@ pub(super) fn config(file: &Path, base: &Path, bytes: &[u8], look: Look) -> Resu
     report.finish(file).map(|warnings| (config, warnings))
 }
 
-/// The path of the socket, if the text sets it. The error is what hides it, if anything does; other
-/// mistakes are ignored.
+/// The path of the socket, if the text sets it. The error holds the mistakes that hide the socket;
+/// all others are ignored.
 pub(super) fn socket(file: &Path, base: &Path, bytes: &[u8]) -> Result<Option<PathBuf>, Findings> {
     let (text, not_text) = match source::text(bytes) {
         Ok(text) => (text, None),
@@ -107,16 +108,16 @@ pub(super) fn socket(file: &Path, base: &Path, bytes: &[u8]) -> Result<Option<Pa
 
 struct Reader<'r, 't> {
     report: &'r mut Report<'t>,
-    /// The folder that relative paths count from.
+    /// The folder that relative paths start from.
     base: &'r Path,
     look: Look,
-    /// All names up to now, and the table each one is from.
+    /// All names so far, each with the table that it comes from.
     names: HashMap<String, Rc<str>>,
-    /// All files that are written to up to now.
+    /// All output files so far.
     files: HashMap<PathBuf, Output>,
-    /// Where cgroups shall be made, if the file says so.
+    /// The directory in which cgroups are made, if the file sets it.
     cgroup: Option<PathBuf>,
-    /// Why no cgroup can be had, once somebody has asked.
+    /// The reason why no cgroup can be made, once a check has asked for it.
     no_cgroup: OnceCell<Option<String>>,
 }
 
@@ -151,7 +152,8 @@ impl Reader<'_, '_> {
                 tables.extend(self.process(name, table, end, &defaults, contain));
             }
         }
-        // The file may have been cut off, or may not be written yet: that must not stop everything.
+        // The file may have been cut off or not be written yet. Such a file must not stop every
+        // process.
         if root.value("process").is_none() && !root.is_misspelt("process") && !self.report.is_spoiled(&(0..end)) {
             self.report.add(end..end, NO_PROCESS.into());
         }
@@ -196,7 +198,7 @@ impl Reader<'_, '_> {
         Some(path)
     }
 
-    /// What a table says of containment, or the default.
+    /// The `contain` of a table, or the default.
     fn contain(&mut self, section: &Section<'_>, default: Contain) -> Contain {
         let contain = section.read(self.report, "contain", value::contain).unwrap_or(default);
         if let (Look::Machine, Contain::Cgroup, Some(value)) = (self.look, contain, section.value("contain")) {
@@ -216,7 +218,7 @@ impl Reader<'_, '_> {
         }
     }
 
-    /// The policy of a table, and whether it and its defaults are sound.
+    /// The policy of a table, and whether the defaults that it builds on are free of mistakes.
     fn policy(&mut self, section: &Section<'_>, (defaults, sound): &(Policy, bool)) -> (Policy, bool) {
         let before = self.report.count();
         let policy = section.policy(self.report, defaults);
@@ -226,7 +228,7 @@ impl Reader<'_, '_> {
         (policy, *sound)
     }
 
-    /// One table, which ends before `end`.
+    /// One table. Its text ends before `end`.
     fn process(
         &mut self,
         key: &Spanned<DeString<'_>>,
@@ -242,7 +244,7 @@ impl Reader<'_, '_> {
         let table = self.report.check(value.span(), name, value.get_ref(), table)?;
         let section = Section::new(self.report, &place, table, &[&PROCESS, &POLICY[..]].concat());
         let instances = section.read(self.report, "instances", value::instances);
-        // The last is the longest.
+        // The name of the last instance is the longest.
         if name.is_empty() || !is_name(&numbered(name, instances)) {
             let allowed = "allowed are 1 to 64 letters, digits and any of \"-_.:@+\", with no \"-\" in front";
             self.report.add(key.span(), format!("`{}` as a name, {allowed}", name.escape_debug()));
@@ -266,14 +268,14 @@ impl Reader<'_, '_> {
         self.check_names(name, place.into(), key.span(), instances);
         let raw = section.read(self.report, "raw", value::boolean).unwrap_or(false);
         let table = Table { name: name.to_string(), instances, settings, policy: policy.into(), autostart, raw };
-        // In a table with a mistake, a warning might only follow from the mistake.
+        // A warning about a table with a mistake might only follow from the mistake.
         if self.look == Look::Machine && self.report.count() == before {
             warnings::table(self.report, &section, &table, self.base);
         }
         Some(table)
     }
 
-    /// Sees to it that no instance of this table has the name of another.
+    /// Reports a mistake if an instance of this table has the name of another process.
     fn check_names(&mut self, name: &str, place: Rc<str>, span: Range<usize>, instances: Option<u32>) {
         for name in numbers(instances).map(|instance| numbered(name, instance)) {
             if let Some(other) = self.names.get(&name) {
@@ -292,7 +294,7 @@ impl Reader<'_, '_> {
                 let later = if command.start < shell.start { shell } else { command };
                 self.report.add(later, "both `command` and `shell`, allowed is one of them".into());
             }
-            // It may be there, behind what cannot be read.
+            // The key may be there, in the part of the text that cannot be read.
             (None, None) if self.report.is_spoiled(&(name.start..end)) => {}
             (None, None) if section.is_misspelt("command") || section.is_misspelt("shell") => {}
             (None, None) => self.report.add(name, "neither `command` nor `shell`, allowed is one of them".into()),
@@ -340,7 +342,7 @@ impl Reader<'_, '_> {
         Resource::ALL.iter().filter_map(limit).collect()
     }
 
-    /// Where the output goes, its path as it is written.
+    /// The destination of an output. Its path is kept as it is written.
     fn output(&mut self, section: &Section<'_>, key: &str, instances: Option<u32>) -> Output {
         let Some(value) = section.value(key) else { return Output::Prefix };
         let output = match value.get_ref() {
@@ -353,7 +355,7 @@ impl Reader<'_, '_> {
             let Some(path) = placed.path() else { break };
             let allowed = match safe_path::find(path) {
                 Ok(Target::Own(number)) if is_inherited(number) => continue,
-                // It may be open when the supervisor starts.
+                // The descriptor may be open when the supervisor starts.
                 Ok(Target::Own(number)) if self.look == Look::Machine => {
                     let message = format!(
                         "`{key}` is the descriptor {number}, which is not open here: `up` does not start without it"
@@ -363,10 +365,10 @@ impl Reader<'_, '_> {
                 }
                 Ok(Target::Own(_)) => "a descriptor that was open when this command was started",
                 _ if is_folder(&output) => "a file, not a directory",
-                // A file that the process writes itself is opened at each start. If that fails, it
+                // A file that the process writes itself is opened at each start. A failure there
                 // concerns this process alone.
                 _ if matches!(placed, Output::File { .. }) && path.is_dir() => "a file, not a directory",
-                // Of what cannot be rotated, the settings need not be the same.
+                // A file that is not regular cannot be rotated, so its settings need not agree.
                 _ if path.metadata().is_ok_and(|there| !there.is_file()) => continue,
                 _ if self.files.get(path).is_some_and(|other| *other != placed) => {
                     "a file of its own, or one with the same settings wherever it is used"
@@ -402,7 +404,7 @@ impl Reader<'_, '_> {
     }
 }
 
-/// Whether the end of the path says that it is a folder.
+/// Whether the path ends in a way that only a folder's path does.
 fn is_folder(output: &Output) -> bool {
     let bytes = output.path().map_or(&b""[..], |path| path.as_os_str().as_bytes());
     bytes.ends_with(b"/") || bytes.ends_with(b"/.") || bytes.ends_with(b"/..")
@@ -421,7 +423,8 @@ fn simple_output(value: &DeValue<'_>) -> Parsed<Output> {
     }
 }
 
-/// Whether it can be typed in a shell, is no glob and no option, and leaves the status table in order.
+/// Whether this can be typed in a shell, is neither a glob nor an option, and fits into the status
+/// table.
 fn is_name(name: &str) -> bool {
     let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.:@+".contains(&byte);
     (1..=64).contains(&name.len()) && name.bytes().all(allowed) && !name.starts_with('-')

@@ -1,7 +1,6 @@
-//! The effective settings, as a file again. Prints nothing by itself.
+//! Writes the effective settings as a file again. Prints nothing by itself.
 //!
-//! The one rule: what is written here reads back as equal settings, from any folder, unless values are
-//! hidden.
+//! The one rule: the text reads back as equal settings, from any folder, unless values are hidden.
 
 use std::fmt::{self, Display, Formatter, Write};
 
@@ -11,17 +10,17 @@ use super::value::{Id, show_contain, show_duration, show_kill_or_leave, show_max
 use super::{Config, Output, ProcessConfig, Settings, Table};
 use crate::cli::safe_path::Creation;
 
-/// What is shown of the values of variables, which may be secrets.
+/// How the values of variables are shown, since they may be secrets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Values {
-    /// Their lengths. The text does not read back as the same.
+    /// Only their lengths. The text does not read back as the same settings.
     Hidden,
     Shown,
 }
 
 impl Config {
-    /// A file that says the same with every key spelt out: instances one by one, paths absolute,
-    /// defaults where they apply.
+    /// A file with the same meaning in which every key is spelt out: instances one by one, absolute
+    /// paths, and defaults where they apply.
     pub(crate) fn effective(&self, values: Values) -> String {
         let mut text = String::new();
         let has_variables = |table: &Table| !table.settings.environment.is_empty();
@@ -37,7 +36,7 @@ impl Config {
         }
         text += &format!("when-killed = \"{}\"\n\n", show_kill_or_leave(self.kills_at_death));
         if self.tables.is_empty() {
-            // Without this table, the file would have a mistake.
+            // A file without any process would be a mistake.
             text += "[process]\n";
         }
         for (index, process) in self.processes().enumerate() {
@@ -50,7 +49,7 @@ impl Config {
 }
 
 impl ProcessConfig {
-    /// Writes it as a table of the file.
+    /// Writes the process as a table of the file.
     pub(super) fn write(&self, f: &mut impl Write, values: Values) -> fmt::Result {
         let policy = &self.policy;
         let is_bare = self.name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_".contains(&byte));
@@ -146,7 +145,7 @@ fn show_creation(new: Creation) -> String {
 fn show_limit(limit: Limit) -> String {
     let one = |value: Option<u64>| match value {
         None => "\"unlimited\"".to_owned(),
-        // A whole number of TOML has only 63 bits.
+        // An integer of TOML has only 63 bits without the sign.
         Some(value) if i64::try_from(value).is_err() => format!("\"{value}\""),
         Some(value) => value.to_string(),
     };

@@ -1,6 +1,6 @@
 //! The rights of the user who runs this command, and of the users of processes. Changes no file.
 //!
-//! The one rule: the system is asked, and no right is guessed from owners and modes.
+//! The one rule: every answer comes from the system, and none is guessed from owners and modes.
 
 use std::path::Path;
 
@@ -41,13 +41,13 @@ const BY_EFFECTIVE_USER: AtFlags = AtFlags::empty();
 
 fn may(path: &Path, access: Access) -> bool {
     match accessat(CWD, path, access, BY_EFFECTIVE_USER) {
-        // Linux before 5.8 can be asked about a real user only.
+        // Linux before 5.8 can only answer for the real user.
         Err(rustix::io::Errno::NOSYS) => true,
         result => result.is_ok(),
     }
 }
 
-/// The first folder on the way to a file that may not be entered.
+/// The first folder on the way to a file that this user may not enter.
 pub(super) fn closed_folder(file: &Path) -> Option<&Path> {
     let folders: Vec<_> = file.ancestors().skip(1).collect();
     folders.into_iter().rev().find(|folder| folder.is_dir() && !may_enter(folder))
@@ -61,7 +61,7 @@ struct Ids {
 }
 
 impl Ids {
-    /// `None` if the process is what this command is, or if it cannot be told what it will be.
+    /// `None` if the process has the same ids as this command, or if its ids cannot be determined.
     fn of(settings: &Settings) -> Option<Self> {
         if settings.user.is_none() && settings.group.is_none() && settings.groups.is_none() {
             return None;
@@ -71,7 +71,7 @@ impl Ids {
         let (uid, gid, mut groups) = match of_user {
             None => (geteuid().as_raw(), getegid().as_raw(), Vec::new()),
             Some((_, Ok(entry))) => (entry.get_uid()?, entry.get_gid()?, entry.get_groups()?.to_vec()),
-            // Without an entry it needs a group.
+            // A user without an entry needs a group.
             Some((uid, Err(_))) => (uid.ok()?, settings.group.as_ref()?.gid().ok()?, Vec::new()),
         };
         let given = settings.group.as_ref().map(Id::gid).transpose().ok()?;
@@ -85,8 +85,8 @@ impl Ids {
     }
 }
 
-/// Asks a question with the rights that a process of these settings will have, as far as this
-/// command may take them on; otherwise with its own.
+/// Calls `ask` with the rights that a process of these settings will have, as far as this command
+/// may take them on; otherwise with its own.
 ///
 /// Only the effective user of this thread changes meanwhile, so that the other user cannot send
 /// signals to it.
@@ -100,7 +100,7 @@ pub(super) fn as_user_of<T>(settings: &Settings, ask: impl FnOnce() -> T) -> T {
     if set_thread_groups(&groups).is_err() {
         return ask();
     }
-    // If the rest is refused, what is left of our own rights has to do.
+    // If one of these calls is refused, the check uses the rights that this thread has by then.
     let _ = set_thread_res_gid(own_gid, Gid::from_raw(gid), own_gid)
         .and_then(|()| set_thread_res_uid(own_uid, Uid::from_raw(uid), own_uid));
     let answer = ask();
@@ -116,7 +116,7 @@ pub(super) fn as_user_of<T>(_: &Settings, ask: impl FnOnce() -> T) -> T {
     ask()
 }
 
-/// Whether this user may make files of this owner.
+/// Whether this user may make files with this owner.
 pub(super) fn may_give(new: Creation) -> bool {
     let is_own_user = new.uid.is_none_or(|uid| uid == geteuid().as_raw());
     let is_own_group = new.gid.is_none_or(|gid| {
@@ -125,8 +125,8 @@ pub(super) fn may_give(new: Creation) -> bool {
     geteuid().is_root() || is_own_user && is_own_group
 }
 
-/// The key that asks for a change of user or groups that only root may make, and the change in
-/// words.
+/// The key that asks for a change of user or groups that only root may make, and a description of
+/// the change.
 pub(super) fn change_of_user(settings: &Settings) -> Option<(&'static str, &'static str)> {
     if geteuid().is_root() {
         return None;
@@ -150,7 +150,8 @@ pub(super) fn lacks_group(settings: &Settings) -> bool {
     }
 }
 
-/// This process's own hard limit, if it is lower than the wanted one and may not be raised.
+/// This process's own hard limit, if it is lower than the wanted one and this user may not raise
+/// it.
 pub(super) fn lower_hard_limit(resource: Resource, limit: Limit) -> Option<u64> {
     if geteuid().is_root() {
         return None;
@@ -158,7 +159,7 @@ pub(super) fn lower_hard_limit(resource: Resource, limit: Limit) -> Option<u64> 
     hard_limit(resource).filter(|own| limit.hard.is_none_or(|wanted| wanted > *own))
 }
 
-/// This process's own hard limit; `None` is no limit.
+/// This process's own hard limit. `None` means no limit.
 fn hard_limit(resource: Resource) -> Option<u64> {
     use rustix::process::Resource as Raw;
     let raw = match resource {

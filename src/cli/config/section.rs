@@ -1,6 +1,7 @@
-//! One table of the file: which keys it may have, and what they say. Knows the keys' types, not their meaning.
+//! One table of the file: the keys that it may have, and their values. Knows the types of the keys,
+//! not their meaning.
 //!
-//! The one rule: each key that is not known is told once, with the one that was probably meant.
+//! The one rule: each unknown key is reported once, with the known key that was probably meant.
 
 use std::ops::Range;
 
@@ -15,17 +16,17 @@ use super::value::{self, Parsed, show_duration};
 pub(super) const POLICY: [&str; 7] =
     ["threshold", "kill-time", "min-restart-delay", "max-restart-delay", "restart", "stop-signal", "leftovers"];
 
-/// The keys of `[monitor]` beside those of a [`Policy`].
+/// The keys of `[monitor]` besides those of a [`Policy`].
 pub(super) const MONITOR: [&str; 4] = ["socket", "when-killed", "cgroup", "contain"];
 
 pub(super) struct Section<'t> {
     table: &'t DeTable<'t>,
-    /// What the keys that are not known were probably meant to be, if anything.
+    /// For each unknown key, the known key that was probably meant, if there is one.
     meant: Vec<Option<&'static str>>,
 }
 
 impl<'t> Section<'t> {
-    /// Tells of all keys but the known ones. `place` is the table in words.
+    /// Reports every key that is not in `known`. `place` names the table in messages.
     pub(super) fn new(report: &mut Report<'_>, place: &str, table: &'t DeTable<'t>, known: &[&'static str]) -> Self {
         let mut meant = Vec::new();
         for key in table.keys().filter(|key| !known.contains(&key.get_ref().as_ref())) {
@@ -45,22 +46,22 @@ impl<'t> Section<'t> {
         Self::new(report, "[monitor]", table, &[&MONITOR, &POLICY[..]].concat())
     }
 
-    /// What is written at the key.
+    /// The value of a key.
     pub(super) fn value(&self, key: &str) -> Option<&'t Spanned<DeValue<'t>>> {
         self.table.get(key)
     }
 
-    /// Where the key is written.
+    /// The place of a key in the text.
     pub(super) fn span(&self, key: &str) -> Option<Range<usize>> {
         self.table.get_key_value(key).map(|(key, _)| key.span())
     }
 
-    /// Whether the key may be missing only because it, or any other, is misspelt.
+    /// Whether the key may be missing only because a misspelt key was meant to be it.
     pub(super) fn is_misspelt(&self, key: &str) -> bool {
         self.meant.iter().any(|meant| meant.is_none_or(|meant| meant == key))
     }
 
-    /// What the key says, if it is there and says something sound.
+    /// The parsed value of a key, if the key is there and its value is valid.
     pub(super) fn read<T>(
         &self,
         report: &mut Report<'_>,
@@ -71,13 +72,13 @@ impl<'t> Section<'t> {
         report.check(value.span(), key, value.get_ref(), parse(value.get_ref()))
     }
 
-    /// The table at this key, if it is there and is one.
+    /// The table at this key, if the key is there and holds a table.
     pub(super) fn table(&self, report: &mut Report<'_>, key: &str, allowed: &str) -> Option<&'t DeTable<'t>> {
         let value = self.table.get(key)?;
         report.check(value.span(), key, value.get_ref(), value.get_ref().as_table().ok_or(allowed))
     }
 
-    /// The list at this key, element by element.
+    /// The list at this key, parsed element by element.
     pub(super) fn list<T>(
         &self,
         report: &mut Report<'_>,
@@ -87,7 +88,7 @@ impl<'t> Section<'t> {
     ) -> Option<Vec<T>> {
         let value = self.table.get(key)?;
         let list = report.check(value.span(), key, value.get_ref(), value.get_ref().as_array().ok_or(allowed))?;
-        // All are looked at, also after the first that is wrong.
+        // All elements are checked, also those after the first mistake.
         let parsed: Vec<_> = list
             .iter()
             .map(|element| report.check(element.span(), key, element.get_ref(), parse(element.get_ref())))
@@ -95,7 +96,7 @@ impl<'t> Section<'t> {
         parsed.into_iter().collect()
     }
 
-    /// The policy that this section makes of `defaults`.
+    /// The policy of this section, based on `defaults`.
     pub(super) fn policy(&self, report: &mut Report<'_>, defaults: &Policy) -> Policy {
         let mut policy = defaults.clone();
         let durations = [
@@ -115,7 +116,7 @@ impl<'t> Section<'t> {
         policy
     }
 
-    /// Checks the delays of a policy that is sound otherwise, if this section has a say in them.
+    /// Checks the delays of a policy that is otherwise valid, if this section sets one of them.
     pub(super) fn check_policy(&self, report: &mut Report<'_>, policy: &Policy) {
         let Err(error) = policy.validate() else { return };
         let min_key = self.span("min-restart-delay");

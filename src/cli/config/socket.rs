@@ -1,7 +1,8 @@
 //! The default path of the control socket, and the longest path that a socket may have. Makes no
 //! socket.
 //!
-//! The one rule: the supervisor and its clients both ask here, so that they use the same path.
+//! The one rule: the supervisor and its clients both take the path from here, so that they use the
+//! same one.
 
 use std::mem::offset_of;
 use std::path::{Path, PathBuf};
@@ -11,10 +12,10 @@ use crate::cli::paths;
 /// The length of the longest path of a socket on this system, in bytes, without the NUL at its end.
 pub(super) const LONGEST: usize = size_of::<libc::sockaddr_un>() - offset_of!(libc::sockaddr_un, sun_path) - 1;
 
-/// The variable with the folder for a user's sockets.
+/// The environment variable that names the folder for a user's sockets.
 const RUNTIME_DIR: &str = "XDG_RUNTIME_DIR";
 
-/// The path of the socket where neither the file nor the command line sets one.
+/// The path of the socket if neither the file nor the command line sets one.
 pub(crate) fn default_path() -> PathBuf {
     let uid = rustix::process::geteuid();
     match std::env::var_os(RUNTIME_DIR).filter(|dir| Path::new(dir).is_absolute()) {
@@ -24,7 +25,7 @@ pub(crate) fn default_path() -> PathBuf {
     }
 }
 
-/// Checks that the path is short enough. The error is the path with its length, and the limit.
+/// Checks that a path is short enough. The error names the path, its length and the limit.
 pub(crate) fn check_length(path: &Path) -> Result<(), String> {
     let length = path.as_os_str().len();
     if length <= LONGEST {
@@ -33,7 +34,7 @@ pub(crate) fn check_length(path: &Path) -> Result<(), String> {
     Err(format!("the path {:?} of {length} bytes, allowed are at most {LONGEST}", path.display()))
 }
 
-/// The default path, if it is short enough. The error is a message.
+/// The default path, if it is short enough. The error is a whole message.
 pub(super) fn check_default() -> Result<PathBuf, String> {
     let path = default_path();
     match check_length(&path) {

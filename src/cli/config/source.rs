@@ -20,7 +20,7 @@ const LARGEST: u64 = 4 << 20;
 /// The error for a file that cannot be read.
 #[derive(Debug)]
 pub(crate) struct Unreadable {
-    /// Absolute, unless the current folder is gone.
+    /// Absolute, unless the current folder has been deleted.
     pub(crate) path: PathBuf,
     pub(super) message: String,
     /// Whether there is no file at this path.
@@ -33,11 +33,11 @@ impl fmt::Display for Unreadable {
     }
 }
 
-/// A file as the command line has it.
+/// The name of a file, as it is on the command line.
 #[derive(Debug, Clone)]
 pub(crate) struct FileName {
     path: PathBuf,
-    /// Whether the user has named it. Otherwise it is the default one in the current folder.
+    /// Whether the user has named the file. Otherwise it is the default one in the current folder.
     is_named: bool,
 }
 
@@ -52,16 +52,16 @@ impl FileName {
         Self { path, is_named: true }
     }
 
-    /// The same with an absolute path.
+    /// The same file with an absolute path.
     ///
     /// # Errors
     ///
-    /// The current folder is gone.
+    /// The current folder has been deleted.
     pub(crate) fn absolute(&self) -> io::Result<Self> {
         Ok(Self { path: paths::absolute(&self.path)?, is_named: self.is_named })
     }
 
-    /// As it is written.
+    /// The path as it is written.
     pub(crate) fn path(&self) -> &Path {
         &self.path
     }
@@ -77,13 +77,13 @@ pub(super) struct Source {
     /// Absolute.
     pub(super) path: PathBuf,
     pub(super) bytes: Vec<u8>,
-    /// What root should know before it runs the file.
+    /// What root should know before running the file.
     pub(super) warning: Option<String>,
 }
 
 /// Reads a file.
 pub(super) fn read(file: &FileName) -> Result<Source, Unreadable> {
-    // This helps only those who named no file.
+    // The hint only helps a user who named no file.
     let hint = if file.is_named { "" } else { "; -c FILE names another one" };
     let path = paths::absolute(&file.path).map_err(|error| Unreadable {
         path: file.path.clone(),
@@ -113,14 +113,14 @@ impl From<io::Error> for Refusal {
     }
 }
 
-/// The content of a file, and a warning about it.
+/// The content of a file, and a warning about the file.
 fn read_whole(path: &Path, is_named: bool) -> Result<(Vec<u8>, Option<String>), Refusal> {
     if let Some(what) = kind_of(fs::metadata(path)?.file_type()) {
-        // As from a shell's `<(…)`.
+        // A shell's `<(…)` is a pipe, for example.
         let why = if what == DIRECTORY { "" } else { " (it is read again at each reload)" };
         return Err(Refusal::Other(format!("is {what}, not a regular file{why}")));
     }
-    // The path may lead to a named pipe by now, whose opening would block.
+    // The path may lead to a named pipe by now, and opening one would block.
     let file = File::options().read(true).custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY).open(path)?;
     let before = file.metadata()?;
     let warning = match trust::doubt(path, &before, is_named)? {
@@ -144,7 +144,7 @@ fn read_whole(path: &Path, is_named: bool) -> Result<(Vec<u8>, Option<String>), 
 
 const DIRECTORY: &str = "a directory";
 
-/// The kind of a file that is not a regular one, in words.
+/// A description of a file that is not a regular file.
 fn kind_of(kind: FileType) -> Option<&'static str> {
     if kind.is_file() {
         None
@@ -164,9 +164,9 @@ fn stamp(metadata: &Metadata) -> (u64, i64, i64) {
     (metadata.len(), metadata.mtime(), metadata.mtime_nsec())
 }
 
-/// The error for bytes that are not text in UTF-8.
+/// The error for bytes that are not valid UTF-8.
 pub(super) struct NotText<'t> {
-    /// The text up to the first byte that is wrong.
+    /// The text up to the first invalid byte.
     pub(super) before: Cow<'t, str>,
     pub(super) message: &'static str,
 }

@@ -1,4 +1,4 @@
-//! Whole files: what they say, and what is wrong with them. Starts nothing.
+//! Tests that read whole files: the settings in them and the mistakes in them. They start nothing.
 
 use std::time::Duration;
 
@@ -19,19 +19,19 @@ pub(super) fn parse(text: &str) -> Result<Config, Findings> {
     parse_as("/tmp/test.toml", text.as_bytes())
 }
 
-/// The process of a file that has one, or the first one.
+/// The only process of a file, or the first one.
 pub(super) fn only_process(text: &str) -> ProcessConfig {
     parse(text).unwrap().into_processes().next().unwrap()
 }
 
-/// What is wrong with a file, without its name.
+/// The mistakes in a file, without the file's name.
 #[track_caller]
 fn errors(text: &str) -> Vec<String> {
     let errors = parse(text).expect_err("a file that is wrong").to_string();
     errors.lines().map(|line| line.strip_prefix("/tmp/test.toml:").expect(line).to_owned()).collect()
 }
 
-/// The one thing that is wrong with a process that has a command and this.
+/// The single mistake of a process that has a command and these further keys.
 #[track_caller]
 fn error(rest: &str) -> String {
     let mut errors = errors(&format!("[process.a]\ncommand = [\"true\"]\n{rest}\n"));
@@ -42,7 +42,7 @@ fn error(rest: &str) -> String {
 #[track_caller]
 fn expect_round_trip(config: &Config) {
     let text = config.effective(Values::Shown);
-    // From another folder, too.
+    // The text is read as a file of another folder.
     let again = parse_as("/usr/other.toml", text.as_bytes());
     let again = again.map_err(|errors| format!("{errors}\n{text}")).unwrap();
     let monitor = |config: &Config| (config.socket.clone(), config.kills_at_death, config.cgroup.clone());
@@ -60,7 +60,7 @@ fn the_example_says_what_its_comments_say() {
     let [web, _, worker] = &processes[..] else { unreachable!() };
     assert_eq!(web.settings.command, ["python3", "-m", "http.server", "8000"]);
     assert_eq!((&*web.policy, web.autostart), (&Policy::default(), true));
-    // All that is said for `web` is the default.
+    // Everything that the file sets for `web` is the default.
     let plain = only_process("[process.web]\ncommand = [\"python3\", \"-m\", \"http.server\", \"8000\"]");
     assert_eq!(plain, *web);
 
@@ -124,7 +124,7 @@ fn paths_count_from_the_file_and_processes_keep_its_order() {
     assert_eq!(processes.iter().map(|process| &process.name[..]).collect::<Vec<_>>(), ["z", "a"]);
     assert_eq!(processes[0].settings.directory.as_deref(), Some(Path::new("/usr")));
     assert_eq!(processes[1].settings.stdout.path(), Some(Path::new("/tmp/x")));
-    // Defaults hold wherever [monitor] stands.
+    // The defaults apply wherever [monitor] stands in the file.
     assert_eq!(processes[0].policy.kill_time, Duration::from_secs(9));
 }
 
@@ -165,7 +165,7 @@ fn a_socket_s_path_has_to_fit() {
     let (count, limit) = (socket::LONGEST + 1, socket::LONGEST);
     let expected = format!("2:10: `socket` is the path \"{longest}s\" of {count} bytes, allowed are at most {limit}");
     assert_eq!(error, format!("/tmp/test.toml:{expected}"));
-    // The folder is a part of the path.
+    // The length of the folder counts, too.
     let error = read(&"s".repeat(socket::LONGEST)).unwrap_err().to_string();
     assert!(error.contains("\"/tmp/sss") && error.contains(&format!(" of {} bytes", limit + 5)), "{error}");
 }
@@ -257,7 +257,7 @@ fn no_message_brings_control_characters() {
 #[test]
 fn of_thousands_of_mistakes_the_first_are_told() {
     let mistakes = "x = =\n".repeat(5000);
-    // What is behind them does not count.
+    // What follows the mistakes does not count.
     for text in [mistakes.clone(), mistakes + "[process.a]\nshell = 1\n"] {
         let errors = errors(&text);
         let (last, others) = errors.split_last().unwrap();
@@ -270,7 +270,7 @@ fn of_thousands_of_mistakes_the_first_are_told() {
 #[test]
 fn a_mistake_is_told_once() {
     for (wrong, told) in [
-        // The parser's own follow-ups.
+        // Follow-up errors of the parser are left out.
         ("[process.a]\ncommand = [sh, -c]\n", "2:12: `sh`: string values must be quoted"),
         ("[process.a]\ncommand = [\"a\"\numask = \"7\"\n[process.b]\nx = 1\n", "2:11: unclosed array"),
         ("[process.a]\ncommand\n[process.b]\ncommand = [\"x\"]\n", "2:8: key with no value"),
@@ -280,19 +280,19 @@ fn a_mistake_is_told_once() {
         ("[process.a]\nshell = \"echo\numask = \"022\"\n", "2:14: invalid basic string"),
         ("[process.a]\nshell = \"x\"\nkill-time = 5s\n", "3:13: `5s`: string values must be quoted"),
         ("[process.]\nshell = \"x\"\n", "1:10: unquoted keys cannot be empty"),
-        // A table twice, with all of its keys.
+        // A table that appears twice is one mistake, with all of its keys.
         ("[process.a]\nshell = \"x\"\n[process.a]\ncommand = [\"x\"]\nshell = \"y\"\n", "3:10: duplicate `a`"),
-        // A misspelt key is not a missing one, too.
+        // A misspelt key is not reported as a missing one, too.
         (
             "[process.a]\ncomand = [\"x\"]\n",
             "2:1: unknown key `comand` in [process.a], the nearest known one is `command`",
         ),
         ("[process.a]\nexec = [\"x\"]\n", "2:1: unknown key `exec` in [process.a], allowed are `command`, `shell`, "),
         ("[proces.a]\nexec = [\"x\"]\n", "1:2: unknown key `proces` in the file, the nearest known one is `process`"),
-        // Delays that go together badly only because one of them is wrong already.
+        // Delays that are in conflict only because one of them is a mistake are not reported.
         ("[monitor]\nmax-restart-delay = \"x\"\n[process.a]\nshell = \"x\"\nmin-restart-delay = \"2h\"", "2:21: "),
         ("[process.a]\nshell = \"x\"\nmin-restart-delay = \"2h\"\nmax-restart-delay = -1", "4:21: "),
-        // Once for all instances.
+        // A mistake is reported once for all instances.
         ("[process.a]\nshell = \"x\"\ninstances = 3\nstdout = \"/tmp/{instance}/\"", "4:10: "),
         ("process = 3", "1:11: `process` is 3, allowed is a table for each process"),
         ("[process]\na = 3", "2:5: `a` is 3, allowed is a table with `command` or `shell`"),
@@ -391,8 +391,8 @@ fn only_files_that_can_be_rotated_have_the_same_settings_everywhere() {
         assert!(parse(&two(path)).is_ok(), "{path}");
     }
     assert!(errors(&two("/tmp/x"))[0].contains("allowed is a file of its own"));
-    // A file that the process opens itself may be missing, with its folder, until the process is
-    // started.
+    // A file that the process opens itself may be missing, and so may its folder, until the process
+    // is started.
     assert!(parse("[process.a]\nshell = \"x\"\nstdout = { file = \"/no/such/log\", direct = true }").is_ok());
 }
 
@@ -410,7 +410,7 @@ fn a_file_that_is_none_is_told_so() {
 fn no_cut_of_a_file_breaks_the_reader() {
     for end in (0..EXAMPLE.len()).step_by(3).filter(|end| EXAMPLE.is_char_boundary(*end)) {
         let _ = parse(&EXAMPLE[..end]);
-        // And with a hole, which shifts quotes and brackets against each other.
+        // A hole in the text shifts quotes and brackets against each other.
         let rest = EXAMPLE.get(end + 7..).unwrap_or_default();
         let _ = parse(&format!("{}{rest}", &EXAMPLE[..end]));
     }

@@ -1,5 +1,5 @@
-//! Warns of variables and placeholders in texts where nothing replaces them. Pure: looks at the
-//! text and at nothing else.
+//! Warns of variables and placeholders in texts where nothing replaces them. Pure: only the text is
+//! an input.
 //!
 //! The one rule: there is no warning where another program may replace them, such as a shell in the
 //! command.
@@ -11,7 +11,8 @@ use toml::de::DeValue;
 use super::report::{Report, nearest};
 use super::section::Section;
 
-/// Programs that take a script after an option such as `-c`, without the digits of a version.
+/// Programs that take a script after an option such as `-c`. The names are without the digits of a
+/// version.
 const INTERPRETERS: &[&str] = &[
     "sh", "ash", "bash", "busybox", "csh", "dash", "fish", "ksh", "mksh", "tcsh", "zsh", "su", "runuser", "script",
     "flock", "node", "perl", "php", "python", "ruby", "tclsh",
@@ -20,7 +21,7 @@ const INTERPRETERS: &[&str] = &[
 const READERS: &[&str] =
     &["awk", "gawk", "mawk", "envsubst", "expect", "jq", "make", "parallel", "sed", "ssh", "tmux", "watch"];
 
-/// The kind of program that a text is for.
+/// The kind of program that reads a text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Kind {
     /// A program that replaces nothing, or the system itself.
@@ -29,7 +30,7 @@ enum Kind {
     Script,
 }
 
-/// Warns of the texts in one table. `numbered` is whether the table has `instances`.
+/// Warns of the texts in one table. `numbered` says whether the table has `instances`.
 pub(super) fn table(report: &mut Report<'_>, section: &Section<'_>, numbered: bool) {
     let value = |key| section.value(key).map(|value| (value.span(), value.get_ref()));
     let mut see = |(span, value): (Range<usize>, &DeValue<'_>), kind| {
@@ -58,7 +59,7 @@ pub(super) fn table(report: &mut Report<'_>, section: &Section<'_>, numbered: bo
     }
 }
 
-/// Warns of a path of `[monitor]`.
+/// Warns of a path in `[monitor]`.
 pub(super) fn path(report: &mut Report<'_>, span: &Range<usize>, path: &str) {
     check(report, span, path, Kind::Plain, false);
 }
@@ -90,7 +91,7 @@ fn name_of(program: &str) -> &str {
     name.trim_end_matches(|char: char| char.is_ascii_digit() || char == '.')
 }
 
-/// Whether this argument of an interpreter says that the next one is a script: `-c`, `-e`, `-lc`.
+/// Whether the argument after this one is a script for an interpreter: `-c`, `-e`, `-lc`.
 fn takes_script(option: &str) -> bool {
     let is_short = option.starts_with('-') && option.ends_with(['c', 'e', 'r']) && !option.starts_with("--");
     is_short || ["--eval", "--command"].contains(&option)
@@ -122,7 +123,7 @@ fn placeholders(text: &str) -> impl Iterator<Item = &str> {
     })
 }
 
-/// The name of a variable at the start of a text; empty if there is none.
+/// The name of a variable at the start of a text. It is empty if there is none.
 fn word(text: &str) -> &str {
     let end = text.find(|char| !is_part(char)).unwrap_or(text.len());
     if text.starts_with(is_first) { &text[..end] } else { "" }

@@ -1,7 +1,8 @@
-//! The words of the file: durations, sizes, signals, modes, users. Looks nothing up but users and groups.
+//! Parses the values of the file: durations, sizes, signals, modes, users. Looks up nothing but
+//! users and groups.
 //!
-//! The one rule: an error is what is allowed instead; who asks knows what was found, and where. What is written by
-//! `show_…` reads back as the same value.
+//! The one rule: an error says only what is allowed instead, because the caller knows what was
+//! found, and where. What a `show_…` function writes reads back as the same value.
 
 use std::borrow::Cow;
 use std::io;
@@ -25,7 +26,7 @@ const LIMIT: &str =
 /// Longer than any machine runs, and far from where an `Instant` would overflow.
 const LONGEST: u128 = 100 * 365 * 86_400 * 1_000_000_000;
 
-/// In nanoseconds, the greatest first.
+/// In nanoseconds, in descending order.
 const TIME_UNITS: &[(&str, u128)] = &[
     ("d", 86_400_000_000_000),
     ("h", 3_600_000_000_000),
@@ -37,7 +38,7 @@ const TIME_UNITS: &[(&str, u128)] = &[
     ("", 1_000_000_000),
 ];
 
-/// In bytes, lower case. Alone, a letter counts as with "iB", as in `dd(1)`.
+/// In bytes and in lower case. A letter alone means the same as with "iB", as in `dd(1)`.
 const SIZE_UNITS: &[(&str, u128)] = &[
     ("gib", 1 << 30),
     ("mib", 1 << 20),
@@ -52,7 +53,7 @@ const SIZE_UNITS: &[(&str, u128)] = &[
     ("kb", 1000),
 ];
 
-/// "1.5m" in the smallest unit, exactly.
+/// The exact value of a text such as "1.5m", in the smallest unit.
 fn scaled(text: &str, units: &[(&str, u128)]) -> Option<u128> {
     let number_end = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
     let (number, unit) = text.split_at(number_end);
@@ -64,7 +65,7 @@ fn scaled(text: &str, units: &[(&str, u128)]) -> Option<u128> {
     Some(whole + part)
 }
 
-/// A duration as in the file or on the command line: "500ms", "1.5m", or seconds.
+/// A duration as in the file or on the command line: "500ms", "1.5m", or a number of seconds.
 pub(crate) fn parse_duration(text: &str) -> Option<Duration> {
     let nanos = scaled(text, TIME_UNITS).filter(|nanos| *nanos <= LONGEST)?;
     let seconds = u64::try_from(nanos / 1_000_000_000).ok()?;
@@ -77,7 +78,7 @@ fn parse_size(text: &str) -> Option<u64> {
 
 pub(super) fn show_duration(duration: Duration) -> String {
     let nanos = duration.as_nanos();
-    // All but the seconds without a unit, down to 1 ns.
+    // The seconds without a unit are never reached, because "ns" divides every number.
     let (unit, factor) = TIME_UNITS.iter().find(|(_, factor)| nanos % factor == 0 && nanos > 0).unwrap_or(&("s", 1));
     format!("{}{unit}", nanos / factor)
 }
@@ -94,7 +95,7 @@ pub(super) fn text(value: &DeValue<'_>) -> Parsed<String> {
     value.as_str().filter(|text| !text.contains('\0')).map(str::to_owned).ok_or("a string without NUL")
 }
 
-/// Text that says something: a program, a script, a path.
+/// Text that is not blank: a program, a script or a path.
 pub(super) fn some_text(value: &DeValue<'_>) -> Parsed<String> {
     text(value).ok().filter(|text| !text.trim().is_empty()).ok_or("a string that is not empty")
 }
@@ -113,7 +114,7 @@ pub(super) fn duration(value: &DeValue<'_>) -> Parsed<Duration> {
     .ok_or(DURATION)
 }
 
-/// The size of a file; the highest number is no limit.
+/// The largest size of a file. The highest number means no limit.
 pub(super) fn max_size(value: &DeValue<'_>) -> Parsed<u64> {
     let size = match value.as_str() {
         Some(UNLIMITED) => Some(u64::MAX),
@@ -153,9 +154,9 @@ pub(super) fn mode(value: &DeValue<'_>) -> Parsed<u32> {
     octal(value).ok_or(MODE)
 }
 
-/// Bits of a mode.
+/// The bits of a mode.
 fn octal(value: &DeValue<'_>) -> Option<u32> {
-    // A bare number only where it is seen to be octal: 22 would be 0o26.
+    // A bare number counts only if it is visibly octal, because 22 in decimal would be 0o26.
     let digits = match value {
         DeValue::String(text) => text.strip_prefix("0o").unwrap_or(text),
         DeValue::Integer(number) if number.radix() == 8 => number.as_str(),
@@ -165,7 +166,7 @@ fn octal(value: &DeValue<'_>) -> Option<u32> {
     bits.filter(|bits| *bits <= 0o777 && !digits.starts_with('+'))
 }
 
-/// The numbers of a user and a group, as `chown(1)` has them.
+/// The numbers of a user and a group, written as for `chown(1)`.
 pub(super) fn owner(value: &DeValue<'_>) -> Parsed<(Option<u32>, Option<u32>)> {
     let parse = || {
         let text = match value {
@@ -198,7 +199,7 @@ pub(super) fn show_restart(restart: Restart) -> &'static str {
     }
 }
 
-/// What keeps a process together with all that it starts, in the file and on the command line.
+/// Parses a `contain` of the file or of the command line.
 pub(crate) fn parse_contain(text: &str) -> Option<Contain> {
     [Contain::Auto, Contain::Cgroup, Contain::Group].into_iter().find(|contain| show_contain(*contain) == text)
 }
@@ -215,7 +216,7 @@ pub(super) fn show_contain(contain: Contain) -> &'static str {
     }
 }
 
-/// Whether something is killed.
+/// `true` for "kill", `false` for "leave".
 pub(super) fn kill_or_leave(value: &DeValue<'_>) -> Parsed<bool> {
     let known = [true, false];
     let meant = known.into_iter().find(|kill| Some(show_kill_or_leave(*kill)) == value.as_str());
@@ -244,12 +245,12 @@ pub(super) fn limit(value: &DeValue<'_>) -> Parsed<Limit> {
     limit.filter(in_order).ok_or(LIMIT)
 }
 
-/// A user or a group, as the file has it.
+/// A user or a group, as it is written in the file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Id {
-    /// By its name in the system's database.
+    /// A name in the system's database.
     Name(String),
-    /// By its number, which need not be in the database.
+    /// A number, which need not be in the database.
     Number(u32),
 }
 
@@ -260,7 +261,7 @@ impl Id {
         number.or_else(|| some_text(value).ok().map(Self::Name))
     }
 
-    /// Digits are a number, as for `chown(1)`.
+    /// Digits alone are a number, as for `chown(1)`.
     fn from_text(text: &str) -> Self {
         let is_number = text.bytes().all(|byte| byte.is_ascii_digit());
         // The highest number means "unchanged" to the kernel.
@@ -268,7 +269,7 @@ impl Id {
         number.map_or_else(|| Self::Name(text.to_owned()), Self::Number)
     }
 
-    /// As it is written.
+    /// The text of the file.
     pub(super) fn to_text(&self) -> Cow<'_, str> {
         match self {
             Self::Name(name) => name.into(),
@@ -276,7 +277,7 @@ impl Id {
         }
     }
 
-    /// The number as a user's.
+    /// The number of the user.
     pub(super) fn uid(&self) -> io::Result<u32> {
         match self {
             Self::Name(name) => Command::new("").user(name)?.get_uid().ok_or_else(unknown),
@@ -284,7 +285,7 @@ impl Id {
         }
     }
 
-    /// The number as a group's.
+    /// The number of the group.
     pub(super) fn gid(&self) -> io::Result<u32> {
         match self {
             Self::Name(name) => Command::new("").group(name)?.get_gid().ok_or_else(unknown),

@@ -1,5 +1,5 @@
-//! Warns of what may keep a process from running although the file is sound. It depends on the
-//! machine, and may be mended until the start. Changes nothing.
+//! Warns of what may keep a process from running although the file has no mistakes. Such a problem
+//! depends on the machine, and may be solved before the start. Changes nothing that stays.
 //!
 //! The one rule: a warning concerns one process or one of its files, and `up` starts all the
 //! others.
@@ -40,7 +40,7 @@ pub(super) fn table(report: &mut Report<'_>, section: &Section<'_>, table: &Tabl
     }
 }
 
-/// The place of a message about the value of this key: of `command`, the program.
+/// The place of a message about the value of a key. For `command`, it is the program.
 fn place(section: &Section<'_>, key: &str) -> Option<Range<usize>> {
     let value = section.value(key)?;
     let program = || value.get_ref().as_array()?.iter().next();
@@ -59,7 +59,7 @@ fn problems(section: &Section<'_>, settings: &Settings) -> Vec<(&'static str, St
     }
     if let Some(directory) = &settings.directory {
         let ours = || (!rights::may_enter(directory)).then(|| format!("may not be entered by {}", rights::who()));
-        // It is entered with the rights of the supervisor.
+        // The supervisor's rights are used to enter the folder.
         let message = match (folder_problem(directory).or_else(ours), closed) {
             (Some(problem), _) => Some(format!("{problem}: the process cannot be started there")),
             (None, Some(who)) => Some(format!(
@@ -90,7 +90,7 @@ fn folder_problem(folder: &Path) -> Option<String> {
     }
 }
 
-/// The reason why an output file cannot be written, if there is one, and the consequence.
+/// The reason why an output file cannot be written, if there is one, and its consequence.
 fn output_problem(output: &Output) -> Option<String> {
     let path = output.path()?;
     let folder = path.parent()?;
@@ -145,8 +145,8 @@ fn rights(report: &mut Report<'_>, section: &Section<'_>, settings: &Settings) {
     }
 }
 
-/// Why no process can have a cgroup here, if so. `parent` is where the file wants it. A directory is made for the
-/// question, and removed.
+/// The reason why no process can have a cgroup here, if there is one. `parent` is the directory
+/// that the file sets. The check makes a directory and removes it.
 pub(super) fn no_cgroup(parent: Option<&Path>) -> Option<String> {
     let mut reactor = Reactor::new().ok()?;
     if let Some(parent) = parent {

@@ -1,7 +1,9 @@
-//! `childminder status` and the others: one request to a running supervisor, and its answer for people or programs.
+//! `childminder status` and the other client commands. Each sends one request to a running
+//! supervisor and prints its answer, for people or for programs.
 //!
-//! The one rule: what the exit code says is true: 0 is done, 1 is refused or not reached, 2 is asked in the wrong way, 125 is nobody
-//! to ask.
+//! The one rule: the exit code tells what happened. 0 means that the request was carried out, 1
+//! that it was refused or that the supervisor was not reached, 2 that the command line was wrong,
+//! and 125 that no supervisor answers.
 
 use std::io::{self, IsTerminal};
 use std::path::PathBuf;
@@ -16,27 +18,27 @@ use super::supervisor::{self, PATIENCE, Supervisor};
 use crate::cli::config::{FileName, parse_duration};
 use crate::cli::{Failure, output, path_of, user, words};
 
-/// How long a wait takes at most, if nobody says.
+/// The longest wait if the command line sets none.
 const TIMEOUT: Duration = Duration::from_secs(60);
 
-/// The commands that are done by a supervisor.
+/// The commands that a supervisor carries out.
 pub(crate) const COMMANDS: [&str; 9] =
     ["status", "start", "stop", "restart", "signal", "reload", "reopen", "shutdown", "logs"];
-/// Those that are about the supervisor as a whole.
+/// The commands that concern the supervisor as a whole.
 const WITHOUT_NAMES: [&str; 3] = ["reload", "reopen", "shutdown"];
 
-/// What the command line says.
+/// The parsed command line.
 #[derive(Debug)]
 struct Arguments {
     request: Request,
     place: Place,
-    /// The user that the supervisor may run as, beside root and our own.
+    /// A user that the supervisor may run as, besides root and our own user.
     owner: Option<u32>,
     json: bool,
     watch: bool,
 }
 
-/// Does one of [`COMMANDS`].
+/// Runs one of [`COMMANDS`].
 pub(crate) fn main(command: &str, arguments: Parser) -> Result<u8, Failure> {
     let Some(Arguments { request, place, owner, json, watch }) = parse(command, arguments)? else {
         output::say(&help(command))?;
@@ -64,7 +66,8 @@ pub(crate) fn main(command: &str, arguments: Parser) -> Result<u8, Failure> {
         let deadline = match (request.action, request.wait) {
             (Action::Logs { follow: true }, _) => None,
             (_, Some(wait)) => Some(start + wait + PATIENCE),
-            // A line of a log. Its reader may take as long as it likes for the one before it.
+            // This was a line of a log. Printing it may have taken any time, so the wait starts
+            // anew.
             (_, None) => Some(supervisor::now() + PATIENCE),
         };
         answer = supervisor.receive(deadline)?;
@@ -138,7 +141,7 @@ fn parse(command: &str, mut arguments: Parser) -> Result<Option<Arguments>, Fail
         return usage("--timeout goes with --wait");
     }
     let wait = wait.then_some(timeout.unwrap_or(TIMEOUT));
-    // The first answer comes at once then, and shows that the supervisor is there.
+    // With progress the first answer comes at once, and shows that the supervisor is there.
     let progress = wait.is_some() || action == Action::Logs { follow: true };
     let request = Request { action, names, all, wait, progress };
     let place = Place::find(socket, &file)?;

@@ -1,7 +1,9 @@
-//! One client of the supervisor: lines in, lines out. Understands neither.
+//! The supervisor's end of a connection to one client: it reads and writes lines. It does not
+//! interpret them.
 //!
-//! The one rule: edge-triggered, and bounded in both directions: at most one request's length of input is held, and
-//! answers only as long as somebody reads them.
+//! The one rule: memory is bounded in both directions. At most one request's length of input is
+//! kept, and an answer is kept only as long as the client goes on reading. Events are
+//! edge-triggered, so a readable stream is remembered until it has been read empty.
 
 use std::io::{self, Read, Write};
 use std::os::unix::net::UnixStream;
@@ -13,14 +15,14 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use super::protocol::MAX_REQUEST;
 
-/// With more than this unread, who follows the log is too slow.
+/// A client that follows a log and leaves more than this unread is too slow.
 const MAX_UNREAD: usize = 256 * 1024;
-/// Who takes nothing of an answer for so long does not want it.
+/// A client that takes nothing of an answer for this long is given up.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// Reads of one client in one turn: a noisy one must not make others wait.
+/// The number of reads of one client in one turn. A busy client must not make others wait.
 const READS: usize = 8;
 
-/// What a client has sent.
+/// A line that a client has sent.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Input {
     Line(Vec<u8>),
@@ -32,23 +34,23 @@ pub(super) struct Connection {
     pub(super) source: SourceId,
     stream: Arc<UnixStream>,
     input: Vec<u8>,
-    /// So much of the input holds no newline.
+    /// The length of the start of the input that is known to hold no newline.
     searched: usize,
-    /// There may be more to read.
+    /// Whether there may be more to read.
     readable: bool,
-    /// The end of a line that was too long is still to come.
+    /// Whether the rest of a line that was too long is still to come.
     skipping: bool,
-    /// It will send no more.
+    /// Whether the client will send no more.
     ended: bool,
     output: Vec<u8>,
     written: usize,
-    /// Since when there is output that is not taken.
+    /// The time since which the client has taken none of the output.
     stuck_since: Option<Instant>,
-    /// It cannot be served any more.
+    /// Whether the connection cannot be used any more.
     pub(super) broken: bool,
-    /// A request has not been answered yet.
+    /// Whether a request has not been answered yet.
     pub(super) busy: bool,
-    /// When it last sent something.
+    /// The time at which the client last sent something.
     pub(super) active: Instant,
 }
 
@@ -71,27 +73,27 @@ impl Connection {
         }
     }
 
-    /// It can be read, or is closed at the other end.
+    /// Notes that the stream can be read, or is closed at the other end.
     pub(super) fn set_readable(&mut self) {
         self.readable = true;
     }
 
-    /// Whether nothing is going on.
+    /// Whether no request is being answered and no output is left.
     pub(super) fn is_idle(&self) -> bool {
         !self.busy && self.is_drained()
     }
 
-    /// Whether all that was sent is taken.
+    /// Whether the client has taken all output.
     pub(super) fn is_drained(&self) -> bool {
         self.output.is_empty()
     }
 
-    /// Whether there is something to do that no event will tell of.
+    /// Whether there is work that no event will announce.
     pub(super) fn has_work(&self) -> bool {
         self.is_idle() && !self.broken && (self.has_line() || self.readable || !self.has_room())
     }
 
-    /// Whether all is done, for good or not.
+    /// Whether the connection can be dropped, because it is broken or because all is done.
     pub(super) fn is_over(&self) -> bool {
         self.broken || (self.ended && self.is_idle() && !self.has_line())
     }
@@ -104,7 +106,7 @@ impl Connection {
         self.input.len() <= MAX_REQUEST
     }
 
-    /// The next line, if the one before has been answered and the answer is read.
+    /// The next line, if the one before it has been answered and the client has taken the answer.
     pub(super) fn next(&mut self, now: Instant) -> Option<Input> {
         for _ in 0..READS {
             if self.broken || !self.is_idle() {
@@ -129,7 +131,7 @@ impl Connection {
                 }
             }
             if !self.readable {
-                // An idle client holds no memory.
+                // An idle client uses no memory for its input.
                 self.input.shrink_to_fit();
                 return None;
             }
@@ -138,7 +140,8 @@ impl Connection {
         None
     }
 
-    /// Reads what a request may still have; also while one is under way, to learn of the end.
+    /// Reads input up to the length of a request. It is called also while a request is being
+    /// answered, to notice that the client has closed its end.
     pub(super) fn read(&mut self, now: Instant) {
         let mut buffer = [0; 16 * 1024];
         while self.readable && self.has_room() {
@@ -160,20 +163,20 @@ impl Connection {
         }
     }
 
-    /// Whether the other end has said all that it will.
+    /// Whether the client has closed its sending end.
     pub(super) fn has_ended(&self) -> bool {
         self.ended
     }
 
-    /// Whether the other end has closed the connection, so that nobody waits for an answer any more.
-    /// One that only has no more to say may still wait.
+    /// Whether the client has closed the whole connection, so that it waits for no answer any more.
+    /// A client that has only closed its sending end may still wait.
     pub(super) fn is_abandoned(&self) -> bool {
         let mut fds = [PollFd::new(&*self.stream, PollFlags::empty())];
         let now = Timespec { tv_sec: 0, tv_nsec: 0 };
         poll(&mut fds, Some(&now)).is_ok() && fds[0].revents().contains(PollFlags::HUP)
     }
 
-    /// Adds an answer, and writes as much of it as is taken.
+    /// Adds an answer, and writes as much of it as the client takes.
     pub(super) fn send(&mut self, line: &[u8], now: Instant) {
         if !self.broken {
             self.output.extend_from_slice(line);
@@ -181,7 +184,8 @@ impl Connection {
         }
     }
 
-    /// Adds what nobody has to take: one that leaves too much of it is given up.
+    /// Adds a line that the client need not take in time. A client that leaves too much unread is
+    /// given up.
     pub(super) fn stream(&mut self, line: &[u8], now: Instant) {
         self.send(line, now);
         self.broken |= self.output.len() - self.written > MAX_UNREAD;
@@ -211,12 +215,12 @@ impl Connection {
         self.stuck_since = None;
     }
 
-    /// When it is given up if it takes nothing until then.
+    /// The time at which the client is given up, unless it takes something before.
     pub(super) fn deadline(&self) -> Option<Instant> {
         self.stuck_since.map(|since| since + PATIENCE)
     }
 
-    /// Gives it up if its time is over.
+    /// Gives the client up if its deadline has passed.
     pub(super) fn check(&mut self, now: Instant) {
         self.broken |= self.deadline().is_some_and(|deadline| deadline <= now);
     }

@@ -1,12 +1,15 @@
-//! Names with `*` (any run of characters) and `?` (any one). Nothing else is special.
+//! Matches names with patterns in which `*` stands for any characters and `?` for one. No other
+//! character is special.
 //!
-//! The one rule: time at most pattern times name, whatever somebody sends.
+//! The one rule: the time is at most the length of the pattern times the length of the name,
+//! whatever a client sends.
 
-/// Whether all of `name` is what `pattern` means.
+/// Whether `pattern` matches the whole of `name`.
 pub(crate) fn matches(pattern: &str, name: &str) -> bool {
     let (pattern, name) = (pattern.as_bytes(), name.as_bytes());
     let (mut at, mut in_name) = (0, 0);
-    // Where to go on from if what follows the last `*` does not fit: only the last one matters.
+    // The place to go on from if what follows the last `*` does not match. Earlier ones do not
+    // matter.
     let mut last_star = None;
     while in_name < name.len() {
         match pattern.get(at) {

@@ -1,26 +1,29 @@
-//! Locks that keep a second supervisor from running a file, or from listening at a socket, that has
-//! one already. They are released by the kernel when the supervisor ends, however that happens.
+//! Locks that keep a second supervisor from running a file, or from listening at a socket, that
+//! already has a supervisor. The kernel releases them when the supervisor ends, however it ends.
 //!
-//! A lock is a write lock on one byte of a file (`F_OFD_SETLK` in fcntl(2)). Linux only. It is
-//! refused at once, so nothing here waits. Only a process that may open the file for writing can
-//! hold it. There are two:
+//! A lock is a write lock on one byte of a file (`F_OFD_SETLK` in fcntl(2)). Linux only. A lock
+//! that is held is refused at once, so nothing here waits. Only a process that may open the file
+//! for writing can hold it. There are two locks:
 //!
-//! - **On the configuration file.** It holds whatever else is swept away, also against a supervisor
-//!   of another user. The byte has the number of the PID namespace, so that containers can share a
-//!   file. There is none where the file cannot be opened for writing, as on a read-only mount, nor
-//!   where the file system has no locks. A process that may read the file can take a read lock
-//!   before the supervisor starts. It then starts without this lock. An editor that renames a new
-//!   file into place has made another file: the lock follows at the next reload. While it is held,
-//!   the file system cannot be remounted read-only.
+//! - **On the configuration file.** It holds whatever other files are removed, and also against a
+//!   supervisor of another user. The number of the byte is that of the PID namespace, so that
+//!   containers can share a file. There is no such lock if the file cannot be opened for writing,
+//!   as on a read-only mount, or if the file system has no locks. A process that may read the file
+//!   can take a read lock before the supervisor starts; the supervisor then starts without this
+//!   lock. An editor that renames a new file into place has made another file, and the supervisor
+//!   locks that one at the next reload. While the lock is held, the file system cannot be remounted
+//!   read-only.
 //! - **On `SOCKET.lock`**, a file beside the socket that only its owner may open. It holds for all
-//!   files that name the same socket, and when the configuration file has no lock. Whatever sweeps
-//!   it away does no harm as long as the socket is there, because somebody listens there. When the
-//!   supervisor makes the socket again, it makes the lock again. There is none where another user
-//!   has made a file of this name.
+//!   files that name the same socket, and when the configuration file has no lock. Removing it does
+//!   no harm as long as the socket is there, because a supervisor listens there. When the
+//!   supervisor makes the socket again, it makes the lock again. There is no such lock if another
+//!   user has made a file of this name.
 //!
-//! So a second supervisor gets through if two things happen at once: the configuration file has no
-//! lock, and the socket and its lock have gone and are not made again yet. The one rule: a lock that
-//! cannot be had keeps no supervisor from starting. Only a holder of the same lock does.
+//! So a second supervisor can start only if two things happen at once: the configuration file has
+//! no lock, and the socket and its lock have been removed and are not made again yet.
+//!
+//! The one rule: a lock that cannot be taken keeps no supervisor from starting. Only another holder
+//! of the same lock does.
 
 use std::fs::{self, File};
 use std::io;
@@ -29,9 +32,10 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::Mode;
 
-/// Opening neither waits, nor follows a link, nor makes a terminal our own.
+/// With these flags, opening neither waits nor makes a terminal our controlling terminal.
 const FLAGS: i32 = libc::O_NONBLOCK | libc::O_NOCTTY;
-/// How often a lock file is opened again because its holder has removed it meanwhile.
+/// The number of times that a lock file is opened again because its holder has removed it
+/// meanwhile.
 const ATTEMPTS: usize = 100;
 
 /// A lock that is held until this is dropped.
@@ -43,14 +47,14 @@ pub(crate) struct Lock {
     _file: File,
 }
 
-/// Another process holds the lock.
+/// The error if another process holds the lock.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Held {
-    /// Its pid, if this process may look at it.
+    /// The pid of the holder, if this process may see it.
     pub(crate) pid: Option<i32>,
 }
 
-/// The lock, if there can be one.
+/// The lock, or `None` if there cannot be one.
 type Taken = Result<Option<Lock>, Held>;
 
 impl std::fmt::Display for Held {
@@ -66,8 +70,8 @@ impl Lock {
     /// Takes the lock on a configuration file; `None` if there cannot be one.
     pub(crate) fn on_configuration(path: &Path) -> Taken {
         let byte = pid_namespace();
-        // A descriptor that may write is opened only if the lock is free: closing one looks like a
-        // change of the file to all who watch it.
+        // The file is opened for writing only if the lock is free: closing such a descriptor looks
+        // like a change of the file to every program that watches it.
         let Ok(file) = File::options().read(true).custom_flags(FLAGS).open(path) else { return Ok(None) };
         if system::is_held(&file, byte) {
             return Err(Held { pid: holder(&file, byte) });
@@ -94,7 +98,7 @@ impl Lock {
                 return if is_held { Err(Held { pid: holder(&file, 0) }) } else { Ok(None) };
             }
             match Self::new(&path, file) {
-                // The holder before us may have removed the file after it was opened here.
+                // The previous holder may have removed the file after it was opened here.
                 Ok(lock) if !lock.is_there() => {}
                 lock => return Ok(lock.ok()),
             }
@@ -111,9 +115,9 @@ impl Lock {
         fs::metadata(&self.path).is_ok_and(|there| id(&there) == self.id)
     }
 
-    /// Removes the file of a lock of a socket.
+    /// Removes the lock file of a socket.
     pub(super) fn remove(self) {
-        // While the lock is held, so that nobody else has taken it on this file.
+        // The lock is still held here, so that no other process has taken it on this file.
         if self.is_there() {
             let _ = fs::remove_file(&self.path);
         }
@@ -124,13 +128,14 @@ fn id(file: &fs::Metadata) -> (u64, u64) {
     (file.dev(), file.ino())
 }
 
-/// Opens a file that is ours alone, and makes it if need be. `None` if that cannot be.
+/// Opens a file that only our user may open, and makes it if it does not exist. `None` if that
+/// fails.
 fn open_own(path: &Path) -> Option<File> {
     let mut options = File::options();
     options.read(true).write(true).custom_flags(FLAGS | libc::O_NOFOLLOW);
     let file = match options.open(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            // There is no other thread that could make files meanwhile.
+            // No other thread could make files with this umask meanwhile.
             let before = rustix::process::umask(Mode::empty());
             let made = options.create(true).truncate(false).mode(0o600).open(path);
             rustix::process::umask(before);
@@ -143,14 +148,14 @@ fn open_own(path: &Path) -> Option<File> {
     is_own.then_some(file)
 }
 
-/// The byte for the PID namespace that this process is in: its number without the sign bit, since an offset in a file has
-/// 32 bits for some programs. 0 if the number is not known.
+/// The byte for the PID namespace of this process: the number of the namespace without its sign
+/// bit, since 32-bit programs may have offsets of 32 bits. 0 if the number is not known.
 fn pid_namespace() -> i32 {
     fs::metadata("/proc/self/ns/pid").map_or(0, |namespace| (namespace.ino() & 0x7fff_ffff) as i32)
 }
 
-/// The pid of the process that holds the lock, as far as /proc tells: a descriptor's locks are shown
-/// to its own user and to root. Only looks at processes with the name of this one.
+/// The pid of the process that holds the lock, as far as /proc tells: a descriptor's locks are
+/// shown to its own user and to root. Only processes with the same name as this one are checked.
 fn holder(file: &File, byte: i32) -> Option<i32> {
     let inode = file.metadata().ok()?.ino();
     let own = fs::read("/proc/self/comm").ok()?;
@@ -192,8 +197,8 @@ mod system {
         Ok(())
     }
 
-    /// Whether somebody else holds the write lock on exactly this byte. Read locks do not count, nor
-    /// does the write lock of an editor on the whole file.
+    /// Whether another open file holds the write lock on exactly this byte. Read locks do not
+    /// count, and neither does an editor's write lock on the whole file.
     pub(super) fn is_held(file: &File, byte: i32) -> bool {
         let mut lock = byte_lock(libc::F_RDLCK, byte);
         let asked = fcntl(file, FcntlArg::F_OFD_GETLK(&mut lock));
@@ -230,7 +235,7 @@ mod tests {
         for (take, path) in takes.into_iter().zip([&file, &socket]) {
             let lock = take(path).unwrap().expect("a lock");
             assert_eq!(take(path).unwrap_err(), own);
-            // Another lock on the same file is another lock.
+            // A lock on another file is free.
             assert!(Lock::of_socket(&folder.join("other")).unwrap().is_some());
             drop(lock);
             // A child of another test has a copy of the descriptor until its exec.

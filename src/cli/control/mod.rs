@@ -1,7 +1,8 @@
-//! The control of a running supervisor from the shell: the protocol, its server within the supervisor, and its clients.
+//! Control of a running supervisor from the shell: the protocol, its server in the supervisor, and
+//! its clients. The server knows nothing of processes: it hands out requests and takes answers.
 //!
-//! The server knows nothing of processes: it hands out requests and takes answers. The one rule: whatever a client sends or
-//! does not read, it costs that client its connection at most.
+//! The one rule: whatever a client sends or does not read, it can lose no more than its own
+//! connection.
 
 pub(super) mod client;
 mod connection;

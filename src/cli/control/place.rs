@@ -1,19 +1,19 @@
-//! Finds the socket of the supervisor that a client shall talk to. Connects to nothing.
+//! Finds the socket of the supervisor that a client talks to. Connects to nothing.
 //!
-//! The one rule: a request goes to the socket that the user has named, or that the file names, or to
-//! no socket: never to the default one because a file could not be read.
+//! The one rule: a request goes to the socket that the user has named or that the file names, or to
+//! no socket. It never goes to the default one because a file could not be read.
 
 use std::path::PathBuf;
 
 use crate::cli::config::{self, Config, FileName, NoSocket};
 use crate::cli::{Failure, paths};
 
-/// The socket at which a supervisor is looked for.
+/// The socket at which a client looks for a supervisor.
 #[derive(Debug)]
 pub(super) struct Place {
-    /// As it is written: in full it may be too long for a socket.
+    /// The path as it is written, because the full path may be too long for a socket.
     pub(super) path: PathBuf,
-    /// The reason for the default path, if it is that.
+    /// The reason why this is the default path, if it is.
     pub(super) default_because: Option<String>,
 }
 
@@ -28,7 +28,7 @@ impl Place {
         Ok(place)
     }
 
-    /// The place where the supervisor listens, as its file says or by default.
+    /// The place where the supervisor listens, according to its file or by default.
     fn in_file(file: &FileName) -> Result<Self, Failure> {
         let default = |why: String| Self { path: config::socket::default_path(), default_because: Some(why) };
         match Config::find_socket(file) {

@@ -1,14 +1,16 @@
 //! The control protocol, version 1. Reads and writes nothing but bytes in memory.
 //!
-//! A client connects to the supervisor's Unix socket and sends requests: one JSON object a line, in UTF-8. Up to 64 KiB
-//! are always taken, and a longer one may be refused. Each is answered by one JSON object a line, in the order of the requests, and the next one is looked at when its
-//! answer has been read. What is asked by a client that has closed its connection by then is not done.
+//! A client connects to the supervisor's Unix socket and sends requests: one JSON object a line, in
+//! UTF-8. A request of up to 64 KiB is always accepted, and a longer one may be refused. The
+//! supervisor answers each request by one JSON object a line, in the order of the requests. It
+//! reads the next request when the client has read the answer before it. A request of a client that
+//! has closed its connection by then is not carried out.
 //!
-//! | request: `"command"` | answer, beside `"version":1,"ok":true` |
+//! | request: `"command"` | answer, besides `"version":1,"ok":true` |
 //! | --- | --- |
 //! | `"status"`, `"tree":true` if wanted | `"processes"`: an array of objects |
-//! | `"start"`, `"stop"`, `"restart"` | `"names"`: those that were meant |
-//! | `"signal"`, with `"signal":"HUP"` | `"names"`: those that were signalled; not their process groups |
+//! | `"start"`, `"stop"`, `"restart"` | `"names"`: the processes that were meant |
+//! | `"signal"`, with `"signal":"HUP"` | `"names"`: the processes that were signalled; not their process groups |
 //! | `"reload"` | `"added"`, `"removed"`, `"restarted"`, `"updated"`: arrays of names; `"notes"`, if there are any: an array of texts |
 //! | `"reopen"` | nothing more; the output files are opened anew, as by SIGUSR2 |
 //! | `"shutdown"` | nothing more; the supervisor closes the connection when it is down |
@@ -17,24 +19,36 @@
 //! A line of more than 16 KiB comes in pieces, one object each. All but the first have
 //! `"continued":true`, and all but the last `"cut":true`.
 //!
-//! - `"version":1` has to be in each request.
-//! - `"names":["web","worker:*"]` says which processes are meant, `"all":true` that all are; in a name `*` stands for any
-//!   characters and `?` for one. `status` and `logs` without names mean all. A name that fits none is an error, and
-//!   nothing is done.
-//! - `"wait":30` has the answer to `start`, `stop`, `restart` and `reload` come when the processes are running or down,
-//!   or as an error after so many seconds. With `"progress":true`, lines with `"progress":{"done":1,"of":3}` come before it,
-//!   the first one at once; it does so for `logs`, too.
-//! - What was done and does not come to what was waited for is answered by both, with `"ok":false`.
-//! - What is refused is answered by `{"version":1,"ok":false,"error":"…"}`, and for a file with mistakes also by `"errors"`, one a
-//!   line, as `childminder check` says them.
+//! - Each request must have `"version":1`.
+//! - `"names":["web","worker:*"]` chooses processes by name, and `"all":true` chooses all of them.
+//!   In a name `*` stands for any characters and `?` for one. `status` and `logs` without names
+//!   mean all processes. A name that matches no process is an error, and nothing is done.
+//! - With `"wait":30`, the answer to `start`, `stop`, `restart` and `reload` comes when the
+//!   processes are running or down, or as an error after so many seconds. With `"progress":true`,
+//!   lines with `"progress":{"done":1,"of":3}` come before the answer. The first one comes at once,
+//!   also for `logs`.
+//! - If a request was carried out but the wait for its result has failed, the answer has both: what
+//!   was done, and the error, with `"ok":false`.
+//! - A refused request is answered by `{"version":1,"ok":false,"error":"…"}`. For a file with
+//!   mistakes the answer also has `"errors"`, an array of lines as `childminder check` prints them.
 //!
-//! A process in the answer to `status` has: `name`; `state`, one of `running`, `stopped`, `backing-off`, `stopping`, `unkillable`, `exited`; `pid`;
-//! `uptime` and `cpu` in seconds, `peak_memory` in bytes; `restarts`; `retry_in`, the seconds until a process that backs off is
-//! started; `start_error`, why the last start failed; `stop_error`, why a process that is stopping is still there; `last_exit`, an object with `code` or `signal`, and `text`;
-//! `containment`, what keeps it together with all that it starts: an object with `strength`, one of `cgroup`, `group`, `process`, and `reason`,
-//! why that is not stronger. With `"tree":true`, for at most 100 processes at a time, also `tree`: an array of those that it has started and of
-//! itself, as far as they are there, each with `pid`, `name`, `state` (the letter of proc(5)) and `memory` in bytes. What is not known or makes no
-//! sense is `null`.
+//! In the answer to `status`, a process has these keys. A value that is unknown or makes no sense
+//! is `null`.
+//!
+//! - `name`, and `pid`.
+//! - `restarts`, the number of its restarts.
+//! - `state`, one of `running`, `stopped`, `backing-off`, `stopping`, `unkillable`, `exited`.
+//! - `uptime` and `cpu`, in seconds, and `peak_memory`, in bytes.
+//! - `retry_in`, the seconds until a process that backs off is started.
+//! - `start_error`, the reason why the last start failed.
+//! - `stop_error`, the reason why a process that is stopping is still there.
+//! - `last_exit`, an object with `code` or `signal`, and `text`.
+//! - `containment`, the means by which the process and all its descendants are kept together: an
+//!   object with `strength`, one of `cgroup`, `group`, `process`, and `reason`, which tells why it
+//!   is not stronger.
+//! - With `"tree":true`, for at most 100 processes at a time, `tree`: an array with the process
+//!   itself and its descendants, as far as they are there. Each has `pid`, `name`, `state` (the
+//!   letter of proc(5)) and `memory` in bytes.
 //!
 //! ```json
 //! {"version":1,"command":"stop","names":["worker:*"],"wait":30}
@@ -48,9 +62,9 @@ use std::time::Duration;
 use serde_json::{Map, Value, json};
 
 pub(crate) const VERSION: u64 = 1;
-/// The longest line of a request.
+/// The longest line of a request, in bytes.
 pub(crate) const MAX_REQUEST: usize = 64 * 1024;
-/// The longest wait: longer than anybody waits, and far from where a clock would overflow.
+/// The longest wait, in seconds. It is far from where a clock would overflow.
 const MAX_WAIT: f64 = 365.0 * 86_400.0;
 
 pub(crate) type Object = Map<String, Value>;
@@ -78,7 +92,7 @@ pub(crate) struct Request {
 }
 
 impl Request {
-    /// Reads a line. The error is for the one who has sent it.
+    /// Parses a line. The error is a message for the client.
     pub(crate) fn parse(line: &[u8]) -> Result<Self, String> {
         let value: Value = serde_json::from_slice(line).map_err(|error| format!("not JSON: {error}"))?;
         let Value::Object(object) = value else { return Err("a request is a JSON object".into()) };
@@ -139,7 +153,7 @@ impl Request {
         }
     }
 
-    /// As a line, with its newline.
+    /// The request as a line, with its newline.
     pub(crate) fn to_line(&self) -> Vec<u8> {
         let command = match self.action {
             Action::Status { .. } => "status",
@@ -191,12 +205,12 @@ fn wait(value: Option<&Value>) -> Result<Option<Duration>, String> {
     wait.map(Some).ok_or_else(|| "`wait` is a number of seconds, up to a year".into())
 }
 
-/// A signal that can be sent by its name or number.
+/// The number of a signal, given by its name or number.
 pub(crate) fn signal(name: &str) -> Result<i32, String> {
     childminder::signal::from_name(name).ok_or_else(|| format!("unknown signal `{}`", shortened(name)))
 }
 
-/// What is quoted of a request in an error shall not be longer than the error.
+/// A part of a request, shortened so that it can be quoted in an error.
 fn shortened(text: &str) -> String {
     text.chars().take(40).collect::<String>().escape_debug().to_string()
 }
@@ -212,12 +226,13 @@ fn answer(ok: bool) -> Object {
     Map::from_iter([("version".to_owned(), VERSION.into()), ("ok".to_owned(), ok.into())])
 }
 
-/// The start of an answer to what was done.
+/// The start of the answer to a request that was carried out.
 pub(crate) fn done() -> Object {
     answer(true)
 }
 
-/// The answer to `status`, as a line. One process at a time, because thousands of them as values take megabytes.
+/// The answer to `status`, as a line. It is built one process at a time, because the values of
+/// thousands of processes would take megabytes.
 pub(crate) fn processes(processes: impl Iterator<Item = Value>) -> Vec<u8> {
     let mut line = String::from("{\"ok\":true,\"processes\":[");
     for (index, process) in processes.enumerate() {
@@ -228,21 +243,21 @@ pub(crate) fn processes(processes: impl Iterator<Item = Value>) -> Vec<u8> {
     line.into_bytes()
 }
 
-/// The answer to what was not done.
+/// The answer to a request that was refused.
 pub(crate) fn refused(error: &str) -> Object {
     let mut object = answer(false);
     object.insert("error".into(), error.into());
     object
 }
 
-/// The answer to what was done and has not come to what was waited for: `done` is the answer to what
-/// was done.
+/// The answer to a request that was carried out but whose result did not come in time or at all.
+/// `done` is the answer without the error.
 pub(crate) fn failed(mut done: Object, error: &str) -> Object {
     done.append(&mut refused(error));
     done
 }
 
-/// How far a wait is.
+/// The progress of a wait: `done` processes out of `of`.
 pub(crate) fn progress(done: usize, of: usize) -> Object {
     Map::from_iter([("version".to_owned(), VERSION.into()), ("progress".to_owned(), json!({ "done": done, "of": of }))])
 }
@@ -252,9 +267,9 @@ pub(crate) fn progress(done: usize, of: usize) -> Object {
 pub(crate) struct LogLine<'a> {
     /// 1 for stdout, 2 for stderr.
     pub(crate) stream: u8,
-    /// It carries on the piece before it of the same stream.
+    /// Whether it continues the piece before it of the same stream.
     pub(crate) continued: bool,
-    /// The line goes on in the next piece.
+    /// Whether the line goes on in the next piece.
     pub(crate) cut: bool,
     pub(crate) text: &'a [u8],
 }

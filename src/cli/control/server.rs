@@ -1,7 +1,8 @@
-//! The control socket in the reactor: clients come, requests go out to the supervisor, answers come back.
+//! The control socket in the reactor. It accepts clients, hands their requests to the supervisor,
+//! and sends the answers. It carries out no request itself.
 //!
-//! Carries nothing out. The one rule: no client can hold the others up, or the supervisor: what it may use is counted, and what
-//! it does not read is not kept for it for long.
+//! The one rule: no client can hold up the supervisor or another client. Everything that a client
+//! may use is limited, and output that it does not read is not kept for long.
 
 use std::fs::File;
 use std::io;
@@ -19,22 +20,24 @@ use super::socket::{Peer, SocketFile};
 #[cfg(target_os = "linux")]
 use super::watch::FileWatch;
 
-/// As many clients at a time; when one more comes, the one that has been idle longest goes.
+/// The number of clients at a time. If another one comes, the one that has been idle longest is
+/// dropped.
 const CLIENTS: usize = 64;
-/// Requests in one turn: processes die and write meanwhile, too.
+/// The number of requests in one turn, so that exits and output of processes are handled in
+/// between.
 const REQUESTS: usize = 64;
-/// When no more connections can be taken, or the socket cannot be made again: until the next try.
+/// The pause before the next try to accept connections, or to make the socket again.
 const PAUSE: Duration = Duration::from_secs(1);
-/// Between two looks at a socket that cannot be watched.
-const LOOK: Duration = Duration::from_secs(30);
-/// The longest time until the next try to make the socket again; it doubles with each one.
+/// The pause between two checks of a socket that cannot be watched.
+const CHECK_PAUSE: Duration = Duration::from_secs(30);
+/// The longest pause between two tries to make the socket again. The pause doubles with each try.
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 
-/// A client. Never reused.
+/// The id of a client. Never reused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct ClientId(u64);
 
-/// A descriptor that can be given up for another one.
+/// A descriptor that can be closed to make room for another one.
 fn spare() -> Option<OwnedFd> {
     File::open("/dev/null").ok().map(OwnedFd::from)
 }
@@ -46,28 +49,29 @@ pub(crate) struct Server {
     source: Option<SourceId>,
     #[cfg(target_os = "linux")]
     watch: Option<FileWatch>,
-    /// The socket is not there, or not watched: when it is to be tried again, and the pause before that.
+    /// The time of the next try, and the pause before it, if the socket is missing or could not be
+    /// registered.
     missing: Option<(Instant, Duration)>,
-    /// The time of the next look at a socket that is not watched.
-    look_at: Option<Instant>,
-    /// It has been told that the socket is not watched.
-    told_unwatched: bool,
-    /// What there is to tell of the socket.
-    news: Vec<String>,
-    /// In the order in which they came.
+    /// The time of the next check of a socket that is not watched.
+    check_at: Option<Instant>,
+    /// Whether the message that the socket is not watched has been given.
+    unwatched_reported: bool,
+    /// Messages about the socket that have not been taken yet.
+    messages: Vec<String>,
+    /// In the order of their connections.
     clients: Vec<(ClientId, Connection)>,
     next_id: u64,
-    /// Who was served last: the next one is the one behind it.
+    /// The client that was served last. The next turn starts with the client after it.
     last: ClientId,
-    /// A descriptor for a client that comes when there is no other left.
+    /// A spare descriptor, used for a client that connects when no other descriptor is left.
     reserve: Option<OwnedFd>,
-    /// When there is to be another try to take connections.
+    /// The time of the next try to accept connections.
     accept_at: Option<Instant>,
     timer: Option<(TimerId, Instant)>,
 }
 
 impl Server {
-    /// Listens there. Nobody is answered before [`start`](Self::start).
+    /// Listens at this path. No client is answered before [`restore`](Self::restore).
     pub(crate) fn bind(path: &Path) -> io::Result<Self> {
         let (listener, file) = SocketFile::bind(path)?;
         Ok(Self {
@@ -77,9 +81,9 @@ impl Server {
             #[cfg(target_os = "linux")]
             watch: None,
             missing: None,
-            look_at: None,
-            told_unwatched: false,
-            news: Vec::new(),
+            check_at: None,
+            unwatched_reported: false,
+            messages: Vec::new(),
             clients: Vec::new(),
             next_id: 1,
             last: ClientId(0),
@@ -89,33 +93,33 @@ impl Server {
         })
     }
 
-    /// The path of the socket.
     pub(crate) fn path(&self) -> &Path {
         self.file.path()
     }
 
-    /// Sees to it that clients find the socket: to be called at the start, and whenever it may have been
-    /// taken away. What cannot be done now is tried again.
+    /// Makes the socket available to clients. Call it at the start, and whenever the socket may
+    /// have been removed. A failure is tried again later.
     pub(crate) fn restore(&mut self, reactor: &mut Reactor) {
         let before = self.missing;
         let restored = self.try_restore(reactor);
         let path = self.file.path().display();
         match (restored, before) {
-            (Ok(true), _) => self.news.push(format!("the control socket {path} was taken away; it is there again")),
-            (Ok(false), Some(_)) => self.news.push(format!("the control socket {path} is there again")),
+            (Ok(true), _) => self.messages.push(format!("the control socket {path} was taken away; it is there again")),
+            (Ok(false), Some(_)) => self.messages.push(format!("the control socket {path} is there again")),
             (Ok(false), None) => {}
-            (Err(error), None) => self.news.push(format!(
+            (Err(error), None) => self.messages.push(format!(
                 "the control socket {path} cannot be used: {error}; it is tried again, the processes are looked after"
             )),
             (Err(_), Some(_)) => {}
         }
     }
 
-    /// Whether the socket had to be made anew.
+    /// Tries to make the socket available. Returns whether it had to be made anew after it was
+    /// lost.
     fn try_restore(&mut self, reactor: &mut Reactor) -> io::Result<bool> {
         let pause = self.missing.map_or(PAUSE, |(_, pause)| (2 * pause).min(LONGEST_PAUSE));
-        self.look_at = None;
-        // Until all of it is done.
+        self.check_at = None;
+        // It counts as missing until all steps have succeeded.
         let before = self.missing.replace((reactor.now() + pause, pause));
         let gone = !self.file.is_there();
         if gone {
@@ -132,12 +136,12 @@ impl Server {
             self.source = Some(reactor.register(Arc::clone(&self.listener), Interest::Readable)?);
         }
         self.missing = None;
-        self.keep_in_sight(reactor);
+        self.watch_or_check(reactor);
         Ok(gone && before.is_none())
     }
 
-    /// Has the socket watched, or looked at now and again where that is not possible.
-    fn keep_in_sight(&mut self, reactor: &mut Reactor) {
+    /// Has the socket watched, or checked from time to time if it cannot be watched.
+    fn watch_or_check(&mut self, reactor: &mut Reactor) {
         #[cfg(target_os = "linux")]
         {
             if self.watch.is_some() {
@@ -148,30 +152,30 @@ impl Server {
                     self.watch = Some(watch);
                     return;
                 }
-                // It was taken away this very moment.
+                // The socket was removed this very moment.
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                    self.look_at = Some(reactor.now() + PAUSE);
+                    self.check_at = Some(reactor.now() + PAUSE);
                     return;
                 }
-                Err(_) if self.told_unwatched => {}
+                Err(_) if self.unwatched_reported => {}
                 Err(error) => {
-                    self.told_unwatched = true;
-                    let (path, seconds) = (self.file.path().display(), LOOK.as_secs());
-                    self.news.push(format!(
+                    self.unwatched_reported = true;
+                    let (path, seconds) = (self.file.path().display(), CHECK_PAUSE.as_secs());
+                    self.messages.push(format!(
                         "the control socket {path} cannot be watched by inotify: {error}; it is looked at every {seconds} s"
                     ));
                 }
             }
         }
-        self.look_at = Some(reactor.now() + LOOK);
+        self.check_at = Some(reactor.now() + CHECK_PAUSE);
     }
 
-    /// What there is to tell of the socket since the last call.
+    /// The messages about the socket since the last call.
     pub(crate) fn take_news(&mut self) -> Vec<String> {
-        std::mem::take(&mut self.news)
+        std::mem::take(&mut self.messages)
     }
 
-    /// Takes an event. `false` if it was not meant for this.
+    /// Handles an event. `false` if the event was not meant for this server.
     pub(crate) fn handle(&mut self, reactor: &mut Reactor, event: &Event<'_>) -> bool {
         match *event {
             Event::Ready { source, .. } if self.source == Some(source) => self.accept(reactor),
@@ -202,7 +206,7 @@ impl Server {
                 if self.accept_at.is_some_and(|at| at <= now) {
                     self.accept(reactor);
                 }
-                if self.missing.map(|(at, _)| at).into_iter().chain(self.look_at).any(|at| at <= now) {
+                if self.missing.map(|(at, _)| at).into_iter().chain(self.check_at).any(|at| at <= now) {
                     self.restore(reactor);
                 }
                 for (_, client) in &mut self.clients {
@@ -218,7 +222,7 @@ impl Server {
         self.accept_at = None;
         for _ in 0..CLIENTS {
             match self.listener.accept() {
-                // What goes wrong with one is that one's loss.
+                // A failure with one client concerns that client alone.
                 Ok((stream, _)) => drop(self.admit(reactor, stream)),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
                 Err(error)
@@ -226,21 +230,21 @@ impl Server {
                 Err(error)
                     if error.raw_os_error().is_some_and(|code| [libc::EMFILE, libc::ENFILE].contains(&code))
                         && (self.reserve.take().is_some() || self.drop_longest_idle(reactor)) => {}
-                // No event tells of those that wait.
+                // No event announces the connections that wait already.
                 Err(_) => {
                     self.accept_at = Some(reactor.now() + PAUSE);
                     return;
                 }
             }
         }
-        // There may be more of them, without an end: the processes come first.
+        // There may be more connections, even without end. The processes come first.
         self.accept_at = Some(reactor.now());
     }
 
     fn admit(&mut self, reactor: &mut Reactor, stream: UnixStream) -> io::Result<()> {
         stream.set_nonblocking(true)?;
         let refuse = |stream: &UnixStream, why: &str| {
-            // It fits into an empty socket buffer, or nobody cares.
+            // The line fits into an empty socket buffer. A failure is ignored.
             let _ = io::Write::write(&mut &*stream, &protocol::line(protocol::refused(why)));
         };
         if !Peer::of(&stream).is_some_and(Peer::is_trusted) {
@@ -265,9 +269,9 @@ impl Server {
         Ok(())
     }
 
-    /// Makes room by the client that has been idle longest. `false` if none is idle.
+    /// Makes room by dropping the client that has been idle longest. `false` if none is idle.
     fn drop_longest_idle(&mut self, reactor: &mut Reactor) -> bool {
-        // What a new client has sent may not have been read yet.
+        // A client whose first request has not been read yet does not count as idle.
         let idle = self.clients.iter_mut().filter(|(_, client)| client.is_idle() && !client.has_work());
         let Some((id, client)) = idle.min_by_key(|(_, client)| client.active) else { return false };
         let id = *id;
@@ -287,17 +291,17 @@ impl Server {
     fn drop_client(&mut self, reactor: &mut Reactor, id: ClientId) {
         if let Some(index) = self.clients.iter().position(|(known, _)| *known == id) {
             reactor.deregister(self.clients.remove(index).1.source);
-            // Others may have been waiting for its descriptor.
+            // Waiting connections may have needed the descriptor that is free now.
             self.accept_at = self.accept_at.map(|_| reactor.now());
         }
     }
 
-    /// Whether there may be requests.
+    /// Whether a client may have sent a request.
     pub(crate) fn has_work(&self) -> bool {
         self.clients.iter().any(|(_, client)| client.has_work())
     }
 
-    /// The requests that are to be answered now, one of each client at most.
+    /// The requests that the supervisor should answer now, at most one of each client.
     pub(crate) fn requests(&mut self, now: Instant) -> Vec<(ClientId, Request)> {
         let mut requests = Vec::new();
         let next = self.clients.partition_point(|(id, _)| *id <= self.last);
@@ -310,9 +314,9 @@ impl Server {
                 looked_at += 1;
                 self.last = id;
                 let refusal = match input {
-                    // An empty line asks nothing.
+                    // An empty line is no request.
                     Input::Line(line) if line.trim_ascii().is_empty() => continue,
-                    // The client has given up, and has said so to who started it.
+                    // The client has given up, and has reported that to its user.
                     Input::Line(_) if client.is_abandoned() => continue,
                     Input::Line(line) => match Request::parse(&line) {
                         Ok(request) => {
@@ -330,12 +334,12 @@ impl Server {
         requests
     }
 
-    /// Answers the request of a client.
+    /// Sends the answer to the request of a client.
     pub(crate) fn answer(&mut self, id: ClientId, answer: Object, now: Instant) {
         self.answer_line(id, &protocol::line(answer), now);
     }
 
-    /// [`answer`](Self::answer), by what is a line already.
+    /// The same as [`answer`](Self::answer), for an answer that is a line already.
     pub(crate) fn answer_line(&mut self, id: ClientId, line: &[u8], now: Instant) {
         if let Some(client) = self.client_mut(id) {
             client.busy = false;
@@ -343,29 +347,30 @@ impl Server {
         }
     }
 
-    /// Sends something before the answer. Whether the client is still there to take it; one that leaves too much of it is not.
+    /// Sends an object before the answer. Returns whether the client is still connected; a client
+    /// that leaves too much unread is not.
     pub(crate) fn send_before(&mut self, id: ClientId, object: Object, now: Instant) -> bool {
         let Some(client) = self.client_mut(id) else { return false };
         client.stream(&protocol::line(object), now);
         !client.broken
     }
 
-    /// Whether so much may be sent to a client now as it takes.
+    /// Whether the client has taken all output.
     pub(crate) fn is_drained(&self, id: ClientId) -> bool {
         self.client(id).is_some_and(Connection::is_drained)
     }
 
-    /// Whether there is somebody to answer.
+    /// Whether the client is still connected.
     pub(crate) fn is_connected(&self, id: ClientId) -> bool {
         self.client(id).is_some_and(|client| !client.broken)
     }
 
-    /// Whether the client is there, and has not said that this was all.
+    /// Whether the client is connected, and has not closed its sending end.
     pub(crate) fn is_listening(&self, id: ClientId) -> bool {
         self.client(id).is_some_and(|client| !client.broken && !client.has_ended())
     }
 
-    /// Lets those go that are done, and sees to it that those who wait are looked after in time.
+    /// Drops the clients that are done, and sets the timer for the earliest deadline of the others.
     pub(crate) fn settle(&mut self, reactor: &mut Reactor) {
         let over = self.clients.iter().filter(|(_, client)| client.is_over());
         for id in over.map(|(id, _)| *id).collect::<Vec<_>>() {
@@ -373,13 +378,14 @@ impl Server {
         }
         self.reserve = self.reserve.take().or_else(spare);
         let now = reactor.now();
-        let mut deadline = self.accept_at.into_iter().chain(self.missing.map(|(at, _)| at)).chain(self.look_at).min();
+        let mut deadline = self.accept_at.into_iter().chain(self.missing.map(|(at, _)| at)).chain(self.check_at).min();
         for (_, client) in &self.clients {
             let due = if client.has_work() { Some(now) } else { client.deadline() };
             deadline = deadline.into_iter().chain(due).min();
         }
         match (deadline, self.timer) {
-            // One that is due already comes with the next turn; made anew again and again it never would.
+            // A timer that is due already fires in the next turn. Made anew each time, it never
+            // would.
             (Some(at), Some((_, armed))) if at == armed || (at <= now && armed <= now) => return,
             (_, Some((timer, _))) => drop(reactor.cancel_timer(timer)),
             (_, None) => {}

@@ -1,6 +1,6 @@
 //! Prints the answers of a supervisor, for people or for programs.
 //!
-//! The one rule: what a terminal gets of an answer has no control characters in it.
+//! The one rule: no part of an answer reaches a terminal with control characters in it.
 
 use std::borrow::Cow;
 use std::io::{self, IsTerminal, Write};
@@ -13,14 +13,14 @@ use super::table;
 use crate::cli::text::visible;
 use crate::cli::{Failure, output};
 
-/// Between two pictures of `--watch`.
+/// The pause between two pictures of `--watch`.
 const REDRAW: std::time::Duration = std::time::Duration::from_secs(1);
 
 /// How answers are printed.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Style {
     json: bool,
-    /// stdout is a terminal.
+    /// Whether stdout is a terminal.
     terminal: bool,
 }
 
@@ -29,8 +29,8 @@ impl Style {
         Self { json, terminal: io::stdout().is_terminal() }
     }
 
-    /// An answer for programs. JSON has C0 control characters only as `\u001b`, and others as they
-    /// are.
+    /// An answer for programs. JSON escapes C0 control characters as `\u001b`, but not the others.
+    /// For a terminal they are escaped, too.
     fn json(self, value: &Value) -> String {
         let text = value.to_string();
         match self.terminal {
@@ -45,7 +45,7 @@ impl Style {
         }
     }
 
-    /// Shows the answer to what was done.
+    /// Prints the answer to a request that was carried out.
     pub(super) fn done(self, action: Action, answer: &Value) -> io::Result<()> {
         match (action, processes(answer)) {
             (Action::Status { .. }, Some(processes)) if self.json => {
@@ -63,7 +63,7 @@ impl Style {
         Ok(())
     }
 
-    /// Shows the answer to what was not done, or not wholly.
+    /// Prints the answer to a request that was refused, or carried out only in part.
     pub(super) fn refused(self, answer: &Value) -> io::Result<()> {
         if self.json {
             output::say(&format!("{}\n", self.json(answer)))?;
@@ -77,7 +77,7 @@ impl Style {
         Ok(())
     }
 
-    /// Shows a line of a process. Whether anybody still reads.
+    /// Prints a line of a process. Returns whether stdout still has a reader.
     pub(super) fn line(self, line: &Value) -> io::Result<bool> {
         let text = if self.json {
             self.json(line) + "\n"
@@ -90,7 +90,7 @@ impl Style {
         output::say(&text)
     }
 
-    /// Draws the status again and again, until nobody looks any more.
+    /// Prints the status again and again, until stdout has no reader any more.
     pub(super) fn watch(self, supervisor: &mut Supervisor, request: &[u8]) -> Result<u8, Failure> {
         let draws = self.terminal && !self.json;
         if draws {
@@ -114,25 +114,25 @@ impl Style {
             if !output::say(&picture)? {
                 return Ok(0);
             }
-            // The end of the supervisor is seen at once.
+            // This wait notices the end of the supervisor at once.
             supervisor.wait(Some(supervisor::now() + REDRAW));
         }
     }
 }
 
-/// The processes of a status; none if it is not one.
+/// The processes in the answer to `status`. `None` if it is no such answer.
 pub(super) fn processes(answer: &Value) -> Option<&Vec<Value>> {
     answer["processes"].as_array().filter(|processes| processes.iter().all(Value::is_object))
 }
 
-/// Shows how far a wait is.
+/// Prints the progress of a wait to stderr.
 pub(super) fn progress(progress: &Value) {
     let (done, of) = (progress["done"].as_u64().unwrap_or(0), progress["of"].as_u64().unwrap_or(0));
     let end = if done >= of { "\r\x1b[K" } else { "" };
     let _ = write!(io::stderr(), "\r\x1b[K{done} of {of}{end}");
 }
 
-/// What a reload has done, and what there is to note.
+/// Prints the changes of a reload, and its notes.
 fn summary(answer: &Value) -> io::Result<()> {
     let texts = |key: &str| -> Vec<Cow<'_, str>> {
         answer[key].as_array().into_iter().flatten().filter_map(Value::as_str).map(visible).collect()
@@ -159,13 +159,13 @@ fn picture(processes: &[Value]) -> String {
     format!("\x1b[H{}\x1b[K\n\x1b[J", lines.join("\x1b[K\n"))
 }
 
-/// A line of a process for a terminal: tabs may stay.
+/// A line of a process for a terminal. Tabs stay.
 fn plain_line(text: &str) -> Cow<'_, str> {
     let parts: Vec<_> = text.split('\t').map(visible).collect();
     parts.join("\t").into()
 }
 
-/// Columns and rows.
+/// The size of the terminal: columns and rows.
 fn terminal_size() -> (usize, usize) {
     match rustix::termios::tcgetwinsize(io::stdout()) {
         Ok(size) if size.ws_col > 0 && size.ws_row > 0 => (size.ws_col.into(), size.ws_row.into()),

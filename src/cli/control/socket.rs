@@ -1,6 +1,8 @@
-//! The control socket in the file system: who may own it, who may speak to it. Speaks no protocol.
+//! The control socket in the file system: its file, its lock, and the user at the other end. Speaks
+//! no protocol.
 //!
-//! The one rule: a socket that somebody listens on is never taken away, and nothing but a socket is ever removed.
+//! The one rule: a socket that a process listens on is never removed, and nothing but a socket is
+//! ever removed.
 
 use std::fs;
 use std::io;
@@ -14,30 +16,30 @@ use rustix::net::{AddressFamily, SocketAddrUnix, SocketType, connect};
 
 use super::lock::Lock;
 
-/// The socket file that we have made; removed with this.
+/// The socket file that this process has made. Dropping it removes the file.
 #[derive(Debug)]
 pub(super) struct SocketFile {
     path: PathBuf,
-    /// Device and inode: what is there at the end may be another one's.
+    /// Device and inode. At the end another process's file may be at this path.
     identity: (u64, u64),
-    /// Of two that start at once one is refused.
+    /// Of two supervisors that start at once, it lets only one listen.
     lock: Option<Lock>,
 }
 
 impl SocketFile {
-    /// Listens at `path`, in place of what a dead instance has left there.
+    /// Listens at `path`. A socket that a dead supervisor has left there is replaced.
     pub(super) fn bind(path: &Path) -> io::Result<(UnixListener, Self)> {
         let lock = lock(path)?;
         let (listener, identity) = listen(path)?;
         Ok((listener, Self { path: path.to_owned(), identity, lock }))
     }
 
-    /// Whether it is still there.
+    /// Whether the file at the path is still ours.
     pub(super) fn is_there(&self) -> bool {
         identity(&self.path).is_ok_and(|there| there == self.identity)
     }
 
-    /// Listens at the same place again, after somebody has taken the file away.
+    /// Listens at the same path again, after the file was removed.
     pub(super) fn bind_again(&mut self) -> io::Result<UnixListener> {
         if !self.lock.as_ref().is_some_and(Lock::is_there) {
             self.lock = lock(&self.path)?;
@@ -69,7 +71,8 @@ fn lock(socket: &Path) -> io::Result<Option<Lock>> {
 
 fn listen(path: &Path) -> io::Result<(UnixListener, (u64, u64))> {
     make_room(path)?;
-    // The mode is right from the first moment on. There is no other thread that could make files meanwhile.
+    // The socket has its mode from the start. No other thread could make files with this umask
+    // meanwhile.
     let before = rustix::process::umask(Mode::from_raw_mode(0o177));
     let bound = UnixListener::bind(path);
     rustix::process::umask(before);
@@ -82,7 +85,7 @@ fn identity(path: &Path) -> io::Result<(u64, u64)> {
     fs::symlink_metadata(path).map(|there| (there.dev(), there.ino()))
 }
 
-/// Takes away a socket that nobody listens on.
+/// Removes a socket that no process listens on.
 fn make_room(path: &Path) -> io::Result<()> {
     let there = match fs::symlink_metadata(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
@@ -94,14 +97,14 @@ fn make_room(path: &Path) -> io::Result<()> {
     match try_connect(path) {
         Err(rustix::io::Errno::CONNREFUSED) => fs::remove_file(path),
         Ok(there) => Err(in_use(Peer::of(&there).and_then(|peer| peer.pid))),
-        // So many others connect that there is no room now.
+        // So many others are connecting that the queue is full.
         Err(rustix::io::Errno::AGAIN) => Err(in_use(None)),
         Err(error) => Err(error.into()),
     }
 }
 
-/// The error for a socket of a process that has no lock of ours: no supervisor, or one of another
-/// user.
+/// The error for a socket of a process that does not hold our lock. It is no supervisor, or a
+/// supervisor of another user.
 fn in_use(pid: Option<i32>) -> io::Error {
     let pid = pid.map(|pid| format!(", pid {pid}")).unwrap_or_default();
     io::Error::new(io::ErrorKind::AddrInUse, format!("somebody listens there already{pid}"))
@@ -115,7 +118,7 @@ pub(super) fn new() -> rustix::io::Result<OwnedFd> {
     Ok(socket)
 }
 
-/// Connects, if that can be done at once: `AGAIN` if too many others are waiting.
+/// Connects, if that is possible at once. The error is `AGAIN` if too many others are waiting.
 pub(super) fn try_connect(path: &Path) -> rustix::io::Result<OwnedFd> {
     let socket = new()?;
     rustix::io::ioctl_fionbio(&socket, true)?;
@@ -123,7 +126,8 @@ pub(super) fn try_connect(path: &Path) -> rustix::io::Result<OwnedFd> {
     Ok(socket)
 }
 
-/// The process at the other end of a connection; of a listener, the one that began to listen.
+/// The process at the other end of a connection. For a listener, it is the process that began to
+/// listen.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Peer {
     pub(super) uid: u32,
@@ -139,13 +143,13 @@ impl Peer {
         Some(Self { uid: peer.uid(), pid: Some(peer.pid()).filter(|pid| *pid > 0) })
     }
 
-    /// The mode of the socket's file has to do.
+    /// The system is not asked here. The mode of the socket's file keeps other users out.
     #[cfg(not(target_os = "linux"))]
     pub(super) fn of(_: &impl AsFd) -> Option<Self> {
         Some(Self { uid: rustix::process::geteuid().as_raw(), pid: None })
     }
 
-    /// Whether it is root, or runs as the same user as this process.
+    /// Whether the peer is root, or runs as the same user as this process.
     pub(super) fn is_trusted(self) -> bool {
         self.uid == 0 || self.uid == rustix::process::geteuid().as_raw()
     }
@@ -167,7 +171,7 @@ mod tests {
         assert_eq!(fs::metadata(&path).unwrap().mode() & 0o777, 0o600);
         let refused = SocketFile::bind(&path).unwrap_err();
         assert_eq!(refused.kind(), io::ErrorKind::AddrInUse);
-        // Not even if it is too busy to accept anybody.
+        // A listener that is too busy to accept is not replaced either.
         let mut waiting = Vec::new();
         while try_connect(&path).is_ok() {
             waiting.push(try_connect(&path));

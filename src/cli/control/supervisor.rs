@@ -1,7 +1,8 @@
-//! The client's end of a connection to a supervisor: lines out, lines in. Does not know what they mean.
+//! The client's end of a connection to a supervisor: it sends and receives lines. It does not
+//! interpret them.
 //!
-//! The one rule: whatever listens at the socket, it costs this process a bounded time and a bounded
-//! memory, and it is talked to only if its user is trusted.
+//! The one rule: whatever process listens at the socket, it costs this process a bounded time and a
+//! bounded memory, and the client talks to it only if its user is trusted.
 
 use std::io::{self, Read, Write};
 use std::os::unix::fs::FileTypeExt;
@@ -17,15 +18,16 @@ use super::place::Place;
 use super::socket::{Peer, try_connect};
 use crate::cli::Failure;
 
-/// How long a supervisor may be busy before it answers.
+/// The time that a supervisor may take to answer.
 pub(super) const PATIENCE: Duration = Duration::from_secs(10);
 /// The longest line of an answer, in bytes. The status of 10,000 processes is a quarter of it.
 const LONGEST: usize = 16 << 20;
-/// The most values of an answer, and the most objects among them. The status of 10,000 processes has a
-/// fifth of both. A value takes far more memory than its text: an object more than half a kilobyte.
+/// The greatest number of values in an answer, and of objects among them. The status of 10,000
+/// processes has a fifth of both. A value takes far more memory than its text: an object takes more
+/// than half a kilobyte.
 const VALUES: usize = 1_000_000;
 const OBJECTS: usize = 100_000;
-/// The longest read.
+/// The size of one read, in bytes.
 const PIECE: usize = 64 << 10;
 
 pub(super) struct Supervisor {
@@ -33,13 +35,13 @@ pub(super) struct Supervisor {
     /// The socket's path, for messages.
     place: String,
     pid: Option<i32>,
-    /// What has come after the last line.
+    /// The input after the last line that was returned.
     input: Vec<u8>,
 }
 
 impl Supervisor {
-    /// Connects to the supervisor at a place. `owner` is a user that it may run as, beside root and
-    /// this process's own user.
+    /// Connects to the supervisor at a place. `owner` is a user that it may run as, besides root
+    /// and this process's own user.
     pub(super) fn connect(place: &Place, owner: Option<u32>) -> Result<Self, Failure> {
         let shown = place.shown();
         let stream = match open(place) {
@@ -61,11 +63,12 @@ impl Supervisor {
     }
 
     pub(super) fn send(&mut self, line: &[u8]) {
-        // A refusal may be there to be read even if this fails.
+        // Even if this fails, there may be a refusal to read.
         let _ = self.stream.write_all(line);
     }
 
-    /// The next line as a value, if it comes before the deadline. No deadline is no limit.
+    /// The next line as a value, if it comes before the deadline. Without a deadline there is no
+    /// limit.
     pub(super) fn receive(&mut self, deadline: Option<Instant>) -> Result<Value, Failure> {
         let mut searched = 0;
         loop {
@@ -95,7 +98,7 @@ impl Supervisor {
         }
     }
 
-    /// Waits until the supervisor has closed the connection. `false` if it has not at the deadline.
+    /// Waits until the supervisor has closed the connection. `false` if it has not by the deadline.
     pub(super) fn wait_for_end(&mut self, deadline: Instant) -> bool {
         let mut piece = [0; PIECE];
         while self.wait(Some(deadline)) {
@@ -121,7 +124,7 @@ impl Supervisor {
         }
     }
 
-    /// The error for an answer that is not one.
+    /// The error for an answer that no supervisor sends.
     pub(super) fn is_none(&self) -> Failure {
         self.failed("what answers there is no supervisor")
     }
@@ -131,8 +134,8 @@ impl Supervisor {
     }
 }
 
-/// Whether a line of JSON may have more values than [`VALUES`] or [`OBJECTS`]. Commas and brackets in
-/// strings count, too.
+/// Whether a line of JSON may have more values than [`VALUES`] or [`OBJECTS`]. Commas and brackets
+/// in strings count, too.
 fn has_many_values(line: &[u8]) -> bool {
     let (mut values, mut objects) = (0, 0);
     for byte in line {
@@ -148,16 +151,16 @@ pub(super) fn now() -> Instant {
     Instant::now()
 }
 
-/// Connects. `WouldBlock` if the supervisor takes no connection for [`PATIENCE`].
+/// Connects. The error is `WouldBlock` if the supervisor accepts no connection for [`PATIENCE`].
 fn open(place: &Place) -> io::Result<UnixStream> {
     let socket = super::socket::new()?;
-    // It limits the wait for a connection, and that for room for a long request.
+    // This limits the wait for a connection, and the wait for room for a long request.
     set_socket_timeout(&socket, Timeout::Send, Some(PATIENCE))?;
     rustix::io::retry_on_intr(|| connect(&socket, &SocketAddrUnix::new(&place.path)?))?;
     Ok(socket.into())
 }
 
-/// Whether anybody listens there.
+/// Whether a process listens there.
 pub(super) fn is_served(place: &Place) -> bool {
     matches!(try_connect(&place.path), Ok(_) | Err(rustix::io::Errno::AGAIN))
 }
@@ -167,7 +170,7 @@ fn no_answer(place: &str, pid: Option<i32>) -> Failure {
     Failure::Other(format!("the supervisor at {place}{pid} does not answer; it may be stopped"))
 }
 
-/// The reason why nobody could be reached.
+/// The error if there was no connection.
 fn why_not(place: &Place, error: &io::Error) -> Failure {
     let shown = place.shown();
     let there = std::fs::metadata(&place.path);

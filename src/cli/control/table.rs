@@ -7,13 +7,14 @@ use serde_json::Value;
 use crate::cli::text::visible;
 
 const HEADER: [&str; 8] = ["NAME", "STATE", "PID", "UPTIME", "RESTARTS", "LAST EXIT", "CPU", "PEAK"];
-/// Between two columns.
+/// The number of spaces between two columns.
 const GAP: usize = 2;
-/// The longest text in a cell, in characters: a name has 64 at most, and a state and a signal fewer.
-/// One row makes the same column of all others as wide.
+/// The longest text in a cell, in characters. A name has at most 64, and a state and a signal have
+/// fewer. One long cell makes its column wide in all rows.
 const LONGEST: usize = 100;
 
-/// The processes of an answer as lines, the header first; not wider than `width` if there is one.
+/// The processes of an answer as lines, with the header first. No line is wider than `width`, if
+/// there is one.
 pub(crate) fn lines(processes: &[Value], width: Option<usize>) -> Vec<String> {
     let mut rows = vec![HEADER.map(str::to_owned)];
     rows.extend(processes.iter().map(row));
@@ -36,7 +37,8 @@ pub(crate) fn lines(processes: &[Value], width: Option<usize>) -> Vec<String> {
     lines
 }
 
-/// What keeps a process together with all that it has started, and who that is, if the answer has it.
+/// The lines about the means by which a process and its descendants are kept together, and about
+/// the members of its tree. There are none if the answer has no tree.
 fn tree(process: &Value) -> Vec<String> {
     let Some(members) = process.get("tree") else { return Vec::new() };
     let (strength, reason) = (&process["containment"]["strength"], text(&process["containment"]["reason"]));
@@ -73,7 +75,8 @@ fn line(row: &[String; 8], widths: &[usize; 8]) -> String {
     line
 }
 
-/// The start and the end of a name tell it apart: of instances, the end.
+/// Cuts a text in the middle, because its start and its end tell it apart. Instances differ at the
+/// end.
 fn cut(name: &str, width: usize) -> String {
     let length = name.chars().count();
     if length <= width {
@@ -107,7 +110,7 @@ fn row(process: &Value) -> [String; 8] {
     ]
 }
 
-/// A text that goes into one line of a terminal.
+/// A text that fits into one line of a terminal.
 fn text(value: &Value) -> Option<String> {
     value.as_str().map(|text| visible(&cut(text, LONGEST)).into_owned())
 }
@@ -120,7 +123,7 @@ fn last_exit(exit: &Value) -> String {
     }
 }
 
-/// Two units at most: `59s`, `3m07s`, `12h05m`, `400d03h`.
+/// A duration in at most two units: `59s`, `3m07s`, `12h05m`, `400d03h`.
 fn duration(seconds: f64) -> String {
     let seconds = seconds.max(0.0) as u64;
     match (seconds / 86_400, seconds / 3600 % 24, seconds / 60 % 60, seconds % 60) {
@@ -136,9 +139,9 @@ fn cpu(seconds: f64) -> String {
     if hundredths < 6000 { format!("{}.{:02}s", hundredths / 100, hundredths % 100) } else { duration(seconds) }
 }
 
-/// `4K`, `1.6M`, `123M`, `1.5G`.
+/// A size such as `4K`, `1.6M`, `123M`, `1.5G`.
 fn size(bytes: u64) -> String {
-    // In so many parts of a unit, rounded.
+    // The size in so many parts of a unit, rounded.
     let count = |parts: u128, unit: u128| (u128::from(bytes) * parts + unit / 2) / unit;
     for (name, unit) in [("K", 1 << 10), ("M", 1 << 20), ("G", 1 << 30)] {
         let tenths = count(10, unit);

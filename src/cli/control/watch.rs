@@ -1,6 +1,7 @@
-//! Notices when the file of the control socket is touched, without looking at it again and again.
+//! Notices changes of the control socket's file through `inotify(7)`, without polling it. Linux
+//! only.
 //!
-//! Linux only (`inotify(7)`). The one rule: what is told is a reason to look, and nothing more.
+//! The one rule: a notice is a reason to check the file, and nothing more.
 
 use std::io;
 use std::mem::MaybeUninit;
@@ -11,7 +12,8 @@ use std::sync::Arc;
 use childminder::{Interest, Reactor, SourceId};
 use rustix::fs::inotify::{self, CreateFlags, WatchFlags};
 
-/// A watch of one file, wherever that is moved, until the last of its names is gone.
+/// A watch of one file. It follows the file when it is moved, and lasts until its last name is
+/// removed.
 #[derive(Debug)]
 pub(super) struct FileWatch {
     fd: Arc<OwnedFd>,
@@ -21,7 +23,7 @@ pub(super) struct FileWatch {
 impl FileWatch {
     pub(super) fn new(path: &Path, reactor: &mut Reactor) -> io::Result<Self> {
         let fd = Arc::new(inotify::init(CreateFlags::CLOEXEC | CreateFlags::NONBLOCK)?);
-        // A name that is taken away is a change of the file's attributes: it counts its names.
+        // Removing a name changes the file's attributes, because they hold the number of its names.
         let changes = WatchFlags::ATTRIB | WatchFlags::MOVE_SELF | WatchFlags::DELETE_SELF;
         inotify::add_watch(&fd, path, changes | WatchFlags::DONT_FOLLOW)?;
         let source = reactor.register(Arc::clone(&fd), Interest::Readable)?;
@@ -32,7 +34,7 @@ impl FileWatch {
         self.source == source
     }
 
-    /// Forgets what was told.
+    /// Discards all notices that have arrived.
     pub(super) fn drain(&self) {
         let mut buffer = [MaybeUninit::uninit(); 512];
         let mut reader = inotify::Reader::new(&*self.fd, &mut buffer);

@@ -130,7 +130,7 @@ fn what_lies_below_a_folder_of_somebody_else_is_in_doubt() {
         let link = dir.join("theirs/ours/link");
         assert_eq!(said, format!("{} is a symbolic link that user id 12345 may have put there", link.display()));
     }
-    // But a link that is ours leads out of it.
+    // A link of our own leads out of it.
     let log = dir.join("theirs/../log");
     assert_eq!(real(log), dir.join("log"));
 }
@@ -143,7 +143,7 @@ fn a_new_file_that_cannot_be_given_away_is_removed() {
     let new = Creation { mode: Some(0o640), uid: Some(u32::MAX - 7), gid: None };
     let given = place.open(new);
     match given {
-        // Root may do so.
+        // Root may give files away.
         Ok(_) => assert!(geteuid().is_root()),
         Err(error) => {
             assert!(error.to_string().starts_with("it cannot be given its owner: "), "{error}");
