@@ -49,6 +49,11 @@ impl Signals {
         self.inbox.leave(number)
     }
 
+    /// Whether a signal that is watched has come and was not taken out by [`drain`](Self::drain). Makes no system call.
+    pub(crate) fn has_come(&self, number: i32) -> bool {
+        self.watches(number) && self.inbox.has_come(number)
+    }
+
     /// Empties the pipe; what has come of what is watched, each signal once.
     pub(crate) fn drain(&mut self) -> Vec<i32> {
         let mut come = self.inbox.drain();

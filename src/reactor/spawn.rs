@@ -7,7 +7,6 @@ use std::os::fd::BorrowedFd;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use super::signals::Signals;
 use super::{Reactor, clock};
 use crate::command::{Command, Parts};
 use crate::contain::{Contain, Containment, Strength};
@@ -145,11 +144,11 @@ impl Reactor {
             }
         };
         let started = clock();
-        let (signals, come) = (&mut self.signals, &mut self.come);
+        let (signals, come) = (&self.signals, &self.come);
+        // Without a system call: the child that is waited for may have the same errno.
         let mut asked_to_end = || {
-            // They are told in the next turn.
-            come.extend(signals.as_mut().map(Signals::drain).unwrap_or_default());
-            come.iter().any(|number| crate::signal::ASK_TO_END.contains(number))
+            let has_come = |number| signals.as_ref().is_some_and(|signals| signals.has_come(number));
+            crate::signal::ASK_TO_END.iter().any(|number| come.contains(number) || has_come(*number))
         };
         let mut around = Surroundings {
             spawner: &self.spawner,
@@ -165,10 +164,6 @@ impl Reactor {
             asked_to_end: &mut asked_to_end,
         };
         let child = Child::spawn(command, key, &mut around);
-        if self.come.contains(&libc::SIGCHLD) {
-            // Whoever may have died meanwhile is looked for in the next turn.
-            self.sweep = true;
-        }
         #[cfg(target_os = "linux")]
         if child.is_err() {
             // It may have registered before it failed.
