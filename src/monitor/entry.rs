@@ -18,9 +18,9 @@ use crate::process::{ProcessId, Tree};
 use crate::reactor::Reactor;
 use crate::reactor::timers::TimerId;
 
-/// The number of exited processes of a name whose pipes stay open while leftover processes hold them.
-/// Without a limit, a service that leaves a process behind at each restart would take all
-/// descriptors in time.
+/// The number of exited processes of a name whose pipes stay open while leftover processes hold them,
+/// and the number of those whose leftover processes are watched by descriptors. Without a limit, a
+/// service that leaves a process behind at each restart would take all descriptors in time.
 const KEPT_OPEN: usize = 8;
 
 /// One name and all that is known of it.
@@ -35,7 +35,8 @@ pub(super) struct Entry {
     pub(super) unended: VecDeque<ProcessId>,
     pub(super) pid: Option<u32>,
     pub(super) timer: Option<(TimerId, Instant)>,
-    /// Earlier processes of this name of whose trees somebody is left.
+    /// Earlier processes of this name of whose trees somebody is left. The earliest is the first; all but the last
+    /// [`KEPT_OPEN`] hold no descriptors.
     pub(super) left: Vec<ProcessId>,
     /// What keeps its process together, or its last one.
     pub(super) containment: Option<Containment>,
@@ -133,8 +134,8 @@ impl Entry {
         result
     }
 
-    /// Notes that a process has exited, and closes the pipes of the earliest such process if there
-    /// are too many.
+    /// Notes that a process has exited. If there are too many such processes, the pipes of the earliest
+    /// one are closed, and the descriptors by which its leftover processes are watched.
     pub(super) fn note_exit(&mut self, reactor: &mut Reactor, observer: &mut impl Observer, process: ProcessId) {
         self.unended.push_back(process);
         if self.unended.len() > KEPT_OPEN {
@@ -142,6 +143,14 @@ impl Entry {
             if let Some(mut earliest) = earliest.and_then(|id| reactor.process(id)) {
                 earliest.close_all_at_once();
                 observer.pipes_closed(&self.name, earliest.id());
+            }
+        }
+        if reactor.tree(process).is_some() {
+            self.left.push(process);
+        }
+        if let Some(earliest) = self.left.iter().rev().nth(KEPT_OPEN).copied() {
+            if reactor.release_tree(earliest) {
+                observer.tree_released(&self.name, earliest);
             }
         }
     }

@@ -133,9 +133,6 @@ impl<O: Observer> ProcessMonitor<O> {
         entry.pid = None;
         // Before its first start it is the process of one whose name it has taken over.
         entry.last_exit = (entry.starts > 0).then(|| Box::new(*exit));
-        if reactor.tree(process).is_some() {
-            entry.left.push(process);
-        }
         // The end of its tree is told in any case, perhaps after its own.
         self.trees.insert(process, key);
         self.observer.exited(&entry.name, exit);

@@ -104,6 +104,16 @@ pub trait Observer {
         warn!(target: "childminder::monitor", name; "[{name}] closed the pipes of an earlier process");
     }
 
+    /// The file descriptors by which the leftover processes of an earlier process of this name were watched
+    /// have been closed. This happens to the earliest process when more than eight of one name have
+    /// exited and left processes behind. In a cgroup they are looked at once a second from now on, and still end
+    /// with the service. In a process group nothing leads to them any more:
+    /// [`tree_gone`](Self::tree_gone) follows, which is not certain.
+    fn tree_released(&mut self, name: &str, process: ProcessId) {
+        let _ = process;
+        warn!(target: "childminder::monitor", name; "[{name}] too many earlier processes have left processes behind: those of the earliest one are not watched any more");
+    }
+
     /// A process has ended by itself, and what it has left behind is killed: see
     /// [`Leftovers::Kill`](super::restart::Leftovers::Kill).
     fn killing_leftovers(&mut self, name: &str) {

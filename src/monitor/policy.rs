@@ -150,7 +150,9 @@ pub enum Leftovers {
     /// It is killed, and a restart waits until it is gone, though not longer than two seconds: a worker that outlives its master
     /// would keep the port.
     Kill,
-    /// It goes on, beside the next process.
+    /// It goes on, beside the next process, and ends with a stop. It is watched by file descriptors; of all but the last eight
+    /// processes that have left something behind these are closed, after which a stop does not reach what is left in a
+    /// process group. What is left in a cgroup is always reached.
     Leave,
 }
 

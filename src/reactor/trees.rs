@@ -149,6 +149,20 @@ impl Reactor {
         Some(Tree { id, stem, now: clock(), agenda, living: &mut self.living })
     }
 
+    /// Closes the descriptors that are held for what is left of a tree, unless nobody is. What is left in a cgroup is looked
+    /// at once a second from then on, and still reached. What is left of a group is not reached any more, and its
+    /// tree is told to be gone without certainty. Whether there was anything to close.
+    pub(crate) fn release_tree(&mut self, id: ProcessId) -> bool {
+        if self.tree(id).is_none_or(|mut tree| tree.is_empty()) {
+            return false;
+        }
+        let Some(left) = self.trees.left.remove(&id.0) else { return false };
+        let now = clock();
+        let (fate, held) = left.release(now, &mut self.sources);
+        self.trees.settle(id.0, fate, now);
+        held
+    }
+
     /// A leader was reaped: who is left of its tree?
     pub(super) fn leader_gone(&mut self, process: Key) {
         let now = self.woke;
