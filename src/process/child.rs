@@ -160,12 +160,19 @@ impl Child {
         })
     }
 
-    /// Ends it without a word: for a child that nobody could watch.
-    pub(crate) fn abandon(self, sources: &mut Sources) {
+    /// Ends it without a word, with its tree: for a child that nobody could watch. Its cgroup is to be removed.
+    pub(crate) fn abandon(self, sources: &mut Sources) -> Option<Cgroup> {
+        // What fails here is gone, or is killed by the number below.
+        let _ = match &self.cgroup {
+            Some(cgroup) => cgroup.kill().map(drop).map_err(SignalError::Os),
+            None if self.leads => self.signal_group(libc::SIGKILL),
+            None => Ok(()),
+        };
         sys::wait::kill_and_reap(self.pid);
         for (_, pipe) in self.pipes {
             sources.forget(pipe.source());
         }
+        self.cgroup
     }
 
     pub(crate) fn exit(&self) -> Option<&Exit> {

@@ -118,7 +118,9 @@ impl Reactor {
             }
             Err(error) => {
                 // One that was killed and is not gone is in it still.
-                let _ = cgroup.remove();
+                if cgroup.remove().is_err() {
+                    self.trees.remove_later(Some(cgroup.clone()), clock());
+                }
                 if error.stage() != Stage::Cgroup {
                     return Err(Start::Failed(error));
                 }

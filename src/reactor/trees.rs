@@ -90,14 +90,17 @@ impl Trees {
                 return;
             }
             Fate::Gone(cgroup) => {
-                if let Some(cgroup) = cgroup {
-                    self.removals.push_back(Removal { cgroup, at: now + REMOVAL, tries: 0 });
-                }
+                self.remove_later(cgroup, now);
                 true
             }
             Fate::Unknown => false,
         };
         self.gone.push_back((process, certain));
+    }
+
+    /// Has a cgroup be removed in which nobody is any more.
+    pub(super) fn remove_later(&mut self, cgroup: Option<Cgroup>, now: Instant) {
+        self.removals.extend(cgroup.map(|cgroup| Removal { cgroup, at: now + REMOVAL, tries: 0 }));
     }
 
     fn remove_due(&mut self, now: Instant) {
