@@ -10,6 +10,7 @@ use std::time::Instant;
 use mio::Interest;
 
 use super::cgroup::Cgroup;
+use super::frozen::Frozen;
 use super::group::ProcessGroup;
 use super::killed::Killed;
 use super::pipe::{Flush, Reader, Writer};
@@ -63,7 +64,7 @@ pub(crate) struct Child {
     /// The cgroup that it was started in.
     pub(super) cgroup: Option<Cgroup>,
     /// Its tree was frozen.
-    pub(super) frozen: bool,
+    pub(super) frozen: Option<Frozen>,
     /// When its tree was killed.
     pub(super) tree_killed: Option<Killed>,
     /// Why it is not kept together better.
@@ -153,7 +154,7 @@ impl Child {
             died: None,
             group_killed: None,
             cgroup: None,
-            frozen: false,
+            frozen: None,
             tree_killed: None,
             reason: entered.as_ref().map(Self::entered),
             exit: None,

@@ -10,6 +10,7 @@ use mio::Interest;
 
 use super::cgroup::{Cgroup, is_gone};
 use super::child::Child;
+use super::frozen::Frozen;
 use super::group::ProcessGroup;
 use super::killed::Killed;
 use super::table::{Living, Moment};
@@ -37,7 +38,7 @@ pub(crate) struct Left {
     pub(super) place: Place,
     pub(super) containment: Containment,
     pub(super) killed: Option<Killed>,
-    pub(super) frozen: bool,
+    pub(super) frozen: Option<Frozen>,
     /// What becomes ready when it is time to look.
     watch: Option<(OwnedFd, Key)>,
     /// It is to hold no descriptors between two looks.
@@ -83,7 +84,7 @@ impl Left {
             None if child.hold_for_group => return Fate::Gone(None),
             None => return Fate::Unknown,
         };
-        let (is_cgroup, killed, frozen) = (matches!(place, Place::Cgroup(_)), child.tree_killed, child.frozen);
+        let (is_cgroup, killed, frozen) = (matches!(place, Place::Cgroup(_)), child.tree_killed, child.frozen.take());
         let look_at = Some(now + FIRST_PAUSE);
         let left = Self {
             place,

@@ -5,6 +5,7 @@
 
 pub(crate) mod cgroup;
 mod child;
+mod frozen;
 mod group;
 #[cfg(target_os = "linux")]
 pub(crate) mod guard;

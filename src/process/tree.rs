@@ -6,11 +6,13 @@
 use std::collections::VecDeque;
 use std::fmt;
 use std::io;
+use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
 use super::ProcessId;
-use super::cgroup::Cgroup;
+use super::cgroup::{self, Cgroup};
 use super::child::Child;
+use super::frozen::Frozen;
 use super::killed::Killed;
 use super::left::{Left, Place};
 use super::table::{self, Living, Moment};
@@ -159,7 +161,7 @@ impl Tree<'_> {
         if matches!(sent, Err(SignalError::AlreadyExited)) {
             return sent;
         }
-        if self.stem.frozen() {
+        if self.stem.frozen().is_some() {
             let _ = self.thaw();
         }
         self.hold();
@@ -243,14 +245,19 @@ impl Tree<'_> {
     }
 
     fn set_frozen(&mut self, frozen: bool) -> Result<(), SignalError> {
-        match &mut self.stem {
-            Stem::Led(child) => child.frozen = frozen,
-            Stem::Left(left) => left.frozen = frozen,
-        }
-        match self.stem.places() {
-            (Some(cgroup), _) => cgroup.freeze(frozen).map_err(SignalError::Os),
-            _ => self.signal_group(if frozen { libc::SIGSTOP } else { libc::SIGCONT }),
-        }
+        let (Some(cgroup), _) = self.stem.places() else {
+            *self.stem.frozen() = frozen.then_some(Frozen::Stopped);
+            return self.signal_group(if frozen { libc::SIGSTOP } else { libc::SIGCONT });
+        };
+        let cgroup = cgroup.clone();
+        let freezer = match self.stem.frozen().take() {
+            Some(Frozen::Cgroup(freezer)) => freezer,
+            _ => cgroup.open_freezer().map_err(SignalError::Os)?,
+        };
+        let done = cgroup::freeze(freezer.as_fd(), frozen);
+        // A thaw that has failed may be tried again.
+        *self.stem.frozen() = (frozen == done.is_ok()).then_some(Frozen::Cgroup(freezer));
+        done.map_err(SignalError::Os)
     }
 
     /// Who is in it now, the dead that nobody has reaped not among them. The system's process table is read for that, which takes
@@ -302,10 +309,10 @@ impl Tree<'_> {
 }
 
 impl Stem<'_> {
-    fn frozen(&self) -> bool {
+    fn frozen(&mut self) -> &mut Option<Frozen> {
         match self {
-            Stem::Led(child) => child.frozen,
-            Stem::Left(left) => left.frozen,
+            Stem::Led(child) => &mut child.frozen,
+            Stem::Left(left) => &mut left.frozen,
         }
     }
 
