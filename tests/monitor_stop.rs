@@ -335,3 +335,52 @@ fn a_stop_does_not_wait_for_pipes() {
         world.until("its last words", |world| world.lines("it") == ["[it] ready", "[it] gone"]);
     });
 }
+
+// Also where nothing leads to what is left of a group.
+#[test]
+fn what_is_left_behind_is_killed() {
+    each_way(|world| {
+        world.add("it", &sh("sleep 1000 </dev/null >/dev/null 2>&1 & echo $!; exit 0"));
+        world.start();
+        world.until_told("started", "it", 2);
+        let lines = world.lines("it");
+        let pid = lines[0].strip_prefix("[it] ").unwrap().to_owned();
+        world.until("its end", |_| !is_alive(&pid));
+    });
+}
+
+fn is_alive(pid: &str) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    stat.contains(" (sleep) ") && !stat.contains(") Z ")
+}
+
+// The stop is asked for outside of a turn, where nobody else shares a look at the system's processes.
+#[test]
+fn a_stop_of_many_looks_once_at_who_is_left() {
+    const COUNT: usize = 20;
+    let mut world = World::new();
+    let mut policy = leaving(patient());
+    policy.restart = Restart::Never;
+    let names: Vec<String> = (0..COUNT).map(|number| number.to_string()).collect();
+    for name in &names {
+        world.add_with(name, &sh("sleep 1000 </dev/null >/dev/null 2>&1 & exit 0"), policy.clone());
+    }
+    world.start();
+    world.until("all have exited", |world| names.iter().all(|name| world.state(name) == State::Exited));
+    if monitor_util::in_cgroups() || names.iter().any(|name| world.monitor.status(name).unwrap().left.is_empty()) {
+        println!("left out: what is left is not looked for in the system's process table");
+        return;
+    }
+    let (processes, before) = (std::fs::read_dir("/proc").unwrap().count(), reads());
+    world.stop();
+    let read = reads() - before;
+    // A look reads a file for each process, or two; here may be twice as many as were counted.
+    assert!(read < 8 * processes, "{read} reads, {processes} processes");
+    world.until_down();
+}
+
+/// The calls of this thread that read something.
+fn reads() -> usize {
+    let io = std::fs::read_to_string("/proc/thread-self/io").unwrap();
+    io.lines().find_map(|line| line.strip_prefix("syscr: ")?.parse().ok()).unwrap()
+}

@@ -146,6 +146,9 @@ fn leftovers_are_killed_or_left() {
             kill(pid, Signal::KILL);
         }
         until("its end", || (!is_alive(pid)).then_some(()));
+        let said = up.folder.read("err");
+        let killing = format!("[it] killing the processes that it left behind: pid {pid} (sleep)\n");
+        assert_eq!(said.matches(&killing).count(), usize::from(!left), "{said}");
         up.shutdown();
     }
 }

@@ -9,9 +9,9 @@ use std::time::Instant;
 
 use super::lines::{LineBuffer, Piece};
 use super::observer::{Line, Observer};
-use super::restart::{Lifecycle, State};
+use super::restart::{Leftovers, Lifecycle, State};
 use crate::command::Command;
-use crate::contain::Containment;
+use crate::contain::{Containment, Remains};
 use crate::error::SignalError;
 use crate::exit::Exit;
 use crate::process::{ProcessId, Tree};
@@ -103,9 +103,33 @@ impl Entry {
         }
     }
 
-    /// Whether it is certain that nobody is left of the trees of its earlier processes.
+    /// Whether it is certain that nobody is left of the trees of its earlier processes. When all are told to stop outside of a
+    /// turn they share the last look.
     pub(super) fn is_gone(&self, reactor: &mut Reactor) -> bool {
-        self.left.iter().all(|id| reactor.tree(*id).is_none_or(|mut tree| tree.is_empty()))
+        self.left.iter().all(|id| reactor.tree_as_seen(*id).is_none_or(|mut tree| tree.is_empty()))
+    }
+
+    /// Has what its process leaves behind be killed, if it is to be killed, before the process is reaped where nothing
+    /// reaches it afterwards. A stop gives it its time.
+    pub(super) fn prepare_exit(&self, reactor: &mut Reactor) {
+        let kill = self.life.policy().leftovers == Leftovers::Kill;
+        let running = self.process.filter(|_| matches!(self.life.state(), State::Running { .. }));
+        if let Some(mut process) = running.and_then(|id| reactor.process(id)) {
+            process.kill_unreachable_at_exit(kill);
+        }
+    }
+
+    /// Who is left of the trees of its earlier processes.
+    pub(super) fn leftovers(&self, reactor: &mut Reactor) -> Remains {
+        let mut all = Vec::new();
+        for id in &self.left {
+            match reactor.tree_as_seen(*id).map(|mut tree| tree.members()) {
+                Some(Remains::Members(members)) => all.extend(members),
+                Some(Remains::Unknown) => return Remains::Unknown,
+                Some(Remains::Nobody) | None => {}
+            }
+        }
+        if all.is_empty() { Remains::Nobody } else { Remains::Members(all) }
     }
 
     /// Asks all of it to end. An error is a right that is missing: a process that has exited meanwhile is none, its event is on
@@ -126,7 +150,7 @@ impl Entry {
     ) -> io::Result<()> {
         let mut result = Ok(());
         for id in self.process.iter().chain(&self.left) {
-            match reactor.tree(*id).map(|mut tree| tell(&mut tree)) {
+            match reactor.tree_as_seen(*id).map(|mut tree| tell(&mut tree)) {
                 Some(Err(SignalError::Os(error))) if result.is_ok() => result = Err(error),
                 _ => {}
             }

@@ -365,9 +365,10 @@ impl Child {
     }
 
     /// The members of its group, or itself alone, as long as it holds its number. `None` where that cannot be told.
-    pub(super) fn members(&self) -> Option<Vec<Member>> {
+    /// `living` is looked up if it is needed and not there.
+    pub(super) fn members(&self, living: &mut Option<Living>) -> Option<Vec<Member>> {
         let members = match self.leads {
-            true => table::members_of_group(self.pid)?,
+            true => living.get_or_insert_with(Living::look).members(self.pid)?,
             false => table::members(&[self.pid]),
         };
         Some(if self.holds_number() { members } else { Vec::new() })

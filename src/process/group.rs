@@ -47,9 +47,9 @@ impl ProcessGroup {
         table::is_living_member(pid, self.number).then_some(pidfd)
     }
 
-    /// The living members, or `None` where that cannot be told.
-    pub(crate) fn members(&self) -> Option<Vec<Member>> {
-        let members = table::members_of_group(self.number)?;
+    /// The living members, or `None` where that cannot be told. `living` as of [`is_left`](Self::is_left).
+    pub(crate) fn members(&self, living: &mut Option<Living>) -> Option<Vec<Member>> {
+        let members = living.get_or_insert_with(Living::look).members(self.number)?;
         // As long as it has members, the number is its own.
         Some(if self.is_gone() { Vec::new() } else { members })
     }

@@ -148,6 +148,11 @@ impl Process<'_> {
         self.child.kill_group_at_exit = kill;
     }
 
+    /// [`kill_group_at_exit`](Self::kill_group_at_exit), but only where nothing reaches what is left after the process was reaped.
+    pub(crate) fn kill_unreachable_at_exit(&mut self, kill: bool) {
+        self.child.kill_group_at_exit = kill && self.child.cgroup.is_none() && !self.child.group_outlives_leader();
+    }
+
     /// Writes to the child's descriptor `fd`: what there is room for now, and the rest as soon as there is. All of
     /// `data` is taken. `false` says that more than the high-water mark is waiting, so that a producer should rest until
     /// [`Event::Drained`](crate::Event::Drained).

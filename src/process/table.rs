@@ -40,8 +40,8 @@ impl Moment {
 /// since none of them could start one.
 #[derive(Debug)]
 pub(crate) struct Living {
-    /// A living member of each group.
-    groups: Option<HashMap<i32, i32>>,
+    /// The living members of each group that were seen; a member may be in it twice.
+    groups: Option<HashMap<i32, Vec<i32>>>,
     /// The groups that have a dead member which nobody has reaped.
     dead: HashSet<i32>,
     began: u64,
@@ -82,11 +82,11 @@ impl Living {
         living
     }
 
-    fn note(&mut self, pid: i32, groups: &mut HashMap<i32, i32>) {
+    fn note(&mut self, pid: i32, groups: &mut HashMap<i32, Vec<i32>>) {
         let stat = fs::read(format!("/proc/{pid}/stat")).ok();
         match stat.as_deref().and_then(state_and_group) {
             Some(('Z' | 'X' | 'x', group)) => _ = self.dead.insert(group),
-            Some((_, group)) => _ = groups.insert(group, pid),
+            Some((_, group)) => groups.entry(group).or_default().push(pid),
             None => {}
         }
     }
@@ -111,7 +111,16 @@ impl Living {
 
     /// A living member of the group, if one was seen.
     pub(crate) fn member(&self, group: i32) -> Option<i32> {
-        self.groups.as_ref()?.get(&group).copied()
+        self.groups.as_ref()?.get(&group)?.last().copied()
+    }
+
+    /// Those members of the group that were seen and that are still alive and in it. `None` where that cannot be told.
+    pub(crate) fn members(&self, group: i32) -> Option<Vec<Member>> {
+        let mut pids = self.groups.as_ref()?.get(&group).cloned().unwrap_or_default();
+        pids.sort_unstable();
+        pids.dedup();
+        let stats = pids.iter().filter_map(|pid| fs::read(format!("/proc/{pid}/stat")).ok());
+        Some(stats.filter(|stat| is_living(stat, group)).filter_map(|stat| member(&stat)).collect())
     }
 
     /// Whether a dead member of the group was seen.
@@ -154,8 +163,11 @@ pub(crate) fn start_time(pid: i32) -> Option<u64> {
 /// Whether a process is alive and in this group.
 pub(crate) fn is_living_member(pid: i32, group: i32) -> bool {
     let stat = fs::read(format!("/proc/{pid}/stat")).ok();
-    let found = stat.as_deref().and_then(state_and_group);
-    found.is_some_and(|(state, found)| found == group && !matches!(state, 'Z' | 'X' | 'x'))
+    stat.is_some_and(|stat| is_living(&stat, group))
+}
+
+fn is_living(stat: &[u8], group: i32) -> bool {
+    state_and_group(stat).is_some_and(|(state, found)| found == group && !matches!(state, 'Z' | 'X' | 'x'))
 }
 
 /// The process group of a process, dead or alive.
@@ -171,19 +183,6 @@ pub(crate) fn members(pids: &[i32]) -> Vec<Member> {
     }
     let members = pids.iter().filter_map(|pid| member(&fs::read(format!("/proc/{pid}/stat")).ok()?));
     members.filter(|member| !matches!(member.state, 'Z' | 'X' | 'x')).collect()
-}
-
-/// The processes of a group, the dead that nobody has reaped not among them. `None` where that cannot be told.
-pub(crate) fn members_of_group(group: i32) -> Option<Vec<Member>> {
-    let processes = is_ours().then(|| fs::read_dir("/proc").ok()).flatten()?;
-    let stats = processes.flatten().filter_map(|process| {
-        process.file_name().to_str()?.parse::<u32>().ok()?;
-        fs::read(process.path().join("stat")).ok()
-    });
-    let living = |stat: &Vec<u8>| {
-        state_and_group(stat).is_some_and(|(state, found)| found == group && !matches!(state, 'Z' | 'X' | 'x'))
-    };
-    Some(stats.filter(living).filter_map(|stat| member(&stat)).collect())
 }
 
 /// The children of this program, the dead that nobody has reaped among them. `None` where that cannot be told.

@@ -260,8 +260,10 @@ impl Tree<'_> {
         done.map_err(SignalError::Os)
     }
 
-    /// Who is in it now, the dead that nobody has reaped not among them. The system's process table is read for that, which takes
-    /// about a millisecond for a hundred processes of the whole system if it is a group.
+    /// Who is in it now, the dead that nobody has reaped not among them. If it is a group, the system's process table is read for
+    /// that, which takes about a millisecond for a hundred processes of the whole system: once a turn in an
+    /// event's handler, so that many trees share a look that may be as old as the turn, and anew for each
+    /// [`Reactor::tree`](crate::Reactor::tree) outside of a turn.
     ///
     /// ```
     /// use childminder::{Command, Reactor, Remains};
@@ -283,9 +285,9 @@ impl Tree<'_> {
                 Ok(pids) => Some(table::members(&pids)).filter(|members| !members.is_empty()),
                 Err(_) => None,
             },
-            (None, Some(Place::Group(group))) => group.members(),
+            (None, Some(Place::Group(group))) => group.members(self.living),
             _ => match &self.stem {
-                Stem::Led(child) => child.members(),
+                Stem::Led(child) => child.members(self.living),
                 Stem::Left(_) => None,
             },
         };
@@ -296,7 +298,8 @@ impl Tree<'_> {
         }
     }
 
-    /// Whether it is certain that nobody is left. The leader is somebody as long as it is not reaped.
+    /// Whether it is certain that nobody is left. The leader is somebody as long as it is not reaped. What is left of a group
+    /// takes a look, as of [`members`](Self::members).
     #[must_use]
     pub fn is_empty(&mut self) -> bool {
         let Stem::Left(left) = &mut self.stem else { return false };

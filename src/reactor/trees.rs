@@ -131,8 +131,20 @@ impl Drop for Trees {
 impl Reactor {
     /// A process with all that it has started, to be talked to as one: from its start until nobody of them is left, which
     /// [`Event::TreeGone`] tells. That is often later than the end of the process itself.
+    ///
+    /// In an event's handler, all trees share one look at the system's process table; outside of a turn each call of this
+    /// begins a new one, if it is needed at all: see [`Tree::members`].
     #[must_use]
     pub fn tree(&mut self, id: ProcessId) -> Option<Tree<'_>> {
+        if self.events.is_some() {
+            // Outside of a turn nobody else does.
+            self.living = None;
+        }
+        self.tree_as_seen(id)
+    }
+
+    /// [`tree`](Self::tree), with the last look at who lives, also outside of a turn. What is gone since may seem to be there.
+    pub(crate) fn tree_as_seen(&mut self, id: ProcessId) -> Option<Tree<'_>> {
         let Trees { left, agenda, due, .. } = &mut self.trees;
         let stem = match self.processes.get_mut(id.0).filter(|child| child.exit().is_none()) {
             Some(child) => Stem::Led(child),
@@ -145,10 +157,6 @@ impl Reactor {
                 Stem::Left(left)
             }
         };
-        if self.events.is_some() {
-            // Outside of a turn nobody else does.
-            self.living = None;
-        }
         Some(Tree { id, stem, now: clock(), agenda, living: &mut self.living })
     }
 
