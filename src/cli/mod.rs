@@ -3,6 +3,7 @@
 //! Nothing here runs a process itself. The one rule: what is wrong with the command line is said in one line, before
 //! anything is started, with exit code 2.
 
+mod acl;
 mod check;
 mod child;
 pub(crate) mod config;

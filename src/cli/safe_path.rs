@@ -13,7 +13,7 @@ use std::ffi::{OsStr, OsString};
 use std::fmt::{self, Display, Formatter};
 use std::fs::File;
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path, PathBuf};
 use std::sync::OnceLock;
@@ -25,10 +25,10 @@ use rustix::fs::{
 use rustix::io::{Errno, ioctl_fionbio};
 use rustix::process::geteuid;
 
-use super::descriptor;
+use super::{acl, descriptor};
 
 /// The number of links that the kernel follows.
-const MAX_LINKS: usize = 40;
+pub(crate) const MAX_LINKS: usize = 40;
 /// A file may be removed or made by others between the attempts to open it and to make it.
 const ATTEMPTS: usize = 8;
 /// A folder is opened to look at its entries. That needs no right to list them.
@@ -76,6 +76,8 @@ struct Folder {
     owner: u32,
     group: u32,
     mode: Mode,
+    /// An access control list may let others than its group write to it.
+    has_acl: bool,
     /// Its path without links.
     real: PathBuf,
     /// Who may have put this folder where it is, if that is not certain.
@@ -87,6 +89,8 @@ struct Folder {
 enum Who {
     User(u32),
     Group(u32),
+    /// Somebody whom an access control list names.
+    Listed,
     All,
 }
 
@@ -95,6 +99,7 @@ impl Display for Who {
         match self {
             Self::User(id) => write!(f, "user id {id}"),
             Self::Group(id) => write!(f, "group id {id}"),
+            Self::Listed => f.write_str("whoever its folder's access control list names"),
             Self::All => f.write_str("every user"),
         }
     }
@@ -200,7 +205,8 @@ pub(crate) fn refusal(path: &Path, new: Creation) -> Option<String> {
     looked.err().filter(|error| error.get_ref().is_some()).map(|error| error.to_string())
 }
 
-fn push_names(rest: &mut Vec<OsString>, path: &Path) {
+/// Puts the names of a path onto a stack, the first on top.
+pub(crate) fn push_names(rest: &mut Vec<OsString>, path: &Path) {
     let names = path.components().rev().filter_map(|component| match component {
         Component::Normal(name) => Some(name),
         Component::ParentDir => Some(OsStr::new("..")),
@@ -242,7 +248,10 @@ impl Folder {
     fn new(fd: OwnedFd, real: PathBuf) -> Result<Self, Errno> {
         let there = fstat(&fd)?;
         let mode = Mode::from_raw_mode(there.st_mode);
-        Ok(Self { fd, owner: there.st_uid, group: there.st_gid, mode, real, doubt: None })
+        // One that cannot be looked at may be there.
+        let path = format!("/proc/self/fd/{}", fd.as_raw_fd());
+        let has_acl = mode.contains(Mode::WGRP) && acl::is_on(Path::new(&path)).unwrap_or(true);
+        Ok(Self { fd, owner: there.st_uid, group: there.st_gid, mode, has_acl, real, doubt: None })
     }
 
     fn parent(mut self) -> io::Result<Self> {
@@ -269,6 +278,8 @@ impl Folder {
         }
         let others = if self.mode.contains(Mode::WOTH) {
             Who::All
+        } else if self.has_acl {
+            Who::Listed
         } else if self.mode.contains(Mode::WGRP) && !is_trusted(self.group) {
             Who::Group(self.group)
         } else {
