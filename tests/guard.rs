@@ -325,9 +325,13 @@ fn nothing_is_kept_of_a_process_that_cannot_be_watched() {
                 command.contain(contain).env(MARK, &mark).stdin(childminder::Stdio::null());
                 command.stdout(childminder::Stdio::null()).stderr(childminder::Stdio::null());
                 let kept = reactor.spawn_process(&command).unwrap();
+                let end = now() + WATCHDOG;
+                // It has its name a moment after its start.
+                while guard_of_this_process().is_empty() {
+                    assert!(now() < end, "no guard");
+                }
                 let guard = guard_of_this_process()[0];
                 let files = || fs::read_dir(format!("/proc/{guard}/fd")).unwrap().count();
-                let end = now() + WATCHDOG;
                 while files() != 2 {
                     assert!(now() < end, "its socket, and a pidfd or a directory of cgroups: {}", files());
                 }

@@ -66,7 +66,8 @@ fn lines_and_lives_are_logged() {
     monitor.add_process_with(&mut reactor, "web", &sh(script), policy.clone()).unwrap();
     let missing = childminder::Command::new("/nonexistent/program");
     monitor.add_process_with(&mut reactor, "none", &missing, policy.clone()).unwrap();
-    let leaver = sh("sleep 1000 </dev/null >/dev/null 2>&1 & echo $!");
+    let leaver = sh("sleep 1000 </dev/null >/dev/null 2>&1 & \
+                     until read name </proc/$!/comm && [ $name = sleep ]; do :; done; echo $!");
     monitor.add_process_with(&mut reactor, "leaver", &leaver, policy.clone()).unwrap();
     monitor.add_process(&mut reactor, "deaf", &sh(monitor_util::STUBBORN)).unwrap();
     monitor.start_service(&mut reactor);

@@ -139,6 +139,8 @@ fn leftovers_are_killed_or_left() {
         .unwrap();
         let up = Up::start_in(folder, &process);
         let pid = until("its child", || up.folder.read("pid").trim().parse().ok());
+        let name = || fs::read_to_string(format!("/proc/{pid}/comm")).unwrap();
+        until("its program", || (name() == "sleep\n").then_some(()));
         fs::write(up.folder.join("go"), "go\n").unwrap();
         up.until_state("it", "exited");
         if left {
