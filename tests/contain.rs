@@ -22,6 +22,7 @@ use cgroups::{MOUNTED, Part, can_mount};
 use childminder::{
     Command, Contain, Event, ProcessId, Reactor, ReapMethod, Remains, SpawnMethod, Stage, Stdio, Strength,
 };
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use util::{COMBINATIONS, World, sh};
 
 /// Runs a test for each way to spawn and to reap. The test has a part of the hierarchy for itself.
@@ -212,6 +213,32 @@ fn frozen_and_thawed() {
         assert!(until_gone(world, id));
         assert_eq!(world.log.exit(id).unwrap().signal(), Some(libc::SIGTERM));
     });
+}
+
+// A descriptor cannot be had, and what stands still goes on all the same.
+#[test]
+fn thawed_without_a_descriptor() {
+    in_cgroups("thawed_without_a_descriptor", |world, _| {
+        let id = world.spawn(&contained(sh("while :; do echo x; sleep 0.005; done")));
+        world.until_said(id, 1, "x");
+        world.reactor.tree(id).unwrap().freeze().unwrap();
+        without_descriptors(|| world.reactor.tree(id).unwrap().thaw()).unwrap();
+        let before = world.log.text(id, 1).len();
+        world.until(|log| log.text(id, 1).len() > before + 10);
+        world.reactor.tree(id).unwrap().freeze().unwrap();
+        world.reactor.tree(id).unwrap().freeze().unwrap();
+        without_descriptors(|| world.reactor.tree(id).unwrap().terminate(libc::SIGTERM)).unwrap();
+        assert!(until_gone(world, id));
+        assert_eq!(world.log.exit(id).unwrap().signal(), Some(libc::SIGTERM));
+    });
+}
+
+fn without_descriptors<T>(body: impl FnOnce() -> T) -> T {
+    let before = getrlimit(Resource::Nofile);
+    setrlimit(Resource::Nofile, Rlimit { current: Some(0), ..before }).unwrap();
+    let result = body();
+    setrlimit(Resource::Nofile, before).unwrap();
+    result
 }
 
 #[test]

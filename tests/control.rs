@@ -114,6 +114,7 @@ fn says_why_what_is_stopping_is_still_there() {
     let error = other["stop_error"].as_str().unwrap_or_else(|| panic!("{other}"));
     assert!(other["state"] == "unkillable" && error.contains("Operation not permitted"), "{other}");
     assert!(is_alive(pid));
+    up.until_read("err", &format!("[other] still there 2 s after SIGKILL: pid {pid} (sh)\n"));
     fs::write(up.folder.join("wait"), "end\n").unwrap();
     assert!(up.until_state("other", "stopped")["stop_error"].is_null());
     up.shutdown();

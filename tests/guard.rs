@@ -27,7 +27,7 @@ use std::time::Duration;
 
 use apart::expect_apart_in;
 use cgroups::{MOUNTED, Part, can_mount};
-use childminder::{Command, Contain, Event, Reactor, ReapMethod, SpawnMethod};
+use childminder::{Command, Contain, Event, Reactor, ReapMethod, SpawnMethod, Stage};
 use marked::{MARK, marked, until_gone};
 use rustix::process::Signal;
 use util::{WATCHDOG, now, sh};
@@ -306,6 +306,52 @@ fn without_a_guard_the_host_is_told() {
                 assert!(world.run(&Command::new("true")).exit.success());
             };
             std::thread::spawn(refused).join().unwrap();
+        }
+    });
+}
+
+// A process that nobody could watch is ended, and the guard, the cgroups and the system forget it.
+#[test]
+fn nothing_is_kept_of_a_process_that_cannot_be_watched() {
+    const NAME: &str = "nothing_is_kept_of_a_process_that_cannot_be_watched";
+    if !can_mount() {
+        return;
+    }
+    expect_apart_in(&MOUNTED, NAME, || {
+        let part = Part::new();
+        for contain in [Contain::Group, Contain::Cgroup] {
+            let refused = || {
+                let mark = format!("{NAME}-{contain:?}-{}", std::process::id());
+                let mut reactor = Reactor::new().unwrap();
+                reactor.set_cgroup_parent(&part.0);
+                reactor.kill_trees_at_death(true).unwrap();
+                let mut command = sh("sleep 1000 & sleep 1000");
+                command.contain(contain).env(MARK, &mark).stdin(childminder::Stdio::null());
+                command.stdout(childminder::Stdio::null()).stderr(childminder::Stdio::null());
+                let kept = reactor.spawn_process(&command).unwrap();
+                let end = now() + WATCHDOG;
+                // It has its name a moment after its start.
+                while guard_of_this_process().is_empty() {
+                    assert!(now() < end, "no guard");
+                }
+                let guard = guard_of_this_process()[0];
+                let files = || fs::read_dir(format!("/proc/{guard}/fd")).unwrap().count();
+                while files() != 2 {
+                    assert!(now() < end, "its socket, and a pidfd or a directory of cgroups: {}", files());
+                }
+                seccomp::refuse(&[(libc::SYS_epoll_ctl, None, libc::ENOSPC)]);
+                for _ in 0..5 {
+                    let error = reactor.spawn_process(&command).unwrap_err();
+                    assert_eq!((error.stage(), error.io_error().raw_os_error()), (Stage::Pipe, Some(libc::ENOSPC)));
+                }
+                while files() != 2 || part.cgroups().len() > usize::from(contain == Contain::Cgroup) {
+                    assert!(now() < end, "the guard keeps {} files, and {:?}", files(), part.cgroups());
+                    reactor.turn(Some(Duration::from_millis(10)), |_, _| {}).unwrap();
+                }
+                reactor.tree(kept).unwrap().kill().unwrap();
+                until_gone(&mark, WATCHDOG);
+            };
+            std::thread::scope(|scope| scope.spawn(refused).join().unwrap());
         }
     });
 }

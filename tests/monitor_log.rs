@@ -65,7 +65,10 @@ fn lines_and_lives_are_logged() {
     let script = "echo 'it {} %s'; printf '\\377?\\n' >&2; echo 123456789; kill -9 $$";
     monitor.add_process_with(&mut reactor, "web", &sh(script), policy.clone()).unwrap();
     let missing = childminder::Command::new("/nonexistent/program");
-    monitor.add_process_with(&mut reactor, "none", &missing, policy).unwrap();
+    monitor.add_process_with(&mut reactor, "none", &missing, policy.clone()).unwrap();
+    let leaver = sh("sleep 1000 </dev/null >/dev/null 2>&1 & \
+                     until read name </proc/$!/comm && [ $name = sleep ]; do :; done; echo $!");
+    monitor.add_process_with(&mut reactor, "leaver", &leaver, policy.clone()).unwrap();
     monitor.add_process(&mut reactor, "deaf", &sh(monitor_util::STUBBORN)).unwrap();
     monitor.start_service(&mut reactor);
     let end = now() + WATCHDOG;
@@ -77,7 +80,12 @@ fn lines_and_lives_are_logged() {
     let waits =
         |name| logged("childminder::monitor").iter().any(|(_, text, _)| *text == format!("[{name}] restarting in 3s"));
     let ready = || logged("childminder::process").iter().any(|(_, text, _)| text == "[deaf] ready");
-    while !(waits("web") && ready()) {
+    let left = || {
+        logged("childminder::monitor")
+            .iter()
+            .any(|(_, text, _)| text == "[leaver] all processes that it left behind are gone")
+    };
+    while !(waits("web") && ready() && left()) {
         turn(&mut monitor);
     }
     let mut reactor = reactor;
@@ -115,6 +123,13 @@ fn lines_and_lives_are_logged() {
     assert_eq!(web[2..], [(Level::Debug, "[web] restarting in 3s".into())]);
     let none = of("none");
     assert!(none[0].0 == Level::Warn && none[0].1.contains("/nonexistent/program"), "{none:?}");
+    let line = logged("childminder::process").into_iter().find(|(_, text, _)| text.starts_with("[leaver] ")).unwrap().1;
+    let pid = line.strip_prefix("[leaver] ").unwrap();
+    let (level, killing) = of("leaver")[2].clone();
+    // Its state may be any.
+    let killing = killing.rsplit_once(" (").unwrap().0;
+    let expected = format!("[leaver] killing the processes that it left behind: 1: {pid} sleep");
+    assert_eq!((level, killing), (Level::Info, &*expected));
     let deaf: Vec<String> = of("deaf").into_iter().map(|(_, text)| text).collect();
     assert_eq!(deaf[1..3], ["[deaf] terminating (SIGTERM)", "[deaf] killing"]);
 }

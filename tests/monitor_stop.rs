@@ -61,7 +61,7 @@ fn the_stubborn_are_killed_at_the_kill_time_with_their_group() {
         assert!(now() - asked >= KILL_TIME && now() - asked < SOON, "{:?}", now() - asked);
         assert_eq!(world.story("it"), ["started", "terminating", "killing", "exited"]);
         assert_eq!(world.monitor.status("it").unwrap().last_exit.unwrap().signal(), Some(9));
-        assert_eq!(group(pid), [], "down means that nobody is left");
+        assert!(group(pid).is_empty(), "down means that nobody is left");
         world.expect_no_timer();
     });
 }
@@ -140,7 +140,7 @@ fn those_who_outlive_a_stopped_leader_are_killed_at_the_kill_time() {
         world.until("a turn after its death", |_| std::mem::replace(&mut turned, true));
         assert_eq!((world.monitor.is_down(), group(pid).len()), (false, 1), "one is left");
         world.until_down();
-        assert_eq!(group(pid), [], "down means that nobody is left");
+        assert!(group(pid).is_empty(), "down means that nobody is left");
         assert!(now() - asked >= KILL_TIME, "{:?}", now() - asked);
         // Without a pidfd, the leader is not reaped before its group is gone.
         let story = match world.reap {
@@ -165,7 +165,7 @@ fn a_restart_waits_for_the_old_group() {
     world.restart_process("it");
     world.until_told("started", "it", 2);
     assert_eq!(world.story("it"), ["started", "terminating", "exited", "killing", "restarting", "started"]);
-    assert_eq!(group(old), [], "the new one came before the old ones were gone");
+    assert!(group(old).is_empty(), "the new one came before the old ones were gone");
 }
 
 // The group may end by itself before the kill time, and then nothing is killed.
@@ -343,4 +343,53 @@ fn a_stop_does_not_wait_for_pipes() {
         world.reactor.process(process).expect("it has not ended").close(3);
         world.until("its last words", |world| world.lines("it") == ["[it] ready", "[it] gone"]);
     });
+}
+
+// Also where nothing leads to what is left of a group.
+#[test]
+fn what_is_left_behind_is_killed() {
+    each_way(|world| {
+        world.add("it", &sh("sleep 1000 </dev/null >/dev/null 2>&1 & echo $!; exit 0"));
+        world.start();
+        world.until_told("started", "it", 2);
+        let lines = world.lines("it");
+        let pid = lines[0].strip_prefix("[it] ").unwrap().to_owned();
+        world.until("its end", |_| !is_alive(&pid));
+    });
+}
+
+fn is_alive(pid: &str) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    stat.contains(" (sleep) ") && !stat.contains(") Z ")
+}
+
+// The stop is asked for outside of a turn, where nobody else shares a look at the system's processes.
+#[test]
+fn a_stop_of_many_looks_once_at_who_is_left() {
+    const COUNT: usize = 20;
+    let mut world = World::new();
+    let mut policy = leaving(no_instant_deaths());
+    policy.restart = Restart::Never;
+    let names: Vec<String> = (0..COUNT).map(|number| number.to_string()).collect();
+    for name in &names {
+        world.add_with(name, &sh("sleep 1000 </dev/null >/dev/null 2>&1 & exit 0"), policy.clone());
+    }
+    world.start();
+    world.until("all have exited", |world| names.iter().all(|name| world.state(name) == State::Exited));
+    if monitor_util::in_cgroups() || names.iter().any(|name| world.monitor.status(name).unwrap().left.is_empty()) {
+        println!("left out: what is left is not looked for in the system's process table");
+        return;
+    }
+    let (processes, before) = (std::fs::read_dir("/proc").unwrap().count(), reads());
+    world.stop();
+    let read = reads() - before;
+    // A look reads a file for each process, or two; here may be twice as many as were counted.
+    assert!(read < 8 * processes, "{read} reads, {processes} processes");
+    world.until_down();
+}
+
+/// The calls of this thread that read something.
+fn reads() -> usize {
+    let io = std::fs::read_to_string("/proc/thread-self/io").unwrap();
+    io.lines().find_map(|line| line.strip_prefix("syscr: ")?.parse().ok()).unwrap()
 }

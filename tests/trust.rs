@@ -8,7 +8,7 @@ use std::fs;
 use std::os::unix::fs::{PermissionsExt, chown, symlink};
 use std::process::{Command, Stdio};
 
-use up_util::{Folder, NOBODY, PROGRAM, Up, run, text};
+use up_util::{Folder, NOBODY, PROGRAM, Up, run, text, until};
 
 const FILE: &str = "[monitor]\nsocket = \"s\"\n[process]\n";
 
@@ -95,6 +95,9 @@ fn what_belongs_to_another_user_is_run_only_if_it_is_named() {
         up.until_read("err", &warning);
         up.ok(&["status", "-c", "childminder.toml"]);
         // A reload checks the file again.
+        let (code, said) = run(&up.folder, &["reload", "--socket", "s"]);
+        assert!(code == 0 && said.ends_with(&warning), "{code} {said}");
+        until("the warning again", || (up.folder.read("err").matches(&warning).count() == 2).then_some(()));
         fs::set_permissions(up.folder.join("childminder.toml"), fs::Permissions::from_mode(0o666)).unwrap();
         let (code, said) = up.fails(&["reload", "--socket", "s"]);
         assert!(code == 1 && said.contains("childminder.toml: others may write to it (mode 0666)"), "{code} {said}");
@@ -123,6 +126,80 @@ fn what_belongs_to_another_user_is_run_only_if_it_is_named() {
 fn child_with_output(command: &mut Command, folder: &Folder) -> std::process::Child {
     let output = |name: &str| Stdio::from(fs::File::create(folder.join(name)).unwrap());
     command.stdin(Stdio::null()).stdout(output("out")).stderr(output("err")).spawn().unwrap()
+}
+
+// Whoever may write to any folder on the way may put another folder in the place of the next one.
+#[test]
+fn each_folder_on_the_way_counts() {
+    if !is_root() {
+        return;
+    }
+    let (outer, inner) = (Folder::new(), Folder::new());
+    fs::create_dir_all(outer.join("a/b")).unwrap();
+    fs::write(outer.join("a/b/childminder.toml"), FILE).unwrap();
+    symlink(outer.join("a"), inner.join("link")).unwrap();
+    let direct = outer.join("a/b/childminder.toml");
+    let linked = inner.join("link/b/childminder.toml");
+    let check = |path: &std::path::Path| run(&inner, &["check", "-c", path.to_str().unwrap()]);
+    for path in [&direct, &linked] {
+        assert_eq!(check(path), (0, String::new()));
+    }
+    let set = |path: &std::path::Path, uid: u32, gid: u32, mode: u32| {
+        chown(path, Some(uid), Some(gid)).unwrap();
+        fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+    };
+    for (folder, uid, gid, mode, code, said) in [
+        (&outer.0, 0, 0, 0o777, 2, "others may write to the folder {} (mode 0777), and root would run what they write"),
+        (&outer.join("a"), 0, 100, 0o775, 2, "a group may write to the folder {} (group id 100, mode 0775), and"),
+        (&outer.join("a"), NOBODY, 0, 0o755, 0, "warning: the folder {} belongs to user id 65534, and root runs what"),
+        // In a sticky folder nobody replaces a folder of root's.
+        (&outer.join("a"), 0, 0, 0o1777, 0, ""),
+        (&outer.join("a"), NOBODY, 0, 0o1777, 0, "warning: the folder {} belongs to user id 65534"),
+    ] {
+        set(folder, uid, gid, mode);
+        for path in [&direct, &linked] {
+            let expected = said.replace("{}", folder.to_str().unwrap());
+            let (found, text) = check(path);
+            assert!(
+                found == code && text.contains(&expected) && (!said.is_empty() || text.is_empty()),
+                "{found} {text}"
+            );
+        }
+        set(folder, 0, 0, 0o755);
+    }
+    // The folder of a link counts, and so does its owner.
+    set(&inner.0, 0, 0, 0o777);
+    let said = format!("others may write to the folder {} (mode 0777)", inner.0.display());
+    assert!(check(&linked).1.contains(&said) && check(&direct).0 == 0);
+    set(&inner.0, 0, 0, 0o1777);
+    assert_eq!(check(&linked), (0, String::new()));
+    std::os::unix::fs::lchown(inner.join("link"), Some(NOBODY), Some(NOBODY)).unwrap();
+    let said = format!("the symbolic link {} belongs to user id 65534", inner.join("link").display());
+    assert!(check(&linked).1.contains(&said), "{}", check(&linked).1);
+}
+
+// The bits of the group say that somebody may write by the list, and not who.
+#[test]
+fn an_access_control_list_may_let_others_write() {
+    let set = |path: &std::path::Path, entry: &str| {
+        let set = Command::new("setfacl").args(["-m", entry]).arg(path).stderr(Stdio::null()).status();
+        set.is_ok_and(|status| status.success())
+    };
+    if !is_root() {
+        return;
+    }
+    let folder = place((0, 0, 0o644), ROOTS);
+    let file = folder.join("childminder.toml");
+    if !set(&file, "u:65534:r") {
+        eprintln!("skipped: no setfacl, or a file system without access control lists");
+        return;
+    }
+    assert_eq!(run(&folder, &["check"]), (0, String::new()));
+    assert!(set(&file, "u:65534:rw"));
+    expect_refusal(&folder, &[], "an access control list may let others write to it (mode 0664), and root would run");
+    let folder = place((0, 0, 0o644), ROOTS);
+    assert!(set(&folder.0, "u:65534:rwx"));
+    expect_refusal(&folder, &["-c", "childminder.toml"], "an access control list may let others write to its folder");
 }
 
 #[test]

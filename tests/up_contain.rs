@@ -140,6 +140,8 @@ fn leftovers_are_killed_or_left() {
         .unwrap();
         let up = Up::start_in(folder, &process);
         let pid = until("its child", || up.folder.read("pid").trim().parse().ok());
+        let name = || fs::read_to_string(format!("/proc/{pid}/comm")).unwrap();
+        until("its program", || (name() == "sleep\n").then_some(()));
         fs::write(up.folder.join("go"), "go\n").unwrap();
         up.until_state("it", "exited");
         if left {
@@ -147,6 +149,9 @@ fn leftovers_are_killed_or_left() {
             kill(pid, Signal::KILL);
         }
         until("its end", || (!is_alive(pid)).then_some(()));
+        let said = up.folder.read("err");
+        let killing = format!("[it] killing the processes that it left behind: pid {pid} (sleep)\n");
+        assert_eq!(said.matches(&killing).count(), usize::from(!left), "{said}");
         up.shutdown();
     }
 }

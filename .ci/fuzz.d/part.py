@@ -1,6 +1,6 @@
 """One part of a fuzzer: a random source that can be had again by its seed, and what was found wrong.
 
-A part makes its cases until its time is over. Each case has a random source of its own, by the seed
+A part makes its cases until its time is over, or as many as were asked for. Each case has a random source of its own, by the seed
 and its number. A kind of mistake is printed once, with the case that showed it first, and counted.
 """
 
@@ -17,8 +17,8 @@ CONTROL = re.compile("[\x00-\x08\x0a-\x1f\x7f-\x9f]")
 
 
 class Part:
-    def __init__(self, name, binary, seconds, seed):
-        self.name, self.binary, self.seconds, self.seed = name, binary, seconds, seed
+    def __init__(self, name, binary, seconds, seed, limit):
+        self.name, self.binary, self.seconds, self.seed, self.limit = name, binary, seconds, seed, limit
         self.end = time.monotonic() + seconds
         self.count = 0
         self.kinds = collections.Counter()
@@ -27,8 +27,10 @@ class Part:
 
     def cases(self):
         """The number and the random source of each case. Several threads may ask."""
-        while time.monotonic() < self.end and not over.is_set():
+        while (self.limit or time.monotonic() < self.end) and not over.is_set():
             with self.lock:
+                if self.count == self.limit:
+                    return
                 self.count += 1
                 number = self.count
             yield number, random.Random(f"{self.seed}/{self.name}/{number}")

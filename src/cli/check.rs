@@ -20,7 +20,8 @@ usage: childminder check [-c FILE] [--effective [--show-environment]]
       --show-environment   prints the values of variables, too
   -h, --help               this text
 
-For root, a file that others may write is a mistake, and so is one of another user that was not named by -c.
+For root, a file that others may write, or replace in a folder on the way to it, is a mistake, and so is one of another
+user that was not named by -c.
 
 It ends with 0 if the file has no mistakes, and with 2 otherwise.
 ";

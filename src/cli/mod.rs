@@ -4,6 +4,7 @@
 //! The one rule: a mistake in the command line is reported in one line, with exit code 2, before
 //! anything is started.
 
+mod acl;
 mod check;
 mod child;
 pub(crate) mod config;

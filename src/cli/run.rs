@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use childminder::restart::State;
 use childminder::{
     Command, Contain, Event, Exit, Leftovers, Line, Observer, Policy, PolicyError, ProcessId, ProcessMonitor, Reactor,
-    Restart, Service, SpawnError, Stage, Strength, TimerId,
+    Remains, Restart, Service, SpawnError, Stage, Strength, TimerId,
 };
 use lexopt::{Arg, Parser, ValueExt};
 
@@ -285,6 +285,8 @@ struct Console {
     err: Output,
     restart: Restart,
     started: bool,
+    /// Some processes were still there after they were killed.
+    remains: bool,
     /// What this command would end with now, if it ended with its child.
     code: u8,
 }
@@ -292,7 +294,7 @@ struct Console {
 impl Console {
     fn new(name: &str, restart: Restart, raw: bool) -> Result<Self, Failure> {
         let (out, err) = (Output::stdout()?, Output::stderr()?);
-        Ok(Self { author: Some(name.into()), raw, out, err, restart, started: false, code: 0 })
+        Ok(Self { author: Some(name.into()), raw, out, err, restart, started: false, remains: false, code: 0 })
     }
 
     /// What was never there, or is no program, will not be there when it is tried again.
@@ -365,6 +367,7 @@ impl Observer for Console {
             (None, Some(signal)) => u8::try_from(128 + signal).unwrap_or(FAILURE),
             (None, None) => FAILURE,
         };
+        self.remains = false;
         self.report(name, &words::exited(exit));
     }
 
@@ -389,6 +392,25 @@ impl Observer for Console {
 
     fn pipes_closed(&mut self, name: &str, _: ProcessId) {
         self.report(name, words::pipes_closed());
+    }
+
+    fn tree_released(&mut self, name: &str, _: ProcessId) {
+        self.report(name, words::tree_released());
+    }
+
+    fn killing_leftovers(&mut self, name: &str, leftovers: &Remains) {
+        self.report(name, &words::killing_leftovers(leftovers));
+    }
+
+    fn tree_remains(&mut self, name: &str, remains: &Remains) {
+        self.remains = true;
+        self.report(name, &words::tree_remains(remains));
+    }
+
+    fn tree_gone(&mut self, name: &str, certain: bool) {
+        if let Some(said) = words::tree_gone(certain, std::mem::take(&mut self.remains)) {
+            self.report(name, said);
+        }
     }
 }
 

@@ -14,7 +14,7 @@ use std::ffi::{OsStr, OsString};
 use std::fmt::{self, Display, Formatter};
 use std::fs::File;
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path, PathBuf};
 use std::sync::OnceLock;
@@ -26,10 +26,10 @@ use rustix::fs::{
 use rustix::io::{Errno, ioctl_fionbio};
 use rustix::process::geteuid;
 
-use super::descriptor;
+use super::{acl, descriptor};
 
 /// The number of links that the kernel follows.
-const MAX_LINKS: usize = 40;
+pub(crate) const MAX_LINKS: usize = 40;
 /// The number of attempts to open or make a file. Other processes may make or remove it in between.
 const ATTEMPTS: usize = 8;
 /// The flags for opening a folder only to reach its entries. That needs no right to list them.
@@ -78,6 +78,8 @@ struct Folder {
     owner: u32,
     group: u32,
     mode: Mode,
+    /// An access control list may let others than its group write to it.
+    has_acl: bool,
     /// Its path without links.
     real: PathBuf,
     /// The untrusted user who may have put this folder where it is, if there is one.
@@ -89,6 +91,8 @@ struct Folder {
 enum Who {
     User(u32),
     Group(u32),
+    /// Somebody whom an access control list names.
+    Listed,
     All,
 }
 
@@ -97,6 +101,7 @@ impl Display for Who {
         match self {
             Self::User(id) => write!(f, "user id {id}"),
             Self::Group(id) => write!(f, "group id {id}"),
+            Self::Listed => f.write_str("whoever its folder's access control list names"),
             Self::All => f.write_str("every user"),
         }
     }
@@ -202,7 +207,8 @@ pub(crate) fn refusal(path: &Path, new: Creation) -> Option<String> {
     looked.err().filter(|error| error.get_ref().is_some()).map(|error| error.to_string())
 }
 
-fn push_names(rest: &mut Vec<OsString>, path: &Path) {
+/// Puts the names of a path onto a stack, the first on top.
+pub(crate) fn push_names(rest: &mut Vec<OsString>, path: &Path) {
     let names = path.components().rev().filter_map(|component| match component {
         Component::Normal(name) => Some(name),
         Component::ParentDir => Some(OsStr::new("..")),
@@ -244,7 +250,10 @@ impl Folder {
     fn new(fd: OwnedFd, real: PathBuf) -> Result<Self, Errno> {
         let there = fstat(&fd)?;
         let mode = Mode::from_raw_mode(there.st_mode);
-        Ok(Self { fd, owner: there.st_uid, group: there.st_gid, mode, real, doubt: None })
+        // One that cannot be looked at may be there.
+        let path = format!("/proc/self/fd/{}", fd.as_raw_fd());
+        let has_acl = mode.contains(Mode::WGRP) && acl::is_on(Path::new(&path)).unwrap_or(true);
+        Ok(Self { fd, owner: there.st_uid, group: there.st_gid, mode, has_acl, real, doubt: None })
     }
 
     fn parent(mut self) -> io::Result<Self> {
@@ -271,6 +280,8 @@ impl Folder {
         }
         let others = if self.mode.contains(Mode::WOTH) {
             Who::All
+        } else if self.has_acl {
+            Who::Listed
         } else if self.mode.contains(Mode::WGRP) && !is_trusted(self.group) {
             Who::Group(self.group)
         } else {

@@ -5,6 +5,8 @@
 
 use std::borrow::Cow;
 
+use super::text::{is_zero_width, rearranges};
+
 const ESC: u8 = 0x1b;
 /// The sequence that ends all colours.
 pub(crate) const RESET: &[u8] = b"\x1b[0m";
@@ -16,7 +18,9 @@ pub(crate) const OWN: &str = "childminder: ";
 /// - colours and the like (SGR) as they are, and a reset behind them;
 /// - no other control sequences;
 /// - of a line that overwrites itself by CR, such as a progress bar, the last state;
-/// - any other control character, and each byte that is no UTF-8, as `\xNN`.
+/// - any other control character, and each byte that is no UTF-8, as `\xNN`;
+/// - what would rearrange the text, such as a control for bidirectional text, as `\u{202e}`. Characters without width stay, since
+///   composed emoji and some languages need them, and they change nothing around them.
 pub(crate) fn shown(bytes: &[u8]) -> Cow<'_, [u8]> {
     if bytes.iter().all(|byte| matches!(byte, b' '..=b'~' | b'\t')) {
         return bytes.into();
@@ -38,13 +42,15 @@ pub(crate) fn shown(bytes: &[u8]) -> Cow<'_, [u8]> {
                 rest = &rest[1..];
             }
             None => {
-                let length = character(rest).unwrap_or_default();
-                if length > 0 {
-                    shown.extend_from_slice(&rest[..length]);
-                } else {
-                    shown.extend_from_slice(format!("\\x{first:02x}").as_bytes());
+                let char = character(rest).filter(|char| !char.is_control());
+                match char {
+                    Some(char) if rearranges(char) => {
+                        shown.extend_from_slice(char.escape_unicode().to_string().as_bytes());
+                    }
+                    Some(char) => shown.extend_from_slice(&rest[..char.len_utf8()]),
+                    None => shown.extend_from_slice(format!("\\x{first:02x}").as_bytes()),
                 }
-                rest = &rest[length.max(1)..];
+                rest = &rest[char.map_or(1, char::len_utf8)..];
             }
         }
     }
@@ -59,7 +65,7 @@ pub(crate) fn looks_like_ours(shown: &[u8]) -> bool {
     let mut text = Vec::new();
     let mut rest = shown;
     while let ([first, ..], true) = (rest, text.len() < OWN.len()) {
-        let length = Sequence::at(rest).map_or(0, |sequence| sequence.length);
+        let length = Sequence::at(rest).map_or_else(|| zero_width(rest), |sequence| sequence.length);
         // What is in front of the first letter may be hardly seen.
         if length == 0 && (!text.is_empty() || first.is_ascii_alphanumeric()) {
             text.push(*first);
@@ -107,11 +113,15 @@ impl Sequence {
     }
 }
 
-/// The length of the character at the start of these bytes, if it is one that can be seen.
-fn character(bytes: &[u8]) -> Option<usize> {
+/// The character at the start of these bytes.
+fn character(bytes: &[u8]) -> Option<char> {
     let start = &bytes[..bytes.len().min(4)];
-    let first = start.utf8_chunks().next()?.valid().chars().next()?;
-    (!first.is_control()).then(|| first.len_utf8())
+    start.utf8_chunks().next()?.valid().chars().next()
+}
+
+/// The length of the character at the start of these bytes if it takes no room, or 0.
+fn zero_width(bytes: &[u8]) -> usize {
+    character(bytes).filter(|char| is_zero_width(*char)).map_or(0, char::len_utf8)
 }
 
 #[cfg(test)]
@@ -126,7 +136,8 @@ mod tests {
 
     #[test]
     fn text_stays_as_it_is() {
-        for text in ["", "plain", "tab\tand ~", "aä€🦀", "a\u{200b}b"] {
+        for text in ["", "plain", "tab\tand ~", "aä€🦀", "a\u{200b}b", "👩\u{200d}🚀 ❤\u{fe0f}", "שלום"]
+        {
             is_shown(text.as_bytes(), text);
         }
         assert!(matches!(shown(b"plain"), Cow::Borrowed(_)));
@@ -168,6 +179,12 @@ mod tests {
     }
 
     #[test]
+    fn what_rearranges_text_is_shown() {
+        is_shown("a\u{202e}b\u{2066}c\u{200f}".as_bytes(), "a\\u{202e}b\\u{2066}c\\u{200f}");
+        is_shown("a\u{2028}b\u{2029}c".as_bytes(), "a\\u{2028}b\\u{2029}c");
+    }
+
+    #[test]
     fn of_a_line_that_overwrites_itself_the_last_state_is_shown() {
         is_shown(b"crlf\r", "crlf");
         is_shown(b" 10%\r 50%\r100%\r", "100%");
@@ -184,6 +201,7 @@ mod tests {
             "\x1b[1mchild\x1b[0mminder: x",
             "\u{200b}childminder: x",
             "[childminder: x",
+            "child\u{200b}minder\u{2060}: x",
         ] {
             assert!(looks_like_ours(line.as_bytes()), "{line:?}");
         }

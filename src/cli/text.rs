@@ -26,9 +26,31 @@ pub(crate) fn fit(bytes: &[u8], limit: usize) -> &[u8] {
     &bytes[..limit]
 }
 
-/// The text as one line without control characters. These are shown as `\n`, `\t`, `\r` or `\x1b`.
+/// Whether a character breaks the line, or changes the order in which the text around it is shown, so
+/// that it looks like other text: line and paragraph separators, and controls for bidirectional text.
+pub(crate) fn rearranges(char: char) -> bool {
+    matches!(char, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+}
+
+/// Whether a character takes no room and joins or separates others. Some languages and composed
+/// emoji need such characters, but they make two different texts look the same.
+pub(crate) fn is_zero_width(char: char) -> bool {
+    matches!(char, '\u{200b}'..='\u{200d}' | '\u{2060}' | '\u{feff}')
+}
+
+/// The text as one line in which every character can be seen. Control characters are shown as `\n`,
+/// `\t`, `\r` or `\x1b`, and characters that rearrange the text or have no width as `\u{202e}`.
 pub(crate) fn visible(text: &str) -> Cow<'_, str> {
-    if !text.contains(char::is_control) {
+    show(text, |char| rearranges(char) || is_zero_width(char))
+}
+
+/// [`visible`], for what a process has written: characters without width stay as they are.
+pub(crate) fn visible_output(text: &str) -> Cow<'_, str> {
+    show(text, rearranges)
+}
+
+fn show(text: &str, is_hidden: impl Fn(char) -> bool) -> Cow<'_, str> {
+    if !text.contains(|char: char| char.is_control() || is_hidden(char)) {
         return text.into();
     }
     let mut shown = String::with_capacity(text.len() + 16);
@@ -37,6 +59,7 @@ pub(crate) fn visible(text: &str) -> Cow<'_, str> {
             '\n' | '\t' | '\r' => shown.extend(char.escape_default()),
             // No control character is above U+009F.
             char if char.is_control() => shown += &format!("\\x{:02x}", u32::from(char)),
+            char if is_hidden(char) => shown.extend(char.escape_unicode()),
             char => shown.push(char),
         }
     }
@@ -45,12 +68,23 @@ pub(crate) fn visible(text: &str) -> Cow<'_, str> {
 
 #[cfg(test)]
 mod tests {
-    use super::{Cow, fit, visible};
+    use super::{Cow, fit, visible, visible_output};
 
     #[test]
     fn control_characters_are_seen() {
         assert_eq!(visible("\u{1b}[2Jä\n\r\t\0\u{7f}\u{9b}m"), r"\x1b[2Jä\n\r\t\x00\x7f\x9bm");
         assert!(matches!(visible(r"plain \x1b"), Cow::Borrowed(r"plain \x1b")));
+    }
+
+    #[test]
+    fn what_rearranges_or_hides_text_is_seen() {
+        assert_eq!(visible("a\u{202e}b\u{200b}c\u{feff}"), r"a\u{202e}b\u{200b}c\u{feff}");
+        for char in ['\u{61c}', '\u{200e}', '\u{200f}', '\u{2028}', '\u{2029}', '\u{202a}', '\u{2066}', '\u{2069}'] {
+            assert_eq!(visible(&char.to_string()), char.escape_unicode().to_string());
+        }
+        assert_eq!(visible_output("a\u{202e}b\u{200d}\x1b"), "a\\u{202e}b\u{200d}\\x1b");
+        // A variation selector changes a character, and nothing around it.
+        assert!(matches!(visible("ä\u{301} ❤\u{fe0f} שלום"), Cow::Borrowed(_)));
     }
 
     #[test]

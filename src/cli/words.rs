@@ -5,7 +5,7 @@
 use std::time::{Duration, Instant};
 
 use childminder::restart::State;
-use childminder::{Exit, Status, signal};
+use childminder::{Exit, Member, Remains, Status, signal};
 
 pub(crate) fn started(pid: u32) -> String {
     format!("started, pid {pid}")
@@ -102,6 +102,48 @@ pub(crate) fn pipes_closed() -> &'static str {
     "the pipes of an earlier process were still open and are closed now; what leftover processes write there is lost"
 }
 
+pub(crate) fn tree_released() -> &'static str {
+    "more than eight earlier processes have left processes behind; those of the earliest one are not watched any more"
+}
+
+pub(crate) fn killing_leftovers(leftovers: &Remains) -> String {
+    match leftovers {
+        Remains::Members(members) => format!("killing the processes that it left behind: {}", list(members)),
+        _ => "killing what it may have left behind".into(),
+    }
+}
+
+/// What a kill has not ended, two seconds later.
+pub(crate) fn tree_remains(remains: &Remains) -> String {
+    match remains {
+        Remains::Members(members) => format!("still there 2 s after SIGKILL: {}", list(members)),
+        _ => "cannot tell whether all of its processes are gone 2 s after SIGKILL".into(),
+    }
+}
+
+/// What became of those that were still there, or `None` where it goes without saying.
+pub(crate) fn tree_gone(certain: bool, remained: bool) -> Option<&'static str> {
+    match (certain, remained) {
+        (false, _) => Some("cannot tell whether all processes that it left behind are gone"),
+        (true, true) => Some("the processes that were still there are gone now"),
+        (true, false) => None,
+    }
+}
+
+/// How many processes are named at most.
+const NAMED: usize = 10;
+
+/// `pid 123 (sleep), pid 124 (cat)`
+fn list(members: &[Member]) -> String {
+    let named: Vec<String> =
+        members.iter().take(NAMED).map(|member| format!("pid {} ({})", member.pid, member.name)).collect();
+    let more = match members.len().saturating_sub(NAMED) {
+        0 => String::new(),
+        more => format!(" and {more} more"),
+    };
+    named.join(", ") + &more
+}
+
 pub(crate) fn refused(number: i32, error: &std::io::Error) -> String {
     format!("cannot send {}: {error}", name(number))
 }
@@ -127,5 +169,14 @@ mod tests {
         let said = [0, 500_000, 1_000_400, 1_000_500, 90_000_000].map(|micros| seconds(Duration::from_micros(micros)));
         assert_eq!(said, ["0", "0.5", "1", "1.001", "90"]);
         assert_eq!(seconds(Duration::MAX), "18446744073709551615.999");
+    }
+
+    #[test]
+    fn who_is_left_is_told_once_and_not_at_length() {
+        assert_eq!(killing_leftovers(&Remains::Unknown), "killing what it may have left behind");
+        assert_eq!(tree_gone(true, false), None);
+        assert!(tree_gone(false, false).is_some_and(|said| said.starts_with("cannot tell")));
+        assert!(tree_gone(true, true).is_some_and(|said| said.ends_with("gone now")));
+        assert!(tree_remains(&Remains::Unknown).starts_with("cannot tell"));
     }
 }

@@ -9,18 +9,18 @@ use std::time::Instant;
 
 use super::lines::{LineBuffer, Piece};
 use super::observer::{Line, Observer};
-use super::restart::{Lifecycle, State};
+use super::restart::{Leftovers, Lifecycle, State};
 use crate::command::Command;
-use crate::contain::Containment;
+use crate::contain::{Containment, Remains};
 use crate::error::SignalError;
 use crate::exit::Exit;
 use crate::process::{ProcessId, Tree};
 use crate::reactor::Reactor;
 use crate::reactor::timers::TimerId;
 
-/// The number of exited processes of a name whose pipes stay open while leftover processes hold them.
-/// Without a limit, a service that leaves a process behind at each restart would take all
-/// descriptors in time.
+/// The number of exited processes of a name whose pipes stay open while leftover processes hold them,
+/// and the number of those whose leftover processes are watched by descriptors. Without a limit, a
+/// service that leaves a process behind at each restart would take all descriptors in time.
 const KEPT_OPEN: usize = 8;
 
 /// One name and all that is known of it.
@@ -35,7 +35,8 @@ pub(super) struct Entry {
     pub(super) unended: VecDeque<ProcessId>,
     pub(super) pid: Option<u32>,
     pub(super) timer: Option<(TimerId, Instant)>,
-    /// Earlier processes of this name of whose trees somebody is left.
+    /// Earlier processes of this name of whose trees somebody is left. The earliest is the first; all but the last
+    /// [`KEPT_OPEN`] hold no descriptors.
     pub(super) left: Vec<ProcessId>,
     /// What keeps its process together, or its last one.
     pub(super) containment: Option<Containment>,
@@ -102,9 +103,33 @@ impl Entry {
         }
     }
 
-    /// Whether it is certain that nobody is left of the trees of its earlier processes.
+    /// Whether it is certain that nobody is left of the trees of its earlier processes. When all are told to stop outside of a
+    /// turn they share the last look.
     pub(super) fn is_gone(&self, reactor: &mut Reactor) -> bool {
-        self.left.iter().all(|id| reactor.tree(*id).is_none_or(|mut tree| tree.is_empty()))
+        self.left.iter().all(|id| reactor.tree_as_seen(*id).is_none_or(|mut tree| tree.is_empty()))
+    }
+
+    /// Has what its process leaves behind be killed, if it is to be killed, before the process is reaped where nothing
+    /// reaches it afterwards. A stop gives it its time.
+    pub(super) fn prepare_exit(&self, reactor: &mut Reactor) {
+        let kill = self.life.policy().leftovers == Leftovers::Kill;
+        let running = self.process.filter(|_| matches!(self.life.state(), State::Running { .. }));
+        if let Some(mut process) = running.and_then(|id| reactor.process(id)) {
+            process.kill_unreachable_at_exit(kill);
+        }
+    }
+
+    /// Who is left of the trees of its earlier processes.
+    pub(super) fn leftovers(&self, reactor: &mut Reactor) -> Remains {
+        let mut all = Vec::new();
+        for id in &self.left {
+            match reactor.tree_as_seen(*id).map(|mut tree| tree.members()) {
+                Some(Remains::Members(members)) => all.extend(members),
+                Some(Remains::Unknown) => return Remains::Unknown,
+                Some(Remains::Nobody) | None => {}
+            }
+        }
+        if all.is_empty() { Remains::Nobody } else { Remains::Members(all) }
     }
 
     /// Asks all of it to end. An error is a right that is missing: a process that has exited meanwhile is none, its event is on
@@ -125,7 +150,7 @@ impl Entry {
     ) -> io::Result<()> {
         let mut result = Ok(());
         for id in self.process.iter().chain(&self.left) {
-            match reactor.tree(*id).map(|mut tree| tell(&mut tree)) {
+            match reactor.tree_as_seen(*id).map(|mut tree| tell(&mut tree)) {
                 Some(Err(SignalError::Os(error))) if result.is_ok() => result = Err(error),
                 _ => {}
             }
@@ -133,8 +158,8 @@ impl Entry {
         result
     }
 
-    /// Notes that a process has exited, and closes the pipes of the earliest such process if there
-    /// are too many.
+    /// Notes that a process has exited. If there are too many such processes, the pipes of the earliest
+    /// one are closed, and the descriptors by which its leftover processes are watched.
     pub(super) fn note_exit(&mut self, reactor: &mut Reactor, observer: &mut impl Observer, process: ProcessId) {
         self.unended.push_back(process);
         if self.unended.len() > KEPT_OPEN {
@@ -142,6 +167,14 @@ impl Entry {
             if let Some(mut earliest) = earliest.and_then(|id| reactor.process(id)) {
                 earliest.close_all_at_once();
                 observer.pipes_closed(&self.name, earliest.id());
+            }
+        }
+        if reactor.tree(process).is_some() {
+            self.left.push(process);
+        }
+        if let Some(earliest) = self.left.iter().rev().nth(KEPT_OPEN).copied() {
+            if reactor.release_tree(earliest) {
+                observer.tree_released(&self.name, earliest);
             }
         }
     }

@@ -80,7 +80,7 @@ impl<O: Observer> ProcessMonitor<O> {
                 Some(Action::Kill) => {
                     match entry.life.state() {
                         State::Stopping { .. } => self.observer.killing(&entry.name),
-                        _ => self.observer.killing_leftovers(&entry.name),
+                        _ => self.observer.killing_leftovers(&entry.name, &entry.leftovers(reactor)),
                     }
                     let sent = entry.kill(reactor);
                     entry.note(&mut self.observer, libc::SIGKILL, sent);
@@ -104,6 +104,7 @@ impl<O: Observer> ProcessMonitor<O> {
             entry.refusal = None;
         }
         if entry.life.state() != first {
+            entry.prepare_exit(reactor);
             self.observer.changed(&entry.name, entry.life.state());
         }
         match (was_down, entry.is_down()) {
@@ -133,9 +134,6 @@ impl<O: Observer> ProcessMonitor<O> {
         entry.pid = None;
         // Before its first start it is the process of one whose name it has taken over.
         entry.last_exit = (entry.starts > 0).then(|| Box::new(*exit));
-        if reactor.tree(process).is_some() {
-            entry.left.push(process);
-        }
         // The end of its tree is told in any case, perhaps after its own.
         self.trees.insert(process, key);
         self.observer.exited(&entry.name, exit);

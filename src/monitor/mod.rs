@@ -190,6 +190,7 @@ impl<O: Observer> ProcessMonitor<O> {
         if let Some(entry) = self.entries.get_mut(&key) {
             let before = entry.life.state();
             entry.life.set_policy(policy);
+            entry.prepare_exit(reactor);
             entry.arm(reactor, key, &mut self.timers);
             if entry.life.state() != before {
                 self.observer.changed(&entry.name, entry.life.state());

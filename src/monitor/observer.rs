@@ -104,23 +104,49 @@ pub trait Observer {
         warn!(target: "childminder::monitor", name; "[{name}] closed the pipes of an earlier process");
     }
 
-    /// A process has ended by itself, and what it has left behind is killed: see
+    /// The file descriptors by which the leftover processes of an earlier process of this name were watched
+    /// have been closed. This happens to the earliest process when more than eight of one name have
+    /// exited and left processes behind. In a cgroup they are looked at once a second from now on, and still end
+    /// with the service. In a process group nothing leads to them any more:
+    /// [`tree_gone`](Self::tree_gone) follows, which is not certain.
+    fn tree_released(&mut self, name: &str, process: ProcessId) {
+        let _ = process;
+        warn!(target: "childminder::monitor", name; "[{name}] more than eight earlier processes have left processes behind; those of the earliest one are not watched any more");
+    }
+
+    /// A process has ended by itself, and what it has left behind is killed: these processes, as far as they are known. See
     /// [`Leftovers::Kill`](super::restart::Leftovers::Kill).
-    fn killing_leftovers(&mut self, name: &str) {
-        info!(target: "childminder::monitor", name; "[{name}] killing what it has left behind");
+    fn killing_leftovers(&mut self, name: &str, leftovers: &Remains) {
+        match leftovers {
+            Remains::Members(_) => {
+                info!(target: "childminder::monitor", name; "[{name}] killing the processes that it left behind: {leftovers}");
+            }
+            _ => info!(target: "childminder::monitor", name; "[{name}] killing what it may have left behind"),
+        }
     }
 
     /// Nobody is left of a tree that has outlived its process. If that is not `certain`, the system cannot tell.
     fn tree_gone(&mut self, name: &str, certain: bool) {
         match certain {
-            true => debug!(target: "childminder::monitor", name; "[{name}] nobody is left behind"),
-            false => warn!(target: "childminder::monitor", name; "[{name}] cannot tell whether anybody is left behind"),
+            true => {
+                debug!(target: "childminder::monitor", name; "[{name}] all processes that it left behind are gone");
+            }
+            false => {
+                warn!(target: "childminder::monitor", name; "[{name}] cannot tell whether all processes that it left behind are gone");
+            }
         }
     }
 
     /// Two seconds after a process was killed with all that it has started, these are still there. They are watched on.
     fn tree_remains(&mut self, name: &str, remains: &Remains) {
-        warn!(target: "childminder::monitor", name; "[{name}] killed, and still there: {remains}");
+        match remains {
+            Remains::Members(_) => {
+                warn!(target: "childminder::monitor", name; "[{name}] still there 2 s after SIGKILL: {remains}");
+            }
+            _ => {
+                warn!(target: "childminder::monitor", name; "[{name}] cannot tell whether all of its processes are gone 2 s after SIGKILL");
+            }
+        }
     }
 
     /// The state of a process is another one than before. It is told after what has led to it; a state that

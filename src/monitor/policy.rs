@@ -160,7 +160,11 @@ pub enum Leftovers {
     /// They are killed, and a restart waits until they are gone, but not longer than two seconds.
     /// Otherwise a worker that outlives its master would keep the port.
     Kill,
-    /// They go on, beside the next process.
+    /// They go on, beside the next process, and end with a stop.
+    ///
+    /// They are watched by file descriptors, which are closed for all but the last eight exited
+    /// processes that have left something behind. A stop does not reach leftover processes of a
+    /// process group after that. It always reaches those in a cgroup.
     Leave,
 }
 

@@ -11,6 +11,7 @@ use std::time::Instant;
 use mio::Interest;
 
 use super::cgroup::Cgroup;
+use super::frozen::Frozen;
 use super::group::ProcessGroup;
 use super::killed::Killed;
 use super::pipe::{Flush, Reader, Writer};
@@ -65,8 +66,8 @@ pub(crate) struct Child {
     group_killed: Option<Moment>,
     /// The cgroup in which it was started.
     pub(super) cgroup: Option<Cgroup>,
-    /// Whether its tree was frozen.
-    pub(super) frozen: bool,
+    /// Its tree was frozen.
+    pub(super) frozen: Option<Frozen>,
     /// When its tree was killed.
     pub(super) tree_killed: Option<Killed>,
     /// Why its containment is not stronger.
@@ -157,19 +158,27 @@ impl Child {
             died: None,
             group_killed: None,
             cgroup: None,
-            frozen: false,
+            frozen: None,
             tree_killed: None,
             reason: entered.as_ref().map(Self::entry_reason),
             exit: None,
         })
     }
 
-    /// Kills and reaps it without an event, for a child that could not be watched.
-    pub(crate) fn abandon(self, sources: &mut Sources) {
+    /// Kills it with its tree and reaps it without an event, for a child that could not be watched.
+    /// Returns its cgroup, which has to be removed.
+    pub(crate) fn abandon(self, sources: &mut Sources) -> Option<Cgroup> {
+        // If this fails, the child has exited, or is killed by its number below.
+        let _ = match &self.cgroup {
+            Some(cgroup) => cgroup.kill().map(drop).map_err(SignalError::Os),
+            None if self.leads => self.signal_group(libc::SIGKILL),
+            None => Ok(()),
+        };
         sys::wait::kill_and_reap(self.pid);
         for (_, pipe) in self.pipes {
             sources.forget(pipe.source());
         }
+        self.cgroup
     }
 
     pub(crate) fn exit(&self) -> Option<&Exit> {
@@ -363,10 +372,10 @@ impl Child {
     }
 
     /// Returns the members of its group, or itself alone, as long as it holds its number. `None` if
-    /// the system cannot tell.
-    pub(super) fn members(&self) -> Option<Vec<Member>> {
+    /// the system cannot tell. `living` is looked up if it is needed and missing.
+    pub(super) fn members(&self, living: &mut Option<Living>) -> Option<Vec<Member>> {
         let members = match self.leads {
-            true => table::members_of_group(self.pid)?,
+            true => living.get_or_insert_with(Living::look).members(self.pid)?,
             false => table::members(&[self.pid]),
         };
         Some(if self.holds_number() { members } else { Vec::new() })

@@ -49,9 +49,10 @@ impl ProcessGroup {
         table::is_living_member(pid, self.number).then_some(pidfd)
     }
 
-    /// Returns the living members, or `None` if the system cannot tell.
-    pub(crate) fn members(&self) -> Option<Vec<Member>> {
-        let members = table::members_of_group(self.number)?;
+    /// Returns the living members, or `None` if the system cannot tell. `living` is as for
+    /// [`is_left`](Self::is_left).
+    pub(crate) fn members(&self, living: &mut Option<Living>) -> Option<Vec<Member>> {
+        let members = living.get_or_insert_with(Living::look).members(self.number)?;
         // As long as the group has members, the number is its own.
         Some(if self.is_gone() { Vec::new() } else { members })
     }

@@ -10,6 +10,7 @@ use mio::Interest;
 
 use super::cgroup::{Cgroup, is_gone};
 use super::child::Child;
+use super::frozen::Frozen;
 use super::group::ProcessGroup;
 use super::killed::Killed;
 use super::table::{Living, Moment};
@@ -21,6 +22,9 @@ use crate::sources::{Source, Sources};
 const FIRST_PAUSE: Duration = Duration::from_millis(2);
 /// The longest pause between two looks where nothing tells when to look.
 const LONGEST_PAUSE: Duration = Duration::from_millis(50);
+
+/// The longest pause between two looks at a tree whose descriptors were released.
+const RELEASED_PAUSE: Duration = Duration::from_secs(1);
 
 /// The readiness by which `cgroup.events` tells of a change.
 #[cfg(target_os = "linux")]
@@ -34,9 +38,11 @@ pub(crate) struct Left {
     pub(super) place: Place,
     pub(super) containment: Containment,
     pub(super) killed: Option<Killed>,
-    pub(super) frozen: bool,
+    pub(super) frozen: Option<Frozen>,
     /// What becomes ready when it is time to look.
     watch: Option<(OwnedFd, Key)>,
+    /// It is to hold no descriptors between two looks.
+    released: bool,
     /// When to look, whatever happens.
     pub(crate) look_at: Option<Instant>,
     /// It is on the reactor's list of those to look at.
@@ -78,7 +84,7 @@ impl Left {
             None if child.hold_for_group => return Fate::Gone(None),
             None => return Fate::Unknown,
         };
-        let (is_cgroup, killed, frozen) = (matches!(place, Place::Cgroup(_)), child.tree_killed, child.frozen);
+        let (is_cgroup, killed, frozen) = (matches!(place, Place::Cgroup(_)), child.tree_killed, child.frozen.take());
         let look_at = Some(now + FIRST_PAUSE);
         let left = Self {
             place,
@@ -86,6 +92,7 @@ impl Left {
             killed,
             frozen,
             watch: None,
+            released: false,
             look_at,
             listed: false,
             last: now,
@@ -116,6 +123,21 @@ impl Left {
         if self.watch.is_none() || !self.is_told() {
             self.look_at = Some(self.look_at.map_or(due, |at| at.min(due)));
         }
+    }
+
+    /// Closes the descriptors that it holds. A cgroup is looked at from time to time from now on. A group cannot be
+    /// reached any more. What becomes of it, and whether it held any.
+    pub(crate) fn release(mut self: Box<Self>, now: Instant, sources: &mut Sources) -> (Fate, bool) {
+        if matches!(self.place, Place::Group(_)) {
+            self.end(sources);
+            return (Fate::Unknown, true);
+        }
+        if let Some((_, source)) = self.watch.take() {
+            sources.forget(source);
+        }
+        let held = !std::mem::replace(&mut self.released, true);
+        self.look_at = self.look_at.or(Some(now + self.pause));
+        (Fate::Left(self), held)
     }
 
     /// When all of it was killed, and nobody can have been born since.
@@ -164,7 +186,7 @@ impl Left {
         if self.watch.is_none() || !self.is_told() && matches!(self.place, Place::Cgroup(_)) {
             self.look_at = Some(now + self.pause);
         }
-        self.pause = (2 * self.pause).min(LONGEST_PAUSE);
+        self.pause = (2 * self.pause).min(if self.released { RELEASED_PAUSE } else { LONGEST_PAUSE });
         Fate::Left(self)
     }
 
@@ -191,6 +213,9 @@ impl Left {
             };
             seen = populated(&events);
             if seen == Some(false) {
+                return seen;
+            }
+            if self.released {
                 return seen;
             }
             let source = sources.register(events.as_fd(), CHANGES, Source::Tree { process });

@@ -6,6 +6,7 @@
 
 pub(crate) mod cgroup;
 mod child;
+mod frozen;
 mod group;
 #[cfg(target_os = "linux")]
 pub(crate) mod guard;
@@ -154,6 +155,12 @@ impl Process<'_> {
     /// The kill happens just before the process is reaped, while its number is still its own.
     pub fn kill_group_at_exit(&mut self, kill: bool) {
         self.child.kill_group_at_exit = kill;
+    }
+
+    /// [`kill_group_at_exit`](Self::kill_group_at_exit), but only if nothing reaches the leftover
+    /// processes after this process was reaped.
+    pub(crate) fn kill_unreachable_at_exit(&mut self, kill: bool) {
+        self.child.kill_group_at_exit = kill && self.child.cgroup.is_none() && !self.child.group_outlives_leader();
     }
 
     /// Writes to the child's descriptor `fd`: as much as fits now, and the rest as soon as there is

@@ -42,8 +42,9 @@ impl Moment {
 /// them could start a process.
 #[derive(Debug)]
 pub(crate) struct Living {
-    /// A living member of each group, by the group's number.
-    groups: Option<HashMap<i32, i32>>,
+    /// The living members of each group that were seen, by the group's number. A member may be in
+    /// the list twice.
+    groups: Option<HashMap<i32, Vec<i32>>>,
     /// The groups that have a zombie.
     dead: HashSet<i32>,
     began: u64,
@@ -84,11 +85,11 @@ impl Living {
         living
     }
 
-    fn note(&mut self, pid: i32, groups: &mut HashMap<i32, i32>) {
+    fn note(&mut self, pid: i32, groups: &mut HashMap<i32, Vec<i32>>) {
         let stat = fs::read(format!("/proc/{pid}/stat")).ok();
         match stat.as_deref().and_then(state_and_group) {
             Some(('Z' | 'X' | 'x', group)) => _ = self.dead.insert(group),
-            Some((_, group)) => _ = groups.insert(group, pid),
+            Some((_, group)) => groups.entry(group).or_default().push(pid),
             None => {}
         }
     }
@@ -113,7 +114,16 @@ impl Living {
 
     /// Returns a living member of the group, if one was seen.
     pub(crate) fn member(&self, group: i32) -> Option<i32> {
-        self.groups.as_ref()?.get(&group).copied()
+        self.groups.as_ref()?.get(&group)?.last().copied()
+    }
+
+    /// Those members of the group that were seen and that are still alive and in it. `None` where that cannot be told.
+    pub(crate) fn members(&self, group: i32) -> Option<Vec<Member>> {
+        let mut pids = self.groups.as_ref()?.get(&group).cloned().unwrap_or_default();
+        pids.sort_unstable();
+        pids.dedup();
+        let stats = pids.iter().filter_map(|pid| fs::read(format!("/proc/{pid}/stat")).ok());
+        Some(stats.filter(|stat| is_living(stat, group)).filter_map(|stat| member(&stat)).collect())
     }
 
     /// Tells whether a zombie of the group was seen.
@@ -158,8 +168,11 @@ pub(crate) fn start_time(pid: i32) -> Option<u64> {
 /// Tells whether a process is alive and in this group.
 pub(crate) fn is_living_member(pid: i32, group: i32) -> bool {
     let stat = fs::read(format!("/proc/{pid}/stat")).ok();
-    let found = stat.as_deref().and_then(state_and_group);
-    found.is_some_and(|(state, found)| found == group && !matches!(state, 'Z' | 'X' | 'x'))
+    stat.is_some_and(|stat| is_living(&stat, group))
+}
+
+fn is_living(stat: &[u8], group: i32) -> bool {
+    state_and_group(stat).is_some_and(|(state, found)| found == group && !matches!(state, 'Z' | 'X' | 'x'))
 }
 
 /// Returns the process group of a process, living or zombie.
@@ -175,19 +188,6 @@ pub(crate) fn members(pids: &[i32]) -> Vec<Member> {
     }
     let members = pids.iter().filter_map(|pid| member(&fs::read(format!("/proc/{pid}/stat")).ok()?));
     members.filter(|member| !matches!(member.state, 'Z' | 'X' | 'x')).collect()
-}
-
-/// Returns the processes of a group without zombies, or `None` if the system cannot tell.
-pub(crate) fn members_of_group(group: i32) -> Option<Vec<Member>> {
-    let processes = is_ours().then(|| fs::read_dir("/proc").ok()).flatten()?;
-    let stats = processes.flatten().filter_map(|process| {
-        process.file_name().to_str()?.parse::<u32>().ok()?;
-        fs::read(process.path().join("stat")).ok()
-    });
-    let living = |stat: &Vec<u8>| {
-        state_and_group(stat).is_some_and(|(state, found)| found == group && !matches!(state, 'Z' | 'X' | 'x'))
-    };
-    Some(stats.filter(living).filter_map(|stat| member(&stat)).collect())
 }
 
 /// Returns the children of this program with zombies, or `None` if the system cannot tell.

@@ -6,11 +6,13 @@
 use std::collections::VecDeque;
 use std::fmt;
 use std::io;
+use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
 use super::ProcessId;
-use super::cgroup::Cgroup;
+use super::cgroup::{self, Cgroup};
 use super::child::Child;
+use super::frozen::Frozen;
 use super::killed::Killed;
 use super::left::{Left, Place};
 use super::table::{self, Living, Moment};
@@ -164,7 +166,7 @@ impl Tree<'_> {
         if matches!(sent, Err(SignalError::AlreadyExited)) {
             return sent;
         }
-        if self.stem.frozen() {
+        if self.stem.frozen().is_some() {
             let _ = self.thaw();
         }
         self.hold();
@@ -250,20 +252,27 @@ impl Tree<'_> {
     }
 
     fn set_frozen(&mut self, frozen: bool) -> Result<(), SignalError> {
-        match &mut self.stem {
-            Stem::Led(child) => child.frozen = frozen,
-            Stem::Left(left) => left.frozen = frozen,
-        }
-        match self.stem.places() {
-            (Some(cgroup), _) => cgroup.freeze(frozen).map_err(SignalError::Os),
-            _ => self.signal_group(if frozen { libc::SIGSTOP } else { libc::SIGCONT }),
-        }
+        let (Some(cgroup), _) = self.stem.places() else {
+            *self.stem.frozen() = frozen.then_some(Frozen::Stopped);
+            return self.signal_group(if frozen { libc::SIGSTOP } else { libc::SIGCONT });
+        };
+        let cgroup = cgroup.clone();
+        let freezer = match self.stem.frozen().take() {
+            Some(Frozen::Cgroup(freezer)) => freezer,
+            _ => cgroup.open_freezer().map_err(SignalError::Os)?,
+        };
+        let done = cgroup::freeze(freezer.as_fd(), frozen);
+        // A thaw that has failed may be tried again.
+        *self.stem.frozen() = (frozen == done.is_ok()).then_some(Frozen::Cgroup(freezer));
+        done.map_err(SignalError::Os)
     }
 
     /// Returns the present members, without zombies.
     ///
-    /// This reads the system's process table if the tree is a group, which takes about a
-    /// millisecond for each hundred processes of the whole system.
+    /// If the tree is a group, this reads the system's process table, which takes about a
+    /// millisecond for each hundred processes of the whole system. In the handler of an event the
+    /// table is read once a turn, so that many trees share it, and it may be as old as the turn.
+    /// Outside of a turn each [`Reactor::tree`](crate::Reactor::tree) reads it anew.
     ///
     /// ```
     /// use childminder::{Command, Reactor, Remains};
@@ -285,9 +294,9 @@ impl Tree<'_> {
                 Ok(pids) => Some(table::members(&pids)).filter(|members| !members.is_empty()),
                 Err(_) => None,
             },
-            (None, Some(Place::Group(group))) => group.members(),
+            (None, Some(Place::Group(group))) => group.members(self.living),
             _ => match &self.stem {
-                Stem::Led(child) => child.members(),
+                Stem::Led(child) => child.members(self.living),
                 Stem::Left(_) => None,
             },
         };
@@ -299,7 +308,8 @@ impl Tree<'_> {
     }
 
     /// Tells whether it is certain that no member is left. The leader counts as a member until it
-    /// is reaped.
+    /// is reaped. For leftover members of a group this reads the process table, as
+    /// [`members`](Self::members) does.
     #[must_use]
     pub fn is_empty(&mut self) -> bool {
         let Stem::Left(left) = &mut self.stem else { return false };
@@ -312,10 +322,10 @@ impl Tree<'_> {
 }
 
 impl Stem<'_> {
-    fn frozen(&self) -> bool {
+    fn frozen(&mut self) -> &mut Option<Frozen> {
         match self {
-            Stem::Led(child) => child.frozen,
-            Stem::Left(left) => left.frozen,
+            Stem::Led(child) => &mut child.frozen,
+            Stem::Left(left) => &mut left.frozen,
         }
     }
 

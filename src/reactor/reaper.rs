@@ -6,7 +6,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::{Event, Reactor};
+use super::{Event, Reactor, clock};
 use crate::command::Command;
 use crate::error::{SpawnError, Stage};
 use crate::process::{Child, Process, ProcessId, Reap};
@@ -57,8 +57,11 @@ impl Reactor {
     /// Kills and reaps a child that cannot be watched.
     pub(super) fn give_up(&mut self, process: Key, error: SpawnError) -> Result<(), SpawnError> {
         if let Some(child) = self.processes.remove(process) {
-            child.abandon(&mut self.sources);
+            let cgroup = child.abandon(&mut self.sources);
+            self.trees.remove_later(cgroup, clock());
         }
+        #[cfg(target_os = "linux")]
+        self.guard.forget(process);
         Err(error)
     }
 

@@ -50,6 +50,12 @@ impl Signals {
         self.inbox.leave(number)
     }
 
+    /// Whether a watched signal has arrived and was not taken out by [`drain`](Self::drain). Makes
+    /// no system call.
+    pub(crate) fn has_come(&self, number: i32) -> bool {
+        self.watches(number) && self.inbox.has_come(number)
+    }
+
     /// Empties the pipe. Returns the watched signals that have arrived, each once.
     pub(crate) fn drain(&mut self) -> Vec<i32> {
         let mut arrived = self.inbox.drain();

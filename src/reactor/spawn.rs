@@ -8,7 +8,6 @@ use std::os::fd::BorrowedFd;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use super::signals::Signals;
 use super::{Reactor, clock};
 use crate::command::{Command, Parts};
 use crate::contain::{Contain, Containment, Strength};
@@ -129,7 +128,9 @@ impl Reactor {
             }
             Err(error) => {
                 // A process that was killed and is not gone yet is still in it.
-                let _ = cgroup.remove();
+                if cgroup.remove().is_err() {
+                    self.trees.remove_later(Some(cgroup.clone()), clock());
+                }
                 if error.stage() != Stage::Cgroup {
                     return Err(Start::Failed(error));
                 }
@@ -155,11 +156,11 @@ impl Reactor {
             }
         };
         let started = clock();
-        let (signals, arrived) = (&mut self.signals, &mut self.arrived_signals);
+        let (signals, arrived) = (&self.signals, &self.arrived_signals);
+        // No system call: the child that is waited for may have the same errno.
         let mut asked_to_end = || {
-            // They are reported in the next turn.
-            arrived.extend(signals.as_mut().map(Signals::drain).unwrap_or_default());
-            arrived.iter().any(|number| crate::signal::ASK_TO_END.contains(number))
+            let has_come = |number| signals.as_ref().is_some_and(|signals| signals.has_come(number));
+            crate::signal::ASK_TO_END.iter().any(|number| arrived.contains(number) || has_come(*number))
         };
         let mut around = Surroundings {
             spawner: &self.spawner,
@@ -175,10 +176,6 @@ impl Reactor {
             asked_to_end: &mut asked_to_end,
         };
         let child = Child::spawn(command, key, &mut around);
-        if self.arrived_signals.contains(&libc::SIGCHLD) {
-            // Children that may have exited in the meantime are searched for in the next turn.
-            self.sweep = true;
-        }
         #[cfg(target_os = "linux")]
         if child.is_err() {
             // The child may have registered before it failed.

@@ -90,14 +90,17 @@ impl Trees {
                 return;
             }
             Fate::Gone(cgroup) => {
-                if let Some(cgroup) = cgroup {
-                    self.removals.push_back(Removal { cgroup, at: now + REMOVAL, tries: 0 });
-                }
+                self.remove_later(cgroup, now);
                 true
             }
             Fate::Unknown => false,
         };
         self.gone.push_back((process, certain));
+    }
+
+    /// Has a cgroup be removed in which nobody is any more.
+    pub(super) fn remove_later(&mut self, cgroup: Option<Cgroup>, now: Instant) {
+        self.removals.extend(cgroup.map(|cgroup| Removal { cgroup, at: now + REMOVAL, tries: 0 }));
     }
 
     fn remove_due(&mut self, now: Instant) {
@@ -128,8 +131,20 @@ impl Drop for Trees {
 impl Reactor {
     /// A process with all that it has started, to be talked to as one: from its start until nobody of them is left, which
     /// [`Event::TreeGone`] tells. That is often later than the end of the process itself.
+    ///
+    /// In an event's handler, all trees share one look at the system's process table; outside of a turn each call of this
+    /// begins a new one, if it is needed at all: see [`Tree::members`].
     #[must_use]
     pub fn tree(&mut self, id: ProcessId) -> Option<Tree<'_>> {
+        if self.events.is_some() {
+            // Outside of a turn nobody else does.
+            self.living = None;
+        }
+        self.tree_as_seen(id)
+    }
+
+    /// [`tree`](Self::tree), with the last look at who lives, also outside of a turn. What is gone since may seem to be there.
+    pub(crate) fn tree_as_seen(&mut self, id: ProcessId) -> Option<Tree<'_>> {
         let Trees { left, agenda, due, .. } = &mut self.trees;
         let stem = match self.processes.get_mut(id.0).filter(|child| child.exit().is_none()) {
             Some(child) => Stem::Led(child),
@@ -142,11 +157,21 @@ impl Reactor {
                 Stem::Left(left)
             }
         };
-        if self.events.is_some() {
-            // Outside of a turn nobody else does.
-            self.living = None;
-        }
         Some(Tree { id, stem, now: clock(), agenda, living: &mut self.living })
+    }
+
+    /// Closes the descriptors that are held for what is left of a tree, unless nobody is. What is left in a cgroup is looked
+    /// at once a second from then on, and still reached. What is left of a group is not reached any more, and its
+    /// tree is told to be gone without certainty. Whether there was anything to close.
+    pub(crate) fn release_tree(&mut self, id: ProcessId) -> bool {
+        if self.tree(id).is_none_or(|mut tree| tree.is_empty()) {
+            return false;
+        }
+        let Some(left) = self.trees.left.remove(&id.0) else { return false };
+        let now = clock();
+        let (fate, held) = left.release(now, &mut self.sources);
+        self.trees.settle(id.0, fate, now);
+        held
     }
 
     /// A leader was reaped: who is left of its tree?

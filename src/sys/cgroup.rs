@@ -6,9 +6,9 @@
 
 use std::ffi::CStr;
 use std::fs::File;
-use std::io::{self, Read, Write};
+use std::io::{self, Read};
 use std::mem::MaybeUninit;
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::path::Path;
 
 use super::{BY_EFFECTIVE_USER, cvt, cvt_retry, fd};
@@ -62,7 +62,14 @@ pub(crate) fn read_at(dir: BorrowedFd<'_>, path: &CStr) -> io::Result<String> {
 
 /// Writes to a file below a directory, in one call.
 pub(crate) fn write_at(dir: BorrowedFd<'_>, path: &CStr, text: &[u8]) -> io::Result<()> {
-    File::from(open_at(dir, path, libc::O_WRONLY)?).write_all(text)
+    write(open_at(dir, path, libc::O_WRONLY)?.as_fd(), text)
+}
+
+/// Writes to a file that is open, in one call.
+pub(crate) fn write(file: BorrowedFd<'_>, text: &[u8]) -> io::Result<()> {
+    // SAFETY: the text has so many bytes.
+    cvt_retry(|| unsafe { libc::write(file.as_raw_fd(), text.as_ptr().cast(), text.len()) })?;
+    Ok(())
 }
 
 /// Reads the start of an open file, from its first byte on.

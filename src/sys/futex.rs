@@ -39,16 +39,15 @@ impl Hold {
 
     /// Waits at most `time` until the child has stopped using the memory. Returns whether it has.
     ///
-    /// It does not read errno, because the child writes to the same one.
+    /// The child has the same `errno` as this thread, so nothing here reads it. Nothing writes to it
+    /// either: the child may be between a failed system call and reading its errno.
     pub(super) fn wait(&self, time: Duration) -> bool {
         let start = clock();
         let mut left = time;
         loop {
             #[allow(clippy::cast_possible_wrap)] // below 10^9
             let timeout = [left.as_secs().try_into().unwrap_or(libc::c_long::MAX), left.subsec_nanos() as libc::c_long];
-            // SAFETY: the word lives as long as `self`, and the old timespec of this system call is
-            // two longs.
-            unsafe { libc::syscall(libc::SYS_futex, self.0.as_ptr(), libc::FUTEX_WAIT, IN_USE, timeout.as_ptr()) };
+            wait_while(&self.0, IN_USE, &timeout);
             if self.is_over() {
                 return true;
             }
@@ -63,9 +62,78 @@ impl Hold {
     }
 }
 
+/// `FUTEX_WAIT`, whatever comes of it, without the C library, which would set `errno`.
+///
+/// On other architectures than these it is the C library's call: there a child may give `ETIMEDOUT` as the reason of a
+/// failure, if this wait ends between the failure and the moment when the child reads the reason.
+fn wait_while(word: &AtomicI32, value: i32, timeout: &[libc::c_long; 2]) {
+    #[cfg(all(target_arch = "x86_64", target_pointer_width = "64"))]
+    // SAFETY: the word and the time, the kernel's old timespec of two longs, live through the call, which writes to no
+    // memory.
+    unsafe {
+        std::arch::asm!(
+            "syscall",
+            inlateout("rax") libc::SYS_futex => _,
+            in("rdi") word.as_ptr(),
+            in("rsi") libc::FUTEX_WAIT,
+            in("edx") value,
+            in("r10") timeout.as_ptr(),
+            lateout("rcx") _,
+            lateout("r11") _,
+            options(nostack),
+        );
+    }
+    #[cfg(all(target_arch = "aarch64", target_pointer_width = "64"))]
+    // SAFETY: as on x86-64.
+    unsafe {
+        std::arch::asm!(
+            "svc #0",
+            inlateout("x0") word.as_ptr() => _,
+            in("x1") libc::FUTEX_WAIT,
+            in("w2") value,
+            in("x3") timeout.as_ptr(),
+            in("x8") libc::SYS_futex,
+            options(nostack),
+        );
+    }
+    #[cfg(target_arch = "riscv64")]
+    // SAFETY: as on x86-64.
+    unsafe {
+        std::arch::asm!(
+            "ecall",
+            inlateout("a0") word.as_ptr() => _,
+            in("a1") libc::FUTEX_WAIT,
+            in("a2") value,
+            in("a3") timeout.as_ptr(),
+            in("a7") libc::SYS_futex,
+            options(nostack),
+        );
+    }
+    #[cfg(not(any(
+        all(target_arch = "x86_64", target_pointer_width = "64"),
+        all(target_arch = "aarch64", target_pointer_width = "64"),
+        target_arch = "riscv64"
+    )))]
+    // SAFETY: as on x86-64.
+    unsafe {
+        libc::syscall(libc::SYS_futex, word.as_ptr(), libc::FUTEX_WAIT, value, timeout.as_ptr())
+    };
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    // A child of which nothing is heard yet may be about to read it.
+    #[test]
+    fn leaves_errno_alone() {
+        let hold = Hold::new();
+        hold.begin();
+        // SAFETY: a descriptor that nobody has.
+        unsafe { libc::close(-1) };
+        assert!(!hold.wait(Duration::from_millis(5)));
+        assert_eq!(std::io::Error::last_os_error().raw_os_error(), Some(libc::EBADF));
+    }
 
     #[test]
     fn waits_for_its_time_and_no_longer_than_needed() {

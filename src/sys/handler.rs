@@ -102,6 +102,11 @@ impl Inbox {
         listened
     }
 
+    /// Whether a signal has come since the last [`drain`](Self::drain). Makes no system call.
+    pub(crate) fn has_come(&self, number: i32) -> bool {
+        bit(number).is_some_and(|(word, bit)| self.node.come[word].load(SeqCst) & bit != 0)
+    }
+
     /// The signals that have come since the last call, each of them once.
     pub(crate) fn drain(&mut self) -> Vec<i32> {
         // The bytes first: a signal that comes in between is then told now, and wakes once more for nothing.

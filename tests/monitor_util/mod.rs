@@ -32,6 +32,8 @@ pub(crate) enum Told {
     Terminating { name: String, signal: i32 },
     Killing { name: String },
     PipesClosed { name: String },
+    TreeReleased { name: String },
+    TreeUnknown { name: String },
 }
 
 impl Told {
@@ -44,7 +46,9 @@ impl Told {
             | Self::Restarting { name, .. }
             | Self::Terminating { name, .. }
             | Self::Killing { name }
-            | Self::PipesClosed { name } => name,
+            | Self::PipesClosed { name }
+            | Self::TreeReleased { name }
+            | Self::TreeUnknown { name } => name,
         }
     }
 
@@ -59,6 +63,8 @@ impl Told {
             Self::Terminating { .. } => "terminating",
             Self::Killing { .. } => "killing",
             Self::PipesClosed { .. } => "pipes closed",
+            Self::TreeReleased { .. } => "tree released",
+            Self::TreeUnknown { .. } => "tree unknown",
         }
     }
 }
@@ -96,6 +102,15 @@ impl Observer for Diary {
     }
     fn pipes_closed(&mut self, name: &str, _: ProcessId) {
         self.note(Told::PipesClosed { name: name.into() });
+    }
+    fn tree_released(&mut self, name: &str, _: ProcessId) {
+        self.note(Told::TreeReleased { name: name.into() });
+    }
+    fn tree_gone(&mut self, name: &str, certain: bool) {
+        // One that is gone for certain is what every test expects.
+        if !certain {
+            self.note(Told::TreeUnknown { name: name.into() });
+        }
     }
 }
 

@@ -123,7 +123,7 @@ fn read_whole(path: &Path, is_named: bool) -> Result<(Vec<u8>, Option<String>), 
     // The path may lead to a named pipe by now, and opening one would block.
     let file = File::options().read(true).custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY).open(path)?;
     let before = file.metadata()?;
-    let warning = match trust::doubt(path, &before, is_named)? {
+    let warning = match trust::doubt(path, &file, is_named)? {
         Some(Doubt::Refusal(message)) => return Err(Refusal::Other(message)),
         Some(Doubt::Warning(message)) => Some(message),
         None => None,

@@ -1,23 +1,27 @@
 //! Decides whether root may run a file. Reads nothing of it.
 //!
 //! Root runs what the file says, so whoever can write it, or put another one in its place, is root.
-//! cron(8) and sudo(8) refuse such files, and so does this:
+//! cron(8) and sudo(8) refuse such files, and so does this. Another file can be put in its place in
+//! each folder on the way to it, and by each symbolic link there:
 //!
-//! - A file, or its folder, that others may write is never run. A group may write if it is root's or
-//!   has the number of the owner, as the group of a user's own. In a folder with the sticky bit,
-//!   such as /tmp, nobody replaces the files of others.
-//! - A file, or its folder, that belongs to another user than root and the user of sudo(8) is run
-//!   only if `-c` names it, and with a warning: in a container, root runs the files of the folder
-//!   that was mounted. Found by its default name, it may be just what somebody has left in the
-//!   current folder. In /tmp, where anybody may have made it, it is not run at all.
+//! - A file, or a folder on the way, that others may write is never run. A group may write if it is
+//!   root's or has the number of the owner, as the group of a user's own, unless there is an access
+//!   control list (acl(5)): then the bits of the group say that somebody may write, and not who. In a
+//!   folder with the sticky bit, such as /tmp, nobody replaces the files of others.
+//! - A file, a folder or a link on the way that belongs to another user than root and the user of
+//!   sudo(8) is run only if `-c` names it, and with a warning: in a container, root runs the files of
+//!   the folder that was mounted. Found by its default name, it may be just what somebody has left in
+//!   the current folder. In /tmp, where anybody may have made it, it is not run at all.
 //!
 //! Only root is protected, as others have less to lose. The one rule: what is judged is the open
 //! file, so that it cannot become another one meanwhile.
 
-use std::fs::{self, Metadata};
+use std::fs::{self, File, Metadata};
 use std::io;
 use std::os::unix::fs::MetadataExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+
+use crate::cli::{acl, safe_path};
 
 /// The variable with the user who runs sudo(8).
 const SUDO_UID: &str = "SUDO_UID";
@@ -32,19 +36,90 @@ pub(super) enum Doubt {
     Warning(String),
 }
 
-/// Judges the file at `path`, which is absolute; `file` is that of the opened one. `is_named` is
-/// whether the user has named it.
-pub(super) fn doubt(path: &Path, file: &Metadata, is_named: bool) -> io::Result<Option<Doubt>> {
+/// Judges the file at `path`, which is absolute; `file` is the opened one. `is_named` is whether the user
+/// has named it.
+pub(super) fn doubt(path: &Path, file: &File, is_named: bool) -> io::Result<Option<Doubt>> {
     if !rustix::process::geteuid().is_root() {
         return Ok(None);
     }
     let sudo = std::env::var(SUDO_UID).ok().and_then(|uid| uid.parse().ok());
-    let real = path.canonicalize()?;
-    let mut folders = Vec::new();
-    for folder in [path.parent(), real.parent()].into_iter().flatten() {
-        folders.push(Subject::of(&fs::metadata(folder)?));
+    // In a user namespace the owner of all may have another number.
+    let trusted = [Some(0), Some(fs::metadata("/")?.uid()), sudo];
+    let file = Subject::of(&file.metadata()?, || acl::is_on_open(file))?;
+    Ok(judge(file, &way_to(path)?, &trusted, is_named))
+}
+
+/// The folders and links on the way to a file, the nearest first.
+fn way_to(path: &Path) -> io::Result<Vec<Step>> {
+    let root = Path::new("/");
+    let mut way = vec![Step::folder(root)?];
+    let (mut folder, mut rest, mut links) = (root.to_owned(), Vec::new(), 0);
+    safe_path::push_names(&mut rest, path);
+    while let Some(name) = rest.pop() {
+        if name == ".." {
+            folder.pop();
+            continue;
+        }
+        if rest.is_empty() {
+            way.iter_mut().filter(|step| step.path == folder).for_each(|step| step.holds_file = true);
+        }
+        let next = folder.join(&name);
+        let there = fs::symlink_metadata(&next)?;
+        if there.is_symlink() {
+            links += 1;
+            if links > safe_path::MAX_LINKS {
+                return Err(io::Error::from_raw_os_error(libc::ELOOP));
+            }
+            let to = fs::read_link(&next)?;
+            if to.is_absolute() {
+                folder = root.to_owned();
+            }
+            safe_path::push_names(&mut rest, &to);
+            way.push(Step::link(next, &there));
+        } else if !rest.is_empty() {
+            if !way.iter().any(|step| step.path == next) {
+                way.push(Step::folder(&next)?);
+            }
+            folder = next;
+        }
     }
-    Ok(judge(Subject::of(file), &folders, sudo, is_named))
+    way.reverse();
+    Ok(way)
+}
+
+/// A folder or a link on the way to a file.
+#[derive(Debug)]
+struct Step {
+    path: PathBuf,
+    is_link: bool,
+    /// The file is in this folder, or a link that leads to it.
+    holds_file: bool,
+    it: Subject,
+}
+
+impl Step {
+    fn folder(path: &Path) -> io::Result<Self> {
+        let it = Subject::of(&fs::metadata(path)?, || acl::is_on(path))?;
+        Ok(Self { path: path.to_owned(), is_link: false, holds_file: false, it })
+    }
+
+    /// Nobody can write to a link, whatever its mode says.
+    fn link(path: PathBuf, there: &Metadata) -> Self {
+        let it = Subject { uid: there.uid(), gid: there.gid(), mode: 0, has_acl: false };
+        Self { path, is_link: true, holds_file: false, it }
+    }
+
+    fn name(&self) -> String {
+        match (self.holds_file, self.is_link) {
+            (true, _) => "its folder".into(),
+            (false, true) => format!("the symbolic link {}", self.path.display()),
+            (false, false) => format!("the folder {}", self.path.display()),
+        }
+    }
+
+    fn writers(&self) -> Option<String> {
+        self.it.writers(&self.name())
+    }
 }
 
 /// What counts of a file or a folder.
@@ -53,18 +128,24 @@ struct Subject {
     uid: u32,
     gid: u32,
     mode: u32,
+    /// It has an access control list, and somebody may write by it.
+    has_acl: bool,
 }
 
 impl Subject {
-    fn of(there: &Metadata) -> Self {
-        Self { uid: there.uid(), gid: there.gid(), mode: there.mode() & 0o7777 }
+    fn of(there: &Metadata, has_acl: impl FnOnce() -> io::Result<bool>) -> io::Result<Self> {
+        let mode = there.mode() & 0o7777;
+        let has_acl = mode & GROUP_WRITES != 0 && has_acl()?;
+        Ok(Self { uid: there.uid(), gid: there.gid(), mode, has_acl })
     }
 
     /// Who may write to it beside its owner, as a message.
     fn writers(self, what: &str) -> Option<String> {
-        let Self { uid, gid, mode } = self;
+        let Self { uid, gid, mode, has_acl } = self;
         if mode & OTHERS_WRITE != 0 {
             Some(format!("others may write to {what} (mode {mode:04o})"))
+        } else if has_acl {
+            Some(format!("an access control list may let others write to {what} (mode {mode:04o})"))
         } else if mode & GROUP_WRITES != 0 && gid != 0 && gid != uid {
             Some(format!("a group may write to {what} (group id {gid}, mode {mode:04o})"))
         } else {
@@ -73,26 +154,24 @@ impl Subject {
     }
 }
 
-fn judge(file: Subject, folders: &[Subject], sudo: Option<u32>, is_named: bool) -> Option<Doubt> {
+fn judge(file: Subject, way: &[Step], trusted: &[Option<u32>], is_named: bool) -> Option<Doubt> {
     let refused = |what: String| Some(Doubt::Refusal(format!("{what}, and root would run what they write")));
     if let Some(writers) = file.writers("it") {
         return refused(writers);
     }
-    let folder = "its folder";
-    let open = |subject: &&Subject| subject.writers(folder).is_some();
-    if let Some(writers) = folders.iter().find(|it| it.mode & STICKY == 0 && open(it)).and_then(|it| it.writers(folder))
-    {
+    if let Some(writers) = way.iter().filter(|step| step.it.mode & STICKY == 0).find_map(Step::writers) {
         return refused(writers);
     }
-    let is_foreign = |subject: &&Subject| subject.uid != 0 && Some(subject.uid) != sudo;
-    let owner = if is_foreign(&&file) {
+    let is_foreign = |subject: Subject| !trusted.contains(&Some(subject.uid));
+    let owner = if is_foreign(file) {
         format!("it belongs to user id {}", file.uid)
     } else {
-        format!("its folder belongs to user id {}", folders.iter().find(is_foreign)?.uid)
+        let step = way.iter().find(|step| is_foreign(step.it))?;
+        format!("{} belongs to user id {}", step.name(), step.it.uid)
     };
-    let anybodys = folders.iter().find(open).and_then(|it| it.writers(folder));
+    let anybodys = way.iter().filter(|step| step.holds_file).find_map(Step::writers);
     Some(match anybodys {
-        Some(writers) if is_foreign(&&file) => {
+        Some(writers) if is_foreign(file) => {
             Doubt::Refusal(format!("{owner}, and {writers}: anybody may have made it"))
         }
         _ if is_named => Doubt::Warning(format!("{owner}, and root runs what that user writes")),
@@ -108,7 +187,7 @@ mod tests {
     use super::*;
 
     fn subject(uid: u32, gid: u32, mode: u32) -> Subject {
-        Subject { uid, gid, mode }
+        Subject { uid, gid, mode, has_acl: false }
     }
 
     #[test]
@@ -123,6 +202,9 @@ mod tests {
         ] {
             assert_eq!(subject(uid, gid, mode).writers("it").as_deref(), writers, "{uid} {gid} {mode:o}");
         }
+        let listed = Subject { has_acl: true, ..subject(0, 0, 0o664) };
+        let writers = "an access control list may let others write to it (mode 0664)";
+        assert_eq!(listed.writers("it").as_deref(), Some(writers));
     }
 
     #[test]
@@ -141,7 +223,9 @@ mod tests {
             (theirs, [roots, tmp], None, "refused", "refused"),
             (theirs, [tmp, tmp], Some(1000), "runs", "runs"),
         ] {
-            let verdict = |is_named| match judge(file, &folders, sudo, is_named) {
+            let step = |it| Step { path: "/".into(), is_link: false, holds_file: true, it };
+            let way = folders.map(step);
+            let verdict = |is_named| match judge(file, &way, &[Some(0), sudo], is_named) {
                 None => "runs",
                 Some(Doubt::Warning(_)) => "warned",
                 Some(Doubt::Refusal(_)) => "refused",

@@ -10,7 +10,7 @@ use serde_json::Value;
 use super::protocol::Action;
 use super::supervisor::{self, Supervisor};
 use super::table;
-use crate::cli::text::visible;
+use crate::cli::text::{rearranges, visible, visible_output};
 use crate::cli::{Failure, output};
 
 /// The pause between two pictures of `--watch`.
@@ -30,12 +30,12 @@ impl Style {
     }
 
     /// An answer for programs. JSON escapes C0 control characters as `\u001b`, but not the others.
-    /// For a terminal they are escaped, too.
+    /// For a terminal all control characters are escaped, and characters that would rearrange the text.
     fn json(self, value: &Value) -> String {
         let text = value.to_string();
         match self.terminal {
             true => text.chars().fold(String::with_capacity(text.len()), |mut text, char| {
-                match char.is_control() {
+                match char.is_control() || rearranges(char) {
                     true => text += &format!("\\u{:04x}", u32::from(char)),
                     false => text.push(char),
                 }
@@ -161,7 +161,7 @@ fn picture(processes: &[Value]) -> String {
 
 /// A line of a process for a terminal. Tabs stay.
 fn plain_line(text: &str) -> Cow<'_, str> {
-    let parts: Vec<_> = text.split('\t').map(visible).collect();
+    let parts: Vec<_> = text.split('\t').map(visible_output).collect();
     parts.join("\t").into()
 }
 

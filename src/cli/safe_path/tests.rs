@@ -136,6 +136,18 @@ fn what_lies_below_a_folder_of_somebody_else_is_in_doubt() {
 }
 
 #[test]
+fn an_access_control_list_of_a_folder_puts_it_in_doubt() {
+    let dir = Dir::new("listed");
+    let link = dir.link("link", "/dev/null");
+    let set = std::process::Command::new("setfacl").args(["-m", "u:12345:rwx"]).arg(&dir.0).output();
+    if !set.is_ok_and(|set| set.status.success()) {
+        return eprintln!("skipped: no setfacl, or a file system without access control lists");
+    }
+    let said = find(&link).unwrap_err().to_string();
+    assert!(said.ends_with("that whoever its folder's access control list names may have put there"), "{said}");
+}
+
+#[test]
 fn a_new_file_that_cannot_be_given_away_is_removed() {
     let dir = Dir::new("away");
     fs::set_permissions(&dir.0, fs::Permissions::from_mode(0o755)).unwrap();

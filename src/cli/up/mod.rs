@@ -248,19 +248,6 @@ impl Up {
         }
     }
 
-    /// When a process exits on its own, its leftover group members are killed before the restart, unless the file says
-    /// otherwise. Otherwise a worker that outlives its master would keep the port. A stop gives them their time.
-    fn prepare_leftovers(&mut self, reactor: &mut Reactor) {
-        for name in std::mem::take(&mut self.voice().started) {
-            let kill = self.monitor.observer().kills_leftovers(&name);
-            let status = self.monitor.status(&name);
-            let running = status.filter(|status| matches!(status.state, State::Running { .. }));
-            if let Some(mut process) = running.and_then(|status| reactor.process(status.process?)) {
-                process.kill_group_at_exit(kill);
-            }
-        }
-    }
-
     fn heed(&mut self, reactor: &mut Reactor, wish: Wish) {
         match wish {
             Wish::Reload => {
@@ -281,7 +268,6 @@ impl Up {
 
     /// After whatever has happened.
     fn settle(&mut self, reactor: &mut Reactor) {
-        self.prepare_leftovers(reactor);
         self.execute_requests(reactor);
         self.settle_waits(reactor);
         self.settle_logs(reactor);

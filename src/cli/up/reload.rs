@@ -75,7 +75,7 @@ impl Up {
 
     /// Reads the file again. The error is all that is wrong, one on a line; nothing has changed then.
     pub(super) fn reload(&mut self, reactor: &mut Reactor) -> Result<Changes, String> {
-        let (new, _) = Config::load(&self.file, Look::Text).map_err(|errors| errors.to_string())?;
+        let (new, warnings) = Config::load(&self.file, Look::Text).map_err(|errors| errors.to_string())?;
         let old = marks(&self.processes);
         let mut errors = Vec::new();
         let mut plan = Vec::new();
@@ -146,6 +146,7 @@ impl Up {
                 _ => {}
             }
         }
+        changes.notes.extend(warnings.to_string().lines().map(str::to_owned));
         changes.notes.extend(self.renew_lock());
         changes.notes.extend(self.compare_socket(socket));
         for (key, changed) in

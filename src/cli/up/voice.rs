@@ -7,7 +7,7 @@ use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 use childminder::restart::State;
-use childminder::{Event, Exit, Leftovers, Line, Observer, ProcessId, Reactor, SpawnError, TimerId};
+use childminder::{Event, Exit, Line, Observer, ProcessId, Reactor, Remains, SpawnError, TimerId};
 
 use super::console::{Console, Speaker};
 use super::end::Piece;
@@ -35,8 +35,6 @@ pub(super) struct Voice {
     news: Vec<(String, News)>,
     /// The processes whose state has changed since somebody last looked.
     pub(super) changed: Vec<String>,
-    /// Who was started, or has another policy, since somebody last looked.
-    pub(super) started: Vec<String>,
     /// Starts are counted and not told: many are under way.
     pub(super) quiet_starts: bool,
 }
@@ -69,7 +67,8 @@ struct Streams {
     recent: Recent,
     /// Why its last start failed.
     start_error: Option<Box<str>>,
-    kills_leftovers: bool,
+    /// Some of its processes were still there after they were killed.
+    remains: bool,
     /// The process is not wanted any more; it is forgotten when it has exited.
     removed: bool,
 }
@@ -96,7 +95,6 @@ impl Voice {
             followed: false,
             news: Vec::new(),
             changed: Vec::new(),
-            started: Vec::new(),
             quiet_starts: false,
         }
     }
@@ -105,15 +103,14 @@ impl Voice {
     pub(super) fn set(&mut self, reactor: &mut Reactor, process: &ProcessConfig) {
         let out = self.sink(reactor, &process.settings.stdout);
         let err = self.sink(reactor, &process.settings.stderr);
-        let kills_leftovers = process.policy.leftovers != Leftovers::Leave;
         let next = self.next_number;
         let streams = self.streams.entry(process.name.clone()).or_insert_with(|| {
             self.next_number += 1;
             let speaker = Speaker { author: Some(process.name.as_str().into()), number: next, raw: process.raw };
-            Streams { speaker, out, err, recent: Recent::default(), start_error: None, kills_leftovers, removed: false }
+            let (recent, start_error) = (Recent::default(), None);
+            Streams { speaker, out, err, recent, start_error, remains: false, removed: false }
         });
         streams.speaker.raw = process.raw;
-        streams.kills_leftovers = kills_leftovers;
         (streams.out, streams.err, streams.removed) = (out, err, false);
         self.close_unused_files();
     }
@@ -122,14 +119,7 @@ impl Voice {
     pub(super) fn update(&mut self, process: &ProcessConfig) {
         if let Some(streams) = self.streams.get_mut(&process.name) {
             streams.speaker.raw = process.raw;
-            streams.kills_leftovers = process.policy.leftovers != Leftovers::Leave;
-            self.started.push(process.name.clone());
         }
-    }
-
-    /// Whether what a process leaves behind when it ends by itself is killed.
-    pub(super) fn kills_leftovers(&self, name: &str) -> bool {
-        self.streams.get(name).is_some_and(|streams| streams.kills_leftovers)
     }
 
     /// Forgets a process, at once or, if it is `alive`, when it has exited.
@@ -295,7 +285,6 @@ impl Observer for Voice {
     }
 
     fn started(&mut self, name: &str, pid: u32) {
-        self.started.push(name.to_owned());
         if let Some(streams) = self.streams.get_mut(name) {
             streams.start_error = None;
         }
@@ -314,6 +303,9 @@ impl Observer for Voice {
 
     fn exited(&mut self, name: &str, exit: &Exit) {
         self.report(name, &words::exited(exit));
+        if let Some(streams) = self.streams.get_mut(name) {
+            streams.remains = false;
+        }
         if self.streams.get(name).is_some_and(|streams| streams.removed) {
             self.streams.remove(name);
         }
@@ -333,6 +325,28 @@ impl Observer for Voice {
 
     fn pipes_closed(&mut self, name: &str, _: ProcessId) {
         self.report(name, words::pipes_closed());
+    }
+
+    fn tree_released(&mut self, name: &str, _: ProcessId) {
+        self.report(name, words::tree_released());
+    }
+
+    fn killing_leftovers(&mut self, name: &str, leftovers: &Remains) {
+        self.report(name, &words::killing_leftovers(leftovers));
+    }
+
+    fn tree_remains(&mut self, name: &str, remains: &Remains) {
+        self.report(name, &words::tree_remains(remains));
+        if let Some(streams) = self.streams.get_mut(name) {
+            streams.remains = true;
+        }
+    }
+
+    fn tree_gone(&mut self, name: &str, certain: bool) {
+        let remained = self.streams.get_mut(name).is_some_and(|streams| std::mem::take(&mut streams.remains));
+        if let Some(said) = words::tree_gone(certain, remained) {
+            self.report(name, said);
+        }
     }
 
     fn changed(&mut self, name: &str, _: State) {

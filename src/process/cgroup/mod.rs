@@ -196,18 +196,20 @@ impl Cgroup {
     fn kill_each(&self) -> io::Result<()> {
         // Frozen processes cannot fork, and a kill ends them as any other. A failure to freeze does
         // no harm.
-        let frozen = self.freeze(true);
+        let freezer = self.open_freezer();
+        let frozen = freezer.as_ref().is_ok_and(|freezer| freeze(freezer.as_fd(), true).is_ok());
         let killed = self.signal(&[libc::SIGKILL], None);
-        if frozen.is_ok() {
-            let _ = self.freeze(false);
+        if let (Ok(freezer), true) = (freezer, frozen) {
+            let _ = freeze(freezer.as_fd(), false);
         }
         killed.map(drop)
     }
 
-    /// Freezes or thaws all of its members. It takes a moment until all are frozen.
+    /// Opens the file that freezes and thaws all of its members: see [`freeze`]. It stays open until
+    /// they are thawed, because no file descriptor may be left then.
     #[doc(alias = "cgroup.freeze")]
-    pub(crate) fn freeze(&self, freeze: bool) -> io::Result<()> {
-        cgroup::write_at(self.home(), &self.file("cgroup.freeze"), if freeze { b"1" } else { b"0" })
+    pub(crate) fn open_freezer(&self) -> io::Result<OwnedFd> {
+        cgroup::open_at(self.home(), &self.file("cgroup.freeze"), libc::O_WRONLY)
     }
 
     /// Sends each signal once to each member. Returns the number of members.
@@ -217,20 +219,20 @@ impl Cgroup {
     /// this comes to an end. The members of the process group `except` are left out. The error is
     /// `Unsupported` if the system allows no pidfds.
     pub(crate) fn signal(&self, signals: &[i32], except: Option<i32>) -> io::Result<usize> {
-        let (mut reached, mut frozen) = (HashSet::new(), false);
+        let (mut reached, mut frozen) = (HashSet::new(), None);
         let mut result = self.signal_new(signals, except, &mut reached);
         for _ in 0..PASSES {
             if !matches!(result, Ok(new) if new > 0) {
                 break;
             }
             let new = self.signal_new(signals, except, &mut reached);
-            if matches!(new, Ok(new) if new > 0) && !frozen && self.is_thawed() {
-                frozen = self.freeze(true).is_ok();
+            if matches!(new, Ok(new) if new > 0) && frozen.is_none() && self.is_thawed() {
+                frozen = self.open_freezer().ok().filter(|freezer| freeze(freezer.as_fd(), true).is_ok());
             }
             result = new;
         }
-        if frozen {
-            self.freeze(false)?;
+        if let Some(freezer) = frozen {
+            freeze(freezer.as_fd(), false)?;
         }
         result.map(|_| reached.len())
     }
@@ -306,6 +308,11 @@ impl Cgroup {
     pub(crate) fn remove(&self) -> io::Result<()> {
         remove_all(self.home(), Path::new(&self.number.to_string()), 0)
     }
+}
+
+/// Freezes all members of a cgroup by its open `cgroup.freeze`, or lets them go on. It takes a moment until all stand still.
+pub(crate) fn freeze(freezer: BorrowedFd<'_>, freeze: bool) -> io::Result<()> {
+    cgroup::write(freezer, if freeze { b"1" } else { b"0" })
 }
 
 fn is_populated(events: &str) -> bool {

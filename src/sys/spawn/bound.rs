@@ -38,6 +38,10 @@ impl Bound<'_> {
     /// Ctrl-Z stops a child in the host's group, too, and would hold the host for as long as it lasts, which itself
     /// can only stop after this. So such a child is continued, and stopped again when it has its program.
     ///
+    /// A child in the host's memory has the same `errno` as this thread, and may be about to read it. So as long as the
+    /// child may run, this thread makes no system call that can fail, and reads no `errno` that the child can have set to
+    /// another answer: what can fail in [`wait::standing`] fails when the child is gone, or always.
+    ///
     /// Time is counted in looks, so that the time in which this process itself is stopped does not count.
     pub(super) fn wait(&mut self, pid: i32, mut over: impl FnMut(Duration) -> bool) -> Result<(), Failure> {
         let (mut waited, mut pause, mut was_stopped, mut held) = (Duration::ZERO, FIRST_LOOK, false, None);

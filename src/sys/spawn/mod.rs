@@ -120,7 +120,8 @@ impl Spawner {
         self.timeout = timeout;
     }
 
-    /// Starts the command. `asked_to_end`: whether a signal has come that asks the host to end.
+    /// Starts the command. `asked_to_end`: whether a signal has come that asks the host to end. It makes no system call
+    /// that can fail, since a child in this memory has the same `errno`.
     ///
     /// Returns when the program runs or has failed to, at the latest two seconds after the time-out: until then this thread
     /// stands still.
