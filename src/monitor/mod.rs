@@ -22,7 +22,7 @@ use crate::reactor::timers::TimerId;
 pub use entry::Status;
 use entry::{Entry, Output};
 use lines::MAX_LINE;
-pub use observer::{Line, Log, Observer};
+pub use observer::{Line, Lines, Log, Observer};
 use restart::{Input, Lifecycle, Policy, PolicyError, State};
 
 /// Keeps processes running: starts each, starts it again when it has exited, backs off when that happens too fast, and stops them
