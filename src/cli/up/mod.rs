@@ -10,6 +10,7 @@ mod commands;
 mod console;
 mod end;
 mod files;
+mod log_files;
 mod logs;
 mod recent;
 mod reload;
@@ -158,7 +159,7 @@ impl Up {
         let _ = reactor.raise_fd_limit();
         let console = Console::new(reactor)?;
         let signals = Signals::watch(reactor)?;
-        let mut monitor = ProcessMonitor::with_observer(Voice::new(console));
+        let mut monitor = ProcessMonitor::with_observer(Voice::new(console, reactor.now()));
         child::adopt_orphans(reactor, config.kill_time)?;
         if let Some(cgroup) = &config.cgroup {
             reactor.set_cgroup_parent(cgroup);
@@ -248,9 +249,14 @@ impl Up {
         }
     }
 
+    /// What a process that was started needs beside its command.
+    ///
     /// When a process exits on its own, its leftover group members are killed before the restart, unless the file says
     /// otherwise. Otherwise a worker that outlives its master would keep the port. A stop gives them their time.
-    fn prepare_leftovers(&mut self, reactor: &mut Reactor) {
+    fn prepare_started(&mut self, reactor: &mut Reactor) {
+        if self.voice().started.is_empty() {
+            return;
+        }
         for name in std::mem::take(&mut self.voice().started) {
             let kill = self.monitor.observer().kills_leftovers(&name);
             let status = self.monitor.status(&name);
@@ -279,10 +285,25 @@ impl Up {
         }
     }
 
-    /// After whatever has happened.
+    /// After each event. Does only what cannot wait for the end of the turn.
+    fn after_event(&mut self, reactor: &mut Reactor) {
+        self.prepare_started(reactor);
+        if self.voice().is_overfull() {
+            self.settle_logs(reactor);
+            self.voice().flush(reactor.now());
+            self.hold_or_release(reactor);
+        }
+        while let Some((process, fd)) = self.voice().unheld.pop() {
+            if let Some(mut process) = reactor.process(process).filter(|_| self.stage != Stage::Over) {
+                process.pause(fd);
+            }
+        }
+    }
+
+    /// At the end of a turn, and after what comes by no event.
     fn settle(&mut self, reactor: &mut Reactor) {
-        self.prepare_leftovers(reactor);
         self.execute_requests(reactor);
+        self.after_event(reactor);
         self.settle_waits(reactor);
         self.settle_logs(reactor);
         self.show_stopping();
@@ -309,6 +330,7 @@ impl Up {
                 more |= matches!(event, Event::Data { .. });
                 self.handle(reactor, &event);
             });
+            self.settle(reactor);
             more &= turned.is_ok();
         }
     }
@@ -319,8 +341,7 @@ impl Up {
         if self.stage == Stage::Over {
             return;
         }
-        let (any_full, any_released) = self.voice().console.update_holds();
-        if !any_full && !any_released {
+        if !self.voice().console.update_holds() {
             return;
         }
         let statuses = self.monitor.statuses();
@@ -335,9 +356,9 @@ impl Up {
                     Some(name) => voice.console_index(name, fd).is_some_and(|index| voice.console.is_held(index)),
                     None => voice.console.is_any_held(),
                 };
-                if held && any_full {
+                if held {
                     process.pause(fd);
-                } else if !held && any_released {
+                } else {
                     process.resume(fd);
                 }
             }
@@ -359,22 +380,23 @@ impl Service for Up {
         self.server.restore(reactor);
         let names = std::mem::take(&mut self.autostart);
         self.start_all(reactor, &names);
-        self.settle(reactor);
+        self.after_event(reactor);
     }
 
     fn stop_service(&mut self, reactor: &mut Reactor) {
         self.stage = Stage::Stopping;
         self.monitor.stop_service(reactor);
-        self.settle(reactor);
+        self.after_event(reactor);
     }
 
     fn kill_service(&mut self, reactor: &mut Reactor) {
         self.stage = Stage::Stopping;
         self.monitor.kill_service(reactor);
-        self.settle(reactor);
+        self.after_event(reactor);
     }
 
     fn handle(&mut self, reactor: &mut Reactor, event: &Event<'_>) -> bool {
+        self.voice().now = reactor.now();
         let handled = match (self.signals.hear(reactor, event), event) {
             (Some(wish), _) => {
                 self.heed(reactor, wish);
@@ -391,7 +413,11 @@ impl Service for Up {
                     || self.monitor.handle(reactor, event)
             }
         };
-        self.settle(reactor);
+        self.after_event(reactor);
         handled
+    }
+
+    fn turn_ended(&mut self, reactor: &mut Reactor) {
+        self.settle(reactor);
     }
 }
