@@ -366,14 +366,16 @@ impl<O: Observer> ProcessMonitor<O> {
         entry.starts = 0;
         entry.last_exit = None;
         self.names.insert(Arc::clone(&entry.name), key);
-        for output in self.outputs.values_mut().filter(|output| output.entry == old) {
-            output.entry = key;
+        for id in entry.process.iter().chain(&entry.unended).chain(&entry.left) {
+            if let Some(output) = self.outputs.get_mut(id) {
+                output.entry = key;
+            }
+            if let Some(owner) = self.trees.get_mut(id) {
+                *owner = key;
+            }
         }
-        for owner in self.trees.values_mut().filter(|owner| **owner == old) {
-            *owner = key;
-        }
-        for owner in self.timers.values_mut().filter(|owner| **owner == old) {
-            *owner = key;
+        if let Some((timer, _)) = entry.timer {
+            self.timers.insert(timer, key);
         }
         self.entries.insert(key, entry);
         key

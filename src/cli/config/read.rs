@@ -142,10 +142,7 @@ impl Reader<'_, '_> {
         }
         let mut tables = Vec::new();
         if let Some(table) = root.table(self.report, "process", "a table for each process, such as [process.web]") {
-            let mut written = Vec::new();
-            for (name, table) in table {
-                report::insert_by(&mut written, (name, table), |(name, _)| name.span().start);
-            }
+            let written: Vec<_> = report::in_order(table.iter().collect(), |(name, _)| name.span().start).collect();
             let ends: Vec<_> = written.iter().skip(1).map(|(name, _)| name.span().start).chain([end]).collect();
             for ((name, table), end) in written.into_iter().zip(ends) {
                 tables.extend(self.process(name, table, end, &defaults, contain));

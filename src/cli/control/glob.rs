@@ -2,6 +2,11 @@
 //!
 //! The one rule: time at most pattern times name, whatever somebody sends.
 
+/// Whether this means more than the name that it is.
+pub(crate) fn is_glob(pattern: &str) -> bool {
+    pattern.contains(['*', '?'])
+}
+
 /// Whether all of `name` is what `pattern` means.
 pub(crate) fn matches(pattern: &str, name: &str) -> bool {
     let (pattern, name) = (pattern.as_bytes(), name.as_bytes());

@@ -36,7 +36,7 @@ use super::{Failure, child, config, descriptor, output, path_of, words};
 use console::Console;
 use logs::Log;
 use voice::Voice;
-use waits::Wait;
+use waits::Waits;
 
 /// How long, once all is down, a reader of ours may take for what is left to say.
 const LAST_WORDS: Duration = Duration::from_secs(1);
@@ -114,7 +114,7 @@ struct Up {
     /// Started and stopped by the name, never as a whole: not all processes start by themselves.
     monitor: ProcessMonitor<Voice>,
     server: Server,
-    waits: Vec<Wait>,
+    waits: Waits,
     logs: Vec<Log>,
     /// What is started with the service.
     autostart: Vec<String>,
@@ -192,7 +192,7 @@ impl Up {
             signals,
             monitor,
             server,
-            waits: Vec::new(),
+            waits: Waits::default(),
             logs: Vec::new(),
             kills_at_death,
             cgroup,
@@ -243,7 +243,7 @@ impl Up {
     fn show_stopping(&mut self) {
         let all = self.processes.len();
         if self.stage == Stage::Stopping && all > MANY {
-            let left = self.monitor.statuses().filter(|status| status.process.is_some()).count();
+            let left = self.voice().alive;
             let progress = (left > 0).then(|| format!("stopping, {left} of {all} left"));
             self.voice().console.set_progress(progress);
         }

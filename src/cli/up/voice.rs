@@ -47,6 +47,8 @@ pub(super) struct Voice {
     pub(super) started: Vec<String>,
     /// Starts are counted and not told: many are under way.
     pub(super) quiet_starts: bool,
+    /// How many processes there are.
+    pub(super) alive: usize,
 }
 
 /// A line that has just come.
@@ -115,6 +117,7 @@ impl Voice {
             changed: Vec::new(),
             started: Vec::new(),
             quiet_starts: false,
+            alive: 0,
         }
     }
 
@@ -364,6 +367,7 @@ impl Observer for Voice {
     }
 
     fn started(&mut self, name: &str, pid: u32) {
+        self.alive += 1;
         self.started.push(name.to_owned());
         if let Some(streams) = self.streams.get_mut(name) {
             streams.start_error = None;
@@ -382,6 +386,7 @@ impl Observer for Voice {
     }
 
     fn exited(&mut self, name: &str, exit: &Exit) {
+        self.alive -= 1;
         self.report(name, &words::exited(exit));
         if self.streams.get(name).is_some_and(|streams| streams.removed) {
             self.forget(name);
