@@ -170,6 +170,41 @@ pub(crate) fn find(path: &Path) -> io::Result<Target> {
     Err(Errno::ISDIR.into())
 }
 
+/// Says which paths lead to descriptors of ours. Files in one folder follow each other, as a rule, so that the way to the
+/// folder is gone only once: to be used for as long as a file is read, and not longer.
+#[derive(Debug, Default)]
+pub(crate) struct OwnFinder {
+    /// The last folder, and its path, which has no links in it.
+    last: Option<Folder>,
+}
+
+impl OwnFinder {
+    /// The number of our own descriptor that `path` leads to, if it leads to one.
+    ///
+    /// # Errors
+    ///
+    /// As [`find`].
+    pub(crate) fn own(&mut self, path: &Path) -> io::Result<Option<i32>> {
+        let last = self.last.as_ref().filter(|last| path.parent() == Some(&last.real));
+        if let (Some(folder), Some(name)) = (last, path.file_name()) {
+            let is_plain = match folder.look(name) {
+                Ok(there) => !is_link(&there),
+                Err(error) => error == Errno::NOENT,
+            };
+            if is_plain && own_descriptor(&folder.real, name, &[]).is_none() {
+                return Ok(None);
+            }
+        }
+        match find(path)? {
+            Target::Own(number) => Ok(Some(number)),
+            Target::Place(place) => {
+                self.last = Some(place.folder);
+                Ok(None)
+            }
+        }
+    }
+}
+
 /// Opens a file for a child that appends to it by itself. The child has it blocking, as a program
 /// expects of its stdout.
 ///

@@ -5,6 +5,7 @@
 use std::cell::OnceCell;
 use std::collections::HashMap;
 use std::ffi::OsString;
+use std::fs::Metadata;
 use std::ops::Range;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
@@ -22,7 +23,7 @@ use super::value::{self, Parsed};
 use super::{Config, Look, Output, Settings, socket, syntax, text, warnings};
 use crate::cli::descriptor::is_inherited;
 use crate::cli::paths;
-use crate::cli::safe_path::{self, Creation, Target};
+use crate::cli::safe_path::{Creation, OwnFinder};
 
 const ROOT: [&str; 2] = ["monitor", "process"];
 pub(super) const PROCESS: [&str; 16] = [
@@ -72,6 +73,7 @@ pub(super) fn config(file: &Path, base: &Path, bytes: &[u8], look: Look) -> Resu
         look,
         names: HashMap::new(),
         files: HashMap::new(),
+        own: OwnFinder::default(),
         cgroup: None,
         no_cgroup: OnceCell::new(),
     };
@@ -114,6 +116,7 @@ struct Reader<'r, 't> {
     names: HashMap<String, Rc<str>>,
     /// All files that are written to up to now.
     files: HashMap<PathBuf, Output>,
+    own: OwnFinder,
     /// Where cgroups shall be made, if the file says so.
     cgroup: Option<PathBuf>,
     /// Why no cgroup can be had, once somebody has asked.
@@ -348,23 +351,26 @@ impl Reader<'_, '_> {
         for instance in numbers(instances) {
             let placed = output.expand(self.base, instance);
             let Some(path) = placed.path() else { break };
-            let allowed = match safe_path::find(path) {
-                Ok(Target::Own(number)) if is_inherited(number) => continue,
+            let there = path.metadata().ok();
+            let allowed = match self.own.own(path) {
+                Ok(Some(number)) if is_inherited(number) => continue,
                 // It may be open when the supervisor starts.
-                Ok(Target::Own(number)) if self.look == Look::Machine => {
+                Ok(Some(number)) if self.look == Look::Machine => {
                     let message = format!(
                         "`{key}` is the descriptor {number}, which is not open here: `up` does not start without it"
                     );
                     self.report.warn(value.span(), message);
                     break;
                 }
-                Ok(Target::Own(_)) => "a descriptor that was open when this command was started",
+                Ok(Some(_)) => "a descriptor that was open when this command was started",
                 _ if is_folder(&output) => "a file, not a directory",
                 // A file that the process writes itself is opened at each start. If that fails, it
                 // concerns this process alone.
-                _ if matches!(placed, Output::File { .. }) && path.is_dir() => "a file, not a directory",
+                _ if matches!(placed, Output::File { .. }) && there.as_ref().is_some_and(Metadata::is_dir) => {
+                    "a file, not a directory"
+                }
                 // Of what cannot be rotated, the settings need not be the same.
-                _ if path.metadata().is_ok_and(|there| !there.is_file()) => continue,
+                _ if there.is_some_and(|there| !there.is_file()) => continue,
                 _ if self.files.get(path).is_some_and(|other| *other != placed) => {
                     "a file of its own, or one with the same settings wherever it is used"
                 }

@@ -15,7 +15,7 @@ use super::log_files::{FileId, LogFiles};
 use super::recent::Recent;
 use crate::cli::config::{Output, ProcessConfig};
 use crate::cli::control::protocol::LogLine;
-use crate::cli::safe_path::{self, Target};
+use crate::cli::safe_path::OwnFinder;
 use crate::cli::text::visible;
 use crate::cli::words;
 
@@ -26,6 +26,8 @@ const MUCH_NEWS: usize = 256 * 1024;
 pub(super) struct Voice {
     pub(super) console: Console,
     files: LogFiles<(ProcessId, i32)>,
+    /// Of the files that were set in this turn.
+    own: OwnFinder,
     /// The time of what is heard.
     pub(super) now: Instant,
     /// The time when a file that has failed is to be tried again, and the timer for it.
@@ -105,6 +107,7 @@ impl Voice {
         Self {
             console,
             files: LogFiles::new(),
+            own: OwnFinder::default(),
             now,
             retry_at: None,
             retry: None,
@@ -185,7 +188,7 @@ impl Voice {
         let Output::File { path, new, max_size, keep } = output else {
             return if *output == Output::Prefix { Sink::Console } else { Sink::Elsewhere };
         };
-        if let Ok(Target::Own(number)) = safe_path::find(path) {
+        if let Ok(Some(number)) = self.own.own(path) {
             match self.console.open(reactor, number) {
                 Ok(()) => return Sink::Own(number),
                 Err(error) => self.say(&format!("{}: {error}", path.display())),
@@ -243,6 +246,7 @@ impl Voice {
 
     /// Passes on what was heard in this turn, and has a file that has failed tried again in time.
     pub(super) fn settle(&mut self, reactor: &mut Reactor) {
+        self.own = OwnFinder::default();
         self.flush(reactor.now());
         if let (Some(retry_at), None) = (self.retry_at, self.retry) {
             self.retry = Some(reactor.call_later(retry_at.saturating_duration_since(reactor.now())));
