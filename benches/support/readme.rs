@@ -13,8 +13,8 @@ const HEAD: &str =
     "| bench | what | contestant | median (quartiles) | target | |\n| --- | --- | --- | --- | --- | --- |\n";
 
 /// In this order, whichever ran last.
-const BENCHES: [&str; 9] =
-    ["spawn", "contain", "reap", "restart", "timers", "lines", "monitor", "footprint", "supervisors"];
+const BENCHES: [&str; 10] =
+    ["spawn", "contain", "reap", "restart", "timers", "lines", "monitor", "footprint", "supervisors", "many"];
 
 pub(crate) fn update(bench: &str, rows: &[String]) -> io::Result<()> {
     let text = fs::read_to_string(FILE)?;

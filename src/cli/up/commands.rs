@@ -101,6 +101,11 @@ impl Up {
         if request.names.is_empty() {
             return Ok(all().cloned().collect());
         }
+        if let [name] = &request.names[..] {
+            if self.monitor.status(name).is_some() {
+                return Ok(vec![name.clone()]);
+            }
+        }
         // Most are plain names, and there may be thousands of them.
         let (globs, plain): (Vec<&String>, Vec<_>) = request.names.iter().partition(|name| glob::is_glob(name));
         let plain: HashSet<&String> = plain.into_iter().collect();
