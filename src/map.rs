@@ -2,6 +2,9 @@
 //!
 //! A tree would take half a kilobyte for its first entry. The one rule: few enough to be looked at one after another.
 
+/// Up to so many take no more room than they need: most maps have one or two.
+const FEW: usize = 4;
+
 /// Keys with a value each, at most once.
 #[derive(Debug, Clone)]
 pub(crate) struct Map<K, V>(Vec<(K, V)>);
@@ -16,6 +19,9 @@ impl<K: PartialEq, V> Map<K, V> {
         match self.get_mut(&key) {
             Some(old) => Some(std::mem::replace(old, value)),
             None => {
+                if self.0.len() < FEW {
+                    self.0.reserve_exact(1);
+                }
                 self.0.push((key, value));
                 None
             }

@@ -10,6 +10,7 @@ use std::ops::Range;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
+use std::sync::Arc;
 
 use childminder::{Contain, Limit, Policy, Resource};
 use toml::Spanned;
@@ -127,7 +128,7 @@ impl Reader<'_, '_> {
     fn config(&mut self, root: &DeTable<'_>, end: usize) -> Config {
         let root = Section::new(self.report, "the file", root, &ROOT);
         let (mut socket, mut kills_at_death) = (None, true);
-        let mut defaults = (Policy::default(), true);
+        let mut defaults = (Arc::new(Policy::default()), true);
         let mut contain = Contain::Auto;
         let monitor = root.table(self.report, "monitor", "a table");
         if monitor.is_none_or(|table| !table.contains_key("socket")) {
@@ -217,13 +218,14 @@ impl Reader<'_, '_> {
     }
 
     /// The policy of a table, and whether it and its defaults are sound.
-    fn policy(&mut self, section: &Section<'_>, (defaults, sound): &(Policy, bool)) -> (Policy, bool) {
+    fn policy(&mut self, section: &Section<'_>, (defaults, sound): &(Arc<Policy>, bool)) -> (Arc<Policy>, bool) {
         let before = self.report.count();
         let policy = section.policy(self.report, defaults);
         if *sound && self.report.count() == before {
             section.check_policy(self.report, &policy);
         }
-        (policy, *sound)
+        // Most tables say nothing of it, and share the one that there is.
+        (if policy == **defaults { Arc::clone(defaults) } else { policy.into() }, *sound)
     }
 
     /// One table, which ends before `end`.
@@ -232,7 +234,7 @@ impl Reader<'_, '_> {
         key: &Spanned<DeString<'_>>,
         value: &Spanned<DeValue<'_>>,
         end: usize,
-        defaults: &(Policy, bool),
+        defaults: &(Arc<Policy>, bool),
         contain: Contain,
     ) -> Option<Table> {
         let name = key.get_ref();
@@ -265,7 +267,7 @@ impl Reader<'_, '_> {
         let autostart = section.read(self.report, "autostart", value::boolean).unwrap_or(true);
         self.check_names(name, place.into(), key.span(), instances);
         let raw = section.read(self.report, "raw", value::boolean).unwrap_or(false);
-        let table = Table { name: name.to_string(), instances, settings, policy: policy.into(), autostart, raw };
+        let table = Table { name: name.to_string(), instances, settings, policy, autostart, raw };
         // In a table with a mistake, a warning might only follow from the mistake.
         if self.look == Look::Machine && self.report.count() == before {
             warnings::table(self.report, &section, &table, self.base);

@@ -4,6 +4,7 @@
 //! counted and dropped.
 
 use std::collections::HashMap;
+use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use childminder::restart::State;
@@ -33,7 +34,7 @@ pub(super) struct Voice {
     /// The time when a file that has failed is to be tried again, and the timer for it.
     retry_at: Option<Instant>,
     retry: Option<TimerId>,
-    streams: HashMap<String, Streams>,
+    streams: HashMap<Rc<str>, Box<Streams>>,
     /// The number of the next name, for its colour.
     next_number: usize,
     /// Somebody follows: what comes is kept for the rest of the turn.
@@ -129,11 +130,21 @@ impl Voice {
         let out = self.sink(reactor, &process.settings.stdout);
         let err = self.sink(reactor, &process.settings.stderr);
         let kills_leftovers = process.policy.leftovers != Leftovers::Leave;
-        let (next, is_new) = (self.next_number, !self.streams.contains_key(&process.name));
-        let streams = self.streams.entry(process.name.clone()).or_insert_with(|| {
+        let (next, name) = (self.next_number, process.name.as_str());
+        let is_new = !self.streams.contains_key(name);
+        let name: Rc<str> = name.into();
+        let streams = self.streams.entry(Rc::clone(&name)).or_insert_with(|| {
             self.next_number += 1;
-            let speaker = Speaker { author: Some(process.name.as_str().into()), number: next, raw: process.raw };
-            Streams { speaker, out, err, recent: Recent::default(), start_error: None, kills_leftovers, removed: false }
+            let speaker = Speaker { author: Some(name), number: next, raw: process.raw };
+            Box::new(Streams {
+                speaker,
+                out,
+                err,
+                recent: Recent::default(),
+                start_error: None,
+                kills_leftovers,
+                removed: false,
+            })
         });
         streams.speaker.raw = process.raw;
         streams.kills_leftovers = kills_leftovers;
@@ -146,7 +157,7 @@ impl Voice {
 
     /// Takes over what can change while a process runs.
     pub(super) fn update(&mut self, process: &ProcessConfig) {
-        if let Some(streams) = self.streams.get_mut(&process.name) {
+        if let Some(streams) = self.streams.get_mut(&*process.name) {
             streams.speaker.raw = process.raw;
             streams.kills_leftovers = process.policy.leftovers != Leftovers::Leave;
             self.started.push(process.name.clone());
