@@ -227,6 +227,13 @@ impl Console {
         }
     }
 
+    /// Writes what was said, if it is no little any more, so that many messages one after the other take no room.
+    pub(super) fn relieve(&mut self) {
+        if self.err().output.is_worth_a_write() {
+            self.err().output.flush();
+        }
+    }
+
     pub(super) fn flush(&mut self) {
         if !self.drawn && !self.err().output.is_full() {
             if let Some(progress) = self.progress.take() {

@@ -215,6 +215,8 @@ impl Up {
                 self.voice().console.flush();
             }
             let _ = self.monitor.start_process(reactor, name);
+            self.prepare_started(reactor);
+            self.voice().console.relieve();
         }
         if many {
             let running = names.iter().filter(|name| self.process(name).is_some()).count();

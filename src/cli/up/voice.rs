@@ -44,7 +44,9 @@ pub(super) struct Voice {
     news_bytes: usize,
     /// Who has just written to an output of ours that is held.
     pub(super) unheld: Vec<(ProcessId, i32)>,
-    /// The processes whose state has changed since somebody last looked.
+    /// Somebody waits for states.
+    pub(super) awaited: bool,
+    /// If so, the processes whose state has changed since somebody last looked.
     pub(super) changed: Vec<String>,
     /// Who was started, or has another policy, since somebody last looked.
     pub(super) started: Vec<String>,
@@ -118,6 +120,7 @@ impl Voice {
             news: Vec::new(),
             news_bytes: 0,
             unheld: Vec::new(),
+            awaited: false,
             changed: Vec::new(),
             started: Vec::new(),
             quiet_starts: false,
@@ -425,7 +428,9 @@ impl Observer for Voice {
     }
 
     fn changed(&mut self, name: &str, _: State) {
-        self.changed.push(name.to_owned());
+        if self.awaited {
+            self.changed.push(name.to_owned());
+        }
     }
 
     fn signal_refused(&mut self, name: &str, signal: i32, error: &std::io::Error) {

@@ -45,6 +45,10 @@ pub(super) struct Waits {
 }
 
 impl Waits {
+    fn is_empty(&self) -> bool {
+        self.waits.is_empty()
+    }
+
     /// Takes one that has more to wait for.
     fn put(&mut self, number: u64, wait: Wait) {
         for timer in wait.ripe.into_iter().chain([wait.timer]) {
@@ -141,6 +145,7 @@ impl Up {
             self.look(reactor, &mut wait, &name);
         }
         self.settle_wait(reactor, wait);
+        self.voice().awaited |= !self.waits.is_empty();
     }
 
     /// Answers what is reached or out of reach, now that these processes have changed.
@@ -153,6 +158,7 @@ impl Up {
             }
             self.settle_wait(reactor, wait);
         }
+        self.voice().awaited = !self.waits.is_empty();
     }
 
     /// Looks how far the goal of this process is.
