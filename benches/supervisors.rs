@@ -3,7 +3,11 @@
 //!
 //! What each restarts, starts and costs, not what else it can do. The one rule: nobody is asked; births are told by the services'
 //! own stamps of the clock, the rest by the kernel.
+//!
+//! With `--many`, only the command, with up to ten thousand services: `cargo bench --bench supervisors -- --many`.
 
+#[path = "support/many.rs"]
+mod many;
 mod support;
 
 use std::fs::{self, File, OpenOptions, Permissions};
@@ -282,8 +286,12 @@ fn millis(from: u64, to: u64) -> f64 {
 }
 
 fn main() {
-    let mut bench = Bench::new("supervisors");
+    let is_many = std::env::args().any(|arg| arg == "--many");
+    let mut bench = Bench::new(if is_many { "many" } else { "supervisors" });
     let Some(service) = program::build() else { return };
+    if is_many {
+        return many::run(bench, &service);
+    }
     let mut contestants = Contestant::all();
     // Once without a look at the clock: what is read from disk has been read, and who does not work here is known.
     contestants.retain(|contestant| {

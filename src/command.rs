@@ -175,7 +175,12 @@ impl Command {
 
     /// Adds arguments.
     pub fn args(&mut self, args: impl IntoIterator<Item = impl AsRef<OsStr>>) -> &mut Self {
-        self.parts_mut().args.extend(args.into_iter().map(|arg| arg.as_ref().to_owned()));
+        let (known, new) = (&mut self.parts_mut().args, args.into_iter());
+        if known.is_empty() {
+            // As a rule, all come at once.
+            known.reserve_exact(new.size_hint().0);
+        }
+        known.extend(new.map(|arg| arg.as_ref().to_owned()));
         self
     }
 

@@ -100,7 +100,7 @@ pub use limit::{Limit, Resource};
 pub use monitor::lines::Escaped;
 pub use monitor::restart::{self, Leftovers, Policy, PolicyError, Restart};
 pub use monitor::simulation;
-pub use monitor::{Line, Log, MonitorError, Observer, ProcessMonitor, Status};
+pub use monitor::{Line, Lines, Log, MonitorError, Observer, ProcessMonitor, Status};
 pub use process::{Process, ProcessId, Tree};
 pub use producer::{Consumer, Feed, Producer, ReadProducer};
 pub use protocol::{ProcessProtocol, ProtocolResult, Protocols};

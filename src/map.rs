@@ -3,6 +3,10 @@
 //! It does not hash or sort: a tree would take half a kilobyte for its first entry. The one rule: a
 //! map holds so few entries that a linear search is cheap.
 
+/// The number of entries up to which a map takes no more room than it needs. Most maps have one or
+/// two.
+const FEW: usize = 4;
+
 /// Keys with one value each.
 #[derive(Debug, Clone)]
 pub(crate) struct Map<K, V>(Vec<(K, V)>);
@@ -17,6 +21,9 @@ impl<K: PartialEq, V> Map<K, V> {
         match self.get_mut(&key) {
             Some(old) => Some(std::mem::replace(old, value)),
             None => {
+                if self.0.len() < FEW {
+                    self.0.reserve_exact(1);
+                }
                 self.0.push((key, value));
                 None
             }

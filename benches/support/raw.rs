@@ -326,6 +326,14 @@ pub(crate) fn wait_blocking(pid: i32) {
     unsafe { libc::waitpid(pid, &raw mut status, 0) };
 }
 
+/// Waits until the child has exited, and leaves it to be reaped.
+pub(crate) fn wait_unreaped(pid: i32) {
+    // SAFETY: all zero is a value of it.
+    let mut info: libc::siginfo_t = unsafe { std::mem::zeroed() };
+    // SAFETY: a local.
+    unsafe { libc::waitid(libc::P_PID, pid as libc::id_t, &raw mut info, libc::WEXITED | libc::WNOWAIT) };
+}
+
 /// Whether the child was reaped just now.
 pub(crate) fn wait_nohang(pid: i32) -> bool {
     let mut status = 0;

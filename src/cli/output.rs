@@ -134,6 +134,11 @@ impl Output {
         self.waiting.len() > HIGH_WATER
     }
 
+    /// Whether as much is waiting as is written at once.
+    pub(crate) fn is_worth_a_write(&self) -> bool {
+        self.waiting.len() >= PIECE
+    }
+
     pub(crate) fn is_empty(&self) -> bool {
         self.waiting.is_empty()
     }

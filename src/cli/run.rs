@@ -310,6 +310,11 @@ impl Console {
         self.err.push(&None, &[screen::OWN.as_bytes(), visible(what).as_bytes(), b"\n"]);
     }
 
+    /// Whether so much is waiting that the child has to wait.
+    fn is_full(&self) -> bool {
+        self.out.is_full() || self.err.is_full()
+    }
+
     fn flush(&mut self) {
         self.out.flush();
         self.err.flush();
@@ -444,7 +449,7 @@ impl Run {
         }
     }
 
-    /// After whatever has happened.
+    /// At the end of a turn, or when there is too much to pass on before it.
     fn settle(&mut self, reactor: &mut Reactor) {
         self.monitor.observer_mut().flush();
         self.hold_or_release(reactor);
@@ -493,6 +498,7 @@ impl Run {
             read |= matches!(event, Event::Data { .. });
             self.handle(reactor, &event);
         })?;
+        self.settle(reactor);
         Ok(read)
     }
 
@@ -506,8 +512,7 @@ impl Run {
 
     fn hold_or_release(&mut self, reactor: &mut Reactor) {
         let console = self.monitor.observer();
-        let (full, empty) =
-            (console.out.is_full() || console.err.is_full(), console.out.is_empty() && console.err.is_empty());
+        let (full, empty) = (console.is_full(), console.out.is_empty() && console.err.is_empty());
         let hold = full && !self.reads_rest;
         if hold || (self.held && (empty || self.reads_rest)) {
             for id in reactor.processes().collect::<Vec<_>>() {
@@ -549,17 +554,14 @@ impl Service for Run {
 
     fn start_service(&mut self, reactor: &mut Reactor) {
         self.monitor.start_service(reactor);
-        self.settle(reactor);
     }
 
     fn stop_service(&mut self, reactor: &mut Reactor) {
         self.monitor.stop_service(reactor);
-        self.settle(reactor);
     }
 
     fn kill_service(&mut self, reactor: &mut Reactor) {
         self.monitor.kill_service(reactor);
-        self.settle(reactor);
     }
 
     fn handle(&mut self, reactor: &mut Reactor, event: &Event<'_>) -> bool {
@@ -583,7 +585,13 @@ impl Service for Run {
                     || self.monitor.handle(reactor, event)
             }
         };
-        self.settle(reactor);
+        if self.monitor.observer().is_full() {
+            self.settle(reactor);
+        }
         handled
+    }
+
+    fn turn_ended(&mut self, reactor: &mut Reactor) {
+        self.settle(reactor);
     }
 }

@@ -177,6 +177,41 @@ pub(crate) fn find(path: &Path) -> io::Result<Target> {
     Err(Errno::ISDIR.into())
 }
 
+/// Finds the paths that lead to descriptors of this command. Paths in the same folder usually follow
+/// each other, so the way to a folder is walked only once. Use it while a file is read, and not longer.
+#[derive(Debug, Default)]
+pub(crate) struct OwnFinder {
+    /// The last folder, with its path, which has no links in it.
+    last: Option<Folder>,
+}
+
+impl OwnFinder {
+    /// The number of the descriptor of this command that `path` leads to, if it leads to one.
+    ///
+    /// # Errors
+    ///
+    /// The same as [`find`].
+    pub(crate) fn own(&mut self, path: &Path) -> io::Result<Option<i32>> {
+        let last = self.last.as_ref().filter(|last| path.parent() == Some(&last.real));
+        if let (Some(folder), Some(name)) = (last, path.file_name()) {
+            let is_plain = match folder.look(name) {
+                Ok(there) => !is_link(&there),
+                Err(error) => error == Errno::NOENT,
+            };
+            if is_plain && own_descriptor(&folder.real, name, &[]).is_none() {
+                return Ok(None);
+            }
+        }
+        match find(path)? {
+            Target::Own(number) => Ok(Some(number)),
+            Target::Place(place) => {
+                self.last = Some(place.folder);
+                Ok(None)
+            }
+        }
+    }
+}
+
 /// Opens a file for a child that appends to it itself. The file is blocking, as a program expects
 /// of its stdout.
 ///

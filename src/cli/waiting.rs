@@ -55,6 +55,11 @@ impl Waiting {
         self.len() == 0
     }
 
+    /// Whether the next newline may only end a line that was dropped.
+    pub(crate) fn is_within_dropped_line(&self) -> bool {
+        self.within_dropped_line
+    }
+
     /// Takes more bytes of this author. A newline that only ends a line that was dropped is left out.
     pub(crate) fn push(&mut self, author: &Author, pieces: &[&[u8]]) {
         self.note_author(author);

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::lines::{LineBuffer, Piece};
-use super::observer::{Line, Observer};
+use super::observer::{Line, Lines, Observer};
 use super::restart::{Leftovers, Lifecycle, State};
 use crate::command::Command;
 use crate::contain::{Containment, Remains};
@@ -244,5 +244,9 @@ impl<'a> Writer<'a> {
     pub(super) fn line(self, fd: i32, piece: Piece<'a>) -> Line<'a> {
         let Piece { bytes, continued, cut, newline } = piece;
         Line { name: self.name, process: self.process, fd, bytes, continued, cut, newline }
+    }
+
+    pub(super) fn lines(self, fd: i32, bytes: &'a [u8]) -> Lines<'a> {
+        Lines { name: self.name, process: self.process, fd, bytes }
     }
 }

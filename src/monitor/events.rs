@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::entry::{Output, Writer};
+use super::lines::Run;
 use super::observer::Observer;
 use super::restart::{Action, Input, Leftovers, State};
 use super::{MonitorError, ProcessMonitor};
@@ -169,7 +170,10 @@ impl<O: Observer> ProcessMonitor<O> {
         let Some(output) = self.outputs.get_mut(&process) else { return false };
         let (name, observer) = (Arc::clone(&output.name), &mut self.observer);
         let writer = Writer { name: &name, process };
-        output.stream(fd).push(data, &mut |piece| observer.line(&writer.line(fd, piece)));
+        output.stream(fd).push(data, &mut |run| match run {
+            Run::Lines(lines) => observer.lines(&writer.lines(fd, lines)),
+            Run::Piece(piece) => observer.line(&writer.line(fd, piece)),
+        });
         true
     }
 

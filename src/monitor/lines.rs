@@ -5,10 +5,18 @@
 use std::fmt;
 use std::mem;
 
-use crate::sys::bytes::each_byte;
+use crate::sys::bytes::{each_byte, find_byte};
 
 /// The longest line handed out in one piece, in bytes without its newline (Twisted's `MAX_LENGTH`).
 pub(crate) const MAX_LINE: usize = 16384;
+
+/// What is handed out of a stream.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Run<'a> {
+    /// One or more whole lines, each with its newline and none longer than the limit.
+    Lines(&'a [u8]),
+    Piece(Piece<'a>),
+}
 
 /// A line, or a part of one that is longer than the limit. Never holds the newline.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -44,21 +52,32 @@ impl LineBuffer {
         Self { partial: Vec::new(), max_len: max_len.max(1), continued: false }
     }
 
-    /// Takes the next bytes of the stream. Lines that lie within `data` are lent from it, not copied.
-    pub(crate) fn push(&mut self, data: &[u8], sink: &mut impl FnMut(Piece<'_>)) {
-        let mut start = 0;
-        each_byte(b'\n', data, |newline| {
-            let line = &data[start..newline];
-            start = newline + 1;
-            if self.partial.is_empty() && line.len() <= self.max_len {
-                // Nearly every line.
-                let continued = mem::take(&mut self.continued);
-                sink(Piece { bytes: line, continued, cut: false, newline: true });
-            } else {
-                self.end_line(line, sink);
+    /// Takes the next bytes of the stream. Lines that lie within `data` are lent from it, as many at once as follow each
+    /// other, and not copied.
+    pub(crate) fn push(&mut self, mut data: &[u8], sink: &mut impl FnMut(Run<'_>)) {
+        let mut piece = |piece: Piece<'_>| sink(Run::Piece(piece));
+        if !self.partial.is_empty() || self.continued {
+            let Some(newline) = find_byte(b'\n', data) else { return self.begin(data, &mut piece) };
+            self.end_line(&data[..newline], &mut piece);
+            data = &data[newline + 1..];
+        }
+        loop {
+            let whole = whole_lines(data, self.max_len);
+            if whole > 0 {
+                sink(Run::Lines(&data[..whole]));
+                data = &data[whole..];
             }
-        });
-        let rest = self.cut(&data[start..], sink);
+            let mut piece = |piece: Piece<'_>| sink(Run::Piece(piece));
+            // What is left begins with a line that is too long, or is the start of one.
+            let Some(newline) = find_byte(b'\n', data) else { return self.begin(data, &mut piece) };
+            self.end_line(&data[..newline], &mut piece);
+            data = &data[newline + 1..];
+        }
+    }
+
+    /// Takes bytes without a newline.
+    fn begin(&mut self, bytes: &[u8], sink: &mut impl FnMut(Piece<'_>)) {
+        let rest = self.cut(bytes, sink);
         self.partial.extend_from_slice(rest);
     }
 
@@ -72,7 +91,6 @@ impl LineBuffer {
     }
 
     /// Ends the line under way with `bytes` and a newline.
-    #[cold]
     fn end_line(&mut self, bytes: &[u8], sink: &mut impl FnMut(Piece<'_>)) {
         let rest = self.cut(bytes, sink);
         self.end_piece(rest, true, sink);
@@ -103,6 +121,31 @@ impl LineBuffer {
         }
         bytes
     }
+}
+
+/// The length of the whole lines at the start of `data`, up to the first one that is longer than `max_len`. Looks only at
+/// the newlines that this takes, which are few where lines are short.
+fn whole_lines(data: &[u8], max_len: usize) -> usize {
+    let mut whole = 0;
+    loop {
+        let rest = &data[whole..];
+        // No line that begins and ends in here is too long.
+        let window = &rest[..rest.len().min(max_len.saturating_add(1))];
+        match window.iter().rposition(|byte| *byte == b'\n') {
+            Some(newline) => whole += newline + 1,
+            None => return whole,
+        }
+    }
+}
+
+/// Hands out the lines of `lines`, which each end with a newline.
+#[inline]
+pub(crate) fn each_line<'a>(lines: &'a [u8], mut each: impl FnMut(&'a [u8])) {
+    let mut start = 0;
+    each_byte(b'\n', lines, |newline| {
+        each(&lines[start..newline]);
+        start = newline + 1;
+    });
 }
 
 /// `start` with `bytes` appended. If `start` is empty, `bytes` are lent and not copied.
@@ -167,6 +210,21 @@ impl fmt::Display for Escaped<'_> {
 mod tests {
     use super::*;
 
+    /// Pushes `data`, and takes each whole line as a piece.
+    fn push(lines: &mut LineBuffer, data: &[u8], sink: &mut impl FnMut(Piece<'_>)) {
+        let max_len = lines.max_len;
+        lines.push(data, &mut |run| match run {
+            Run::Piece(piece) => sink(piece),
+            Run::Lines(lines) => {
+                assert!(lines.ends_with(b"\n"));
+                each_line(lines, |bytes| {
+                    assert!(bytes.len() <= max_len);
+                    sink(Piece { bytes, continued: false, cut: false, newline: true });
+                });
+            }
+        });
+    }
+
     /// The pieces of a stream that comes in `chunks`, as (text, continued, cut). As written, they
     /// are the stream again.
     fn pieces<'a>(max_len: usize, chunks: impl IntoIterator<Item = &'a [u8]>) -> Vec<(Vec<u8>, bool, bool)> {
@@ -180,7 +238,7 @@ mod tests {
         };
         for chunk in chunks {
             stream.extend_from_slice(chunk);
-            lines.push(chunk, &mut sink);
+            push(&mut lines, chunk, &mut sink);
             assert!(lines.partial.len() <= lines.max_len);
         }
         lines.finish(&mut sink);
@@ -256,9 +314,9 @@ mod tests {
     fn an_over_long_line_is_cut_as_soon_as_that_is_certain() {
         let mut lines = LineBuffer::new(4);
         let mut count = 0;
-        lines.push(b"abcd", &mut |_| count += 1);
+        push(&mut lines, b"abcd", &mut |_| count += 1);
         assert_eq!(count, 0);
-        lines.push(b"e", &mut |piece| {
+        push(&mut lines, b"e", &mut |piece| {
             count += 1;
             assert_eq!((piece.bytes, piece.cut), (&b"abcd"[..], true));
         });
@@ -345,9 +403,9 @@ mod tests {
         let mut told = Vec::new();
         let mut sink = |piece: Piece<'_>| told.push((piece.bytes.len(), piece.newline));
         let mut lines = LineBuffer::new(4);
-        lines.push(b"one\n\nlonger\nlast", &mut sink);
+        push(&mut lines, b"one\n\nlonger\nlast", &mut sink);
         lines.finish(&mut sink);
-        lines.push(b"\n", &mut sink);
+        push(&mut lines, b"\n", &mut sink);
         assert_eq!(told, [(3, true), (0, true), (4, false), (2, true), (4, false), (0, true)]);
     }
 
@@ -364,9 +422,27 @@ mod tests {
         let data = b"head\nbody\nt\xc3\xa4il".as_slice();
         for (max_len, starts) in [(100, [0, 5].as_slice()), (3, &[0, 3, 5, 8, 10]), (2, &[0, 2, 5, 7, 10, 11])] {
             let mut lent = Vec::new();
-            LineBuffer::new(max_len).push(data, &mut |piece| lent.push(piece.bytes.as_ptr()));
+            push(&mut LineBuffer::new(max_len), data, &mut |piece| lent.push(piece.bytes.as_ptr()));
             assert_eq!(lent, starts.iter().map(|start| data[*start..].as_ptr()).collect::<Vec<_>>());
         }
+    }
+
+    #[test]
+    fn lines_that_follow_each_other_come_at_once() {
+        let mut runs = Vec::new();
+        let mut lines = LineBuffer::new(4);
+        let mut push = |data: &[u8]| {
+            lines.push(data, &mut |run| {
+                runs.push(match run {
+                    Run::Lines(lines) => String::from_utf8_lossy(lines).into_owned(),
+                    Run::Piece(piece) => format!("({})", String::from_utf8_lossy(piece.bytes)),
+                });
+            });
+        };
+        push(b"one\n\ntwo\nfour\nt");
+        push(b"en\na\nb\nlonger\nc\nd\n");
+        push(b"e\nf");
+        assert_eq!(runs, ["one\n\ntwo\nfour\n", "(ten)", "a\nb\n", "(long)", "(er)", "c\nd\n", "e\n"]);
     }
 
     #[test]

@@ -25,7 +25,7 @@ use crate::reactor::timers::TimerId;
 pub use entry::Status;
 use entry::{Entry, Output};
 use lines::MAX_LINE;
-pub use observer::{Line, Log, Observer};
+pub use observer::{Line, Lines, Log, Observer};
 use restart::{Input, Lifecycle, Policy, PolicyError, State};
 
 /// Keeps processes running: starts each one, restarts it after an exit, backs off when that happens
@@ -381,14 +381,16 @@ impl<O: Observer> ProcessMonitor<O> {
         entry.starts = 0;
         entry.last_exit = None;
         self.names.insert(Arc::clone(&entry.name), key);
-        for output in self.outputs.values_mut().filter(|output| output.entry == old) {
-            output.entry = key;
+        for id in entry.process.iter().chain(&entry.unended).chain(&entry.left) {
+            if let Some(output) = self.outputs.get_mut(id) {
+                output.entry = key;
+            }
+            if let Some(owner) = self.trees.get_mut(id) {
+                *owner = key;
+            }
         }
-        for owner in self.trees.values_mut().filter(|owner| **owner == old) {
-            *owner = key;
-        }
-        for owner in self.timers.values_mut().filter(|owner| **owner == old) {
-            *owner = key;
+        if let Some((timer, _)) = entry.timer {
+            self.timers.insert(timer, key);
         }
         self.entries.insert(key, entry);
         key

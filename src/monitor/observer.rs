@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use log::{debug, info, warn};
 
-use super::lines::Escaped;
+use super::lines::{Escaped, each_line};
 use super::restart::State;
 use crate::contain::Remains;
 use crate::error::SpawnError;
@@ -51,6 +51,13 @@ pub trait Observer {
     fn line(&mut self, line: &Line<'_>) {
         let text = Escaped(line.bytes);
         info!(target: "childminder::process", name = line.name, stream = line.stream(), line:% = text; "{line}");
+    }
+
+    /// A process has written these lines, one after the other. Calls [`line`](Self::line) for each, unless it is given:
+    /// one that only copies bytes takes them all at once. A line that is longer than the limit comes by
+    /// [`line`](Self::line) in any case, and so does one that comes in several reads.
+    fn lines(&mut self, lines: &Lines<'_>) {
+        lines.for_each(|line| self.line(&line));
     }
 
     /// A process was started.
@@ -211,6 +218,49 @@ pub struct Line<'a> {
     /// A newline followed these bytes. If not, the line is [`cut`](Self::cut) here, or these are
     /// the last bytes of a stream that does not end with a newline.
     pub newline: bool,
+}
+
+/// Whole lines that a process has written, as they followed each other: see [`Observer::lines`].
+///
+/// This observer counts bytes without a look at each line:
+///
+/// ```
+/// use childminder::{Line, Lines, Observer};
+///
+/// #[derive(Default)]
+/// struct Bytes(usize);
+///
+/// impl Observer for Bytes {
+///     fn line(&mut self, line: &Line<'_>) {
+///         self.0 += line.bytes.len() + usize::from(line.newline);
+///     }
+///     fn lines(&mut self, lines: &Lines<'_>) {
+///         self.0 += lines.bytes.len();
+///     }
+/// }
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Lines<'a> {
+    /// The name of the process.
+    pub name: &'a str,
+    /// The process, as in [`Line::process`].
+    pub process: ProcessId,
+    /// The descriptor that the process has written to: 1 is stdout, 2 is stderr.
+    pub fd: i32,
+    /// The bytes as they came: at least one line, and each with its newline.
+    pub bytes: &'a [u8],
+}
+
+impl<'a> Lines<'a> {
+    /// Calls `each` with every line, in their order.
+    #[inline]
+    pub fn for_each(&self, mut each: impl FnMut(Line<'a>)) {
+        let Self { name, process, fd, .. } = *self;
+        each_line(self.bytes, |bytes| {
+            each(Line { name, process, fd, bytes, continued: false, cut: false, newline: true });
+        });
+    }
 }
 
 impl Line<'_> {

@@ -6,10 +6,12 @@
 use std::cell::OnceCell;
 use std::collections::HashMap;
 use std::ffi::OsString;
+use std::fs::Metadata;
 use std::ops::Range;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
+use std::sync::Arc;
 
 use childminder::{Contain, Limit, Policy, Resource};
 use toml::Spanned;
@@ -23,7 +25,7 @@ use super::value::{self, Parsed};
 use super::{Config, Look, Output, Settings, socket, syntax, text, warnings};
 use crate::cli::descriptor::is_inherited;
 use crate::cli::paths;
-use crate::cli::safe_path::{self, Creation, Target};
+use crate::cli::safe_path::{Creation, OwnFinder};
 
 const ROOT: [&str; 2] = ["monitor", "process"];
 pub(super) const PROCESS: [&str; 16] = [
@@ -73,6 +75,7 @@ pub(super) fn config(file: &Path, base: &Path, bytes: &[u8], look: Look) -> Resu
         look,
         names: HashMap::new(),
         files: HashMap::new(),
+        own: OwnFinder::default(),
         cgroup: None,
         no_cgroup: OnceCell::new(),
     };
@@ -115,6 +118,7 @@ struct Reader<'r, 't> {
     names: HashMap<String, Rc<str>>,
     /// All output files so far.
     files: HashMap<PathBuf, Output>,
+    own: OwnFinder,
     /// The directory in which cgroups are made, if the file sets it.
     cgroup: Option<PathBuf>,
     /// The reason why no cgroup can be made, once a check has asked for it.
@@ -125,7 +129,7 @@ impl Reader<'_, '_> {
     fn config(&mut self, root: &DeTable<'_>, end: usize) -> Config {
         let root = Section::new(self.report, "the file", root, &ROOT);
         let (mut socket, mut kills_at_death) = (None, true);
-        let mut defaults = (Policy::default(), true);
+        let mut defaults = (Arc::new(Policy::default()), true);
         let mut contain = Contain::Auto;
         let monitor = root.table(self.report, "monitor", "a table");
         if monitor.is_none_or(|table| !table.contains_key("socket")) {
@@ -143,10 +147,7 @@ impl Reader<'_, '_> {
         }
         let mut tables = Vec::new();
         if let Some(table) = root.table(self.report, "process", "a table for each process, such as [process.web]") {
-            let mut written = Vec::new();
-            for (name, table) in table {
-                report::insert_by(&mut written, (name, table), |(name, _)| name.span().start);
-            }
+            let written: Vec<_> = report::in_order(table.iter().collect(), |(name, _)| name.span().start).collect();
             let ends: Vec<_> = written.iter().skip(1).map(|(name, _)| name.span().start).chain([end]).collect();
             for ((name, table), end) in written.into_iter().zip(ends) {
                 tables.extend(self.process(name, table, end, &defaults, contain));
@@ -218,14 +219,15 @@ impl Reader<'_, '_> {
         }
     }
 
-    /// The policy of a table, and whether the defaults that it builds on are free of mistakes.
-    fn policy(&mut self, section: &Section<'_>, (defaults, sound): &(Policy, bool)) -> (Policy, bool) {
+    /// The policy of a table, and whether the table and the defaults are free of mistakes.
+    fn policy(&mut self, section: &Section<'_>, (defaults, sound): &(Arc<Policy>, bool)) -> (Arc<Policy>, bool) {
         let before = self.report.count();
         let policy = section.policy(self.report, defaults);
         if *sound && self.report.count() == before {
             section.check_policy(self.report, &policy);
         }
-        (policy, *sound)
+        // Most tables say nothing of it, and share the one that there is.
+        (if policy == **defaults { Arc::clone(defaults) } else { policy.into() }, *sound)
     }
 
     /// One table. Its text ends before `end`.
@@ -234,7 +236,7 @@ impl Reader<'_, '_> {
         key: &Spanned<DeString<'_>>,
         value: &Spanned<DeValue<'_>>,
         end: usize,
-        defaults: &(Policy, bool),
+        defaults: &(Arc<Policy>, bool),
         contain: Contain,
     ) -> Option<Table> {
         let name = key.get_ref();
@@ -267,7 +269,7 @@ impl Reader<'_, '_> {
         let autostart = section.read(self.report, "autostart", value::boolean).unwrap_or(true);
         self.check_names(name, place.into(), key.span(), instances);
         let raw = section.read(self.report, "raw", value::boolean).unwrap_or(false);
-        let table = Table { name: name.to_string(), instances, settings, policy: policy.into(), autostart, raw };
+        let table = Table { name: name.to_string(), instances, settings, policy, autostart, raw };
         // A warning about a table with a mistake might only follow from the mistake.
         if self.look == Look::Machine && self.report.count() == before {
             warnings::table(self.report, &section, &table, self.base);
@@ -353,23 +355,26 @@ impl Reader<'_, '_> {
         for instance in numbers(instances) {
             let placed = output.expand(self.base, instance);
             let Some(path) = placed.path() else { break };
-            let allowed = match safe_path::find(path) {
-                Ok(Target::Own(number)) if is_inherited(number) => continue,
+            let there = path.metadata().ok();
+            let allowed = match self.own.own(path) {
+                Ok(Some(number)) if is_inherited(number) => continue,
                 // The descriptor may be open when the supervisor starts.
-                Ok(Target::Own(number)) if self.look == Look::Machine => {
+                Ok(Some(number)) if self.look == Look::Machine => {
                     let message = format!(
                         "`{key}` is the descriptor {number}, which is not open here: `up` does not start without it"
                     );
                     self.report.warn(value.span(), message);
                     break;
                 }
-                Ok(Target::Own(_)) => "a descriptor that was open when this command was started",
+                Ok(Some(_)) => "a descriptor that was open when this command was started",
                 _ if is_folder(&output) => "a file, not a directory",
                 // A file that the process writes itself is opened at each start. A failure there
                 // concerns this process alone.
-                _ if matches!(placed, Output::File { .. }) && path.is_dir() => "a file, not a directory",
+                _ if matches!(placed, Output::File { .. }) && there.as_ref().is_some_and(Metadata::is_dir) => {
+                    "a file, not a directory"
+                }
                 // A file that is not regular cannot be rotated, so its settings need not agree.
-                _ if path.metadata().is_ok_and(|there| !there.is_file()) => continue,
+                _ if there.is_some_and(|there| !there.is_file()) => continue,
                 _ if self.files.get(path).is_some_and(|other| *other != placed) => {
                     "a file of its own, or one with the same settings wherever it is used"
                 }

@@ -63,7 +63,6 @@ pub(super) struct Report<'t> {
     text: &'t str,
     /// Where the syntax is broken: what is found there means nothing.
     spoiled: Vec<Range<usize>>,
-    /// In the order of the file.
     found: Vec<(usize, String)>,
     /// Whether there is a mistake among them.
     is_broken: bool,
@@ -80,25 +79,21 @@ impl<'t> Report<'t> {
         self.told += 1;
         if !self.is_spoiled(&span) {
             self.is_broken = true;
-            self.insert(span.start, message);
+            self.found.push((span.start, message));
         }
     }
 
     /// Adds a warning about what is at `span`, unless its syntax is broken.
     pub(super) fn warn(&mut self, span: Range<usize>, message: String) {
         if !self.is_spoiled(&span) {
-            self.insert(span.start, format!("warning: {message}"));
+            self.found.push((span.start, format!("warning: {message}")));
         }
-    }
-
-    fn insert(&mut self, at: usize, message: String) {
-        insert_by(&mut self.found, (at, message), |(offset, _)| *offset);
     }
 
     /// Says that the syntax is broken at `at`, and with it all that is in `spoiled`.
     pub(super) fn add_syntax(&mut self, at: usize, message: String, spoiled: Range<usize>) {
         self.is_broken = true;
-        self.insert(at, message);
+        self.found.push((at, message));
         self.spoiled.push(spoiled);
     }
 
@@ -132,15 +127,19 @@ impl<'t> Report<'t> {
     pub(super) fn finish(self, file: &Path) -> Result<Findings, Findings> {
         let mut places = Places { text: self.text, offset: 0, line: 1, column: 1 };
         let locate = |(offset, message)| Located { at: Some(places.advance(offset)), message };
-        let findings = Findings { file: file.to_owned(), list: self.found.into_iter().map(locate).collect() };
+        let findings =
+            Findings { file: file.to_owned(), list: in_order(self.found, |(offset, _)| *offset).map(locate).collect() };
         if self.is_broken { Err(findings) } else { Ok(findings) }
     }
 }
 
-/// Puts one more into a list that is sorted by `key`, behind its equals. Far smaller than a sort, and fast enough for a file.
-pub(super) fn insert_by<T>(list: &mut Vec<T>, new: T, key: impl Fn(&T) -> usize) {
-    let at = list.partition_point(|known| key(known) <= key(&new));
-    list.insert(at, new);
+/// The elements in the order of their places, and equals as they came. The sort itself is the same for all of them, because
+/// one for each kind would be larger than all that is sorted here.
+pub(super) fn in_order<T>(list: Vec<T>, place: impl Fn(&T) -> usize) -> impl Iterator<Item = T> {
+    let mut order: Vec<(usize, usize)> = list.iter().map(place).zip(0..).collect();
+    order.sort_unstable();
+    let mut list: Vec<Option<T>> = list.into_iter().map(Some).collect();
+    order.into_iter().filter_map(move |(_, index)| list[index].take())
 }
 
 /// A place in a text that only moves on, so that the text is read once, however many mistakes it has.
@@ -196,23 +195,32 @@ pub(super) fn kind(value: &DeValue<'_>) -> &'static str {
 
 /// The one of `known` that was probably meant by `key`.
 pub(super) fn nearest(key: &str, known: &[&'static str]) -> Option<&'static str> {
-    let (distance, nearest) = known.iter().map(|known| (distance(key, known), *known)).min()?;
-    (distance * 2 <= key.chars().count()).then_some(nearest)
+    let key: Vec<char> = key.chars().collect();
+    let near = known.iter().filter_map(|known| Some((distance(&key, known, key.len() / 2)?, *known)));
+    near.min().map(|(_, nearest)| nearest)
 }
 
-/// How many characters must be added, taken out or replaced (Levenshtein).
-fn distance(from: &str, to: &str) -> usize {
-    let mut row: Vec<usize> = (0..=to.chars().count()).collect();
-    for (i, a) in from.chars().enumerate() {
-        let mut diagonal = row[0];
-        row[0] = i + 1;
-        for (j, b) in to.chars().enumerate() {
-            let replaced = diagonal + usize::from(a != b);
-            diagonal = row[j + 1];
-            row[j + 1] = replaced.min(row[j] + 1).min(diagonal + 1);
+/// How many characters must be added, taken out or replaced (Levenshtein), unless they are more than `most`.
+fn distance(from: &[char], to: &str, most: usize) -> Option<usize> {
+    if to.chars().count().abs_diff(from.len()) > most {
+        return None;
+    }
+    let mut row: Vec<usize> = (0..=from.len()).collect();
+    for (i, a) in to.chars().enumerate() {
+        let (mut diagonal, mut left) = (i, i + 1);
+        row[0] = left;
+        let mut least = left;
+        for (b, above) in from.iter().zip(&mut row[1..]) {
+            left = (diagonal + usize::from(a != *b)).min(left + 1).min(*above + 1);
+            diagonal = std::mem::replace(above, left);
+            least = least.min(left);
+        }
+        // It only grows from here on.
+        if least > most {
+            return None;
         }
     }
-    row[to.chars().count()]
+    row.last().copied().filter(|distance| *distance <= most)
 }
 
 #[cfg(test)]
@@ -230,6 +238,12 @@ mod tests {
     }
 
     #[test]
+    fn orders_by_place_and_keeps_the_order_of_equals() {
+        let list = vec![(3, 'a'), (1, 'b'), (3, 'c'), (1, 'd'), (0, 'e')];
+        assert!(in_order(list, |(place, _)| *place).map(|(_, name)| name).eq("ebdac".chars()));
+    }
+
+    #[test]
     fn knows_what_was_probably_meant() {
         let known = ["command", "kill-time", "user"];
         assert_eq!(nearest("comand", &known), Some("command"));
@@ -238,6 +252,7 @@ mod tests {
         assert_eq!(nearest("depends", &known), None);
         assert_eq!(nearest("", &known), None);
         assert_eq!(nearest("x", &[]), None);
-        assert_eq!(distance("kitten", "sitting"), 3);
+        let kitten: Vec<char> = "kitten".chars().collect();
+        assert_eq!([2, 3, 9].map(|most| distance(&kitten, "sitting", most)), [None, Some(3), Some(3)]);
     }
 }

@@ -8,7 +8,7 @@ use std::ops::Range;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue, Error};
 
-use super::report::{Report, insert_by};
+use super::report::{Report, in_order};
 
 /// As many mistakes of syntax are told. A file with more of them is something else, and each one is
 /// compared with all the others.
@@ -31,10 +31,7 @@ pub(super) fn without_bare_keys<'t>(report: &mut Report<'_>, text: &'t str) -> C
 /// The tables as far as they can be read; what cannot is told.
 pub(super) fn parse<'t>(report: &mut Report<'_>, text: &'t str) -> Spanned<DeTable<'t>> {
     let (table, found) = DeTable::parse_recoverable(text);
-    let mut errors = Vec::new();
-    for error in found {
-        insert_by(&mut errors, error, |error| start(error, text));
-    }
+    let mut errors: Vec<_> = in_order(found, |error| start(error, text)).collect();
     let more = errors.get(MOST).map(|error| start(error, text));
     errors.truncate(MOST);
     let mut values = Vec::new();

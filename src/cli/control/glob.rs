@@ -4,6 +4,11 @@
 //! The one rule: the time is at most the length of the pattern times the length of the name,
 //! whatever a client sends.
 
+/// Whether a pattern can match other names than the one that it is.
+pub(crate) fn is_glob(pattern: &str) -> bool {
+    pattern.contains(['*', '?'])
+}
+
 /// Whether `pattern` matches the whole of `name`.
 pub(crate) fn matches(pattern: &str, name: &str) -> bool {
     let (pattern, name) = (pattern.as_bytes(), name.as_bytes());

@@ -37,6 +37,30 @@ fn own(path: impl AsRef<Path>) -> Option<i32> {
     }
 }
 
+#[test]
+fn one_folder_after_the_other_hides_no_descriptor_of_ours() {
+    let (dir, other) = (Dir::new("own-finder"), Dir::new("own-finder-other"));
+    fs::write(dir.join("file"), "").unwrap();
+    let link = dir.link("link", "/proc/self/fd/1");
+    let to_other = dir.link("to-other", other.0.to_str().unwrap());
+    dir.link("away", other.join("file").to_str().unwrap());
+    other.link("stdout", "/dev/stdout");
+    let mut finder = OwnFinder::default();
+    let mut own = |path: PathBuf| finder.own(&path).unwrap();
+    for _ in 0..2 {
+        assert_eq!([dir.join("file"), dir.join("new"), dir.join("away")].map(&mut own), [None; 3]);
+        assert_eq!(
+            [link.clone(), to_other.join("file"), to_other.join("stdout")].map(&mut own),
+            [Some(1), None, Some(1)]
+        );
+        assert_eq!(
+            ["/dev/stdout", "/dev/null", "/dev/fd/1", "/dev/stderr"].map(|path| own(path.into())),
+            [Some(1), None, Some(1), Some(2)]
+        );
+    }
+    assert!(finder.own(&dir.join("missing/file")).is_err());
+}
+
 /// The path without links of the place that a path leads to.
 #[track_caller]
 fn real(path: impl AsRef<Path>) -> PathBuf {

@@ -2,6 +2,8 @@
 //!
 //! The one rule: a request is refused as a whole or done as a whole; what it does not name is not touched.
 
+use std::collections::HashSet;
+
 use childminder::{ProcessId, Reactor, Service, SignalError};
 use serde_json::Value;
 
@@ -99,17 +101,29 @@ impl Up {
         if request.names.is_empty() {
             return Ok(all().cloned().collect());
         }
-        let mut names = Vec::new();
-        if let Some(unknown) = request.names.iter().find(|pattern| !all().any(|name| glob::matches(pattern, name))) {
+        if let [name] = &request.names[..] {
+            if self.monitor.status(name).is_some() {
+                return Ok(vec![name.clone()]);
+            }
+        }
+        // Most are plain names, and there may be thousands of them.
+        let (globs, plain): (Vec<&String>, Vec<_>) = request.names.iter().partition(|name| glob::is_glob(name));
+        let plain: HashSet<&String> = plain.into_iter().collect();
+        let known: HashSet<&String> = all().filter(|name| plain.contains(name)).collect();
+        let is_known = |pattern: &&String| match glob::is_glob(pattern) {
+            true => all().any(|name| glob::matches(pattern, name)),
+            false => known.contains(pattern),
+        };
+        if let Some(unknown) = request.names.iter().find(|pattern| !is_known(pattern)) {
             let instances = format!("{unknown}:*");
             let is_table = all().any(|name| glob::matches(&instances, name));
             let hint = if is_table { format!("; its instances are `{instances}`") } else { String::new() };
             let start: String = unknown.chars().take(100).collect();
             return Err(format!("there is no process `{}`{hint}", visible(&start)).into());
         }
-        let is_meant = |name: &&String| request.names.iter().any(|pattern| glob::matches(pattern, name));
-        names.extend(all().filter(is_meant).cloned());
-        Ok(names)
+        let is_meant =
+            |name: &&String| plain.contains(name) || globs.iter().any(|pattern| glob::matches(pattern, name));
+        Ok(all().filter(is_meant).cloned().collect())
     }
 
     fn control(&mut self, reactor: &mut Reactor, action: Action, names: &[String]) -> Vec<(String, Goal)> {

@@ -8,7 +8,7 @@ use std::borrow::Cow;
 use std::io::{self, IsTerminal};
 use std::time::Instant;
 
-use childminder::{Event, Line, ProcessId, Reactor};
+use childminder::{Event, Line, Lines, ProcessId, Reactor};
 
 use super::end::{End, Piece};
 use crate::cli::output::Output;
@@ -41,6 +41,13 @@ pub(super) struct Speaker {
     pub(super) number: usize,
     /// A terminal gets its bytes as they are.
     pub(super) raw: bool,
+}
+
+impl Speaker {
+    /// Of a name that has no settings any more.
+    pub(super) fn unknown(name: &str) -> Self {
+        Self { author: Some(name.into()), number: 0, raw: false }
+    }
 }
 
 /// An output and the state that all of its writers share. Descriptors for the same file share one,
@@ -130,24 +137,40 @@ impl Console {
         self.marked(line, &text, speaker, number);
     }
 
-    fn marked(
-        &mut self,
-        line: &Line<'_>,
-        text: &[u8],
-        Speaker { author, number: colour_number, .. }: &Speaker,
-        number: i32,
-    ) {
+    /// Writes lines of a process, each with the name in front.
+    pub(super) fn lines(&mut self, lines: &Lines<'_>, speaker: &Speaker) {
+        let number = if lines.fd == STDERR { STDERR } else { STDOUT };
+        let index = self.index(number);
+        if self.outputs[index].output.is_terminal() {
+            return lines.for_each(|line| self.line(&line, speaker));
+        }
+        self.erase_progress();
+        let Shared { output, colour, end, .. } = &mut self.outputs[index];
+        let mark = mark(lines.name, false, speaker, *colour);
+        let mut before = end.finish();
+        lines.for_each(|line| {
+            output.push(&speaker.author, &[before, &mark, line.bytes, b"\n"]);
+            before = b"";
+        });
+    }
+
+    fn marked(&mut self, line: &Line<'_>, text: &[u8], speaker: &Speaker, number: i32) {
         self.erase_progress();
         let index = self.index(number);
         let Shared { output, colour, end, .. } = &mut self.outputs[index];
-        let mark: &[u8] = if line.continued { b"+]" } else { b"]" };
-        let (before, name) = (end.finish(), line.name.as_bytes());
-        if *colour {
-            let start = format!("\x1b[{}m[", COLOURS[colour_number % COLOURS.len()]);
-            output.push(author, &[before, start.as_bytes(), name, mark, b"\x1b[0m ", text, b"\n"]);
-        } else {
-            output.push(author, &[before, b"[", name, mark, b" ", text, b"\n"]);
+        let mark = mark(line.name, line.continued, speaker, *colour);
+        output.push(&speaker.author, &[end.finish(), &mark, text, b"\n"]);
+    }
+
+    /// Writes lines of a process as they are to a descriptor of ours.
+    pub(super) fn unmarked_lines(&mut self, lines: &Lines<'_>, speaker: &Speaker, number: i32) {
+        let index = self.index(number);
+        if self.outputs[index].output.is_terminal() {
+            return lines.for_each(|line| self.unmarked(&line, speaker, number));
         }
+        self.erase_progress();
+        let Shared { output, end, .. } = &mut self.outputs[index];
+        output.push(&speaker.author, &[end.finish(), lines.bytes]);
     }
 
     /// Writes a line of a process without the name to a descriptor of ours.
@@ -204,6 +227,13 @@ impl Console {
         }
     }
 
+    /// Writes what was said, if it is no little any more, so that many messages one after the other take no room.
+    pub(super) fn relieve(&mut self) {
+        if self.err().output.is_worth_a_write() {
+            self.err().output.flush();
+        }
+    }
+
     pub(super) fn flush(&mut self) {
         if !self.drawn && !self.err().output.is_full() {
             if let Some(progress) = self.progress.take() {
@@ -224,21 +254,24 @@ impl Console {
     }
 
     /// Updates which outputs are held: an output is held from the time that it is full until it is
-    /// empty. Returns whether any is full now, and whether any has been released.
-    pub(super) fn update_holds(&mut self) -> (bool, bool) {
-        let (mut any_full, mut any_released) = (false, false);
+    /// empty. Returns whether this has changed for any.
+    pub(super) fn update_holds(&mut self) -> bool {
+        let mut any_changed = false;
         for Shared { output, held, .. } in &mut self.outputs {
-            let (full, released) = (output.is_full(), *held && output.is_empty());
-            *held = full || *held && !released;
-            any_full |= full;
-            any_released |= released;
+            let before = std::mem::replace(held, output.is_full() || *held && !output.is_empty());
+            any_changed |= *held != before;
         }
-        (any_full, any_released)
+        any_changed
     }
 
     /// Whether the processes that write to this output have to wait.
     pub(super) fn is_held(&self, index: usize) -> bool {
         self.outputs.get(index).is_some_and(|shared| shared.held)
+    }
+
+    /// Whether one of the outputs has become full since the holds were updated.
+    pub(super) fn is_any_overfull(&self) -> bool {
+        self.outputs.iter().any(|shared| !shared.held && shared.output.is_full())
     }
 
     /// Whether the processes that write to any of the outputs have to wait.
@@ -258,6 +291,16 @@ impl Console {
         reports.iter().for_each(|report| self.say(report));
         self.err().output.finish(reactor, Some(deadline));
     }
+}
+
+/// What is written before a line.
+fn mark(name: &str, continued: bool, speaker: &Speaker, colour: bool) -> Vec<u8> {
+    let end = if continued { "+]" } else { "]" };
+    match COLOURS[speaker.number % COLOURS.len()] {
+        number if colour => format!("\x1b[{number}m[{name}{end}\x1b[0m "),
+        _ => format!("[{name}{end} "),
+    }
+    .into_bytes()
 }
 
 #[cfg(test)]

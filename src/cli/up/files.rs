@@ -6,10 +6,13 @@
 //! counted.
 
 use std::fs::{self, File, Metadata};
-use std::io::{self, Write};
+use std::io::{self, IoSlice, Write};
 use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt};
-use std::path::{Path, PathBuf};
+use std::path::Path;
+use std::rc::Rc;
 use std::time::{Duration, Instant};
+
+use memchr::memrchr;
 
 use super::end::{End, Piece};
 use crate::cli::safe_path::{self, Creation, Place, Target};
@@ -23,6 +26,8 @@ const PAUSE: Duration = Duration::from_secs(1);
 const KEPT: usize = 4096;
 /// As many bytes wait for the next attempt at most.
 const WAITING: usize = 64 * 1024;
+/// So many bytes of whole lines are worth a write of their own, without a copy of them.
+const DIRECT: usize = 8 * 1024;
 /// A pipe takes so many bytes at once or not at all (POSIX's `PIPE_BUF` on Linux), so that no line
 /// among them is torn.
 const PIPE_BUF: usize = 4096;
@@ -34,7 +39,7 @@ const PIPE_BUF: usize = 4096;
 /// larger than `max_size`.
 #[derive(Debug)]
 pub(super) struct LogFile<S> {
-    path: PathBuf,
+    path: Rc<Path>,
     new: Creation,
     max_size: u64,
     keep: u32,
@@ -59,6 +64,10 @@ struct Open {
     id: (u64, u64),
     /// It is a regular file that is no open file of another process.
     rotates: bool,
+    /// As it was when it was looked at, and what we have written since.
+    size: u64,
+    /// It has been looked at in this turn.
+    known: bool,
 }
 
 /// The state after a failure, until a write succeeds.
@@ -76,7 +85,7 @@ struct Trouble {
 
 impl<S: PartialEq> LogFile<S> {
     /// Opens nothing yet.
-    pub(super) fn new(path: PathBuf, new: Creation, max_size: u64, keep: u32) -> Self {
+    pub(super) fn new(path: Rc<Path>, new: Creation, max_size: u64, keep: u32) -> Self {
         Self {
             path,
             new,
@@ -92,7 +101,7 @@ impl<S: PartialEq> LogFile<S> {
         }
     }
 
-    pub(super) fn path(&self) -> &Path {
+    pub(super) fn path(&self) -> &Rc<Path> {
         &self.path
     }
 
@@ -104,10 +113,39 @@ impl<S: PartialEq> LogFile<S> {
     /// Takes a line, or a piece of one, of a stream.
     pub(super) fn push(&mut self, stream: S, author: &Author, piece: Piece<'_>) {
         let pieces = self.end.add(stream, piece);
+        self.take(author, &pieces);
+    }
+
+    /// Takes whole lines of a stream, each with its newline. Many of them are written at once. Returns a message like
+    /// [`flush`](Self::flush).
+    pub(super) fn push_lines(&mut self, author: &Author, lines: &[u8], now: Instant) -> Option<String> {
+        let before = self.end.finish();
+        let is_little = self.pending.len() + lines.len() < DIRECT;
+        if is_little || self.trouble.is_some() || self.pending.is_within_dropped_line() {
+            self.take(author, &[before, lines]);
+            return None;
+        }
+        if !before.is_empty() {
+            self.take(author, &[before]);
+        }
+        match self.write_through(lines) {
+            Ok(count) if count == lines.len() => None,
+            Ok(count) => {
+                self.take(author, &[&lines[count..]]);
+                self.flush_now(now)
+            }
+            Err(error) => {
+                self.take(author, &[lines]);
+                self.failed(now, &error)
+            }
+        }
+    }
+
+    fn take(&mut self, author: &Author, pieces: &[&[u8]]) {
         if self.trouble.as_ref().is_some_and(|trouble| trouble.overflowed) {
-            self.pending.lose(author, &pieces);
+            self.pending.lose(author, pieces);
         } else {
-            self.pending.push(author, &pieces);
+            self.pending.push(author, pieces);
         }
     }
 
@@ -120,9 +158,22 @@ impl<S: PartialEq> LogFile<S> {
         }
     }
 
-    /// Writes the lines that were pushed. Returns a message at the first failure and at the
-    /// recovery.
+    /// Writes the lines that were pushed, at the end of a turn. Returns a message at the first failure
+    /// and at the recovery.
     pub(super) fn flush(&mut self, now: Instant) -> Option<String> {
+        let said = self.flush_now(now);
+        if let Some(open) = &mut self.open {
+            open.known = false;
+        }
+        said
+    }
+
+    /// Writes the lines that were pushed, before there are too many of them in a turn.
+    pub(super) fn relieve(&mut self, now: Instant) -> Option<String> {
+        if self.pending.len() > WAITING { self.flush_now(now) } else { None }
+    }
+
+    fn flush_now(&mut self, now: Instant) -> Option<String> {
         let waits = |trouble: &Trouble| !trouble.full && trouble.retry_at.is_some_and(|retry_at| now < retry_at);
         if self.pending.is_empty() {
             return None;
@@ -218,16 +269,17 @@ impl<S: PartialEq> LogFile<S> {
 
     fn write(&mut self) -> io::Result<()> {
         while !self.pending.is_empty() {
-            let size = self.open()?;
-            let Some(Open { file, rotates, .. }) = &self.open else { break };
+            self.open()?;
+            let Some(Open { file, rotates, size, .. }) = &mut self.open else { break };
             let rest = self.pending.bytes();
-            if self.torn && (!rotates || size < self.max_size) {
-                write_once(file, b"\n")?;
+            if self.torn && (!*rotates || *size < self.max_size) {
+                *size += write_once(file, &[b"\n"])? as u64;
                 self.torn = false;
-            } else if !rotates {
+            } else if !*rotates {
                 self.write_stream()?;
-            } else if let Some(piece) = self.next_piece(rest, size) {
-                let count = write_once(file, piece)?;
+            } else if let Some(piece) = next_piece(rest, self.max_size, *size, self.line) {
+                let count = write_once(file, &[piece])?;
+                *size += count as u64;
                 self.note(count);
             } else {
                 self.rotate()?;
@@ -236,48 +288,49 @@ impl<S: PartialEq> LogFile<S> {
         Ok(())
     }
 
+    /// Writes what waits and these whole lines behind it, if all of it belongs into this file. Returns how much of
+    /// `lines` has been written.
+    fn write_through(&mut self, lines: &[u8]) -> io::Result<usize> {
+        self.open()?;
+        let waiting = self.pending.bytes();
+        let Some(Open { file, rotates: true, size, .. }) = self.open.as_mut().filter(|_| !self.torn) else {
+            return Ok(0);
+        };
+        if *size + (waiting.len() + lines.len()) as u64 > self.max_size {
+            return Ok(0);
+        }
+        let count = write_once(file, &[waiting, lines])?;
+        *size += count as u64;
+        let of_waiting = count.min(waiting.len());
+        let of_lines = count - of_waiting;
+        self.note(of_waiting);
+        self.line = line_after(self.line, &lines[..of_lines]);
+        Ok(of_lines)
+    }
+
     /// Writes to something without a size: as many whole lines at once as a pipe takes without
     /// tearing them.
     fn write_stream(&mut self) -> io::Result<()> {
         while let Some(Open { file, .. }) = self.open.as_ref().filter(|_| !self.pending.is_empty()) {
             let piece = fit(self.pending.bytes(), PIPE_BUF);
             let piece = whole_lines(piece).unwrap_or(piece);
-            let count = write_once(file, piece)?;
+            let count = write_once(file, &[piece])?;
             self.note(count);
         }
         Ok(())
     }
 
-    /// Notes that so many bytes have been written.
+    /// Notes that so many waiting bytes have been written.
     fn note(&mut self, count: usize) {
-        let bytes = &self.pending.bytes()[..count];
-        self.line = match whole_lines(bytes) {
-            Some(lines) => (count - lines.len()) as u64,
-            None => self.line + count as u64,
-        };
+        self.line = line_after(self.line, &self.pending.bytes()[..count]);
         self.pending.pass(count);
     }
 
-    /// The part of `rest` that goes to the file, which has this size; `None` if the file has to be
-    /// rotated first.
-    fn next_piece<'a>(&self, rest: &'a [u8], size: u64) -> Option<&'a [u8]> {
-        let room = usize::try_from(self.max_size.saturating_sub(size)).unwrap_or(usize::MAX);
-        if let Some(lines) = whole_lines(&rest[..rest.len().min(room)]) {
-            return Some(lines);
+    /// Opens the file, unless the open file is still the one at this path. Looks only once in a turn.
+    fn open(&mut self) -> io::Result<()> {
+        if self.open.as_ref().is_some_and(|open| open.known) {
+            return Ok(());
         }
-        let line = rest.split_inclusive(|byte| *byte == b'\n').next()?;
-        // Includes the newline, so that it always has room in the same file.
-        let length = line.len() + usize::from(!line.ends_with(b"\n"));
-        if self.line + length as u64 <= self.max_size {
-            return (length <= room || self.line > 0).then_some(line);
-        }
-        // A line that is longer than a whole file begins in a new file and fills it.
-        let rotates = size > 0 && (self.line == 0 || room < 2);
-        (!rotates).then(|| fit(line, room.saturating_sub(1)))
-    }
-
-    /// Opens the file, unless the open file is still the one at this path. Returns its size.
-    fn open(&mut self) -> io::Result<u64> {
         let there = fs::metadata(&self.path);
         let open = match self.open.take().filter(|open| there.is_ok_and(|there| id(&there) == open.id)) {
             Some(open) => open,
@@ -289,8 +342,8 @@ impl<S: PartialEq> LogFile<S> {
         let there = open.file.metadata()?;
         // The file may have been emptied.
         self.torn &= !there.is_file() || there.len() > 0;
-        self.open = Some(open);
-        Ok(there.len())
+        self.open = Some(Open { size: there.len(), known: true, ..open });
+        Ok(())
     }
 
     fn open_anew(&mut self, place: &Place) -> io::Result<Open> {
@@ -303,7 +356,7 @@ impl<S: PartialEq> LogFile<S> {
             self.torn = is_file && !ends_in_newline(place, there.len());
             self.line = if self.torn { 0 } else { self.line };
         }
-        Ok(Open { file, id, rotates: is_file && place.can_be_renamed() })
+        Ok(Open { file, id, rotates: is_file && place.can_be_renamed(), size: there.len(), known: true })
     }
 
     fn find(&self) -> io::Result<Place> {
@@ -338,6 +391,32 @@ impl<S: PartialEq> LogFile<S> {
     }
 }
 
+/// The part of `rest` that goes to the file, which has this size and ends with so many bytes of an
+/// unfinished line; `None` if the file has to be rotated first.
+fn next_piece(rest: &[u8], max_size: u64, size: u64, begun: u64) -> Option<&[u8]> {
+    let room = usize::try_from(max_size.saturating_sub(size)).unwrap_or(usize::MAX);
+    if let Some(lines) = whole_lines(&rest[..rest.len().min(room)]) {
+        return Some(lines);
+    }
+    let line = rest.split_inclusive(|byte| *byte == b'\n').next()?;
+    // Includes the newline, so that it always has room in the same file.
+    let length = line.len() + usize::from(!line.ends_with(b"\n"));
+    if begun + length as u64 <= max_size {
+        return (length <= room || begun > 0).then_some(line);
+    }
+    // A line that is longer than a whole file begins in a new file and fills it.
+    let rotates = size > 0 && (begun == 0 || room < 2);
+    (!rotates).then(|| fit(line, room.saturating_sub(1)))
+}
+
+/// The length of the unfinished line at the end of a file, after these bytes.
+fn line_after(before: u64, bytes: &[u8]) -> u64 {
+    match memrchr(b'\n', bytes) {
+        Some(newline) => (bytes.len() - newline - 1) as u64,
+        None => before + bytes.len() as u64,
+    }
+}
+
 fn id(there: &Metadata) -> (u64, u64) {
     (there.dev(), there.ino())
 }
@@ -357,9 +436,11 @@ fn absent_is_fine(result: io::Result<()>) -> io::Result<()> {
     }
 }
 
-fn write_once(mut file: &File, data: &[u8]) -> io::Result<usize> {
+/// Writes these one behind the other, as far as one call does.
+fn write_once<const N: usize>(mut file: &File, data: &[&[u8]; N]) -> io::Result<usize> {
+    let data = data.map(IoSlice::new);
     loop {
-        match file.write(data) {
+        match file.write_vectored(&data) {
             Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             result => return result,
@@ -369,7 +450,7 @@ fn write_once(mut file: &File, data: &[u8]) -> io::Result<usize> {
 
 /// The start of `data` up to its last newline, if there is one.
 fn whole_lines(data: &[u8]) -> Option<&[u8]> {
-    data.iter().rposition(|byte| *byte == b'\n').map(|newline| &data[..=newline])
+    memrchr(b'\n', data).map(|newline| &data[..=newline])
 }
 
 #[cfg(test)]

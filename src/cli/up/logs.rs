@@ -2,7 +2,8 @@
 //!
 //! The one rule: no line twice and none out of order; who follows and does not read is let go.
 
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
+use std::rc::Rc;
 
 use childminder::Reactor;
 
@@ -14,21 +15,24 @@ use crate::cli::control::{ClientId, glob};
 #[derive(Debug)]
 pub(super) struct Log {
     client: ClientId,
-    /// Whose last lines are still to be sent.
-    waiting: VecDeque<String>,
+    /// Whose last lines are still to be sent, and the same to look one up.
+    waiting: VecDeque<Rc<str>>,
+    is_waiting: HashSet<Rc<str>>,
     patterns: Vec<String>,
     follow: bool,
 }
 
 impl Log {
     pub(super) fn new(client: ClientId, names: Vec<String>, patterns: Vec<String>, follow: bool) -> Self {
-        Self { client, waiting: names.into(), patterns, follow }
+        let waiting: VecDeque<Rc<str>> = names.into_iter().map(Rc::from).collect();
+        let is_waiting = waiting.iter().cloned().collect();
+        Self { client, waiting, is_waiting, patterns, follow }
     }
 
     /// Whether a new line of this process is to be sent: not if it comes with the last ones.
     fn wants(&self, name: &str) -> bool {
         let meant = self.patterns.is_empty() || self.patterns.iter().any(|pattern| glob::matches(pattern, name));
-        meant && !self.waiting.iter().any(|waiting| waiting == name)
+        meant && !self.is_waiting.contains(name)
     }
 }
 
@@ -50,6 +54,7 @@ impl Up {
             // One process at a time, so that no more than its lines are held for a client.
             while self.server.is_drained(log.client) {
                 let Some(name) = log.waiting.pop_front() else { break };
+                log.is_waiting.remove(&name);
                 let (server, client) = (&mut self.server, log.client);
                 self.monitor.observer_mut().recent(&name, |line| {
                     server.send_before(client, protocol::log_line(&name, line), now);

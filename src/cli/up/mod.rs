@@ -10,6 +10,7 @@ mod commands;
 mod console;
 mod end;
 mod files;
+mod log_files;
 mod logs;
 mod recent;
 mod reload;
@@ -35,7 +36,7 @@ use super::{Failure, child, config, descriptor, output, path_of, words};
 use console::Console;
 use logs::Log;
 use voice::Voice;
-use waits::Wait;
+use waits::Waits;
 
 /// How long, once all is down, a reader of ours may take for what is left to say.
 const LAST_WORDS: Duration = Duration::from_secs(1);
@@ -113,7 +114,7 @@ struct Up {
     /// Started and stopped by the name, never as a whole: not all processes start by themselves.
     monitor: ProcessMonitor<Voice>,
     server: Server,
-    waits: Vec<Wait>,
+    waits: Waits,
     logs: Vec<Log>,
     /// What is started with the service.
     autostart: Vec<String>,
@@ -158,7 +159,7 @@ impl Up {
         let _ = reactor.raise_fd_limit();
         let console = Console::new(reactor)?;
         let signals = Signals::watch(reactor)?;
-        let mut monitor = ProcessMonitor::with_observer(Voice::new(console));
+        let mut monitor = ProcessMonitor::with_observer(Voice::new(console, reactor.now()));
         child::adopt_orphans(reactor, config.kill_time)?;
         if let Some(cgroup) = &config.cgroup {
             reactor.set_cgroup_parent(cgroup);
@@ -191,7 +192,7 @@ impl Up {
             signals,
             monitor,
             server,
-            waits: Vec::new(),
+            waits: Waits::default(),
             logs: Vec::new(),
             kills_at_death,
             cgroup,
@@ -214,6 +215,7 @@ impl Up {
                 self.voice().console.flush();
             }
             let _ = self.monitor.start_process(reactor, name);
+            self.voice().console.relieve();
         }
         if many {
             let running = names.iter().filter(|name| self.process(name).is_some()).count();
@@ -242,7 +244,7 @@ impl Up {
     fn show_stopping(&mut self) {
         let all = self.processes.len();
         if self.stage == Stage::Stopping && all > MANY {
-            let left = self.monitor.statuses().filter(|status| status.process.is_some()).count();
+            let left = self.voice().alive;
             let progress = (left > 0).then(|| format!("stopping, {left} of {all} left"));
             self.voice().console.set_progress(progress);
         }
@@ -266,9 +268,24 @@ impl Up {
         }
     }
 
-    /// After whatever has happened.
+    /// After each event. Does only what cannot wait for the end of the turn.
+    fn after_event(&mut self, reactor: &mut Reactor) {
+        if self.voice().is_overfull() {
+            self.settle_logs(reactor);
+            self.voice().flush(reactor.now());
+            self.hold_or_release(reactor);
+        }
+        while let Some((process, fd)) = self.voice().unheld.pop() {
+            if let Some(mut process) = reactor.process(process).filter(|_| self.stage != Stage::Over) {
+                process.pause(fd);
+            }
+        }
+    }
+
+    /// At the end of a turn, and after what comes by no event.
     fn settle(&mut self, reactor: &mut Reactor) {
         self.execute_requests(reactor);
+        self.after_event(reactor);
         self.settle_waits(reactor);
         self.settle_logs(reactor);
         self.show_stopping();
@@ -295,6 +312,7 @@ impl Up {
                 more |= matches!(event, Event::Data { .. });
                 self.handle(reactor, &event);
             });
+            self.settle(reactor);
             more &= turned.is_ok();
         }
     }
@@ -305,8 +323,7 @@ impl Up {
         if self.stage == Stage::Over {
             return;
         }
-        let (any_full, any_released) = self.voice().console.update_holds();
-        if !any_full && !any_released {
+        if !self.voice().console.update_holds() {
             return;
         }
         let statuses = self.monitor.statuses();
@@ -321,9 +338,9 @@ impl Up {
                     Some(name) => voice.console_index(name, fd).is_some_and(|index| voice.console.is_held(index)),
                     None => voice.console.is_any_held(),
                 };
-                if held && any_full {
+                if held {
                     process.pause(fd);
-                } else if !held && any_released {
+                } else {
                     process.resume(fd);
                 }
             }
@@ -345,22 +362,23 @@ impl Service for Up {
         self.server.restore(reactor);
         let names = std::mem::take(&mut self.autostart);
         self.start_all(reactor, &names);
-        self.settle(reactor);
+        self.after_event(reactor);
     }
 
     fn stop_service(&mut self, reactor: &mut Reactor) {
         self.stage = Stage::Stopping;
         self.monitor.stop_service(reactor);
-        self.settle(reactor);
+        self.after_event(reactor);
     }
 
     fn kill_service(&mut self, reactor: &mut Reactor) {
         self.stage = Stage::Stopping;
         self.monitor.kill_service(reactor);
-        self.settle(reactor);
+        self.after_event(reactor);
     }
 
     fn handle(&mut self, reactor: &mut Reactor, event: &Event<'_>) -> bool {
+        self.voice().now = reactor.now();
         let handled = match (self.signals.hear(reactor, event), event) {
             (Some(wish), _) => {
                 self.heed(reactor, wish);
@@ -377,7 +395,11 @@ impl Service for Up {
                     || self.monitor.handle(reactor, event)
             }
         };
-        self.settle(reactor);
+        self.after_event(reactor);
         handled
+    }
+
+    fn turn_ended(&mut self, reactor: &mut Reactor) {
+        self.settle(reactor);
     }
 }

@@ -4,6 +4,8 @@
 
 use std::collections::VecDeque;
 
+use memchr::{memchr, memrchr_iter};
+
 use crate::cli::control::protocol::LogLine;
 use crate::cli::text::fit;
 
@@ -11,52 +13,89 @@ use crate::cli::text::fit;
 const LINES: usize = 100;
 /// As many bytes of them are kept at most. The longest piece of a line has room.
 const BYTES: usize = 16 * 1024;
-/// Bytes around each line: its mark and a newline.
-const AROUND: usize = 2;
 
-/// A mark is the number of the stream and these two bits. No mark is a newline.
+/// A mark is the number of the stream and these two bits.
 const CONTINUED: u8 = 0x10;
 const CUT: u8 = 0x20;
 
-/// Marks, lines and newlines, in this order.
+/// Lines with their newlines, and a mark for each.
 #[derive(Debug, Default)]
 pub(super) struct Recent {
     bytes: VecDeque<u8>,
-    lines: usize,
+    marks: VecDeque<u8>,
 }
 
 impl Recent {
     pub(super) fn push(&mut self, line: LogLine<'_>) {
         let text = fit(line.text, BYTES);
         let cut = line.cut || text.len() < line.text.len();
-        let needed = text.len() + AROUND;
-        while self.lines >= LINES || self.bytes.len() + needed > BYTES + AROUND {
-            let Some(newline) = self.bytes.iter().position(|byte| *byte == b'\n') else { break };
-            self.bytes.drain(..=newline);
-            self.lines -= 1;
-        }
-        let length = self.bytes.len() + needed;
-        if length > self.bytes.capacity() {
-            // A ring uses all of its memory in time, so it gets no more than it needs.
-            let capacity = length.next_power_of_two().min(BYTES + AROUND);
-            self.bytes.reserve_exact(capacity - self.bytes.len());
-        }
+        self.make_room(1, text.len() + 1);
         let mark = |is_so, mark| if is_so { mark } else { 0 };
-        self.bytes.push_back(line.stream | mark(line.continued, CONTINUED) | mark(cut, CUT));
+        self.marks.push_back(line.stream | mark(line.continued, CONTINUED) | mark(cut, CUT));
         self.bytes.extend(text);
         self.bytes.push_back(b'\n');
-        self.lines += 1;
+    }
+
+    /// Takes whole lines with their newlines. None is longer than what is kept.
+    pub(super) fn push_lines(&mut self, stream: u8, lines: &[u8]) {
+        let (tail, count) = tail(lines);
+        if tail.len() < lines.len() {
+            // These lines alone are too many.
+            self.bytes.clear();
+            self.marks.clear();
+        }
+        self.make_room(count, tail.len());
+        self.marks.extend(std::iter::repeat_n(stream, count));
+        self.bytes.extend(tail);
+    }
+
+    /// Drops the oldest lines until so many lines of so many bytes in all, newlines included, have room.
+    fn make_room(&mut self, lines: usize, bytes: usize) {
+        while self.marks.len() + lines > LINES || self.bytes.len() + bytes > BYTES + 1 {
+            let Some(newline) = self.first_newline() else { break };
+            self.bytes.drain(..=newline);
+            self.marks.pop_front();
+        }
+        reserve(&mut self.marks, lines, LINES);
+        reserve(&mut self.bytes, bytes, BYTES + 1);
+    }
+
+    fn first_newline(&self) -> Option<usize> {
+        let (front, back) = self.bytes.as_slices();
+        memchr(b'\n', front).or_else(|| memchr(b'\n', back).map(|newline| front.len() + newline))
     }
 
     /// Each line, the oldest first.
     pub(super) fn for_each(&mut self, mut see: impl FnMut(LogLine<'_>)) {
         let bytes: &[u8] = self.bytes.make_contiguous();
-        for line in bytes.split_inclusive(|byte| *byte == b'\n') {
-            if let [mark, text @ .., b'\n'] = line {
-                let (continued, cut) = (mark & CONTINUED != 0, mark & CUT != 0);
-                see(LogLine { stream: mark & !(CONTINUED | CUT), continued, cut, text });
-            }
+        for (line, mark) in bytes.split_inclusive(|byte| *byte == b'\n').zip(&self.marks) {
+            let (continued, cut) = (mark & CONTINUED != 0, mark & CUT != 0);
+            let text = line.strip_suffix(b"\n").unwrap_or(line);
+            see(LogLine { stream: mark & !(CONTINUED | CUT), continued, cut, text });
         }
+    }
+}
+
+/// The last lines of `lines`, as many as are kept, and their number.
+fn tail(lines: &[u8]) -> (&[u8], usize) {
+    // The byte before the oldest line that has room is in here, if there is one.
+    let near = lines.len().saturating_sub(BYTES + 2);
+    let (mut start, mut count) = (lines.len(), 0);
+    for newline in memrchr_iter(b'\n', &lines[near..lines.len().saturating_sub(1)]) {
+        if count + 1 == LINES {
+            return (&lines[near + newline + 1..], LINES);
+        }
+        (start, count) = (near + newline + 1, count + 1);
+    }
+    let fits = lines.len() <= BYTES + 1;
+    if fits { (lines, count + usize::from(!lines.is_empty())) } else { (&lines[start..], count) }
+}
+
+/// A ring uses all of its memory in time, so it gets no more than it needs.
+fn reserve(ring: &mut VecDeque<u8>, more: usize, most: usize) {
+    let length = ring.len() + more;
+    if length > ring.capacity() {
+        ring.reserve_exact(length.next_power_of_two().min(most) - ring.len());
     }
 }
 
@@ -90,15 +129,43 @@ mod tests {
         let mut recent = Recent::default();
         for length in [0, 10_000, 10_000, 100, 1 << 20, 3] {
             recent.push(line(1, &vec![b'x'; length]));
-            assert!(recent.bytes.len() <= BYTES + AROUND && recent.bytes.capacity() <= BYTES + AROUND);
+            assert!(recent.bytes.len() <= BYTES + 1 && recent.bytes.capacity() <= BYTES + 1);
         }
         let lengths: Vec<usize> = kept(&mut recent).iter().map(|(_, line)| line.len()).collect();
         assert_eq!(lengths, [3]);
         for length in (0..300).chain([BYTES]) {
             recent.push(line(1, &vec![b'x'; length]));
-            assert!(recent.bytes.capacity() <= BYTES + AROUND);
+            assert!(recent.bytes.capacity() <= BYTES + 1);
         }
         assert_eq!(kept(&mut recent)[0].1.len(), BYTES, "a piece is there as a whole");
+    }
+
+    #[test]
+    fn of_many_lines_at_once_the_same_are_kept_as_one_by_one() {
+        let mut seed = 5_u64;
+        let mut random = move |below: usize| {
+            seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            (seed >> 33) as usize % below
+        };
+        for longest in [2, 100, 300, BYTES + 1] {
+            let (mut at_once, mut one_by_one) = (Recent::default(), Recent::default());
+            for round in 0..60 {
+                let stream = 1 + random(2) as u8;
+                let mut lines = Vec::new();
+                let most = [3, 300][random(2)];
+                for _ in 0..=random(most) {
+                    let length = random(longest);
+                    lines.extend(std::iter::repeat_n(b'a' + (round % 26) as u8, length));
+                    lines.push(b'\n');
+                }
+                at_once.push_lines(stream, &lines);
+                for text in lines.split_inclusive(|byte| *byte == b'\n') {
+                    one_by_one.push(line(stream, &text[..text.len() - 1]));
+                }
+                assert_eq!(kept(&mut at_once), kept(&mut one_by_one), "{longest} {round}");
+                assert!(at_once.bytes.capacity() <= BYTES + 1);
+            }
+        }
     }
 
     #[test]

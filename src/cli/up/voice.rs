@@ -4,39 +4,54 @@
 //! counted and dropped.
 
 use std::collections::HashMap;
+use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use childminder::restart::State;
-use childminder::{Event, Exit, Line, Observer, ProcessId, Reactor, Remains, SpawnError, TimerId};
+use childminder::{Event, Exit, Line, Lines, Observer, ProcessId, Reactor, Remains, SpawnError, TimerId};
 
 use super::console::{Console, Speaker};
 use super::end::Piece;
-use super::files::LogFile;
+use super::log_files::{FileId, LogFiles};
 use super::recent::Recent;
 use crate::cli::config::{Output, ProcessConfig};
 use crate::cli::control::protocol::LogLine;
-use crate::cli::safe_path::{self, Target};
+use crate::cli::safe_path::OwnFinder;
 use crate::cli::text::visible;
 use crate::cli::words;
+
+/// With more than this for those who follow, they are served within a turn.
+const MUCH_NEWS: usize = 256 * 1024;
 
 #[derive(Debug)]
 pub(super) struct Voice {
     pub(super) console: Console,
-    files: Vec<Option<LogFile<(ProcessId, i32)>>>,
+    files: LogFiles<(ProcessId, i32)>,
+    /// Of the files that were set in this turn.
+    own: OwnFinder,
+    /// The time of what is heard.
+    pub(super) now: Instant,
     /// The time when a file that has failed is to be tried again, and the timer for it.
     retry_at: Option<Instant>,
     retry: Option<TimerId>,
-    streams: HashMap<String, Streams>,
+    streams: HashMap<Rc<str>, Box<Streams>>,
     /// The number of the next name, for its colour.
     next_number: usize,
     /// Somebody follows: what comes is kept for the rest of the turn.
     pub(super) followed: bool,
-    /// The lines, each with the name of its process.
+    /// The lines, each with the name of its process, and how many bytes they have.
     news: Vec<(String, News)>,
-    /// The processes whose state has changed since somebody last looked.
+    news_bytes: usize,
+    /// Who has just written to an output of ours that is held.
+    pub(super) unheld: Vec<(ProcessId, i32)>,
+    /// Somebody waits for states.
+    pub(super) awaited: bool,
+    /// If so, the processes whose state has changed since somebody last looked.
     pub(super) changed: Vec<String>,
     /// Starts are counted and not told: many are under way.
     pub(super) quiet_starts: bool,
+    /// How many processes there are.
+    pub(super) alive: usize,
 }
 
 /// A line that has just come.
@@ -73,29 +88,41 @@ struct Streams {
     removed: bool,
 }
 
+impl Streams {
+    fn sink(&self, fd: i32) -> Sink {
+        if fd == 2 { self.err } else { self.out }
+    }
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Sink {
     Console,
     /// Our own descriptor of this number, which gets the lines as they are.
     Own(i32),
-    File(usize),
+    File(FileId),
     /// It does not come by us.
     Elsewhere,
 }
 
 impl Voice {
-    pub(super) fn new(console: Console) -> Self {
+    pub(super) fn new(console: Console, now: Instant) -> Self {
         Self {
             console,
-            files: Vec::new(),
+            files: LogFiles::new(),
+            own: OwnFinder::default(),
+            now,
             retry_at: None,
             retry: None,
             streams: HashMap::new(),
             next_number: 0,
             followed: false,
             news: Vec::new(),
+            news_bytes: 0,
+            unheld: Vec::new(),
+            awaited: false,
             changed: Vec::new(),
             quiet_starts: false,
+            alive: 0,
         }
     }
 
@@ -103,21 +130,26 @@ impl Voice {
     pub(super) fn set(&mut self, reactor: &mut Reactor, process: &ProcessConfig) {
         let out = self.sink(reactor, &process.settings.stdout);
         let err = self.sink(reactor, &process.settings.stderr);
-        let next = self.next_number;
-        let streams = self.streams.entry(process.name.clone()).or_insert_with(|| {
+        let (next, name) = (self.next_number, process.name.as_str());
+        let is_new = !self.streams.contains_key(name);
+        let name: Rc<str> = name.into();
+        let streams = self.streams.entry(Rc::clone(&name)).or_insert_with(|| {
             self.next_number += 1;
-            let speaker = Speaker { author: Some(process.name.as_str().into()), number: next, raw: process.raw };
+            let speaker = Speaker { author: Some(name), number: next, raw: process.raw };
             let (recent, start_error) = (Recent::default(), None);
-            Streams { speaker, out, err, recent, start_error, remains: false, removed: false }
+            Box::new(Streams { speaker, out, err, recent, start_error, remains: false, removed: false })
         });
         streams.speaker.raw = process.raw;
-        (streams.out, streams.err, streams.removed) = (out, err, false);
-        self.close_unused_files();
+        streams.removed = false;
+        let before = [std::mem::replace(&mut streams.out, out), std::mem::replace(&mut streams.err, err)];
+        if !is_new {
+            self.release(before);
+        }
     }
 
     /// Takes over what can change while a process runs.
     pub(super) fn update(&mut self, process: &ProcessConfig) {
-        if let Some(streams) = self.streams.get_mut(&process.name) {
+        if let Some(streams) = self.streams.get_mut(&*process.name) {
             streams.speaker.raw = process.raw;
         }
     }
@@ -127,8 +159,23 @@ impl Voice {
         if let Some(streams) = self.streams.get_mut(name) {
             streams.removed = true;
             if !alive {
-                self.streams.remove(name);
-                self.close_unused_files();
+                self.forget(name);
+            }
+        }
+    }
+
+    fn forget(&mut self, name: &str) {
+        if let Some(streams) = self.streams.remove(name) {
+            self.release([streams.out, streams.err]);
+        }
+    }
+
+    /// These lead nowhere any more. A file is closed with the last one.
+    fn release(&mut self, sinks: [Sink; 2]) {
+        for sink in sinks {
+            let Sink::File(file) = sink else { continue };
+            if let Some(said) = self.files.close(file) {
+                self.say(&said);
             }
         }
     }
@@ -137,42 +184,21 @@ impl Voice {
         let Output::File { path, new, max_size, keep } = output else {
             return if *output == Output::Prefix { Sink::Console } else { Sink::Elsewhere };
         };
-        if let Ok(Target::Own(number)) = safe_path::find(path) {
+        if let Ok(Some(number)) = self.own.own(path) {
             match self.console.open(reactor, number) {
                 Ok(()) => return Sink::Own(number),
                 Err(error) => self.say(&format!("{}: {error}", path.display())),
             }
         }
         // One file, however many write to it: they must not rotate it under each other.
-        let known = self.files.iter().position(|file| file.as_ref().is_some_and(|file| file.path() == path));
-        let free = || self.files.iter().position(Option::is_none);
-        let index = known.or_else(free).unwrap_or_else(|| {
-            self.files.push(None);
-            self.files.len() - 1
-        });
-        match &mut self.files[index] {
-            Some(file) => file.set(*new, *max_size, *keep),
-            none => *none = Some(LogFile::new(path.clone(), *new, *max_size, *keep)),
-        }
-        Sink::File(index)
-    }
-
-    fn close_unused_files(&mut self) {
-        for (index, file) in self.files.iter_mut().enumerate() {
-            let used = Sink::File(index);
-            if !self.streams.values().any(|streams| streams.out == used || streams.err == used) {
-                if let Some(said) = file.take().and_then(|mut file| file.finish()) {
-                    self.console.say(&visible(&said));
-                }
-            }
-        }
+        Sink::File(self.files.open(path, (*new, *max_size, *keep)))
     }
 
     /// The index of the console's output that a descriptor of a process leads to, if it leads to
     /// the console.
     pub(super) fn console_index(&self, name: &str, fd: i32) -> Option<usize> {
         let streams = self.streams.get(name);
-        let sink = streams.map_or(Sink::Console, |streams| if fd == 2 { streams.err } else { streams.out });
+        let sink = streams.map_or(Sink::Console, |streams| streams.sink(fd));
         match sink {
             Sink::Console => Some(self.console.index(fd)),
             Sink::Own(number) => Some(self.console.index(number)),
@@ -194,6 +220,7 @@ impl Voice {
 
     /// What has come since the last call, if somebody follows.
     pub(super) fn take_news(&mut self) -> Vec<(String, News)> {
+        self.news_bytes = 0;
         std::mem::take(&mut self.news)
     }
 
@@ -208,8 +235,14 @@ impl Voice {
         }
     }
 
+    /// Whether so much was heard that it is to be passed on before the end of the turn.
+    pub(super) fn is_overfull(&self) -> bool {
+        self.news_bytes > MUCH_NEWS || self.console.is_any_overfull()
+    }
+
     /// Passes on what was heard in this turn, and has a file that has failed tried again in time.
     pub(super) fn settle(&mut self, reactor: &mut Reactor) {
+        self.own = OwnFinder::default();
         self.flush(reactor.now());
         if let (Some(retry_at), None) = (self.retry_at, self.retry) {
             self.retry = Some(reactor.call_later(retry_at.saturating_duration_since(reactor.now())));
@@ -218,14 +251,8 @@ impl Voice {
 
     /// Passes on what was heard until now.
     pub(super) fn flush(&mut self, now: Instant) {
-        self.retry_at = None;
-        for file in self.files.iter_mut().flatten() {
-            if let Some(said) = file.flush(now) {
-                self.console.say(&visible(&said));
-            }
-            let earlier = |at: Instant| self.retry_at.map_or(at, |known| known.min(at));
-            self.retry_at = file.retry_at().map(earlier).or(self.retry_at);
-        }
+        let console = &mut self.console;
+        self.retry_at = self.files.flush(now, |said| console.say(&visible(&said)));
         self.console.flush();
     }
 
@@ -233,7 +260,7 @@ impl Voice {
     pub(super) fn reopen(&mut self, now: Instant) {
         // What was heard before belongs to the old files.
         self.flush(now);
-        for file in self.files.iter_mut().flatten() {
+        for file in self.files.all() {
             file.close();
         }
         self.console.say("the output files are opened anew");
@@ -242,7 +269,7 @@ impl Voice {
     /// Writes at the end what is left, as far as it is taken until the deadline, and reports the
     /// lines that were dropped.
     pub(super) fn finish(&mut self, reactor: &Reactor, deadline: Instant) {
-        for file in self.files.iter_mut().flatten() {
+        for file in self.files.all() {
             if let Some(said) = file.finish() {
                 self.console.say(&visible(&said));
             }
@@ -255,6 +282,20 @@ impl Voice {
         self.console.say(&visible(what));
     }
 
+    fn tell_followers(&mut self, name: &str, line: LogLine<'_>) {
+        if self.followed {
+            self.news_bytes += name.len() + line.text.len() + size_of::<News>();
+            self.news.push((name.to_owned(), News::new(line)));
+        }
+    }
+
+    /// Notes who writes on to an output that others have filled.
+    fn hold(&mut self, process: ProcessId, fd: i32, output: usize) {
+        if self.console.is_held(output) {
+            self.unheld.push((process, fd));
+        }
+    }
+
     fn report(&mut self, name: &str, what: &str) {
         self.say(&format!("[{name}] {what}"));
     }
@@ -264,27 +305,69 @@ impl Observer for Voice {
     fn line(&mut self, line: &Line<'_>) {
         let stream = if line.fd == 2 { 2 } else { 1 };
         let kept = LogLine { stream, continued: line.continued, cut: line.cut, text: line.bytes };
-        if self.followed {
-            self.news.push((line.name.to_owned(), News::new(kept)));
-        }
+        self.tell_followers(line.name, kept);
         // Of a process that was removed, somebody still holds the pipe.
         let Some(streams) = self.streams.get_mut(line.name) else {
-            let speaker = Speaker { author: Some(line.name.into()), number: 0, raw: false };
+            let speaker = Speaker::unknown(line.name);
+            self.hold(line.process, line.fd, self.console.index(line.fd));
             return self.console.line(line, &speaker);
         };
         streams.recent.push(kept);
-        match if stream == 2 { streams.err } else { streams.out } {
-            Sink::File(index) => {
-                if let Some(Some(file)) = self.files.get_mut(index) {
-                    file.push((line.process, line.fd), &streams.speaker.author, Piece::from(line));
-                }
+        let speaker = &streams.speaker;
+        let number = match streams.sink(line.fd) {
+            Sink::File(file) => {
+                let (stream, piece) = ((line.process, line.fd), Piece::from(line));
+                let said = self.files.push(file, stream, &speaker.author, piece, self.now);
+                said.into_iter().for_each(|said| self.console.say(&visible(&said)));
+                return;
             }
-            Sink::Own(number) => self.console.unmarked(line, &streams.speaker, number),
-            Sink::Console | Sink::Elsewhere => self.console.line(line, &streams.speaker),
+            Sink::Own(number) => {
+                self.console.unmarked(line, speaker, number);
+                number
+            }
+            Sink::Console | Sink::Elsewhere => {
+                self.console.line(line, speaker);
+                line.fd
+            }
+        };
+        self.hold(line.process, line.fd, self.console.index(number));
+    }
+
+    fn lines(&mut self, lines: &Lines<'_>) {
+        let stream = if lines.fd == 2 { 2 } else { 1 };
+        if self.followed {
+            lines.for_each(|line| {
+                let kept = LogLine { stream, continued: false, cut: false, text: line.bytes };
+                self.tell_followers(line.name, kept);
+            });
         }
+        let Some(streams) = self.streams.get_mut(lines.name) else {
+            let speaker = Speaker::unknown(lines.name);
+            self.hold(lines.process, lines.fd, self.console.index(lines.fd));
+            return self.console.lines(lines, &speaker);
+        };
+        streams.recent.push_lines(stream, lines.bytes);
+        let speaker = &streams.speaker;
+        let number = match streams.sink(lines.fd) {
+            Sink::File(file) => {
+                let said = self.files.push_lines(file, &speaker.author, lines.bytes, self.now);
+                said.into_iter().for_each(|said| self.console.say(&visible(&said)));
+                return;
+            }
+            Sink::Own(number) => {
+                self.console.unmarked_lines(lines, speaker, number);
+                number
+            }
+            Sink::Console | Sink::Elsewhere => {
+                self.console.lines(lines, speaker);
+                lines.fd
+            }
+        };
+        self.hold(lines.process, lines.fd, self.console.index(number));
     }
 
     fn started(&mut self, name: &str, pid: u32) {
+        self.alive += 1;
         if let Some(streams) = self.streams.get_mut(name) {
             streams.start_error = None;
         }
@@ -302,12 +385,13 @@ impl Observer for Voice {
     }
 
     fn exited(&mut self, name: &str, exit: &Exit) {
+        self.alive -= 1;
         self.report(name, &words::exited(exit));
         if let Some(streams) = self.streams.get_mut(name) {
             streams.remains = false;
         }
         if self.streams.get(name).is_some_and(|streams| streams.removed) {
-            self.streams.remove(name);
+            self.forget(name);
         }
     }
 
@@ -350,7 +434,9 @@ impl Observer for Voice {
     }
 
     fn changed(&mut self, name: &str, _: State) {
-        self.changed.push(name.to_owned());
+        if self.awaited {
+            self.changed.push(name.to_owned());
+        }
     }
 
     fn signal_refused(&mut self, name: &str, signal: i32, error: &std::io::Error) {

@@ -1,10 +1,10 @@
 //! Answers that come when a state is reached.
 //!
-//! Looks only at processes that have changed. The one rule: each wait ends: by its goals, by what makes
+//! Looks only at processes that have changed, and only in waits for them. The one rule: each wait ends: by its goals, by what makes
 //! them impossible, or by its time.
 
 use std::cmp::Reverse;
-use std::collections::{BinaryHeap, HashMap};
+use std::collections::{BTreeMap, BinaryHeap, HashMap};
 use std::time::{Duration, Instant};
 
 use childminder::restart::{Next, State};
@@ -34,9 +34,64 @@ enum Progress {
     Impossible(String),
 }
 
+/// All answers that are due.
+#[derive(Debug, Default)]
+pub(super) struct Waits {
+    waits: HashMap<u64, Wait>,
+    next: u64,
+    /// The waits in which a process is still looked at.
+    by_name: HashMap<String, Vec<u64>>,
+    by_timer: HashMap<TimerId, u64>,
+}
+
+impl Waits {
+    fn is_empty(&self) -> bool {
+        self.waits.is_empty()
+    }
+
+    /// Takes one that has more to wait for.
+    fn put(&mut self, number: u64, wait: Wait) {
+        for timer in wait.ripe.into_iter().chain([wait.timer]) {
+            self.by_timer.insert(timer, number);
+        }
+        self.waits.insert(number, wait);
+    }
+
+    /// Gives one out, to be looked at; nobody else has a hold of it then.
+    fn take(&mut self, number: u64) -> Option<Wait> {
+        let wait = self.waits.remove(&number)?;
+        for timer in wait.ripe.into_iter().chain([wait.timer]) {
+            self.by_timer.remove(&timer);
+        }
+        Some(wait)
+    }
+
+    /// The changed processes of each wait that waits for any of them, by the number of the wait.
+    fn concerned(&self, changed: &[String]) -> BTreeMap<u64, Vec<String>> {
+        let mut concerned = BTreeMap::<_, Vec<_>>::new();
+        for name in changed {
+            for number in self.by_name.get(name).into_iter().flatten() {
+                concerned.entry(*number).or_default().push(name.clone());
+            }
+        }
+        concerned
+    }
+
+    /// This process is not looked at in this wait any more.
+    fn forget(&mut self, number: u64, name: &str) {
+        if let Some(numbers) = self.by_name.get_mut(name) {
+            numbers.retain(|known| *known != number);
+            if numbers.is_empty() {
+                self.by_name.remove(name);
+            }
+        }
+    }
+}
+
 /// One answer that is due.
 #[derive(Debug)]
-pub(super) struct Wait {
+struct Wait {
+    number: u64,
     client: ClientId,
     /// The goals that are neither reached nor impossible.
     pending: HashMap<String, Goal>,
@@ -67,7 +122,10 @@ impl Up {
         (timeout, progress): (Duration, bool),
     ) {
         let all = goals.len();
+        let number = self.waits.next;
+        self.waits.next += 1;
         let mut wait = Wait {
+            number,
             client,
             pending: HashMap::with_capacity(all),
             all,
@@ -83,27 +141,24 @@ impl Up {
         };
         for (name, goal) in goals {
             wait.pending.insert(name.clone(), goal);
+            self.waits.by_name.entry(name.clone()).or_default().push(number);
             self.look(reactor, &mut wait, &name);
         }
-        if !self.settle_wait(reactor, &mut wait) {
-            self.waits.push(wait);
-        }
+        self.settle_wait(reactor, wait);
+        self.voice().awaited |= !self.waits.is_empty();
     }
 
     /// Answers what is reached or out of reach, now that these processes have changed.
     pub(super) fn settle_waits(&mut self, reactor: &mut Reactor) {
         let changed = std::mem::take(&mut self.voice().changed);
-        if self.waits.is_empty() || changed.is_empty() {
-            return;
-        }
-        let mut waits = std::mem::take(&mut self.waits);
-        waits.retain_mut(|wait| {
-            for name in &changed {
-                self.look(reactor, wait, name);
+        for (number, names) in self.waits.concerned(&changed) {
+            let Some(mut wait) = self.waits.take(number) else { continue };
+            for name in &names {
+                self.look(reactor, &mut wait, name);
             }
-            !self.settle_wait(reactor, wait)
-        });
-        self.waits = waits;
+            self.settle_wait(reactor, wait);
+        }
+        self.voice().awaited = !self.waits.is_empty();
     }
 
     /// Looks how far the goal of this process is.
@@ -119,6 +174,7 @@ impl Up {
             Progress::Impossible(why) => wait.impossible.push(format!("{name} {why}")),
         }
         wait.pending.remove(name);
+        self.waits.forget(wait.number, name);
     }
 
     fn progress(&self, reactor: &mut Reactor, name: &str, goal: Goal) -> Progress {
@@ -164,8 +220,8 @@ impl Up {
         }
     }
 
-    /// Tells how far a wait is, or answers it. Whether it is over.
-    fn settle_wait(&mut self, reactor: &mut Reactor, wait: &mut Wait) -> bool {
+    /// Tells how far a wait is and has it go on, or answers it.
+    fn settle_wait(&mut self, reactor: &mut Reactor, mut wait: Wait) {
         let now = reactor.now();
         if wait.progress && wait.told != Some(wait.reached) {
             wait.told = Some(wait.reached);
@@ -177,23 +233,20 @@ impl Up {
         if !wait.pending.is_empty() {
             let next = wait.ripening.peek().map(|Reverse((time, _))| time.saturating_duration_since(now));
             wait.ripe = next.map(|delay| reactor.call_later(delay));
-            return false;
+            return self.waits.put(wait.number, wait);
         }
         reactor.cancel_timer(wait.timer);
-        let answer = std::mem::take(&mut wait.answer);
         let answer = match wait.impossible.is_empty() {
-            true => answer,
-            false => protocol::failed(answer, &wait.impossible.join(", ")),
+            true => wait.answer,
+            false => protocol::failed(wait.answer, &wait.impossible.join(", ")),
         };
         self.server.answer(wait.client, answer, now);
-        true
     }
 
     /// The time of a timer has come. `false` if this is no wait's.
     pub(super) fn wait_timer(&mut self, reactor: &mut Reactor, timer: TimerId) -> bool {
-        let is_its = |wait: &Wait| wait.timer == timer || wait.ripe == Some(timer);
-        let Some(index) = self.waits.iter().position(is_its) else { return false };
-        let mut wait = self.waits.swap_remove(index);
+        let number = self.waits.by_timer.get(&timer).copied();
+        let Some(mut wait) = number.and_then(|number| self.waits.take(number)) else { return false };
         if wait.timer == timer {
             self.time_is_up(reactor, wait);
             return true;
@@ -203,15 +256,16 @@ impl Up {
             wait.ripening.pop();
             self.look(reactor, &mut wait, &name);
         }
-        if !self.settle_wait(reactor, &mut wait) {
-            self.waits.push(wait);
-        }
+        self.settle_wait(reactor, wait);
         true
     }
 
     fn time_is_up(&mut self, reactor: &mut Reactor, wait: Wait) {
         if let Some(ripe) = wait.ripe {
             reactor.cancel_timer(ripe);
+        }
+        for name in wait.pending.keys() {
+            self.waits.forget(wait.number, name);
         }
         let missing = wait.pending.iter().map(|(name, goal)| match self.monitor.status(name).map(|it| it.state) {
             Some(State::Running { since }) if matches!(goal, Goal::Running { .. }) => {
@@ -225,5 +279,26 @@ impl Up {
         missing.sort_unstable();
         let error = format!("not reached within {} s: {}", words::seconds(wait.timeout), missing.join(", "));
         self.server.answer(wait.client, protocol::failed(wait.answer, &error), reactor.now());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_change_concerns_only_the_waits_for_its_process() {
+        let mut waits = Waits::default();
+        for number in 0..1000 {
+            waits.by_name.insert(format!("web:{number}"), vec![number % 10, 10]);
+        }
+        let changed = ["web:7", "web:17", "db", "web:8"].map(str::to_owned);
+        let concerned: Vec<_> =
+            waits.concerned(&changed).into_iter().map(|(number, names)| (number, names.join(" "))).collect();
+        assert_eq!(concerned, [(7, "web:7 web:17".into()), (8, "web:8".into()), (10, "web:7 web:17 web:8".into())]);
+        waits.forget(7, "web:7");
+        waits.forget(10, "web:7");
+        assert!(!waits.by_name.contains_key("web:7"));
+        assert!(waits.concerned(&changed[..1]).is_empty());
     }
 }

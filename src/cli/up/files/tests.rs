@@ -1,5 +1,6 @@
 use std::os::unix::fs::{OpenOptionsExt, symlink};
 use std::os::unix::net::UnixListener;
+use std::path::PathBuf;
 
 use super::*;
 
@@ -18,7 +19,7 @@ impl Folder {
     }
 
     fn log(&self, max_size: u64, keep: u32) -> LogFile<char> {
-        LogFile::new(self.path("web.log"), Creation::default(), max_size, keep)
+        LogFile::new(self.path("web.log").into(), Creation::default(), max_size, keep)
     }
 
     fn read(&self, name: &str) -> String {
@@ -226,7 +227,7 @@ fn lines_wait_for_a_vanished_folder() {
     let (folder, now) = (Folder::new("vanish"), epoch());
     let inner = folder.path("logs");
     fs::create_dir(&inner).unwrap();
-    let mut log = LogFile::new(inner.join("web.log"), Creation::default(), 1000, 1);
+    let mut log = LogFile::new(inner.join("web.log").into(), Creation::default(), 1000, 1);
     assert_eq!(write(&mut log, now, &["one", "begun <"]), None);
     fs::remove_dir_all(&inner).unwrap();
     let said = write(&mut log, now, &[">two", "three"]).unwrap();
@@ -248,7 +249,7 @@ fn lines_wait_for_a_vanished_folder() {
 fn what_waits_is_bounded_and_without_a_gap() {
     let (folder, now) = (Folder::new("bounded"), epoch());
     let inner = folder.path("logs");
-    let mut log = LogFile::new(inner.join("web.log"), Creation::default(), 1 << 30, 1);
+    let mut log = LogFile::new(inner.join("web.log").into(), Creation::default(), 1 << 30, 1);
     let line = "x".repeat(999);
     for _ in 0..70 {
         write(&mut log, now, &[&line]);
@@ -280,7 +281,7 @@ fn what_waits_is_bounded_and_without_a_gap() {
 fn what_is_given_up_is_counted_once() {
     let (folder, now) = (Folder::new("once"), epoch());
     let inner = folder.path("logs");
-    let log = || LogFile::new(inner.join("web.log"), Creation::default(), 1000, 1);
+    let log = || LogFile::new(inner.join("web.log").into(), Creation::default(), 1000, 1);
     let mut it = log();
     write(&mut it, now, &["one <"]);
     write(&mut it, now, &[">two <"]);
@@ -339,7 +340,7 @@ fn a_closed_file_is_opened_anew() {
 
     // Even if it has just failed.
     let inner = folder.path("logs");
-    let mut log = LogFile::new(inner.join("web.log"), Creation::default(), 1000, 1);
+    let mut log = LogFile::new(inner.join("web.log").into(), Creation::default(), 1000, 1);
     write(&mut log, now, &["one"]);
     fs::create_dir(&inner).unwrap();
     assert_eq!(write(&mut log, now, &["two"]), None);
@@ -368,13 +369,13 @@ fn what_is_no_file_is_never_rotated() {
     let reader = File::options().read(true).custom_flags(libc::O_NONBLOCK).open(&fifo).unwrap();
     for (there, name) in [("/dev/null", "null"), ("fifo", "link")] {
         symlink(there, folder.path(name)).unwrap();
-        let mut log = LogFile::new(folder.path(name), Creation::default(), 8, 2);
+        let mut log = LogFile::new(folder.path(name).into(), Creation::default(), 8, 2);
         for _ in 0..10 {
             assert_eq!(write(&mut log, now, &["0123456789", "line"]), None);
         }
         assert!(folder.path(name).is_symlink());
     }
-    let mut log = LogFile::new(fifo.clone(), Creation::default(), 8, 2);
+    let mut log = LogFile::new(fifo.clone().into(), Creation::default(), 8, 2);
     assert_eq!(write(&mut log, now, &["0123456789", "line"]), None);
     assert!(fifo.metadata().unwrap().file_type().is_fifo());
     assert_eq!(fs::read_dir(&folder.0).unwrap().count(), 3);
@@ -384,7 +385,7 @@ fn what_is_no_file_is_never_rotated() {
 #[test]
 fn a_full_disk_drops_lines() {
     let now = epoch();
-    let mut log = LogFile::new("/dev/full".into(), Creation::default(), 1000, 1);
+    let mut log = LogFile::new(Path::new("/dev/full").into(), Creation::default(), 1000, 1);
     let said = write(&mut log, now, &["one"]).unwrap();
     assert!(said.starts_with("/dev/full: No space left on device (os error 28); lines wait until "), "{said}");
     assert_eq!(write(&mut log, now, &["two"]), None);

@@ -1,0 +1,174 @@
+//! The files of all processes. There is one for each path, however many processes write to it, and it is
+//! closed when none does any more. Knows no processes.
+//!
+//! The one rule: what is done at the end of a turn costs only the files that have something to write.
+
+use std::collections::HashMap;
+use std::path::Path;
+use std::rc::Rc;
+use std::time::Instant;
+
+use super::end::Piece;
+use super::files::LogFile;
+use crate::cli::safe_path::Creation;
+use crate::cli::waiting::Author;
+
+/// One of the files, for as long as it is used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct FileId(usize);
+
+#[derive(Debug)]
+pub(super) struct LogFiles<S> {
+    files: Vec<Option<Used<S>>>,
+    free: Vec<usize>,
+    by_path: HashMap<Rc<Path>, usize>,
+    /// Those that were written in this turn, or have something to write.
+    busy: Vec<usize>,
+}
+
+#[derive(Debug)]
+struct Used<S> {
+    file: LogFile<S>,
+    /// By so many streams.
+    users: usize,
+    /// It is among the busy ones.
+    busy: bool,
+}
+
+impl<S: PartialEq> LogFiles<S> {
+    pub(super) fn new() -> Self {
+        Self { files: Vec::new(), free: Vec::new(), by_path: HashMap::new(), busy: Vec::new() }
+    }
+
+    /// One more stream writes to a file, which is made and rotated like this from now on.
+    pub(super) fn open(&mut self, path: &Path, (new, max_size, keep): (Creation, u64, u32)) -> FileId {
+        if let Some(index) = self.by_path.get(path) {
+            if let Some(Some(used)) = self.files.get_mut(*index) {
+                used.file.set(new, max_size, keep);
+                used.users += 1;
+            }
+            return FileId(*index);
+        }
+        let index = self.free.pop().unwrap_or_else(|| {
+            self.files.push(None);
+            self.files.len() - 1
+        });
+        let path: Rc<Path> = path.into();
+        self.by_path.insert(Rc::clone(&path), index);
+        self.files[index] = Some(Used { file: LogFile::new(path, new, max_size, keep), users: 1, busy: false });
+        FileId(index)
+    }
+
+    /// A stream does not write to a file any more. The last one closes it. Returns a message if lines are lost by that.
+    pub(super) fn close(&mut self, id: FileId) -> Option<String> {
+        let used = self.files.get_mut(id.0)?.as_mut()?;
+        used.users -= 1;
+        if used.users > 0 {
+            return None;
+        }
+        let mut used = self.files[id.0].take()?;
+        self.by_path.remove(used.file.path());
+        if used.busy {
+            self.busy.retain(|busy| *busy != id.0);
+        }
+        self.free.push(id.0);
+        used.file.finish()
+    }
+
+    /// Takes a line, or a piece of one. Returns a message at a failure or a recovery, as all that writes does.
+    pub(super) fn push(
+        &mut self,
+        id: FileId,
+        stream: S,
+        author: &Author,
+        piece: Piece<'_>,
+        now: Instant,
+    ) -> Option<String> {
+        let file = self.busy(id)?;
+        file.push(stream, author, piece);
+        file.relieve(now)
+    }
+
+    /// Takes whole lines, each with its newline.
+    pub(super) fn push_lines(&mut self, id: FileId, author: &Author, lines: &[u8], now: Instant) -> Option<String> {
+        let file = self.busy(id)?;
+        file.push_lines(author, lines, now).or_else(|| file.relieve(now))
+    }
+
+    fn busy(&mut self, id: FileId) -> Option<&mut LogFile<S>> {
+        let used = self.files.get_mut(id.0)?.as_mut()?;
+        if !std::mem::replace(&mut used.busy, true) {
+            self.busy.push(id.0);
+        }
+        Some(&mut used.file)
+    }
+
+    /// Writes what was pushed in a turn. Returns when this is to be called again even if nothing is pushed until then.
+    pub(super) fn flush(&mut self, now: Instant, mut say: impl FnMut(String)) -> Option<Instant> {
+        let mut retry_at = None;
+        let Self { files, busy, .. } = self;
+        busy.retain(|index| {
+            let Some(Some(used)) = files.get_mut(*index) else { return false };
+            used.file.flush(now).into_iter().for_each(&mut say);
+            let again = used.file.retry_at();
+            retry_at = again.into_iter().chain(retry_at).min();
+            used.busy = again.is_some();
+            used.busy
+        });
+        retry_at
+    }
+
+    /// All files, for what is done seldom.
+    pub(super) fn all(&mut self) -> impl Iterator<Item = &mut LogFile<S>> {
+        self.files.iter_mut().flatten().map(|used| &mut used.file)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn output() -> (Creation, u64, u32) {
+        (Creation::default(), 1 << 20, 1)
+    }
+
+    #[test]
+    fn a_path_is_one_file_until_its_last_stream_is_gone() {
+        let mut files = LogFiles::<u8>::new();
+        let [a, b] = ["/a", "/b"].map(|path| files.open(Path::new(path), output()));
+        assert_eq!(files.open(Path::new("/a"), output()), a);
+        assert_ne!(a, b);
+        files.close(a);
+        assert_eq!((files.all().count(), files.by_path.len()), (2, 2));
+        files.close(a);
+        assert_eq!((files.all().count(), files.by_path.len()), (1, 1));
+        // Its place is another one's.
+        assert_eq!(files.open(Path::new("/c"), output()), a);
+        assert_eq!((files.files.len(), files.all().count()), (2, 2));
+    }
+
+    #[test]
+    #[allow(clippy::disallowed_methods)]
+    fn the_end_of_a_turn_touches_only_files_with_something_to_write() {
+        let now = Instant::now();
+        let folder = std::env::temp_dir().join(format!("childminder-log-files-{}", std::process::id()));
+        std::fs::create_dir_all(&folder).unwrap();
+        let mut files = LogFiles::<u8>::new();
+        let ids: Vec<_> = (0..100).map(|number| files.open(&folder.join(number.to_string()), output())).collect();
+        let missing = files.open(&folder.join("missing/file"), output());
+        assert!(files.busy.is_empty());
+        let piece = Piece { bytes: b"line", continued: false, newline: true };
+        for _ in 0..3 {
+            assert_eq!(files.push(ids[7], 1, &None, piece, now), None);
+            files.push(missing, 1, &None, piece, now);
+        }
+        assert_eq!(files.busy.len(), 2);
+        let mut said = Vec::new();
+        assert!(files.flush(now, |what| said.push(what)).is_some_and(|retry_at| retry_at > now));
+        assert_eq!((said.len(), files.busy.len()), (1, 1), "{said:?}");
+        assert_eq!(std::fs::read(folder.join("7")).unwrap(), b"line\nline\nline\n");
+        assert!(files.close(missing).is_some_and(|said| said.contains("3 lines were dropped")));
+        assert!(files.busy.is_empty());
+        std::fs::remove_dir_all(folder).unwrap();
+    }
+}
