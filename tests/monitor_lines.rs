@@ -191,6 +191,10 @@ fn pipes_of_an_orderly_process_are_never_closed_early() {
 
 #[test]
 fn what_is_left_of_a_removed_process_is_still_heard() {
+    if monitor_util::in_cgroups() {
+        println!("left out: nothing leaves a cgroup, so that the removal ends all of it");
+        return;
+    }
     each_way(|world| {
         let dir = Dir::new("removed");
         let script =
