@@ -221,6 +221,8 @@ fn who_does_not_read_is_dropped_and_costs_little() {
         let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
         line.trim().trim_end_matches(" kB").parse::<u64>().unwrap()
     };
+    let fds = || std::fs::read_dir(format!("/proc/{}/fd", up.pid())).unwrap().count();
+    let before = fds();
     // One client follows the logs and never reads, and one sends requests and never reads.
     let mut followers: Vec<UnixStream> = (0..5).map(|_| connect(&up.socket())).collect();
     for stream in &mut followers {
@@ -231,6 +233,8 @@ fn who_does_not_read_is_dropped_and_costs_little() {
     while asking.write(format!("{STATUS}\n").as_bytes()).is_ok() {}
     up.folder.write("go", "");
     until("the flood to be rotated", || up.folder.join("flood.log.1").exists().then_some(()));
+    // The file of the flood, and the client that asks. A follower that reads from now on would not be dropped.
+    until("the followers to be dropped", || (fds() <= before + 2).then_some(()));
     // The dropped connections end with a whole message, and nothing comes after it.
     for mut stream in followers {
         let mut all = Vec::new();

@@ -58,7 +58,7 @@ fn without_a_process_table_a_stop_ends_after_two_kills() {
         world.until_ready("it", 1);
         world.stop();
         world.until_down();
-        assert_eq!(world.story("it"), ["started", "terminating", "exited", "killing", "killing"]);
+        assert_eq!(world.story("it"), ["started", "terminating", "exited", "killing", "killing", "tree unknown"]);
     });
 }
 

@@ -101,7 +101,7 @@ impl Display for Who {
         match self {
             Self::User(id) => write!(f, "user id {id}"),
             Self::Group(id) => write!(f, "group id {id}"),
-            Self::Listed => f.write_str("whoever its folder's access control list names"),
+            Self::Listed => f.write_str("a user of its folder's access control list"),
             Self::All => f.write_str("every user"),
         }
     }

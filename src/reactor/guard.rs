@@ -130,7 +130,8 @@ impl Reactor {
     /// | a process group that it leads | everybody in the group, also after the leader's end (Linux 6.9; before that only the leader) |
     /// | somebody else's group | the process itself |
     ///
-    /// Not killed: those that have left the group; on a kernel before 5.14, which has no `cgroup.kill`, those in cgroups; and everybody,
+    /// Not killed: those that have left the group; what a [`ProcessMonitor`](crate::ProcessMonitor) has released (see
+    /// [`Leftovers::Leave`](crate::Leftovers::Leave)); on a kernel before 5.14, which has no `cgroup.kill`, those in cgroups; and everybody,
     /// if the guard and then this program are killed before the next turn. A copy of this program that was made by `fork(2)` and goes
     /// on without `execve(2)` has the socket, too: then nobody is killed before the copy has ended.
     ///

@@ -168,7 +168,7 @@ fn an_access_control_list_of_a_folder_puts_it_in_doubt() {
         return eprintln!("skipped: no setfacl, or a file system without access control lists");
     }
     let said = find(&link).unwrap_err().to_string();
-    assert!(said.ends_with("that whoever its folder's access control list names may have put there"), "{said}");
+    assert!(said.ends_with("that a user of its folder's access control list may have put there"), "{said}");
 }
 
 #[test]
