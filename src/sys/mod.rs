@@ -8,7 +8,7 @@
 pub(crate) mod bytes;
 pub(crate) mod cgroup;
 #[cfg(target_os = "linux")]
-mod clone3;
+mod clone;
 pub(crate) mod fd;
 #[cfg(target_os = "linux")]
 mod futex;

@@ -17,7 +17,7 @@ use super::bound::Bound;
 use super::child::{self, Closing};
 use super::plan::{Move, Plan};
 use crate::error::Stage;
-use crate::sys::clone3;
+use crate::sys::clone;
 use crate::sys::futex::Hold;
 use crate::sys::signal::BlockAll;
 use crate::sys::{cvt, fd, wait};
@@ -96,7 +96,7 @@ impl Vfork {
     /// Whether the system lets a child start in a cgroup, as far as is known.
     pub(super) fn check_clone3(&self) -> io::Result<()> {
         let known = self.clone3.get().unwrap_or_else(|| {
-            let checked = clone3::check().map_err(|error| error.raw_os_error().unwrap_or(libc::ENOSYS));
+            let checked = clone::check().map_err(|error| error.raw_os_error().unwrap_or(libc::ENOSYS));
             self.clone3.set(Some(checked));
             checked
         });
@@ -219,27 +219,26 @@ fn make(shared: &mut Shared, stack: &Stack, flags: libc::c_int, hold: *mut i32) 
     let lent = ptr::from_mut(shared).cast();
     let Some(cgroup) = born_in else {
         let flags = flags | libc::SIGCHLD;
-        let nothing = ptr::null_mut::<libc::c_void>();
         // SAFETY: the stack is ours alone (a Vfork is not Sync, and a room that a child still uses is given up) and large
         // enough. It, the hold and `shared` live until the child lets go of them: else our caller keeps them. The child
         // does nothing but what `child::run` may, and until it lets go this thread touches nothing of theirs.
-        let cloned = cvt(unsafe { libc::clone(run_child, stack.top(), flags, lent, nothing, nothing, hold) });
+        let cloned = unsafe { clone::clone(flags, stack.top(), hold, run_child, lent) };
         return (cloned, None);
     };
     let mut pidfd = -1;
     #[allow(clippy::cast_sign_loss)] // flags and descriptors are not negative
-    let args = clone3::Args {
-        flags: flags as u64 | clone3::CLONE_INTO_CGROUP | if wants_pidfd { libc::CLONE_PIDFD as u64 } else { 0 },
+    let args = clone::Args {
+        flags: flags as u64 | clone::CLONE_INTO_CGROUP | if wants_pidfd { libc::CLONE_PIDFD as u64 } else { 0 },
         pidfd: ptr::from_mut::<i32>(&mut pidfd) as u64,
         child_tid: hold as u64,
         exit_signal: libc::SIGCHLD as u64,
         stack: stack.bottom() as u64,
         stack_size: Stack::SIZE as u64,
         cgroup: cgroup as u64,
-        ..clone3::Args::default()
+        ..clone::Args::default()
     };
     // SAFETY: as above. The kernel writes the pidfd before the call returns.
-    let cloned = unsafe { clone3::clone3(&args, run_child, lent) };
+    let cloned = unsafe { clone::clone3(&args, run_child, lent) };
     // SAFETY: it is a local. Volatile, because the compiler has not seen the kernel write.
     let pidfd = unsafe { ptr::read_volatile(&raw const pidfd) };
     // SAFETY: the kernel has just opened it for us, close-on-exec.

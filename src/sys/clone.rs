@@ -1,11 +1,14 @@
-//! `clone3(2)`, which starts a child inside a cgroup, in the host's memory and on a stack of its
-//! own. The C library has no wrapper for it, and the child returns from the call on another stack.
-//! So the call itself takes a few instructions of assembly for each architecture.
+//! `clone(2)` and `clone3(2)`, which start a child in the host's memory and on a stack of its own.
+//!
+//! No C library has a wrapper for `clone3`, and musl's wrapper for `clone` refuses
+//! `CLONE_CHILD_CLEARTID`. The child returns from the call on another stack, so that the call itself
+//! takes a few instructions of assembly for each architecture.
 //!
 //! The one rule: the child never returns from the function that it is given.
 
 use std::io;
 use std::mem::size_of;
+use std::ptr;
 
 /// The number of the system call, which is the same on every architecture.
 const SYS_CLONE3: libc::c_long = 435;
@@ -56,7 +59,7 @@ pub(super) fn check() -> io::Result<()> {
     }
 }
 
-/// Makes a child that runs `run(lent)`, and returns its pid.
+/// Makes a child that runs `run(lent)`, by `clone3`. Returns its pid.
 ///
 /// # Safety
 ///
@@ -64,32 +67,67 @@ pub(super) fn check() -> io::Result<()> {
 /// to live until the child has stopped using this memory, and `run` does nothing that such a child
 /// must not do.
 pub(super) unsafe fn clone3(args: &Args, run: Run, lent: *mut libc::c_void) -> io::Result<i32> {
+    let arguments = [ptr::from_ref(args) as usize, size_of::<Args>(), 0, 0, 0];
     // SAFETY: our caller keeps the conditions above.
-    let result = unsafe { call(args, run, lent) };
+    pid_of(unsafe { call(SYS_CLONE3, arguments, run, lent) })
+}
+
+/// Makes a child that runs `run(lent)`, by `clone`: by the wrapper of the C library, unless that is
+/// musl's. The kernel sets `child_tid` to 0 when the child
+/// lets go of this memory, if `flags` say so. Returns its pid.
+///
+/// # Safety
+///
+/// The same as for [`clone3`], with `top` as the end of the child's stack.
+pub(super) unsafe fn clone(
+    flags: libc::c_int,
+    top: *mut libc::c_void,
+    child_tid: *mut i32,
+    run: Run,
+    lent: *mut libc::c_void,
+) -> io::Result<i32> {
+    if !(KNOWN_HERE && cfg!(target_env = "musl")) {
+        let unused = ptr::null_mut::<libc::c_void>();
+        // SAFETY: our caller keeps the conditions above.
+        return super::cvt(unsafe { libc::clone(run, top, flags, lent, unused, unused, child_tid) });
+    }
+    #[allow(clippy::cast_sign_loss)] // the flags are bits
+    let (flags, top, child_tid) = (flags as usize, top as usize, child_tid as usize);
+    // The last two arguments are child_tid and tls on x86-64, and the other way round elsewhere.
+    let arguments =
+        if cfg!(target_arch = "x86_64") { [flags, top, 0, child_tid, 0] } else { [flags, top, 0, 0, child_tid] };
+    // SAFETY: our caller keeps the conditions above.
+    pid_of(unsafe { call(libc::SYS_clone, arguments, run, lent) })
+}
+
+fn pid_of(result: isize) -> io::Result<i32> {
     #[allow(clippy::cast_possible_truncation)] // a pid, or an errno
     if result < 0 { Err(io::Error::from_raw_os_error(-result as i32)) } else { Ok(result as i32) }
 }
 
 #[cfg(all(target_arch = "x86_64", target_pointer_width = "64"))]
-unsafe fn call(args: *const Args, run: Run, lent: *mut libc::c_void) -> i64 {
-    let result: i64;
+unsafe fn call(number: libc::c_long, arguments: [usize; 5], run: Run, lent: *mut libc::c_void) -> isize {
+    let result: isize;
     // SAFETY: the parent goes on after the instructions, with all registers unchanged except those
-    // that are named here. The child has the stack of `args`, calls `run` and never returns.
+    // that are named here. The child has the stack of the arguments, calls `run` and never returns.
     unsafe {
         std::arch::asm!(
             "syscall",
             "test rax, rax",
             "jnz 2f",
             "xor ebp, ebp",
-            "mov rdi, r9",
-            "call r8",
+            "mov rdi, r13",
+            "call r12",
             "ud2",
             "2:",
-            inlateout("rax") SYS_CLONE3 => result,
-            in("rdi") args,
-            in("rsi") size_of::<Args>(),
-            in("r8") run,
-            in("r9") lent,
+            inlateout("rax") number as isize => result,
+            in("rdi") arguments[0],
+            in("rsi") arguments[1],
+            in("rdx") arguments[2],
+            in("r10") arguments[3],
+            in("r8") arguments[4],
+            in("r12") run,
+            in("r13") lent,
             lateout("rcx") _,
             lateout("r11") _,
         );
@@ -98,45 +136,51 @@ unsafe fn call(args: *const Args, run: Run, lent: *mut libc::c_void) -> i64 {
 }
 
 #[cfg(all(target_arch = "aarch64", target_pointer_width = "64"))]
-unsafe fn call(args: *const Args, run: Run, lent: *mut libc::c_void) -> i64 {
-    let result: i64;
+unsafe fn call(number: libc::c_long, arguments: [usize; 5], run: Run, lent: *mut libc::c_void) -> isize {
+    let result: isize;
     // SAFETY: the same holds as on x86-64.
     unsafe {
         std::arch::asm!(
             "svc #0",
             "cbnz x0, 2f",
             "mov x29, xzr",
-            "mov x0, x3",
-            "blr x2",
+            "mov x0, x6",
+            "blr x5",
             "brk #1",
             "2:",
-            inlateout("x0") args => result,
-            in("x1") size_of::<Args>(),
-            in("x2") run,
-            in("x3") lent,
-            in("x8") SYS_CLONE3,
+            inlateout("x0") arguments[0] => result,
+            in("x1") arguments[1],
+            in("x2") arguments[2],
+            in("x3") arguments[3],
+            in("x4") arguments[4],
+            in("x5") run,
+            in("x6") lent,
+            in("x8") number,
         );
     }
     result
 }
 
 #[cfg(target_arch = "riscv64")]
-unsafe fn call(args: *const Args, run: Run, lent: *mut libc::c_void) -> i64 {
-    let result: i64;
+unsafe fn call(number: libc::c_long, arguments: [usize; 5], run: Run, lent: *mut libc::c_void) -> isize {
+    let result: isize;
     // SAFETY: the same holds as on x86-64.
     unsafe {
         std::arch::asm!(
             "ecall",
             "bnez a0, 2f",
-            "mv a0, a3",
-            "jalr a2",
+            "mv a0, a6",
+            "jalr a5",
             "ebreak",
             "2:",
-            inlateout("a0") args => result,
-            in("a1") size_of::<Args>(),
-            in("a2") run,
-            in("a3") lent,
-            in("a7") SYS_CLONE3,
+            inlateout("a0") arguments[0] => result,
+            in("a1") arguments[1],
+            in("a2") arguments[2],
+            in("a3") arguments[3],
+            in("a4") arguments[4],
+            in("a5") run,
+            in("a6") lent,
+            in("a7") number,
         );
     }
     result
@@ -147,6 +191,6 @@ unsafe fn call(args: *const Args, run: Run, lent: *mut libc::c_void) -> i64 {
     all(target_arch = "aarch64", target_pointer_width = "64"),
     target_arch = "riscv64"
 )))]
-unsafe fn call(_: *const Args, _: Run, _: *mut libc::c_void) -> i64 {
-    -i64::from(libc::ENOSYS)
+unsafe fn call(_: libc::c_long, _: [usize; 5], _: Run, _: *mut libc::c_void) -> isize {
+    -(libc::ENOSYS as isize)
 }
