@@ -6,11 +6,11 @@
 use std::io;
 use std::time::{Duration, Instant};
 
-use crate::reactor::{Event, Reactor, end_program, ends_program};
+use crate::reactor::{Event, Reactor, end_program, that_end_program};
 use crate::signal;
 
 /// The signals that ask a program to end: `kill`, Ctrl-C, Ctrl-\\, and a terminal that was closed.
-const ENDING: [i32; 4] = [libc::SIGTERM, libc::SIGINT, libc::SIGQUIT, libc::SIGHUP];
+pub(crate) const ENDING: [i32; 4] = [libc::SIGTERM, libc::SIGINT, libc::SIGQUIT, libc::SIGHUP];
 
 /// What comes within this time of the first is meant as the same: timeout(1) sends one to the process and
 /// one to its group, and a closed terminal is often told of by the shell, too.
@@ -60,9 +60,9 @@ pub(crate) fn ending_signals(reactor: &Reactor) -> Vec<i32> {
 pub(crate) fn other_ending_signals(reactor: &Reactor) -> Vec<i32> {
     let is_meant = |signal: &i32| {
         let known = ENDING.contains(signal) || *signal == libc::SIGKILL;
-        !known && !reactor.watches_signal(*signal) && ends_program(*signal)
+        !known && !reactor.watches_signal(*signal)
     };
-    (1..=signal::max()).filter(is_meant).collect()
+    that_end_program((1..=signal::max()).filter(is_meant).collect())
 }
 
 /// Lets a program with its own loop behave on a terminal as its user expects.

@@ -126,7 +126,7 @@ impl Reactor {
             orphans.fate = fate;
             return Ok(());
         }
-        self.watch(libc::SIGCHLD)?;
+        self.watch(&[libc::SIGCHLD])?;
         // Nobody may take back what the host wants to know of SIGCHLD otherwise.
         self.sigchld.for_children = true;
         sys::wait::adopt_orphans()?;

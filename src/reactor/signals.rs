@@ -29,18 +29,30 @@ impl Signals {
         self.watched.contains(&number)
     }
 
-    pub(crate) fn watch(&mut self, number: i32) -> io::Result<()> {
-        if !self.watched.contains(&number) {
-            self.inbox
-                .listen(number)
-                .map_err(|error| io::Error::new(error.kind(), format!("signal {number} cannot be watched: {error}")))?;
-            // Blocked in all threads it would never come.
-            sys::signal::unblock(number).inspect_err(|_| {
-                self.inbox.leave(number);
-            })?;
-            self.watched.push(number);
+    /// Watches these signals, too, or none of them if there is an error.
+    pub(crate) fn watch(&mut self, numbers: &[i32]) -> io::Result<()> {
+        let known = self.watched.len();
+        for number in numbers {
+            if !self.watched.contains(number) {
+                if let Err(error) = self.inbox.listen(*number) {
+                    self.forget(known);
+                    return Err(io::Error::new(error.kind(), format!("signal {number} cannot be watched: {error}")));
+                }
+                self.watched.push(*number);
+            }
+        }
+        if self.watched.len() > known {
+            // Blocked in all threads they would never come.
+            sys::signal::unblock(&self.watched[known..]).inspect_err(|_| self.forget(known))?;
         }
         Ok(())
+    }
+
+    /// Takes back all but the first ones.
+    fn forget(&mut self, known: usize) {
+        for number in self.watched.drain(known..) {
+            self.inbox.leave(number);
+        }
     }
 
     /// Whether the signal was watched.
@@ -67,10 +79,13 @@ impl Signals {
     }
 }
 
-/// Whether the signal would end this program now: its default action applies, and this thread lets it
-/// through. A reactor of the program may be in front of the default action meanwhile.
-pub(crate) fn ends_program(number: i32) -> bool {
-    signal::ends_by_default(number) && !sys::signal::is_blocked(number) && handler::default_applies(number)
+/// Those of the signals that would end this program now: their default action applies, and this thread lets
+/// them through. A reactor of the program may be in front of the default action meanwhile.
+pub(crate) fn that_end_program(mut numbers: Vec<i32>) -> Vec<i32> {
+    numbers.retain(|number| signal::ends_by_default(*number));
+    let mut numbers = sys::signal::not_blocked(numbers);
+    numbers.retain(|number| handler::default_applies(*number));
+    numbers
 }
 
 /// Ends this program as the signal does by default; returns if somebody else watches or handles the signal.

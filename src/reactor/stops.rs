@@ -57,7 +57,7 @@ impl Reactor {
     /// ```
     #[doc(alias = "WUNTRACED")]
     pub fn watch_stops(&mut self) -> io::Result<()> {
-        self.watch(libc::SIGCHLD)?;
+        self.watch(&[libc::SIGCHLD])?;
         // Nobody may take back what the host wants to know of SIGCHLD otherwise.
         self.sigchld.for_children = true;
         self.stops.get_or_insert_default();

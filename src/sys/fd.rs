@@ -80,6 +80,37 @@ pub(crate) fn socket_pair() -> io::Result<(UnixStream, UnixStream)> {
     Ok((one, other))
 }
 
+/// What becomes readable when a handler of a signal writes to it, and what that writes to, if it is something else.
+/// Close-on-exec and non-blocking.
+pub(crate) fn bell() -> io::Result<(OwnedFd, Option<OwnedFd>)> {
+    #[cfg(target_os = "linux")]
+    {
+        // SAFETY: touches no memory.
+        let bell = cvt(unsafe { libc::eventfd(0, libc::EFD_CLOEXEC | libc::EFD_NONBLOCK) })?;
+        // SAFETY: it has just been opened for us.
+        Ok((above_stdio(unsafe { OwnedFd::from_raw_fd(bell) })?, None))
+    }
+    #[cfg(not(target_os = "linux"))]
+    {
+        let (read, write) = socket_pair()?;
+        Ok((read.into(), Some(write.into())))
+    }
+}
+
+/// Rings a [`bell`], also within a handler: it never waits, and an error, which would change errno, cannot be.
+pub(crate) fn ring(bell: RawFd) {
+    #[cfg(target_os = "linux")]
+    // SAFETY: reads a local. The number that it counts up to is not reached in any lifetime.
+    unsafe {
+        libc::write(bell, ptr::from_ref(&1_u64).cast(), 8)
+    };
+    #[cfg(not(target_os = "linux"))]
+    // SAFETY: reads a static. As long as each byte is read before the next one is sent, the socket is never full.
+    unsafe {
+        libc::send(bell, [0_u8].as_ptr().cast(), 1, libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL)
+    };
+}
+
 /// Opens a file that a child appends to, and creates it if it does not exist. Never waits: a named
 /// pipe without a reader is an error (`ENXIO`). The open file is blocking, as a program expects of
 /// its stdout.
