@@ -227,8 +227,14 @@ fn who_does_not_read_is_dropped_and_costs_little() {
     let mut asking = connect(&up.socket());
     asking.set_nonblocking(true).unwrap();
     while asking.write(format!("{STATUS}\n").as_bytes()).is_ok() {}
+    // All of them are clients now.
+    assert_eq!(up.status("flood")["state"], "running");
+    let descriptors = || std::fs::read_dir(format!("/proc/{}/fd", up.pid())).unwrap().count();
+    let before = descriptors();
     up.folder.write("go", "");
     until("the flood to be rotated", || up.folder.join("flood.log.1").exists().then_some(()));
+    // One more is open: the file.
+    until("the followers to be dropped", || (descriptors() <= before + 1 - followers.len()).then_some(()));
     // The ends of the dropped ones: all of what was sent, and then nothing more.
     for mut stream in followers {
         let mut all = Vec::new();
