@@ -8,11 +8,11 @@
 use std::io;
 use std::time::{Duration, Instant};
 
-use crate::reactor::{Event, Reactor, end_program, ends_program};
+use crate::reactor::{Event, Reactor, end_program, that_end_program};
 use crate::signal;
 
 /// The signals that ask a program to end: `kill`, Ctrl-C, Ctrl-\\ and a closed terminal send them.
-const ENDING: [i32; 4] = [libc::SIGTERM, libc::SIGINT, libc::SIGQUIT, libc::SIGHUP];
+pub(crate) const ENDING: [i32; 4] = [libc::SIGTERM, libc::SIGINT, libc::SIGQUIT, libc::SIGHUP];
 
 /// A request within this time of the first one counts as the same request. timeout(1) sends one
 /// signal to the process and one to its group, and a shell often sends another SIGHUP when a
@@ -65,9 +65,9 @@ pub(crate) fn ending_signals(reactor: &Reactor) -> Vec<i32> {
 pub(crate) fn other_ending_signals(reactor: &Reactor) -> Vec<i32> {
     let is_meant = |signal: &i32| {
         let known = ENDING.contains(signal) || *signal == libc::SIGKILL;
-        !known && !reactor.watches_signal(*signal) && ends_program(*signal)
+        !known && !reactor.watches_signal(*signal)
     };
-    (1..=signal::max()).filter(is_meant).collect()
+    that_end_program((1..=signal::max()).filter(is_meant).collect())
 }
 
 /// Makes a program with its own loop behave on a terminal as its user expects.

@@ -11,11 +11,11 @@ use crate::command::Command;
 use crate::contain::{LAST_WAIT, Remains};
 use crate::error::{RunError, SignalError};
 use crate::exit::Exit;
-use crate::job_control::{Request, Requests, ending_signals};
+use crate::job_control::{ENDING, Request, Requests};
 use crate::process::ProcessId;
 use crate::producer::{Feed, ReadProducer};
 use crate::reactor::timers::TimerId;
-use crate::reactor::{Event, Patience, Reactor, ReapMethod, end_program, ends_program};
+use crate::reactor::{Event, Patience, Reactor, ReapMethod, end_program, that_end_program};
 use crate::stdio::Stdio;
 use crate::sys::spawn::SpawnMethod;
 
@@ -170,13 +170,8 @@ impl<'a> RunToEnd<'a> {
     pub fn run(mut self) -> Result<Output, RunError> {
         let (spawn, reap) = self.methods;
         let mut reactor = Reactor::with_methods(spawn, reap).map_err(RunError::Wait)?;
-        let mut signals = ending_signals(&reactor);
-        signals.retain(|signal| ends_program(*signal));
-        let result = signals
-            .iter()
-            .try_for_each(|signal| reactor.watch_signal(*signal))
-            .map_err(RunError::Wait)
-            .and_then(|()| self.run_on(&mut reactor));
+        let signals = that_end_program(ENDING.into());
+        let result = reactor.watch(&signals).map_err(RunError::Wait).and_then(|()| self.run_on(&mut reactor));
         // Also after an error. What has come too late for the process is still meant for this program.
         let late = reactor.release_signals(&signals);
         let interrupted = match &result {

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use crate::contain::LAST_WAIT;
 use crate::job_control::{Request, Requests, ending_signals, other_ending_signals};
-use crate::reactor::{Event, Patience, Reactor, end_program, ends_program};
+use crate::reactor::{Event, Patience, Reactor, end_program, that_end_program};
 use crate::sys;
 
 /// Something that runs for as long as the program: Twisted's `IService`, with an end.
@@ -193,10 +193,7 @@ impl Reactor {
         let mut ours = ending_signals(self);
         ours.append(&mut other_ending_signals(self));
         let mut requests = Requests::default();
-        let result = ours
-            .iter()
-            .try_for_each(|signal| self.watch_signal(*signal))
-            .and_then(|()| self.run_watched(service, &ours, &mut requests));
+        let result = self.watch(&ours).and_then(|()| self.run_watched(service, &ours, &mut requests));
         let late = self.release_signals(&ours);
         if !requests.are_any() {
             // A signal that arrived too late for the service is still meant for this program.
@@ -229,7 +226,10 @@ impl Reactor {
                 continue;
             }
             let mut handler = |reactor: &mut Self, event: Event<'_>| match event {
-                Event::Signal(signal) if ALWAYS.contains(&signal) || ours.contains(&signal) && ends_program(signal) => {
+                Event::Signal(signal)
+                    if ALWAYS.contains(&signal)
+                        || ours.contains(&signal) && !that_end_program(vec![signal]).is_empty() =>
+                {
                     match requests.hear(reactor.now()) {
                         Some(Request::Stop) if !stopping => {
                             stopping = true;

@@ -35,8 +35,9 @@ const ANYWHERE: &str =
     "trap '' TERM; setsid sleep 1000 & (setsid sh -c 'sleep 1000 & sleep 1000' &); echo ready; read x; exit 3";
 
 /// The flags with which the library opens the files of a cgroup for writing. No other call uses
-/// them.
-const WRITES: u32 = (libc::O_WRONLY | libc::O_CLOEXEC | libc::O_NOFOLLOW) as u32;
+/// them. musl adds the flag for large files.
+const WRITES: u32 = (libc::O_WRONLY | libc::O_CLOEXEC | libc::O_NOFOLLOW | LARGE) as u32;
+const LARGE: i32 = if cfg!(target_env = "musl") { libc::O_LARGEFILE } else { 0 };
 
 type Case = (&'static str, fn(i32) -> Vec<Refused>, Option<Strength>, &'static str);
 

@@ -343,7 +343,7 @@ fn clients_are_answered_when_no_descriptor_is_left() {
     command.args(["-c", &format!("ulimit -n 60; exec {PROGRAM} up")]).current_dir(&folder.0).stdin(Stdio::null());
     command.stdout(Stdio::null()).stderr(fs::File::create(folder.join("err")).unwrap());
     let up = Up { child: command.spawn().unwrap(), folder };
-    up.until_read("err", "Too many open files");
+    up.until_read("err", &format!("(os error {})", libc::EMFILE));
     let fds = || fs::read_dir(format!("/proc/{}/fd", up.pid())).unwrap().count();
     until("the last descriptor", || (fds() >= 58).then_some(()));
     for _ in 0..3 {

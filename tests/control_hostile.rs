@@ -231,6 +231,8 @@ fn who_does_not_read_is_dropped_and_costs_little() {
     let mut asking = connect(&up.socket());
     asking.set_nonblocking(true).unwrap();
     while asking.write(format!("{STATUS}\n").as_bytes()).is_ok() {}
+    // All of them are clients now.
+    assert_eq!(up.status("flood")["state"], "running");
     up.folder.write("go", "");
     until("the flood to be rotated", || up.folder.join("flood.log.1").exists().then_some(()));
     // The file of the flood, and the client that asks. A follower that reads from now on would not be dropped.

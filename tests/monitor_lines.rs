@@ -36,8 +36,17 @@ fn lines_of(command: &Command, max_line: Option<usize>) -> Vec<(i32, Vec<u8>, bo
 
 /// Runs a program once, to its end.
 fn run(command: &Command, max_line: Option<usize>) -> Lines {
+    run_for(Lines::default(), |lines| lines.exits > 0, command, max_line)
+}
+
+fn run_for<O: Observer + Default>(
+    observer: O,
+    has_exited: impl Fn(&O) -> bool,
+    command: &Command,
+    max_line: Option<usize>,
+) -> O {
     let mut reactor = Reactor::new().unwrap();
-    let mut monitor = ProcessMonitor::with_observer(Lines::default());
+    let mut monitor = ProcessMonitor::with_observer(observer);
     let mut once = Policy::default();
     once.restart = Restart::Never;
     if let Some(bytes) = max_line {
@@ -46,7 +55,7 @@ fn run(command: &Command, max_line: Option<usize>) -> Lines {
     monitor.add_process_with(&mut reactor, "it", command, once).unwrap();
     monitor.start_service(&mut reactor);
     let end = now() + WATCHDOG;
-    while monitor.observer().exits == 0 || reactor.processes().count() > 0 {
+    while !has_exited(monitor.observer()) || reactor.processes().count() > 0 {
         assert!(now() < end, "it goes on");
         let timeout = Some(std::time::Duration::from_millis(100));
         reactor.turn(timeout, |reactor, event| _ = monitor.handle(reactor, &event)).unwrap();
@@ -111,6 +120,52 @@ fn the_lines_say_what_was_written() {
         ("true", b""),
     ] {
         assert_eq!(run(&sh(script), Some(5)).written.escape_ascii().to_string(), written.escape_ascii().to_string());
+    }
+}
+
+/// Takes lines as many at once as there are.
+#[derive(Debug, Default)]
+struct Whole {
+    written: Vec<u8>,
+    calls: usize,
+    longest: usize,
+    exited: bool,
+}
+
+impl Observer for Whole {
+    fn line(&mut self, line: &Line<'_>) {
+        self.calls += 1;
+        self.longest = self.longest.max(line.bytes.len());
+        self.written.extend_from_slice(line.bytes);
+        self.written.extend_from_slice(if line.newline { b"\n" } else { b"" });
+    }
+    fn lines(&mut self, lines: &childminder::Lines<'_>) {
+        self.calls += 1;
+        assert_eq!((lines.name, lines.fd, lines.bytes.last()), ("it", 1, Some(&b'\n')));
+        let mut one_by_one = Vec::new();
+        lines.for_each(|line| {
+            assert!(line.newline && !line.continued && !line.cut && line.process == lines.process);
+            self.longest = self.longest.max(line.bytes.len());
+            one_by_one.extend_from_slice(line.bytes);
+            one_by_one.push(b'\n');
+        });
+        assert!(one_by_one == lines.bytes);
+        self.written.extend_from_slice(lines.bytes);
+    }
+    fn exited(&mut self, _: &str, _: &Exit) {
+        self.exited = true;
+    }
+}
+
+#[test]
+fn an_observer_may_take_many_lines_at_once() {
+    let script = "seq 1 30000; printf '\\n\\n'; head -c 5000 /dev/zero | tr '\\0' x; echo; seq 1 30000; printf end";
+    let expected = std::process::Command::new("sh").args(["-c", script]).output().unwrap().stdout;
+    for max_line in [None, Some(100), Some(5)] {
+        let whole = run_for(Whole::default(), |whole| whole.exited, &sh(script), max_line);
+        assert!(whole.written == expected, "{max_line:?}");
+        assert_eq!(whole.longest, max_line.unwrap_or(5000));
+        assert!(whole.calls < 60_000 / 10, "{} calls for 60,000 lines", whole.calls);
     }
 }
 

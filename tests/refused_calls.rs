@@ -33,6 +33,8 @@ fn cases() -> Vec<(Command, Vec<Refused>, Stage)> {
         command.pty(Pty::new());
         command
     };
+    #[allow(clippy::unnecessary_cast)] // its type differs between C libraries
+    let core = libc::RLIMIT_CORE as u32;
     let limit = Limit { soft: Some(0), hard: Some(0) };
     let mut all = vec![
         (plain(), vec![(libc::SYS_pipe2, None, libc::ENFILE)], Stage::Pipe),
@@ -45,7 +47,7 @@ fn cases() -> Vec<(Command, Vec<Refused>, Stage)> {
         (command(|c| c.nice(5)), vec![(libc::SYS_setpriority, None, libc::EACCES)], Stage::Nice),
         (
             command(|c| c.rlimit(Resource::Core, limit)),
-            vec![(libc::SYS_prlimit64, Some((1, libc::RLIMIT_CORE)), libc::EPERM)],
+            vec![(libc::SYS_prlimit64, Some((1, core)), libc::EPERM)],
             Stage::Rlimit,
         ),
         (command(|c| c.current_dir("/")), vec![(libc::SYS_chdir, None, libc::EIO)], Stage::Chdir),
@@ -93,7 +95,7 @@ fn each_step_fails_whole() {
                     let before = open_fds();
                     refuse(&refused);
                     for _ in 0..3 {
-                        let error = world.reactor.spawn_process(&command).expect_err("a refusal");
+                        let error = world.reactor.spawn_process(&command).expect_err(&format!("{stage:?}"));
                         let got = (error.stage(), error.io_error().raw_os_error());
                         assert_eq!(got, (stage, Some(errno)), "{combination:?}: {error}");
                         assert_eq!(open_fds(), before, "{combination:?}: {error}");

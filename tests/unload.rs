@@ -1,8 +1,8 @@
 //! Loads, uses and unloads a shared library with a reactor in it, a hundred times. Nothing of it is
 //! left. With pidfds no signal handler is installed, so there is none that could point to where the
-//! library was.
+//! library was. A static program, as with musl, loads no libraries.
 
-#![cfg(target_os = "linux")]
+#![cfg(all(target_os = "linux", not(target_feature = "crt-static")))]
 
 mod embed_util;
 

@@ -72,7 +72,8 @@ fn the_status_shows_what_belongs_to_a_process() {
             let members = said[0]["tree"].as_array().unwrap().clone();
             (members.iter().all(|member| names.contains(&member["name"].as_str().unwrap()))).then_some(members)
         };
-        let members = until("both", || tree(&["sleep"]));
+        let sleeping = |members: &Vec<Value>| members.iter().all(|member| member["state"] == "S");
+        let members = until("both to sleep", || tree(&["sleep"]).filter(sleeping));
         let pids: Vec<i64> = members.iter().map(|member| member["pid"].as_i64().unwrap()).collect();
         assert_eq!(pids.len(), 2, "{members:?}");
         assert!([leader, pid].iter().all(|pid| pids.contains(&i64::from(*pid))), "{members:?}");

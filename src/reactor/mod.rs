@@ -47,7 +47,7 @@ pub(crate) use patience::Patience;
 pub use reaper::ReapMethod;
 use reaper::Recheck;
 use signals::Signals;
-pub(crate) use signals::{end_program, ends_program};
+pub(crate) use signals::{end_program, that_end_program};
 use stops::Stops;
 use timers::{TimerId, Timers};
 use trees::Trees;
@@ -438,7 +438,7 @@ impl Reactor {
     /// `InvalidInput` for a number that is not a signal or that cannot be caught (SIGKILL,
     /// SIGSTOP).
     pub fn watch_signal(&mut self, signal: i32) -> io::Result<()> {
-        self.watch(signal)?;
+        self.watch(&[signal])?;
         self.sigchld.for_host |= signal == libc::SIGCHLD;
         Ok(())
     }
@@ -448,13 +448,14 @@ impl Reactor {
         self.signals.as_ref().is_some_and(|signals| signals.watches(signal))
     }
 
-    fn watch(&mut self, signal: i32) -> io::Result<()> {
+    /// Watches these signals, or none of them if there is an error.
+    pub(crate) fn watch(&mut self, signals: &[i32]) -> io::Result<()> {
         if self.signals.is_none() {
             let signals = Signals::new()?;
             self.sources.register(signals.as_fd(), mio::Interest::READABLE, Source::Signals)?;
             self.signals = Some(signals);
         }
-        self.signals.as_mut().map_or(Ok(()), |signals| signals.watch(signal))
+        self.signals.as_mut().map_or(Ok(()), |known| known.watch(signals))
     }
 
     /// Tells whether this process ignores a signal, as one that nohup(1) has started ignores

@@ -131,7 +131,7 @@ impl Reactor {
             orphans.fate = fate;
             return Ok(());
         }
-        self.watch(libc::SIGCHLD)?;
+        self.watch(&[libc::SIGCHLD])?;
         // No call of `unwatch_signal` may stop the watching of SIGCHLD now.
         self.sigchld.for_children = true;
         sys::wait::adopt_orphans()?;

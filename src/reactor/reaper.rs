@@ -47,7 +47,7 @@ impl Reactor {
     /// Makes SIGCHLD wake the reactor.
     pub(super) fn watch_children(&mut self, command: &Command) -> Result<(), SpawnError> {
         if !self.sigchld.for_children {
-            let watched = self.watch(libc::SIGCHLD);
+            let watched = self.watch(&[libc::SIGCHLD]);
             watched.map_err(|error| SpawnError::new(command.get_program().to_owned(), Stage::Pipe, error))?;
             self.sigchld.for_children = true;
         }

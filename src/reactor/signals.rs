@@ -30,18 +30,30 @@ impl Signals {
         self.watched.contains(&number)
     }
 
-    pub(crate) fn watch(&mut self, number: i32) -> io::Result<()> {
-        if !self.watched.contains(&number) {
-            self.inbox
-                .listen(number)
-                .map_err(|error| io::Error::new(error.kind(), format!("signal {number} cannot be watched: {error}")))?;
+    /// Watches these signals as well, or none of them if there is an error.
+    pub(crate) fn watch(&mut self, numbers: &[i32]) -> io::Result<()> {
+        let known = self.watched.len();
+        for number in numbers {
+            if !self.watched.contains(number) {
+                if let Err(error) = self.inbox.listen(*number) {
+                    self.forget(known);
+                    return Err(io::Error::new(error.kind(), format!("signal {number} cannot be watched: {error}")));
+                }
+                self.watched.push(*number);
+            }
+        }
+        if self.watched.len() > known {
             // A signal that all threads block would never arrive.
-            sys::signal::unblock(number).inspect_err(|_| {
-                self.inbox.leave(number);
-            })?;
-            self.watched.push(number);
+            sys::signal::unblock(&self.watched[known..]).inspect_err(|_| self.forget(known))?;
         }
         Ok(())
+    }
+
+    /// Stops watching all signals but the first `known` ones.
+    fn forget(&mut self, known: usize) {
+        for number in self.watched.drain(known..) {
+            self.inbox.leave(number);
+        }
     }
 
     /// Stops watching a signal. Returns whether it was watched.
@@ -75,11 +87,14 @@ impl Signals {
     }
 }
 
-/// Tells whether the signal would end this program now: its default action applies, and this thread
-/// does not block it. A reactor of the program may watch it in place of the default action for the
-/// time being.
-pub(crate) fn ends_program(number: i32) -> bool {
-    signal::ends_by_default(number) && !sys::signal::is_blocked(number) && handler::default_applies(number)
+/// Returns those of the signals that would end this program now: their default action applies, and
+/// this thread does not block them. A reactor of the program may watch them in place of the default
+/// action for the time being.
+pub(crate) fn that_end_program(mut numbers: Vec<i32>) -> Vec<i32> {
+    numbers.retain(|number| signal::ends_by_default(*number));
+    let mut numbers = sys::signal::not_blocked(numbers);
+    numbers.retain(|number| handler::default_applies(*number));
+    numbers
 }
 
 /// Ends this program as the signal does by default. It returns if other code watches or handles the

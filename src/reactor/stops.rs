@@ -60,7 +60,7 @@ impl Reactor {
     /// ```
     #[doc(alias = "WUNTRACED")]
     pub fn watch_stops(&mut self) -> io::Result<()> {
-        self.watch(libc::SIGCHLD)?;
+        self.watch(&[libc::SIGCHLD])?;
         // No call of `unwatch_signal` may stop the watching of SIGCHLD now.
         self.sigchld.for_children = true;
         self.stops.get_or_insert_default();

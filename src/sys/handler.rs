@@ -7,10 +7,9 @@
 //! The one rule: when the last listener of a signal leaves, its action is what it was before the first one came. Where
 //! somebody else has installed a handler in the meantime, that one stays, and ours remains in its chain and only calls on.
 
-use std::io::{self, Read};
+use std::io;
 use std::mem::MaybeUninit;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
-use std::os::unix::net::UnixStream;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::ptr;
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicPtr, AtomicU64, AtomicUsize, Ordering::SeqCst};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -61,15 +60,15 @@ fn bit(number: i32) -> Option<(usize, u64)> {
 #[derive(Debug)]
 pub(crate) struct Inbox {
     node: &'static Node,
-    read: UnixStream,
-    _write: UnixStream,
+    read: OwnedFd,
+    _write: Option<OwnedFd>,
 }
 
 impl Inbox {
     pub(crate) fn new() -> io::Result<Self> {
-        let (read, write) = fd::socket_pair()?;
+        let (read, write) = fd::bell()?;
         let node = free_node().unwrap_or_else(new_node);
-        node.wake.store(write.as_raw_fd(), SeqCst);
+        node.wake.store(write.as_ref().unwrap_or(&read).as_raw_fd(), SeqCst);
         Ok(Self { node, read, _write: write })
     }
 
@@ -111,7 +110,7 @@ impl Inbox {
     pub(crate) fn drain(&mut self) -> Vec<i32> {
         // The bytes first: a signal that comes in between is then told now, and wakes once more for nothing.
         let mut bytes = [0; 64];
-        while matches!(self.read.read(&mut bytes), Ok(1..)) {}
+        while fd::read(self.as_fd(), &mut bytes).is_ok_and(|length| length == bytes.len()) {}
         let words = [0, 1].map(|word: usize| self.node.come[word].swap(0, SeqCst));
         let numbers =
             (1..=crate::signal::max()).filter(|number| bit(*number).is_some_and(|(word, bit)| words[word] & bit != 0));
@@ -292,9 +291,8 @@ fn tell(number: i32) -> bool {
             let wake = node.wake.load(SeqCst);
             // Else the listener has not looked since the last byte.
             if before == 0 && wake >= 0 {
-                let flags = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
-                // SAFETY: reads a static. The socket stays open while we are inside, and cannot be full.
-                unsafe { libc::send(wake, [0_u8].as_ptr().cast(), 1, flags) };
+                // It stays open while we are inside.
+                fd::ring(wake);
             }
         }
         node.inside.fetch_sub(1, SeqCst);

@@ -51,12 +51,14 @@ pub(crate) fn end_self(signal: i32) {
     unsafe { libc::raise(signal) };
 }
 
-/// Unblocks the signal in this thread.
-pub(crate) fn unblock(signal: i32) -> io::Result<()> {
-    let mut one = empty_set();
-    // SAFETY: `one` is a local, and a number that is no signal is refused.
-    unsafe { libc::sigaddset(&raw mut one, signal) };
-    change_mask(libc::SIG_UNBLOCK, &one).map(drop)
+/// Unblocks the signals in this thread.
+pub(crate) fn unblock(signals: &[i32]) -> io::Result<()> {
+    let mut set = empty_set();
+    for signal in signals {
+        // SAFETY: `set` is a local, and a number that is no signal is refused.
+        unsafe { libc::sigaddset(&raw mut set, *signal) };
+    }
+    change_mask(libc::SIG_UNBLOCK, &set).map(drop)
 }
 
 /// Whether the signal has its default action in this process.
@@ -64,10 +66,13 @@ pub(crate) fn is_default(signal: i32) -> bool {
     disposition(signal) == Some(libc::SIG_DFL)
 }
 
-/// Whether the signal is blocked in this thread.
-pub(crate) fn is_blocked(signal: i32) -> bool {
+/// Returns those of the signals that are not blocked in this thread.
+pub(crate) fn not_blocked(mut signals: Vec<i32>) -> Vec<i32> {
     // An empty set adds nothing to the mask.
-    change_mask(libc::SIG_BLOCK, &empty_set()).is_ok_and(|mask| contains(&mask, signal))
+    if let Ok(mask) = change_mask(libc::SIG_BLOCK, &empty_set()) {
+        signals.retain(|signal| !contains(&mask, *signal));
+    }
+    signals
 }
 
 /// Whether the signal has a handler in this process.
