@@ -25,6 +25,12 @@ use libc::{SYS_setgid, SYS_setgroups, SYS_setuid};
 #[cfg(any(target_arch = "x86", target_arch = "arm"))]
 use libc::{SYS_setgid32 as SYS_setgid, SYS_setgroups32 as SYS_setgroups, SYS_setuid32 as SYS_setuid};
 
+/// The calls that make a child. musl has `fork` for its fork, where there is that call.
+#[cfg(any(target_arch = "x86_64", target_arch = "x86", target_arch = "arm"))]
+const CLONES: [libc::c_long; 3] = [libc::SYS_clone, libc::SYS_clone3, libc::SYS_fork];
+#[cfg(not(any(target_arch = "x86_64", target_arch = "x86", target_arch = "arm")))]
+const CLONES: [libc::c_long; 2] = [libc::SYS_clone, libc::SYS_clone3];
+
 /// A command, the calls that are refused to it, and the step that must report the error.
 fn cases() -> Vec<(Command, Vec<Refused>, Stage)> {
     let plain = || command(|c| c);
@@ -41,7 +47,7 @@ fn cases() -> Vec<(Command, Vec<Refused>, Stage)> {
         (plain(), vec![(libc::SYS_epoll_ctl, None, libc::ENOSPC)], Stage::Pipe),
         (on_terminal(), vec![(libc::SYS_ioctl, Some((1, libc::TIOCSCTTY as u32)), libc::EPERM)], Stage::Terminal),
         (on_terminal(), vec![(libc::SYS_ioctl, Some((1, libc::TIOCGPTPEER as u32)), libc::ENFILE)], Stage::Pipe),
-        (plain(), vec![(libc::SYS_clone, None, libc::EAGAIN), (libc::SYS_clone3, None, libc::EAGAIN)], Stage::Clone),
+        (plain(), CLONES.map(|call| (call, None, libc::EAGAIN)).to_vec(), Stage::Clone),
         (plain(), vec![(libc::SYS_setpgid, None, libc::EACCES)], Stage::Setpgid),
         (command(|c| c.setsid(true)), vec![(libc::SYS_setsid, None, libc::EPERM)], Stage::Setsid),
         (command(|c| c.nice(5)), vec![(libc::SYS_setpriority, None, libc::EACCES)], Stage::Nice),
