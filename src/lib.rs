@@ -49,7 +49,7 @@
 //! Linux 5.9 or later has everything, but for signals to leftover members of a process group after their leader was
 //! reaped, which need 6.9. Elsewhere, or where a sandbox refuses the newer calls, portable ways are taken: `fork` for
 //! [`SpawnMethod::Vfork`], SIGCHLD for [`ReapMethod::Pidfd`]. They are tested on Linux. macOS and the BSDs are meant to
-//! work in this way, but nobody has tried yet. Windows is not supported.
+//! work in this way and compile, but nobody has run them yet. Windows is not supported.
 //!
 //! Signal handlers belong to the whole process. With pidfds none is installed for children. For each signal that you
 //! watch, and for SIGCHLD without pidfds, one is installed. It calls the handler that was there before, and is removed
