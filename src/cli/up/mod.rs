@@ -256,9 +256,6 @@ impl Up {
     /// When a process exits on its own, its leftover group members are killed before the restart, unless the file says
     /// otherwise. Otherwise a worker that outlives its master would keep the port. A stop gives them their time.
     fn prepare_started(&mut self, reactor: &mut Reactor) {
-        if self.voice().started.is_empty() {
-            return;
-        }
         for name in std::mem::take(&mut self.voice().started) {
             let kill = self.monitor.observer().kills_leftovers(&name);
             let status = self.monitor.status(&name);
@@ -409,11 +406,12 @@ impl Service for Up {
                 true
             }
             (None, Event::Timer(id)) if self.wait_timer(reactor, *id) => true,
-            _ => {
-                self.voice().handle(reactor, event)
-                    || self.server.handle(reactor, event)
-                    || self.monitor.handle(reactor, event)
+            _ if self.server.handle(reactor, event) => {
+                // Who may be let go for the sake of another client is known only when all have been heard.
+                self.settle(reactor);
+                return true;
             }
+            _ => self.voice().handle(reactor, event) || self.monitor.handle(reactor, event),
         };
         self.after_event(reactor);
         handled
