@@ -55,7 +55,7 @@ fn of_one_file_when_all_else_is_swept_away() {
     fs::create_dir(folder.join("tmp")).unwrap();
     folder.write("childminder.toml", &format!("[monitor]\nsocket = \"tmp/s\"\n{SLEEPS}"));
     let mut up = Up { child: Command::new(PROGRAM).arg("up").current_dir(&folder.0).spawn().unwrap(), folder };
-    until("the socket", || up.folder.join("tmp/s").exists().then_some(()));
+    up.wait_for_socket_at(&up.folder.join("tmp/s"));
     // A stopped supervisor can make nothing anew.
     up.signal(Signal::STOP);
     sweep(&up.folder.join("tmp"));

@@ -53,8 +53,8 @@ fn it_comes_back_when_its_folder_does() {
     command.arg("up").current_dir(&folder.0).stderr(fs::File::create(folder.join("err")).unwrap());
     let mut up = Up { child: command.spawn().unwrap(), folder };
     let socket = up.folder.join("run/s");
-    // It is there a moment before the supervisor can do without its folder.
-    up.until_read("err", "started");
+    // The socket exists a moment before the supervisor can do without its folder.
+    up.wait_for_socket_at(&socket);
     fs::remove_dir_all(up.folder.join("run")).unwrap();
     let said = up.until_read("err", "cannot be used");
     assert!(said.contains("run/s cannot be used: No such file or directory (os error 2); it is tried again"), "{said}");

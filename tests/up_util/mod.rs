@@ -103,9 +103,14 @@ impl Up {
 
     #[track_caller]
     pub(crate) fn wait_for_socket(&mut self) {
+        self.wait_for_socket_at(&self.socket());
+    }
+
+    #[track_caller]
+    pub(crate) fn wait_for_socket_at(&mut self, socket: &Path) {
         until("an answer from the socket", || {
             assert!(self.child.try_wait().unwrap().is_none(), "{}", self.folder.read("err"));
-            UnixStream::connect(self.socket()).ok().filter(|stream| {
+            UnixStream::connect(socket).ok().filter(|stream| {
                 stream.set_read_timeout(Some(WATCHDOG)).unwrap();
                 ask_on(stream, r#"{"version":1,"command":"status","names":[]}"#).is_some()
             })

@@ -389,11 +389,12 @@ impl Service for Up {
                 true
             }
             (None, Event::Timer(id)) if self.wait_timer(reactor, *id) => true,
-            _ => {
-                self.voice().handle(reactor, event)
-                    || self.server.handle(reactor, event)
-                    || self.monitor.handle(reactor, event)
+            _ if self.server.handle(reactor, event) => {
+                // Who may be let go for the sake of another client is known only when all have been heard.
+                self.settle(reactor);
+                return true;
             }
+            _ => self.voice().handle(reactor, event) || self.monitor.handle(reactor, event),
         };
         self.after_event(reactor);
         handled

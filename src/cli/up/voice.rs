@@ -54,6 +54,22 @@ pub(super) struct Voice {
     pub(super) alive: usize,
 }
 
+/// What a process has written.
+#[derive(Debug, Clone, Copy)]
+enum Heard<'a> {
+    Line(&'a Line<'a>),
+    Lines(&'a Lines<'a>),
+}
+
+/// The number of the stream that a descriptor is told as.
+fn stream(fd: i32) -> u8 {
+    if fd == 2 { 2 } else { 1 }
+}
+
+fn log_line<'a>(line: &Line<'a>) -> LogLine<'a> {
+    LogLine { stream: stream(line.fd), continued: line.continued, cut: line.cut, text: line.bytes }
+}
+
 /// A line that has just come.
 #[derive(Debug)]
 pub(super) struct News {
@@ -282,16 +298,64 @@ impl Voice {
         self.console.say(&visible(what));
     }
 
-    fn tell_followers(&mut self, name: &str, line: LogLine<'_>) {
+    fn tell_followers(&mut self, line: &Line<'_>) {
         if self.followed {
-            self.news_bytes += name.len() + line.text.len() + size_of::<News>();
-            self.news.push((name.to_owned(), News::new(line)));
+            self.news_bytes += line.name.len() + line.bytes.len() + size_of::<News>();
+            self.news.push((line.name.to_owned(), News::new(log_line(line))));
         }
     }
 
-    /// Notes who writes on to an output that others have filled.
-    fn hold(&mut self, process: ProcessId, fd: i32, output: usize) {
-        if self.console.is_held(output) {
+    /// Passes on what a process has written.
+    fn hear(&mut self, heard: Heard<'_>) {
+        let (name, process, fd) = match heard {
+            Heard::Line(line) => (line.name, line.process, line.fd),
+            Heard::Lines(lines) => (lines.name, lines.process, lines.fd),
+        };
+        // Of a process that was removed, somebody still holds the pipe.
+        let unknown;
+        let (sink, speaker) = match self.streams.get_mut(name) {
+            Some(streams) => {
+                match heard {
+                    Heard::Line(line) => streams.recent.push(log_line(line)),
+                    Heard::Lines(lines) => streams.recent.push_lines(stream(fd), lines.bytes),
+                }
+                (streams.sink(fd), &streams.speaker)
+            }
+            None => {
+                unknown = Speaker::unknown(name);
+                (Sink::Console, &unknown)
+            }
+        };
+        let number = match (sink, heard) {
+            (Sink::File(file), _) => {
+                let said = match heard {
+                    Heard::Line(line) => {
+                        self.files.push(file, (process, fd), &speaker.author, Piece::from(line), self.now)
+                    }
+                    Heard::Lines(lines) => self.files.push_lines(file, &speaker.author, lines.bytes, self.now),
+                };
+                said.into_iter().for_each(|said| self.console.say(&visible(&said)));
+                return;
+            }
+            (Sink::Own(number), Heard::Line(line)) => {
+                self.console.unmarked(line, speaker, number);
+                number
+            }
+            (Sink::Own(number), Heard::Lines(lines)) => {
+                self.console.unmarked_lines(lines, speaker, number);
+                number
+            }
+            (Sink::Console | Sink::Elsewhere, Heard::Line(line)) => {
+                self.console.line(line, speaker);
+                fd
+            }
+            (Sink::Console | Sink::Elsewhere, Heard::Lines(lines)) => {
+                self.console.lines(lines, speaker);
+                fd
+            }
+        };
+        // Others may have filled this output.
+        if self.console.is_held(self.console.index(number)) {
             self.unheld.push((process, fd));
         }
     }
@@ -303,67 +367,15 @@ impl Voice {
 
 impl Observer for Voice {
     fn line(&mut self, line: &Line<'_>) {
-        let stream = if line.fd == 2 { 2 } else { 1 };
-        let kept = LogLine { stream, continued: line.continued, cut: line.cut, text: line.bytes };
-        self.tell_followers(line.name, kept);
-        // Of a process that was removed, somebody still holds the pipe.
-        let Some(streams) = self.streams.get_mut(line.name) else {
-            let speaker = Speaker::unknown(line.name);
-            self.hold(line.process, line.fd, self.console.index(line.fd));
-            return self.console.line(line, &speaker);
-        };
-        streams.recent.push(kept);
-        let speaker = &streams.speaker;
-        let number = match streams.sink(line.fd) {
-            Sink::File(file) => {
-                let (stream, piece) = ((line.process, line.fd), Piece::from(line));
-                let said = self.files.push(file, stream, &speaker.author, piece, self.now);
-                said.into_iter().for_each(|said| self.console.say(&visible(&said)));
-                return;
-            }
-            Sink::Own(number) => {
-                self.console.unmarked(line, speaker, number);
-                number
-            }
-            Sink::Console | Sink::Elsewhere => {
-                self.console.line(line, speaker);
-                line.fd
-            }
-        };
-        self.hold(line.process, line.fd, self.console.index(number));
+        self.tell_followers(line);
+        self.hear(Heard::Line(line));
     }
 
     fn lines(&mut self, lines: &Lines<'_>) {
-        let stream = if lines.fd == 2 { 2 } else { 1 };
         if self.followed {
-            lines.for_each(|line| {
-                let kept = LogLine { stream, continued: false, cut: false, text: line.bytes };
-                self.tell_followers(line.name, kept);
-            });
+            lines.for_each(|line| self.tell_followers(&line));
         }
-        let Some(streams) = self.streams.get_mut(lines.name) else {
-            let speaker = Speaker::unknown(lines.name);
-            self.hold(lines.process, lines.fd, self.console.index(lines.fd));
-            return self.console.lines(lines, &speaker);
-        };
-        streams.recent.push_lines(stream, lines.bytes);
-        let speaker = &streams.speaker;
-        let number = match streams.sink(lines.fd) {
-            Sink::File(file) => {
-                let said = self.files.push_lines(file, &speaker.author, lines.bytes, self.now);
-                said.into_iter().for_each(|said| self.console.say(&visible(&said)));
-                return;
-            }
-            Sink::Own(number) => {
-                self.console.unmarked_lines(lines, speaker, number);
-                number
-            }
-            Sink::Console | Sink::Elsewhere => {
-                self.console.lines(lines, speaker);
-                lines.fd
-            }
-        };
-        self.hold(lines.process, lines.fd, self.console.index(number));
+        self.hear(Heard::Lines(lines));
     }
 
     fn started(&mut self, name: &str, pid: u32) {
