@@ -6,6 +6,8 @@
 use std::io;
 use std::os::fd::BorrowedFd;
 
+use super::Reactor;
+use crate::sources::Source;
 use crate::sys::handler::{self, Inbox};
 use crate::{signal, sys};
 
@@ -84,6 +86,78 @@ impl Signals {
         let arrived = self.drain();
         self.watched.retain(|watched| !numbers.contains(watched));
         arrived
+    }
+}
+
+impl Reactor {
+    /// Requests [`Event::Signal`] for a signal.
+    ///
+    /// A handler that the host had before is still called. The signal's default action is not
+    /// carried out as long as a reactor watches it. The calling thread no longer blocks the signal.
+    ///
+    /// A signal that the kernel raises for a fault of the program (SIGSEGV, SIGABRT and the like)
+    /// is reported only if a process has sent it. A fault still has the effect that it had before.
+    ///
+    /// # Errors
+    ///
+    /// `InvalidInput` for a number that is not a signal or that cannot be caught (SIGKILL,
+    /// SIGSTOP).
+    pub fn watch_signal(&mut self, signal: i32) -> io::Result<()> {
+        self.watch(&[signal])?;
+        self.sigchld.for_host |= signal == libc::SIGCHLD;
+        Ok(())
+    }
+
+    /// Tells whether the host has asked for this signal.
+    pub(crate) fn watches_signal(&self, signal: i32) -> bool {
+        self.signals.as_ref().is_some_and(|signals| signals.watches(signal))
+    }
+
+    /// Watches these signals, or none of them if there is an error.
+    pub(crate) fn watch(&mut self, signals: &[i32]) -> io::Result<()> {
+        if self.signals.is_none() {
+            let signals = Signals::new()?;
+            self.sources.register(signals.as_fd(), mio::Interest::READABLE, Source::Signals)?;
+            self.signals = Some(signals);
+        }
+        self.signals.as_mut().map_or(Ok(()), |known| known.watch(signals))
+    }
+
+    /// Tells whether this process ignores a signal, as one that nohup(1) has started ignores
+    /// SIGHUP. A program should leave such a signal ignored.
+    ///
+    /// ```
+    /// // Rust's runtime ignores it, so that a closed pipe is an error and not the end.
+    /// assert!(childminder::Reactor::ignores_signal(libc::SIGPIPE));
+    /// ```
+    #[must_use]
+    #[doc(alias = "SIG_IGN")]
+    pub fn ignores_signal(signal: i32) -> bool {
+        sys::signal::is_ignored(signal)
+    }
+
+    /// Undoes [`watch_signal`](Self::watch_signal). Returns whether the signal was watched.
+    ///
+    /// When no reactor of the process watches the signal any more, its action is again what it was
+    /// before, unless the host has set another one in the meantime.
+    pub fn unwatch_signal(&mut self, signal: i32) -> bool {
+        if signal == libc::SIGCHLD {
+            let watched = std::mem::take(&mut self.sigchld.for_host);
+            if self.sigchld.for_children {
+                return watched;
+            }
+        }
+        self.signals.as_mut().is_some_and(|signals| signals.unwatch(signal))
+    }
+
+    /// Undoes [`watch`](Self::watch) for these signals. Returns the ones that have arrived and are
+    /// not reported.
+    pub(crate) fn release_signals(&mut self, numbers: &[i32]) -> Vec<i32> {
+        self.arrived_signals.extend(self.signals.as_mut().map(|signals| signals.release(numbers)).unwrap_or_default());
+        let (untold, arrived) =
+            std::mem::take(&mut self.arrived_signals).into_iter().partition(|number| numbers.contains(number));
+        self.arrived_signals = arrived;
+        untold.into()
     }
 }
 
