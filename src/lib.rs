@@ -32,7 +32,7 @@
 //! | [`ProcessProtocol`], [`Feed`] | layers over the events: callbacks, and input of any size |
 //! | [`simulation`] | what a policy does to a service, in virtual time |
 //!
-//! No callbacks are stored: a turn lends each event to your closure, together with the reactor. Ids are never used twice. Nothing
+//! The reactor stores no callback: a turn lends each event to your closure, together with the reactor. Ids are never used twice. Nothing
 //! happens but in a turn, so a host always knows when its children are looked after.
 //!
 #![cfg_attr(

@@ -90,7 +90,7 @@ impl Signals {
 }
 
 impl Reactor {
-    /// Requests [`Event::Signal`] for a signal.
+    /// Requests [`Event::Signal`](crate::Event::Signal) for a signal.
     ///
     /// A handler that the host had before is still called. The signal's default action is not
     /// carried out as long as a reactor watches it. The calling thread no longer blocks the signal.
