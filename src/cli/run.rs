@@ -585,7 +585,8 @@ impl Service for Run {
                     || self.monitor.handle(reactor, event)
             }
         };
-        if self.monitor.observer().is_full() {
+        // The exit code counts from the exit on: a signal in the same turn stops the monitor.
+        if self.monitor.observer().is_full() || matches!(event, Event::Exited { .. }) {
             self.settle(reactor);
         }
         handled

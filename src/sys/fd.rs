@@ -85,37 +85,12 @@ pub(crate) fn socket_pair() -> io::Result<(UnixStream, UnixStream)> {
     Ok((one, other))
 }
 
-/// Makes a bell: a file descriptor that becomes readable when a signal handler writes to it, and the
-/// file descriptor to write to, if that is another one. Both are close-on-exec and non-blocking.
-pub(crate) fn bell() -> io::Result<(OwnedFd, Option<OwnedFd>)> {
-    #[cfg(target_os = "linux")]
-    {
-        // SAFETY: touches no memory.
-        let bell = cvt(unsafe { libc::eventfd(0, libc::EFD_CLOEXEC | libc::EFD_NONBLOCK) })?;
-        // SAFETY: it has just been opened for us.
-        Ok((above_stdio(unsafe { OwnedFd::from_raw_fd(bell) })?, None))
-    }
-    #[cfg(not(target_os = "linux"))]
-    {
-        let (read, write) = socket_pair()?;
-        Ok((read.into(), Some(write.into())))
-    }
-}
-
-/// Rings a [`bell`]. A signal handler may call this: it never waits, and it never fails, so that
-/// errno stays as it is.
-pub(crate) fn ring(bell: RawFd) {
-    #[cfg(target_os = "linux")]
-    // SAFETY: reads a local. The counter of the bell never reaches its limit in practice.
-    unsafe {
-        libc::write(bell, ptr::from_ref(&1_u64).cast(), 8)
-    };
-    #[cfg(not(target_os = "linux"))]
-    // SAFETY: reads a static. The socket is never full, because each byte is read before the next
-    // one is sent.
-    unsafe {
-        libc::send(bell, [0_u8].as_ptr().cast(), 1, libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL)
-    };
+/// Writes a byte to a [`socket_pair`] that is not full. A signal handler may call this: it never
+/// waits, and it does not fail, so that errno stays as it is. It is no `write`, which a full disk or
+/// a tool that injects errors may let fail everywhere.
+pub(crate) fn ring(socket: RawFd) {
+    // SAFETY: reads a static.
+    unsafe { libc::send(socket, [0_u8].as_ptr().cast(), 1, libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL) };
 }
 
 /// Opens a file that a child appends to, and creates it if it does not exist. It never waits: a

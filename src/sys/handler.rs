@@ -10,6 +10,7 @@
 use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::net::UnixStream;
 use std::ptr;
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicPtr, AtomicU64, AtomicUsize, Ordering::SeqCst};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -61,15 +62,15 @@ fn bit(number: i32) -> Option<(usize, u64)> {
 pub(crate) struct Inbox {
     node: &'static Node,
     read: OwnedFd,
-    _write: Option<OwnedFd>,
+    _write: UnixStream,
 }
 
 impl Inbox {
     pub(crate) fn new() -> io::Result<Self> {
-        let (read, write) = fd::bell()?;
+        let (read, write) = fd::socket_pair()?;
         let node = free_node().unwrap_or_else(new_node);
-        node.wake.store(write.as_ref().unwrap_or(&read).as_raw_fd(), SeqCst);
-        Ok(Self { node, read, _write: write })
+        node.wake.store(write.as_raw_fd(), SeqCst);
+        Ok(Self { node, read: read.into(), _write: write })
     }
 
     /// What becomes readable when a signal has come.

@@ -270,15 +270,16 @@ impl Up {
 
     /// After each event. Does only what cannot wait for the end of the turn.
     fn after_event(&mut self, reactor: &mut Reactor) {
-        if self.voice().is_overfull() {
-            self.settle_logs(reactor);
-            self.voice().flush(reactor.now());
-            self.hold_or_release(reactor);
-        }
+        // Before anything is flushed: a flush may end the hold, and with it the pause of all.
         while let Some((process, fd)) = self.voice().unheld.pop() {
             if let Some(mut process) = reactor.process(process).filter(|_| self.stage != Stage::Over) {
                 process.pause(fd);
             }
+        }
+        if self.voice().is_overfull() {
+            self.settle_logs(reactor);
+            self.voice().flush(reactor.now());
+            self.hold_or_release(reactor);
         }
     }
 
