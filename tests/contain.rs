@@ -192,6 +192,33 @@ fn a_signal_reaches_all_and_each_once() {
     });
 }
 
+// In a turn all trees share a look, which may be older than a process.
+#[test]
+fn a_process_of_this_very_turn_is_a_member() {
+    for combination in COMBINATIONS {
+        let mut world = World::new(combination);
+        let early = world.spawn(&sh("exec sleep 1000"));
+        let mut late = None;
+        world.reactor.call_later(std::time::Duration::ZERO);
+        while late.is_none() {
+            let spawn = |reactor: &mut Reactor, event: Event<'_>| {
+                if let Event::Timer(_) = event {
+                    let seen = |reactor: &mut Reactor, id| reactor.tree(id).unwrap().members();
+                    assert!(matches!(seen(reactor, early), Remains::Members(members) if members.len() == 1));
+                    let id = reactor.spawn_process(&sh("exec sleep 1000")).unwrap();
+                    assert!(matches!(seen(reactor, id), Remains::Members(members) if members.len() == 1));
+                    late = Some(id);
+                }
+            };
+            world.reactor.turn(None, spawn).unwrap();
+        }
+        for id in [early, late.unwrap()] {
+            world.reactor.tree(id).unwrap().kill().unwrap();
+        }
+        world.settle();
+    }
+}
+
 #[test]
 fn frozen_and_thawed() {
     in_cgroups("frozen_and_thawed", |world, part| {

@@ -374,10 +374,14 @@ impl Child {
     /// Returns the members of its group, or itself alone, as long as it holds its number. `None` if
     /// the system cannot tell. `living` is looked up if it is needed and missing.
     pub(super) fn members(&self, living: &mut Option<Living>) -> Option<Vec<Member>> {
-        let members = match self.leads {
+        let mut members = match self.leads {
             true => living.get_or_insert_with(Living::look).members(self.pid)?,
             false => table::members(&[self.pid]),
         };
+        if self.leads && members.is_empty() && self.state() == State::Running {
+            // It was started after the look.
+            members = living.insert(Living::look()).members(self.pid)?;
+        }
         Some(if self.holds_number() { members } else { Vec::new() })
     }
 
