@@ -256,3 +256,21 @@ fn a_restart_by_sighup_is_no_end() {
     running.signal("TERM");
     assert_eq!(running.finish().0, Some(0));
 }
+
+// As when a whole control group is asked to end.
+#[test]
+fn the_exit_code_is_the_child_s_if_a_signal_comes_together_with_its_exit() {
+    let mark = format!("TOGETHER={}", std::process::id());
+    let mut child = command(&["--restart", "never", "--env", &mark, "sleep", "1000"]).spawn().unwrap();
+    let pid = child.id();
+    let started = || marked(&mark).into_iter().find(|found| status(*found, "Name") == "sleep");
+    assert!(eventually(|| started().is_some()));
+    let sleep = started().unwrap();
+    send("STOP", &pid.to_string());
+    assert!(eventually(|| status(pid, "State").starts_with('T')));
+    send("TERM", &sleep.to_string());
+    assert!(eventually(|| status(sleep, "State").starts_with('Z')));
+    send("TERM", &pid.to_string());
+    send("CONT", &pid.to_string());
+    assert_eq!(wait(&mut child).code(), Some(128 + 15));
+}

@@ -8,7 +8,6 @@
 mod linux {
     use std::ffi::CStr;
     use std::fs::File;
-    use std::io;
     use std::path::Path;
 
     use rustix::fs::{fgetxattr, getxattr};
@@ -16,21 +15,18 @@ mod linux {
 
     const NAME: &CStr = c"system.posix_acl_access";
 
-    pub(crate) fn is_on(path: &Path) -> io::Result<bool> {
+    pub(crate) fn is_on(path: &Path) -> bool {
         answer(getxattr(path, NAME, &mut [0; 0]))
     }
 
-    pub(crate) fn is_on_open(file: &File) -> io::Result<bool> {
+    pub(crate) fn is_on_open(file: &File) -> bool {
         answer(fgetxattr(file, NAME, &mut [0; 0]))
     }
 
-    fn answer(size: Result<usize, Errno>) -> io::Result<bool> {
-        match size {
-            Ok(_) => Ok(true),
-            // The file has none, or the file system has no such lists.
-            Err(Errno::NODATA | Errno::OPNOTSUPP | Errno::NOSYS) => Ok(false),
-            Err(error) => Err(error.into()),
-        }
+    /// The file has no list, or the file system has no lists. If the system does not say, there may
+    /// be one.
+    fn answer(size: Result<usize, Errno>) -> bool {
+        !matches!(size, Err(Errno::NODATA | Errno::OPNOTSUPP | Errno::NOSYS))
     }
 }
 
@@ -38,11 +34,11 @@ mod linux {
 pub(crate) use linux::{is_on, is_on_open};
 
 #[cfg(not(target_os = "linux"))]
-pub(crate) fn is_on(_: &std::path::Path) -> std::io::Result<bool> {
-    Ok(false)
+pub(crate) fn is_on(_: &std::path::Path) -> bool {
+    false
 }
 
 #[cfg(not(target_os = "linux"))]
-pub(crate) fn is_on_open(_: &std::fs::File) -> std::io::Result<bool> {
-    Ok(false)
+pub(crate) fn is_on_open(_: &std::fs::File) -> bool {
+    false
 }

@@ -285,9 +285,8 @@ impl Folder {
     fn new(fd: OwnedFd, real: PathBuf) -> Result<Self, Errno> {
         let there = fstat(&fd)?;
         let mode = Mode::from_raw_mode(there.st_mode);
-        // One that cannot be looked at may be there.
         let path = format!("/proc/self/fd/{}", fd.as_raw_fd());
-        let has_acl = mode.contains(Mode::WGRP) && acl::is_on(Path::new(&path)).unwrap_or(true);
+        let has_acl = mode.contains(Mode::WGRP) && acl::is_on(Path::new(&path));
         Ok(Self { fd, owner: there.st_uid, group: there.st_gid, mode, has_acl, real, doubt: None })
     }
 

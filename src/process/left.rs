@@ -215,11 +215,10 @@ impl Left {
             if seen == Some(false) {
                 return seen;
             }
-            if self.released {
-                return seen;
+            if !self.released {
+                let source = sources.register(events.as_fd(), CHANGES, Source::Tree { process });
+                self.watch = source.ok().map(|source| (events, source));
             }
-            let source = sources.register(events.as_fd(), CHANGES, Source::Tree { process });
-            self.watch = source.ok().map(|source| (events, source));
         }
         // After the registration, so that no change is missed.
         let populated = self.watch.as_ref().map_or(seen, |(events, _)| populated(events));

@@ -45,7 +45,7 @@ pub(super) fn doubt(path: &Path, file: &File, is_named: bool) -> io::Result<Opti
     let sudo = std::env::var(SUDO_UID).ok().and_then(|uid| uid.parse().ok());
     // In a user namespace the owner of all may have another number.
     let trusted = [Some(0), Some(fs::metadata("/")?.uid()), sudo];
-    let file = Subject::of(&file.metadata()?, || acl::is_on_open(file))?;
+    let file = Subject::of(&file.metadata()?, || acl::is_on_open(file));
     Ok(judge(file, &way_to(path)?, &trusted, is_named))
 }
 
@@ -99,7 +99,7 @@ struct Step {
 
 impl Step {
     fn folder(path: &Path) -> io::Result<Self> {
-        let it = Subject::of(&fs::metadata(path)?, || acl::is_on(path))?;
+        let it = Subject::of(&fs::metadata(path)?, || acl::is_on(path));
         Ok(Self { path: path.to_owned(), is_link: false, holds_file: false, it })
     }
 
@@ -133,10 +133,10 @@ struct Subject {
 }
 
 impl Subject {
-    fn of(there: &Metadata, has_acl: impl FnOnce() -> io::Result<bool>) -> io::Result<Self> {
+    fn of(there: &Metadata, has_acl: impl FnOnce() -> bool) -> Self {
         let mode = there.mode() & 0o7777;
-        let has_acl = mode & GROUP_WRITES != 0 && has_acl()?;
-        Ok(Self { uid: there.uid(), gid: there.gid(), mode, has_acl })
+        let has_acl = mode & GROUP_WRITES != 0 && has_acl();
+        Self { uid: there.uid(), gid: there.gid(), mode, has_acl }
     }
 
     /// Who may write to it beside its owner, as a message.
