@@ -322,7 +322,9 @@ class Client:
                         if what == "trickle" and not self.send(connection, data[:40]):
                             break
                         data = data[40:]
-                    if not self.is_over() and not endless and not over.is_set():
+                    # Where nothing can be sent any more, the client has given up and is about to end.
+                    waited = time.monotonic() - start >= PATIENCE
+                    if waited and not self.is_over() and not endless and not over.is_set():
                         self.wrong(f"a client waits for more than {PATIENCE} s: {what}")
                     self.part.peak("seconds waited for a slow server", int(time.monotonic() - start))
                 elif what == "reset":
