@@ -313,6 +313,7 @@ impl<'a> Run<'a> {
         input: Box<dyn Read + 'a>,
         drain_time: Duration,
     ) -> io::Result<Option<Exit>> {
+        // This cannot fail, because the feed has no other producer.
         let _ = self.feed.register_producer(reactor, ReadProducer::new(input));
         while self.exit.is_none() {
             let time_left = self.last_moment.map(|at| at.saturating_duration_since(reactor.now()));
