@@ -121,7 +121,7 @@ impl Guarding {
 impl Reactor {
     /// Sets whether all trees are killed when this program dies, in whatever way: by SIGKILL, by
     /// the OOM killer, by a fault, by a panic, or by an exit that does not drop the reactor. A
-    /// reactor that is dropped in any other way still leaves its processes running.
+    /// reactor that is dropped without a panic still leaves its processes running.
     ///
     /// A small process, the guard, does this. There is one for the whole reactor, with a few
     /// kilobytes of memory and a session of its own. It waits for the end of a socket whose other
