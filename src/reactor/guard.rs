@@ -296,7 +296,7 @@ fn put_home(guarding: &Guarding, number: u32, home: &Home) -> io::Result<()> {
 }
 
 impl Guard {
-    /// Reaps it if it has ended.
+    /// Reaps the guard if it has ended, and returns whether it has.
     fn has_ended(&self) -> bool {
         let Started { pid, pidfd, .. } = &self.started;
         !matches!(sys::wait::try_wait_exactly(pidfd.as_fd(), *pid), sys::wait::Wait::Running | sys::wait::Wait::Unknown)

@@ -39,10 +39,10 @@ pub(super) enum Closing {
 /// This may be called only in a child that has just been made, with all signals blocked, and that
 /// ends by `_exit` when this returns.
 pub(super) unsafe fn run(plan: &mut Plan, closing: Closing, keep: &mut Option<i32>) -> Failure {
-    // SAFETY: passed on from our caller.
+    // SAFETY: our caller keeps the conditions of `run`.
     match unsafe { set_up(plan, closing, keep) } {
         Err(failure) => failure,
-        // SAFETY: passed on from our caller.
+        // SAFETY: our caller keeps the conditions of `run`.
         Ok(()) => unsafe { exec(plan) },
     }
 }
@@ -76,15 +76,15 @@ unsafe fn set_up(plan: &mut Plan, closing: Closing, keep: &mut Option<i32>) -> R
     // hits a child that has not left the group yet.
     match plan.group {
         Group::Own => {
-            // SAFETY: touches no memory.
+            // SAFETY: it touches no memory.
             check(unsafe { libc::setpgid(0, 0) }.into(), Stage::Setpgid, 0)?;
         }
         Group::Join(pgid) => {
-            // SAFETY: touches no memory.
+            // SAFETY: it touches no memory.
             check(unsafe { libc::setpgid(0, pgid) }.into(), Stage::Setpgid, pgid)?;
         }
         Group::Session => {
-            // SAFETY: touches no memory.
+            // SAFETY: it touches no memory.
             check(unsafe { libc::setsid() }.into(), Stage::Setsid, 0)?;
         }
         Group::Inherit => {}
@@ -112,7 +112,7 @@ unsafe fn set_up(plan: &mut Plan, closing: Closing, keep: &mut Option<i32>) -> R
         }
     }
 
-    // SAFETY: passed on from our caller.
+    // SAFETY: our caller keeps the conditions of `run`.
     unsafe { place(plan, keep) }?;
 
     if plan.terminal {
@@ -120,24 +120,24 @@ unsafe fn set_up(plan: &mut Plan, closing: Closing, keep: &mut Option<i32>) -> R
         check(unsafe { libc::ioctl(0, libc::TIOCSCTTY as _, 0) }.into(), Stage::Terminal, 0)?;
     }
     if let Some(mask) = plan.umask {
-        // SAFETY: touches no memory and cannot fail.
+        // SAFETY: it touches no memory and cannot fail.
         unsafe { libc::umask(mask) };
     }
     if let Some(nice) = plan.nice {
-        // SAFETY: touches no memory.
+        // SAFETY: it touches no memory.
         check(unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, nice) }.into(), Stage::Nice, nice)?;
     }
     for (resource, limit) in &plan.limits {
-        // SAFETY: reads the plan's rlimit.
+        // SAFETY: it reads the plan's rlimit.
         check(unsafe { setrlimit(*resource as _, limit) }.into(), Stage::Rlimit, *resource)?;
     }
-    // SAFETY: passed on from our caller.
+    // SAFETY: our caller keeps the conditions of `run`.
     unsafe { close_others(plan, closing, *keep) };
     if let Some(digits) = plan.listen_pid {
         // SAFETY: the plan has room for the digits of any pid there.
         unsafe { write_pid(digits) };
     }
-    // SAFETY: passed on from our caller.
+    // SAFETY: our caller keeps the conditions of `run`.
     unsafe { change_user(plan) }?;
     // This happens with the rights of that user, who may have put a link to somewhere else in its
     // way.
@@ -149,10 +149,10 @@ unsafe fn set_up(plan: &mut Plan, closing: Closing, keep: &mut Option<i32>) -> R
     // This comes after the credentials, because their change clears it.
     #[cfg(target_os = "linux")]
     if let Some(number) = plan.parent_death_signal {
-        // SAFETY: touches no memory.
+        // SAFETY: it touches no memory.
         check(unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, number) }.into(), Stage::ParentDeath, number)?;
         // The parent may have died before the kernel knew of the request.
-        // SAFETY: touches no memory.
+        // SAFETY: it touches no memory.
         if plan.parent != Some(unsafe { libc::getppid() }) {
             return Err(Failure::new(Stage::ParentDeath, libc::ESRCH, number));
         }
@@ -204,11 +204,11 @@ fn step_aside(fd: i32, targets: &[i32]) -> i32 {
 unsafe fn close_others(plan: &Plan, closing: Closing, keep: Option<i32>) {
     let mut next = 0;
     for one in &plan.moves {
-        // SAFETY: passed on from our caller.
+        // SAFETY: our caller keeps the conditions of `run`.
         unsafe { close_between(next, one.target.wrapping_sub(1), closing, keep) };
         next = one.target.wrapping_add(1);
     }
-    // SAFETY: passed on from our caller.
+    // SAFETY: our caller keeps the conditions of `run`.
     unsafe { close_between(next, i32::MAX, closing, keep) };
 }
 
@@ -237,7 +237,7 @@ unsafe fn close_between(first: i32, last: i32, closing: Closing, keep: Option<i3
 
 /// Writes the child's own pid in decimal. A NUL follows it already.
 unsafe fn write_pid(digits: *mut u8) {
-    // SAFETY: touches no memory and cannot fail.
+    // SAFETY: it touches no memory and cannot fail.
     let pid = unsafe { libc::getpid() };
     let mut scale = 1;
     while pid.wrapping_div(scale) >= 10 {
@@ -266,7 +266,7 @@ mod ids {
 #[cfg(target_os = "linux")]
 unsafe fn change_user(plan: &Plan) -> Result<(), Failure> {
     if let Some(groups) = &plan.groups {
-        // SAFETY: reads the plan's groups.
+        // SAFETY: it reads the plan's groups.
         check(unsafe { libc::syscall(ids::SETGROUPS, groups.len(), groups.as_ptr()) }, Stage::Setgroups, 0)?;
     }
     if let Some(gid) = plan.gid {
@@ -283,15 +283,15 @@ unsafe fn change_user(plan: &Plan) -> Result<(), Failure> {
 #[cfg(not(target_os = "linux"))]
 unsafe fn change_user(plan: &Plan) -> Result<(), Failure> {
     if let Some(groups) = &plan.groups {
-        // SAFETY: reads the plan's groups.
+        // SAFETY: it reads the plan's groups.
         check(unsafe { libc::setgroups(groups.len() as _, groups.as_ptr()) }.into(), Stage::Setgroups, 0)?;
     }
     if let Some(gid) = plan.gid {
-        // SAFETY: touches no memory.
+        // SAFETY: it touches no memory.
         check(unsafe { libc::setgid(gid) }.into(), Stage::Setgid, 0)?;
     }
     if let Some(uid) = plan.uid {
-        // SAFETY: touches no memory.
+        // SAFETY: it touches no memory.
         check(unsafe { libc::setuid(uid) }.into(), Stage::Setuid, 0)?;
     }
     Ok(())

@@ -285,7 +285,7 @@ impl KeepDumpable {
     fn new() -> Self {
         let mut dumpable = DUMPABLE.lock().unwrap_or_else(PoisonError::into_inner);
         if dumpable.0 == 0 {
-            // SAFETY: touches no memory.
+            // SAFETY: it touches no memory.
             dumpable.1 = unsafe { libc::prctl(libc::PR_GET_DUMPABLE) };
         }
         dumpable.0 = dumpable.0.saturating_add(1);
