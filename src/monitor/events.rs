@@ -230,8 +230,8 @@ impl<O: Observer> Service for ProcessMonitor<O> {
         }
     }
 
-    /// Stops all processes at the same time. The group of each process gets the stop signal and
-    /// then SIGCONT, and SIGKILL at the kill time.
+    /// Stops all processes at the same time. The tree of each process gets the stop signal and then
+    /// SIGCONT, and SIGKILL at the kill time.
     fn stop_service(&mut self, reactor: &mut Reactor) {
         self.running = false;
         self.tell_all(reactor, Input::Stop);

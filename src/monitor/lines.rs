@@ -1,4 +1,4 @@
-//! A buffer that takes any bytes and returns lines of bounded length.
+//! A buffer that takes any bytes and passes on lines of bounded length.
 //!
 //! It does no I/O, no decoding and no logging: the caller that pushes the bytes decides what to do
 //! with a line. The one rule: any bytes are accepted, the length is bounded, no byte is dropped,
@@ -9,8 +9,8 @@ use std::mem;
 
 use crate::sys::bytes::{each_byte, find_byte};
 
-/// The longest line that is returned in one piece, in bytes without its newline (Twisted's
-/// `MAX_LENGTH`).
+/// The longest line that is passed on in one piece, in bytes without its newline
+/// (Twisted's `MAX_LENGTH`).
 pub(crate) const MAX_LINE: usize = 16384;
 
 /// A part of a stream, as the sink receives it.
@@ -36,7 +36,7 @@ pub(crate) struct Piece<'a> {
 /// Splits one stream at its newlines.
 ///
 /// Only `\n` ends a line; `\r` and NUL are bytes like any other, and an empty line is a line. A
-/// line longer than the limit is returned in pieces, the first one as soon as one byte more than
+/// line longer than the limit is passed on in pieces, the first one as soon as one byte more than
 /// the limit has arrived without a newline. A piece has the length of the limit, or up to three
 /// bytes less where a UTF-8 character would be cut. The pieces do not depend on where the stream
 /// was split on its way.
@@ -45,7 +45,7 @@ pub(crate) struct LineBuffer {
     /// The line that has begun, at most `max_len` bytes. It holds no heap while there is none.
     partial: Vec<u8>,
     max_len: usize,
-    /// Whether a piece of the line that has begun was already returned.
+    /// Whether a piece of the line that has begun was already passed on.
     continued: bool,
 }
 
@@ -84,8 +84,8 @@ impl LineBuffer {
         self.partial.extend_from_slice(rest);
     }
 
-    /// Ends the stream, and returns a last line without a newline. After a newline there is no such
-    /// line, so there is no extra empty line.
+    /// Ends the stream, and passes on a last line without a newline. After a newline there is no
+    /// such line, so there is no extra empty line.
     pub(crate) fn finish(&mut self, sink: &mut impl FnMut(Piece<'_>)) {
         // The byte that made a line too long is still here, so a cut piece always has a successor.
         if !self.partial.is_empty() {
@@ -99,7 +99,7 @@ impl LineBuffer {
         self.end_piece(rest, true, sink);
     }
 
-    /// Returns the last piece of the line that has begun, with `bytes` at its end.
+    /// Passes on the last piece of the line that has begun, with `bytes` at its end.
     fn end_piece(&mut self, bytes: &[u8], newline: bool, sink: &mut impl FnMut(Piece<'_>)) {
         let mut joined = mem::take(&mut self.partial);
         let bytes = join(&mut joined, bytes);

@@ -196,8 +196,8 @@ impl Left {
         Fate::Left(self)
     }
 
-    /// Tells whether any member is left, without a new scan. It returns `None` where that cannot be
-    /// told.
+    /// Tells whether any member is left, without arranging the next check. It returns `None` where
+    /// that cannot be told.
     pub(super) fn is_left(&self, living: &mut Option<Living>) -> Option<bool> {
         match &self.place {
             Place::Group(group) => group.is_left(living, self.killed_all()),

@@ -210,7 +210,7 @@ fn install(number: i32) -> io::Result<libc::sigaction> {
     // deferred.
     unsafe { libc::sigfillset(&raw mut ours.sa_mask) };
     for fault in FAULTS {
-        // SAFETY: as above.
+        // SAFETY: the same holds as above.
         unsafe { libc::sigdelset(&raw mut ours.sa_mask, fault) };
     }
     // SAFETY: it reads a local. The handler is a function for SA_SIGINFO, and does only what

@@ -199,7 +199,7 @@ fn a_million_cancelled_kill_timers_leave_nothing() {
     assert_eq!(world.it.len(), running.len());
     assert!(world.entries() <= 2 * running.len() + 1);
     assert!(world.it.heap.capacity() < 1_000);
-    // Resets have the same effect, as a watchdog makes them.
+    // A watchdog that resets its timer has the same effect.
     for millis in 0..1_000_000 {
         assert!(world.reset(running[0], millis));
     }

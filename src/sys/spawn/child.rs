@@ -142,7 +142,7 @@ unsafe fn set_up(plan: &mut Plan, closing: Closing, keep: &mut Option<i32>) -> R
     // This happens with the rights of that user, who may have put a link to somewhere else in its
     // way.
     if let Some(dir) = &plan.dir {
-        // SAFETY: a C string of the plan.
+        // SAFETY: it reads a C string of the plan.
         check(unsafe { libc::chdir(dir.as_ptr()) }.into(), Stage::Chdir, 0)?;
     }
 
@@ -314,7 +314,7 @@ unsafe fn exec(plan: &Plan) -> Failure {
         if path.is_null() {
             break;
         }
-        // SAFETY: a C string and two null-terminated arrays of C strings, all of the plan.
+        // SAFETY: it reads a C string and two null-terminated arrays of C strings, all of the plan.
         unsafe { libc::execve(*path, plan.argv.pointers.as_ptr(), plan.env.pointers.as_ptr()) };
         let errno = errno();
         match errno {

@@ -42,7 +42,7 @@ pub(super) fn spawn(plan: &mut Plan, bound: &mut Bound<'_>) -> Result<i32, Failu
 
 unsafe fn run_child(plan: &mut Plan, closing: Closing, status: &OwnedFd) -> ! {
     let mut keep = Some(status.as_raw_fd());
-    // SAFETY: our caller keeps the conditions of `run`.
+    // SAFETY: our caller keeps the conditions of `child::run`.
     let failure = unsafe { child::run(plan, closing, &mut keep) };
     let status = keep.unwrap_or(-1);
     // SAFETY: it reads a local. So few bytes are written at once or not at all.

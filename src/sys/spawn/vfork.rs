@@ -249,7 +249,7 @@ fn make(shared: &mut Shared, stack: &Stack, flags: libc::c_int, hold: *mut i32) 
         cgroup: cgroup as u64,
         ..clone::Args::default()
     };
-    // SAFETY: as above. The kernel writes the pidfd before the call returns.
+    // SAFETY: the same holds as above. The kernel writes the pidfd before the call returns.
     let cloned = unsafe { clone::clone3(&args, run_child, lent) };
     // SAFETY: it is a local. The read is volatile, because the compiler has not seen the kernel
     // write.
