@@ -398,8 +398,8 @@ fn moves(files: &[ChildFile<'_>]) -> Vec<Move> {
 
 type Credentials = (Option<u32>, Option<u32>, Option<Vec<libc::gid_t>>);
 
-/// Returns the ids to set. There are none if the host has the wanted ids already, so that no right is
-/// needed. A child that changes its user does not keep the host's groups.
+/// Returns the ids to set. There are none if the host has the wanted ids already, so that no right
+/// is needed. A child that changes its user does not keep the host's groups.
 fn credentials(command: &Parts) -> Result<Credentials, SpawnError> {
     let attributes = command.attributes();
     let (uid, gid) = (attributes.uid, attributes.gid);
