@@ -1,7 +1,8 @@
-//! One blocking call: run a command, feed it, collect what it says, and come back with how it ended.
+//! One blocking call that runs a command, feeds it, collects its output and returns how it ended.
 //!
-//! A layer over a reactor of its own, for harnesses and scripts; a host that has a reactor uses that. The one rule: it comes
-//! back in bounded time after the process's exit or the time-out, whoever else holds its pipes.
+//! It is a layer over a reactor of its own, for harnesses and scripts. It is not for a host that
+//! has a reactor. The one rule: the call returns in bounded time after the exit of the process or
+//! the time-out, even if other processes still hold its pipes.
 
 use std::fmt;
 use std::io::{self, Read};
@@ -19,32 +20,33 @@ use crate::reactor::{Event, Patience, Reactor, ReapMethod, end_program, that_end
 use crate::stdio::Stdio;
 use crate::sys::spawn::SpawnMethod;
 
-/// What is kept of each output, unless said otherwise.
+/// The default limit of what is kept of each output, in bytes.
 const OUTPUT_LIMIT: usize = 16 * 1024 * 1024;
-/// From SIGTERM to SIGKILL: Twisted's figure.
+/// The default time from SIGTERM to SIGKILL, which is Twisted's.
 const KILL_TIME: Duration = Duration::from_secs(5);
-/// How long others may go on writing after the exit.
+/// The default time for which other processes may go on writing after the exit.
 const DRAIN_TIME: Duration = Duration::from_millis(20);
-/// The same where the whole group was killed, and only needs to be given the time to die.
+/// The minimum of that time when the whole tree was killed and only needs the time to exit.
 const KILLED_DRAIN_TIME: Duration = Duration::from_secs(1);
-/// How often a kill is tried again that was refused.
+/// The pause before a kill that was refused is tried again.
 const POLL: Duration = Duration::from_millis(10);
-/// The most that a pipe of ours can hold: what is behind that was written after the exit.
+/// The most that a pipe of ours can hold, in bytes. What comes after that was written after the
+/// exit.
 const PIPE: u64 = 1024 * 1024;
 
-/// Runs a command to its end, and collects its outputs: the whole life of a process in one call that blocks.
+/// Runs a command to its end in one blocking call, and collects its output.
 ///
-/// | | unless said otherwise |
+/// | | default |
 /// | --- | --- |
-/// | input | none: end of file at once, or what the command says of stdin |
+/// | input | none: end of file at once, or the stdin that the command sets |
 /// | output that is kept | 16 MiB each of stdout and stderr; the rest is read, counted and dropped |
 /// | time-out | none |
 /// | from SIGTERM to SIGKILL | 5 s |
-/// | wait for others' output after the exit | 20 ms |
+/// | wait for the output of other processes after the exit | 20 ms |
 ///
-/// What a program has printed when it exits is always returned (up to the limit). If somebody else then still holds its pipes,
-/// such as a daemon that it has started, they get a moment to close them and are left to themselves: see
-/// [`Output::pipes_left_open`].
+/// What a program has printed when it exits is always returned (up to the limit). If other
+/// processes still hold its pipes then, such as a daemon that it started, they get a moment to
+/// close them and are left running: see [`Output::pipes_left_open`].
 ///
 /// ```
 /// use childminder::{Command, RunToEnd};
@@ -70,32 +72,33 @@ pub struct RunToEnd<'a> {
     methods: (SpawnMethod, ReapMethod),
 }
 
-/// How a command ended, and what it said: see [`RunToEnd::run`].
+/// The result of a command that has ended: see [`RunToEnd::run`].
 #[derive(Debug)]
 #[non_exhaustive]
 pub struct Output {
-    /// How it ended, and what it used.
+    /// The exit status, and the resources that the process used.
     pub exit: Exit,
     /// What it wrote to stdout, up to the limit.
     pub stdout: Vec<u8>,
     /// What it wrote to stderr, up to the limit.
     pub stderr: Vec<u8>,
-    /// How many bytes of stdout came after the limit was reached, and were dropped.
+    /// The number of bytes of stdout that came after the limit was reached and were dropped.
     pub stdout_dropped: u64,
-    /// How many bytes of stderr came after the limit was reached, and were dropped.
+    /// The number of bytes of stderr that came after the limit was reached and were dropped.
     pub stderr_dropped: u64,
-    /// The time was up before it exited: it was asked to end, and killed if it did not.
+    /// Whether the time was up before it exited. It was then asked to end, and killed if it did
+    /// not.
     pub timed_out: bool,
-    /// Who is left of all that it has started. After a time-out that is nobody, but for those who were still there two seconds
-    /// after SIGKILL; after an exit in time they were left alone.
+    /// What remains of its tree. After a time-out, that is only processes that still existed two
+    /// seconds after SIGKILL. After an exit in time, leftover processes are not signalled.
     pub remains: Remains,
-    /// Somebody else still held its pipes when we stopped reading, so not all that was written may be here. All that the
-    /// process itself wrote is.
+    /// Whether other processes still held its pipes when reading stopped. Some of their output may
+    /// then be missing. The output of the process itself is complete.
     pub pipes_left_open: bool,
 }
 
 impl<'a> RunToEnd<'a> {
-    /// Will run `command`.
+    /// Prepares a run of `command`.
     pub fn new(command: &'a Command) -> Self {
         Self {
             command,
@@ -108,71 +111,80 @@ impl<'a> RunToEnd<'a> {
         }
     }
 
-    /// What the process reads from stdin, whatever the command says of that: bytes, a file, anything that can be read. It is
-    /// read as the process takes it, so it can be of any size. A source that blocks holds up everything, the time-out too.
+    /// Sets what the process reads from stdin: bytes, a file, or anything else that can be read. It
+    /// replaces the stdin that the command sets.
     ///
-    /// On a pseudo-terminal, where nothing can be closed, the end of the input is what the terminal takes for it (Ctrl-D).
+    /// The input is read as the process takes it, so it can be of any size. A source that blocks
+    /// holds up everything, including the time-out. A pseudo-terminal cannot be closed, so there
+    /// the input ends with the terminal's end-of-file character (Ctrl-D).
     pub fn input(mut self, input: impl Read + 'a) -> Self {
         self.input = Some(Box::new(input));
         self
     }
 
-    /// How many bytes of stdout, and as many of stderr, are kept.
+    /// Sets how many bytes of stdout, and as many of stderr, are kept.
     pub fn output_limit(mut self, bytes: usize) -> Self {
         self.output_limit = bytes;
         self
     }
 
-    /// How long it may run. Then its whole [tree](crate::Tree) gets SIGTERM and SIGCONT, and SIGKILL after the
-    /// [`kill_time`](Self::kill_time). What the tree is the command says: see [`Command::contain`].
+    /// Sets how long the process may run. After that its whole [tree](crate::Tree) gets SIGTERM and
+    /// SIGCONT, and SIGKILL after the [`kill_time`](Self::kill_time). The command determines what
+    /// its tree is: see [`Command::contain`].
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.timeout = Some(timeout);
         self
     }
 
-    /// How long its tree has, after the time-out, to end by itself.
+    /// Sets how long its tree has to exit on its own after the time-out.
     pub fn kill_time(mut self, time: Duration) -> Self {
         self.kill_time = time;
         self
     }
 
-    /// How long others that hold its pipes may go on writing after it has exited; at least 1 s after a time-out, where they have been
-    /// killed if they were of its tree.
+    /// Sets how long other processes that hold its pipes may go on writing after it has exited.
+    /// After a time-out this is at least 1 s, and those in its tree have been killed by then.
     pub fn drain_time(mut self, time: Duration) -> Self {
         self.drain_time = time;
         self
     }
 
-    /// How it is started and reaped, as in [`Reactor::with_methods`]; the defaults are the best that the system has.
+    /// Sets how the process is started and reaped, as in [`Reactor::with_methods`]. The defaults
+    /// are the best methods that the system has.
     pub fn methods(mut self, spawn: SpawnMethod, reap: ReapMethod) -> Self {
         self.methods = (spawn, reap);
         self
     }
 
-    /// Runs it, and blocks until it has exited; after a time-out until its whole tree is gone, at most for two seconds after SIGKILL.
+    /// Runs the command, and blocks until it has exited. After a time-out, it blocks until the
+    /// whole tree is gone, but at most for two seconds after SIGKILL.
     ///
-    /// Ctrl-C, SIGTERM, SIGQUIT and SIGHUP do not leave the process to itself. Those of them that would end
-    /// this program are watched for the length of the call. When one comes, the tree gets SIGTERM
-    /// and SIGCONT, and SIGKILL after the [`kill_time`](Self::kill_time) or at a second signal. Then this
-    /// program ends as the signal has it. Signals that the program handles, ignores or blocks are its own
-    /// business.
+    /// Ctrl-C, SIGTERM, SIGQUIT and SIGHUP do not leave the process running without this program.
+    /// The call watches those of these signals that would end this program. When one arrives, the
+    /// tree gets SIGTERM and SIGCONT, and SIGKILL after the [`kill_time`](Self::kill_time) or at a
+    /// second signal. Then the signal ends this program. Signals that the program handles, ignores
+    /// or blocks are left to it.
     ///
-    /// A time-out is no error: the output says so, and [`Exit::requested`] which signal was sent last. Output at
-    /// other descriptors than 1 and 2 is read and dropped. What is left of the tree after a time-out is killed, what is left
-    /// after an exit in time is left alone: see [`Output::remains`].
+    /// A time-out is not an error: the output reports it, and [`Exit::requested`] holds the signal
+    /// that was sent last. Output at descriptors other than 1 and 2 is read and dropped. What
+    /// remains of the tree is killed after a time-out, and is left running after an exit in time:
+    /// see [`Output::remains`].
     ///
     /// # Errors
     ///
-    /// [`RunError::Spawn`] if it could not be started, [`RunError::Input`] if the input could not be read, [`RunError::Wait`] if
-    /// the system refused what is needed to wait, [`RunError::Interrupted`] if a signal ended it, and this
-    /// program goes on since another part of it handles the signal, [`RunError::StillRunning`] if it is still there
-    /// two seconds after it was killed.
+    /// - [`RunError::Spawn`] if the command could not be started.
+    /// - [`RunError::Input`] if the input could not be read.
+    /// - [`RunError::Wait`] if the system refused what is needed to wait.
+    /// - [`RunError::Interrupted`] if a signal ended the run, and this program goes on because
+    ///   another part of it handles the signal.
+    /// - [`RunError::StillRunning`] if the process still exists two seconds after it was killed.
     pub fn run(mut self) -> Result<Output, RunError> {
         let (spawn, reap) = self.methods;
         let mut reactor = Reactor::with_methods(spawn, reap).map_err(RunError::Wait)?;
         let signals = that_end_program(ENDING.into());
         let result = reactor.watch(&signals).map_err(RunError::Wait).and_then(|()| self.run_on(&mut reactor));
-        // Also after an error. What has come too late for the process is still meant for this program.
+        // The signals are released after an error, too. A signal that came too late for the process
+        // is still meant for this program.
         let late = reactor.release_signals(&signals);
         let interrupted = match &result {
             Err(RunError::Interrupted { signal }) => Some(*signal),
@@ -256,7 +268,7 @@ impl fmt::Debug for RunToEnd<'_> {
     }
 }
 
-/// A run under way.
+/// A run that is in progress.
 struct Run<'a> {
     process: ProcessId,
     feed: Feed<ReadProducer<Box<dyn Read + 'a>>>,
@@ -264,29 +276,29 @@ struct Run<'a> {
     output_limit: usize,
     stdout: Capture,
     stderr: Capture,
-    /// How many bytes came after the exit.
+    /// The number of bytes that came after the exit.
     late: u64,
     time_out: Option<TimerId>,
     kill_time: Duration,
     kill: Option<TimerId>,
-    /// While others may go on writing.
+    /// The timer until which other processes may go on writing.
     drained: Option<TimerId>,
     timed_out: bool,
     requests: Requests,
     /// The signal that asked this program to end.
     interrupted: Option<i32>,
-    /// It was killed, and has so long to go.
+    /// The time until which a killed process may take to exit.
     last_moment: Option<Instant>,
-    /// Why it could not be killed.
+    /// The reason why it could not be killed.
     refusal: Option<io::Error>,
-    /// The last of its tree is gone, and whether that is certain.
+    /// Set when its tree is gone, to whether that is certain.
     gone: Option<bool>,
     exit: Option<Exit>,
     ended: bool,
     patience: Patience,
 }
 
-/// An output, as far as it is kept.
+/// The kept part of one output.
 #[derive(Default)]
 struct Capture {
     kept: Vec<u8>,
@@ -294,14 +306,14 @@ struct Capture {
 }
 
 impl<'a> Run<'a> {
-    /// How it has exited; `None` if it could not be killed.
+    /// Waits for the exit, and returns it. It returns `None` if the process could not be killed.
     fn finish(
         &mut self,
         reactor: &mut Reactor,
         input: Box<dyn Read + 'a>,
         drain_time: Duration,
     ) -> io::Result<Option<Exit>> {
-        // The first and only one.
+        // This cannot fail, because the feed has no other producer.
         let _ = self.feed.register_producer(reactor, ReadProducer::new(input));
         while self.exit.is_none() {
             let time_left = self.last_moment.map(|at| at.saturating_duration_since(reactor.now()));
@@ -309,7 +321,7 @@ impl<'a> Run<'a> {
                 return Ok(None);
             }
             if self.refusal.is_some() {
-                // It may have been refused by chance.
+                // The refusal may have been temporary.
                 self.kill_tree(reactor);
             }
             let pause = self.refusal.as_ref().map(|_| POLL);
@@ -320,8 +332,8 @@ impl<'a> Run<'a> {
         Ok(self.exit)
     }
 
-    /// After a time-out, the rest of the tree has what is left of the kill time. What does not go when it is killed is not waited
-    /// for without end.
+    /// Waits for the rest of the tree after a time-out. The tree has the rest of the kill time, and
+    /// the wait for killed processes is bounded.
     fn end_tree(&mut self, reactor: &mut Reactor) -> io::Result<()> {
         while (self.was_stopped() || self.last_moment.is_some()) && self.gone.is_none() {
             let time_left = self.last_moment.map(|at| at.saturating_duration_since(reactor.now()));
@@ -341,15 +353,16 @@ impl<'a> Run<'a> {
         }
     }
 
-    /// Reads what is left in the pipes, and for a moment what others still write to them.
+    /// Reads what is left in the pipes, and for a moment what other processes still write to them.
     fn drain(&mut self, reactor: &mut Reactor, drain_time: Duration) -> io::Result<()> {
         let killed = self.was_stopped() || self.last_moment.is_some();
         self.drained = Some(reactor.call_later(if killed { drain_time.max(KILLED_DRAIN_TIME) } else { drain_time }));
         while !self.ended && self.drained.is_some() {
             self.turn(reactor, None)?;
         }
-        // However late we are ourselves, what the process has written is there, and before all that others wrote since.
-        // A turn reads from each pipe its share, so none is forgotten for the sake of one that never runs dry.
+        // Even if this program runs late, the output of the process is in the pipe, before all that
+        // other processes have written since. A turn reads a share of each pipe, so a pipe that
+        // never runs dry does not keep the others from being read.
         let mut before = None;
         while !self.ended && before != Some(self.late) && self.late < 2 * PIPE {
             before = Some(self.late);
@@ -412,14 +425,15 @@ impl<'a> Run<'a> {
         capture.dropped += (data.len() - kept) as u64;
     }
 
-    /// Whether it was asked to end.
+    /// Whether the process was asked to end.
     fn was_stopped(&self) -> bool {
         self.timed_out || self.interrupted.is_some()
     }
 
     fn stop(&mut self, reactor: &mut Reactor) {
         if let Some(mut tree) = reactor.tree(self.process) {
-            // An error says that it has just exited, or that some of it are another user's, who is killed later.
+            // An error means that the process has just exited, or that a part of the tree belongs
+            // to another user. That part is killed later.
             let _ = tree.terminate(libc::SIGTERM);
         }
         self.kill.get_or_insert_with(|| reactor.call_later(self.kill_time));

@@ -1,6 +1,7 @@
-//! What a monitor knows of one name, and of what one process writes.
+//! The entry of a monitor: what the monitor knows of one name, and of the output of one process.
 //!
-//! Carries out what it is told; decides nothing. The one rule: what is left of a process is reached as its tree, never by a number.
+//! It carries out actions and decides nothing. The one rule: leftover processes are reached through
+//! their tree, never by a pid.
 
 use std::collections::{HashMap, VecDeque};
 use std::io;
@@ -18,73 +19,76 @@ use crate::process::{ProcessId, Tree};
 use crate::reactor::Reactor;
 use crate::reactor::timers::TimerId;
 
-/// The number of exited processes of a name whose pipes stay open while leftover processes hold them,
-/// and the number of those whose leftover processes are watched by descriptors. Without a limit, a
-/// service that leaves a process behind at each restart would take all descriptors in time.
+/// The number of exited processes of a name whose pipes stay open while leftover processes hold
+/// them, and the number of those whose leftover processes are watched by file descriptors. Without
+/// a limit, a service that leaves a process behind at each restart would take all descriptors in
+/// time.
 const KEPT_OPEN: usize = 8;
 
-/// One name and all that is known of it.
+/// One name, and everything that is known of it.
 #[derive(Debug)]
 pub(super) struct Entry {
     pub(super) name: Arc<str>,
     pub(super) command: Command,
     pub(super) life: Lifecycle,
     pub(super) process: Option<ProcessId>,
-    /// The processes that have exited and not ended: their pipes are still open. The earliest is the
-    /// first.
+    /// The processes that have exited while their pipes are still open, the earliest first.
     pub(super) unended: VecDeque<ProcessId>,
     pub(super) pid: Option<u32>,
     pub(super) timer: Option<(TimerId, Instant)>,
-    /// Earlier processes of this name of whose trees somebody is left. The earliest is the first; all but the last
-    /// [`KEPT_OPEN`] hold no descriptors.
+    /// The earlier processes of this name that have leftover processes, the earliest first. All but
+    /// the last [`KEPT_OPEN`] hold no descriptors.
     pub(super) left: Vec<ProcessId>,
-    /// What keeps its process together, or its last one.
+    /// How its process, or its last one, is kept together with all that it starts.
     pub(super) containment: Option<Containment>,
-    /// To be forgotten as soon as it is down; its name is free already.
+    /// Whether it is to be dropped as soon as it is down. Its name is free already.
     pub(super) removed: bool,
     pub(super) starts: u64,
-    /// Why the last signal of its stop could not be sent.
+    /// The reason why the last signal of its stop could not be sent.
     pub(super) refusal: Option<Box<str>>,
     pub(super) last_exit: Option<Box<Exit>>,
 }
 
-/// What a process writes, and for which entry.
+/// The output of a process, and its entry.
 #[derive(Debug)]
 pub(super) struct Output {
     pub(super) entry: u64,
-    /// The name, which the entry may have lost: what is left of a removed process may still write.
+    /// The name. It may no longer be the entry's: the leftover processes of a removed process may
+    /// still write.
     pub(super) name: Arc<str>,
     pub(super) max_line: usize,
     pub(super) streams: Vec<(i32, LineBuffer)>,
 }
 
-/// What is known of one process: see [`ProcessMonitor::status`](crate::ProcessMonitor::status).
+/// The status of one process: see [`ProcessMonitor::status`](crate::ProcessMonitor::status).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Status<'a> {
     /// Its name.
     pub name: &'a str,
-    /// What it is doing, and since or until when.
+    /// What it is doing, and since when or until when.
     pub state: State,
     /// Its process, while there is one.
     pub process: Option<ProcessId>,
-    /// The process's number in the system, while there is one.
+    /// The pid of the process, while there is one.
     pub pid: Option<u32>,
-    /// What keeps the process together with all that it starts; of the last one while there is none.
+    /// How the process is kept together with all that it starts. While there is none, this is that
+    /// of the last one.
     pub containment: Option<&'a Containment>,
-    /// Earlier processes of this name that have exited and of whose trees somebody is left: see
+    /// Earlier processes of this name that have exited and have leftover processes: see
     /// [`Reactor::tree`](crate::Reactor::tree).
     pub left: &'a [ProcessId],
-    /// How often it has been started again, for whatever reason.
+    /// How often it has been started again, for any reason.
     pub restarts: u64,
-    /// How its last process ended.
+    /// How its last process exited.
     pub last_exit: Option<&'a Exit>,
-    /// While it is stopping: why the last signal could not be sent to all of it. It is sent again.
+    /// The reason why the last signal of a stop could not be sent to all of it. It is set only
+    /// while the process is stopping, and the signal is sent again.
     pub refusal: Option<&'a str>,
 }
 
 impl Entry {
-    /// Nothing of it runs, and nothing will by itself.
+    /// Whether nothing of it runs, and nothing will be started without a request.
     pub(super) fn is_down(&self) -> bool {
         matches!(self.life.state(), State::Stopped | State::Exited)
     }
@@ -103,14 +107,15 @@ impl Entry {
         }
     }
 
-    /// Whether it is certain that nobody is left of the trees of its earlier processes. When all are told to stop outside of a
-    /// turn they share the last look.
+    /// Whether the trees of its earlier processes are certain to be empty. When all entries are
+    /// stopped outside of a turn, they share the last scan of the process table.
     pub(super) fn is_gone(&self, reactor: &mut Reactor) -> bool {
         self.left.iter().all(|id| reactor.tree_as_seen(*id).is_none_or(|mut tree| tree.is_empty()))
     }
 
-    /// Has what its process leaves behind be killed, if it is to be killed, before the process is reaped where nothing
-    /// reaches it afterwards. A stop gives it its time.
+    /// Prepares the exit of a running process. If leftover processes are to be killed, and nothing
+    /// could reach them after the process is reaped, they are killed before that. A stop gives them
+    /// their kill time instead.
     pub(super) fn prepare_exit(&self, reactor: &mut Reactor) {
         let kill = self.life.policy().leftovers == Leftovers::Kill;
         let running = self.process.filter(|_| matches!(self.life.state(), State::Running { .. }));
@@ -119,7 +124,7 @@ impl Entry {
         }
     }
 
-    /// Who is left of the trees of its earlier processes.
+    /// Returns what remains of the trees of its earlier processes.
     pub(super) fn leftovers(&self, reactor: &mut Reactor) -> Remains {
         let mut all = Vec::new();
         for id in &self.left {
@@ -132,13 +137,14 @@ impl Entry {
         if all.is_empty() { Remains::Nobody } else { Remains::Members(all) }
     }
 
-    /// Asks all of it to end. An error is a right that is missing: a process that has exited meanwhile is none, its event is on
-    /// the way.
+    /// Asks the trees of all its processes to end. An error means that a permission is missing. A
+    /// process that has exited in the meantime is no error, because its event is on the way.
     pub(super) fn terminate(&mut self, reactor: &mut Reactor, signal: i32) -> io::Result<()> {
         self.tell_trees(reactor, |tree| tree.terminate(signal))
     }
 
-    /// Kills all of it; errors as of [`terminate`](Self::terminate).
+    /// Kills the trees of all its processes. The errors are those of
+    /// [`terminate`](Self::terminate).
     pub(super) fn kill(&mut self, reactor: &mut Reactor) -> io::Result<()> {
         self.tell_trees(reactor, |tree| tree.kill())
     }
@@ -158,8 +164,8 @@ impl Entry {
         result
     }
 
-    /// Notes that a process has exited. If there are too many such processes, the pipes of the earliest
-    /// one are closed, and the descriptors by which its leftover processes are watched.
+    /// Notes that a process has exited. If there are too many such processes, it closes the pipes
+    /// of the earliest one, and the descriptors by which its leftover processes are watched.
     pub(super) fn note_exit(&mut self, reactor: &mut Reactor, observer: &mut impl Observer, process: ProcessId) {
         self.unended.push_back(process);
         if self.unended.len() > KEPT_OPEN {
@@ -179,7 +185,7 @@ impl Entry {
         }
     }
 
-    /// Notes what came of a signal of a stop.
+    /// Notes whether a signal of a stop could be sent.
     pub(super) fn note(&mut self, observer: &mut impl Observer, signal: i32, sent: io::Result<()>) {
         self.refusal = sent.err().map(|error| {
             observer.signal_refused(&self.name, signal, &error);
@@ -187,7 +193,7 @@ impl Entry {
         });
     }
 
-    /// Sees to it that exactly one timer is armed if the machine waits for something, and none otherwise.
+    /// Arms exactly one timer if the machine waits for something, and none otherwise.
     pub(super) fn arm(&mut self, reactor: &mut Reactor, key: u64, timers: &mut HashMap<TimerId, u64>) {
         let deadline = self.life.deadline();
         if self.timer.map(|(_, armed)| armed) == deadline {
@@ -214,12 +220,12 @@ impl Output {
         &mut self.streams[index].1
     }
 
-    /// Hands on the last line of a stream, if it has not ended in a newline.
+    /// Passes on the last line of a stream if it did not end with a newline.
     pub(super) fn finish(&mut self, writer: Writer<'_>, fd: i32, observer: &mut impl Observer) {
         self.flush(writer, observer, |number| number == fd);
     }
 
-    /// [`finish`](Self::finish) for each stream of which `is_drained` is true.
+    /// Does what [`finish`](Self::finish) does, for each stream for which `is_drained` is true.
     pub(super) fn flush(
         &mut self,
         writer: Writer<'_>,

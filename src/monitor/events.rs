@@ -1,6 +1,8 @@
-//! What happens to the processes is told to their machines, and what these say is carried out on
-//! the reactor. The one rule: an entry's machine hears of everything that happens to its process, in
-//! the order in which it happens.
+//! The events of the processes become inputs of their machines, and the actions that the machines
+//! return are carried out on the reactor.
+//!
+//! It decides nothing. The one rule: an entry's machine receives everything that happens to its
+//! process, in the order in which it happens.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -29,19 +31,19 @@ impl<O: Observer> ProcessMonitor<O> {
         }
     }
 
-    /// Tells an entry's machine of something that happens now, and does what it says.
+    /// Gives an entry's machine an input that happens now, and carries out its action.
     pub(super) fn tell(&mut self, reactor: &mut Reactor, key: u64, input: Input) {
         self.tell_at(reactor, key, input, reactor.now());
     }
 
-    /// [`tell`](Self::tell), of something that happened at this time.
+    /// Does what [`tell`](Self::tell) does, for an input that happened at this time.
     fn tell_at(&mut self, reactor: &mut Reactor, key: u64, input: Input, at: Instant) {
         let Some(entry) = self.entries.get_mut(&key) else { return };
         let (mut input, mut now) = (input, at);
         let (first, was_down) = (entry.life.state(), entry.is_down());
         let idle = matches!(first, State::BackingOff { .. } | State::Exited);
         if idle && matches!(input, Input::Stop | Input::Kill) && entry.is_gone(reactor) {
-            // The reactor is about to tell.
+            // The reactor is about to report that.
             entry.life.forget_group();
         }
         loop {
@@ -90,7 +92,8 @@ impl<O: Observer> ProcessMonitor<O> {
             }
             match entry.life.state() {
                 State::BackingOff { until, .. } if entry.life.state() != before => {
-                    // Those who are killed before are gone at once, as a rule. Then it is told.
+                    // Killed leftover processes are usually gone at once. The restart is reported
+                    // then.
                     let ready = entry.life.ready().unwrap_or(until);
                     if ready > now || action != Some(Action::Kill) {
                         self.observer.restarting(&entry.name, ready.saturating_duration_since(now));
@@ -124,8 +127,8 @@ impl<O: Observer> ProcessMonitor<O> {
         let key = output.entry;
         let Some(entry) = self.entries.get_mut(&key) else { return };
         let mut died = reactor.now();
-        // Its last words belong before the word of its end, even if somebody else holds the pipe; but not where the rest of
-        // the line is still to be read.
+        // The last line of a process is reported before its exit, even if another process still
+        // holds the pipe. This does not apply where the rest of the line is still to be read.
         if let Some(mut transport) = reactor.process(process) {
             let writer = Writer { name: &entry.name, process };
             output.flush(writer, &mut self.observer, |fd| transport.is_drained(fd));
@@ -133,13 +136,14 @@ impl<O: Observer> ProcessMonitor<O> {
         }
         entry.process = None;
         entry.pid = None;
-        // Before its first start it is the process of one whose name it has taken over.
+        // Before an entry's first start, the process is that of a removed entry whose name it has
+        // taken over.
         entry.last_exit = (entry.starts > 0).then(|| Box::new(*exit));
-        // The end of its tree is told in any case, perhaps after its own.
+        // The end of its tree is reported in any case, even if that comes after its own end.
         self.trees.insert(process, key);
         self.observer.exited(&entry.name, exit);
         entry.note_exit(reactor, &mut self.observer, process);
-        // One that is started beside what is left does not wait for a look at who that is.
+        // If the next process is started beside the leftover ones, no scan is needed to find them.
         let beside = matches!(entry.life.state(), State::Running { .. })
             && entry.life.policy().leftovers == Leftovers::Leave
             && entry.left.len() < 2;
@@ -147,10 +151,10 @@ impl<O: Observer> ProcessMonitor<O> {
         self.tell_at(reactor, key, Input::Exited { success: exit.success(), group_left }, died);
     }
 
-    /// The last one of a tree is gone. `false` if it is somebody else's.
+    /// Handles the end of a tree. It returns `false` if the tree is not one of ours.
     fn tree_gone(&mut self, reactor: &mut Reactor, process: ProcessId, certain: bool) -> bool {
         let Some(key) = self.trees.remove(&process) else { return false };
-        // One that has not outlived its process is nothing new.
+        // A tree that did not outlive its process is not reported.
         if let Some(entry) = self.entries.get_mut(&key).filter(|entry| entry.left.contains(&process)) {
             entry.left.retain(|left| *left != process);
             self.observer.tree_gone(&entry.name, certain);
@@ -161,7 +165,7 @@ impl<O: Observer> ProcessMonitor<O> {
         true
     }
 
-    /// The entry of a process, or of what is left of its tree.
+    /// Returns the entry of a process, or of its leftover processes.
     fn owner(&self, process: ProcessId) -> Option<u64> {
         self.outputs.get(&process).map(|output| output.entry).or_else(|| self.trees.get(&process).copied())
     }
@@ -184,7 +188,8 @@ impl<O: Observer> ProcessMonitor<O> {
         true
     }
 
-    /// Tells of one of our processes. `false` if it is somebody else's.
+    /// Reports an event of one of our processes. It returns `false` if the process is not one of
+    /// ours.
     fn told(&mut self, process: ProcessId, tell: impl FnOnce(&mut O, &str)) -> bool {
         let Some(output) = self.outputs.get(&process) else { return false };
         if let Some(entry) = self.entries.get(&output.entry) {
@@ -208,7 +213,7 @@ impl<O: Observer> Service for ProcessMonitor<O> {
         self.running
     }
 
-    /// Not running, and all its processes have exited, the removed ones too.
+    /// Whether it is not running, and all its processes have exited, including the removed ones.
     fn is_down(&self) -> bool {
         debug_assert_eq!(self.up, self.entries.values().filter(|entry| !entry.is_down()).count());
         !self.running && self.up == 0
@@ -225,7 +230,8 @@ impl<O: Observer> Service for ProcessMonitor<O> {
         }
     }
 
-    /// Stops all processes, all at once: the stop signal (then SIGCONT) to each one's group, SIGKILL at the kill time.
+    /// Stops all processes at the same time. The tree of each process gets the stop signal and then
+    /// SIGCONT, and SIGKILL at the kill time.
     fn stop_service(&mut self, reactor: &mut Reactor) {
         self.running = false;
         self.tell_all(reactor, Input::Stop);

@@ -1,16 +1,19 @@
-//! Bytes in, bounded lines out. Does no I/O, no decoding and no logging: the caller that pushes the
-//! bytes decides what to do with a line. The rule: any bytes are accepted, the length is bounded,
-//! no byte is dropped, and no UTF-8 character is cut.
+//! A buffer that takes any bytes and passes on lines of bounded length.
+//!
+//! It does no I/O, no decoding and no logging: the caller that pushes the bytes decides what to do
+//! with a line. The one rule: any bytes are accepted, the length is bounded, no byte is dropped,
+//! and no UTF-8 character is cut.
 
 use std::fmt;
 use std::mem;
 
 use crate::sys::bytes::{each_byte, find_byte};
 
-/// The longest line handed out in one piece, in bytes without its newline (Twisted's `MAX_LENGTH`).
+/// The longest line that is passed on in one piece, in bytes without its newline
+/// (Twisted's `MAX_LENGTH`).
 pub(crate) const MAX_LINE: usize = 16384;
 
-/// What is handed out of a stream.
+/// A part of a stream, as the sink receives it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Run<'a> {
     /// One or more whole lines, each with its newline and none longer than the limit.
@@ -18,42 +21,42 @@ pub(crate) enum Run<'a> {
     Piece(Piece<'a>),
 }
 
-/// A line, or a part of one that is longer than the limit. Never holds the newline.
+/// A line, or a part of one that is longer than the limit. It never holds the newline.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Piece<'a> {
     pub(crate) bytes: &'a [u8],
-    /// This piece carries on the one before.
+    /// Whether this piece continues the previous one.
     pub(crate) continued: bool,
-    /// The line goes on in the next piece.
+    /// Whether the line goes on in the next piece.
     pub(crate) cut: bool,
-    /// A newline came after these bytes.
+    /// Whether a newline followed these bytes.
     pub(crate) newline: bool,
 }
 
 /// Splits one stream at its newlines.
 ///
 /// Only `\n` ends a line; `\r` and NUL are bytes like any other, and an empty line is a line. A
-/// line longer than the limit comes in pieces, the first one as soon as one byte more than the
-/// limit has come without a newline. A piece has the length of the limit, or up to three bytes less
-/// where a UTF-8 character would be cut. Where the stream was split on its way makes no difference
-/// to the pieces.
+/// line longer than the limit is passed on in pieces, the first one as soon as one byte more than
+/// the limit has arrived without a newline. A piece has the length of the limit, or up to three
+/// bytes less where a UTF-8 character would be cut. The pieces do not depend on where the stream
+/// was split on its way.
 #[derive(Debug)]
 pub(crate) struct LineBuffer {
-    /// The line under way, at most `max_len` bytes. No heap is held while there is none.
+    /// The line that has begun, at most `max_len` bytes. It holds no heap while there is none.
     partial: Vec<u8>,
     max_len: usize,
-    /// A piece of the line under way has been handed out already.
+    /// Whether a piece of the line that has begun was already passed on.
     continued: bool,
 }
 
 impl LineBuffer {
-    /// A buffer that cuts lines after `max_len` bytes (at least one).
+    /// Makes a buffer that cuts lines after `max_len` bytes (at least one).
     pub(crate) fn new(max_len: usize) -> Self {
         Self { partial: Vec::new(), max_len: max_len.max(1), continued: false }
     }
 
-    /// Takes the next bytes of the stream. Lines that lie within `data` are lent from it, as many at once as follow each
-    /// other, and not copied.
+    /// Takes the next bytes of the stream. Lines that lie within `data` are lent from it and not
+    /// copied, and as many consecutive lines as possible are passed at once.
     pub(crate) fn push(&mut self, mut data: &[u8], sink: &mut impl FnMut(Run<'_>)) {
         let mut piece = |piece: Piece<'_>| sink(Run::Piece(piece));
         if !self.partial.is_empty() || self.continued {
@@ -68,7 +71,7 @@ impl LineBuffer {
                 data = &data[whole..];
             }
             let mut piece = |piece: Piece<'_>| sink(Run::Piece(piece));
-            // What is left begins with a line that is too long, or is the start of one.
+            // The rest begins with a line that is too long, or is the start of a line.
             let Some(newline) = find_byte(b'\n', data) else { return self.begin(data, &mut piece) };
             self.end_line(&data[..newline], &mut piece);
             data = &data[newline + 1..];
@@ -81,37 +84,37 @@ impl LineBuffer {
         self.partial.extend_from_slice(rest);
     }
 
-    /// Ends the stream: a last line without a newline is handed out now. After a newline there is none, so
-    /// there is no extra empty line.
+    /// Ends the stream, and passes on a last line without a newline. After a newline there is no
+    /// such line, so there is no extra empty line.
     pub(crate) fn finish(&mut self, sink: &mut impl FnMut(Piece<'_>)) {
-        // The byte that proved a line over-long is still here, so a cut piece always has a successor.
+        // The byte that made a line too long is still here, so a cut piece always has a successor.
         if !self.partial.is_empty() {
             self.end_piece(&[], false, sink);
         }
     }
 
-    /// Ends the line under way with `bytes` and a newline.
+    /// Ends the line that has begun with `bytes` and a newline.
     fn end_line(&mut self, bytes: &[u8], sink: &mut impl FnMut(Piece<'_>)) {
         let rest = self.cut(bytes, sink);
         self.end_piece(rest, true, sink);
     }
 
-    /// Hands out the last piece of the line under way, with `bytes` at its end.
+    /// Passes on the last piece of the line that has begun, with `bytes` at its end.
     fn end_piece(&mut self, bytes: &[u8], newline: bool, sink: &mut impl FnMut(Piece<'_>)) {
         let mut joined = mem::take(&mut self.partial);
         let bytes = join(&mut joined, bytes);
         sink(Piece { bytes, continued: mem::take(&mut self.continued), cut: false, newline });
     }
 
-    /// Appends `bytes` to the line under way, hands out all pieces but the last one, and returns
-    /// the bytes of that.
+    /// Appends `bytes` to the line that has begun, passes on all pieces but the last one, and
+    /// returns the bytes of the last one.
     fn cut<'a>(&mut self, mut bytes: &'a [u8], sink: &mut impl FnMut(Piece<'_>)) -> &'a [u8] {
         while bytes.len() > self.max_len - self.partial.len() {
             let begun = self.partial.len();
             let byte = |index: usize| if index < begun { self.partial[index] } else { bytes[index - begun] };
             let end = self.max_len - overhang(self.max_len, byte);
             let mut joined = mem::take(&mut self.partial);
-            // The start of a character, if it came before `bytes`, stays in the buffer.
+            // If a character starts before `bytes`, its start stays in the buffer.
             self.partial.extend_from_slice(joined.get(end..).unwrap_or_default());
             joined.truncate(end);
             let (piece, rest) = bytes.split_at(end.saturating_sub(begun));
@@ -123,13 +126,14 @@ impl LineBuffer {
     }
 }
 
-/// The length of the whole lines at the start of `data`, up to the first one that is longer than `max_len`. Looks only at
-/// the newlines that this takes, which are few where lines are short.
+/// Returns the length of the whole lines at the start of `data`, up to the first one that is longer
+/// than `max_len`. It searches only for the newlines that this needs, which are few where lines are
+/// short.
 fn whole_lines(data: &[u8], max_len: usize) -> usize {
     let mut whole = 0;
     loop {
         let rest = &data[whole..];
-        // No line that begins and ends in here is too long.
+        // A line that begins and ends in the window is not too long.
         let window = &rest[..rest.len().min(max_len.saturating_add(1))];
         match window.iter().rposition(|byte| *byte == b'\n') {
             Some(newline) => whole += newline + 1,
@@ -138,7 +142,7 @@ fn whole_lines(data: &[u8], max_len: usize) -> usize {
     }
 }
 
-/// Hands out the lines of `lines`, which each end with a newline.
+/// Passes each line of `lines` to `each`. Every line ends with a newline.
 #[inline]
 pub(crate) fn each_line<'a>(lines: &'a [u8], mut each: impl FnMut(&'a [u8])) {
     let mut start = 0;
@@ -148,7 +152,7 @@ pub(crate) fn each_line<'a>(lines: &'a [u8], mut each: impl FnMut(&'a [u8])) {
     });
 }
 
-/// `start` with `bytes` appended. If `start` is empty, `bytes` are lent and not copied.
+/// Returns `start` with `bytes` appended. If `start` is empty, `bytes` are lent and not copied.
 fn join<'a>(start: &'a mut Vec<u8>, bytes: &'a [u8]) -> &'a [u8] {
     if start.is_empty() {
         return bytes;
@@ -157,9 +161,9 @@ fn join<'a>(start: &'a mut Vec<u8>, bytes: &'a [u8]) -> &'a [u8] {
     start
 }
 
-/// The number of bytes before `limit` that belong to a UTF-8 character which goes on at `limit`. 0
-/// if there is no such character, or if it begins at the very start. Looks at no byte behind
-/// `limit`.
+/// Returns the number of bytes before `limit` that belong to a UTF-8 character which goes on at
+/// `limit`. It is 0 if there is no such character, or if the character begins at the very start. It
+/// reads no byte after `limit`.
 fn overhang(limit: usize, byte: impl Fn(usize) -> u8) -> usize {
     for count in 1..limit.min(4) {
         if byte(limit - count) & 0xc0 == 0x80 {
@@ -178,10 +182,11 @@ fn overhang(limit: usize, byte: impl Fn(usize) -> u8) -> usize {
     0
 }
 
-/// Shows bytes as text: valid UTF-8 as it is, each other byte as `\xNN`.
+/// Displays bytes as text: valid UTF-8 unchanged, and each other byte as `\xNN`.
 ///
-/// For logs and messages; what a child writes need not be UTF-8. It is for reading, not for parsing back:
-/// backslashes and control characters of the text pass as they are. Takes no memory and cannot fail.
+/// It is meant for logs and messages, because the output of a child need not be UTF-8. It is for
+/// reading, not for parsing back: backslashes and control characters of the text are not escaped.
+/// It allocates no memory and cannot fail.
 ///
 /// # Examples
 ///
@@ -225,8 +230,8 @@ mod tests {
         });
     }
 
-    /// The pieces of a stream that comes in `chunks`, as (text, continued, cut). As written, they
-    /// are the stream again.
+    /// Returns the pieces of a stream that arrives in `chunks`, as (text, continued, cut). It
+    /// checks that the pieces make up the stream again.
     fn pieces<'a>(max_len: usize, chunks: impl IntoIterator<Item = &'a [u8]>) -> Vec<(Vec<u8>, bool, bool)> {
         let mut lines = LineBuffer::new(max_len);
         let (mut out, mut stream, mut written) = (Vec::new(), Vec::new(), Vec::new());
@@ -337,7 +342,7 @@ mod tests {
         }
     }
 
-    /// The lengths of the pieces of a stream without newlines.
+    /// Returns the lengths of the pieces of a stream without newlines.
     fn lengths(max_len: usize, stream: &[u8]) -> Vec<usize> {
         let out = pieces(max_len, [stream]);
         for split in 0..stream.len() {
@@ -390,8 +395,8 @@ mod tests {
         ] {
             assert_eq!(lengths(4, stream), [4, 4], "{}", stream.escape_ascii());
         }
-        // Only the byte after the limit is looked at: this might be the start of a character, and
-        // is not.
+        // Only the byte after the limit is read. These bytes might be the start of a character, and
+        // are not.
         assert_eq!(lengths(4, b"aaa\xe2\x82aaa"), [3, 4, 1]);
         // A character longer than the limit has to be cut.
         assert_eq!(lengths(1, "€".as_bytes()), [1, 1, 1]);

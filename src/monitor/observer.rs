@@ -1,6 +1,7 @@
-//! Who hears what a monitor does and what its processes write.
+//! The observer: the trait that receives a monitor's events and the output of its processes.
 //!
-//! The one rule: told as it happens, lent and not kept; nothing queues up.
+//! It stores nothing. The one rule: each event is passed on as it happens and is only lent, so that
+//! nothing queues up.
 
 use std::fmt;
 use std::io;
@@ -16,8 +17,11 @@ use crate::exit::Exit;
 use crate::process::ProcessId;
 use crate::signal;
 
-/// Hears what a [`ProcessMonitor`](crate::ProcessMonitor) does. Each method that is not given logs by the `log` crate: lines under the
-/// target `childminder::process`, with `name`, `stream` and `line` as key-values, and all else under `childminder::monitor`.
+/// Receives the events of a [`ProcessMonitor`](crate::ProcessMonitor).
+///
+/// The default of each method logs with the `log` crate. Lines go to the target
+/// `childminder::process`, with `name`, `stream` and `line` as key-values, and everything else goes
+/// to `childminder::monitor`.
 ///
 /// ```
 /// use childminder::{Command, Exit, Line, Observer, ProcessMonitor, Reactor, Service};
@@ -53,9 +57,10 @@ pub trait Observer {
         info!(target: "childminder::process", name = line.name, stream = line.stream(), line:% = text; "{line}");
     }
 
-    /// A process has written these lines, one after the other. Calls [`line`](Self::line) for each, unless it is given:
-    /// one that only copies bytes takes them all at once. A line that is longer than the limit comes by
-    /// [`line`](Self::line) in any case, and so does one that comes in several reads.
+    /// A process has written these lines, one after the other. The default calls
+    /// [`line`](Self::line) for each of them. An observer that only copies bytes can implement this
+    /// method to take them all at once. A line that is longer than the limit, or that arrives in
+    /// several reads, is always passed to [`line`](Self::line).
     fn lines(&mut self, lines: &Lines<'_>) {
         lines.for_each(|line| self.line(&line));
     }
@@ -75,8 +80,8 @@ pub trait Observer {
         info!(target: "childminder::monitor", name; "[{name}] exited: {exit}, after {:.3?}", exit.wall_time);
     }
 
-    /// A process was stopped by this signal, such as SIGTTIN because it has asked the terminal. Told only if
-    /// the reactor [watches stops](crate::Reactor::watch_stops).
+    /// A process was stopped by this signal, such as SIGTTIN because it read from the terminal. The
+    /// monitor calls this only if the reactor [watches stops](crate::Reactor::watch_stops).
     fn stopped(&mut self, name: &str, signal: i32) {
         let signal = signal::name(signal).unwrap_or_else(|| signal.to_string());
         warn!(target: "childminder::monitor", name; "[{name}] stopped by {signal}");
@@ -87,42 +92,42 @@ pub trait Observer {
         info!(target: "childminder::monitor", name; "[{name}] continued");
     }
 
-    /// A process will be started again, after `delay`; at once if that is zero.
+    /// A process will be started again after `delay`, or at once if that is zero.
     fn restarting(&mut self, name: &str, delay: Duration) {
         debug!(target: "childminder::monitor", name; "[{name}] restarting in {delay:?}");
     }
 
-    /// A process was asked to stop, by this signal.
+    /// A process was asked to stop with this signal.
     fn terminating(&mut self, name: &str, signal: i32) {
         let signal = signal::name(signal).unwrap_or_else(|| signal.to_string());
         info!(target: "childminder::monitor", name; "[{name}] terminating ({signal})");
     }
 
-    /// A process that had not stopped in time is killed, with its group.
+    /// A process is killed with its tree, because it did not stop in time or a kill was requested.
     fn killing(&mut self, name: &str) {
         warn!(target: "childminder::monitor", name; "[{name}] killing");
     }
 
-    /// The pipes of an earlier process of this name were closed. Its leftover processes still held them,
-    /// and what they write from now on is lost. This happens to the earliest process when more than
-    /// eight of one name have exited and still have open pipes.
+    /// The monitor has closed the pipes of an earlier process of this name. Its leftover processes
+    /// still held them, and what they write from now on is lost. This happens to the earliest
+    /// process when more than eight of one name have exited and still have open pipes.
     fn pipes_closed(&mut self, name: &str, process: ProcessId) {
         let _ = process;
         warn!(target: "childminder::monitor", name; "[{name}] closed the pipes of an earlier process");
     }
 
-    /// The file descriptors by which the leftover processes of an earlier process of this name were watched
-    /// have been closed. This happens to the earliest process when more than eight of one name have
-    /// exited and left processes behind. In a cgroup they are looked at once a second from now on, and still end
-    /// with the service. In a process group nothing leads to them any more:
-    /// [`tree_gone`](Self::tree_gone) follows, which is not certain.
+    /// The monitor has closed the file descriptors by which it watched the leftover processes of an
+    /// earlier process of this name. This happens to the earliest process when more than eight of
+    /// one name have exited and left processes behind. Leftover processes in a cgroup are checked
+    /// once a second from now on, and still end with the service. Leftover processes in a process
+    /// group can no longer be reached: [`tree_gone`](Self::tree_gone) follows with `certain` false.
     fn tree_released(&mut self, name: &str, process: ProcessId) {
         let _ = process;
         warn!(target: "childminder::monitor", name; "[{name}] more than eight earlier processes have left processes behind; those of the earliest one are not watched any more");
     }
 
-    /// A process has ended by itself, and what it has left behind is killed: these processes, as far as they are known. See
-    /// [`Leftovers::Kill`](super::restart::Leftovers::Kill).
+    /// A process has exited on its own, and its leftover processes are killed. `leftovers` lists
+    /// them as far as they are known. See [`Leftovers::Kill`](super::restart::Leftovers::Kill).
     fn killing_leftovers(&mut self, name: &str, leftovers: &Remains) {
         match leftovers {
             Remains::Members(_) => {
@@ -132,7 +137,8 @@ pub trait Observer {
         }
     }
 
-    /// Nobody is left of a tree that has outlived its process. If that is not `certain`, the system cannot tell.
+    /// The tree of a process that has exited is empty now. If `certain` is false, the system cannot
+    /// tell.
     fn tree_gone(&mut self, name: &str, certain: bool) {
         match certain {
             true => {
@@ -144,7 +150,8 @@ pub trait Observer {
         }
     }
 
-    /// Two seconds after a process was killed with all that it has started, these are still there. They are watched on.
+    /// These processes still exist two seconds after a process was killed with its tree. They stay
+    /// watched.
     fn tree_remains(&mut self, name: &str, remains: &Remains) {
         match remains {
             Remains::Members(_) => {
@@ -156,30 +163,31 @@ pub trait Observer {
         }
     }
 
-    /// The state of a process is another one than before. It is told after what has led to it; a state that
-    /// does not last until the end of a call is not told.
+    /// The state of a process has changed. The monitor calls this after the events that led to the
+    /// change. It does not report a state that does not last until the end of a call.
     fn changed(&mut self, name: &str, state: State) {
         let _ = (name, state);
     }
 
-    /// The signal that was told of just before could not be sent to all of the process: it runs as somebody
-    /// whom we may not signal, for one. It is killed again after a while.
+    /// The signal of the event just before could not be sent to all of the process, for example
+    /// because it runs as a user to whom we may not send signals. It is killed again after a while.
     fn signal_refused(&mut self, name: &str, signal: i32, error: &io::Error) {
         let signal = signal::name(signal).unwrap_or_else(|| signal.to_string());
         warn!(target: "childminder::monitor", name; "[{name}] cannot send {signal}: {error}");
     }
 }
 
-/// The observer that logs everything by the `log` crate.
+/// The observer that logs every event with the `log` crate.
 #[derive(Debug, Clone, Copy, Default)]
 #[non_exhaustive]
 pub struct Log;
 
 impl Observer for Log {}
 
-/// A line that a process has written, or a piece of one that was too long.
+/// A line that a process has written, or a piece of a line that was too long.
 ///
-/// Displayed as `[name] line`; a piece that carries on the one before as `[name+] piece`. Bytes that are not UTF-8 appear as `\xNN`.
+/// It is displayed as `[name] line`, and a piece that continues the one before as `[name+] piece`.
+/// Bytes that are not UTF-8 appear as `\xNN`.
 ///
 /// The `bytes` of all lines of a stream, each followed by a newline where `newline` is true, are
 /// exactly what the process has written. This observer copies it:
@@ -205,24 +213,24 @@ pub struct Line<'a> {
     /// The name of the process.
     pub name: &'a str,
     /// The process. Two processes of one name can write at the same time: an earlier one has
-    /// exited, but a process that it has started still holds its pipe.
+    /// exited, but a process that it started still holds its pipe.
     pub process: ProcessId,
-    /// The descriptor that the process has written to: 1 is stdout, 2 is stderr.
+    /// The file descriptor that the process has written to: 1 is stdout, 2 is stderr.
     pub fd: i32,
-    /// The bytes as they came, without the newline.
+    /// The bytes as they arrived, without the newline.
     pub bytes: &'a [u8],
-    /// This piece carries on the piece before it of the same process and descriptor.
+    /// Whether this piece continues the previous piece of the same process and descriptor.
     pub continued: bool,
-    /// The line goes on in the next piece.
+    /// Whether the line goes on in the next piece.
     pub cut: bool,
-    /// A newline followed these bytes. If not, the line is [`cut`](Self::cut) here, or these are
-    /// the last bytes of a stream that does not end with a newline.
+    /// Whether a newline followed these bytes. If not, the line is [`cut`](Self::cut) here, or
+    /// these are the last bytes of a stream that does not end with a newline.
     pub newline: bool,
 }
 
-/// Whole lines that a process has written, as they followed each other: see [`Observer::lines`].
+/// Whole lines that a process has written one after the other: see [`Observer::lines`].
 ///
-/// This observer counts bytes without a look at each line:
+/// This observer counts bytes without looking at each line:
 ///
 /// ```
 /// use childminder::{Line, Lines, Observer};
@@ -246,14 +254,14 @@ pub struct Lines<'a> {
     pub name: &'a str,
     /// The process, as in [`Line::process`].
     pub process: ProcessId,
-    /// The descriptor that the process has written to: 1 is stdout, 2 is stderr.
+    /// The file descriptor that the process has written to: 1 is stdout, 2 is stderr.
     pub fd: i32,
-    /// The bytes as they came: at least one line, and each with its newline.
+    /// The bytes as they arrived: at least one line, each with its newline.
     pub bytes: &'a [u8],
 }
 
 impl<'a> Lines<'a> {
-    /// Calls `each` with every line, in their order.
+    /// Calls `each` with every line, in order.
     #[inline]
     pub fn for_each(&self, mut each: impl FnMut(Line<'a>)) {
         let Self { name, process, fd, .. } = *self;
@@ -264,7 +272,7 @@ impl<'a> Lines<'a> {
 }
 
 impl Line<'_> {
-    /// `stdout`, `stderr`, or `other` for any other descriptor.
+    /// Returns `stdout`, `stderr`, or `other` for any other descriptor.
     #[must_use]
     pub fn stream(&self) -> &'static str {
         match self.fd {

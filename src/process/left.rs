@@ -1,7 +1,8 @@
-//! What is left of a process's tree after the process itself was reaped, and when to look whether it is gone.
+//! The rest of a process's tree after the process itself was reaped, and the times at which it is
+//! checked.
 //!
-//! Waits for nothing and tells nobody: the reactor does. The one rule: nobody is called gone on anything but
-//! the kernel's word.
+//! It waits for nothing and reports nothing, because the reactor does that. The one rule: a tree
+//! counts as gone only if the kernel says so.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
@@ -18,59 +19,60 @@ use crate::contain::{Containment, LAST_WAIT};
 use crate::slab::Key;
 use crate::sources::{Source, Sources};
 
-/// From the exit of the leader to the first look, and between the first two where nothing tells when to look.
+/// The time from the exit of the leader to the first check, and the pause after that check where no
+/// event says when to check.
 const FIRST_PAUSE: Duration = Duration::from_millis(2);
-/// The longest pause between two looks where nothing tells when to look.
+/// The longest pause between two checks where no event says when to check.
 const LONGEST_PAUSE: Duration = Duration::from_millis(50);
 
-/// The longest pause between two looks at a tree whose descriptors were released.
+/// The longest pause between two checks of a tree whose descriptors were released.
 const RELEASED_PAUSE: Duration = Duration::from_secs(1);
 
-/// The readiness by which `cgroup.events` tells of a change.
+/// The readiness by which `cgroup.events` reports a change.
 #[cfg(target_os = "linux")]
 const CHANGES: Interest = Interest::PRIORITY;
 #[cfg(not(target_os = "linux"))]
 const CHANGES: Interest = Interest::READABLE;
 
-/// What is left of a tree.
+/// The rest of a tree whose leader was reaped.
 #[derive(Debug)]
 pub(crate) struct Left {
     pub(super) place: Place,
     pub(super) containment: Containment,
     pub(super) killed: Option<Killed>,
     pub(super) frozen: Option<Frozen>,
-    /// What becomes ready when it is time to look.
+    /// The descriptor that becomes ready when a check is due.
     watch: Option<(OwnedFd, Key)>,
-    /// It is to hold no descriptors between two looks.
+    /// Whether it may hold no descriptors between two checks.
     released: bool,
-    /// When to look, whatever happens.
+    /// The time at which a check is due even without an event.
     pub(crate) look_at: Option<Instant>,
-    /// It is on the reactor's list of those to look at.
+    /// Whether it is on the reactor's list of trees to check.
     pub(crate) listed: bool,
     last: Instant,
     pause: Duration,
 }
 
-/// Where the members are found.
+/// The place where the members are found.
 #[derive(Debug)]
 pub(super) enum Place {
     Group(ProcessGroup),
     Cgroup(Cgroup),
 }
 
-/// What becomes of a tree when its leader is reaped, or what a look at it has shown.
+/// The state of a tree after its leader was reaped, or after a check.
 #[derive(Debug)]
 pub(crate) enum Fate {
-    /// Somebody may be left.
+    /// Some members may be left.
     Left(Box<Left>),
-    /// Nobody is left. The cgroup is to be removed.
+    /// No member is left. The cgroup is to be removed.
     Gone(Option<Cgroup>),
     /// The system cannot tell.
     Unknown,
 }
 
 impl Left {
-    /// What is left of the tree of a process that was just reaped.
+    /// Returns the rest of the tree of a process that was just reaped.
     pub(crate) fn of(child: &mut Child, process: Key, now: Instant, sources: &mut Sources) -> Fate {
         let containment = child.containment();
         let place = match child.cgroup.take() {
@@ -80,7 +82,8 @@ impl Left {
                 Some(group) => Place::Group(group),
                 None => return Fate::Gone(None),
             },
-            // It was held until its group was gone, or nobody can reach the group any more.
+            // The leader was held until its group was gone or killed, or nothing can reach the
+            // group any more.
             None if child.hold_for_group => return Fate::Gone(None),
             None => return Fate::Unknown,
         };
@@ -98,11 +101,12 @@ impl Left {
             last: now,
             pause: FIRST_PAUSE,
         };
-        // A group's dead members are reaped in a moment, and then there is nothing to look for.
+        // The dead members of a group are reaped in a moment, and then no scan is needed.
         if is_cgroup { Box::new(left).look(process, now, &mut None, sources) } else { Fate::Left(Box::new(left)) }
     }
 
-    /// What is watched has become ready: a look is due, though not at once if the last one was just before.
+    /// Notes that the watched descriptor is ready. A check is due, but not at once if the last one
+    /// was just before.
     pub(crate) fn stir(&mut self, now: Instant) {
         let quiet = now.saturating_duration_since(self.last) > LONGEST_PAUSE;
         self.pause = if quiet { FIRST_PAUSE } else { self.pause };
@@ -110,23 +114,24 @@ impl Left {
         self.look_at = Some(self.look_at.map_or(due, |at| at.min(due)));
     }
 
-    /// Somebody has found it empty: that is to be told in this very turn.
+    /// Notes that a caller has found it empty, so that this is reported in the same turn.
     pub(super) fn found_empty(&mut self) {
         self.look_at = Some(self.last);
     }
 
-    /// It was signalled, and what comes of that shows soon.
+    /// Notes that it was signalled, so that the effect is noticed soon.
     pub(super) fn hurry(&mut self, now: Instant) {
         self.pause = FIRST_PAUSE;
         let due = now + FIRST_PAUSE;
-        // Of a cgroup the kernel tells.
+        // For a cgroup, the kernel reports the change.
         if self.watch.is_none() || !self.is_told() {
             self.look_at = Some(self.look_at.map_or(due, |at| at.min(due)));
         }
     }
 
-    /// Closes the descriptors that it holds. A cgroup is looked at from time to time from now on. A group cannot be
-    /// reached any more. What becomes of it, and whether it held any.
+    /// Closes the descriptors that it holds. A cgroup is checked from time to time from now on. A
+    /// group cannot be reached any more. It returns what the tree is now, and whether it held any
+    /// descriptors.
     pub(crate) fn release(mut self: Box<Self>, now: Instant, sources: &mut Sources) -> (Fate, bool) {
         if matches!(self.place, Place::Group(_)) {
             self.end(sources);
@@ -140,17 +145,17 @@ impl Left {
         (Fate::Left(self), held)
     }
 
-    /// When all of it was killed, and nobody can have been born since.
+    /// Returns the moment at which all of it was killed, if no member can have been started since.
     fn killed_all(&self) -> Option<Moment> {
         self.killed.filter(|killed| killed.complete).map(|killed| killed.moment)
     }
 
-    /// Whether an event tells of its end.
+    /// Whether an event reports its end.
     fn is_told(&self) -> bool {
         matches!(self.place, Place::Cgroup(_)) && self.killed.is_none_or(|killed| killed.complete)
     }
 
-    /// The leader's pidfd, if it is a group.
+    /// Returns the leader's pidfd, if it is a group.
     pub(crate) fn handle(&self) -> Option<BorrowedFd<'_>> {
         match &self.place {
             Place::Group(group) => Some(group.pidfd.as_fd()),
@@ -158,7 +163,8 @@ impl Left {
         }
     }
 
-    /// Looks whether anybody is left. If so, there is something that tells when to look again.
+    /// Checks whether any member is left. If so, it arranges for the next check, by an event or a
+    /// time.
     pub(crate) fn look(
         mut self: Box<Self>,
         process: Key,
@@ -178,7 +184,7 @@ impl Left {
         let killed_long_ago = |killed: &Killed| now.saturating_duration_since(killed.at) >= LAST_WAIT;
         if seen.is_none() && self.killed.as_ref().is_some_and(killed_long_ago) {
             return match self.end(sources) {
-                // Its directory is in the way of nobody, and a later sweep finds it.
+                // Its directory does no harm, and a later sweep removes it.
                 Fate::Gone(_) => Fate::Unknown,
                 fate => fate,
             };
@@ -190,7 +196,8 @@ impl Left {
         Fate::Left(self)
     }
 
-    /// Whether anybody is left, without another look for it. `None` where that cannot be told.
+    /// Tells whether any member is left, without arranging the next check. It returns `None` where
+    /// that cannot be told.
     pub(super) fn is_left(&self, living: &mut Option<Living>) -> Option<bool> {
         match &self.place {
             Place::Group(group) => group.is_left(living, self.killed_all()),
@@ -208,7 +215,7 @@ impl Left {
         if self.watch.is_none() {
             let events = match cgroup.open_events() {
                 Ok(events) => events,
-                // Somebody has removed it, so nobody is in it.
+                // Another program has removed it, so it was empty.
                 Err(error) => return is_gone(&error).then_some(false),
             };
             seen = populated(&events);
@@ -220,10 +227,10 @@ impl Left {
                 self.watch = source.ok().map(|source| (events, source));
             }
         }
-        // After the registration, so that no change is missed.
+        // This comes after the registration, so that no change is missed.
         let populated = self.watch.as_ref().map_or(seen, |(events, _)| populated(events));
         if populated == Some(true) && !self.is_told() {
-            // Those that were born while the others were killed.
+            // These members were started while the others were killed.
             let _ = cgroup.kill();
         }
         populated

@@ -1,7 +1,8 @@
-//! What becomes of the trees when the host dies without a word: the guard kills them.
+//! The guard of a reactor, which kills the trees when the host dies without dropping the reactor.
 //!
-//! The mechanism is `sys::guard`; here is who is registered with it, and that it runs as long as it is wanted. The
-//! one rule: whoever is promised to be killed is registered before his program runs, and until his tree is gone.
+//! The mechanism is in `sys::guard`. This file decides which trees are registered with it, and
+//! keeps it running as long as it is wanted. The one rule: a process that the guard is to kill is
+//! registered before its program runs, and until its tree is gone.
 
 use std::collections::HashMap;
 use std::io;
@@ -19,38 +20,39 @@ use crate::sources::Source;
 use crate::sys;
 use crate::sys::guard::{LOWEST, Message};
 
-/// A guard that ends sooner after its start is not started again at once.
+/// If a guard ends sooner than this after its start, it is not started again at once.
 const SOON: Duration = Duration::from_secs(1);
-/// From one attempt to start a guard to the next.
+/// The time from one attempt to start a guard to the next.
 const RETRY: Duration = Duration::from_millis(100);
-/// How long the host waits for the guard: until it has read its messages, or has ended.
+/// The longest time that the host waits for the guard to read its messages, or to end.
 const PATIENCE: Duration = Duration::from_secs(1);
 
-/// The guard of a reactor, and what it keeps.
+/// The guard of a reactor, and what is registered with it.
 #[derive(Debug, Default)]
 pub(super) struct Guarding {
     wanted: bool,
     guard: Option<Guard>,
-    /// The poll has said that it has ended.
+    /// Whether the poll has reported that it has ended.
     pub(super) ended: bool,
     pub(super) retry_at: Option<Instant>,
-    /// The numbers of the trees, and of the directories of cgroups.
+    /// The numbers of the trees. `homes` holds those of the directories of cgroups.
     trees: HashMap<Key, u32>,
     homes: Vec<(Weak<Home>, u32)>,
     /// The lowest number that was never given out, counted from [`LOWEST`].
     unused: u32,
     free: Vec<u32>,
-    /// Numbers that the guard is to close, and had no room for the message.
+    /// Numbers that the guard is to close. Its socket had no room for the messages yet.
     unsaid: Vec<u32>,
 }
 
-/// A guard that runs. At the drop it leaves; if the host panics, it is left to kill.
+/// A guard that runs. When this is dropped, the guard leaves without killing. If the host panics,
+/// it kills.
 #[derive(Debug)]
 struct Guard {
     started: Started,
     source: Key,
     since: Instant,
-    /// The process that has started it. In a forked copy of that it is nobody's.
+    /// The process that has started it. A forked copy of that process does not own it.
     owner: u32,
 }
 
@@ -59,12 +61,12 @@ impl Guarding {
         self.guard.as_ref().map(|guard| guard.started.socket.as_fd())
     }
 
-    /// Its pid.
+    /// Returns the pid of the guard.
     pub(super) fn pid(&self) -> Option<i32> {
         self.guard.as_ref().map(|guard| guard.started.pid)
     }
 
-    /// A number that nobody has.
+    /// Returns a number that is not in use.
     fn new_number(&mut self) -> io::Result<u32> {
         self.say_unsaid();
         if let Some(number) = self.free.pop() {
@@ -78,7 +80,7 @@ impl Guarding {
         Ok(number)
     }
 
-    /// A tree is gone.
+    /// Removes a tree that is gone.
     pub(super) fn forget(&mut self, process: Key) {
         if let Some(number) = self.trees.remove(&process) {
             self.unsaid.push(number);
@@ -90,7 +92,7 @@ impl Guarding {
         while let (Some(number), Some(socket)) = (self.unsaid.last().copied(), self.socket()) {
             match sys::guard::send(socket, Message::Drop(number)) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
-                // One that is gone has closed it.
+                // If the guard is gone, it has closed the descriptor.
                 _ => {}
             }
             self.unsaid.pop();
@@ -98,7 +100,7 @@ impl Guarding {
         }
     }
 
-    /// Has the guard keep a descriptor. Waits for it, if it has much to read.
+    /// Has the guard keep a descriptor. This waits for the guard if it has many messages to read.
     fn put(&self, number: u32, file: BorrowedFd<'_>) -> io::Result<()> {
         let Some(socket) = self.socket() else { return Ok(()) };
         let start = clock();
@@ -107,7 +109,7 @@ impl Guarding {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock && start.elapsed() < PATIENCE => {
                     sys::fd::pause(Duration::from_millis(1));
                 }
-                // It has just ended: the next one is told.
+                // The guard has just ended. The descriptor is registered with the next one.
                 Err(error) if error.kind() == io::ErrorKind::BrokenPipe => return Ok(()),
                 Err(error) if error.kind() == io::ErrorKind::ConnectionReset => return Ok(()),
                 result => return result,
@@ -117,31 +119,42 @@ impl Guarding {
 }
 
 impl Reactor {
-    /// Has all trees killed when this program dies, however it dies: by SIGKILL, by the OOM killer, by a fault, by a panic, or by an
-    /// exit that does not drop the reactor. A reactor that is dropped otherwise leaves its processes alone, as ever.
+    /// Sets whether all trees are killed when this program dies, in whatever way: by SIGKILL, by
+    /// the OOM killer, by a fault, by a panic, or by an exit that does not drop the reactor. A
+    /// reactor that is dropped without a panic still leaves its processes running.
     ///
-    /// A small process does that, the guard: one for the whole reactor, with a few kilobytes of memory and a session of its own. It waits
-    /// for the end of a socket whose other end only this program has, and then kills. If somebody kills the guard it is started
-    /// again in the next turn. Processes that run already are registered, too.
+    /// A small process, the guard, does this. There is one for the whole reactor, with a few
+    /// kilobytes of memory and a session of its own. It waits for the end of a socket whose other
+    /// end only this program has, and then kills. If the guard is killed, it is started again in
+    /// the next turn. Processes that already run are registered, too.
     ///
-    /// | started in | who is killed |
+    /// | started in | what is killed |
     /// | --- | --- |
-    /// | a cgroup | everybody in it |
-    /// | a process group that it leads | everybody in the group, also after the leader's end (Linux 6.9; before that only the leader) |
-    /// | somebody else's group | the process itself |
+    /// | a cgroup | all processes in it |
+    /// | a process group that it leads | all processes in the group, even after the end of the leader (Linux 6.9; before that only the leader) |
+    /// | the group of another process | the process itself |
     ///
-    /// Not killed: those that have left the group; what a [`ProcessMonitor`](crate::ProcessMonitor) has released (see
-    /// [`Leftovers::Leave`](crate::Leftovers::Leave)); on a kernel before 5.14, which has no `cgroup.kill`, those in cgroups; and everybody,
-    /// if the guard and then this program are killed before the next turn. A copy of this program that was made by `fork(2)` and goes
-    /// on without `execve(2)` has the socket, too: then nobody is killed before the copy has ended.
+    /// The guard does not kill:
     ///
-    /// With `false` the guard is sent away, and waited for, which takes about a millisecond; so does the drop of the reactor.
+    /// - processes that have left the group;
+    /// - processes that a [`ProcessMonitor`](crate::ProcessMonitor) has released (see
+    ///   [`Leftovers::Leave`](crate::Leftovers::Leave));
+    /// - processes in cgroups on a kernel before 5.14, which has no `cgroup.kill`;
+    /// - any process, if the guard and then this program are killed before the next turn.
+    ///
+    /// A copy of this program that was made by `fork(2)` and goes on without `execve(2)` has the
+    /// socket, too. The guard then kills only when the copy has ended.
+    ///
+    /// With `false`, the guard is dismissed, and the call waits for its end, which takes about a
+    /// millisecond. The drop of the reactor does the same.
     ///
     /// # Errors
     ///
-    /// `Unsupported` if the guard is not written for this architecture (it is for x86-64 and aarch64), or why it could not be
-    /// started: it takes a `/proc`, `memfd_create(2)` and pidfds (Linux 5.3). Nothing has changed then.
-    /// [`Command::parent_death_signal`](crate::Command::parent_death_signal) kills at least the processes themselves.
+    /// The error is `Unsupported` if the guard is not written for this architecture (it is for
+    /// x86-64 and aarch64). Otherwise it is the reason why the guard could not be started: it needs
+    /// `/proc`, `memfd_create(2)` and pidfds (Linux 5.3). After an error nothing has changed.
+    /// [`Command::parent_death_signal`](crate::Command::parent_death_signal) kills at least the
+    /// processes themselves.
     ///
     /// ```
     /// use childminder::{Command, Reactor};
@@ -170,7 +183,7 @@ impl Reactor {
         }
     }
 
-    /// Starts a guard if there is none, and registers everybody.
+    /// Starts a guard if there is none, and registers all trees.
     fn start_guard(&mut self) -> io::Result<()> {
         if self.guard.guard.is_some() {
             return Ok(());
@@ -182,9 +195,9 @@ impl Reactor {
         })?;
         self.guard.guard = Some(Guard { started, source, since: clock(), owner: std::process::id() });
         self.guard.retry_at = None;
-        // A new one keeps nothing.
+        // A new guard keeps no descriptors.
         self.guard.free.append(&mut self.guard.unsaid);
-        // One that does not know everybody is none.
+        // A guard that does not know all trees is of no use.
         self.register_all().inspect_err(|_| self.stop_guard())
     }
 
@@ -217,7 +230,8 @@ impl Reactor {
         Ok(number)
     }
 
-    /// The number by which a process that is about to be started registers, if there is a guard.
+    /// Returns the number under which a process that is about to be started registers, if there is
+    /// a guard.
     pub(super) fn guard_number(&mut self, process: Key) -> io::Result<Option<u32>> {
         if !self.guard.wanted {
             return Ok(None);
@@ -226,7 +240,7 @@ impl Reactor {
         self.number_of(process).map(Some)
     }
 
-    /// Has the guard know the directory of a cgroup that is about to be used.
+    /// Registers the directory of a cgroup that is about to be used.
     pub(super) fn guard_home(&mut self, home: &Arc<Home>) -> io::Result<()> {
         if !self.guard.wanted {
             return Ok(());
@@ -239,7 +253,7 @@ impl Reactor {
         Ok(())
     }
 
-    /// Whether the directory is new to us.
+    /// Adds the directory, and returns whether it is new.
     fn note_home(&mut self, home: &Arc<Home>) -> io::Result<bool> {
         let is_known = |(known, _): &(Weak<Home>, u32)| std::ptr::eq(known.as_ptr(), Arc::as_ptr(home));
         if self.guard.homes.iter().any(is_known) {
@@ -271,7 +285,8 @@ impl Reactor {
     }
 }
 
-/// Before Linux 5.14 there is nothing that the guard could kill a cgroup with.
+/// Registers the directory of a cgroup. Before Linux 5.14, the kernel has no file with which the
+/// guard could kill a cgroup.
 fn put_home(guarding: &Guarding, number: u32, home: &Home) -> io::Result<()> {
     match home.open_kill() {
         Ok(kill) => guarding.put(number, kill.as_fd()),
@@ -281,7 +296,7 @@ fn put_home(guarding: &Guarding, number: u32, home: &Home) -> io::Result<()> {
 }
 
 impl Guard {
-    /// Reaps it if it has ended.
+    /// Reaps the guard if it has ended, and returns whether it has.
     fn has_ended(&self) -> bool {
         let Started { pid, pidfd, .. } = &self.started;
         !matches!(sys::wait::try_wait_exactly(pidfd.as_fd(), *pid), sys::wait::Wait::Running | sys::wait::Wait::Unknown)
@@ -295,7 +310,7 @@ impl Drop for Guard {
         }
         let Started { pid, pidfd, socket, .. } = &self.started;
         if std::thread::panicking() {
-            // As at our death.
+            // The guard kills, as it does when the host dies.
             sys::guard::hang_up(socket.as_fd());
         } else if sys::guard::send(socket.as_fd(), Message::Leave).is_err() {
             let _ = sys::pidfd::send(pidfd, libc::SIGKILL);

@@ -1,6 +1,8 @@
-//! What becomes of the trees of processes: who is left after the exit of a leader, and when the last one is gone.
+//! The trees of the processes: what is left after the exit of a leader, and the end of the last
+//! member.
 //!
-//! Decides nothing about anybody's end. The one rule: the end of each tree is told once, after the exit of its leader.
+//! It does not decide when a process ends. The one rule: the end of each tree is reported once,
+//! after the exit of its leader.
 
 use std::collections::{HashMap, VecDeque};
 use std::path::PathBuf;
@@ -12,27 +14,28 @@ use crate::process::cgroup::{Cgroup, Home, Refused};
 use crate::process::{Agenda, Fate, Left, ProcessId, Stem, Sweep, Tree};
 use crate::slab::Key;
 
-/// From the end of a tree to the removal of its cgroup, and from one attempt to the next.
+/// The time from the end of a tree to the removal of its cgroup, and from one attempt to the next.
 const REMOVAL: Duration = Duration::from_millis(100);
-/// How often it is tried. A later sweep finds what is left.
+/// The number of attempts to remove a cgroup. A later sweep finds what is left.
 const REMOVALS: u32 = 50;
-/// How many are removed in a turn at most.
+/// The largest number of attempts in one turn.
 const SHARE: usize = 50;
 
 /// What a reactor knows of the trees of its processes.
 #[derive(Debug, Default)]
 pub(super) struct Trees {
-    /// Where the host wants its cgroups.
+    /// The directory in which the host wants its cgroups.
     pub(super) parent: Option<PathBuf>,
     pub(super) home: Option<Result<Arc<Home>, Refused>>,
-    /// Those that are left without their leader.
+    /// The trees whose leader is gone.
     pub(super) left: HashMap<Key, Box<Left>>,
-    /// Those of them that are to be looked at, now or at a certain time.
+    /// The trees among these that are to be checked, now or at a certain time.
     due: Vec<Key>,
-    /// What is to be told: whose tree is gone, and whether that is certain.
+    /// The ends to report: the tree, and whether its end is certain.
     gone: VecDeque<(Key, bool)>,
     agenda: Agenda,
-    /// Cgroups that nobody is in any more. Their removal takes longer than their end, and nobody waits for it.
+    /// Empty cgroups. Their removal takes longer than the end of their processes, and nothing waits
+    /// for it.
     removals: VecDeque<Removal>,
 }
 
@@ -44,7 +47,7 @@ struct Removal {
 }
 
 impl Trees {
-    /// When something is to be done, whatever happens.
+    /// Returns the times at which something is due even without an event.
     pub(super) fn next_due(&self) -> impl Iterator<Item = Instant> {
         let looks = self.due.iter().filter_map(|key| self.left.get(key)?.look_at);
         let words = self.agenda.words.front().map(|(_, at)| *at);
@@ -56,7 +59,7 @@ impl Trees {
         !self.gone.is_empty()
     }
 
-    /// What is watched of a tree has become ready.
+    /// Notes that the watched descriptor of a tree has become ready.
     pub(super) fn stir(&mut self, process: Key, now: Instant) {
         if let Some(left) = self.left.get_mut(&process) {
             left.stir(now);
@@ -64,7 +67,7 @@ impl Trees {
         }
     }
 
-    /// The poll cannot tell which are ready.
+    /// Notes that any tree may be ready, because the poll cannot tell which ones are.
     pub(super) fn stir_all(&mut self, now: Instant) {
         for key in self.left.keys().copied().collect::<Vec<_>>() {
             self.stir(key, now);
@@ -98,7 +101,7 @@ impl Trees {
         self.gone.push_back((process, certain));
     }
 
-    /// Has a cgroup be removed in which nobody is any more.
+    /// Schedules the removal of an empty cgroup.
     pub(super) fn remove_later(&mut self, cgroup: Option<Cgroup>, now: Instant) {
         self.removals.extend(cgroup.map(|cgroup| Removal { cgroup, at: now + REMOVAL, tries: 0 }));
     }
@@ -110,7 +113,7 @@ impl Trees {
             }
             let Some(mut removal) = self.removals.pop_front() else { return };
             removal.tries += 1;
-            // The kernel may not be quite done with the last member.
+            // The kernel may not have removed the last member completely.
             if removal.cgroup.remove().is_err() && removal.tries < REMOVALS {
                 removal.at = now + REMOVAL;
                 self.removals.push_back(removal);
@@ -119,7 +122,7 @@ impl Trees {
     }
 }
 
-/// Removes what nobody is in any more.
+/// Removes the empty cgroups.
 impl Drop for Trees {
     fn drop(&mut self) {
         for removal in &self.removals {
@@ -129,28 +132,31 @@ impl Drop for Trees {
 }
 
 impl Reactor {
-    /// A process with all that it has started, to be talked to as one: from its start until nobody of them is left, which
-    /// [`Event::TreeGone`] tells. That is often later than the end of the process itself.
+    /// Returns a process and all that it has started, as one unit. It exists from the start of the
+    /// process until no member is left, which [`Event::TreeGone`] reports. That is often later than
+    /// the end of the process itself.
     ///
-    /// In an event's handler, all trees share one look at the system's process table; outside of a turn each call of this
-    /// begins a new one, if it is needed at all: see [`Tree::members`].
+    /// In an event's handler, all trees share one scan of the system's process table. Outside of a
+    /// turn, each call of this method begins a new scan, if one is needed at all: see
+    /// [`Tree::members`].
     #[must_use]
     pub fn tree(&mut self, id: ProcessId) -> Option<Tree<'_>> {
         if self.events.is_some() {
-            // Outside of a turn nobody else does.
+            // Outside of a turn, nothing else resets it.
             self.living = None;
         }
         self.tree_as_seen(id)
     }
 
-    /// [`tree`](Self::tree), with the last look at who lives, also outside of a turn. What is gone since may seem to be there.
+    /// Does what [`tree`](Self::tree) does, but uses the last scan even outside of a turn.
+    /// Processes that have ended since then may still be listed.
     pub(crate) fn tree_as_seen(&mut self, id: ProcessId) -> Option<Tree<'_>> {
         let Trees { left, agenda, due, .. } = &mut self.trees;
         let stem = match self.processes.get_mut(id.0).filter(|child| child.exit().is_none()) {
             Some(child) => Stem::Led(child),
             None => {
                 let left = left.get_mut(&id.0)?;
-                // It may be stirred by what is asked of it.
+                // The calls on it may make a check due.
                 if !std::mem::replace(&mut left.listed, true) {
                     due.push(id.0);
                 }
@@ -160,9 +166,10 @@ impl Reactor {
         Some(Tree { id, stem, now: clock(), agenda, living: &mut self.living })
     }
 
-    /// Closes the descriptors that are held for what is left of a tree, unless nobody is. What is left in a cgroup is looked
-    /// at once a second from then on, and still reached. What is left of a group is not reached any more, and its
-    /// tree is told to be gone without certainty. Whether there was anything to close.
+    /// Closes the descriptors that are held for the rest of a tree, unless the tree is empty. What
+    /// is left in a cgroup is checked once a second from then on, and can still be reached. What is
+    /// left of a group cannot be reached any more, and the end of its tree is reported without
+    /// certainty. It returns whether there was anything to close.
     pub(crate) fn release_tree(&mut self, id: ProcessId) -> bool {
         if self.tree(id).is_none_or(|mut tree| tree.is_empty()) {
             return false;
@@ -174,7 +181,7 @@ impl Reactor {
         held
     }
 
-    /// A leader was reaped: who is left of its tree?
+    /// Handles the reaping of a leader, which may leave a tree behind.
     pub(super) fn leader_gone(&mut self, process: Key) {
         let now = self.woke;
         if let Some(child) = self.processes.get_mut(process) {
@@ -183,7 +190,8 @@ impl Reactor {
         }
     }
 
-    /// Looks at the trees that are due, and tells of those that are gone, and of those that should be.
+    /// Checks the trees that are due, and reports those that are gone, and those that should be
+    /// gone and are not.
     pub(super) fn settle_trees(&mut self, handler: &mut dyn FnMut(&mut Self, Event<'_>)) {
         #[cfg(target_os = "linux")]
         self.keep_guard();
@@ -215,7 +223,7 @@ impl Reactor {
         self.tell_gone(handler);
     }
 
-    /// Tells of the trees that are gone.
+    /// Reports the trees that are gone.
     pub(super) fn tell_gone(&mut self, handler: &mut dyn FnMut(&mut Self, Event<'_>)) {
         while let Some((process, certain)) = self.trees.gone.pop_front() {
             #[cfg(target_os = "linux")]
@@ -229,7 +237,8 @@ impl Reactor {
             || self.processes.get(process).is_some_and(|child| child.exit().is_none())
     }
 
-    /// The next tree whose other members are to be signalled now. Those that are gone are forgotten.
+    /// Returns the next tree whose other members are to be signalled now. Trees that are gone are
+    /// dropped.
     fn next_sweep(&mut self, now: Instant) -> Option<(ProcessId, Sweep)> {
         while let Some((process, at, sweep)) = self.trees.agenda.sweeps.front().copied() {
             let left = self.is_left(process);
@@ -244,7 +253,7 @@ impl Reactor {
         None
     }
 
-    /// The next tree that should be gone by now, and is not.
+    /// Returns the next tree that should be gone by now, and is not.
     fn next_word(&mut self, now: Instant) -> Option<ProcessId> {
         while let Some((process, at)) = self.trees.agenda.words.front().copied() {
             let left = self.is_left(process);

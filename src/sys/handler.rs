@@ -1,11 +1,12 @@
-//! Handlers of signals, which are there only as long as somebody listens.
+//! Handlers of signals, installed only as long as there is a listener.
 //!
-//! A handler notes its signal in the inbox of each listener, wakes it by a byte, and calls the handler that was there
-//! before. It decides nothing else, with one exception that keeps a promise: a signal that nobody listens to any more
-//! does what it does by default.
+//! A handler notes its signal in the inbox of each listener, wakes the listener with a byte, and
+//! calls the former handler. It decides nothing else, with one exception: it raises a signal again
+//! that no longer has a listener and whose default action applies.
 //!
-//! The one rule: when the last listener of a signal leaves, its action is what it was before the first one came. Where
-//! somebody else has installed a handler in the meantime, that one stays, and ours remains in its chain and only calls on.
+//! The one rule: when the last listener of a signal leaves, the action of the signal is what it was
+//! before the first listener came. If other code has installed a handler in the meantime, that
+//! handler stays, and ours remains in its chain and only calls the former one.
 
 use std::io;
 use std::mem::MaybeUninit;
@@ -17,19 +18,20 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use super::{cvt, fd, signal};
 
-/// More than any system has signals.
+/// More signals than any system has.
 const SIGNALS: usize = 128;
-/// Those that the kernel sends for a fault of the program's own. Only if somebody has sent it is such a signal heard.
+/// The signals that the kernel sends for a fault of the program itself. Such a signal is passed to
+/// the listeners only if a process has sent it.
 const FAULTS: [i32; 7] =
     [libc::SIGABRT, libc::SIGBUS, libc::SIGFPE, libc::SIGILL, libc::SIGSEGV, libc::SIGSYS, libc::SIGTRAP];
 
-/// What the handler calls on to, for each signal: the function, or `SIG_DFL` or `SIG_IGN`.
+/// What the handler calls for each signal afterwards: the function, or `SIG_DFL` or `SIG_IGN`.
 static FORMER: [AtomicUsize; SIGNALS] = [const { AtomicUsize::new(libc::SIG_DFL) }; SIGNALS];
 /// Whether that function takes three arguments.
 static FORMER_TAKES_INFO: [AtomicBool; SIGNALS] = [const { AtomicBool::new(false) }; SIGNALS];
-/// The inboxes: a list that grows at its head, and of which nothing is ever freed.
+/// The inboxes: a list that grows at its head, and whose nodes are never freed.
 static INBOXES: AtomicPtr<Node> = AtomicPtr::new(ptr::null_mut());
-/// What is installed, by signal.
+/// The installed handlers.
 static INSTALLED: Mutex<Vec<Installed>> = Mutex::new(Vec::new());
 
 struct Installed {
@@ -38,7 +40,7 @@ struct Installed {
     before: libc::sigaction,
 }
 
-/// What the handler sees of an inbox.
+/// The part of an inbox that the handler sees.
 #[derive(Debug)]
 struct Node {
     next: Option<&'static Self>,
@@ -46,9 +48,9 @@ struct Node {
     /// One bit for each signal.
     wanted: [AtomicU64; 2],
     come: [AtomicU64; 2],
-    /// Where to write to.
+    /// The file descriptor to write the byte to, or -1.
     wake: AtomicI32,
-    /// How many handlers are looking at it.
+    /// The number of handlers that are using it.
     inside: AtomicUsize,
 }
 
@@ -57,7 +59,7 @@ fn bit(number: i32) -> Option<(usize, u64)> {
     Some((index / 64, 1 << (index % 64)))
 }
 
-/// Where the signals arrive that one listener wants to hear of.
+/// Receives the signals that one listener has asked for.
 #[derive(Debug)]
 pub(crate) struct Inbox {
     node: &'static Node,
@@ -73,15 +75,17 @@ impl Inbox {
         Ok(Self { node, read: read.into(), _write: write })
     }
 
-    /// What becomes readable when a signal has come.
+    /// Returns the descriptor that becomes readable when a signal has arrived.
     pub(crate) fn as_fd(&self) -> BorrowedFd<'_> {
         self.read.as_fd()
     }
 
-    /// Listens to a signal. It is an error if the number is no signal that can be caught.
+    /// Starts to listen to a signal. It is an error if the number is not that of a signal that can
+    /// be caught.
     pub(crate) fn listen(&self, number: i32) -> io::Result<()> {
         let Some((word, bit)) = bit(number) else { return Err(io::ErrorKind::InvalidInput.into()) };
-        // Before the handler is there: it takes a signal that nobody wants for nobody's.
+        // This comes before the handler is installed, because the handler treats a signal that is
+        // not wanted as one without a listener.
         if self.node.wanted[word].fetch_or(bit, SeqCst) & bit == 0 {
             add_listener(number).inspect_err(|_| {
                 self.node.wanted[word].fetch_and(!bit, SeqCst);
@@ -90,26 +94,29 @@ impl Inbox {
         Ok(())
     }
 
-    /// Listens no longer. Whether it did. What has come before stays in the inbox.
+    /// Stops listening, and returns whether it listened. Signals from before that stay in the
+    /// inbox.
     pub(crate) fn leave(&self, number: i32) -> bool {
         let Some((word, bit)) = bit(number) else { return false };
         let listened = self.node.wanted[word].load(SeqCst) & bit != 0;
         if listened {
-            // For the same reason the handler goes first.
+            // For the same reason the handler is removed first.
             remove_listener(number);
             self.node.wanted[word].fetch_and(!bit, SeqCst);
         }
         listened
     }
 
-    /// Whether a signal has come since the last [`drain`](Self::drain). Makes no system call.
+    /// Whether a signal has arrived since the last [`drain`](Self::drain). This makes no system
+    /// call.
     pub(crate) fn has_come(&self, number: i32) -> bool {
         bit(number).is_some_and(|(word, bit)| self.node.come[word].load(SeqCst) & bit != 0)
     }
 
-    /// The signals that have come since the last call, each of them once.
+    /// Returns the signals that have arrived since the last call, each of them once.
     pub(crate) fn drain(&mut self) -> Vec<i32> {
-        // The bytes first: a signal that comes in between is then told now, and wakes once more for nothing.
+        // The bytes are read first. A signal that arrives in between is then returned now, and
+        // causes one more wake-up without a signal.
         let mut bytes = [0; 64];
         while fd::read(self.as_fd(), &mut bytes).is_ok_and(|length| length == bytes.len()) {}
         let words = [0, 1].map(|word: usize| self.node.come[word].swap(0, SeqCst));
@@ -125,7 +132,8 @@ impl Drop for Inbox {
             self.leave(number);
         }
         self.node.wake.store(-1, SeqCst);
-        // A handler in another thread may be about to write to what is closed next. It takes no time.
+        // A handler in another thread may be about to write to the descriptor that is closed next.
+        // It is done in a moment.
         while self.node.inside.load(SeqCst) > 0 {
             std::hint::spin_loop();
         }
@@ -141,7 +149,7 @@ fn nodes() -> impl Iterator<Item = &'static Node> {
 }
 
 fn first_node() -> Option<&'static Node> {
-    // SAFETY: null, or a node that was leaked.
+    // SAFETY: it is null, or a node that was leaked.
     unsafe { INBOXES.load(SeqCst).as_ref() }
 }
 
@@ -158,7 +166,7 @@ fn new_node() -> &'static Node {
         wake: AtomicI32::new(-1),
         inside: AtomicUsize::new(0),
     }));
-    // Under the lock, so that none is lost: only handlers look at the list without it.
+    // The lock is held so that no node is lost. Only handlers read the list without it.
     let _alone = installed();
     node.next = first_node();
     INBOXES.store(node, SeqCst);
@@ -172,7 +180,8 @@ fn installed() -> MutexGuard<'static, Vec<Installed>> {
 fn add_listener(number: i32) -> io::Result<()> {
     let mut all = installed();
     if let Some(known) = all.iter_mut().find(|known| known.number == number) {
-        // Ours is there, or in the chain of who came after it, unless the host has taken all of them away.
+        // Our handler is installed, or in the chain of a later one, unless the host has removed
+        // them all.
         if known.listeners == 0 && !signal::has_handler(number) {
             known.before = install(number)?;
         }
@@ -184,26 +193,28 @@ fn add_listener(number: i32) -> io::Result<()> {
     Ok(())
 }
 
-/// Installs our handler. What was there before.
+/// Installs our handler, and returns the action that was there before.
 fn install(number: i32) -> io::Result<libc::sigaction> {
     let before = action(number)?;
     let index = usize::try_from(number).unwrap_or_default();
     FORMER[index].store(before.sa_sigaction, SeqCst);
     FORMER_TAKES_INFO[index].store(before.sa_flags & libc::SA_SIGINFO != 0, SeqCst);
-    // SAFETY: zeroed is a valid sigaction with an empty mask.
+    // SAFETY: a zeroed sigaction is valid and has an empty mask.
     let mut ours = unsafe { std::mem::zeroed::<libc::sigaction>() };
     ours.sa_sigaction = handle as *const () as usize;
-    // On the alternate stack only if the former handler relies on it: the one that std gives a thread may be as small as a
-    // single signal's frame.
+    // It uses the alternate stack only if the former handler relies on it: the one that std gives a
+    // thread may be as small as the frame of a single signal.
     ours.sa_flags = libc::SA_SIGINFO | libc::SA_RESTART | (before.sa_flags & libc::SA_ONSTACK);
-    // One at a time, for the same reason.
-    // SAFETY: the mask is ours. A fault of the program's own in a handler cannot be put off.
+    // SAFETY: the mask is ours. It blocks all signals, so that only one frame is on the stack at a
+    // time, but not the faults, because a fault of the program itself in a handler cannot be
+    // deferred.
     unsafe { libc::sigfillset(&raw mut ours.sa_mask) };
     for fault in FAULTS {
-        // SAFETY: as above.
+        // SAFETY: the same holds as above.
         unsafe { libc::sigdelset(&raw mut ours.sa_mask, fault) };
     }
-    // SAFETY: reads a local. The handler is a function for SA_SIGINFO, and does only what handlers may.
+    // SAFETY: it reads a local. The handler is a function for SA_SIGINFO, and does only what
+    // handlers may do.
     cvt(unsafe { libc::sigaction(number, &raw const ours, ptr::null_mut()) })?;
     Ok(before)
 }
@@ -217,25 +228,26 @@ fn remove_listener(number: i32) {
     }
     match action(number) {
         Ok(now) if now.sa_sigaction == handle as *const () as usize => {
-            // SAFETY: it is the action that the system has given us for this signal.
+            // SAFETY: it is the action that the system has returned for this signal.
             unsafe { libc::sigaction(number, &raw const all[at].before, ptr::null_mut()) };
             all.swap_remove(at);
         }
-        // Somebody has come after us, and may call us.
+        // A later handler was installed, and may call ours.
         _ => {}
     }
 }
 
-/// The action of a signal now.
+/// Returns the present action of a signal.
 fn action(number: i32) -> io::Result<libc::sigaction> {
     let mut action = MaybeUninit::<libc::sigaction>::zeroed();
-    // SAFETY: a null new action only reads; `action` has room for the old one.
+    // SAFETY: a null new action only reads, and `action` has room for the old one.
     cvt(unsafe { libc::sigaction(number, ptr::null(), action.as_mut_ptr()) })?;
-    // SAFETY: zeroed is a valid sigaction, and the call has filled it in.
+    // SAFETY: a zeroed sigaction is valid, and the call has filled it in.
     Ok(unsafe { action.assume_init() })
 }
 
-/// Whether the default action is what the host has for a signal, be our handler in front of it or not.
+/// Whether the host has the default action for a signal, whether or not our handler is in front of
+/// it.
 pub(crate) fn default_applies(number: i32) -> bool {
     let all = installed();
     let Ok(now) = action(number) else { return false };
@@ -244,12 +256,13 @@ pub(crate) fn default_applies(number: i32) -> bool {
     known.map_or(now.sa_sigaction, |known| known.before.sa_sigaction) == libc::SIG_DFL
 }
 
-/// Whether somebody listens to a signal.
+/// Whether a signal has a listener.
 pub(crate) fn has_listeners(number: i32) -> bool {
     installed().iter().any(|known| known.number == number && known.listeners > 0)
 }
 
-/// The handler. Only atomics and calls that POSIX allows in one; none of them fails, so that errno stays as it is.
+/// The handler. It uses only atomics and calls that POSIX allows in a handler. None of them fails,
+/// so errno stays as it is.
 extern "C" fn handle(number: i32, info: *mut libc::siginfo_t, context: *mut libc::c_void) {
     let fault = FAULTS.contains(&number) && !was_sent(info);
     let heard = !fault && tell(number);
@@ -259,10 +272,10 @@ extern "C" fn handle(number: i32, info: *mut libc::siginfo_t, context: *mut libc
         libc::SIG_IGN => {}
         libc::SIG_DFL if fault => signal::reset(number),
         libc::SIG_DFL => {
-            // It came while the last listener left.
+            // It arrived while the last listener left.
             let forgotten = !heard && signal::is_default(number);
             if forgotten {
-                // SAFETY: touches no memory. It strikes when this handler has returned.
+                // SAFETY: it touches no memory. The signal acts when this handler has returned.
                 unsafe { libc::raise(number) };
             }
         }
@@ -280,7 +293,7 @@ extern "C" fn handle(number: i32, info: *mut libc::siginfo_t, context: *mut libc
     }
 }
 
-/// Notes a signal in the inboxes of those who listen to it. Whether anybody does.
+/// Notes a signal in the inboxes of its listeners, and returns whether there is one.
 fn tell(number: i32) -> bool {
     let Some((word, bit)) = bit(number) else { return false };
     let mut heard = false;
@@ -290,9 +303,9 @@ fn tell(number: i32) -> bool {
             heard = true;
             let before = node.come[word].fetch_or(bit, SeqCst);
             let wake = node.wake.load(SeqCst);
-            // Else the listener has not looked since the last byte.
+            // Otherwise the listener has not drained its inbox since the last byte.
             if before == 0 && wake >= 0 {
-                // It stays open while we are inside.
+                // The descriptor stays open as long as `inside` counts this handler.
                 fd::ring(wake);
             }
         }
@@ -301,9 +314,10 @@ fn tell(number: i32) -> bool {
     heard
 }
 
-/// Whether a process has sent the signal, and no fault has raised it. `abort(3)` sends it to its own thread.
+/// Whether a process has sent the signal, as opposed to a fault. `abort(3)` sends it to its own
+/// thread, and does not count.
 fn was_sent(info: *const libc::siginfo_t) -> bool {
-    // SAFETY: the kernel gives a valid one to a handler with SA_SIGINFO; null would be none.
+    // SAFETY: the kernel passes a valid pointer to a handler with SA_SIGINFO, and null is handled.
     let Some(info) = (unsafe { info.as_ref() }) else { return false };
     was_sent_as(info)
 }
@@ -321,8 +335,9 @@ fn was_sent_as(info: &libc::siginfo_t) -> bool {
     }
 }
 
-/// The libc crate has no `SI_USER` and `SI_QUEUE` for other systems. FreeBSD and macOS have their own numbers for them. On
-/// the others, as in System V, the codes of signals that a process has sent are not above 0.
+/// The libc crate has no `SI_USER` and `SI_QUEUE` for other systems. FreeBSD and macOS have numbers
+/// of their own for them. On the others, as in System V, the codes of signals that a process has
+/// sent are not above 0.
 #[cfg(not(target_os = "linux"))]
 fn was_sent_as(info: &libc::siginfo_t) -> bool {
     info.si_code <= 0 || [0x1_0001, 0x1_0002].contains(&info.si_code)

@@ -1,5 +1,6 @@
-//! Tests the timers with fixed cases, and against a naive model. They wait for nothing. The one
-//! rule: time is a number, so no test depends on the clock.
+//! Tests the timers with fixed cases, and against a naive model.
+//!
+//! They wait for nothing. The one rule: time is a number, so no test depends on the clock.
 
 use super::*;
 
@@ -198,7 +199,7 @@ fn a_million_cancelled_kill_timers_leave_nothing() {
     assert_eq!(world.it.len(), running.len());
     assert!(world.entries() <= 2 * running.len() + 1);
     assert!(world.it.heap.capacity() < 1_000);
-    // The same by resets, as a watchdog makes them.
+    // A watchdog that resets its timer has the same effect.
     for millis in 0..1_000_000 {
         assert!(world.reset(running[0], millis));
     }
@@ -242,8 +243,8 @@ fn numbers_that_come_to_their_end_begin_anew() {
 #[test]
 fn the_dead_do_not_come_back_with_a_number_that_is_given_out_again() {
     let mut world = World::new();
-    let id = world.insert(30); // number 1, and stale soon
-    assert!(world.reset(id, 10)); // the first one that is numbered anew
+    let id = world.insert(30); // it has number 1, and is stale soon
+    assert!(world.reset(id, 10)); // this is the first one that is renumbered
     world.it.next_seq = RENUMBER;
     assert_eq!(world.turn(9), []);
     assert_eq!((world.it.next_seq, world.entries()), (1, 1));
@@ -266,7 +267,7 @@ impl Random {
     }
 }
 
-/// Makes one random call on both.
+/// Makes the same random call on the world and the model.
 fn step(world: &mut World, model: &mut Vec<Plain>, known: &mut Vec<TimerId>, turn: u64, random: &mut Random) {
     let millis = (world.now + random.below(300)).saturating_sub(30);
     let any = known.get(random.below(200) as usize).copied();

@@ -1,11 +1,12 @@
-//! The child's side: from its birth to its exec.
+//! The child's side of a spawn, from its birth to its exec.
 //!
-//! The one rule: this runs between fork and exec, with `vfork` even in the host's own memory while the host stands
-//! still. So: system calls and arithmetic that cannot fail, nothing else. No allocation, no lock, no log, no panic, and
-//! no glibc `setuid`, `setgid`, `setgroups`, which would signal the host's threads. Credentials are changed last: from then on
-//! a process of that user can stop the child.
+//! The one rule: this code runs between fork and exec, with `vfork` even in the host's own memory
+//! while the host stands still. So it makes only system calls and arithmetic that cannot fail. It
+//! makes no allocation, takes no lock, writes no log and never panics. It does not call glibc's
+//! `setuid`, `setgid` and `setgroups`, which would signal the host's threads. Credentials are
+//! changed last, because from then on a process of that user can stop the child.
 
-// A long has 32 bits on some systems.
+// On some systems a long has 32 bits.
 #![allow(clippy::useless_conversion, clippy::unnecessary_cast)]
 
 use std::ptr;
@@ -17,28 +18,31 @@ use crate::error::Stage;
 use crate::sys::limit::setrlimit;
 use crate::sys::signal;
 
-/// How the child gets rid of the host's descriptors.
+/// The way in which the child gets rid of the host's descriptors.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Closing {
-    /// `CLONE_FILES` was given: leave the host's table first, taking along only what is below this number.
+    /// `CLONE_FILES` was given. The child first leaves the host's table, and takes along only the
+    /// descriptors below this number.
     #[cfg(target_os = "linux")]
     Unshare(u32),
-    /// Each one up to this number, by marking it close-on-exec.
+    /// The child marks each descriptor up to this number as close-on-exec.
     Each(i32),
 }
 
-/// Does what the plan says and execs. Returns only if something failed.
+/// Does what the plan says, and execs. It returns only if something failed.
 ///
-/// `keep` is a descriptor of the parent's machinery that must stay open until the exec; it may be moved.
+/// `keep` is a descriptor of the parent's machinery that must stay open until the exec. It may be
+/// moved.
 ///
 /// # Safety
 ///
-/// Only in a child that has just been made, with all signals blocked, and that ends by `_exit` when this returns.
+/// This may be called only in a child that has just been made, with all signals blocked, and that
+/// ends by `_exit` when this returns.
 pub(super) unsafe fn run(plan: &mut Plan, closing: Closing, keep: &mut Option<i32>) -> Failure {
-    // SAFETY: passed on from our caller.
+    // SAFETY: our caller keeps the conditions of `run`.
     match unsafe { set_up(plan, closing, keep) } {
         Err(failure) => failure,
-        // SAFETY: passed on from our caller.
+        // SAFETY: our caller keeps the conditions of `run`.
         Ok(()) => unsafe { exec(plan) },
     }
 }
@@ -54,48 +58,52 @@ fn check(result: libc::c_long, stage: Stage, which: i32) -> Result<i32, Failure>
 
 unsafe fn set_up(plan: &mut Plan, closing: Closing, keep: &mut Option<i32>) -> Result<(), Failure> {
     if let Some(entrance) = &plan.entrance {
-        // As long as it is in the table: 0 is the process that writes.
+        // The child is in the table while it writes: 0 stands for the process that writes.
         let entrance = std::os::fd::AsRawFd::as_raw_fd(entrance);
-        // SAFETY: reads one byte of a constant.
+        // SAFETY: it reads one byte of a constant.
         let written = unsafe { libc::write(entrance, c"0".as_ptr().cast(), 1) };
         check(written as libc::c_long, Stage::Cgroup, 0)?;
     }
     #[cfg(target_os = "linux")]
     if let Closing::Unshare(from) = closing {
         let flags = libc::CLOSE_RANGE_UNSHARE;
-        // SAFETY: close_range touches no memory; with UNSHARE it works on a table of the child's own.
+        // SAFETY: close_range touches no memory. With UNSHARE it works on a table of the child's
+        // own.
         check(unsafe { libc::syscall(libc::SYS_close_range, from, u32::MAX, flags) }, Stage::CloseRange, 0)?;
     }
 
-    // Before anything else: a signal for the host's group, such as a terminal's Ctrl-Z, hits a child
-    // that has not left the group yet.
+    // This comes first, because a signal for the host's group, such as a terminal's Ctrl-Z, also
+    // hits a child that has not left the group yet.
     match plan.group {
         Group::Own => {
-            // SAFETY: touches no memory.
+            // SAFETY: it touches no memory.
             check(unsafe { libc::setpgid(0, 0) }.into(), Stage::Setpgid, 0)?;
         }
         Group::Join(pgid) => {
-            // SAFETY: touches no memory.
+            // SAFETY: it touches no memory.
             check(unsafe { libc::setpgid(0, pgid) }.into(), Stage::Setpgid, pgid)?;
         }
         Group::Session => {
-            // SAFETY: touches no memory.
+            // SAFETY: it touches no memory.
             check(unsafe { libc::setsid() }.into(), Stage::Setsid, 0)?;
         }
         Group::Inherit => {}
     }
-    // Before the mask is lifted: with shared memory, a handler of the host's would run in the child.
+    // This comes before the mask is lifted, because with shared memory a handler of the host would
+    // run in the child.
     for number in 1..=crate::signal::max() {
         if number != libc::SIGKILL && number != libc::SIGSTOP {
             signal::reset(number);
         }
     }
-    // What has come until now would strike when the mask is lifted. It was meant for the group that the child has left.
+    // Signals that have arrived until now would act when the mask is lifted. They were meant for
+    // the group that the child has left.
     if plan.group != Group::Inherit {
         signal::discard_pending();
     }
 
-    // When it leads its group, and before its own files may get the number of the socket.
+    // The child leads its group by now, and its own files have not taken the number of the socket
+    // yet.
     #[cfg(target_os = "linux")]
     if let Some((socket, number)) = plan.guard {
         // SAFETY: the socket was open in the parent, and nothing that was open has been closed.
@@ -104,7 +112,7 @@ unsafe fn set_up(plan: &mut Plan, closing: Closing, keep: &mut Option<i32>) -> R
         }
     }
 
-    // SAFETY: passed on from our caller.
+    // SAFETY: our caller keeps the conditions of `run`.
     unsafe { place(plan, keep) }?;
 
     if plan.terminal {
@@ -112,38 +120,39 @@ unsafe fn set_up(plan: &mut Plan, closing: Closing, keep: &mut Option<i32>) -> R
         check(unsafe { libc::ioctl(0, libc::TIOCSCTTY as _, 0) }.into(), Stage::Terminal, 0)?;
     }
     if let Some(mask) = plan.umask {
-        // SAFETY: touches no memory and cannot fail.
+        // SAFETY: it touches no memory and cannot fail.
         unsafe { libc::umask(mask) };
     }
     if let Some(nice) = plan.nice {
-        // SAFETY: touches no memory.
+        // SAFETY: it touches no memory.
         check(unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, nice) }.into(), Stage::Nice, nice)?;
     }
     for (resource, limit) in &plan.limits {
-        // SAFETY: reads the plan's rlimit.
+        // SAFETY: it reads the plan's rlimit.
         check(unsafe { setrlimit(*resource as _, limit) }.into(), Stage::Rlimit, *resource)?;
     }
-    // SAFETY: passed on from our caller.
+    // SAFETY: our caller keeps the conditions of `run`.
     unsafe { close_others(plan, closing, *keep) };
     if let Some(digits) = plan.listen_pid {
         // SAFETY: the plan has room for the digits of any pid there.
         unsafe { write_pid(digits) };
     }
-    // SAFETY: passed on from our caller.
+    // SAFETY: our caller keeps the conditions of `run`.
     unsafe { change_user(plan) }?;
-    // With the rights of that user, who may have put a link to somewhere else in its way.
+    // This happens with the rights of that user, who may have put a link to somewhere else in its
+    // way.
     if let Some(dir) = &plan.dir {
-        // SAFETY: a C string of the plan.
+        // SAFETY: it reads a C string of the plan.
         check(unsafe { libc::chdir(dir.as_ptr()) }.into(), Stage::Chdir, 0)?;
     }
 
-    // After the credentials, whose change clears it.
+    // This comes after the credentials, because their change clears it.
     #[cfg(target_os = "linux")]
     if let Some(number) = plan.parent_death_signal {
-        // SAFETY: touches no memory.
+        // SAFETY: it touches no memory.
         check(unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, number) }.into(), Stage::ParentDeath, number)?;
-        // The parent may have died before the kernel knew that we care.
-        // SAFETY: touches no memory.
+        // The parent may have died before the kernel knew of the request.
+        // SAFETY: it touches no memory.
         if plan.parent != Some(unsafe { libc::getppid() }) {
             return Err(Failure::new(Stage::ParentDeath, libc::ESRCH, number));
         }
@@ -151,7 +160,7 @@ unsafe fn set_up(plan: &mut Plan, closing: Closing, keep: &mut Option<i32>) -> R
     Ok(())
 }
 
-/// Puts the files where the child shall have them.
+/// Puts the files at the numbers that the child wants.
 unsafe fn place(plan: &mut Plan, keep: &mut Option<i32>) -> Result<(), Failure> {
     if let Some(fd) = keep {
         if plan.targets.contains(fd) {
@@ -168,7 +177,7 @@ unsafe fn place(plan: &mut Plan, keep: &mut Option<i32>) -> Result<(), Failure> 
             // SAFETY: F_SETFD takes an int.
             unsafe { libc::fcntl(one.target, libc::F_SETFD, 0) }
         } else {
-            // SAFETY: touches no memory; the child's own table.
+            // SAFETY: it touches no memory, and the table is the child's own.
             unsafe { libc::dup2(one.source, one.target) }
         };
         check(result.into(), Stage::Dup2, one.target)?;
@@ -176,8 +185,9 @@ unsafe fn place(plan: &mut Plan, keep: &mut Option<i32>) -> Result<(), Failure> 
     Ok(())
 }
 
-/// A duplicate at a number that is no target; -1 and the errno if there is none. The targets that are free and lower get one, too:
-/// nobody's source, and replaced when their turn comes.
+/// Duplicates a descriptor to a number that is no target. It returns -1 and sets errno if there is
+/// none. Lower targets that are free get a duplicate, too. No move has them as its source, and they
+/// are replaced when their turn comes.
 fn step_aside(fd: i32, targets: &[i32]) -> i32 {
     let mut lowest = 0;
     loop {
@@ -194,11 +204,11 @@ fn step_aside(fd: i32, targets: &[i32]) -> i32 {
 unsafe fn close_others(plan: &Plan, closing: Closing, keep: Option<i32>) {
     let mut next = 0;
     for one in &plan.moves {
-        // SAFETY: passed on from our caller.
+        // SAFETY: our caller keeps the conditions of `run`.
         unsafe { close_between(next, one.target.wrapping_sub(1), closing, keep) };
         next = one.target.wrapping_add(1);
     }
-    // SAFETY: passed on from our caller.
+    // SAFETY: our caller keeps the conditions of `run`.
     unsafe { close_between(next, i32::MAX, closing, keep) };
 }
 
@@ -210,13 +220,14 @@ unsafe fn close_between(first: i32, last: i32, closing: Closing, keep: Option<i3
         #[cfg(target_os = "linux")]
         #[allow(clippy::cast_sign_loss)] // descriptors are not negative
         Closing::Unshare(_) => {
-            // SAFETY: touches no memory; the child's own table. It worked a moment ago, and knows no other errors.
+            // SAFETY: it touches no memory, and the table is the child's own. The call worked a
+            // moment ago, and has no other errors.
             unsafe { libc::syscall(libc::SYS_close_range, first as u32, last as u32, 0) };
         }
         Closing::Each(highest) => {
             for fd in first..=last.min(highest) {
                 if Some(fd) != keep {
-                    // SAFETY: F_SETFD takes an int; what is not open refuses.
+                    // SAFETY: F_SETFD takes an int, and a number that is not open is refused.
                     unsafe { libc::fcntl(fd, libc::F_SETFD, libc::FD_CLOEXEC) };
                 }
             }
@@ -224,9 +235,9 @@ unsafe fn close_between(first: i32, last: i32, closing: Closing, keep: Option<i3
     }
 }
 
-/// Writes the child's own pid in decimal; a NUL is after it already.
+/// Writes the child's own pid in decimal. A NUL follows it already.
 unsafe fn write_pid(digits: *mut u8) {
-    // SAFETY: touches no memory and cannot fail.
+    // SAFETY: it touches no memory and cannot fail.
     let pid = unsafe { libc::getpid() };
     let mut scale = 1;
     while pid.wrapping_div(scale) >= 10 {
@@ -255,15 +266,15 @@ mod ids {
 #[cfg(target_os = "linux")]
 unsafe fn change_user(plan: &Plan) -> Result<(), Failure> {
     if let Some(groups) = &plan.groups {
-        // SAFETY: reads the plan's groups.
+        // SAFETY: it reads the plan's groups.
         check(unsafe { libc::syscall(ids::SETGROUPS, groups.len(), groups.as_ptr()) }, Stage::Setgroups, 0)?;
     }
     if let Some(gid) = plan.gid {
-        // SAFETY: touches no memory; the raw call changes this one task alone.
+        // SAFETY: it touches no memory. The raw call changes this one task alone.
         check(unsafe { libc::syscall(ids::SETGID, gid) }, Stage::Setgid, 0)?;
     }
     if let Some(uid) = plan.uid {
-        // SAFETY: touches no memory; the raw call changes this one task alone.
+        // SAFETY: it touches no memory. The raw call changes this one task alone.
         check(unsafe { libc::syscall(ids::SETUID, uid) }, Stage::Setuid, 0)?;
     }
     Ok(())
@@ -272,25 +283,25 @@ unsafe fn change_user(plan: &Plan) -> Result<(), Failure> {
 #[cfg(not(target_os = "linux"))]
 unsafe fn change_user(plan: &Plan) -> Result<(), Failure> {
     if let Some(groups) = &plan.groups {
-        // SAFETY: reads the plan's groups.
+        // SAFETY: it reads the plan's groups.
         check(unsafe { libc::setgroups(groups.len() as _, groups.as_ptr()) }.into(), Stage::Setgroups, 0)?;
     }
     if let Some(gid) = plan.gid {
-        // SAFETY: touches no memory.
+        // SAFETY: it touches no memory.
         check(unsafe { libc::setgid(gid) }.into(), Stage::Setgid, 0)?;
     }
     if let Some(uid) = plan.uid {
-        // SAFETY: touches no memory.
+        // SAFETY: it touches no memory.
         check(unsafe { libc::setuid(uid) }.into(), Stage::Setuid, 0)?;
     }
     Ok(())
 }
 
-/// Tries one path after another, as execvp(3) does: what is not there or may not be run is passed over, and "may not" is
-/// remembered as the better answer.
+/// Tries one path after another, as execvp(3) does. A path that does not exist or may not be
+/// executed is passed over, but EACCES is remembered as the better answer.
 unsafe fn exec(plan: &Plan) -> Failure {
     let nobody = signal::empty_set();
-    // SAFETY: the set is ours; all handlers are at their default, so nothing of the host's can run.
+    // SAFETY: the set is ours. All handlers are at their default, so no code of the host can run.
     let unblocked = unsafe { libc::sigprocmask(libc::SIG_SETMASK, &raw const nobody, ptr::null_mut()) };
     if let Err(failure) = check(unblocked.into(), Stage::Sigmask, 0) {
         return failure;
@@ -303,7 +314,7 @@ unsafe fn exec(plan: &Plan) -> Failure {
         if path.is_null() {
             break;
         }
-        // SAFETY: a C string and two null-terminated arrays of them, all of the plan.
+        // SAFETY: it reads a C string and two null-terminated arrays of C strings, all of the plan.
         unsafe { libc::execve(*path, plan.argv.pointers.as_ptr(), plan.env.pointers.as_ptr()) };
         let errno = errno();
         match errno {

@@ -1,8 +1,9 @@
-//! Says why a child's user may not execute a file, for the message of an error. Executes nothing.
+//! Explains why a child's user may not execute a file, for the message of an error. It executes
+//! nothing.
 //!
-//! The kernel answers such a question only for the user who asks it. For any other user, owners and
-//! modes are looked at, and access control lists are not. The one rule: so what is said here is a
-//! hint, and nothing depends on it.
+//! The kernel answers such a question only for the user who asks it. For any other user, this file
+//! checks owners and modes, but not access control lists. The one rule: the explanation is a hint,
+//! and nothing depends on it.
 
 use std::fs::Metadata;
 use std::os::unix::fs::MetadataExt;
@@ -15,18 +16,18 @@ use crate::sys::user;
 pub(super) struct Who<'a> {
     pub(super) uid: u32,
     pub(super) gid: u32,
-    /// None if the child is as the host is.
+    /// The supplementary groups, or `None` if the child is as the host is.
     pub(super) groups: Option<&'a [u32]>,
 }
 
 impl Who<'_> {
-    /// Why the file may not be executed, as far as that is to be seen.
+    /// Returns why the file may not be executed, as far as that can be seen.
     pub(super) fn denial(&self, file: &Path) -> String {
         let who = format!("as user id {}", self.uid);
         let Ok(file) = absolute(file) else { return who };
         let mut folders: Vec<_> = file.ancestors().skip(1).collect();
         folders.reverse();
-        // Below a folder that may not be entered, everything else may be as it should.
+        // The folder is checked first, because everything below it may be executable.
         if let Some(closed) = folders.into_iter().find(|folder| self.is_denied(folder)) {
             format!("{who}; the folder {} may not be entered", closed.display())
         } else if self.is_denied(&file) {
@@ -42,7 +43,7 @@ impl Who<'_> {
         self.uid != 0 && self.class(&there, groups) & 0o1 == 0
     }
 
-    /// The three bits of the mode that count for this user.
+    /// Returns the mode, shifted so that the bits for this user are the lowest three.
     fn class(&self, there: &Metadata, groups: &[u32]) -> u32 {
         if there.uid() == self.uid {
             there.mode() >> 6

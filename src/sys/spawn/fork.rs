@@ -1,6 +1,8 @@
-//! The portable way: `fork(2)`, and a close-on-exec pipe on which the child says what it could not do.
+//! The portable way to start a child: `fork(2)`, and a close-on-exec pipe on which the child
+//! reports a failure.
 //!
-//! The one rule: the end of file on that pipe is the exec.
+//! It does not prepare the child. The one rule: end of file on that pipe means that the exec has
+//! succeeded.
 
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::ptr;
@@ -17,7 +19,7 @@ pub(super) fn spawn(plan: &mut Plan, bound: &mut Bound<'_>) -> Result<i32, Failu
     let (status, theirs) = fd::pipe().map_err(|error| Failure::ours(Stage::Pipe, &error))?;
     let closing = Closing::Each(fd::highest_open());
     let blocked = BlockAll::new().map_err(|error| Failure::ours(Stage::Sigmask, &error))?;
-    // SAFETY: the child does nothing but what `child::run` may, and ends by `_exit` if that returns.
+    // SAFETY: the child does only what `child::run` may do, and ends by `_exit` if that returns.
     let forked = cvt(unsafe { libc::fork() });
     if matches!(forked, Ok(0)) {
         // SAFETY: this is the new child.
@@ -40,19 +42,20 @@ pub(super) fn spawn(plan: &mut Plan, bound: &mut Bound<'_>) -> Result<i32, Failu
 
 unsafe fn run_child(plan: &mut Plan, closing: Closing, status: &OwnedFd) -> ! {
     let mut keep = Some(status.as_raw_fd());
-    // SAFETY: passed on from our caller.
+    // SAFETY: our caller keeps the conditions of `child::run`.
     let failure = unsafe { child::run(plan, closing, &mut keep) };
     let status = keep.unwrap_or(-1);
-    // SAFETY: reads a local; so few bytes are written at once or not at all.
+    // SAFETY: it reads a local. So few bytes are written at once or not at all.
     unsafe { libc::write(status, ptr::from_ref(&failure).cast(), size_of::<Failure>()) };
-    // SAFETY: ends the child without a word to the host's exit handlers.
+    // SAFETY: it ends the child without running the host's exit handlers.
     unsafe { libc::_exit(127) }
 }
 
-/// What the child says, or `None` once its exec has closed the pipe.
+/// Returns the child's failure, or `None` once its exec has closed the pipe.
 fn read_failure(status: &OwnedFd) -> Option<Failure> {
     let mut failure = Failure::new(Stage::Clone, 0, 0);
-    // SAFETY: `failure` is three integers, for which any bytes will do, and is not used otherwise meanwhile.
+    // SAFETY: `failure` is three integers, for which any bytes are valid, and it is not used
+    // otherwise in the meantime.
     let bytes = unsafe { slice::from_raw_parts_mut(ptr::from_mut(&mut failure).cast::<u8>(), size_of::<Failure>()) };
     let read = fd::read(status.as_fd(), bytes).unwrap_or(0);
     (read == size_of::<Failure>()).then_some(failure)

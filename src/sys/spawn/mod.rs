@@ -1,9 +1,9 @@
-//! Starting a process, in two ways that mean the same.
+//! Starts processes, in two ways that have the same effect.
 //!
-//! Everything is computed beforehand in the parent ([`plan`]); what happens between the birth of the child and its exec
-//! is one function ([`child`]); [`vfork`] and [`fork`] differ only in how the child is made and how its errno comes back;
-//! how long it may take is one function, too ([`bound`]).
-//! The one rule: after a failure nothing is left, no process and no descriptor.
+//! The parent computes everything beforehand ([`plan`]). One function runs between the birth of the
+//! child and its exec ([`child`]). [`vfork`] and [`fork`] differ only in how the child is made and
+//! how its errno comes back. One function limits the time that this may take ([`bound`]). The one
+//! rule: a failure leaves nothing behind, neither a process nor a file descriptor.
 
 mod bound;
 mod child;
@@ -26,34 +26,35 @@ use crate::limit::Limit;
 use bound::Bound;
 use plan::Plan;
 
-/// How a child is made.
+/// The way in which a child is made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 #[non_exhaustive]
 pub enum SpawnMethod {
-    /// `clone(CLONE_VM)`: as with `vfork(2)`, the child borrows the host's memory until its exec, so that a spawn costs
-    /// the same whatever the host's size. Linux; elsewhere, and where it is refused, this is [`Fork`](Self::Fork).
+    /// `clone(CLONE_VM)`: as with `vfork(2)`, the child borrows the host's memory until its exec,
+    /// so that a spawn costs the same whatever the size of the host. It needs Linux. On other
+    /// systems, and where it is refused, [`Fork`](Self::Fork) is used instead.
     #[default]
     Vfork,
-    /// `fork(2)`: portable, and slow in a host with much memory.
+    /// `fork(2)`, which is portable, and slow in a host with much memory.
     Fork,
 }
 
-/// A child's descriptor and the one of ours that it is made from.
+/// A descriptor of the child, and the descriptor of ours that it is made from.
 pub(crate) type ChildFile<'a> = (i32, BorrowedFd<'a>);
 
-/// What is to be started.
+/// The description of a process to start.
 pub(crate) struct Order<'a> {
     pub(crate) command: &'a Parts,
     pub(crate) files: &'a [ChildFile<'a>],
-    /// Its descriptor 0 becomes its controlling terminal.
+    /// Whether descriptor 0 of the child becomes its controlling terminal.
     pub(crate) terminal: bool,
-    /// Its limit of open files, unless the command names one.
+    /// The limit of open files of the child, unless the command sets one.
     pub(crate) nofile: Option<Limit>,
-    /// The directory of the cgroup that it starts in, if it is not the host's.
+    /// The directory of the cgroup that the child starts in, if that is not the host's.
     pub(crate) cgroup: Option<BorrowedFd<'a>>,
-    /// The socket of the guard that it registers with, and the number that it has there.
+    /// The socket of the guard that the child registers with, and its number there.
     pub(crate) guard: Option<(BorrowedFd<'a>, u32)>,
-    /// A pidfd is wanted, if the child can have one from its birth on.
+    /// Whether a pidfd is wanted, if the child can have one from its birth on.
     pub(crate) pidfd: bool,
 }
 
@@ -61,16 +62,17 @@ pub(crate) struct Order<'a> {
 #[derive(Debug)]
 pub(crate) struct Born {
     pub(crate) pid: i32,
-    /// Its pidfd, where the kernel has given it out with the child.
+    /// Its pidfd, if the kernel has returned one with the child.
     pub(crate) pidfd: Option<OwnedFd>,
-    /// Why it entered its cgroup by itself, before its exec, and was not born there.
+    /// The reason why the child entered its cgroup itself before its exec, if it was not born
+    /// there.
     pub(crate) entered: Option<io::Error>,
 }
 
-/// How long a child may take to its exec, unless the host says otherwise.
+/// The default time that a child may take to reach its exec.
 const TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Starts processes; holds what can be kept from one spawn to the next.
+/// Starts processes, and holds what can be kept from one spawn to the next.
 #[derive(Debug)]
 pub(crate) struct Spawner {
     null: OwnedFd,
@@ -80,16 +82,17 @@ pub(crate) struct Spawner {
     stuck: RefCell<Vec<Stuck>>,
 }
 
-/// A child that was killed before its exec and is not gone.
+/// A child that was killed before its exec and still exists.
 #[derive(Debug)]
 struct Stuck {
     pid: i32,
-    /// What it may use until then.
+    /// The memory that it may use while it exists.
     #[cfg(target_os = "linux")]
     memory: Option<std::mem::ManuallyDrop<(vfork::Room, Box<vfork::Shared>)>>,
 }
 
-// SAFETY: the pointers of its memory lead to what it owns, and to no thread's own.
+// SAFETY: the pointers of its memory lead to what it owns, and to nothing that belongs to one
+// thread.
 unsafe impl Send for Stuck {}
 
 impl Spawner {
@@ -111,7 +114,7 @@ impl Spawner {
         })
     }
 
-    /// `/dev/null`, for a child's descriptors.
+    /// Returns `/dev/null`, for a child's descriptors.
     pub(crate) fn null(&self) -> BorrowedFd<'_> {
         self.null.as_fd()
     }
@@ -120,11 +123,12 @@ impl Spawner {
         self.timeout = timeout;
     }
 
-    /// Starts the command. `asked_to_end`: whether a signal has come that asks the host to end. It makes no system call
-    /// that can fail, since a child in this memory has the same `errno`.
+    /// Starts the command. `asked_to_end` returns whether a signal has arrived that asks the host
+    /// to end. It must make no system call that can fail, because a child in this memory has the
+    /// same `errno`.
     ///
-    /// Returns when the program runs or has failed to, at the latest two seconds after the time-out: until then this thread
-    /// stands still.
+    /// This blocks the thread until the program runs or has failed to start, at most until two
+    /// seconds after the time-out.
     pub(crate) fn spawn(&self, order: &Order<'_>, asked_to_end: &mut dyn FnMut() -> bool) -> Result<Born, SpawnError> {
         self.bury();
         let mut plan = Plan::new(order.command, order.files, order.terminal, order.nofile)?;
@@ -148,7 +152,8 @@ impl Spawner {
             let mut result = vfork.spawn(&mut shared, self.null.as_fd(), &mut bound);
             if let (Err(failure), Some(cgroup)) = (&result, order.cgroup.filter(|_| shared.plan.born_in.is_some())) {
                 if failure.is_refused_clone3() {
-                    // Whether it was a sandbox or the rights in the hierarchy shows when the child enters by itself.
+                    // Whether a sandbox or the permissions in the hierarchy refused it shows when
+                    // the child enters the cgroup itself.
                     let refused = io::Error::from_raw_os_error(failure.errno);
                     shared.plan.born_in = None;
                     let entering = shared.plan.enter(cgroup);
@@ -195,7 +200,7 @@ impl Spawner {
         Err(io::Error::new(io::ErrorKind::Unsupported, "the host starts processes by fork"))
     }
 
-    /// Reaps those that were stuck and are gone by now.
+    /// Reaps the stuck children that have exited by now.
     fn bury(&self) {
         self.stuck.borrow_mut().retain_mut(|stuck| {
             let gone = matches!(wait::try_wait(stuck.pid), wait::Wait::Reaped(..) | wait::Wait::Lost);
@@ -208,13 +213,14 @@ impl Spawner {
     }
 }
 
-/// What the child could not do, as it comes back to the parent: three integers, whichever way they travel.
+/// A failure of the child, as it comes back to the parent: three integers, for either way of
+/// starting it.
 #[derive(Debug, Clone, Copy)]
 #[repr(C)]
 struct Failure {
     stage: i32,
     errno: i32,
-    /// Which of several: the number of the path, the limit or the descriptor.
+    /// Which one of several: the number of the path, the limit or the descriptor.
     which: i32,
 }
 
@@ -223,24 +229,25 @@ impl Failure {
         Self { stage: stage as i32, errno, which }
     }
 
-    /// Something that the parent itself could not do.
+    /// A failure of the parent itself.
     fn ours(stage: Stage, error: &io::Error) -> Self {
         Self::new(stage, error.raw_os_error().unwrap_or(libc::EIO), 0)
     }
 
-    /// The kernel, or a sandbox, does not let a child start in a cgroup.
+    /// Whether the kernel, or a sandbox, does not let a child start in a cgroup.
     #[cfg(target_os = "linux")]
     fn is_refused_clone3(self) -> bool {
         let refusals = [libc::ENOSYS, libc::EPERM, libc::EINVAL, libc::E2BIG];
         self.stage() == Stage::Cgroup && refusals.contains(&self.errno)
     }
 
-    /// What a child has reported, which ends now and is reaped. It may have been stopped once more by its own user.
+    /// Returns the failure that a child has reported. The child ends now and is reaped. Its own
+    /// user may have stopped it once more.
     fn of_ended(self, pid: i32) -> Self {
         if wait::kill_and_reap(pid) { self } else { Self::new(Stage::Wait, libc::ETIMEDOUT, pid) }
     }
 
-    /// The pid of a child that was killed and is not gone.
+    /// Returns the pid of a child that was killed and still exists.
     fn stuck(self) -> Option<i32> {
         (self.stage() == Stage::Wait && self.which > 0).then_some(self.which)
     }

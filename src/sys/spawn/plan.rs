@@ -1,7 +1,7 @@
-//! Everything that the child needs, computed in the parent: strings, pointers, numbers.
+//! The plan of a spawn: everything that the child needs, computed in the parent.
 //!
-//! Reads the command, the environment and the user database; starts nothing. The one rule: what can be refused is refused
-//! here, before there is a child.
+//! It reads the command, the environment and the user database, and starts nothing. The one rule:
+//! what can be refused is refused here, before there is a child.
 
 use std::ffi::{CStr, CString, OsStr, OsString};
 use std::io::{self, BufRead};
@@ -18,15 +18,16 @@ use crate::limit::{Limit, Resource};
 use crate::signal;
 use crate::sys::{bytes::find_byte, cgroup, limit, user, wait};
 
-/// Where a program without a slash is looked for if the child has no `PATH`; Twisted's and glibc's choice.
+/// The directories in which a program without a slash is searched for if the child has no `PATH`.
+/// Twisted and glibc use the same ones.
 const DEFAULT_PATH: &str = "/bin:/usr/bin";
 
-/// The child's side of a spawn, ready to be carried out without another thought.
+/// The child's side of a spawn, ready to be carried out without any further decision.
 #[derive(Debug)]
 pub(super) struct Plan {
     pub(super) argv: Strings,
     pub(super) env: Strings,
-    /// What to exec, first one first.
+    /// The paths to exec, in the order in which they are tried.
     pub(super) paths: Strings,
     pub(super) moves: Vec<Move>,
     /// The numbers of the child's descriptors.
@@ -41,9 +42,9 @@ pub(super) struct Plan {
     pub(super) gid: Option<u32>,
     pub(super) uid: Option<u32>,
     pub(super) parent_death_signal: Option<i32>,
-    /// Who the parent is, if its death is to be told.
+    /// The pid of the parent, if the child asks for a signal at the parent's death.
     pub(super) parent: Option<i32>,
-    /// Where the digits of `LISTEN_PID` go, which only the child knows.
+    /// The place for the digits of `LISTEN_PID`, which only the child knows.
     pub(super) listen_pid: Option<*mut u8>,
     /// The socket of the guard that the child registers with, and its number there.
     pub(super) guard: Option<(RawFd, u32)>,
@@ -53,12 +54,13 @@ pub(super) struct Plan {
     pub(super) entrance: Option<OwnedFd>,
 }
 
-/// One of the child's descriptors, and the one of ours it is made from.
+/// A descriptor of the child, and the descriptor of ours that it is made from.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Move {
     pub(super) target: RawFd,
     pub(super) source: RawFd,
-    /// The source's number is another one's target: it has to step aside first.
+    /// Whether the source's number is another move's target, so that the source has to be moved
+    /// away first.
     pub(super) clashes: bool,
 }
 
@@ -143,30 +145,31 @@ impl Plan {
         })
     }
 
-    /// Has the child enter the cgroup of this directory by itself.
+    /// Makes the child enter the cgroup of this directory itself.
     pub(super) fn enter(&mut self, cgroup: BorrowedFd<'_>) -> io::Result<()> {
         self.entrance = Some(cgroup::open_at(cgroup, c"cgroup.procs", libc::O_WRONLY)?);
         Ok(())
     }
 
-    /// The error that something means to the caller which the parent could not do.
+    /// Returns the error for a failure of the parent.
     pub(super) fn explain_ours(&self, command: &Parts, stage: Stage, error: io::Error) -> SpawnError {
         SpawnError::new(command.program.clone(), stage, error)
     }
 
-    /// Whether the child changes its user or group, which costs the host its dumpable flag if memory is shared.
+    /// Whether the child changes its user or group. With shared memory, that costs the host its
+    /// dumpable flag.
     #[cfg(target_os = "linux")]
     pub(super) fn changes_credentials(&self) -> bool {
         self.uid.is_some() || self.gid.is_some() || self.groups.is_some()
     }
 
-    /// Who the child is.
+    /// Returns the user and the groups of the child.
     fn who(&self) -> Who<'_> {
         let (uid, gid) = user::own_ids();
         Who { uid: self.uid.unwrap_or(uid), gid: self.gid.unwrap_or(gid), groups: self.groups.as_deref() }
     }
 
-    /// The error that a failure means to the caller.
+    /// Returns the error for a failure of the child.
     pub(super) fn explain(&self, command: &Parts, failure: Failure) -> SpawnError {
         let stage = failure.stage();
         let error = SpawnError::new(command.program.clone(), stage, io::Error::from_raw_os_error(failure.errno));
@@ -177,7 +180,8 @@ impl Plan {
                 if path == command.program {
                     error.with_hint(hint)
                 } else if failure.errno == libc::ENOENT {
-                    // Of all that were tried none can be blamed, unless one is there.
+                    // If several paths were tried, none of them is to blame, unless its file
+                    // exists.
                     let there = self
                         .paths
                         .iter()
@@ -216,8 +220,8 @@ impl Plan {
     }
 }
 
-/// C strings one after another in one allocation, and the null-terminated array of pointers to them that exec wants: first to those
-/// that were lent.
+/// C strings one after another in one allocation, and the null-terminated array of pointers to them
+/// that exec wants. The pointers to strings that were lent come first.
 #[derive(Debug)]
 pub(super) struct Strings {
     bytes: Vec<u8>,
@@ -228,11 +232,11 @@ pub(super) struct Strings {
 /// More variables than most environments have.
 const MANY: usize = 64;
 
-/// A NUL byte where C cannot have one.
+/// The error for a NUL byte in a string.
 struct Nul;
 
 impl Strings {
-    /// For so many bytes in so many strings; for more it grows.
+    /// Makes room for so many bytes in so many strings. It grows if there are more.
     fn with_room(bytes: usize, count: usize) -> Self {
         Self { bytes: Vec::with_capacity(bytes), starts: Vec::with_capacity(count), pointers: Vec::new() }
     }
@@ -245,7 +249,7 @@ impl Strings {
         Ok(())
     }
 
-    /// Takes in a string that stays where it is until the exec.
+    /// Adds a string that stays where it is until the exec.
     fn lend(&mut self, string: &CStr) {
         if self.pointers.is_empty() {
             self.pointers.reserve(MANY);
@@ -253,7 +257,7 @@ impl Strings {
         self.pointers.push(string.as_ptr());
     }
 
-    /// [`push`](Self::push) of what was a C string before.
+    /// Does what [`push`](Self::push) does, for bytes that were a C string before.
     fn append(&mut self, parts: &[&[u8]]) {
         self.starts.push(self.bytes.len());
         for part in parts {
@@ -262,7 +266,7 @@ impl Strings {
         self.bytes.push(0);
     }
 
-    /// Nothing may be pushed after this: the pointers would dangle.
+    /// Adds the pointers. Nothing may be pushed after this, because the pointers would dangle.
     fn finish(&mut self) {
         let pointers = self.starts.iter().map(|start| self.bytes[*start..].as_ptr().cast());
         self.pointers.extend(pointers.chain([ptr::null()]));
@@ -276,7 +280,8 @@ impl Strings {
         self.bytes.split(|byte| *byte == 0).map(OsStr::from_bytes)
     }
 
-    /// `LISTEN_FDS` and its company, where there are sockets to hand over; the place for the digits of the pid.
+    /// Adds `LISTEN_FDS`, `LISTEN_FDNAMES` and `LISTEN_PID` if there are sockets to pass on. It
+    /// returns the place for the digits of the pid.
     fn push_listen(&mut self, command: &Parts) -> Result<Option<*mut u8>, String> {
         const PID: &[u8] = b"LISTEN_PID=";
         let listen = &command.attributes().listen;
@@ -292,28 +297,30 @@ impl Strings {
         self.push(&[b"LISTEN_FDS=", listen.len().to_string().as_bytes()]).map_err(|Nul| "")?;
         self.starts.push(self.bytes.len());
         self.bytes.extend_from_slice(PID);
-        // Room for any pid and the NUL after it; all zero until the child writes its digits.
+        // Room for any pid and the NUL after it. It is all zero until the child writes its digits.
         let digits = self.bytes.len();
         self.bytes.extend_from_slice(&[0; 12]);
         Ok(Some(self.bytes[digits..].as_mut_ptr()))
     }
 }
 
-/// The child's environment, to be finished, and its `PATH`.
+/// Returns the child's environment, still to be finished, and its `PATH`.
 ///
-/// What is inherited is lent where nobody else is there. Else it is a copy, made under the lock of `std::env`: another thread might
-/// change the C library's own array, and free it, while the child's exec reads it. So might we, if the child becomes somebody who
-/// stops it on its way, and is given up.
+/// Inherited variables are lent if this is the only thread. Otherwise they are copied under the
+/// lock of `std::env`, because another thread might change and free the C library's own array while
+/// the child's exec reads it. They are also copied if the child changes its user: that user could
+/// stop the child before its exec, so that we give it up and might change the array ourselves.
 fn environment(command: &Parts) -> Result<(Strings, Option<OsString>), String> {
     let mut env = Strings::with_room(0, 0);
     let mut path = None;
-    // Sockets of the child's own: those that the host was given itself would be found first.
+    // If the child has sockets of its own, the host's variables are left out, because they would be
+    // found first.
     let has_sockets = !command.attributes().listen.is_empty();
     let is_ours =
         |key: &OsStr| has_sockets && ["LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES"].iter().any(|name| key == *name);
     if !command.env_clear {
         let mut inherits = |key: &OsStr, value: &OsStr| {
-            // Nobody looks up a name that is empty, or that starts with "=", as what std takes for one may.
+            // A name that is empty, or that starts with "=", as std allows, is never looked up.
             let is_odd = key.is_empty() || key.as_bytes().starts_with(b"=");
             if is_odd || is_ours(key) || command.env.keys().any(|known| known == key) {
                 return false;
@@ -335,7 +342,8 @@ fn environment(command: &Parts) -> Result<(Strings, Option<OsString>), String> {
                 }
             });
         if !lent {
-            // What grows leaves its smaller selves behind in the allocator: most environments fit.
+            // A buffer that grows leaves its smaller copies behind in the allocator. Most
+            // environments fit.
             env = Strings::with_room(4096, MANY);
             for (key, value) in std::env::vars_os() {
                 if inherits(&key, &value) {
@@ -358,16 +366,17 @@ fn environment(command: &Parts) -> Result<(Strings, Option<OsString>), String> {
     Ok((env, path))
 }
 
-/// Pushes the paths to try, as execvp(3) would.
+/// Pushes the paths to try, in the way of execvp(3).
 fn candidates(program: &OsStr, path: Option<&OsStr>, paths: &mut Strings) -> Result<(), Nul> {
     let program = program.as_bytes();
     if find_byte(b'/', program).is_some() {
         return paths.push(&[program]);
     }
     for dir in path.unwrap_or(OsStr::new(DEFAULT_PATH)).as_bytes().split(|byte| *byte == b':') {
-        // POSIX: an empty entry is the working directory.
+        // In POSIX, an empty entry is the working directory.
         let separator: &[u8] = if dir.is_empty() || dir.ends_with(b"/") { b"" } else { b"/" };
-        // execvp(3) passes over an entry that no path can hold; the kernel would end the search there.
+        // execvp(3) passes over an entry that is too long for a path. The kernel would end the
+        // search there.
         if dir.len() + separator.len() + program.len() < libc::PATH_MAX as usize {
             paths.push(&[dir, separator, program])?;
         }
@@ -375,7 +384,7 @@ fn candidates(program: &OsStr, path: Option<&OsStr>, paths: &mut Strings) -> Res
     Ok(())
 }
 
-/// Sorted by target, with those marked that have to step aside.
+/// Returns the moves, sorted by target, and marks the sources that have to be moved away first.
 fn moves(files: &[ChildFile<'_>]) -> Vec<Move> {
     let is_target = |fd| files.iter().any(|(target, _)| *target == fd);
     let mut moves = Vec::with_capacity(files.len());
@@ -389,8 +398,8 @@ fn moves(files: &[ChildFile<'_>]) -> Vec<Move> {
 
 type Credentials = (Option<u32>, Option<u32>, Option<Vec<libc::gid_t>>);
 
-/// Which ids to take on. What the host has already needs no right and changes nothing; whoever becomes somebody else leaves
-/// the host's groups behind.
+/// Returns the ids to set. There are none if the host has the wanted ids already, so that no right
+/// is needed. A child that changes its user does not keep the host's groups.
 fn credentials(command: &Parts) -> Result<Credentials, SpawnError> {
     let attributes = command.attributes();
     let (uid, gid) = (attributes.uid, attributes.gid);
@@ -417,7 +426,7 @@ fn credentials(command: &Parts) -> Result<Credentials, SpawnError> {
     Ok((uid, gid, groups))
 }
 
-/// What an errno of exec does not say.
+/// Returns a hint about what the errno of exec does not say.
 fn exec_hint(command: &Parts, path: &OsStr, errno: i32, who: &Who<'_>) -> Option<String> {
     let path = match &command.current_dir {
         Some(dir) => dir.join(path),
@@ -440,7 +449,7 @@ fn exec_hint(command: &Parts, path: &OsStr, errno: i32, who: &Who<'_>) -> Option
     }
 }
 
-/// The interpreter that a script's first line names.
+/// Returns the interpreter that the first line of a script names.
 fn interpreter(path: &Path) -> Option<String> {
     if !path.metadata().ok()?.is_file() {
         return None;
@@ -451,7 +460,7 @@ fn interpreter(path: &Path) -> Option<String> {
     let Some(rest) = line.strip_prefix(b"#!") else {
         return Some("(dynamic loader)".into());
     };
-    // Not "\r", which the kernel takes for a part of the name.
+    // "\r" does not separate words, because the kernel takes it for a part of the name.
     let name = rest.split(|byte| b" \t\n".contains(byte)).find(|word| !word.is_empty()).unwrap_or_default();
     Some(String::from_utf8_lossy(name).escape_debug().to_string())
 }

@@ -1,9 +1,13 @@
-//! The fast way: the child runs in the host's memory, on a stack of its own, while the host's thread waits for its exec.
+//! The fast way to start a child: it runs in the host's memory, on a stack of its own, while the
+//! host's thread waits for its exec.
 //!
-//! What it could not do comes back through that memory. With `CLONE_FILES` it also starts with the host's table of open
-//! files and leaves it at once, taking along only the lowest entries, so that thousands of open files cost nothing.
-//! It is `vfork(2)` but for the wait, which here has an end (no `CLONE_VFORK`). The one rule: the child's memory is the
-//! host's, and stays as it was found; and what the child uses of it lives as long as the child does.
+//! A failure of the child comes back through that memory. With `CLONE_FILES` the child also starts
+//! with the host's table of open files. It leaves the table at once and takes along only the lowest
+//! entries, so that thousands of open files cost nothing. This is `vfork(2)` except for the wait,
+//! which has a limit here (no `CLONE_VFORK`).
+//!
+//! The one rule: the child's memory is the host's, so the child leaves it as it found it, and what
+//! the child uses of it lives as long as the child does.
 
 use std::cell::{Cell, RefCell};
 use std::io;
@@ -22,27 +26,28 @@ use crate::sys::futex::Hold;
 use crate::sys::signal::BlockAll;
 use crate::sys::{cvt, fd, wait};
 
-/// Sources from this number on are brought down to a slot, as long as there are slots.
+/// Sources from this number on are duplicated to a slot, as long as there are free slots.
 const LOW: i32 = 64;
-/// Reserved low descriptors: stdin, stdout and stderr of the child.
+/// The number of reserved low descriptors: stdin, stdout and stderr of the child.
 const SLOTS: usize = 3;
 
-/// `close_range(2)` was refused once (kernel before 5.9, sandbox): it is not asked again.
+/// Whether `close_range(2)` was refused once (kernel before 5.9, sandbox). It is not tried again
+/// then.
 static REFUSED: AtomicBool = AtomicBool::new(false);
 
 #[derive(Debug)]
 pub(super) struct Vfork {
-    /// None after a child that has not let go of it.
+    /// The room, or `None` after a child that did not let go of it.
     room: RefCell<Option<Room>>,
-    /// `/dev/null` at low numbers, kept open so that nobody else gets them.
+    /// `/dev/null` at low numbers, kept open so that no other file gets these numbers.
     slots: Vec<OwnedFd>,
-    /// The system knows no such child (as under qemu-user).
+    /// Whether the system has no such children (as under qemu-user).
     refused: Cell<bool>,
-    /// Why no child can be made in a cgroup, once that has been asked.
+    /// Whether a child can be made in a cgroup, and the errno if not, once that has been checked.
     clone3: Cell<Option<Result<(), i32>>>,
 }
 
-/// Where a child runs in our memory.
+/// The memory of ours in which a child runs.
 #[derive(Debug)]
 pub(super) struct Room {
     stack: Stack,
@@ -55,16 +60,16 @@ impl Room {
     }
 }
 
-/// What the parent and the child share.
+/// The data that the parent and the child share.
 #[derive(Debug)]
 pub(super) struct Shared {
     pub(super) plan: Plan,
     closing: Closing,
     failure: Option<Failure>,
-    /// A child that is made in a cgroup is to have a pidfd from its birth on.
+    /// Whether a child that is made in a cgroup is to have a pidfd from its birth on.
     pub(super) wants_pidfd: bool,
     pub(super) pidfd: Option<OwnedFd>,
-    /// Of a child that does not let go of this memory.
+    /// Set for a child that does not let go of this memory.
     dumpable: Option<KeepDumpable>,
 }
 
@@ -93,7 +98,7 @@ impl Vfork {
         !self.refused.get()
     }
 
-    /// Whether the system lets a child start in a cgroup, as far as is known.
+    /// Tells whether the system lets a child start in a cgroup, as far as is known.
     pub(super) fn check_clone3(&self) -> io::Result<()> {
         let known = self.clone3.get().unwrap_or_else(|| {
             let checked = clone::check().map_err(|error| error.raw_os_error().unwrap_or(libc::ENOSYS));
@@ -103,12 +108,12 @@ impl Vfork {
         known.map_err(io::Error::from_raw_os_error)
     }
 
-    /// It has refused, and is not asked again.
+    /// Notes that the system has refused this, so that it is not tried again.
     pub(super) fn note_refused_clone3(&self, error: &io::Error) {
         self.clone3.set(Some(Err(error.raw_os_error().unwrap_or(libc::ENOSYS))));
     }
 
-    /// The room, for a child that does not let go of it.
+    /// Gives up the room to a child that does not let go of it.
     pub(super) fn give_up_room(&self) -> Option<Room> {
         self.room.take()
     }
@@ -133,14 +138,14 @@ impl Vfork {
                 #[allow(clippy::cast_sign_loss)] // descriptors are not negative
                 self.clone(shared, Closing::Unshare(from as u32), bound)
             });
-        // What a slot holds is the child's end of a pipe: while that stays open there is no end of file.
+        // A slot holds the child's end of a pipe. While that stays open there is no end of file.
         let emptied = self.slots[..used].iter().try_for_each(|slot| fd::replace(slot, null));
         if let (Ok(pid), Err(error)) = (&result, emptied) {
             wait::kill_and_reap(*pid);
             return Err(Failure::ours(Stage::Dup2, &error));
         }
         let to_be_closed = matches!(result, Err(failure) if failure.stage() == Stage::CloseRange);
-        // It may be tried again, unless the child still uses what is here.
+        // The spawn may be tried again with these moves, unless the child still uses the plan.
         if let (Some(before), Err(None)) = (before, result.map_err(Failure::stuck)) {
             shared.plan.moves = before;
         }
@@ -151,11 +156,13 @@ impl Vfork {
         result
     }
 
-    /// Duplicates high sources to the slots, and counts those that it has used, also on an error.
+    /// Duplicates high sources to the slots, and counts the slots that it has used, even on an
+    /// error.
     fn bring_down(&self, plan: &mut Plan, used: &mut usize) -> io::Result<()> {
         for one in plan.moves.iter_mut().filter(|one| is_high(one)) {
             let Some(slot) = self.slots.get(*used) else { break };
-            // SAFETY: the plan's sources are borrowed from their owners for the length of the spawn.
+            // SAFETY: the plan's sources are borrowed from their owners for the length of the
+            // spawn.
             let source = unsafe { BorrowedFd::borrow_raw(one.source) };
             fd::replace(slot, source)?;
             one.source = slot.as_raw_fd();
@@ -179,9 +186,10 @@ impl Vfork {
         let (cloned, pidfd) = make(shared, stack, flags, hold.begin());
         let waited = cloned.as_ref().map(|pid| bound.wait(*pid, |time| hold.wait(time)));
         if let Ok(Err(failure)) = waited {
-            // A child that is still in this memory may be another user's by now, who could read it otherwise.
+            // A child that is still in this memory may belong to another user by now, who could
+            // otherwise read it.
             shared.dumpable = dumpable.filter(|_| failure.stuck().is_some());
-            // What the caller has to know first is the failure.
+            // The failure matters more to the caller than this error.
             if let Err(error) = blocked.lift() {
                 log::warn!("the signals of this thread stay blocked: {error}");
             }
@@ -198,7 +206,8 @@ impl Vfork {
                 Failure::ours(Stage::Clone, &error)
             }
         })?;
-        // SAFETY: the child is gone from this memory; volatile, because the compiler has not seen it write.
+        // SAFETY: the child is gone from this memory. The read is volatile, because the compiler
+        // has not seen the child write.
         let failed = unsafe { ptr::read_volatile(&raw const shared.failure) };
         match (failed, lifted) {
             (None, Ok(())) => Ok(pid),
@@ -211,17 +220,20 @@ impl Vfork {
     }
 }
 
-/// Makes the child that runs [`run_child`]: by `clone`, or in its cgroup by `clone3`. Its pid, and its pidfd where it has one.
+/// Makes the child that runs [`run_child`], by `clone`, or in its cgroup by `clone3`. It returns
+/// the pid, and the pidfd if there is one.
 ///
-/// The stack, `shared` and `hold` stay as they are until the child lets go of them, and this thread touches nothing of theirs.
+/// The stack, `shared` and `hold` stay as they are until the child lets go of them, and this thread
+/// does not touch them before that.
 fn make(shared: &mut Shared, stack: &Stack, flags: libc::c_int, hold: *mut i32) -> (io::Result<i32>, Option<OwnedFd>) {
     let (born_in, wants_pidfd) = (shared.plan.born_in, shared.wants_pidfd);
     let lent = ptr::from_mut(shared).cast();
     let Some(cgroup) = born_in else {
         let flags = flags | libc::SIGCHLD;
-        // SAFETY: the stack is ours alone (a Vfork is not Sync, and a room that a child still uses is given up) and large
-        // enough. It, the hold and `shared` live until the child lets go of them: else our caller keeps them. The child
-        // does nothing but what `child::run` may, and until it lets go this thread touches nothing of theirs.
+        // SAFETY: the stack is ours alone (a Vfork is not Sync, and a room that a child still uses
+        // is given up) and large enough. The stack, the hold and `shared` live until the child lets
+        // go of them, because otherwise our caller keeps them. The child does only what
+        // `child::run` may do, and until it lets go this thread does not touch what it uses.
         let cloned = unsafe { clone::clone(flags, stack.top(), hold, run_child, lent) };
         return (cloned, None);
     };
@@ -237,11 +249,12 @@ fn make(shared: &mut Shared, stack: &Stack, flags: libc::c_int, hold: *mut i32) 
         cgroup: cgroup as u64,
         ..clone::Args::default()
     };
-    // SAFETY: as above. The kernel writes the pidfd before the call returns.
+    // SAFETY: the same holds as above. The kernel writes the pidfd before the call returns.
     let cloned = unsafe { clone::clone3(&args, run_child, lent) };
-    // SAFETY: it is a local. Volatile, because the compiler has not seen the kernel write.
+    // SAFETY: it is a local. The read is volatile, because the compiler has not seen the kernel
+    // write.
     let pidfd = unsafe { ptr::read_volatile(&raw const pidfd) };
-    // SAFETY: the kernel has just opened it for us, close-on-exec.
+    // SAFETY: the kernel has just opened it for us, as close-on-exec.
     let pidfd = (cloned.is_ok() && pidfd >= 0).then(|| unsafe { OwnedFd::from_raw_fd(pidfd) });
     (cloned, pidfd.and_then(|pidfd| fd::above_stdio(pidfd).ok()))
 }
@@ -251,28 +264,28 @@ fn is_high(one: &Move) -> bool {
 }
 
 extern "C" fn run_child(shared: *mut libc::c_void) -> libc::c_int {
-    // SAFETY: it is the parent's `shared`, and the parent does not touch it while we live.
+    // SAFETY: it is the parent's `shared`, and the parent does not touch it while this child lives.
     let shared = unsafe { &mut *shared.cast::<Shared>() };
-    // SAFETY: this is the new child, with all signals blocked by the parent.
+    // SAFETY: this is the new child, and the parent has blocked all signals.
     let failure = unsafe { child::run(&mut shared.plan, shared.closing, &mut None) };
     shared.failure = Some(failure);
-    // SAFETY: ends the child alone, without a word to the host's exit handlers.
+    // SAFETY: it ends the child alone, without running the host's exit handlers.
     unsafe { libc::_exit(127) }
 }
 
-/// Gives the host its dumpable flag back, which a child in the same memory clears when it changes its user: when the last
-/// of several such children is gone.
+/// Restores the host's dumpable flag, which a child in the same memory clears when it changes its
+/// user. It does so when the last of several such children is gone.
 #[derive(Debug)]
 struct KeepDumpable;
 
-/// How many there are, and the flag as the first has found it.
+/// The number of such children, and the flag as it was before the first one.
 static DUMPABLE: Mutex<(usize, i32)> = Mutex::new((0, 0));
 
 impl KeepDumpable {
     fn new() -> Self {
         let mut dumpable = DUMPABLE.lock().unwrap_or_else(PoisonError::into_inner);
         if dumpable.0 == 0 {
-            // SAFETY: touches no memory.
+            // SAFETY: it touches no memory.
             dumpable.1 = unsafe { libc::prctl(libc::PR_GET_DUMPABLE) };
         }
         dumpable.0 = dumpable.0.saturating_add(1);
@@ -288,8 +301,8 @@ impl Drop for KeepDumpable {
         if dumpable.0 > 0 {
             return;
         }
-        // SAFETY: touches no memory. The kernel refuses 2, which only it may set, and which a change of
-        // user leaves as it is.
+        // SAFETY: it touches no memory. The kernel refuses the value 2, which only the kernel may
+        // set, and which a change of user leaves as it is.
         let restored = cvt(unsafe { libc::prctl(libc::PR_SET_DUMPABLE, before) });
         if let (Err(error), 0 | 1) = (restored, before) {
             log::warn!("the dumpable flag of this process cannot be set to {before} again: {error}");
@@ -297,19 +310,19 @@ impl Drop for KeepDumpable {
     }
 }
 
-/// The child's stack, with a page below it that nobody may touch.
+/// The child's stack, with inaccessible memory below it.
 #[derive(Debug)]
 struct Stack {
     base: NonNull<libc::c_void>,
 }
 
-/// As for a thread's stack: nobody else has the pointer.
+/// As with a thread's stack, nothing else has the pointer.
 // SAFETY: the mapping belongs to this value alone and to no thread.
 unsafe impl Send for Stack {}
 
 impl Stack {
     const SIZE: usize = 64 * 1024;
-    /// As large as a page is anywhere.
+    /// As large as the largest page of any architecture.
     const GUARD: usize = 64 * 1024;
 
     fn new() -> io::Result<Self> {
@@ -326,12 +339,12 @@ impl Stack {
         Ok(stack)
     }
 
-    /// The lowest address that may be touched.
+    /// Returns the lowest address that may be accessed.
     fn bottom(&self) -> *mut libc::c_void {
         self.base.as_ptr().wrapping_byte_add(Self::GUARD)
     }
 
-    /// Stacks grow down on every architecture that Rust runs Linux on.
+    /// Returns the upper end. Stacks grow down on every architecture on which Rust runs on Linux.
     fn top(&self) -> *mut libc::c_void {
         self.base.as_ptr().wrapping_byte_add(Self::GUARD + Self::SIZE)
     }
@@ -339,7 +352,8 @@ impl Stack {
 
 impl Drop for Stack {
     fn drop(&mut self) {
-        // SAFETY: the mapping is ours, and no child runs on it: a spawn does not return before.
+        // SAFETY: the mapping is ours, and no child runs on it, because a spawn does not return
+        // before that.
         unsafe { libc::munmap(self.base.as_ptr(), Self::GUARD + Self::SIZE) };
     }
 }
