@@ -51,14 +51,14 @@ usage: childminder up [-c FILE]
   -c, --config FILE   the file (childminder.toml)
   -h, --help          this text
 
-SIGTERM, SIGINT (Ctrl-C), SIGQUIT, a closed terminal and any other signal that would end this command stop all
-processes and end it with 0; a second one, at least 0.2 s later, kills them. SIGHUP reads the file again and touches
-only what has changed, SIGUSR1 writes the status to stderr, SIGUSR2 closes the output files, which the next line opens
-anew, and SIGTSTP (Ctrl-Z) has all stand still until `fg`. `childminder status` and the others talk to it. The stdin of
-the processes is /dev/null. If this command is killed, its processes and all that they have started are killed, too,
-unless the file says otherwise (`when-killed`). As the first process of a container it is the parent of each process
-that has lost its own, reaps it, and ends it in the end. Exit code 2 is a mistake in the file or in the command line,
-125 any other failure.
+SIGTERM, SIGINT (Ctrl-C), SIGQUIT, a closed terminal and any other signal that would end this command, except SIGPIPE and
+SIGXFSZ, stop all processes and end it with 0; a second one, at least 0.2 s later, kills them. SIGPIPE and SIGXFSZ do
+nothing. SIGHUP reads the file again and touches only what has changed, SIGUSR1 writes the status to stderr, SIGUSR2
+closes the output files, which the next line opens anew, and SIGTSTP (Ctrl-Z) suspends this command and the processes
+until `fg`. `childminder status` and the other subcommands talk to it. The stdin of the processes is /dev/null. If this
+command is killed, its processes and all that they have started are killed, too, unless the file says otherwise
+(`when-killed`). As the first process of a container it is the parent of each process that has lost its own, reaps it,
+and ends it in the end. Exit code 2 means a mistake in the file or in the command line, and 125 any other failure.
 ";
 
 /// Runs what the file says.
