@@ -56,10 +56,10 @@ childminder run:
                                (the default), the first of these that can be had
 
 This command prints each line of the process as `[NAME] line`. The process has a session of its own, without a terminal,
-and its stdin is /dev/null. SIGTERM, SIGINT (Ctrl-C), SIGQUIT, a closed terminal and any other signal that would end this
-command, except SIGPIPE and SIGXFSZ, stop the process and end this command with 0; a second one, at least 0.2 s later,
-kills it. SIGPIPE and SIGXFSZ do nothing. SIGHUP restarts the process, SIGUSR1 writes its status to stderr, and SIGTSTP
-(Ctrl-Z) suspends this command and the process until `fg`.
+and its stdin is /dev/null. SIGTERM, SIGINT (Ctrl-C), SIGQUIT, a closed terminal and any other signal that would end
+this command, except SIGPIPE and SIGXFSZ, stop the process and end this command with 0; a second one, at least 0.2 s
+later, kills it. SIGPIPE and SIGXFSZ do nothing. SIGHUP restarts the process, SIGUSR1 writes its status to stderr, and
+SIGTSTP (Ctrl-Z) suspends this command and the process until `fg`.
 
 What the process has started is stopped with it, and if this command is killed, all of it is killed. As the first
 process of a container this command is the parent of each process that has lost its own, and reaps it.
