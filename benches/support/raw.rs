@@ -267,7 +267,7 @@ impl Loop {
     }
 }
 
-/// Calls `line` with each whole line in `data`. Uses the C library's `memchr`.
+/// Calls `line` with the bytes before each newline in `data`. Uses the C library's `memchr`.
 pub(crate) fn each_line(mut data: &[u8], mut line: impl FnMut(&[u8])) {
     loop {
         let start = data.as_ptr();

@@ -78,7 +78,7 @@ pub(super) fn main(arguments: Parser) -> Result<u8, Failure> {
             Signals::release(&mut reactor);
             None
         }
-        // The command was told to end.
+        // The command has to end because of a signal.
         false => Some(reactor.now() + LAST_WORDS),
     };
     // Output from before the end is still read, even if there was no room for it until now.
@@ -437,7 +437,7 @@ struct Run {
     done: bool,
     /// Whether the children are not read, because our own output is not read.
     held: bool,
-    /// Whether they are read in any case, because we were told to end.
+    /// Whether they are read in any case, because a signal ends the command.
     reads_rest: bool,
 }
 

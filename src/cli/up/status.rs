@@ -14,7 +14,7 @@ use crate::cli::control::table;
 use crate::cli::words;
 
 impl Up {
-    /// Writes the status of all processes to our stderr, as `childminder status` does to its stdout.
+    /// Writes the status of all processes to stderr, as `childminder status` writes it to stdout.
     pub(super) fn say_status(&mut self, reactor: &Reactor) {
         let now = reactor.now();
         let voice = self.monitor.observer();
