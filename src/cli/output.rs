@@ -42,7 +42,7 @@ enum Kind {
     Pipe,
 }
 
-/// One of our outputs, and what it has not taken yet.
+/// One of our outputs, and the bytes that it has not taken yet.
 #[derive(Debug)]
 pub(crate) struct Output {
     file: Arc<OwnedFd>,

@@ -25,7 +25,7 @@ use super::{FAILURE, Failure, HELP, child, path_of, paths, screen, user, words};
 /// hold open.
 const GRACE: Duration = Duration::from_millis(50);
 
-/// The time that readers of our outputs get for the rest of the output after we were told to end.
+/// The time that readers of our outputs get for the rest of the output after a signal to end.
 const LAST_WORDS: Duration = Duration::from_secs(1);
 
 /// The settings of the command line.

@@ -32,7 +32,7 @@ const OTHERS_WRITE: u32 = 0o002;
 const GROUP_WRITES: u32 = 0o020;
 const STICKY: u32 = 0o1000;
 
-/// The message why root must not run a file, or runs it only because it was named.
+/// A message that tells why root must not run a file, or why it runs the file only if it was named.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Doubt {
     Refusal(String),

@@ -83,7 +83,7 @@ impl Console {
         Ok(console)
     }
 
-    /// Makes one more of our descriptors an output. No effect if it is one already.
+    /// Makes another one of our descriptors an output. Does nothing if it is one already.
     ///
     /// # Errors
     ///
@@ -114,8 +114,8 @@ impl Console {
         Ok(())
     }
 
-    /// The index of the output of a descriptor of ours; that of stdout if the descriptor was never
-    /// added.
+    /// The index of the output for a descriptor of ours. It is that of stdout if the descriptor was
+    /// never added.
     pub(super) fn index(&self, number: i32) -> usize {
         self.numbers.iter().find(|(known, _)| *known == number).map_or(0, |(_, index)| *index)
     }

@@ -104,11 +104,11 @@ pub(super) fn main(mut arguments: Parser) -> Result<u8, Failure> {
     result.map(|()| 0).map_err(|error| Failure::Other(words::stopped_because(&error)))
 }
 
-/// The monitor, with all that is around it.
+/// The supervisor: the monitor, and what connects it to the file, the clients and the signals.
 #[derive(Debug)]
 struct Up {
     file: FileName,
-    /// In the order of the file, as it was when it was last read.
+    /// In the order of the file at its last reading.
     processes: Vec<Known>,
     /// The lock that keeps another supervisor from running the file.
     lock: Option<Lock>,
@@ -128,7 +128,7 @@ struct Up {
     stage: Stage,
 }
 
-/// What is remembered of a process's settings; the monitor has the rest.
+/// The part of a process's settings that the monitor does not keep.
 #[derive(Debug)]
 struct Known {
     name: String,

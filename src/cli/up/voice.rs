@@ -57,7 +57,7 @@ pub(super) struct Voice {
     pub(super) alive: usize,
 }
 
-/// What a process has written.
+/// The output of a process, as the monitor reports it.
 #[derive(Debug, Clone, Copy)]
 enum Heard<'a> {
     Line(&'a Line<'a>),
