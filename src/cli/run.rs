@@ -21,8 +21,7 @@ use super::text::visible;
 use super::waiting::Author;
 use super::{FAILURE, Failure, HELP, child, path_of, paths, screen, user, words};
 
-/// The time for reading what an exited child has left in its pipes, which other processes may still
-/// hold open.
+/// The time for reading the pipes of an exited child, which other processes may still hold open.
 const GRACE: Duration = Duration::from_millis(50);
 
 /// The time that readers of our outputs get for the rest of the output after a signal to end.
@@ -139,8 +138,7 @@ fn parse(mut arguments: Parser) -> Result<Option<Arguments>, Failure> {
     }
     let name = name.unwrap_or_else(|| visible(&base_name(&program)).into_owned());
 
-    // A relative program is relative to the current folder, as --cwd is. It is not relative to
-    // --cwd.
+    // A relative program is relative to the current folder, as --cwd is, and not to --cwd.
     let program = match program.as_bytes().contains(&b'/') {
         true => absolute(&program, "")?.into(),
         false => program,
@@ -169,8 +167,7 @@ fn absolute(path: &OsStr, option: &str) -> Result<PathBuf, Failure> {
         .map_err(|error| Failure::Other(format!("{option}{}: {error}", path.to_string_lossy())))
 }
 
-/// The message for a wrong policy. `min` and `max` tell whether the shortest and the longest wait
-/// were given.
+/// The message for a wrong policy. `min` and `max` tell whether the options -m and -M were given.
 fn policy_mistake(error: PolicyError, min: bool, max: bool) -> String {
     let default = |given: bool| if given { "" } else { " (the default)" };
     let advice = match (min, max) {
@@ -300,8 +297,7 @@ impl Console {
         Ok(Self { author: Some(name.into()), raw, out, err, restart, started: false, remains: false, code: 0 })
     }
 
-    /// Whether the start is given up. A program that was never found or cannot be executed will not
-    /// be there at the next try either.
+    /// A program that was not found or cannot be executed will fail at the next try, too.
     fn gives_up(&self) -> bool {
         self.restart == Restart::OnFailure && !self.started && matches!(self.code, 126 | 127)
     }
@@ -474,8 +470,7 @@ impl Run {
 
     fn heed(&mut self, reactor: &mut Reactor, wish: Wish) {
         match wish {
-            // The child has exited for good, so there is nothing to restart. Only the readers of
-            // its output are waited for.
+            // There is nothing to restart. Only the readers of the output are waited for.
             Wish::Reload if self.code.is_some() => reactor.stop(),
             Wish::Reload => self.monitor.restart_all(reactor),
             Wish::Hangup => {
@@ -507,8 +502,7 @@ impl Run {
         Ok(read)
     }
 
-    /// Reads what the children have left in their pipes, so that it is passed on or counted as
-    /// dropped.
+    /// Reads the rest in the children's pipes, so that it is passed on or counted as dropped.
     fn read_rest(&mut self, reactor: &mut Reactor, deadline: Option<Instant>) -> std::io::Result<()> {
         self.reads_rest = true;
         self.hold_or_release(reactor);
@@ -591,8 +585,7 @@ impl Service for Run {
                     || self.monitor.handle(reactor, event)
             }
         };
-        // The exit code counts from the exit on, because a signal in the same turn stops the
-        // monitor.
+        // The exit code is taken at the exit: a signal in the same turn stops the monitor.
         if self.monitor.observer().is_full() || matches!(event, Event::Exited { .. }) {
             self.settle(reactor);
         }
