@@ -1,4 +1,5 @@
-//! Output: bytes to lines to an observer, against bare reads; and whether a noisy child keeps the quiet ones waiting.
+//! Measures output: the way from bytes over lines to an observer, against bare reads, and how long
+//! a noisy child keeps quiet children waiting.
 //!
 //! The one rule: every byte and every line that was written is counted, or the figure is void.
 
@@ -14,7 +15,7 @@ use childminder::{Command, Exit, Line, Observer, Policy, ProcessMonitor, Reactor
 use support::raw::{Loop, Spec};
 use support::{Bench, Target, clock, micros, percentile, program, raw};
 
-/// The child writes blocks of this size until it has written what it was asked for.
+/// The child writes blocks of this size until it has written the requested amount.
 const BLOCK: usize = 65_500;
 
 fn written(mebibytes: usize) -> usize {
@@ -25,7 +26,7 @@ fn written(mebibytes: usize) -> usize {
 struct Count {
     bytes: usize,
     exited: usize,
-    /// When set, the time from each stamped line's writing to its hearing, in microseconds.
+    /// If set, the time from the writing of each stamped line to its arrival here, in microseconds.
     delays: Option<Vec<f64>>,
 }
 
@@ -55,14 +56,14 @@ fn monitor() -> ProcessMonitor<Count> {
     monitor
 }
 
-/// Turns until the observer has heard enough.
+/// Runs turns until the observer has got enough.
 fn until(reactor: &mut Reactor, monitor: &mut ProcessMonitor<Count>, enough: impl Fn(&Count) -> bool) {
     while !enough(monitor.observer()) {
         reactor.turn(None, |reactor, event| _ = monitor.handle(reactor, &event)).expect("turn");
     }
 }
 
-/// Megabytes a second, from so many children together.
+/// The megabytes a second from this many children together.
 fn ours(path: &Path, children: usize, mebibytes: usize) -> [f64; 1] {
     let mut reactor = Reactor::new().expect("reactor");
     let mut monitor = monitor();
@@ -78,7 +79,7 @@ fn ours(path: &Path, children: usize, mebibytes: usize) -> [f64; 1] {
     [all as f64 / micros(start)]
 }
 
-/// A blocking read of one pipe, and nothing else.
+/// The figure for blocking reads of one pipe, and nothing else.
 fn bare(path: &Path, mebibytes: usize, pipe_size: Option<i32>) -> [f64; 1] {
     let mut command = std::process::Command::new(path);
     command.arg("flood").arg(mebibytes.to_string()).stdout(std::process::Stdio::piped());
@@ -101,8 +102,9 @@ fn bare(path: &Path, mebibytes: usize, pipe_size: Option<i32>) -> [f64; 1] {
     [all as f64 / took]
 }
 
-/// epoll and reads until a pipe is empty, or if `fair` one read of each that is ready; `split` looks for the newlines, too. Also the
-/// most that one child wrote while all others waited, in mebibytes.
+/// The figure for a loop of epoll and reads until a pipe is empty, or with `fair` one read of each
+/// ready pipe. `split` also searches the newlines. The second figure is the most that was read from
+/// one child while all others waited, in mebibytes.
 fn by_hand(path: &Path, children: usize, mebibytes: usize, fair: bool, split: bool) -> (f64, f64) {
     let mut raw = Loop::new();
     raw.fair = fair;
@@ -133,7 +135,8 @@ fn by_hand(path: &Path, children: usize, mebibytes: usize, fair: bool, split: bo
     (all as f64 / took, raw.longest as f64 / 1_048_576.0)
 }
 
-/// How late the lines of many quiet children are, in microseconds: the 99th percentile and the median.
+/// The delays of the lines of many quiet children, in microseconds: the 99th percentile and the
+/// median.
 fn delays(path: &Path, quiet: usize, lines: usize, noisy: bool) -> [f64; 2] {
     let mut reactor = Reactor::new().expect("reactor");
     let mut monitor = monitor();
@@ -157,7 +160,8 @@ fn delays(path: &Path, quiet: usize, lines: usize, noisy: bool) -> [f64; 2] {
     [percentile(&mut delays, 99), percentile(&mut delays, 50)]
 }
 
-/// What a child that writes straight to a file costs us, in microseconds of processor time, from its start to its exit.
+/// The processor time that a child which writes directly to a file costs us, in microseconds, from
+/// its start to its exit.
 fn direct(path: &Path, mebibytes: usize) -> f64 {
     let mut reactor = Reactor::new().expect("reactor");
     let mut monitor = monitor();

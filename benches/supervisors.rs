@@ -1,10 +1,12 @@
-//! Whole supervisors with the same services: the command beside runsv, s6-supervise, supervisord and twistd, those that are
-//! installed.
+//! Compares whole supervisors with the same services: the command, runsv, s6-supervise, supervisord
+//! and twistd, as far as they are installed. Measures restarts, starts and costs, and no other
+//! features.
 //!
-//! What each restarts, starts and costs, not what else it can do. The one rule: nobody is asked; births are told by the services'
-//! own stamps of the clock, the rest by the kernel.
+//! The one rule: no supervisor reports its own figures. The services' own time stamps tell when
+//! they start, and the kernel tells the rest.
 //!
-//! With `--many`, only the command, with up to ten thousand services: `cargo bench --bench supervisors -- --many`.
+//! With `--many`, only the command is measured, with up to ten thousand services: `cargo bench
+//! --bench supervisors -- --many`.
 
 #[path = "support/many.rs"]
 mod many;
@@ -22,22 +24,25 @@ use support::{Bench, Target, guard, median, outside, program, raw, rest};
 
 const OURS: &str = "childminder command";
 
-/// childminder, twistd, runsv and s6-supervise restart a service at once only if it has lived for a second.
+/// childminder, twistd, runsv and s6-supervise restart a service at once only if it has lived for a
+/// second.
 const LIVED: Duration = Duration::from_millis(1200);
 
-/// A supervisor from which nothing has been heard for so long does not work.
+/// A supervisor whose services send no sign of life for so long does not work.
 const PATIENCE: Timespec = Timespec { tv_sec: 10, tv_nsec: 0 };
 
-/// A supervisor program, and how it is given its services.
+/// A supervisor program, and how it is configured.
 struct Contestant {
     name: &'static str,
     program: PathBuf,
-    /// Writes what it reads into the folder, and returns the arguments of each process that it takes.
+    /// Writes the supervisor's configuration into the folder, and returns the arguments of each
+    /// process that it takes.
     configure: fn(&Folder, usize) -> Vec<Vec<String>>,
 }
 
 impl Contestant {
-    /// With its usual settings, but for those that make it restart at once.
+    /// The installed supervisors, with their usual settings except those that make them restart at
+    /// once.
     fn all() -> Vec<Self> {
         let installed = |names: &[&str]| {
             let path = std::env::var_os("PATH").unwrap_or_default();
@@ -51,23 +56,24 @@ impl Contestant {
         let add = |name, program: Option<PathBuf>, configure| Some(Self { name, program: program?, configure });
         let all = [
             add(OURS, outside::binary(), up),
-            // Without runsvdir and s6-svscan: these start the others and look after them, and have nothing to do with a service.
+            // runsvdir and s6-svscan are left out. They only start and watch these, and take no
+            // part in a restart.
             add("runsv", installed(&["runsv"]), runsv),
             add("s6-supervise", installed(&["s6-supervise"]), s6),
             add("supervisord", installed(&["supervisord"]), supervisord),
-            // The second is Debian's.
+            // The second name is Debian's.
             add("twistd", installed(&["twistd", "twistd3"]), twistd),
         ];
         all.into_iter().flatten().collect()
     }
 }
 
-/// A temporary folder with the services' program and their pipe; gone at the drop.
+/// A temporary folder with the services' program and their pipe. It is removed at the drop.
 struct Folder {
     path: PathBuf,
-    /// The services' program: a short name without a space in it.
+    /// The path of the services' program: a short name without a space in it.
     service: String,
-    /// Its argument.
+    /// The argument of the services' program.
     word: String,
 }
 
@@ -102,7 +108,8 @@ impl Drop for Folder {
     }
 }
 
-/// What runsv and s6-supervise keep in their folders belongs into memory, and is `/run` in use. A disk costs them twice the time.
+/// The folders of runsv and s6-supervise belong into memory, as with `/run` in real use. On a disk
+/// they take twice the time.
 fn memory_or_disk() -> PathBuf {
     let mounts = fs::read_to_string("/proc/self/mounts").unwrap_or_default();
     let memory = mounts.lines().any(|line| {
@@ -123,17 +130,19 @@ fn up(folder: &Folder, count: usize) -> Vec<Vec<String>> {
     vec![vec!["up".into(), "-c".into(), folder.write("childminder.toml", &text)]]
 }
 
-/// runsv: a process and a folder for each service.
+/// runsv takes a process and a folder for each service.
 fn runsv(folder: &Folder, count: usize) -> Vec<Vec<String>> {
     folders(folder, count, "at", &[])
 }
 
-/// s6-supervise: the same. It restarts at once what has told it that it is ready, and whatever else has died a second later.
+/// s6-supervise takes the same. It restarts a service at once if the service has reported that it
+/// is ready, and any other service after a second.
 fn s6(folder: &Folder, count: usize) -> Vec<Vec<String>> {
     folders(folder, count, "ready", &[("notification-fd", "3\n")])
 }
 
-/// `run` is usually a shell script; here the service itself is the script's interpreter, so that no shell is measured.
+/// `run` is usually a shell script. Here the service itself is the script's interpreter, so that no
+/// shell is measured.
 fn folders(folder: &Folder, count: usize, mode: &str, files: &[(&str, &str)]) -> Vec<Vec<String>> {
     let run = format!("#!{} {mode}:{}\n", folder.service, folder.signs().display());
     let one = |number: usize| {
@@ -149,8 +158,9 @@ fn folders(folder: &Folder, count: usize, mode: &str, files: &[(&str, &str)]) ->
     (0..count).map(one).collect()
 }
 
-/// supervisord, with the socket for supervisorctl. It waits for a second, unless something else happens, before it starts anything and
-/// between a death and its restart, which are two turns of its loop: no setting changes that.
+/// supervisord with the socket for supervisorctl. Its loop waits for up to a second in each turn,
+/// unless something else happens. It does so before it starts anything, and between an exit and the
+/// restart, which are two turns of the loop. No setting changes that.
 fn supervisord(folder: &Folder, count: usize) -> Vec<Vec<String>> {
     let Folder { path, service, word } = folder;
     let path = path.display();
@@ -165,7 +175,7 @@ fn supervisord(folder: &Folder, count: usize) -> Vec<Vec<String>> {
     vec![vec!["-c".into(), folder.write("supervisord.conf", &text)]]
 }
 
-/// twistd with the ProcessMonitor that `twistd procmon` makes, which takes one process only.
+/// twistd with the ProcessMonitor that `twistd procmon` makes. That command takes one process only.
 fn twistd(folder: &Folder, count: usize) -> Vec<Vec<String>> {
     let Folder { service, word, .. } = folder;
     let text = format!(
@@ -179,20 +189,21 @@ fn twistd(folder: &Folder, count: usize) -> Vec<Vec<String>> {
     vec![vec!["-n".into(), "--pidfile=".into(), "-y".into(), folder.write("services.tac", &text)]]
 }
 
-/// A supervisor at work, in as many processes as it takes; killed, with its services, at the drop.
+/// A running supervisor, in as many processes as it takes. It is killed with its services at the
+/// drop.
 struct Supervisor {
     folder: Folder,
     signs: File,
-    /// Keeps the pipe from ending while no service has it.
+    /// Keeps the pipe open while no service has it open.
     open: Option<File>,
     pids: Vec<i32>,
     services: Vec<i32>,
-    /// From the first exec to the last service's first sign of life, in milliseconds.
+    /// The time from the first exec to the last service's first sign of life, in milliseconds.
     start: f64,
 }
 
 impl Supervisor {
-    /// `None` if not all the services come up.
+    /// Starts a supervisor. `None` if not all services start.
     fn start(contestant: &Contestant, service: &Path, count: usize) -> Option<Self> {
         let folder = Folder::new(service);
         let processes = (contestant.configure)(&folder, count);
@@ -202,7 +213,7 @@ impl Supervisor {
         let mut started = Self { folder, signs, open, pids, services, start: 0.0 };
         let spec = |args: &Vec<String>| {
             let args: Vec<&str> = args.iter().map(String::as_str).collect();
-            // Nobody reads what they say.
+            // Their output is not read.
             let mut spec = Spec::new(&contestant.program, &args, [false; 3]);
             spec.die_with_parent = true;
             spec
@@ -221,7 +232,7 @@ impl Supervisor {
         Some(started)
     }
 
-    /// When the next service came to life, and its pid.
+    /// The time of the next service's first sign of life, and its pid.
     fn sign(&mut self) -> Option<(u64, i32)> {
         if poll(&mut [PollFd::new(&self.signs, PollFlags::IN)], Some(&PATIENCE)).ok()? == 0 {
             return None;
@@ -232,12 +243,12 @@ impl Supervisor {
         Some((number(0), number(8) as i32))
     }
 
-    /// The median of the times from a service's SIGKILL to its replacement's first sign of life, in milliseconds, in a herd that has
-    /// lived long enough. Each dies once.
+    /// The median of the times from a service's SIGKILL to its replacement's first sign of life, in
+    /// milliseconds, among services that have lived long enough. Each service is killed once.
     fn restarts(&mut self, deaths: usize) -> f64 {
         let mut times = Vec::new();
         for victim in self.services.clone().into_iter().take(deaths) {
-            // All asleep, and whatever had to be said of the last one is said.
+            // Everything is asleep then, and all messages about the last restart are written.
             rest(Duration::from_millis(20));
             let killed = raw::monotonic();
             raw::kill(victim, libc::SIGKILL);
@@ -251,7 +262,7 @@ impl Supervisor {
         self.pids.iter().map(|pid| outside::memory(*pid)[1]).sum()
     }
 
-    /// Context switches and milliseconds of processor time so far.
+    /// The context switches and the milliseconds of processor time so far.
     fn work(&self) -> [f64; 2] {
         let cpu: Duration = self.pids.iter().map(|pid| raw::process_cpu(*pid)).sum();
         [self.pids.iter().map(|pid| outside::switches(*pid)).sum(), cpu.as_secs_f64() * 1e3]
@@ -260,13 +271,14 @@ impl Supervisor {
 
 impl Drop for Supervisor {
     fn drop(&mut self) {
-        // Whoever is born from now on finds no pipe and exits; the others die with their supervisor.
+        // A service that starts from now on finds no pipe and exits. The others exit with their
+        // supervisor.
         let _ = fs::remove_file(self.folder.signs());
         for pid in &self.pids {
             raw::kill(*pid, libc::SIGKILL);
             raw::wait_blocking(*pid);
         }
-        // The pipe ends with the last one.
+        // The pipe ends when the last service has exited.
         self.open = None;
         let mut rest = [0; 4096];
         loop {
@@ -280,7 +292,7 @@ impl Drop for Supervisor {
     }
 }
 
-/// Between two stamps.
+/// The milliseconds between two stamps.
 fn millis(from: u64, to: u64) -> f64 {
     (to as f64 - from as f64) / 1e6
 }
@@ -293,7 +305,8 @@ fn main() {
         return many::run(bench, &service);
     }
     let mut contestants = Contestant::all();
-    // Once without a look at the clock: what is read from disk has been read, and who does not work here is known.
+    // One run without measurement reads everything from disk, and finds the supervisors that do not
+    // work here.
     contestants.retain(|contestant| {
         let works = Supervisor::start(contestant, &service, 1).is_some();
         if !works {
@@ -336,7 +349,7 @@ fn main() {
         }
     }
 
-    // Side by side: they sleep, and do not share what they do now and then.
+    // They run at the same time, because they sleep and do not share their occasional work.
     let idlers: Vec<_> = contestants.iter().map(|contestant| (contestant.name, start(contestant, count))).collect();
     rest(LIVED);
     let before: Vec<_> = idlers.iter().map(|(_, supervisor)| supervisor.work()).collect();

@@ -1,7 +1,8 @@
-//! What the command costs with a hundred, a thousand and ten thousand services: whether each thing costs only what it is about.
+//! Measures the processor time of the command with a hundred, a thousand and ten thousand services,
+//! to see whether the cost of an action depends only on the services that it concerns.
 //!
-//! Measures the processor time of the supervisor alone. The one rule: each figure is of one service or of one event, so that it
-//! is the same for all counts where the cost grows with the work.
+//! The one rule: each figure is the cost for one service or for one event, so that it is the same
+//! for all counts if the cost grows with the work.
 
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::net::UnixStream;
@@ -13,7 +14,8 @@ use super::support::{Bench, Target, clock, micros, outside, raw, rest};
 use super::{Contestant, Folder, LIVED, OURS, Supervisor};
 
 const COUNTS: [usize; 3] = [100, 1_000, 10_000];
-/// What each figure is about. The first two grow a little with what is read and written, and have no limit.
+/// The title of each figure. The first two figures grow a little with the data that is read and
+/// written, and have no target.
 const WHAT: [&str; 7] = [
     "start of a service",
     "status of a service among all",
@@ -25,7 +27,8 @@ const WHAT: [&str; 7] = [
 ];
 const LINES: usize = 2_000;
 
-/// The table of the command with all these services, whose output is not read, and one that writes lines.
+/// Configures the command with all these services, whose output is not read, and one service that
+/// writes lines.
 fn config(Folder { path, service, word }: &Folder, count: usize) -> Vec<Vec<String>> {
     let path = path.display();
     let text = format!(
@@ -42,7 +45,7 @@ fn write(folder: &impl std::fmt::Display, text: String) -> Vec<Vec<String>> {
     vec![vec!["up".into(), "-c".into(), file]]
 }
 
-/// Tables that each write a file of their own.
+/// Configures tables that each write to a file of their own.
 fn with_files(Folder { path, service, word }: &Folder, count: usize) -> Vec<Vec<String>> {
     let path = path.display();
     let table = |number| {
@@ -54,7 +57,7 @@ fn with_files(Folder { path, service, word }: &Folder, count: usize) -> Vec<Vec<
     write(&path, format!("[monitor]\nsocket = '{path}/socket'\n{tables}"))
 }
 
-/// One table of as many instances.
+/// Configures one table with this many instances.
 fn with_instances(Folder { path, service, word }: &Folder, count: usize) -> Vec<Vec<String>> {
     let path = path.display();
     let table = format!("[process.service]\ncommand = ['{service}', '{word}']\ninstances = {count}\n");
@@ -77,7 +80,7 @@ impl Client {
     }
 }
 
-/// Microseconds of processor time that `work` takes the supervisor.
+/// The microseconds of the supervisor's processor time that `work` takes.
 fn cost(supervisor: &Supervisor, work: impl FnOnce()) -> f64 {
     let cpu = || raw::process_cpu(supervisor.pids[0]);
     let before = cpu();
@@ -122,7 +125,7 @@ fn measure(contestant: &Contestant, service: &Path, count: usize) -> Option<[f64
     ])
 }
 
-/// Seconds for a check of a file with so many tables.
+/// The seconds for a check of a file with so many tables.
 fn check(program: &Path, folder: &Folder, count: usize) -> f64 {
     let table =
         |number| format!("[process.service-{number}]\ncommand = ['sleep', '{number}']\nstdout = '/tmp/{number}.log'\n");

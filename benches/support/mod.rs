@@ -1,7 +1,8 @@
-//! What the benches share: contestants in turn, medians with their spread, one line and one row a result.
+//! The shared parts of the benches: contestants that take turns, medians with their spread, and one
+//! line and one row for each result. The exit code says nothing about the figures.
 //!
-//! Reports and does not gate: the exit code says nothing of the figures. The one rule: contestants are measured in turn,
-//! round by round, and a ratio compares two figures of the same round.
+//! The one rule: contestants are measured in turn, round by round, and a ratio compares two figures
+//! of the same round.
 
 #![allow(dead_code)] // no bench uses all of it
 
@@ -30,17 +31,18 @@ pub(crate) fn micros(since: Instant) -> f64 {
     since.elapsed().as_secs_f64() * 1e6
 }
 
-/// What a figure is held against.
+/// The limit for a figure.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Target {
     AtMost(f64),
     AtLeast(f64),
-    /// Told for comparison.
+    /// The figure is only for comparison.
     None,
 }
 
 impl Target {
-    /// What it says, whether `value` is within it, and the value, with one digit more where it looks like the limit and is not.
+    /// The text of the target, whether `value` meets it, and the text of the value. That has one
+    /// more digit if it would look the same as the limit and is not.
     fn judge(self, value: f64) -> (String, &'static str, String) {
         let (limit, text, met) = match self {
             Self::AtMost(limit) => (limit, format!("at most {limit}"), value <= limit),
@@ -53,7 +55,7 @@ impl Target {
     }
 }
 
-/// One bench under way.
+/// A bench that is running.
 #[derive(Debug)]
 pub(crate) struct Bench {
     name: &'static str,
@@ -63,8 +65,8 @@ pub(crate) struct Bench {
 }
 
 impl Bench {
-    /// `--test` runs everything once, as small as it can be; `--readme` keeps the tables of results in the two READMEs. Other
-    /// arguments, which cargo passes, are ignored.
+    /// With `--test`, everything runs once and as small as possible. With `--readme`, the tables of
+    /// results in the two READMEs are updated. Other arguments, which cargo passes, are ignored.
     pub(crate) fn new(name: &'static str) -> Self {
         let asked = |flag: &str| std::env::args().any(|arg| arg == flag);
         println!("\n== {name}");
@@ -72,12 +74,13 @@ impl Bench {
         Self { name, test: asked("--test"), readme: asked("--readme"), rows: Vec::new() }
     }
 
-    /// A size: the one to measure with, or the one for `--test`.
+    /// The size for a measurement, or the one for `--test`.
     pub(crate) fn size(&self, full: usize, test: usize) -> usize {
         if self.test { test } else { full }
     }
 
-    /// Runs the contestants in turn and prints what came of it. Each says `K` things a round, of which `titles` tells what they are.
+    /// Runs the contestants in turn and prints the results. Each contestant returns `K` figures in
+    /// a round, which are named by `titles`.
     pub(crate) fn contest<const K: usize>(
         &self,
         titles: [&str; K],
@@ -92,7 +95,7 @@ impl Bench {
         });
         for round in 0..rounds {
             for offset in 0..contestants.len() {
-                // Nobody is always the first or always after the same one.
+                // The order rotates, so that no contestant is always the first.
                 let index = (round + offset) % contestants.len();
                 let figures = contestants[index].1();
                 for (contest, figure) in contests.iter_mut().zip(figures) {
@@ -106,14 +109,14 @@ impl Bench {
         contests
     }
 
-    /// A ratio of two contestants, round by round.
+    /// Adds the ratio of two contestants, round by round.
     pub(crate) fn ratio(&mut self, contest: &Contest, name: &str, versus: &str, target: Target) {
         let pairs = contest.of(name).iter().zip(contest.of(versus));
         let ratios: Vec<f64> = pairs.map(|(one, other)| one / other).collect();
         self.result(&contest.title, name, &format!("× {versus}"), &ratios, target);
     }
 
-    /// A figure by itself, in `unit`.
+    /// Adds a figure by itself, in `unit`.
     pub(crate) fn figure(&mut self, what: &str, name: &str, unit: &str, samples: &[f64], target: Target) {
         self.result(what, name, unit, samples, target);
     }
@@ -126,7 +129,7 @@ impl Bench {
         self.rows.push(format!("| {} | {what} | {name} | {median} ({range}) {unit} | {limit} | {met} |", self.name));
     }
 
-    /// To be called last: writes the tables of results if that was asked for.
+    /// Writes the tables of results if `--readme` was given. Call it last.
     pub(crate) fn finish(self) {
         if self.readme && !self.test {
             match readme::update(self.name, &self.rows) {
@@ -137,7 +140,7 @@ impl Bench {
     }
 }
 
-/// Some contestants' figures, one a round.
+/// The figures of some contestants, one for each round.
 #[derive(Debug)]
 pub(crate) struct Contest {
     title: String,
@@ -166,7 +169,7 @@ struct Spread {
     high: f64,
 }
 
-/// Median and quartiles.
+/// The median and the quartiles.
 fn spread(samples: &[f64]) -> Spread {
     let mut sorted = samples.to_vec();
     sorted.sort_by(f64::total_cmp);
@@ -184,7 +187,7 @@ pub(crate) fn percentile(samples: &mut [f64], percent: usize) -> f64 {
     samples.get((samples.len() * percent / 100).min(samples.len().saturating_sub(1))).copied().unwrap_or(f64::NAN)
 }
 
-/// Three significant digits are more than a shared machine gives.
+/// Formats three significant digits, which is more than a shared machine warrants.
 fn short(value: f64) -> String {
     match value.abs() {
         large if large >= 100.0 => format!("{value:.0}"),

@@ -1,6 +1,6 @@
-//! What can be seen of a process from outside.
+//! Measures a process from outside, without asking the process itself.
 //!
-//! Nothing is asked of the process itself. The one rule: whoever is looked at is not woken by it.
+//! The one rule: a measurement does not wake the process.
 
 use std::fs;
 use std::path::PathBuf;
@@ -17,7 +17,7 @@ pub(crate) fn private(pid: i32) -> f64 {
     number(&text, "Private_Dirty:") + number(&text, "Private_Clean:")
 }
 
-/// How often its threads have gone to sleep or were put to it so far.
+/// The number of context switches of its threads so far, voluntary or not.
 pub(crate) fn switches(pid: i32) -> f64 {
     let threads = fs::read_dir(format!("/proc/{pid}/task")).expect("task");
     let of = |thread: std::io::Result<fs::DirEntry>| {
@@ -27,13 +27,13 @@ pub(crate) fn switches(pid: i32) -> f64 {
     threads.map(of).sum()
 }
 
-/// What stands after `name` at the beginning of a line.
+/// The number after `name`, on the line that begins with `name`.
 fn number(text: &str, name: &str) -> f64 {
     let line = text.lines().find_map(|line| line.strip_prefix(name));
     line.and_then(|rest| rest.split_whitespace().next()?.parse().ok()).unwrap_or(f64::NAN)
 }
 
-/// The command, where it has been built in the same profile.
+/// The path of the command, if it has been built in the same profile.
 pub(crate) fn binary() -> Option<PathBuf> {
     let own = std::env::current_exe().ok()?;
     let path = Some(own.parent()?.parent()?.join("childminder")).filter(|path| path.exists());

@@ -1,23 +1,26 @@
-//! The children: one static program of a few hundred bytes without a C library, so that what is measured is not the dynamic
-//! loader. Built once a run by `cc`.
+//! The program of the children: a static program of a few hundred bytes without a C library, so
+//! that the dynamic loader is not measured. `cc` builds it once in each run.
 //!
-//! The one rule: a mode does one thing, and says so on stdout if it says anything.
+//! The one rule: a mode does one thing, and reports it on stdout if it reports anything.
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-/// `argv[1]` is the mode, `argv[2]` and `argv[3]` are numbers:
+/// `argv[1]` is the mode, and `argv[2]` and `argv[3]` are numbers:
 ///
-/// - none: exits at once;
-/// - `idle`: waits for ever;
-/// - `at:PATH`: writes the time and its pid (8 bytes each) into the pipe of that name, waits for ever and dies with its parent; exits
-///   at once if nobody reads the pipe. One word, so that it fits on a `#!` line;
-/// - `ready:PATH`: the same, and says to descriptor 3 that it is ready, as s6 wants it;
-/// - `deaf`: ignores SIGTERM, says so by a line, waits for ever;
-/// - `stamp`: writes the time (8 bytes), waits for a byte on stdin, writes the time again and exits;
-/// - `flood MIB`: writes so many MiB of 100-byte lines, in blocks of 64 KiB;
-/// - `drip MICROS N`: every so often, N times, a line of 24 bytes that begins with the time (8 bytes).
+/// - none: exits at once.
+/// - `idle`: waits for ever.
+/// - `at:PATH`: writes the time and its pid (8 bytes each) into the named pipe, waits for ever and
+///   exits with its parent. It exits at once if the pipe has no reader. It is one word, so that it
+///   fits on a `#!` line.
+/// - `ready:PATH`: does the same, and reports on descriptor 3 that it is ready, as s6 expects.
+/// - `deaf`: ignores SIGTERM, reports that with a line, and waits for ever.
+/// - `stamp`: writes the time (8 bytes), waits for a byte on stdin, writes the time again and
+///   exits.
+/// - `flood MIB`: writes so many MiB of 100-byte lines, in blocks of 64 KiB.
+/// - `drip MICROS N`: writes a line of 24 bytes that begins with the time (8 bytes), N times, once
+///   every MICROS microseconds.
 const SOURCE: &str = r##"
 #if defined(__x86_64__)
 __asm__(".globl _start\n_start: mov %rsp,%rdi\n and $-16,%rsp\n call start\n");
@@ -88,7 +91,7 @@ void start(long *stack) {
 }
 "##;
 
-/// Where the program is, or `None` with a word on stderr where `cc` cannot build it.
+/// The path of the program. `None`, with a message on stderr, if `cc` cannot build it.
 pub(crate) fn build() -> Option<PathBuf> {
     let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join("bench-child");
     if compile(&path).is_none() {

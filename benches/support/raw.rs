@@ -1,7 +1,10 @@
-//! The limit: the same work in a loop on the system calls, for one program, without a policy, an event or a check too many.
+//! The lower limit of the cost: the same work in a loop on the system calls, for one program,
+//! without a policy and without any event or check that it does not need. Contains the only
+//! `unsafe` of the benches.
 //!
-//! The only `unsafe` of the benches. The one rule: the child's side does what the library's does (its own table of
-//! descriptors is copied, the plainest way, unless `unshare` says otherwise), so that the difference is the parent's.
+//! The one rule: the child's side does what the library's does, so that the difference is the
+//! parent's. The child's table of descriptors is copied, which is the plainest way, unless
+//! `unshare` is set.
 
 #![allow(unsafe_code)]
 #![allow(clippy::multiple_unsafe_ops_per_block)] // a raw loop, not a library
@@ -20,23 +23,23 @@ unsafe extern "C" {
     static environ: *const *const c_char;
 }
 
-/// What to start, with every pointer that exec wants.
+/// A program to start, with all pointers that exec needs.
 #[derive(Debug)]
 pub(crate) struct Spec {
     argv: Vec<*const c_char>,
     _args: Vec<CString>,
-    /// The child's 0, 1 and 2: a pipe to us, or `/dev/null`.
+    /// The child's descriptors 0, 1 and 2: a pipe to us, or `/dev/null`.
     pub(crate) pipes: [bool; 3],
-    /// Or these descriptors, where there are some.
+    /// The descriptors to use instead, where they are set.
     pub(crate) files: [Option<RawFd>; 3],
     pub(crate) setsid: bool,
     pub(crate) limits: Vec<(i32, libc::rlimit)>,
     pub(crate) die_with_parent: bool,
-    /// `CLONE_FILES` and `close_range` instead of a copy of the table.
+    /// Whether to use `CLONE_FILES` and `close_range` instead of a copy of the table.
     pub(crate) unshare: bool,
 }
 
-// SAFETY: the pointers are into `_args`, which nobody changes.
+// SAFETY: the pointers point into `_args`, which does not change.
 unsafe impl Send for Spec {}
 // SAFETY: as above.
 unsafe impl Sync for Spec {}
@@ -66,9 +69,9 @@ struct Job<'a> {
 }
 
 extern "C" fn child(job: *mut c_void) -> c_int {
-    // SAFETY: the parent's own job, and the parent stands still.
+    // SAFETY: it points to the parent's own job, and the parent waits.
     let job = unsafe { &mut *job.cast::<Job<'_>>() };
-    // SAFETY: async-signal-safe calls only, on memory that lives until the exec.
+    // SAFETY: only async-signal-safe calls, on memory that lives until the exec.
     unsafe {
         if job.spec.unshare {
             let from = job.files.iter().max().map_or(0, |fd| fd + 1);
@@ -104,7 +107,7 @@ extern "C" fn child(job: *mut c_void) -> c_int {
     }
 }
 
-/// Spawns on a stack of its own.
+/// Spawns children on a stack of its own.
 #[derive(Debug)]
 pub(crate) struct Spawner {
     stack: Vec<u8>,
@@ -117,7 +120,7 @@ impl Spawner {
         Self { stack: vec![0; 32 * 1024], null: null.into() }
     }
 
-    /// The pid and our ends of the pipes.
+    /// Starts a child. Returns its pid and our ends of the pipes.
     pub(crate) fn spawn(&mut self, spec: &Spec) -> (i32, [Option<OwnedFd>; 3]) {
         let mut ours = [None, None, None];
         let mut theirs = [None, None, None];
@@ -126,7 +129,7 @@ impl Spawner {
                 let (read, write) = pipe();
                 let (read, write) = (OwnedFd::from(read), OwnedFd::from(write));
                 let (our, their) = if number == 0 { (write, read) } else { (read, write) };
-                // SAFETY: touches no memory.
+                // SAFETY: the call touches no memory.
                 unsafe { libc::fcntl(our.as_raw_fd(), libc::F_SETFL, libc::O_NONBLOCK) };
                 (ours[number], theirs[number]) = (Some(our), Some(their));
             }
@@ -138,8 +141,8 @@ impl Spawner {
         let mut job = Job { spec, files, errno: 0 };
         let shared = if spec.unshare { libc::CLONE_FILES } else { 0 };
         let flags = libc::CLONE_VM | libc::CLONE_VFORK | libc::SIGCHLD | shared;
-        // SAFETY: the stack is ours, is large enough and stays until the exec, before which clone does not return; the
-        // masks are locals.
+        // SAFETY: the stack is ours, is large enough and stays until the exec, and clone returns
+        // only after the exec. The masks are locals.
         let pid = unsafe {
             let (mut all, mut before): (libc::sigset_t, libc::sigset_t) = std::mem::zeroed();
             libc::sigfillset(&raw mut all);
@@ -164,7 +167,7 @@ struct Child {
     slot: usize,
 }
 
-/// A supervisor by hand: pidfds and pipes in one epoll.
+/// A supervisor written by hand, with pidfds and pipes in one epoll.
 #[derive(Debug)]
 pub(crate) struct Loop {
     spawner: Spawner,
@@ -173,9 +176,10 @@ pub(crate) struct Loop {
     free: Vec<usize>,
     events: Vec<libc::epoll_event>,
     buffer: Vec<u8>,
-    /// One read of a pipe for each event, level-triggered, instead of all that is there and comes meanwhile.
+    /// Whether each event leads to one read of its pipe, with level-triggered events, instead of
+    /// reads until the pipe is empty.
     pub(crate) fair: bool,
-    /// The most that was read of one pipe while all others waited, in bytes.
+    /// The most bytes that were read from one pipe while all others waited.
     pub(crate) longest: usize,
 }
 
@@ -183,7 +187,7 @@ const PIDFD: u64 = 3;
 
 impl Loop {
     pub(crate) fn new() -> Self {
-        // SAFETY: a new descriptor, which is ours alone.
+        // SAFETY: the descriptor is new and ours alone.
         let epoll = unsafe { OwnedFd::from_raw_fd(libc::epoll_create1(libc::EPOLL_CLOEXEC)) };
         let events = vec![libc::epoll_event { events: 0, u64: 0 }; 1024];
         let (children, free) = (Vec::new(), Vec::new());
@@ -204,7 +208,7 @@ impl Loop {
             self.children.len() - 1
         });
         let (pid, pipes) = self.spawner.spawn(spec);
-        // SAFETY: a new descriptor, which is ours alone.
+        // SAFETY: the descriptor is new and ours alone.
         let pidfd = unsafe { OwnedFd::from_raw_fd(libc::syscall(libc::SYS_pidfd_open, pid, 0) as RawFd) };
         let token = (slot as u64) << 2;
         self.add(pidfd.as_raw_fd(), libc::EPOLLIN, token | PIDFD);
@@ -222,10 +226,11 @@ impl Loop {
         self.children.iter().flatten().map(|child| child.pid).collect()
     }
 
-    /// Waits once, and reads and reaps what there is. `died` hears of each child that was reaped, `data` of what was read.
+    /// Waits once, and then reads and reaps. Calls `died` for each child that was reaped, and
+    /// `data` for the bytes of each read.
     pub(crate) fn turn(&mut self, mut died: impl FnMut(&mut Self), mut data: impl FnMut(&[u8])) {
         let mut events = std::mem::take(&mut self.events);
-        // SAFETY: room for as many events.
+        // SAFETY: the buffer has room for as many events.
         let count = unsafe { libc::epoll_wait(self.epoll.as_raw_fd(), events.as_mut_ptr(), events.len() as i32, -1) };
         for event in &events[..usize::try_from(count).unwrap_or(0)] {
             let (slot, number) = ((event.u64 >> 2) as usize, event.u64 & 3);
@@ -247,7 +252,7 @@ impl Loop {
                 drain(pipe, &mut self.buffer, false, &mut data);
             }
             let (mut status, pid, slot) = (0, child.pid, child.slot);
-            // SAFETY: zeroed is a valid rusage; both are locals.
+            // SAFETY: a zeroed rusage is valid, and both are locals.
             let reaped = unsafe {
                 let mut usage: libc::rusage = std::mem::zeroed();
                 libc::wait4(pid, &raw mut status, libc::WNOHANG, &raw mut usage)
@@ -262,11 +267,11 @@ impl Loop {
     }
 }
 
-/// The lines that lie within `data` as a whole, by the C library's `memchr`.
+/// Calls `line` with the bytes before each newline in `data`. Uses the C library's `memchr`.
 pub(crate) fn each_line(mut data: &[u8], mut line: impl FnMut(&[u8])) {
     loop {
         let start = data.as_ptr();
-        // SAFETY: valid for as many bytes, and read no further.
+        // SAFETY: the pointer is valid for as many bytes, and no more are read.
         let found = unsafe { libc::memchr(start.cast(), i32::from(b'\n'), data.len()) };
         if found.is_null() {
             return;
@@ -277,7 +282,7 @@ pub(crate) fn each_line(mut data: &[u8], mut line: impl FnMut(&[u8])) {
     }
 }
 
-/// Reads until nothing is there, or once; whether that was the end.
+/// Reads until the pipe is empty, or once. Returns whether the pipe has ended.
 fn drain(pipe: &mut Option<OwnedFd>, buffer: &mut [u8], once: bool, data: &mut impl FnMut(&[u8])) -> bool {
     let Some(pipe) = pipe else { return false };
     loop {
@@ -292,73 +297,73 @@ fn drain(pipe: &mut Option<OwnedFd>, buffer: &mut [u8], once: bool, data: &mut i
     }
 }
 
-/// To read from, to write to.
+/// Makes a pipe: the end to read from, and the end to write to.
 pub(crate) fn pipe() -> (File, File) {
     let mut ends = [0; 2];
-    // SAFETY: room for two descriptors, which are ours alone.
+    // SAFETY: there is room for two descriptors, which are ours alone.
     unsafe {
         assert_eq!(libc::pipe2(ends.as_mut_ptr(), libc::O_CLOEXEC), 0);
         (File::from_raw_fd(ends[0]), File::from_raw_fd(ends[1]))
     }
 }
 
-/// A pipe with a name.
+/// Makes a named pipe.
 pub(crate) fn mkfifo(path: &Path) {
     let path = CString::new(path.as_os_str().as_bytes()).expect("a path");
-    // SAFETY: a string that ends.
+    // SAFETY: the string ends with NUL.
     assert_eq!(unsafe { libc::mkfifo(path.as_ptr(), 0o600) }, 0);
 }
 
 pub(crate) fn set_pipe_size(fd: RawFd, bytes: c_int) {
-    // SAFETY: touches no memory.
+    // SAFETY: the call touches no memory.
     unsafe { libc::fcntl(fd, libc::F_SETPIPE_SZ, bytes) };
 }
 
-/// One read.
+/// Reads once.
 pub(crate) fn read(fd: RawFd, buffer: &mut [u8]) -> isize {
-    // SAFETY: the buffer has so much room.
+    // SAFETY: the buffer has this much room.
     unsafe { libc::read(fd, buffer.as_mut_ptr().cast(), buffer.len()) }
 }
 
 pub(crate) fn wait_blocking(pid: i32) {
     let mut status = 0;
-    // SAFETY: a local.
+    // SAFETY: the status is a local.
     unsafe { libc::waitpid(pid, &raw mut status, 0) };
 }
 
 /// Waits until the child has exited, and leaves it to be reaped.
 pub(crate) fn wait_unreaped(pid: i32) {
-    // SAFETY: all zero is a value of it.
+    // SAFETY: a zeroed siginfo_t is valid.
     let mut info: libc::siginfo_t = unsafe { std::mem::zeroed() };
-    // SAFETY: a local.
+    // SAFETY: the info is a local.
     unsafe { libc::waitid(libc::P_PID, pid as libc::id_t, &raw mut info, libc::WEXITED | libc::WNOWAIT) };
 }
 
-/// Whether the child was reaped just now.
+/// Reaps the child if it has exited. Returns whether it has.
 pub(crate) fn wait_nohang(pid: i32) -> bool {
     let mut status = 0;
-    // SAFETY: a local.
+    // SAFETY: the status is a local.
     unsafe { libc::waitpid(pid, &raw mut status, libc::WNOHANG) == pid }
 }
 
 pub(crate) fn kill(pid: i32, signal: i32) {
-    // SAFETY: touches no memory.
+    // SAFETY: the call touches no memory.
     unsafe { libc::kill(pid, signal) };
 }
 
-/// What this thread has used of the processor.
+/// The processor time that this thread has used.
 pub(crate) fn thread_cpu() -> Duration {
     let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
-    // SAFETY: a local.
+    // SAFETY: the time is a local.
     unsafe { libc::clock_gettime(libc::CLOCK_THREAD_CPUTIME_ID, &raw mut time) };
     Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
 }
 
-/// What another process has used of the processor so far.
+/// The processor time that another process has used so far.
 pub(crate) fn process_cpu(pid: i32) -> Duration {
     let mut clock = 0;
     let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
-    // SAFETY: locals.
+    // SAFETY: the variables are locals.
     unsafe {
         assert_eq!(libc::clock_getcpuclockid(pid, &raw mut clock), 0);
         libc::clock_gettime(clock, &raw mut time);
@@ -366,17 +371,17 @@ pub(crate) fn process_cpu(pid: i32) -> Duration {
     Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
 }
 
-/// The clock that the children stamp with, in nanoseconds.
+/// The clock of the children's time stamps, in nanoseconds.
 pub(crate) fn monotonic() -> u64 {
     let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
-    // SAFETY: a local.
+    // SAFETY: the time is a local.
     unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &raw mut time) };
     time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64
 }
 
 pub(crate) fn raise_fd_limit() {
     let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
-    // SAFETY: a local.
+    // SAFETY: the limit is a local.
     unsafe {
         libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit);
         limit.rlim_cur = limit.rlim_max;
@@ -384,10 +389,10 @@ pub(crate) fn raise_fd_limit() {
     }
 }
 
-/// std's slow path: what a session and limits take in std.
+/// Takes std's slow path, which std needs for a session and limits.
 pub(crate) fn with_pre_exec(command: &mut Command, limits: Vec<(i32, libc::rlimit)>) {
     let hook = move || {
-        // SAFETY: async-signal-safe calls.
+        // SAFETY: these calls are async-signal-safe.
         unsafe {
             libc::setsid();
             for (resource, limit) in &limits {

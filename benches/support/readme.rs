@@ -1,7 +1,7 @@
-//! The tables of results in `benches/README.md` and in the README: kept by `cargo bench -- --readme`, not by hand.
+//! The tables of results in `benches/README.md` and in the README. `cargo bench -- --readme`
+//! updates them. Nothing outside the marks of the two files is touched.
 //!
-//! Touches nothing outside the marks of the two files. The one rule: a bench replaces its own rows and leaves those of
-//! the others alone.
+//! The one rule: a bench replaces its own rows and keeps the rows of the others.
 
 use std::fs;
 use std::io;
@@ -12,11 +12,12 @@ const README: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/README.md");
 const BEGIN: &str = "<!-- benches: begin -->";
 const END: &str = "<!-- benches: end -->";
 
-/// In this order, whichever ran last.
+/// The order of the rows, whichever bench ran last.
 const BENCHES: [&str; 10] =
     ["spawn", "contain", "reap", "restart", "timers", "lines", "monitor", "footprint", "supervisors", "many"];
 
-/// The rows of the README: what was measured, and beside what or in which unit. They are childminder's own.
+/// The rows of the README: the title of a figure, and the other contestant or the unit. All are
+/// childminder's own figures.
 const HEADLINES: [(&str, &str); 11] = [
     ("spawn call: 3 pipes, setsid, 2 limits, µs", "× raw vfork-like loop"),
     ("spawn call: 3 pipes, setsid, 2 limits, µs", "× std pre_exec"),
@@ -51,14 +52,14 @@ pub(crate) fn update(bench: &str, rows: &[String]) -> io::Result<()> {
     fs::write(README, text.replacen(old, &format!("\n{machine}\n\n{head}\n{}\n", headlines.join("\n")), 1))
 }
 
-/// What is between the two marks.
+/// The text between the two marks.
 fn between(text: &str) -> io::Result<&str> {
     let missing = || io::Error::other(format!("the marks {BEGIN} and {END} are not there"));
     let (_, rest) = text.split_once(BEGIN).ok_or_else(missing)?;
     rest.split_once(END).map(|(between, _)| between).ok_or_else(missing)
 }
 
-/// The row as the README has it, if it is the one of this headline.
+/// The row in the short form of the README, if it belongs to this headline.
 fn short(row: &str, (what, beside): (&str, &str)) -> Option<String> {
     let cells: Vec<&str> = row.trim_matches('|').split(" | ").map(str::trim).collect();
     let [_, title, name, figures, target, met] = cells[..] else { return None };
@@ -66,7 +67,7 @@ fn short(row: &str, (what, beside): (&str, &str)) -> Option<String> {
     is_meant.then(|| format!("| {title} | {figures} | {target} | {met} |"))
 }
 
-/// Where, with what and when.
+/// A description of the machine, the tools and the date.
 fn machine() -> String {
     let said = |program: &str, args: &[&str]| {
         let output = Command::new(program).args(args).output();

@@ -1,8 +1,8 @@
-//! Asks whether a file has an access control list (acl(5)), by which others than its owner and its group
-//! may write to it. Does not read the list.
+//! Tells whether a file has an access control list (acl(5)), which may let users other than its
+//! owner and its group write to it. Does not read the list.
 //!
-//! The one rule: it counts only together with the write bit of the group, which is the most that the list
-//! gives to anybody.
+//! The one rule: the result counts only together with the write bit of the group, which limits what
+//! the list grants to anybody.
 
 #[cfg(target_os = "linux")]
 mod linux {
@@ -23,8 +23,8 @@ mod linux {
         answer(fgetxattr(file, NAME, &mut [0; 0]))
     }
 
-    /// The file has no list, or the file system has no lists. If the system does not say, there may
-    /// be one.
+    /// `false` if the file has no list or the file system has no lists. If the system does not
+    /// tell, there may be a list.
     fn answer(size: Result<usize, Errno>) -> bool {
         !matches!(size, Err(Errno::NODATA | Errno::OPNOTSUPP | Errno::NOSYS))
     }

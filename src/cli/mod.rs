@@ -33,8 +33,8 @@ const HELP: &str = "\
 childminder runs, watches and restarts processes.
 
 usage: childminder run [OPTION]... [--] COMMAND [ARG]...   one process
-       childminder up [-c FILE]                            those of a file
-       childminder check [-c FILE] [--effective]           what is wrong with the file, or what it comes to
+       childminder up [-c FILE]                            all processes of a file
+       childminder check [-c FILE] [--effective]           reports the mistakes of the file, or its settings
        childminder status | start | stop | restart | signal | reload | reopen | shutdown | logs
                                                            talks to `up`; each has a --help
 
@@ -55,17 +55,18 @@ childminder run:
       --contain HOW            what keeps it and all that it starts together: cgroup, group (its process group), or auto
                                (the default), the first of these that can be had
 
-What the process writes comes out line by line as `[NAME] line`. It has a session of its own, without a terminal, and
-its stdin is /dev/null. SIGTERM, SIGINT (Ctrl-C), SIGQUIT, a closed terminal and any other signal that would end this
-command stop the process and end this command with 0; a second one, at least 0.2 s later, kills it. SIGHUP restarts it,
-SIGUSR1 writes its status to stderr, SIGTSTP (Ctrl-Z) has all stand still until `fg`.
+This command prints each line of the process as `[NAME] line`. The process has a session of its own, without a terminal,
+and its stdin is /dev/null. SIGTERM, SIGINT (Ctrl-C), SIGQUIT, a closed terminal and any other signal that would end
+this command, except SIGPIPE and SIGXFSZ, stop the process and end this command with 0; a second one, at least 0.2 s
+later, kills it. SIGPIPE and SIGXFSZ do nothing. SIGHUP restarts the process, SIGUSR1 writes its status to stderr, and
+SIGTSTP (Ctrl-Z) suspends this command and the process until `fg`.
 
 What the process has started is stopped with it, and if this command is killed, all of it is killed. As the first
 process of a container this command is the parent of each process that has lost its own, and reaps it.
 
 With `--restart never` this command ends with its child, and with `on-failure` as soon as the child succeeds: with the
-child's exit code, 128+N for signal N, 127 if it was not found, 126 if it is not executable. 2 is a mistake in the
-command line, 125 any other failure of our own.
+child's exit code, 128+N for signal N, 127 if it was not found, 126 if it is not executable. Exit code 2 means a mistake
+in the command line, and 125 any other failure of this command.
 
   -h, --help                   this text
   -V, --version                the version

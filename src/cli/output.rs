@@ -1,7 +1,8 @@
-//! Our own stdout and stderr: never waited for while processes are watched.
+//! Our own stdout and stderr. A slow reader makes the children wait and not us, and a reader that
+//! goes away ends nothing.
 //!
-//! A reader that is slow makes the children wait, not us; one that goes away ends nothing. The one rule: a write happens only
-//! when it cannot block, and the descriptor's flags, which others share, stay as they are.
+//! The one rule: a write happens only when it cannot block, and the descriptor's flags, which other
+//! processes share, stay as they are.
 
 use std::fs::File;
 use std::io::{self, IoSlice, IsTerminal, Write};
@@ -17,21 +18,22 @@ use rustix::io::Errno;
 use super::text::{fit, visible};
 use super::waiting::{Author, Waiting};
 
-/// So many bytes never block once poll(2) has said that a pipe can be written to (POSIX's `PIPE_BUF` on Linux), and are never
-/// torn apart by others who write to it.
+/// A write of this many bytes never blocks once poll(2) has reported that a pipe can be written
+/// (POSIX's `PIPE_BUF` on Linux), and no other writer's bytes come between them.
 const PIECE: usize = 4096;
-/// The same for a terminal: a pty that has room has room for 256 bytes of plain text, or for one control character.
+/// The same for a terminal: a pty that is writable has room for 256 bytes of plain text, or for one
+/// control character.
 const TERMINAL_PIECE: usize = 256;
-/// With more than this waiting, the children have to wait, too.
+/// If more than this waits, the children have to wait, too.
 const HIGH_WATER: usize = 256 * 1024;
-/// With more than this waiting, nobody has read for a long time.
+/// If more than this waits, the output has not been read for a long time.
 const ABANDONED: usize = 16 * 1024 * 1024;
-/// From a failure to be told of room to the next attempt.
+/// The pause before the reactor is asked again to watch an output, after a failure.
 const PAUSE: Duration = Duration::from_secs(1);
-/// What is not given back to the system as soon as it is empty.
+/// The number of bytes of memory that are kept when the output is empty.
 const KEPT: usize = 1024 * 1024;
 
-/// What an output goes to, as far as writing to it differs.
+/// The kind of the file behind an output, as far as writing to it differs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Kind {
     /// Takes everything at once, and cannot be polled.
@@ -40,24 +42,24 @@ enum Kind {
     Pipe,
 }
 
-/// One of our outputs, and what it has not taken yet.
+/// One of our outputs, and the bytes that it has not taken yet.
 #[derive(Debug)]
 pub(crate) struct Output {
     file: Arc<OwnedFd>,
     kind: Kind,
     waiting: Waiting,
-    /// The last byte that was written is not the end of a line.
+    /// Whether the last byte that was written does not end a line.
     within_line: bool,
-    /// The rest of that line was dropped.
+    /// Whether the rest of that line was dropped.
     torn: bool,
     /// The error of the last write, if it failed.
     error: Option<Errno>,
-    /// The error has been reported.
+    /// Whether the error has been reported.
     told: bool,
-    /// Nobody reads it any more.
+    /// Whether the reader has gone away for good.
     gone: bool,
     source: Option<SourceId>,
-    /// When the reactor is asked once more to watch this.
+    /// The timer for asking the reactor again to watch this.
     retry: Option<TimerId>,
 }
 
@@ -74,7 +76,7 @@ impl Output {
         Self::of(stream.as_fd().try_clone_to_owned()?)
     }
 
-    /// An output to a descriptor that the command was started with.
+    /// An output for a descriptor that the command was started with.
     pub(crate) fn of(file: OwnedFd) -> io::Result<Self> {
         let file = File::from(file);
         let kind = match file.metadata()?.is_file() {
@@ -106,7 +108,7 @@ impl Output {
         self.kind == Kind::Terminal
     }
 
-    /// Has the reactor say when there is room again.
+    /// Has the reactor report when there is room again.
     pub(crate) fn watch(&mut self, reactor: &mut Reactor) {
         match reactor.register(Arc::clone(&self.file), Interest::Writable) {
             Ok(source) => self.source = Some(source),
@@ -116,7 +118,7 @@ impl Output {
         }
     }
 
-    /// Whether an event was meant for this output. What waits is written by [`flush`](Self::flush).
+    /// Whether an event was meant for this output. [`flush`](Self::flush) writes the waiting bytes.
     pub(crate) fn handle(&mut self, reactor: &mut Reactor, event: &Event<'_>) -> bool {
         match *event {
             Event::Ready { source, .. } => self.source == Some(source),
@@ -134,7 +136,7 @@ impl Output {
         self.waiting.len() > HIGH_WATER
     }
 
-    /// Whether as much is waiting as is written at once.
+    /// Whether enough is waiting for a whole write.
     pub(crate) fn is_worth_a_write(&self) -> bool {
         self.waiting.len() >= PIECE
     }
@@ -143,7 +145,7 @@ impl Output {
         self.waiting.is_empty()
     }
 
-    /// Adds to what is waiting. It is dropped if the reader has not read for a long time.
+    /// Adds bytes to the waiting ones. They are dropped if the reader has not read for a long time.
     pub(crate) fn push(&mut self, author: &Author, pieces: &[&[u8]]) {
         if self.kind == Kind::File && self.is_full() {
             self.flush();
@@ -162,7 +164,8 @@ impl Output {
         while !self.is_empty() && self.has_room(Some(Duration::ZERO)) && self.write() {}
     }
 
-    /// Writes everything, at the end, however long the reader takes; or as much as it takes until `deadline`, and drops the rest.
+    /// Writes everything, at the end, however long the reader takes. With a `deadline`, writes as
+    /// much as is taken before it, and drops the rest.
     pub(crate) fn finish(&mut self, reactor: &Reactor, deadline: Option<Instant>) {
         while !self.is_empty() {
             let patience = time_left(reactor, deadline);
@@ -187,9 +190,10 @@ impl Output {
                 self.error = None;
             }
             Err(Errno::INTR) => {}
-            // Somebody else who writes to it was faster, or has made it non-blocking.
+            // Another writer was faster or has made the output non-blocking.
             Err(Errno::AGAIN) => return false,
-            // A full disk, a closed pipe, a terminal hung up: whatever it is, supervision goes on.
+            // The error may be a full disk, a closed pipe or a hung-up terminal. Supervision goes
+            // on in any case.
             Err(error) => {
                 self.gone = error == Errno::PIPE || error == Errno::IO;
                 self.error = Some(error).filter(|_| !self.gone);
@@ -208,7 +212,8 @@ impl Output {
         self.waiting.truncate(0);
     }
 
-    /// Whole lines, if possible: others may write to the same place.
+    /// The next bytes to write: whole lines, if possible, because other processes may write to the
+    /// same file.
     fn next_piece(&self) -> &[u8] {
         let waiting = self.waiting.bytes();
         match self.kind {
@@ -255,17 +260,18 @@ impl Output {
     }
 }
 
-/// How long it still is; `None` if there is no end.
+/// The time until the deadline. `None` if there is no deadline.
 pub(crate) fn time_left(reactor: &Reactor, deadline: Option<Instant>) -> Option<Duration> {
     deadline.map(|deadline| deadline.saturating_duration_since(reactor.now()))
 }
 
-/// Does not block even if another process has filled the pipe since it was polled, where the kernel has a way to say so.
+/// Writes without blocking even if another process has filled the pipe since it was polled, where
+/// the kernel supports that.
 fn write_now(file: &OwnedFd, piece: &[u8]) -> Result<usize, Errno> {
     #[cfg(target_os = "linux")]
     {
         use rustix::io::{ReadWriteFlags, pwritev2};
-        // At the file's own position, which a pipe does not have.
+        // The offset means the file's own position, which a pipe does not have.
         let written = pwritev2(file, &[IoSlice::new(piece)], u64::MAX, ReadWriteFlags::NOWAIT);
         if !matches!(written, Err(Errno::OPNOTSUPP | Errno::NOSYS | Errno::INVAL | Errno::SPIPE)) {
             return written;
@@ -274,12 +280,13 @@ fn write_now(file: &OwnedFd, piece: &[u8]) -> Result<usize, Errno> {
     rustix::io::write(file, piece)
 }
 
-/// A message of ours on stderr, for when there is nothing to watch.
+/// Writes a message of ours to stderr. For use while no process is watched.
 pub(crate) fn complain(message: &str) {
     let _ = writeln!(io::stderr(), "childminder: {}", visible(message));
 }
 
-/// An answer on stdout, for when there is nothing to watch. `false` if nobody reads it any more.
+/// Writes an answer to stdout. For use while no process is watched. `false` if the reader has gone
+/// away.
 pub(crate) fn say(text: &str) -> io::Result<bool> {
     let mut stdout = io::stdout();
     match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
@@ -289,7 +296,7 @@ pub(crate) fn say(text: &str) -> io::Result<bool> {
     }
 }
 
-/// Lines on stderr that say themselves what they are about.
+/// Writes lines without our mark to stderr.
 pub(crate) fn complain_plainly(lines: &str) {
     let _ = writeln!(io::stderr(), "{lines}");
 }

@@ -1,6 +1,6 @@
-//! `childminder run`: one process, kept running.
+//! `childminder run`: runs one process and keeps it running.
 //!
-//! The one rule: whatever becomes of our own output, the child is watched.
+//! The one rule: the child is watched, whatever happens to our own output.
 
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
@@ -21,25 +21,25 @@ use super::text::visible;
 use super::waiting::Author;
 use super::{FAILURE, Failure, HELP, child, path_of, paths, screen, user, words};
 
-/// What a child that has exited has left in its pipes is read, and what others still write is not waited for longer.
+/// The time for reading the pipes of an exited child, which other processes may still hold open.
 const GRACE: Duration = Duration::from_millis(50);
 
-/// How long, once we were told to end, our readers may take for what is left to say.
+/// The time that readers of our outputs get for the rest of the output after a signal to end.
 const LAST_WORDS: Duration = Duration::from_secs(1);
 
-/// What the command line says.
+/// The settings of the command line.
 #[derive(Debug)]
 struct Arguments {
     name: String,
     command: Command,
     policy: Policy,
-    /// A terminal of ours gets the child's control characters as they are.
+    /// Whether a terminal gets the child's control characters as they are.
     raw: bool,
-    /// What keeps the child and all that it starts together.
+    /// How the child and all that it starts are kept together.
     contain: Contain,
 }
 
-/// Runs the command that the rest of the command line names.
+/// Runs the command on the rest of the command line.
 pub(super) fn main(arguments: Parser) -> Result<u8, Failure> {
     let Some(Arguments { name, command, policy, raw, contain }) = parse(arguments)? else {
         output::say(HELP)?;
@@ -72,15 +72,15 @@ pub(super) fn main(arguments: Parser) -> Result<u8, Failure> {
         return Err(Failure::Other(words::stopped_because(&error)));
     }
     let deadline = match run.done {
-        // It ends with its child, as a filter like any other, however long its reader takes.
+        // The command ends with its child, like a filter, however long its reader takes.
         true => {
             Signals::release(&mut reactor);
             None
         }
-        // It was told to end.
+        // The command has to end because of a signal.
         false => Some(reactor.now() + LAST_WORDS),
     };
-    // What was written before the end is still read, also where there was no room for it until now.
+    // Output from before the end is still read, even if there was no room for it until now.
     if !run.done {
         run.read_rest(&mut reactor, deadline)?;
     }
@@ -94,10 +94,10 @@ pub(super) fn main(arguments: Parser) -> Result<u8, Failure> {
     Ok(run.code.unwrap_or(0))
 }
 
-/// `None` if it only asks for help.
+/// Reads the command line. `None` if it only asks for help.
 fn parse(mut arguments: Parser) -> Result<Option<Arguments>, Failure> {
     let mut policy = Policy::default();
-    // What the child leaves behind goes on beside the next one.
+    // Leftover processes of the child go on beside the next child.
     policy.leftovers = Leftovers::Leave;
     let (mut name, mut cwd, mut user) = (None, None, None);
     let (mut env, mut clear_env, mut raw) = (Vec::new(), false, false);
@@ -167,7 +167,7 @@ fn absolute(path: &OsStr, option: &str) -> Result<PathBuf, Failure> {
         .map_err(|error| Failure::Other(format!("{option}{}: {error}", path.to_string_lossy())))
 }
 
-/// What is wrong with a policy. `min` and `max` are whether the shortest and the longest wait were given.
+/// The message for a wrong policy. `min` and `max` tell whether the options -m and -M were given.
 fn policy_mistake(error: PolicyError, min: bool, max: bool) -> String {
     let default = |given: bool| if given { "" } else { " (the default)" };
     let advice = match (min, max) {
@@ -231,7 +231,7 @@ fn base_name(program: &OsString) -> String {
     Path::new(program).file_name().unwrap_or(program).to_string_lossy().into_owned()
 }
 
-/// What `--user USER[:GROUP]` says, each a name or a number.
+/// The argument of `--user USER[:GROUP]`. Each part is a name or a number.
 struct User<'a> {
     text: &'a str,
     name: &'a str,
@@ -255,7 +255,7 @@ impl<'a> User<'a> {
     fn run(&self, command: &mut Command) -> Result<(), Failure> {
         let unknown = |error: std::io::Error| mistake(self.text, &error.to_string());
         if command.user(self.name).is_err() {
-            // With a group said it need not be in the user database.
+            // With a group, the user need not be in the user database.
             if self.group.is_none() {
                 let what = format!("it is not in the user database; give its group, too: {}:GROUP", self.uid);
                 return Err(mistake(self.text, &what));
@@ -276,7 +276,7 @@ fn mistake(user: &str, what: &str) -> Failure {
     Failure::Usage(format!("--user {user}: {what}"))
 }
 
-/// What the monitor does and what the child writes, for people to read.
+/// Writes the events of the monitor and the output of the child for people to read.
 #[derive(Debug)]
 struct Console {
     author: Author,
@@ -285,9 +285,9 @@ struct Console {
     err: Output,
     restart: Restart,
     started: bool,
-    /// Some processes were still there after they were killed.
+    /// Whether some processes were still there after they were killed.
     remains: bool,
-    /// What this command would end with now, if it ended with its child.
+    /// The exit code of this command if it ended with its child now.
     code: u8,
 }
 
@@ -297,7 +297,7 @@ impl Console {
         Ok(Self { author: Some(name.into()), raw, out, err, restart, started: false, remains: false, code: 0 })
     }
 
-    /// What was never there, or is no program, will not be there when it is tried again.
+    /// A program that was not found or cannot be executed will fail at the next try, too.
     fn gives_up(&self) -> bool {
         self.restart == Restart::OnFailure && !self.started && matches!(self.code, 126 | 127)
     }
@@ -419,7 +419,7 @@ impl Observer for Console {
     }
 }
 
-/// The monitor, with this command's ways of ending.
+/// The monitor, and the ways in which this command ends.
 struct Run {
     monitor: ProcessMonitor<Console>,
     name: String,
@@ -427,18 +427,18 @@ struct Run {
     signals: Signals,
     /// Set when the command ends with its child.
     code: Option<u8>,
-    /// The child is over; until then its pipes may still have something to say.
+    /// Set when the child has exited. Until this timer expires, its pipes are still read.
     over: Option<TimerId>,
-    /// It has ended by itself: nobody told us to.
+    /// Whether the command ends because of its child and not because of a signal.
     done: bool,
-    /// The children are not read, because nobody reads us.
+    /// Whether the children are not read, because our own output is not read.
     held: bool,
-    /// They are read in any case, because we were told to end.
+    /// Whether they are read in any case, because a signal ends the command.
     reads_rest: bool,
 }
 
 impl Run {
-    /// In the end: why the process could not be ended.
+    /// Reports at the end why the process could not be stopped.
     fn say_left(&mut self) {
         let Some(status) = self.monitor.status(&self.name) else { return };
         let said = matches!(status.state, State::Stopping { .. }).then(|| words::left_running(&status));
@@ -449,7 +449,7 @@ impl Run {
         }
     }
 
-    /// At the end of a turn, or when there is too much to pass on before it.
+    /// Runs at the end of a turn, or earlier if too much is waiting.
     fn settle(&mut self, reactor: &mut Reactor) {
         self.monitor.observer_mut().flush();
         self.hold_or_release(reactor);
@@ -470,7 +470,7 @@ impl Run {
 
     fn heed(&mut self, reactor: &mut Reactor, wish: Wish) {
         match wish {
-            // There is nothing to restart; only the reader of its last lines is waited for.
+            // There is nothing to restart. Only the readers of the output are waited for.
             Wish::Reload if self.code.is_some() => reactor.stop(),
             Wish::Reload => self.monitor.restart_all(reactor),
             Wish::Hangup => {
@@ -478,9 +478,9 @@ impl Run {
                 reactor.stop();
             }
             Wish::Status => self.say_status(reactor),
-            // The processes go on in any case.
+            // If suspending fails, the processes just go on.
             Wish::Suspend => drop(reactor.suspend()),
-            // There is no file of ours.
+            // This command has no output files.
             Wish::Reopen | Wish::Nothing => {}
         }
     }
@@ -491,7 +491,7 @@ impl Run {
         self.monitor.observer_mut().report(&self.name, &said);
     }
 
-    /// One turn. Whether there was anything to read.
+    /// Runs one turn. Returns whether there was anything to read.
     fn turn(&mut self, reactor: &mut Reactor, timeout: Option<Duration>) -> std::io::Result<bool> {
         let mut read = false;
         reactor.turn(timeout, |reactor, event| {
@@ -502,7 +502,7 @@ impl Run {
         Ok(read)
     }
 
-    /// Reads what the children have left in their pipes, so that it is passed on or is counted as dropped.
+    /// Reads the rest in the children's pipes, so that it is passed on or counted as dropped.
     fn read_rest(&mut self, reactor: &mut Reactor, deadline: Option<Instant>) -> std::io::Result<()> {
         self.reads_rest = true;
         self.hold_or_release(reactor);
@@ -528,7 +528,7 @@ impl Run {
         }
     }
 
-    /// The pipes of an exited child have had their time, unless they could not be read for want of room.
+    /// Ends the command, unless the pipes could not be read because our output is full.
     fn grace_is_over(&mut self, reactor: &mut Reactor) {
         if self.held {
             self.over = Some(reactor.call_later(GRACE));
@@ -585,7 +585,7 @@ impl Service for Run {
                     || self.monitor.handle(reactor, event)
             }
         };
-        // The exit code counts from the exit on: a signal in the same turn stops the monitor.
+        // The exit code is taken at the exit: a signal in the same turn stops the monitor.
         if self.monitor.observer().is_full() || matches!(event, Event::Exited { .. }) {
             self.settle(reactor);
         }

@@ -1,4 +1,4 @@
-//! Makes what a process writes fit to be shown on a terminal. Pure: bytes in, bytes out.
+//! Makes the output of a process fit to be shown on a terminal. Only turns bytes into bytes.
 //!
 //! The one rule: a line of a process stays within its line. It cannot move the cursor, clear the
 //! screen, set the title or write over its mark, and its colours end with it.
@@ -10,17 +10,18 @@ use super::text::{is_zero_width, rearranges};
 const ESC: u8 = 0x1b;
 /// The sequence that ends all colours.
 pub(crate) const RESET: &[u8] = b"\x1b[0m";
-/// What our own messages begin with.
+/// The text in front of our own messages.
 pub(crate) const OWN: &str = "childminder: ";
 
-/// What a terminal gets of these bytes, which are a line or a piece of one:
+/// The bytes for a terminal, made from a line or a piece of one:
 ///
-/// - colours and the like (SGR) as they are, and a reset behind them;
-/// - no other control sequences;
-/// - of a line that overwrites itself by CR, such as a progress bar, the last state;
-/// - any other control character, and each byte that is no UTF-8, as `\xNN`;
-/// - what would rearrange the text, such as a control for bidirectional text, as `\u{202e}`. Characters without width stay, since
-///   composed emoji and some languages need them, and they change nothing around them.
+/// - Colours and the like (SGR) stay as they are, followed by a reset.
+/// - All other control sequences are removed.
+/// - A line that overwrites itself by CR, such as a progress bar, is reduced to its last state.
+/// - Any other control character, and each byte that is not UTF-8, becomes `\xNN`.
+/// - A character that would rearrange the text, such as a control for bidirectional text, becomes
+///   `\u{202e}`. Characters without width stay, since composed emoji and some languages need them,
+///   and they change nothing around them.
 pub(crate) fn shown(bytes: &[u8]) -> Cow<'_, [u8]> {
     if bytes.iter().all(|byte| matches!(byte, b' '..=b'~' | b'\t')) {
         return bytes.into();
@@ -66,7 +67,7 @@ pub(crate) fn looks_like_ours(shown: &[u8]) -> bool {
     let mut rest = shown;
     while let ([first, ..], true) = (rest, text.len() < OWN.len()) {
         let length = Sequence::at(rest).map_or_else(|| zero_width(rest), |sequence| sequence.length);
-        // What is in front of the first letter may be hardly seen.
+        // Characters in front of the first letter may be hardly visible.
         if length == 0 && (!text.is_empty() || first.is_ascii_alphanumeric()) {
             text.push(*first);
         }
@@ -75,13 +76,13 @@ pub(crate) fn looks_like_ours(shown: &[u8]) -> bool {
     text == OWN.as_bytes()
 }
 
-/// What is left to be seen when CR has been obeyed.
+/// The text that is visible after each CR has taken effect.
 fn last_state(bytes: &[u8]) -> &[u8] {
     let states = bytes.split(|byte| *byte == b'\r');
     states.rev().find(|state| !state.is_empty()).unwrap_or_default()
 }
 
-/// A control sequence: `ESC [ … letter`, or `ESC ] … BEL` and its like.
+/// A control sequence: `ESC [ … letter`, or `ESC ] … BEL` and similar ones.
 struct Sequence {
     length: usize,
     is_colour: bool,
@@ -119,7 +120,7 @@ fn character(bytes: &[u8]) -> Option<char> {
     start.utf8_chunks().next()?.valid().chars().next()
 }
 
-/// The length of the character at the start of these bytes if it takes no room, or 0.
+/// The length of the character at the start of these bytes if it has no width, or 0.
 fn zero_width(bytes: &[u8]) -> usize {
     character(bytes).filter(|char| is_zero_width(*char)).map_or(0, char::len_utf8)
 }
@@ -148,7 +149,7 @@ mod tests {
         is_shown(b"\x1b[31mred", "\x1b[31mred\x1b[0m");
         is_shown(b"\x1b[1;38;5;200mbright\x1b[0m plain", "\x1b[1;38;5;200mbright\x1b[0m plain");
         is_shown(b"\x1b[38:2::1:2:3mred\x1b[m", "\x1b[38:2::1:2:3mred\x1b[m");
-        // Not a colour, though it ends like one.
+        // These are not colours, although they end like one.
         is_shown(b"\x1b[>4;1mx\x1b[?1mx", "xx");
     }
 
@@ -173,7 +174,7 @@ mod tests {
     #[test]
     fn control_characters_and_odd_bytes_are_shown() {
         is_shown(b"\0\x07\x08\x0b\x0c\x0e\x7f", "\\x00\\x07\\x08\\x0b\\x0c\\x0e\\x7f");
-        // As UTF-8 and alone: the one-byte form of ESC [.
+        // The one-byte form of `ESC [`, as UTF-8 and as a single byte.
         is_shown("a\u{9b}2Jb".as_bytes(), "a\\xc2\\x9b2Jb");
         is_shown(b"a\x9b2J\xff\xc3", "a\\x9b2J\\xff\\xc3");
     }

@@ -1,7 +1,8 @@
-//! Bytes on their way to a file or to an output, and who has written them. Writes nothing itself.
+//! Bytes on their way to a file or an output, and the processes that have written them. Writes
+//! nothing itself.
 //!
-//! The one rule: what is dropped is counted as lines of the process that has written it, and a line
-//! counts once, however many parts of it are dropped.
+//! The one rule: dropped bytes are counted as lines of the process that has written them, and a
+//! line counts once, however many parts of it are dropped.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt::{self, Display, Formatter};
@@ -12,22 +13,22 @@ use super::words;
 /// The name of the process that has written something; `None` for messages of our own.
 pub(crate) type Author = Option<Rc<str>>;
 
-/// A message has at most so many names.
+/// The maximum number of names in a message.
 const NAMES: usize = 10;
 
 /// The waiting bytes, and the count of the dropped lines.
 #[derive(Debug)]
 pub(crate) struct Waiting {
     bytes: Vec<u8>,
-    /// So much of it is written.
+    /// The number of bytes at the start that have been written.
     written: usize,
-    /// The index of the first byte of each author, where another one has written before. There is one
-    /// as long as there are bytes.
+    /// The index of the first byte of each run of bytes from one author, with the author. There is
+    /// one run as long as there are bytes.
     authors: VecDeque<(usize, Author)>,
     losses: Losses,
-    /// The last byte that was dropped did not end its line.
+    /// Whether the last dropped byte did not end its line.
     within_dropped_line: bool,
-    /// So much memory is kept for the next bytes.
+    /// The number of bytes of memory that are kept for the next bytes.
     kept: usize,
 }
 
@@ -60,7 +61,7 @@ impl Waiting {
         self.within_dropped_line
     }
 
-    /// Takes more bytes of this author. A newline that only ends a line that was dropped is left out.
+    /// Takes more bytes of this author. A newline that only ends a dropped line is left out.
     pub(crate) fn push(&mut self, author: &Author, pieces: &[&[u8]]) {
         self.note_author(author);
         let mut is_rest = self.within_dropped_line;
@@ -82,12 +83,12 @@ impl Waiting {
         }
     }
 
-    /// The first bytes have been written.
+    /// Notes that the first `length` bytes have been written.
     pub(crate) fn pass(&mut self, length: usize) {
         self.written += length;
         if self.is_empty() {
             if self.bytes.capacity() > self.kept {
-                // A vector that is shrunk instead is mapped anew by the allocator each time.
+                // If the vector were shrunk instead, the allocator would map it anew each time.
                 self.bytes = Vec::new();
             }
             self.bytes.clear();
@@ -117,7 +118,7 @@ impl Waiting {
     pub(crate) fn truncate(&mut self, length: usize) {
         let end = (self.written + length).min(self.bytes.len());
         let dropped = self.bytes.split_off(end);
-        // The authors of the dropped bytes.
+        // Find the authors of the dropped bytes.
         let first = self.authors.iter().rposition(|(start, _)| *start <= end).unwrap_or(0);
         let authors: Vec<_> = self.authors.range(first..).cloned().collect();
         let ends = authors.iter().skip(1).map(|(start, _)| start - end).chain([dropped.len()]);
@@ -130,7 +131,7 @@ impl Waiting {
         self.pass(0);
     }
 
-    /// Takes a newline of our own, which ends a line whose rest was dropped.
+    /// Adds a newline of our own, which ends a line whose rest was dropped.
     pub(crate) fn end_line(&mut self, author: &Author) {
         self.note_author(author);
         self.bytes.push(b'\n');
@@ -141,7 +142,7 @@ impl Waiting {
         self.authors.back().and_then(|(_, author)| author.clone())
     }
 
-    /// The number of lines in these bytes. They follow the bytes that were dropped last.
+    /// The number of lines in these bytes, which follow the last dropped bytes.
     fn count(&mut self, bytes: &[u8]) -> u64 {
         let Some(last) = bytes.last() else { return 0 };
         let ends: u64 = bytes.iter().map(|byte| u64::from(*byte == b'\n')).sum();
@@ -154,13 +155,13 @@ impl Waiting {
         !self.losses.0.is_empty()
     }
 
-    /// What was dropped since the last call.
+    /// The losses since the last call.
     pub(crate) fn take_losses(&mut self) -> Losses {
         std::mem::take(&mut self.losses)
     }
 }
 
-/// The same name in the same place of memory: each process has its own.
+/// Whether both are the same string in memory. Each process has its own.
 fn is_same(one: &Author, other: &Author) -> bool {
     match (one, other) {
         (Some(one), Some(other)) => Rc::ptr_eq(one, other),

@@ -1,6 +1,7 @@
-//! The mistakes and warnings of a file, all at once and each at its place. Prints nothing.
+//! The mistakes and warnings of a file, all together and each with its place. Prints nothing.
 //!
-//! The one rule: one mistake, one message; what merely follows from a mistake that is told already is left out.
+//! The one rule: each mistake gives one message, and no message only repeats the consequence of
+//! another mistake.
 
 use std::fmt;
 use std::ops::Range;
@@ -11,7 +12,7 @@ use toml::de::DeValue;
 use super::source::Unreadable;
 use crate::cli::text::visible;
 
-/// Mistakes and warnings about a file. Displayed as one line each: `file:line:column: what was
+/// Mistakes and warnings about a file. Each is displayed as one line: `file:line:column: what was
 /// found, what is allowed`.
 #[derive(Debug)]
 pub(crate) struct Findings {
@@ -21,7 +22,8 @@ pub(crate) struct Findings {
 
 #[derive(Debug)]
 struct Located {
-    /// Line and column, from 1, in characters; none for a file that cannot be read at all.
+    /// The line and the column, from 1, in characters. `None` for a file that cannot be read at
+    /// all.
     at: Option<(usize, usize)>,
     message: String,
 }
@@ -31,7 +33,7 @@ impl Findings {
         self.list.is_empty()
     }
 
-    /// Puts a warning about the file as a whole in front, if there is one.
+    /// Puts a warning about the whole file in front, if there is one.
     pub(super) fn warn_first(&mut self, warning: Option<String>) {
         let located = warning.map(|warning| Located { at: None, message: format!("warning: {warning}") });
         self.list.splice(..0, located);
@@ -58,10 +60,10 @@ impl fmt::Display for Findings {
 
 impl std::error::Error for Findings {}
 
-/// Collects what is wrong while a file is read.
+/// Collects mistakes and warnings while a file is read.
 pub(super) struct Report<'t> {
     text: &'t str,
-    /// Where the syntax is broken: what is found there means nothing.
+    /// The places with broken syntax. Values that are found there mean nothing.
     spoiled: Vec<Range<usize>>,
     found: Vec<(usize, String)>,
     /// Whether there is a mistake among them.
@@ -74,7 +76,7 @@ impl<'t> Report<'t> {
         Self { text, spoiled: Vec::new(), found: Vec::new(), is_broken: false, told: 0 }
     }
 
-    /// Says that what is at `span` is wrong, unless its syntax is.
+    /// Adds a mistake at `span`, unless its syntax is broken.
     pub(super) fn add(&mut self, span: Range<usize>, message: String) {
         self.told += 1;
         if !self.is_spoiled(&span) {
@@ -83,14 +85,14 @@ impl<'t> Report<'t> {
         }
     }
 
-    /// Adds a warning about what is at `span`, unless its syntax is broken.
+    /// Adds a warning about `span`, unless its syntax is broken.
     pub(super) fn warn(&mut self, span: Range<usize>, message: String) {
         if !self.is_spoiled(&span) {
             self.found.push((span.start, format!("warning: {message}")));
         }
     }
 
-    /// Says that the syntax is broken at `at`, and with it all that is in `spoiled`.
+    /// Adds a mistake of syntax at `at`. Everything in `spoiled` is broken by it.
     pub(super) fn add_syntax(&mut self, at: usize, message: String, spoiled: Range<usize>) {
         self.is_broken = true;
         self.found.push((at, message));
@@ -102,12 +104,14 @@ impl<'t> Report<'t> {
         self.spoiled.iter().any(|range| range.start <= span.end && span.start <= range.end)
     }
 
-    /// How often something was wrong up to now, told or not: compare to see whether a part was sound.
+    /// The number of mistakes so far, reported or not. Compare two counts to see whether a part has
+    /// mistakes.
     pub(super) fn count(&self) -> usize {
         self.told
     }
 
-    /// `value`, or the problem with it: what was found at `span`, and what is allowed there.
+    /// Returns `value`, or reports the problem with it: what was found at `span`, and what is
+    /// allowed there.
     pub(super) fn check<T>(
         &mut self,
         span: Range<usize>,
@@ -123,7 +127,8 @@ impl<'t> Report<'t> {
         None
     }
 
-    /// The warnings if there is no mistake; otherwise all mistakes and warnings, as an error.
+    /// Returns the warnings if there is no mistake. Otherwise returns all mistakes and warnings as
+    /// an error.
     pub(super) fn finish(self, file: &Path) -> Result<Findings, Findings> {
         let mut places = Places { text: self.text, offset: 0, line: 1, column: 1 };
         let locate = |(offset, message)| Located { at: Some(places.advance(offset)), message };
@@ -133,8 +138,9 @@ impl<'t> Report<'t> {
     }
 }
 
-/// The elements in the order of their places, and equals as they came. The sort itself is the same for all of them, because
-/// one for each kind would be larger than all that is sorted here.
+/// The elements in the order of their places. Elements with the same place keep their order. All
+/// types share one sort of indices, because the code of a sort for each type would be larger than
+/// everything that is sorted here.
 pub(super) fn in_order<T>(list: Vec<T>, place: impl Fn(&T) -> usize) -> impl Iterator<Item = T> {
     let mut order: Vec<(usize, usize)> = list.iter().map(place).zip(0..).collect();
     order.sort_unstable();
@@ -142,7 +148,8 @@ pub(super) fn in_order<T>(list: Vec<T>, place: impl Fn(&T) -> usize) -> impl Ite
     order.into_iter().filter_map(move |(_, index)| list[index].take())
 }
 
-/// A place in a text that only moves on, so that the text is read once, however many mistakes it has.
+/// A place in a text that only moves forward, so that the text is read once, however many mistakes
+/// it has.
 struct Places<'t> {
     text: &'t str,
     /// In bytes.
@@ -152,7 +159,7 @@ struct Places<'t> {
 }
 
 impl Places<'_> {
-    /// Line and column of a byte offset, which is not before the last one.
+    /// The line and the column of a byte offset, which is not before the last one.
     fn advance(&mut self, offset: usize) -> (usize, usize) {
         let passed = self.text.get(self.offset..offset).unwrap_or(&self.text[self.offset..]);
         self.offset += passed.len();
@@ -166,7 +173,7 @@ impl Places<'_> {
     }
 }
 
-/// A value as found, for a message.
+/// The description of a value in a message.
 pub(super) fn describe(value: &DeValue<'_>) -> String {
     match value {
         DeValue::String(text) if text.chars().count() > 60 => "a long string".into(),
@@ -181,7 +188,7 @@ pub(super) fn describe(value: &DeValue<'_>) -> String {
     }
 }
 
-/// The kind of a value that may be a secret, for a message.
+/// The kind of a value in a message, for a value that may be a secret.
 pub(super) fn kind(value: &DeValue<'_>) -> &'static str {
     match value {
         DeValue::String(_) => "a string with NUL",
@@ -193,14 +200,14 @@ pub(super) fn kind(value: &DeValue<'_>) -> &'static str {
     }
 }
 
-/// The one of `known` that was probably meant by `key`.
+/// The known key that `key` was probably meant to be.
 pub(super) fn nearest(key: &str, known: &[&'static str]) -> Option<&'static str> {
     let key: Vec<char> = key.chars().collect();
     let near = known.iter().filter_map(|known| Some((distance(&key, known, key.len() / 2)?, *known)));
     near.min().map(|(_, nearest)| nearest)
 }
 
-/// How many characters must be added, taken out or replaced (Levenshtein), unless they are more than `most`.
+/// The number of characters to add, remove or replace (Levenshtein), if it is at most `most`.
 fn distance(from: &[char], to: &str, most: usize) -> Option<usize> {
     if to.chars().count().abs_diff(from.len()) > most {
         return None;
@@ -215,7 +222,7 @@ fn distance(from: &[char], to: &str, most: usize) -> Option<usize> {
             diagonal = std::mem::replace(above, left);
             least = least.min(left);
         }
-        // It only grows from here on.
+        // The distance only grows from here on.
         if least > most {
             return None;
         }

@@ -1,6 +1,7 @@
-//! From text to tables. What the parser says of broken syntax is boiled down to what a person has to mend.
+//! Parses text into tables. Reduces what the parser reports about broken syntax to the mistakes
+//! that a person has to correct.
 //!
-//! The one rule: one mistake, one message: the first one of a value or of a line.
+//! The one rule: each mistake gives one message, which is the first one about its value or line.
 
 use std::borrow::Cow;
 use std::ops::Range;
@@ -10,11 +11,12 @@ use toml::de::{DeTable, DeValue, Error};
 
 use super::report::{Report, in_order};
 
-/// As many mistakes of syntax are told. A file with more of them is something else, and each one is
-/// compared with all the others.
+/// The maximum number of reported mistakes of syntax. A file with more of them is probably no
+/// configuration, and each mistake is compared with all the others.
 const MOST: usize = 1000;
 
-/// The text without the lines where the parser would stop for good; they are told. All else keeps its place.
+/// The text without the lines at which the parser would stop, which are reported. The rest keeps
+/// its place.
 pub(super) fn without_bare_keys<'t>(report: &mut Report<'_>, text: &'t str) -> Cow<'t, str> {
     let mut mended = Cow::Borrowed(text);
     for error in DeTable::parse_recoverable(text).1 {
@@ -28,7 +30,7 @@ pub(super) fn without_bare_keys<'t>(report: &mut Report<'_>, text: &'t str) -> C
     mended
 }
 
-/// The tables as far as they can be read; what cannot is told.
+/// The tables as far as they can be parsed. The rest is reported.
 pub(super) fn parse<'t>(report: &mut Report<'_>, text: &'t str) -> Spanned<DeTable<'t>> {
     let (table, found) = DeTable::parse_recoverable(text);
     let mut errors: Vec<_> = in_order(found, |error| start(error, text)).collect();
@@ -42,7 +44,7 @@ pub(super) fn parse<'t>(report: &mut Report<'_>, text: &'t str) -> Spanned<DeTab
     for error in &errors {
         let at = start(error, text);
         if error.message() == "duplicate key" {
-            // What is double within a table that is double itself is no mistake of its own.
+            // A duplicate within a table that is a duplicate itself is not reported.
             if double_table.as_ref().is_some_and(|table| table.contains(&at)) {
                 continue;
             }
@@ -51,7 +53,7 @@ pub(super) fn parse<'t>(report: &mut Report<'_>, text: &'t str) -> Spanned<DeTab
             let message = format!("duplicate `{}`, allowed is once", key.escape_debug());
             if text[line.clone()].trim_start().starts_with('[') {
                 double_table = Some(line.start..next_table(text, line.end));
-                // Two tables in one: how their keys go together means nothing.
+                // Two tables share this name, and checks of their combined keys mean nothing.
                 report.add_syntax(at, message, at..at);
             } else {
                 report.add(at..at, message);
@@ -63,11 +65,12 @@ pub(super) fn parse<'t>(report: &mut Report<'_>, text: &'t str) -> Spanned<DeTab
         }
         let place = values.iter().find(|value| value.start <= at && at <= value.end);
         let place = place.cloned().unwrap_or_else(|| line(text, at));
-        // All that follows an open bracket is taken for its content: the bracket is what matters.
+        // The parser takes everything after an unclosed bracket for its content, so only the
+        // bracket is reported.
         let within = |other: &&Error| place.contains(&start(other, text)) || start(other, text) == place.end;
         let unclosed = errors.iter().filter(within).find(|other| other.message().starts_with("unclosed "));
         let (at, said) = unclosed.map_or((at, error), |unclosed| (place.start, unclosed));
-        // With a broken header, nobody knows whose the keys below are.
+        // With a broken header, the table of the keys below is unknown.
         let line = line(text, at);
         let is_header = text[line.clone()].trim_start().starts_with('[');
         let end = if is_header { next_table(text, line.end).saturating_sub(2) } else { place.end };
@@ -81,7 +84,7 @@ pub(super) fn parse<'t>(report: &mut Report<'_>, text: &'t str) -> Spanned<DeTab
     table
 }
 
-/// What was found, if it is to be seen, and what the parser says of it.
+/// A message with the text that was found, if it is visible, and the parser's error.
 fn in_words(error: &Error, text: &str) -> String {
     let found = error.span().and_then(|span| text.get(span)).filter(|found| !found.trim().is_empty());
     match found.and_then(|found| found.lines().next()) {
@@ -98,13 +101,13 @@ fn start(error: &Error, text: &str) -> usize {
     start
 }
 
-/// The line around an offset, without its end.
+/// The range of the line around an offset, without its newline.
 fn line(text: &str, at: usize) -> Range<usize> {
     let start = text[..at].rfind('\n').map_or(0, |newline| newline + 1);
     start..text[at..].find('\n').map_or(text.len(), |newline| at + newline)
 }
 
-/// Where the next line with a table's header starts.
+/// The start of the next line with a table's header.
 fn next_table(text: &str, from: usize) -> usize {
     text[from..]
         .match_indices('\n')
@@ -113,7 +116,7 @@ fn next_table(text: &str, from: usize) -> usize {
         .unwrap_or(text.len() + 1)
 }
 
-/// Where all values are that are no tables of their own in the file.
+/// Collects the ranges of all values that are not tables of their own in the file.
 fn collect_values(text: &str, table: &DeTable<'_>, values: &mut Vec<Range<usize>>) {
     for value in table.values() {
         let is_inline = || text.get(value.span()).is_some_and(|text| text.starts_with('{'));

@@ -1,20 +1,23 @@
 //! Decides whether root may run a file. Reads nothing of it.
 //!
-//! Root runs what the file says, so whoever can write it, or put another one in its place, is root.
-//! cron(8) and sudo(8) refuse such files, and so does this. Another file can be put in its place in
-//! each folder on the way to it, and by each symbolic link there:
+//! Root runs what the file says. So a user who can write the file, or can put another file in its
+//! place, is root. cron(8) and sudo(8) refuse such files, and so does this. Another file can be put
+//! in its place in each folder on the way to it, and by each symbolic link there:
 //!
 //! - A file, or a folder on the way, that others may write is never run. A group may write if it is
-//!   root's or has the number of the owner, as the group of a user's own, unless there is an access
-//!   control list (acl(5)): then the bits of the group say that somebody may write, and not who. In a
-//!   folder with the sticky bit, such as /tmp, nobody replaces the files of others.
-//! - A file, a folder or a link on the way that belongs to another user than root and the user of
-//!   sudo(8) is run only if `-c` names it, and with a warning: in a container, root runs the files of
-//!   the folder that was mounted. Found by its default name, it may be just what somebody has left in
-//!   the current folder. In /tmp, where anybody may have made it, it is not run at all.
+//!   root's or has the number of the owner, which is the group of that user alone. With an access
+//!   control list (acl(5)) no group may write: the bits of the group then say that somebody may
+//!   write, and not who. In a folder with the sticky bit, such as /tmp, users cannot replace the
+//!   files of others.
+//! - A file, a folder or a link on the way may belong to a user other than root and the user of
+//!   sudo(8). The file is then run only if `-c` names it, and with a warning: in a container, root
+//!   runs the files of the folder that was mounted. A file that is found by its default name may be
+//!   one that another user has left in the current folder. In /tmp, where anybody may have made it,
+//!   it is not run at all.
 //!
-//! Only root is protected, as others have less to lose. The one rule: what is judged is the open
-//! file, so that it cannot become another one meanwhile.
+//! Only root is protected, as other users have less to lose.
+//!
+//! The one rule: the open file is judged, so that it cannot become another one meanwhile.
 
 use std::fs::{self, File, Metadata};
 use std::io;
@@ -23,27 +26,26 @@ use std::path::{Path, PathBuf};
 
 use crate::cli::{acl, safe_path};
 
-/// The variable with the user who runs sudo(8).
+/// The variable with the id of the user who runs sudo(8).
 const SUDO_UID: &str = "SUDO_UID";
 const OTHERS_WRITE: u32 = 0o002;
 const GROUP_WRITES: u32 = 0o020;
 const STICKY: u32 = 0o1000;
 
-/// The reason why root must not run a file, or does so only because it was named, as a message.
+/// A message that tells why root must not run a file, or why it runs the file only if it was named.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Doubt {
     Refusal(String),
     Warning(String),
 }
 
-/// Judges the file at `path`, which is absolute; `file` is the opened one. `is_named` is whether the user
-/// has named it.
+/// Judges the open `file` at the absolute `path`. `is_named` tells whether the user has named it.
 pub(super) fn doubt(path: &Path, file: &File, is_named: bool) -> io::Result<Option<Doubt>> {
     if !rustix::process::geteuid().is_root() {
         return Ok(None);
     }
     let sudo = std::env::var(SUDO_UID).ok().and_then(|uid| uid.parse().ok());
-    // In a user namespace the owner of all may have another number.
+    // In a user namespace the owner of everything may have another number.
     let trusted = [Some(0), Some(fs::metadata("/")?.uid()), sudo];
     let file = Subject::of(&file.metadata()?, || acl::is_on_open(file));
     Ok(judge(file, &way_to(path)?, &trusted, is_named))
@@ -92,7 +94,7 @@ fn way_to(path: &Path) -> io::Result<Vec<Step>> {
 struct Step {
     path: PathBuf,
     is_link: bool,
-    /// The file is in this folder, or a link that leads to it.
+    /// Whether the file, or a link that leads to it, is in this folder.
     holds_file: bool,
     it: Subject,
 }
@@ -103,7 +105,7 @@ impl Step {
         Ok(Self { path: path.to_owned(), is_link: false, holds_file: false, it })
     }
 
-    /// Nobody can write to a link, whatever its mode says.
+    /// A link counts as not writable, whatever its mode is.
     fn link(path: PathBuf, there: &Metadata) -> Self {
         let it = Subject { uid: there.uid(), gid: there.gid(), mode: 0, has_acl: false };
         Self { path, is_link: true, holds_file: false, it }
@@ -122,13 +124,13 @@ impl Step {
     }
 }
 
-/// What counts of a file or a folder.
+/// The attributes of a file or a folder that are judged.
 #[derive(Debug, Clone, Copy)]
 struct Subject {
     uid: u32,
     gid: u32,
     mode: u32,
-    /// It has an access control list, and somebody may write by it.
+    /// Whether it has an access control list by which somebody may write.
     has_acl: bool,
 }
 
@@ -139,7 +141,7 @@ impl Subject {
         Self { uid: there.uid(), gid: there.gid(), mode, has_acl }
     }
 
-    /// Who may write to it beside its owner, as a message.
+    /// A message about who may write to it beside its owner.
     fn writers(self, what: &str) -> Option<String> {
         let Self { uid, gid, mode, has_acl } = self;
         if mode & OTHERS_WRITE != 0 {

@@ -1,6 +1,7 @@
-//! What clients ask for, done. Knows no bytes and no sockets.
+//! Carries out the requests of clients. Knows no bytes and no sockets.
 //!
-//! The one rule: a request is refused as a whole or done as a whole; what it does not name is not touched.
+//! The one rule: a request is refused as a whole or carried out as a whole, and touches only the
+//! processes that it names.
 
 use std::collections::HashSet;
 
@@ -14,13 +15,14 @@ use crate::cli::control::protocol::{self, Action, Object, Request};
 use crate::cli::control::{ClientId, glob};
 use crate::cli::text::visible;
 
-/// The most reasons in one answer.
+/// The maximum number of reasons in one answer.
 const REASONS: usize = 10;
-/// The most trees in one answer. Each may take a look at all processes of the system.
+/// The maximum number of process trees in one answer. Each may take a scan of all processes of the
+/// system.
 const TREES: usize = 100;
 
 impl Up {
-    /// Does what clients have asked for since the last time.
+    /// Carries out the requests that have come since the last call.
     pub(super) fn execute_requests(&mut self, reactor: &mut Reactor) {
         if !self.server.has_work() {
             return;
@@ -28,7 +30,7 @@ impl Up {
         for (client, request) in self.server.requests(reactor.now()) {
             let answer = match self.execute(reactor, client, request) {
                 Ok(Some(answer)) => answer,
-                // It comes later.
+                // The answer comes later.
                 Ok(None) => continue,
                 Err(refusal) => protocol::line(refusal.0),
             };
@@ -95,7 +97,7 @@ impl Up {
         Ok(None)
     }
 
-    /// The names that are meant, in the order of the file.
+    /// The names that the request selects, in the order of the file.
     fn select(&self, request: &Request) -> Result<Vec<String>, Refusal> {
         let all = || self.processes.iter().map(|process| &process.name);
         if request.names.is_empty() {
@@ -106,7 +108,7 @@ impl Up {
                 return Ok(vec![name.clone()]);
             }
         }
-        // Most are plain names, and there may be thousands of them.
+        // Most patterns are plain names, and there may be thousands of them.
         let (globs, plain): (Vec<&String>, Vec<_>) = request.names.iter().partition(|name| glob::is_glob(name));
         let plain: HashSet<&String> = plain.into_iter().collect();
         let known: HashSet<&String> = all().filter(|name| plain.contains(name)).collect();
@@ -180,11 +182,11 @@ fn with(mut object: Object, key: &str, value: Value) -> Object {
     object
 }
 
-/// Why a request is refused.
+/// The reason why a request is refused, as an answer.
 pub(super) struct Refusal(Object);
 
 impl Refusal {
-    /// With each mistake of the file on a line of its own.
+    /// A refusal because of mistakes in the file, each on a line of its own.
     fn with_errors(errors: String) -> Self {
         let lines: Value = errors.lines().collect();
         Self(with(protocol::refused("the file has mistakes; nothing is changed"), "errors", lines))

@@ -16,7 +16,7 @@ use crate::cli::screen;
 use crate::cli::text::visible;
 use crate::cli::waiting::Author;
 
-/// Of a terminal: those that are readable on black and on white.
+/// The colours of names on a terminal: those that are readable on black and on white.
 const COLOURS: [u8; 6] = [36, 33, 32, 35, 34, 31];
 const STDOUT: i32 = 1;
 const STDERR: i32 = 2;
@@ -26,9 +26,9 @@ pub(super) struct Console {
     outputs: Vec<Shared>,
     /// Our descriptors, each with the index of its output.
     numbers: Vec<(i32, usize)>,
-    /// stderr is a terminal: progress can be drawn there.
+    /// Whether stderr is a terminal, where progress can be drawn.
     terminal: bool,
-    /// What is drawn on stderr's last line now.
+    /// The text that is drawn on stderr's last line now.
     progress: Option<String>,
     drawn: bool,
 }
@@ -39,12 +39,12 @@ pub(super) struct Speaker {
     pub(super) author: Author,
     /// The number of its name, which gives it its colour.
     pub(super) number: usize,
-    /// A terminal gets its bytes as they are.
+    /// Whether a terminal gets the bytes of the process as they are.
     pub(super) raw: bool,
 }
 
 impl Speaker {
-    /// Of a name that has no settings any more.
+    /// The speaker for a name that has no settings any more.
     pub(super) fn unknown(name: &str) -> Self {
         Self { author: Some(name.into()), number: 0, raw: false }
     }
@@ -57,11 +57,11 @@ struct Shared {
     output: Output,
     /// Device and inode of its file.
     id: (u64, u64),
-    /// For messages.
+    /// The name of the output in messages.
     name: String,
     colour: bool,
     end: End<(ProcessId, i32)>,
-    /// The processes that write to it have to wait, because it is not read.
+    /// Whether the processes that write to this output have to wait, because it is not read.
     held: bool,
 }
 
@@ -83,7 +83,7 @@ impl Console {
         Ok(console)
     }
 
-    /// Makes one more of our descriptors an output. No effect if it is one already.
+    /// Makes another one of our descriptors an output. Does nothing if it is one already.
     ///
     /// # Errors
     ///
@@ -114,8 +114,8 @@ impl Console {
         Ok(())
     }
 
-    /// The index of the output of a descriptor of ours; that of stdout if the descriptor was never
-    /// added.
+    /// The index of the output for a descriptor of ours. It is that of stdout if the descriptor was
+    /// never added.
     pub(super) fn index(&self, number: i32) -> usize {
         self.numbers.iter().find(|(known, _)| *known == number).map_or(0, |(_, index)| *index)
     }
@@ -187,7 +187,7 @@ impl Console {
         output.push(&speaker.author, &end.add((line.process, line.fd), piece));
     }
 
-    /// What the output of this descriptor gets of a line.
+    /// The bytes of a line as the output of this descriptor gets them.
     fn shown<'a>(&self, line: &Line<'a>, speaker: &Speaker, number: i32) -> Cow<'a, [u8]> {
         match self.outputs[self.index(number)].output.is_terminal() && !speaker.raw {
             true => screen::shown(line.bytes),
@@ -195,7 +195,7 @@ impl Console {
         }
     }
 
-    /// Something of our own.
+    /// Writes a message of our own.
     pub(super) fn say(&mut self, what: &str) {
         self.erase_progress();
         let Shared { output, end, .. } = self.err();
@@ -206,12 +206,12 @@ impl Console {
         }
     }
 
-    /// Whether progress would be seen.
+    /// Whether progress can be seen.
     pub(super) fn shows_progress(&self) -> bool {
         self.terminal
     }
 
-    /// Has this be the last line of the terminal until it is taken back by `None`.
+    /// Keeps this as the last line of the terminal until a call with `None`.
     pub(super) fn set_progress(&mut self, progress: Option<String>) {
         if self.terminal && self.progress != progress {
             self.erase_progress();
@@ -222,12 +222,12 @@ impl Console {
     fn erase_progress(&mut self) {
         if std::mem::take(&mut self.drawn) {
             self.err().output.push(&None, &[b"\r\x1b[K"]);
-            // What comes next may go to the same terminal by another output.
+            // The next bytes may go to the same terminal through another output.
             self.err().output.flush();
         }
     }
 
-    /// Writes what was said, if it is no little any more, so that many messages one after the other take no room.
+    /// Writes the messages if they have become many, so that a burst of messages takes no memory.
     pub(super) fn relieve(&mut self) {
         if self.err().output.is_worth_a_write() {
             self.err().output.flush();
@@ -279,8 +279,8 @@ impl Console {
         self.outputs.iter().any(|shared| shared.held)
     }
 
-    /// Writes what is left, at the end, as far as it is taken until then, and reports the lines
-    /// that were dropped.
+    /// Writes what is left, at the end, as far as it is taken before the deadline, and reports the
+    /// lines that were dropped.
     pub(super) fn finish(&mut self, reactor: &Reactor, deadline: Instant) {
         self.set_progress(None);
         let mut reports = Vec::new();
@@ -293,7 +293,7 @@ impl Console {
     }
 }
 
-/// What is written before a line.
+/// The text in front of a line.
 fn mark(name: &str, continued: bool, speaker: &Speaker, colour: bool) -> Vec<u8> {
     let end = if continued { "+]" } else { "]" };
     match COLOURS[speaker.number % COLOURS.len()] {

@@ -10,7 +10,7 @@ use childminder::Line;
 pub(super) struct Piece<'a> {
     /// The bytes without the newline.
     pub(super) bytes: &'a [u8],
-    /// This piece carries on the piece before it of the same stream.
+    /// Whether this piece continues the previous piece of the same stream.
     pub(super) continued: bool,
     pub(super) newline: bool,
 }
@@ -21,7 +21,7 @@ impl<'a> From<&Line<'a>> for Piece<'a> {
     }
 }
 
-/// The end of a file or an output that is shared.
+/// The state of the end of a shared file or output.
 #[derive(Debug)]
 pub(super) struct End<S> {
     /// The stream of the last line, if this line has no newline yet.

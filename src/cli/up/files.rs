@@ -1,9 +1,10 @@
-//! Files that we write for our processes. A file gets the bytes that its processes have written,
-//! and is rotated by size. Knows no processes, and reports trouble only by what its methods return.
+//! Files that get the output of our processes. A file gets the bytes as the processes have written
+//! them, and is rotated by size. Knows no processes, and reports trouble only through the results
+//! of its methods.
 //!
 //! The one rule: no file ever stops supervision. Bytes that cannot be written now wait for the next
-//! attempt, which opens the file anew. If they become too many, the rest is dropped, and its lines are
-//! counted.
+//! attempt, which opens the file anew. If too many bytes wait, the rest is dropped, and its lines
+//! are counted.
 
 use std::fs::{self, File, Metadata};
 use std::io::{self, IoSlice, Write};
@@ -20,19 +21,19 @@ use crate::cli::text::fit;
 use crate::cli::waiting::{Author, Waiting};
 use crate::cli::words;
 
-/// From a failure to the next attempt.
+/// The time between a failure and the next attempt.
 const PAUSE: Duration = Duration::from_secs(1);
-/// Room for lines on their way to the file that is kept for the next ones.
+/// The number of bytes of memory that a file keeps for its next lines.
 const KEPT: usize = 4096;
-/// As many bytes wait for the next attempt at most.
+/// The maximum number of bytes that wait for the next attempt.
 const WAITING: usize = 64 * 1024;
-/// So many bytes of whole lines are worth a write of their own, without a copy of them.
+/// Whole lines of at least this many bytes are written directly, without a copy.
 const DIRECT: usize = 8 * 1024;
-/// A pipe takes so many bytes at once or not at all (POSIX's `PIPE_BUF` on Linux), so that no line
-/// among them is torn.
+/// A pipe takes up to this many bytes at once or not at all (POSIX's `PIPE_BUF` on Linux), so that
+/// no line among them is torn.
 const PIPE_BUF: usize = 4096;
 
-/// One file, and those rotated from it: `web.log`, `web.log.1` (the last one), `web.log.2`…
+/// One file and the files rotated from it: `web.log`, `web.log.1` (the last one), `web.log.2`…
 ///
 /// The file is rotated at the end of a line. A line that is longer than a whole file continues in
 /// the next one. A shorter line stays in one file; if it comes in pieces, it may make this file
@@ -46,14 +47,14 @@ pub(super) struct LogFile<S> {
     open: Option<Open>,
     /// Device and inode of the file that was opened last.
     last: Option<(u64, u64)>,
-    /// Lines of this turn, behind the lines that could not be written before.
+    /// The lines of this turn, after the lines that could not be written before.
     pending: Waiting,
-    /// The end of everything that was pushed.
+    /// The end of all pushed bytes.
     end: End<S>,
-    /// The number of bytes that have been written of an unfinished line. It may have begun in an
-    /// earlier file.
+    /// The number of bytes of an unfinished line that have been written. The line may have begun in
+    /// an earlier file.
     line: u64,
-    /// The file ends within a line, and the next byte belongs to another line.
+    /// Whether the file ends within a line, and the next byte belongs to another line.
     torn: bool,
     trouble: Option<Trouble>,
 }
@@ -62,11 +63,11 @@ pub(super) struct LogFile<S> {
 struct Open {
     file: File,
     id: (u64, u64),
-    /// It is a regular file that is no open file of another process.
+    /// Whether it is a regular file and not an open file of another process.
     rotates: bool,
-    /// As it was when it was looked at, and what we have written since.
+    /// The size at the last check, plus the bytes that we have written since.
     size: u64,
-    /// It has been looked at in this turn.
+    /// Whether it has been checked in this turn.
     known: bool,
 }
 
@@ -75,11 +76,11 @@ struct Open {
 struct Trouble {
     /// The time of the next attempt; `None` allows it at once.
     retry_at: Option<Instant>,
-    /// Lines were dropped since the last attempt. What follows them is dropped as well until there is
-    /// room for many lines, so that there are few gaps.
+    /// Whether lines were dropped since the last attempt. The lines after them are dropped as well
+    /// until there is room for many lines, so that there are few gaps.
     overflowed: bool,
-    /// The file is open and has no room now. It is tried at each flush, because its reader may make
-    /// room at any moment.
+    /// Whether the file is open and has no room now. It is tried at each flush, because its reader
+    /// may make room at any moment.
     full: bool,
 }
 
@@ -105,7 +106,7 @@ impl<S: PartialEq> LogFile<S> {
         &self.path
     }
 
-    /// New settings, from the next line on.
+    /// Sets new settings, from the next line on.
     pub(super) fn set(&mut self, new: Creation, max_size: u64, keep: u32) {
         (self.new, self.max_size, self.keep) = (new, max_size, keep);
     }
@@ -116,8 +117,8 @@ impl<S: PartialEq> LogFile<S> {
         self.take(author, &pieces);
     }
 
-    /// Takes whole lines of a stream, each with its newline. Many of them are written at once. Returns a message like
-    /// [`flush`](Self::flush).
+    /// Takes whole lines of a stream, each with its newline. Many lines are written at once.
+    /// Returns a message like [`flush`](Self::flush).
     pub(super) fn push_lines(&mut self, author: &Author, lines: &[u8], now: Instant) -> Option<String> {
         let before = self.end.finish();
         let is_little = self.pending.len() + lines.len() < DIRECT;
@@ -158,8 +159,8 @@ impl<S: PartialEq> LogFile<S> {
         }
     }
 
-    /// Writes the lines that were pushed, at the end of a turn. Returns a message at the first failure
-    /// and at the recovery.
+    /// Writes the pushed lines at the end of a turn. Returns a message at the first failure and at
+    /// the recovery.
     pub(super) fn flush(&mut self, now: Instant) -> Option<String> {
         let said = self.flush_now(now);
         if let Some(open) = &mut self.open {
@@ -168,7 +169,7 @@ impl<S: PartialEq> LogFile<S> {
         said
     }
 
-    /// Writes the lines that were pushed, before there are too many of them in a turn.
+    /// Writes the pushed lines before they become too many within a turn.
     pub(super) fn relieve(&mut self, now: Instant) -> Option<String> {
         if self.pending.len() > WAITING { self.flush_now(now) } else { None }
     }
@@ -192,19 +193,19 @@ impl<S: PartialEq> LogFile<S> {
         }
     }
 
-    /// The time when [`flush`](Self::flush) is to be called even if nothing is pushed until then.
+    /// The time to call [`flush`](Self::flush) even if nothing is pushed until then.
     pub(super) fn retry_at(&self) -> Option<Instant> {
         let trouble = self.trouble.as_ref().filter(|_| !self.pending.is_empty())?;
         trouble.retry_at
     }
 
-    /// Tries once more to write what waits, and drops the rest. Returns a message with the number of
-    /// dropped lines that no recovery has told. To be called before the file is given up.
+    /// Tries once more to write the waiting bytes, and drops the rest. Returns a message with the
+    /// number of dropped lines that no recovery has reported. Call it before the file is given up.
     pub(super) fn finish(&mut self) -> Option<String> {
         let error = if self.pending.is_empty() { None } else { self.write().err() };
         let why = error.filter(|_| self.trouble.is_none()).map(|error| format!("{}; ", self.explain(&error)));
         if self.line > 0 && self.pending.bytes().starts_with(b"\n") {
-            // Only the newline is missing, and no line.
+            // Only the newline is missing, so no line is lost.
             self.pending.pass(1);
         }
         self.pending.truncate(0);
@@ -213,8 +214,8 @@ impl<S: PartialEq> LogFile<S> {
     }
 
     fn recovered(&mut self, now: Instant) -> Option<String> {
-        // A slow reader makes room now and again. The recovery is told when nothing was dropped for
-        // a while.
+        // A slow reader makes room now and again. The recovery is reported when nothing was dropped
+        // for a while.
         self.trouble.take_if(|trouble| trouble.retry_at.is_none_or(|retry_at| now >= retry_at))?;
         Some(format!("{}: can be written again; {}", self.path.display(), self.pending.take_losses()))
     }
@@ -235,7 +236,7 @@ impl<S: PartialEq> LogFile<S> {
         })
     }
 
-    /// Drops what is too much to wait for the next attempt.
+    /// Drops the bytes that are too many to wait for the next attempt.
     fn bound(&mut self) {
         let bytes = self.pending.bytes();
         if bytes.len() <= WAITING {
@@ -288,8 +289,8 @@ impl<S: PartialEq> LogFile<S> {
         Ok(())
     }
 
-    /// Writes what waits and these whole lines behind it, if all of it belongs into this file. Returns how much of
-    /// `lines` has been written.
+    /// Writes the waiting bytes and then these whole lines, if all of them belong into this file.
+    /// Returns how many bytes of `lines` have been written.
     fn write_through(&mut self, lines: &[u8]) -> io::Result<usize> {
         self.open()?;
         let waiting = self.pending.bytes();
@@ -308,7 +309,7 @@ impl<S: PartialEq> LogFile<S> {
         Ok(of_lines)
     }
 
-    /// Writes to something without a size: as many whole lines at once as a pipe takes without
+    /// Writes to a file without a size. Each write has as many whole lines as a pipe takes without
     /// tearing them.
     fn write_stream(&mut self) -> io::Result<()> {
         while let Some(Open { file, .. }) = self.open.as_ref().filter(|_| !self.pending.is_empty()) {
@@ -320,13 +321,14 @@ impl<S: PartialEq> LogFile<S> {
         Ok(())
     }
 
-    /// Notes that so many waiting bytes have been written.
+    /// Notes that the first `count` waiting bytes have been written.
     fn note(&mut self, count: usize) {
         self.line = line_after(self.line, &self.pending.bytes()[..count]);
         self.pending.pass(count);
     }
 
-    /// Opens the file, unless the open file is still the one at this path. Looks only once in a turn.
+    /// Opens the file, unless the open file is still the one at this path. Checks that only once in
+    /// a turn.
     fn open(&mut self) -> io::Result<()> {
         if self.open.as_ref().is_some_and(|open| open.known) {
             return Ok(());
@@ -340,7 +342,7 @@ impl<S: PartialEq> LogFile<S> {
             }
         };
         let there = open.file.metadata()?;
-        // The file may have been emptied.
+        // Another program may have emptied the file.
         self.torn &= !there.is_file() || there.len() > 0;
         self.open = Some(Open { size: there.len(), known: true, ..open });
         Ok(())
@@ -362,15 +364,16 @@ impl<S: PartialEq> LogFile<S> {
     fn find(&self) -> io::Result<Place> {
         match safe_path::find(&self.path)? {
             Target::Place(place) => Ok(place),
-            // It has become one of ours, or it was closed when the file was set.
+            // The path leads to a descriptor of ours now, or that descriptor was closed when the
+            // file was set.
             Target::Own(_) => Err(io::Error::from_raw_os_error(libc::EBADF)),
         }
     }
 
     /// Moves the open file away, and opens a new one in its place.
     ///
-    /// All files get another name, because the number of each is its age. So the cost grows with the
-    /// number of files that are kept.
+    /// All rotated files are renamed, because the number of each is its age. So the cost grows with
+    /// the number of files that are kept.
     fn rotate(&mut self) -> io::Result<()> {
         let place = self.find()?;
         // Another program may have moved it already.
@@ -391,15 +394,15 @@ impl<S: PartialEq> LogFile<S> {
     }
 }
 
-/// The part of `rest` that goes to the file, which has this size and ends with so many bytes of an
-/// unfinished line; `None` if the file has to be rotated first.
+/// The part of `rest` to write to a file of this size that ends with `begun` bytes of an unfinished
+/// line. `None` if the file has to be rotated first.
 fn next_piece(rest: &[u8], max_size: u64, size: u64, begun: u64) -> Option<&[u8]> {
     let room = usize::try_from(max_size.saturating_sub(size)).unwrap_or(usize::MAX);
     if let Some(lines) = whole_lines(&rest[..rest.len().min(room)]) {
         return Some(lines);
     }
     let line = rest.split_inclusive(|byte| *byte == b'\n').next()?;
-    // Includes the newline, so that it always has room in the same file.
+    // Includes the newline, so that it always fits into the same file.
     let length = line.len() + usize::from(!line.ends_with(b"\n"));
     if begun + length as u64 <= max_size {
         return (length <= room || begun > 0).then_some(line);
@@ -409,7 +412,7 @@ fn next_piece(rest: &[u8], max_size: u64, size: u64, begun: u64) -> Option<&[u8]
     (!rotates).then(|| fit(line, room.saturating_sub(1)))
 }
 
-/// The length of the unfinished line at the end of a file, after these bytes.
+/// The length of the unfinished line at the end of a file after these bytes are written.
 fn line_after(before: u64, bytes: &[u8]) -> u64 {
     match memrchr(b'\n', bytes) {
         Some(newline) => (bytes.len() - newline - 1) as u64,
@@ -421,8 +424,8 @@ fn id(there: &Metadata) -> (u64, u64) {
     (there.dev(), there.ino())
 }
 
-/// Whether the file of this size ends with a newline. A file that is empty or cannot be read counts
-/// as such.
+/// Whether the file of this size ends with a newline. An empty or unreadable file counts as one
+/// that does.
 fn ends_in_newline(place: &Place, size: u64) -> bool {
     let Some(last) = size.checked_sub(1) else { return true };
     let mut byte = [0];
@@ -436,7 +439,7 @@ fn absent_is_fine(result: io::Result<()>) -> io::Result<()> {
     }
 }
 
-/// Writes these one behind the other, as far as one call does.
+/// Writes these slices one after the other, as far as one call does.
 fn write_once<const N: usize>(mut file: &File, data: &[&[u8]; N]) -> io::Result<usize> {
     let data = data.map(IoSlice::new);
     loop {

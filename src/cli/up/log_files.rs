@@ -1,7 +1,7 @@
-//! The files of all processes. There is one for each path, however many processes write to it, and it is
-//! closed when none does any more. Knows no processes.
+//! The output files of all processes. Each path has one file, however many processes write to it,
+//! and the file is closed when no process writes to it any more. Knows no processes.
 //!
-//! The one rule: what is done at the end of a turn costs only the files that have something to write.
+//! The one rule: the work at the end of a turn costs only the files that have something to write.
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -13,7 +13,7 @@ use super::files::LogFile;
 use crate::cli::safe_path::Creation;
 use crate::cli::waiting::Author;
 
-/// One of the files, for as long as it is used.
+/// The id of a file. It is valid while the file is used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct FileId(usize);
 
@@ -22,16 +22,16 @@ pub(super) struct LogFiles<S> {
     files: Vec<Option<Used<S>>>,
     free: Vec<usize>,
     by_path: HashMap<Rc<Path>, usize>,
-    /// Those that were written in this turn, or have something to write.
+    /// The files that were written in this turn or have something to write.
     busy: Vec<usize>,
 }
 
 #[derive(Debug)]
 struct Used<S> {
     file: LogFile<S>,
-    /// By so many streams.
+    /// The number of streams that write to it.
     users: usize,
-    /// It is among the busy ones.
+    /// Whether it is in `busy`.
     busy: bool,
 }
 
@@ -40,7 +40,8 @@ impl<S: PartialEq> LogFiles<S> {
         Self { files: Vec::new(), free: Vec::new(), by_path: HashMap::new(), busy: Vec::new() }
     }
 
-    /// One more stream writes to a file, which is made and rotated like this from now on.
+    /// Adds a stream that writes to a file. From now on the file is made and rotated with these
+    /// settings.
     pub(super) fn open(&mut self, path: &Path, (new, max_size, keep): (Creation, u64, u32)) -> FileId {
         if let Some(index) = self.by_path.get(path) {
             if let Some(Some(used)) = self.files.get_mut(*index) {
@@ -59,7 +60,8 @@ impl<S: PartialEq> LogFiles<S> {
         FileId(index)
     }
 
-    /// A stream does not write to a file any more. The last one closes it. Returns a message if lines are lost by that.
+    /// Removes a stream from a file, and closes the file if no stream is left. Returns a message if
+    /// lines are lost.
     pub(super) fn close(&mut self, id: FileId) -> Option<String> {
         let used = self.files.get_mut(id.0)?.as_mut()?;
         used.users -= 1;
@@ -75,7 +77,8 @@ impl<S: PartialEq> LogFiles<S> {
         used.file.finish()
     }
 
-    /// Takes a line, or a piece of one. Returns a message at a failure or a recovery, as all that writes does.
+    /// Takes a line, or a piece of one. Like every method that writes, it returns a message at a
+    /// failure and at the recovery.
     pub(super) fn push(
         &mut self,
         id: FileId,
@@ -103,7 +106,8 @@ impl<S: PartialEq> LogFiles<S> {
         Some(&mut used.file)
     }
 
-    /// Writes what was pushed in a turn. Returns when this is to be called again even if nothing is pushed until then.
+    /// Writes the lines of a turn. Returns when to call it again even if nothing is pushed until
+    /// then.
     pub(super) fn flush(&mut self, now: Instant, mut say: impl FnMut(String)) -> Option<Instant> {
         let mut retry_at = None;
         let Self { files, busy, .. } = self;
@@ -118,7 +122,7 @@ impl<S: PartialEq> LogFiles<S> {
         retry_at
     }
 
-    /// All files, for what is done seldom.
+    /// All files, for rare work.
     pub(super) fn all(&mut self) -> impl Iterator<Item = &mut LogFile<S>> {
         self.files.iter_mut().flatten().map(|used| &mut used.file)
     }
@@ -142,7 +146,7 @@ mod tests {
         assert_eq!((files.all().count(), files.by_path.len()), (2, 2));
         files.close(a);
         assert_eq!((files.all().count(), files.by_path.len()), (1, 1));
-        // Its place is another one's.
+        // The slot is used again for another file.
         assert_eq!(files.open(Path::new("/c"), output()), a);
         assert_eq!((files.files.len(), files.all().count()), (2, 2));
     }

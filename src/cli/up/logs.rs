@@ -1,6 +1,7 @@
-//! Last lines, and lines as they come, for clients that ask.
+//! Sends the last lines of processes, and new lines as they come, to clients that ask for them.
 //!
-//! The one rule: no line twice and none out of order; who follows and does not read is let go.
+//! The one rule: a client gets no line twice and none out of order, and a client that follows
+//! without reading is dropped.
 
 use std::collections::{HashSet, VecDeque};
 use std::rc::Rc;
@@ -15,7 +16,7 @@ use crate::cli::control::{ClientId, glob};
 #[derive(Debug)]
 pub(super) struct Log {
     client: ClientId,
-    /// Whose last lines are still to be sent, and the same to look one up.
+    /// The processes whose last lines are still to be sent, and the same names as a set.
     waiting: VecDeque<Rc<str>>,
     is_waiting: HashSet<Rc<str>>,
     patterns: Vec<String>,
@@ -29,7 +30,8 @@ impl Log {
         Self { client, waiting, is_waiting, patterns, follow }
     }
 
-    /// Whether a new line of this process is to be sent: not if it comes with the last ones.
+    /// Whether to send a new line of this process now. A process in `waiting` sends it with its
+    /// last lines.
     fn wants(&self, name: &str) -> bool {
         let meant = self.patterns.is_empty() || self.patterns.iter().any(|pattern| glob::matches(pattern, name));
         meant && !self.is_waiting.contains(name)
@@ -37,7 +39,7 @@ impl Log {
 }
 
 impl Up {
-    /// Sends what there is to send now.
+    /// Sends what can be sent now.
     pub(super) fn settle_logs(&mut self, reactor: &mut Reactor) {
         if self.logs.is_empty() {
             return;
@@ -51,7 +53,8 @@ impl Up {
                     return false;
                 }
             }
-            // One process at a time, so that no more than its lines are held for a client.
+            // One process at a time, so that at most the lines of one process are held for a
+            // client.
             while self.server.is_drained(log.client) {
                 let Some(name) = log.waiting.pop_front() else { break };
                 log.is_waiting.remove(&name);
@@ -61,7 +64,7 @@ impl Up {
                 });
             }
             if log.follow {
-                // Who follows and has said all that it will does not listen any more.
+                // A client that follows has ended when it closes its sending end.
                 if self.server.is_listening(log.client) {
                     return true;
                 }

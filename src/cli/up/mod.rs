@@ -1,10 +1,12 @@
-//! `childminder up`: several processes from one file, kept running, under the control of a socket.
+//! `childminder up`: runs several processes from one file and keeps them running, under the control
+//! of a socket. Decides nothing about restarts. The monitor does that.
 //!
-//! Decides nothing about restarts; the monitor does. The one rule: whatever becomes of the file, of the output and of the clients, the
-//! processes are watched.
+//! The one rule: the processes are watched, whatever happens to the file, to the output and to the
+//! clients.
 //!
-//! What a process needs before it counts as up (readiness, dependencies, health) belongs into `waits` and `reload`, where
-//! states are looked at; what it tells us of itself beside stdout and stderr into `voice`.
+//! A condition before a process counts as up (readiness, dependencies, health) belongs into `waits`
+//! and `reload`, where states are checked. What a process reports about itself beside stdout and
+//! stderr belongs into `voice`.
 
 mod commands;
 mod console;
@@ -38,9 +40,9 @@ use logs::Log;
 use voice::Voice;
 use waits::Waits;
 
-/// How long, once all is down, a reader of ours may take for what is left to say.
+/// The time that readers of our outputs get for the rest of the output once all processes are down.
 const LAST_WORDS: Duration = Duration::from_secs(1);
-/// With more than this on a terminal, starts and stops are shown as progress.
+/// If more processes than this start or stop on a terminal, they are shown as progress.
 const MANY: usize = 10;
 
 const HELP: &str = "\
@@ -51,17 +53,17 @@ usage: childminder up [-c FILE]
   -c, --config FILE   the file (childminder.toml)
   -h, --help          this text
 
-SIGTERM, SIGINT (Ctrl-C), SIGQUIT, a closed terminal and any other signal that would end this command stop all
-processes and end it with 0; a second one, at least 0.2 s later, kills them. SIGHUP reads the file again and touches
-only what has changed, SIGUSR1 writes the status to stderr, SIGUSR2 closes the output files, which the next line opens
-anew, and SIGTSTP (Ctrl-Z) has all stand still until `fg`. `childminder status` and the others talk to it. The stdin of
-the processes is /dev/null. If this command is killed, its processes and all that they have started are killed, too,
-unless the file says otherwise (`when-killed`). As the first process of a container it is the parent of each process
-that has lost its own, reaps it, and ends it in the end. Exit code 2 is a mistake in the file or in the command line,
-125 any other failure.
+SIGTERM, SIGINT (Ctrl-C), SIGQUIT, a closed terminal and any other signal that would end this command, except SIGPIPE
+and SIGXFSZ, stop all processes and end it with 0; a second one, at least 0.2 s later, kills them. SIGPIPE and SIGXFSZ
+do nothing. SIGHUP reads the file again and touches only what has changed, SIGUSR1 writes the status to stderr, SIGUSR2
+closes the output files, which the next line opens anew, and SIGTSTP (Ctrl-Z) suspends this command and the processes
+until `fg`. `childminder status` and the other subcommands talk to it. The stdin of the processes is /dev/null. If this
+command is killed, its processes and all that they have started are killed, too, unless the file says otherwise
+(`when-killed`). As the first process of a container it is the parent of each process that has lost its own, reaps it,
+and ends it in the end. Exit code 2 means a mistake in the file or in the command line, and 125 any other failure.
 ";
 
-/// Runs what the file says.
+/// Runs the processes of the file.
 pub(super) fn main(mut arguments: Parser) -> Result<u8, Failure> {
     descriptor::note_inherited();
     let mut file = FileName::default();
@@ -102,30 +104,31 @@ pub(super) fn main(mut arguments: Parser) -> Result<u8, Failure> {
     result.map(|()| 0).map_err(|error| Failure::Other(words::stopped_because(&error)))
 }
 
-/// The monitor, with all that is around it.
+/// The supervisor: the monitor, and what connects it to the file, the clients and the signals.
 #[derive(Debug)]
 struct Up {
     file: FileName,
-    /// In the order of the file, as it was when it was last read.
+    /// In the order of the file at its last reading.
     processes: Vec<Known>,
-    /// The lock on the file: nobody else runs it.
+    /// The lock that keeps another supervisor from running the file.
     lock: Option<Lock>,
     signals: Signals,
-    /// Started and stopped by the name, never as a whole: not all processes start by themselves.
+    /// It is started and stopped by name, never as a whole, because not all processes start by
+    /// themselves.
     monitor: ProcessMonitor<Voice>,
     server: Server,
     waits: Waits,
     logs: Vec<Log>,
-    /// What is started with the service.
+    /// The names of the processes that start with the service.
     autostart: Vec<String>,
-    /// Whether the processes are killed if this command is.
+    /// Whether the processes are killed when this command is killed.
     kills_at_death: bool,
-    /// Where the cgroups of the processes are made, if the file has said so.
+    /// The folder in which the cgroups of the processes are made, if the file sets one.
     cgroup: Option<PathBuf>,
     stage: Stage,
 }
 
-/// What is remembered of a process's settings; the monitor has the rest.
+/// The part of a process's settings that the monitor does not keep.
 #[derive(Debug)]
 struct Known {
     name: String,
@@ -143,7 +146,7 @@ enum Stage {
     New,
     Running,
     Stopping,
-    /// All is down, and only what was written before is still passed on.
+    /// All processes are down, and only earlier output is still passed on.
     Over,
 }
 
@@ -155,7 +158,7 @@ impl Up {
         let path = config.socket.clone().unwrap_or_else(config::socket::default_path);
         let server = Server::bind(&path)
             .map_err(|error| Failure::Other(format!("cannot listen at {}: {error}", path.display())))?;
-        // As far as it goes: with less, only fewer processes fit.
+        // If the limit stays lower, only fewer processes fit.
         let _ = reactor.raise_fd_limit();
         let console = Console::new(reactor)?;
         let signals = Signals::watch(reactor)?;
@@ -204,7 +207,7 @@ impl Up {
         self.monitor.observer_mut()
     }
 
-    /// Starts these processes, one after the other.
+    /// Starts these processes one after the other.
     fn start_all(&mut self, reactor: &mut Reactor, names: &[String]) {
         let many = names.len() > MANY && self.voice().console.shows_progress();
         self.voice().quiet_starts = many;
@@ -226,12 +229,12 @@ impl Up {
         }
     }
 
-    /// The living process of a name.
+    /// The running process of this name.
     fn process(&self, name: &str) -> Option<ProcessId> {
         self.monitor.status(name).and_then(|status| status.process)
     }
 
-    /// In the end: who could not be ended.
+    /// Reports at the end the processes that could not be stopped.
     fn say_left(&mut self) {
         let is_left = |status: &Status<'_>| matches!(status.state, State::Stopping { .. });
         let left = self.monitor.statuses().filter(is_left);
@@ -261,16 +264,17 @@ impl Up {
                 reactor.stop();
             }
             Wish::Status => self.say_status(reactor),
-            // The processes go on in any case.
+            // If suspending fails, the processes just go on.
             Wish::Suspend => drop(reactor.suspend()),
             Wish::Reopen => self.voice().reopen(reactor.now()),
             Wish::Nothing => {}
         }
     }
 
-    /// After each event. Does only what cannot wait for the end of the turn.
+    /// Does after each event what cannot wait for the end of the turn.
     fn after_event(&mut self, reactor: &mut Reactor) {
-        // Before anything is flushed: a flush may end the hold, and with it the pause of all.
+        // This comes before any flush, which may end the hold and with it the pause of all
+        // processes.
         while let Some((process, fd)) = self.voice().unheld.pop() {
             if let Some(mut process) = reactor.process(process).filter(|_| self.stage != Stage::Over) {
                 process.pause(fd);
@@ -283,7 +287,7 @@ impl Up {
         }
     }
 
-    /// At the end of a turn, and after what comes by no event.
+    /// Runs at the end of a turn, and after work that no event has caused.
     fn settle(&mut self, reactor: &mut Reactor) {
         self.execute_requests(reactor);
         self.after_event(reactor);
@@ -298,7 +302,7 @@ impl Up {
         self.server.settle(reactor);
     }
 
-    /// Reads what the processes have left in their pipes, at the end, so that it is passed on or is
+    /// Reads what the processes have left in their pipes, at the end, so that it is passed on or
     /// counted as dropped.
     fn read_rest(&mut self, reactor: &mut Reactor, deadline: Instant) {
         self.stage = Stage::Over;
@@ -333,8 +337,8 @@ impl Up {
         for id in reactor.processes().collect::<Vec<_>>() {
             let Some(mut process) = reactor.process(id) else { continue };
             for fd in [1, 2] {
-                // A process without a name has exited, and other processes hold its pipes. It is
-                // not known where these lead.
+                // A process without a name has exited, and other processes hold its pipes. Their
+                // destination is unknown.
                 let held = match named.get(&id) {
                     Some(name) => voice.console_index(name, fd).is_some_and(|index| voice.console.is_held(index)),
                     None => voice.console.is_any_held(),
@@ -391,7 +395,8 @@ impl Service for Up {
             }
             (None, Event::Timer(id)) if self.wait_timer(reactor, *id) => true,
             _ if self.server.handle(reactor, event) => {
-                // Who may be let go for the sake of another client is known only when all have been heard.
+                // Which client may be dropped for another one is known only when all clients have
+                // been heard.
                 self.settle(reactor);
                 return true;
             }

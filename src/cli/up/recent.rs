@@ -1,6 +1,8 @@
-//! The last lines of a process, for `childminder logs`. Bounded in lines and in bytes; no heap before the first line.
+//! Keeps the last lines of a process for `childminder logs`. Bounded in lines and in bytes. Takes
+//! no heap before the first line.
 //!
-//! The one rule: the oldest goes first, and a line is there as a whole or not at all (but for one that alone is too long).
+//! The one rule: the oldest line goes first, and a line is kept as a whole or not at all. Only a
+//! line that is too long by itself is cut.
 
 use std::collections::VecDeque;
 
@@ -9,16 +11,16 @@ use memchr::{memchr, memrchr_iter};
 use crate::cli::control::protocol::LogLine;
 use crate::cli::text::fit;
 
-/// As many lines of a process are kept at most.
+/// The maximum number of lines that are kept of a process.
 const LINES: usize = 100;
-/// As many bytes of them are kept at most. The longest piece of a line has room.
+/// The maximum number of bytes in these lines. The longest piece of a line fits.
 const BYTES: usize = 16 * 1024;
 
-/// A mark is the number of the stream and these two bits.
+/// A mark is the number of the stream with these two bits.
 const CONTINUED: u8 = 0x10;
 const CUT: u8 = 0x20;
 
-/// Lines with their newlines, and a mark for each.
+/// The lines with their newlines, and a mark for each.
 #[derive(Debug, Default)]
 pub(super) struct Recent {
     bytes: VecDeque<u8>,
@@ -36,11 +38,11 @@ impl Recent {
         self.bytes.push_back(b'\n');
     }
 
-    /// Takes whole lines with their newlines. None is longer than what is kept.
+    /// Takes whole lines with their newlines. No line is longer than [`BYTES`].
     pub(super) fn push_lines(&mut self, stream: u8, lines: &[u8]) {
         let (tail, count) = tail(lines);
         if tail.len() < lines.len() {
-            // These lines alone are too many.
+            // These lines alone fill the room.
             self.bytes.clear();
             self.marks.clear();
         }
@@ -49,7 +51,7 @@ impl Recent {
         self.bytes.extend(tail);
     }
 
-    /// Drops the oldest lines until so many lines of so many bytes in all, newlines included, have room.
+    /// Drops the oldest lines until there is room for so many lines and bytes, newlines included.
     fn make_room(&mut self, lines: usize, bytes: usize) {
         while self.marks.len() + lines > LINES || self.bytes.len() + bytes > BYTES + 1 {
             let Some(newline) = self.first_newline() else { break };
@@ -65,7 +67,7 @@ impl Recent {
         memchr(b'\n', front).or_else(|| memchr(b'\n', back).map(|newline| front.len() + newline))
     }
 
-    /// Each line, the oldest first.
+    /// Calls `see` with each line, the oldest first.
     pub(super) fn for_each(&mut self, mut see: impl FnMut(LogLine<'_>)) {
         let bytes: &[u8] = self.bytes.make_contiguous();
         for (line, mark) in bytes.split_inclusive(|byte| *byte == b'\n').zip(&self.marks) {
@@ -76,9 +78,9 @@ impl Recent {
     }
 }
 
-/// The last lines of `lines`, as many as are kept, and their number.
+/// The end of `lines` that fits, and its number of lines.
 fn tail(lines: &[u8]) -> (&[u8], usize) {
-    // The byte before the oldest line that has room is in here, if there is one.
+    // This range contains the byte before the oldest line that fits, if there is one.
     let near = lines.len().saturating_sub(BYTES + 2);
     let (mut start, mut count) = (lines.len(), 0);
     for newline in memrchr_iter(b'\n', &lines[near..lines.len().saturating_sub(1)]) {
@@ -91,7 +93,7 @@ fn tail(lines: &[u8]) -> (&[u8], usize) {
     if fits { (lines, count + usize::from(!lines.is_empty())) } else { (&lines[start..], count) }
 }
 
-/// A ring uses all of its memory in time, so it gets no more than it needs.
+/// Reserves no more than is needed, because a ring comes to use all of its memory.
 fn reserve(ring: &mut VecDeque<u8>, more: usize, most: usize) {
     let length = ring.len() + more;
     if length > ring.capacity() {
@@ -181,7 +183,7 @@ mod tests {
         let mut again = lines.iter();
         recent.for_each(|line| assert_eq!(Some(&line), again.next()));
         assert_eq!(again.next(), None);
-        // What alone is too long is cut, in the middle of no character, and says so.
+        // A line that is too long by itself is cut between two characters and marked as cut.
         let long = "x".to_owned() + &"€".repeat(BYTES);
         recent.push(line(1, long.as_bytes()));
         recent.for_each(|line| {

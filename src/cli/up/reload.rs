@@ -1,6 +1,6 @@
-//! The file again: what has changed is carried out, and nothing else is touched.
+//! Reads the file again, carries out what has changed, and touches nothing else.
 //!
-//! The one rule: all that can fail is done before anything is changed.
+//! The one rule: everything that can fail is done before anything is changed.
 
 use std::collections::HashMap;
 use std::path::PathBuf;
@@ -15,22 +15,22 @@ use crate::cli::config::{self, Change, Commands, Config, Look, Mark, ProcessConf
 use crate::cli::control::Lock;
 use crate::cli::control::protocol::{self, Object};
 
-/// What a reload has done.
+/// The result of a reload.
 #[derive(Debug, Default)]
 pub(super) struct Changes {
     added: Vec<String>,
     removed: Vec<String>,
-    /// They have new settings; those that were up are started again.
+    /// The processes with new settings. Those that were up are started again.
     restarted: Vec<String>,
-    /// They run on, under a new policy.
+    /// The processes that go on running under a new policy.
     updated: Vec<String>,
-    /// What else there is to know.
+    /// Messages about other changes.
     notes: Vec<String>,
     goals: Vec<(String, Goal)>,
 }
 
 impl Changes {
-    /// What it will have come to in the end.
+    /// The states that the processes reach when the reload is complete.
     pub(super) fn goals(&self) -> Vec<(String, Goal)> {
         self.goals.clone()
     }
@@ -62,7 +62,7 @@ impl Changes {
 }
 
 impl Up {
-    /// Reads the file again, because of a signal.
+    /// Reads the file again because of a signal, and reports the result.
     pub(super) fn reload_and_tell(&mut self, reactor: &mut Reactor) {
         if self.stage != super::Stage::Running {
             return;
@@ -73,7 +73,8 @@ impl Up {
         }
     }
 
-    /// Reads the file again. The error is all that is wrong, one on a line; nothing has changed then.
+    /// Reads the file again. The error holds all mistakes, one on each line. Nothing has changed
+    /// then.
     pub(super) fn reload(&mut self, reactor: &mut Reactor) -> Result<Changes, String> {
         let (new, warnings) = Config::load(&self.file, Look::Text).map_err(|errors| errors.to_string())?;
         let old = marks(&self.processes);
@@ -105,7 +106,7 @@ impl Up {
             return Err(errors.join("\n"));
         }
 
-        // What was written until now goes where it went until now.
+        // Earlier output goes to its old destination.
         self.voice().flush(reactor.now());
         let mut changes = Changes::default();
         let before = std::mem::replace(&mut self.processes, known);
@@ -162,7 +163,8 @@ impl Up {
         Ok(changes)
     }
 
-    /// Has the lock follow the file, if that is another one by now. A message if it cannot.
+    /// Locks the file that is now at the path, if it is another one. Returns a message if that
+    /// fails.
     fn renew_lock(&mut self) -> Option<String> {
         if self.lock.as_ref().is_some_and(Lock::is_there) {
             return None;

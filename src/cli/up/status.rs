@@ -1,6 +1,6 @@
-//! What is known of a process, as the protocol has it.
+//! The status of a process in the form of the protocol.
 //!
-//! The one rule: what is not known is null.
+//! The one rule: a value that is not known is null.
 
 use std::time::Instant;
 
@@ -14,7 +14,7 @@ use crate::cli::control::table;
 use crate::cli::words;
 
 impl Up {
-    /// Writes the status of all processes to our stderr, as `childminder status` does to its stdout.
+    /// Writes the status of all processes to stderr, as `childminder status` writes it to stdout.
     pub(super) fn say_status(&mut self, reactor: &Reactor) {
         let now = reactor.now();
         let voice = self.monitor.observer();
@@ -32,7 +32,7 @@ pub(super) fn state_name(state: State) -> &'static str {
         State::BackingOff { .. } => "backing-off",
         State::Stopping { .. } => "stopping",
         State::Exited => "exited",
-        // A start is over when it can be asked for.
+        // No request comes while a process starts, so a start is always complete here.
         _ => "running",
     }
 }
@@ -59,7 +59,7 @@ pub(super) fn object(status: &Status<'_>, start_error: Option<&str>, now: Instan
         }
         _ => None,
     };
-    // Of the last process it says nothing about the next one.
+    // The containment of the last process says nothing about the next one.
     let containment = status
         .containment
         .filter(|_| status.process.is_some())
@@ -83,8 +83,8 @@ pub(super) fn object(status: &Status<'_>, start_error: Option<&str>, now: Instan
     })
 }
 
-/// Who belongs to a process: the process itself, what it has started, and what earlier ones of its name have left. Null
-/// if the system cannot tell.
+/// The members of a process's tree: the process, everything that it has started, and the leftover
+/// processes of earlier runs. Null if the system cannot tell.
 pub(super) fn tree(status: &Status<'_>, reactor: &mut Reactor) -> Value {
     let mut all = Vec::new();
     for id in status.process.iter().chain(status.left) {

@@ -1,11 +1,12 @@
-//! What a living process uses, from procfs; nothing where there is none. Text in, figures out.
+//! The CPU time and the memory of a living process, from procfs. They are missing where there is no
+//! procfs.
 //!
-//! The one rule: a figure that cannot be had is left out, never guessed.
+//! The one rule: a figure that cannot be read is left out and never guessed.
 
 use std::fs;
 use std::time::Duration;
 
-/// CPU time and peak memory of a process: its own alone, without its children.
+/// The CPU time and the peak memory of a process without its children.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub(super) struct Usage {
     pub(super) cpu: Option<Duration>,
@@ -14,17 +15,17 @@ pub(super) struct Usage {
 }
 
 impl Usage {
-    /// Of a process that has not been reaped yet: its number cannot be another one's.
+    /// The usage of a process that has not been reaped, so that no other process can have its pid.
     pub(super) fn of(pid: u32) -> Self {
         let read = |file: &str| fs::read_to_string(format!("/proc/{pid}/{file}")).unwrap_or_default();
         Self { cpu: cpu(&read("stat"), rustix::param::clock_ticks_per_second()), peak_memory: peak(&read("status")) }
     }
 }
 
-/// Of `/proc/PID/stat`: the name, in brackets, may hold anything, brackets and spaces too.
+/// Reads `/proc/PID/stat`. The name, in brackets, may hold anything, brackets and spaces too.
 fn cpu(stat: &str, ticks_per_second: u64) -> Option<Duration> {
     let (_, rest) = stat.rsplit_once(") ")?;
-    // utime and stime, the 14th and the 15th of all.
+    // utime and stime, the 14th and the 15th field of the line.
     let mut fields = rest.split(' ').skip(11);
     let user: u64 = fields.next()?.parse().ok()?;
     let system: u64 = fields.next()?.parse().ok()?;
@@ -32,7 +33,7 @@ fn cpu(stat: &str, ticks_per_second: u64) -> Option<Duration> {
     Some(Duration::from_millis(ticks.checked_mul(1000)? / ticks_per_second.max(1)))
 }
 
-/// Of `/proc/PID/status`; a zombie has no such line.
+/// Reads `/proc/PID/status`. A zombie has no such line.
 fn peak(status: &str) -> Option<u64> {
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
     let kilobytes: u64 = line.trim().strip_suffix(" kB")?.parse().ok()?;

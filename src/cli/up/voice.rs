@@ -1,6 +1,7 @@
-//! What the supervisor hears of its processes, and where it goes: to the console, to files, to those who follow.
+//! Passes on what processes write and what the monitor reports: to the console, to files, and to
+//! clients that follow. Decides nothing about processes.
 //!
-//! Decides nothing about processes. The one rule: nothing here waits, and nothing here grows: what cannot be passed on is
+//! The one rule: nothing here waits or grows without bound. Lines that cannot be passed on are
 //! counted and dropped.
 
 use std::collections::HashMap;
@@ -20,48 +21,50 @@ use crate::cli::safe_path::OwnFinder;
 use crate::cli::text::visible;
 use crate::cli::words;
 
-/// With more than this for those who follow, they are served within a turn.
+/// If more than this waits for clients that follow, they are served within the turn.
 const MUCH_NEWS: usize = 256 * 1024;
 
 #[derive(Debug)]
 pub(super) struct Voice {
     pub(super) console: Console,
     files: LogFiles<(ProcessId, i32)>,
-    /// Of the files that were set in this turn.
+    /// Finds the log paths that lead to our own descriptors, among those set in this turn.
     own: OwnFinder,
-    /// The time of what is heard.
+    /// The time of the current event.
     pub(super) now: Instant,
     /// The time when a file that has failed is to be tried again, and the timer for it.
     retry_at: Option<Instant>,
     retry: Option<TimerId>,
     streams: HashMap<Rc<str>, Box<Streams>>,
-    /// The number of the next name, for its colour.
+    /// The number of the next name, which gives it its colour.
     next_number: usize,
-    /// Somebody follows: what comes is kept for the rest of the turn.
+    /// Whether a client follows. New lines are kept for the rest of the turn then.
     pub(super) followed: bool,
-    /// The lines, each with the name of its process, and how many bytes they have.
+    /// The new lines, each with the name of its process, and their number of bytes.
     news: Vec<(String, News)>,
     news_bytes: usize,
-    /// Who has just written to an output of ours that is held.
+    /// The processes, with the descriptor, that have just written to an output of ours that is
+    /// held.
     pub(super) unheld: Vec<(ProcessId, i32)>,
-    /// Somebody waits for states.
+    /// Whether a client waits for a state.
     pub(super) awaited: bool,
-    /// If so, the processes whose state has changed since somebody last looked.
+    /// The processes whose state has changed since the last call of `settle_waits`, if a client
+    /// waits.
     pub(super) changed: Vec<String>,
-    /// Starts are counted and not told: many are under way.
+    /// Whether starts are counted and not reported, because many are under way.
     pub(super) quiet_starts: bool,
-    /// How many processes there are.
+    /// The number of running processes.
     pub(super) alive: usize,
 }
 
-/// What a process has written.
+/// The output of a process, as the monitor reports it.
 #[derive(Debug, Clone, Copy)]
 enum Heard<'a> {
     Line(&'a Line<'a>),
     Lines(&'a Lines<'a>),
 }
 
-/// The number of the stream that a descriptor is told as.
+/// The number of the stream under which clients get a descriptor's lines.
 fn stream(fd: i32) -> u8 {
     if fd == 2 { 2 } else { 1 }
 }
@@ -70,7 +73,7 @@ fn log_line<'a>(line: &Line<'a>) -> LogLine<'a> {
     LogLine { stream: stream(line.fd), continued: line.continued, cut: line.cut, text: line.bytes }
 }
 
-/// A line that has just come.
+/// A new line for clients that follow.
 #[derive(Debug)]
 pub(super) struct News {
     stream: u8,
@@ -89,18 +92,18 @@ impl News {
     }
 }
 
-/// What one process writes.
+/// The output of one process, and what is reported of it.
 #[derive(Debug)]
 struct Streams {
     speaker: Speaker,
     out: Sink,
     err: Sink,
     recent: Recent,
-    /// Why its last start failed.
+    /// The error of its last start, if that failed.
     start_error: Option<Box<str>>,
-    /// Some of its processes were still there after they were killed.
+    /// Whether some of its processes were still there after they were killed.
     remains: bool,
-    /// The process is not wanted any more; it is forgotten when it has exited.
+    /// Whether the process was removed. It is forgotten when it has exited.
     removed: bool,
 }
 
@@ -116,7 +119,7 @@ enum Sink {
     /// Our own descriptor of this number, which gets the lines as they are.
     Own(i32),
     File(FileId),
-    /// It does not come by us.
+    /// The output does not come to us.
     Elsewhere,
 }
 
@@ -142,7 +145,7 @@ impl Voice {
         }
     }
 
-    /// Has the output of a process go where its settings say. Its last lines stay.
+    /// Sends the output of a process where its settings say, and keeps its last lines.
     pub(super) fn set(&mut self, reactor: &mut Reactor, process: &ProcessConfig) {
         let out = self.sink(reactor, &process.settings.stdout);
         let err = self.sink(reactor, &process.settings.stderr);
@@ -163,7 +166,7 @@ impl Voice {
         }
     }
 
-    /// Takes over what can change while a process runs.
+    /// Takes over the settings that can change while a process runs.
     pub(super) fn update(&mut self, process: &ProcessConfig) {
         if let Some(streams) = self.streams.get_mut(&*process.name) {
             streams.speaker.raw = process.raw;
@@ -186,7 +189,7 @@ impl Voice {
         }
     }
 
-    /// These lead nowhere any more. A file is closed with the last one.
+    /// Gives these destinations up. A file is closed when its last stream is gone.
     fn release(&mut self, sinks: [Sink; 2]) {
         for sink in sinks {
             let Sink::File(file) = sink else { continue };
@@ -206,12 +209,12 @@ impl Voice {
                 Err(error) => self.say(&format!("{}: {error}", path.display())),
             }
         }
-        // One file, however many write to it: they must not rotate it under each other.
+        // All processes that write to a path share one file, so that they do not rotate it under
+        // each other.
         Sink::File(self.files.open(path, (*new, *max_size, *keep)))
     }
 
-    /// The index of the console's output that a descriptor of a process leads to, if it leads to
-    /// the console.
+    /// The index of the console's output that gets this descriptor of a process, if one does.
     pub(super) fn console_index(&self, name: &str, fd: i32) -> Option<usize> {
         let streams = self.streams.get(name);
         let sink = streams.map_or(Sink::Console, |streams| streams.sink(fd));
@@ -222,19 +225,19 @@ impl Voice {
         }
     }
 
-    /// The last lines of a process.
+    /// Calls `see` with the last lines of a process.
     pub(super) fn recent(&mut self, name: &str, see: impl FnMut(LogLine<'_>)) {
         if let Some(streams) = self.streams.get_mut(name) {
             streams.recent.for_each(see);
         }
     }
 
-    /// Why the last start of a process failed, if it did.
+    /// The error of the last start of a process, if that failed.
     pub(super) fn start_error(&self, name: &str) -> Option<&str> {
         self.streams.get(name)?.start_error.as_deref()
     }
 
-    /// What has come since the last call, if somebody follows.
+    /// The new lines since the last call, if a client follows.
     pub(super) fn take_news(&mut self) -> Vec<(String, News)> {
         self.news_bytes = 0;
         std::mem::take(&mut self.news)
@@ -251,12 +254,13 @@ impl Voice {
         }
     }
 
-    /// Whether so much was heard that it is to be passed on before the end of the turn.
+    /// Whether so much is waiting that it has to be passed on before the end of the turn.
     pub(super) fn is_overfull(&self) -> bool {
         self.news_bytes > MUCH_NEWS || self.console.is_any_overfull()
     }
 
-    /// Passes on what was heard in this turn, and has a file that has failed tried again in time.
+    /// Passes on the output of this turn, and sets the timer for the next attempt at a file that
+    /// has failed.
     pub(super) fn settle(&mut self, reactor: &mut Reactor) {
         self.own = OwnFinder::default();
         self.flush(reactor.now());
@@ -265,16 +269,16 @@ impl Voice {
         }
     }
 
-    /// Passes on what was heard until now.
+    /// Passes on the output that has come until now.
     pub(super) fn flush(&mut self, now: Instant) {
         let console = &mut self.console;
         self.retry_at = self.files.flush(now, |said| console.say(&visible(&said)));
         self.console.flush();
     }
 
-    /// Has all files be opened anew.
+    /// Closes all files, so that the next line opens them anew.
     pub(super) fn reopen(&mut self, now: Instant) {
-        // What was heard before belongs to the old files.
+        // Earlier output belongs into the old files.
         self.flush(now);
         for file in self.files.all() {
             file.close();
@@ -282,7 +286,7 @@ impl Voice {
         self.console.say("the output files are opened anew");
     }
 
-    /// Writes at the end what is left, as far as it is taken until the deadline, and reports the
+    /// Writes what is left, at the end, as far as it is taken before the deadline, and reports the
     /// lines that were dropped.
     pub(super) fn finish(&mut self, reactor: &Reactor, deadline: Instant) {
         for file in self.files.all() {
@@ -293,7 +297,7 @@ impl Voice {
         self.console.finish(reactor, deadline);
     }
 
-    /// A message of our own, in one line whatever is in it.
+    /// Writes a message of our own as one line, with control characters escaped.
     pub(super) fn say(&mut self, what: &str) {
         self.console.say(&visible(what));
     }
@@ -311,7 +315,7 @@ impl Voice {
             Heard::Line(line) => (line.name, line.process, line.fd),
             Heard::Lines(lines) => (lines.name, lines.process, lines.fd),
         };
-        // Of a process that was removed, somebody still holds the pipe.
+        // The process was removed, and another process still holds its pipe.
         let unknown;
         let (sink, speaker) = match self.streams.get_mut(name) {
             Some(streams) => {
@@ -354,7 +358,7 @@ impl Voice {
                 fd
             }
         };
-        // Others may have filled this output.
+        // Other processes may have filled this output.
         if self.console.is_held(self.console.index(number)) {
             self.unheld.push((process, fd));
         }

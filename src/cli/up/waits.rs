@@ -1,7 +1,8 @@
-//! Answers that come when a state is reached.
+//! Answers that are sent when processes reach a state. Only processes that have changed are
+//! checked, and only in the waits for them.
 //!
-//! Looks only at processes that have changed, and only in waits for them. The one rule: each wait ends: by its goals, by what makes
-//! them impossible, or by its time.
+//! The one rule: each wait ends. It ends when its goals are reached or impossible, or at its
+//! timeout.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap, HashMap};
@@ -15,31 +16,31 @@ use crate::cli::control::ClientId;
 use crate::cli::control::protocol::{self, Object};
 use crate::cli::words;
 
-/// What a process shall come to.
+/// The state that a process is to reach.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Goal {
-    /// It runs, as another process than this one, and for longer than an instant death takes; or it has
-    /// done its work, if that is all that is wanted of it.
+    /// The process runs, is not the process `instead_of`, and has passed the time of an instant
+    /// death. Or it has exited with success, and the policy wants no more of it.
     Running { instead_of: Option<ProcessId> },
-    /// It is down or gone, and this process with it.
+    /// The process is down or removed, and `process` has exited.
     Down { process: Option<ProcessId> },
 }
 
 enum Progress {
     Reached,
-    /// At this time, if nothing changes until then.
+    /// It will be reached at this time if nothing changes until then.
     ReachedAt(Instant),
     Pending,
-    /// Never, and why.
+    /// It cannot be reached, with the reason.
     Impossible(String),
 }
 
-/// All answers that are due.
+/// All waits.
 #[derive(Debug, Default)]
 pub(super) struct Waits {
     waits: HashMap<u64, Wait>,
     next: u64,
-    /// The waits in which a process is still looked at.
+    /// The waits in which the goal of a process is pending.
     by_name: HashMap<String, Vec<u64>>,
     by_timer: HashMap<TimerId, u64>,
 }
@@ -49,7 +50,7 @@ impl Waits {
         self.waits.is_empty()
     }
 
-    /// Takes one that has more to wait for.
+    /// Adds a wait that has more to wait for.
     fn put(&mut self, number: u64, wait: Wait) {
         for timer in wait.ripe.into_iter().chain([wait.timer]) {
             self.by_timer.insert(timer, number);
@@ -57,7 +58,7 @@ impl Waits {
         self.waits.insert(number, wait);
     }
 
-    /// Gives one out, to be looked at; nobody else has a hold of it then.
+    /// Takes a wait out, so that it can be checked.
     fn take(&mut self, number: u64) -> Option<Wait> {
         let wait = self.waits.remove(&number)?;
         for timer in wait.ripe.into_iter().chain([wait.timer]) {
@@ -77,7 +78,7 @@ impl Waits {
         concerned
     }
 
-    /// This process is not looked at in this wait any more.
+    /// Notes that the goal of this process is no longer pending in this wait.
     fn forget(&mut self, number: u64, name: &str) {
         if let Some(numbers) = self.by_name.get_mut(name) {
             numbers.retain(|known| *known != number);
@@ -88,31 +89,33 @@ impl Waits {
     }
 }
 
-/// One answer that is due.
+/// A wait of one client.
 #[derive(Debug)]
 struct Wait {
     number: u64,
     client: ClientId,
     /// The goals that are neither reached nor impossible.
     pending: HashMap<String, Goal>,
-    /// How many goals there were.
+    /// The number of goals at the start.
     all: usize,
     reached: usize,
     impossible: Vec<String>,
-    /// When goals will be reached if nothing changes, the next one first, and the timer for that one.
+    /// When goals will be reached if nothing changes, the earliest first, and the timer for the
+    /// earliest one.
     ripening: BinaryHeap<Reverse<(Instant, String)>>,
     ripe: Option<TimerId>,
     answer: Object,
     timeout: Duration,
     timer: TimerId,
-    /// Whether the client is told how far the wait is: at once, and with each goal that is reached.
+    /// Whether the client gets reports of progress: one at once, and one for each goal that is
+    /// reached.
     progress: bool,
-    /// How many goals were reached when it was last told.
+    /// The number of goals that were reached at the last report.
     told: Option<usize>,
 }
 
 impl Up {
-    /// Has the answer come when all of these goals are reached.
+    /// Answers the client when all of these goals are reached.
     pub(super) fn wait(
         &mut self,
         reactor: &mut Reactor,
@@ -148,7 +151,8 @@ impl Up {
         self.voice().awaited |= !self.waits.is_empty();
     }
 
-    /// Answers what is reached or out of reach, now that these processes have changed.
+    /// Updates the waits for the processes that have changed, and answers those waits that are
+    /// complete.
     pub(super) fn settle_waits(&mut self, reactor: &mut Reactor) {
         let changed = std::mem::take(&mut self.voice().changed);
         for (number, names) in self.waits.concerned(&changed) {
@@ -161,7 +165,7 @@ impl Up {
         self.voice().awaited = !self.waits.is_empty();
     }
 
-    /// Looks how far the goal of this process is.
+    /// Checks the goal of this process.
     fn look(&mut self, reactor: &mut Reactor, wait: &mut Wait, name: &str) {
         let Some(goal) = wait.pending.get(name) else { return };
         match self.progress(reactor, name, *goal) {
@@ -196,7 +200,8 @@ impl Up {
                     State::Exited | State::BackingOff { .. } => {
                         let error = self.monitor.observer().start_error(name);
                         match (error, status.last_exit, status.state) {
-                            // It is newer than the last exit, as a start that succeeds takes it back.
+                            // The error is newer than the last exit, because a start that succeeds
+                            // clears it.
                             (Some(error), ..) => Progress::Impossible(format!("could not be started: {error}")),
                             (None, Some(exit), State::Exited) if exit.success() => Progress::Reached,
                             (None, Some(exit), _) => Progress::Impossible(words::exited(exit)),
@@ -208,11 +213,11 @@ impl Up {
             }
             Goal::Down { process } => {
                 let down = status.is_none_or(|status| matches!(status.state, State::Stopped | State::Exited));
-                // One that was removed has no status any more, and may still be on its way out.
+                // A process that was removed has no status and may still be exiting.
                 let gone = process.and_then(|id| reactor.process(id)).is_none_or(|process| process.exit().is_some());
                 match status.map(|status| status.state) {
                     _ if down && gone => Progress::Reached,
-                    // Its stop is over: this is another one's start.
+                    // The stop is over, and another request has started the process again.
                     Some(State::Running { .. } | State::BackingOff { .. }) if gone => impossible("was started again"),
                     _ => Progress::Pending,
                 }
@@ -220,7 +225,7 @@ impl Up {
         }
     }
 
-    /// Tells how far a wait is and has it go on, or answers it.
+    /// Reports the progress of a wait, and answers it or keeps it.
     fn settle_wait(&mut self, reactor: &mut Reactor, mut wait: Wait) {
         let now = reactor.now();
         if wait.progress && wait.told != Some(wait.reached) {
@@ -243,7 +248,7 @@ impl Up {
         self.server.answer(wait.client, answer, now);
     }
 
-    /// The time of a timer has come. `false` if this is no wait's.
+    /// Handles a timer that has expired. `false` if it belongs to no wait.
     pub(super) fn wait_timer(&mut self, reactor: &mut Reactor, timer: TimerId) -> bool {
         let number = self.waits.by_timer.get(&timer).copied();
         let Some(mut wait) = number.and_then(|number| self.waits.take(number)) else { return false };

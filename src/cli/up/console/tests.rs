@@ -16,7 +16,7 @@ fn pipe() -> (File, OwnedFd) {
     (reader.into(), writer)
 }
 
-/// So many messages within one turn, and what they are in the end.
+/// Writes this many messages within one turn. Returns the output that is expected in the end.
 fn burst(console: &mut Console, count: usize) -> String {
     let message = |number: usize| format!("[a-process-with-a-long-name:{number}] terminating, SIGTERM sent");
     (0..count).for_each(|number| console.say(&message(number)));

@@ -26,7 +26,7 @@ impl Folder {
         fs::read_to_string(self.path(name)).unwrap_or_else(|error| format!("({})", error.kind()))
     }
 
-    /// All of `web.log`, the oldest first, and the size of the largest file.
+    /// The bytes of all files of `web.log`, the oldest first, and the size of the largest file.
     fn all(&self) -> (Vec<u8>, usize) {
         let mut names = vec![self.path("web.log")];
         while self.path(&format!("web.log.{}", names.len())).exists() {
@@ -54,15 +54,15 @@ fn epoch() -> Instant {
     Instant::now()
 }
 
-/// A whole line, or with `>` in front a piece that carries on the one before, with `<` at its end
-/// one without a newline.
+/// Pushes a whole line. With `>` in front it is a piece that continues the line before, and with
+/// `<` at the end it has no newline.
 fn push(log: &mut LogFile<char>, stream: char, text: &str) {
     let (continued, text) = text.strip_prefix('>').map_or((false, text), |text| (true, text));
     let (newline, text) = text.strip_suffix('<').map_or((true, text), |text| (false, text));
     log.push(stream, &author(stream), Piece { bytes: text.as_bytes(), continued, newline });
 }
 
-/// The process whose stream this is.
+/// The author of a stream.
 fn author(stream: char) -> Author {
     Some(stream.to_string().into())
 }
@@ -131,11 +131,11 @@ fn what_was_there_before_is_not_glued() {
         write(&mut folder.log(1000, 1), now, &["new"]);
         assert_eq!(folder.read("web.log"), after);
     }
-    // Full up to the last byte.
+    // The file is full up to the last byte.
     fs::write(folder.path("web.log"), "12345678").unwrap();
     write(&mut folder.log(8, 1), now, &["new"]);
     assert_eq!((folder.read("web.log.1"), folder.read("web.log")), ("12345678".into(), "new\n".into()));
-    // One that was put there while a line is under way.
+    // Another file is put there while a line is under way.
     let mut log = folder.log(1000, 1);
     write(&mut log, now, &["one <"]);
     fs::rename(folder.path("web.log"), folder.path("old")).unwrap();
@@ -153,7 +153,7 @@ fn a_line_longer_than_a_file_goes_on_in_the_next() {
     assert_eq!(folder.read("web.log.2"), "012345678");
     assert_eq!(folder.read("web.log.1"), "901234567");
     assert_eq!(folder.read("web.log"), "8901234\nb\n");
-    // In pieces, cut by no newline and in the middle of no character.
+    // A line in pieces is cut at a character, although it has no newline.
     write(&mut log, now, &["€€<"]);
     write(&mut log, now, &[">€€€€<"]);
     write(&mut log, now, &[">€"]);
@@ -167,20 +167,20 @@ fn a_shorter_line_is_in_one_file() {
     let (folder, now) = (Folder::new("shorter"), epoch());
     let mut log = folder.log(20, 100);
     write(&mut log, now, &["0123456789", "abcd<"]);
-    // Known as a whole only now.
+    // The length of the line is known only now.
     write(&mut log, now, &[">efghij"]);
     write(&mut log, now, &["next"]);
     assert_eq!(
         (folder.read("web.log.1"), folder.read("web.log")),
         ("0123456789\nabcdefghij\n".into(), "next\n".into())
     );
-    // Known as a whole before it is written.
+    // The length of the line is known before the line is written.
     write(&mut log, now, &["0123456789", "abcd<", ">efghij"]);
     assert_eq!(
         (folder.read("web.log.1"), folder.read("web.log")),
         ("next\n0123456789\n".into(), "abcdefghij\n".into())
     );
-    // Known to be longer than a whole file.
+    // The line is known to be longer than a whole file.
     write(&mut log, now, &["abcd<"]);
     write(&mut log, now, &[">efghijklmnopqrstuvwxyz<"]);
     assert_eq!(
@@ -254,7 +254,7 @@ fn what_waits_is_bounded_and_without_a_gap() {
     for _ in 0..70 {
         write(&mut log, now, &[&line]);
     }
-    // There would be room for these.
+    // These lines would fit.
     write(&mut log, now, &["short", "cut <"]);
     push(&mut log, 'b', "between");
     write(&mut log, now, &[">rest", "last <"]);
@@ -267,7 +267,7 @@ fn what_waits_is_bounded_and_without_a_gap() {
     let written = folder.read("logs/web.log");
     assert_eq!(written, format!("{line}\n").repeat(65) + "words\nnext\n");
 
-    // A line that alone is too long is cut.
+    // A line that is too long by itself is cut.
     fs::remove_dir_all(&inner).unwrap();
     write(&mut log, now, &[&"€".repeat(30_000), "short"]);
     fs::create_dir(&inner).unwrap();
@@ -327,7 +327,7 @@ fn a_closed_file_is_opened_anew() {
     let (folder, now) = (Folder::new("closed"), epoch());
     let mut log = folder.log(1000, 1);
     write(&mut log, now, &["one <"]);
-    // The same file: what was begun goes on.
+    // In the same file the line goes on.
     log.close();
     write(&mut log, now, &[">two", "three <"]);
     log.close();
@@ -338,7 +338,7 @@ fn a_closed_file_is_opened_anew() {
         (None, "one two\nthree ".into(), "four\n".into())
     );
 
-    // Even if it has just failed.
+    // The file is opened anew even if it has just failed.
     let inner = folder.path("logs");
     let mut log = LogFile::new(inner.join("web.log").into(), Creation::default(), 1000, 1);
     write(&mut log, now, &["one"]);
@@ -426,8 +426,7 @@ fn a_slow_reader_loses_whole_lines_and_the_pipe_stays_open() {
     let lines: Vec<&str> = lines.iter().map(String::as_str).collect();
     let said = write(&mut log, now, &lines).unwrap();
     assert!(said.contains("web.log: it is read too slowly; lines wait until it can be written"), "{said}");
-    // It is tried again as soon as there is something to write, and the recovery told when it has
-    // lasted.
+    // The next line is tried at once, and the recovery is reported when it has lasted.
     assert!(read(&mut reader) > 60_000);
     assert_eq!(write(&mut log, now, &["dropped"]), None);
     assert!(read(&mut reader) > 60_000);
