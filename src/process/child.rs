@@ -248,7 +248,11 @@ impl Child {
                 match living.get_or_insert_with(Living::look).has(self.pid, self.group_killed) {
                     Some(true) => return Reap::Later,
                     Some(false) => {}
-                    None => _ = self.signal_group(libc::SIGKILL),
+                    None => {
+                        let _ = self.signal_group(libc::SIGKILL);
+                        // Nothing tells whether the group is empty now.
+                        self.hold_for_group = false;
+                    }
                 }
             }
         }
@@ -262,7 +266,11 @@ impl Child {
             Wait::Running => return Reap::Nothing,
             Wait::Unknown => return Reap::Later,
             Wait::Reaped(status, usage) => (Some(status), usage),
-            Wait::Lost => (None, Usage::default()),
+            Wait::Lost => {
+                // Other code has reaped the leader, so it was not held until its group was empty.
+                self.hold_for_group = false;
+                (None, Usage::default())
+            }
         };
         let wall_time = self.died.unwrap_or(now).saturating_duration_since(self.started);
         let exit = Exit { status, usage, wall_time, requested: self.requested };

@@ -82,8 +82,7 @@ impl Left {
                 Some(group) => Place::Group(group),
                 None => return Fate::Gone(None),
             },
-            // The leader was held until its group was gone or killed, or nothing can reach the
-            // group any more.
+            // The leader was held until its group was empty.
             None if child.hold_for_group => return Fate::Gone(None),
             None => return Fate::Unknown,
         };
