@@ -5,7 +5,9 @@
 
 mod util;
 
-use childminder::{SignalError, Stdio};
+use std::time::Duration;
+
+use childminder::{Event, Reactor, SignalError, Stdio};
 use util::{COMBINATIONS, World, sh};
 
 /// Reaps the child of this process that exits next. `false` if there is none.
@@ -38,6 +40,21 @@ fn unknown_but_not_lost() {
         assert!(!state.rsplit_once(") ").unwrap().1.starts_with('Z'), "{state}");
         // SAFETY: kill touches no memory. The process is ours, and nothing has waited for it
         // before.
+        assert_eq!(unsafe { libc::kill(left, libc::SIGKILL) }, 0);
+        // While one of its group lives, the group is not called empty, although the leader was to
+        // be held until then.
+        let id = world.spawn(command.stdin(Stdio::piped()));
+        world.until_said(id, 1, "\n");
+        let left = world.log.text(id, 1).trim().parse().unwrap();
+        world.reactor.tree(id).unwrap().terminate(libc::SIGURG).unwrap();
+        world.process(id).write(0, b"go\n").unwrap();
+        assert!(steal());
+        let expect_doubt = |_: &mut Reactor, event: &Event<'_>| {
+            assert!(!matches!(event, Event::TreeGone { certain: true, .. }), "it lives");
+        };
+        world.until_with(expect_doubt, |log| log.exit(id).is_some());
+        world.turn_with(Duration::ZERO, expect_doubt);
+        // SAFETY: as above.
         assert_eq!(unsafe { libc::kill(left, libc::SIGKILL) }, 0);
         // The exit of a second child is reaped, too.
         let id = world.spawn(&sh("exit 4"));
