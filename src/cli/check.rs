@@ -4,7 +4,7 @@
 
 use lexopt::{Arg, Parser};
 
-use super::config::{Config, FileName, Look, Values};
+use super::config::{Config, FileName, Scope, Values};
 use super::{Failure, descriptor, output, path_of};
 
 const HELP: &str = "\
@@ -45,7 +45,7 @@ pub(super) fn main(mut arguments: Parser) -> Result<u8, Failure> {
     if values == Values::Shown && !effective {
         return Err(Failure::Usage("--show-environment goes with --effective".into()));
     }
-    match Config::load(&file, Look::Machine) {
+    match Config::load(&file, Scope::Machine) {
         Ok((config, warnings)) => {
             if !warnings.is_empty() {
                 output::complain_plainly(&warnings.to_string());

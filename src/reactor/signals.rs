@@ -66,8 +66,8 @@ impl Signals {
 
     /// Whether a watched signal has arrived and was not taken out by [`drain`](Self::drain). Makes
     /// no system call.
-    pub(crate) fn has_come(&self, number: i32) -> bool {
-        self.watches(number) && self.inbox.has_come(number)
+    pub(crate) fn has_arrived(&self, number: i32) -> bool {
+        self.watches(number) && self.inbox.has_arrived(number)
     }
 
     /// Empties the pipe. Returns the watched signals that have arrived, each once.

@@ -159,8 +159,8 @@ impl Reactor {
         let (signals, arrived) = (&self.signals, &self.arrived_signals);
         // No system call: the child that is waited for may have the same errno.
         let mut asked_to_end = || {
-            let has_come = |number| signals.as_ref().is_some_and(|signals| signals.has_come(number));
-            crate::signal::ASK_TO_END.iter().any(|number| arrived.contains(number) || has_come(*number))
+            let has_arrived = |number| signals.as_ref().is_some_and(|signals| signals.has_arrived(number));
+            crate::signal::ASK_TO_END.iter().any(|number| arrived.contains(number) || has_arrived(*number))
         };
         let mut around = Surroundings {
             spawner: &self.spawner,

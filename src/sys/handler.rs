@@ -47,7 +47,7 @@ struct Node {
     taken: AtomicBool,
     /// One bit for each signal.
     wanted: [AtomicU64; 2],
-    come: [AtomicU64; 2],
+    arrived: [AtomicU64; 2],
     /// The file descriptor to write the byte to, or -1.
     wake: AtomicI32,
     /// The number of handlers that are using it.
@@ -109,8 +109,8 @@ impl Inbox {
 
     /// Whether a signal has arrived since the last [`drain`](Self::drain). This makes no system
     /// call.
-    pub(crate) fn has_come(&self, number: i32) -> bool {
-        bit(number).is_some_and(|(word, bit)| self.node.come[word].load(SeqCst) & bit != 0)
+    pub(crate) fn has_arrived(&self, number: i32) -> bool {
+        bit(number).is_some_and(|(word, bit)| self.node.arrived[word].load(SeqCst) & bit != 0)
     }
 
     /// Returns the signals that have arrived since the last call, each of them once.
@@ -119,7 +119,7 @@ impl Inbox {
         // causes one more wake-up without a signal.
         let mut bytes = [0; 64];
         while fd::read(self.as_fd(), &mut bytes).is_ok_and(|length| length == bytes.len()) {}
-        let words = [0, 1].map(|word: usize| self.node.come[word].swap(0, SeqCst));
+        let words = [0, 1].map(|word: usize| self.node.arrived[word].swap(0, SeqCst));
         let numbers =
             (1..=crate::signal::max()).filter(|number| bit(*number).is_some_and(|(word, bit)| words[word] & bit != 0));
         if words == [0, 0] { Vec::new() } else { numbers.collect() }
@@ -137,7 +137,7 @@ impl Drop for Inbox {
         while self.node.inside.load(SeqCst) > 0 {
             std::hint::spin_loop();
         }
-        for word in &self.node.come {
+        for word in &self.node.arrived {
             word.store(0, SeqCst);
         }
         self.node.taken.store(false, SeqCst);
@@ -162,7 +162,7 @@ fn new_node() -> &'static Node {
         next: None,
         taken: AtomicBool::new(true),
         wanted: Default::default(),
-        come: Default::default(),
+        arrived: Default::default(),
         wake: AtomicI32::new(-1),
         inside: AtomicUsize::new(0),
     }));
@@ -301,7 +301,7 @@ fn tell(number: i32) -> bool {
         node.inside.fetch_add(1, SeqCst);
         if node.wanted[word].load(SeqCst) & bit != 0 {
             heard = true;
-            let before = node.come[word].fetch_or(bit, SeqCst);
+            let before = node.arrived[word].fetch_or(bit, SeqCst);
             let wake = node.wake.load(SeqCst);
             // Otherwise the listener has not drained its inbox since the last byte.
             if before == 0 && wake >= 0 {

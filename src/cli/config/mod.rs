@@ -24,7 +24,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use instances::Table;
-pub(crate) use process::{Change, Commands, Mark, Output, ProcessConfig, Settings};
+pub(crate) use process::{Change, Commands, Fingerprint, Output, ProcessConfig, Settings};
 pub(crate) use render::Values;
 pub(crate) use report::Findings;
 use source::Source;
@@ -53,7 +53,7 @@ pub(crate) struct Config {
 
 /// What is checked besides the text of the file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum Look {
+pub(crate) enum Scope {
     /// Only the text.
     Text,
     /// Also what the supervisor needs for its own start: the place of its socket.
@@ -69,9 +69,9 @@ impl Config {
     /// # Errors
     ///
     /// All mistakes and warnings, if there is at least one mistake or the file cannot be read.
-    pub(crate) fn load(file: &FileName, look: Look) -> Result<(Self, Findings), Findings> {
+    pub(crate) fn load(file: &FileName, scope: Scope) -> Result<(Self, Findings), Findings> {
         let Source { path, bytes, warning } = source::read(file).map_err(Findings::unreadable)?;
-        let (config, mut findings) = read::config(file.path(), folder_of(&path), &bytes, look)?;
+        let (config, mut findings) = read::config(file.path(), folder_of(&path), &bytes, scope)?;
         findings.warn_first(warning);
         Ok((config, findings))
     }

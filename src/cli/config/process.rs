@@ -97,12 +97,12 @@ pub(crate) enum Change {
 /// The hashes by which a reload sees what has changed in a process. They are far smaller than the
 /// settings themselves.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Mark {
+pub(crate) struct Fingerprint {
     settings: u64,
     all: u64,
 }
 
-impl Mark {
+impl Fingerprint {
     /// What has changed between these settings and newer ones of the same name.
     pub(crate) fn change(self, newer: Self) -> Change {
         if self.settings != newer.settings {
@@ -128,12 +128,12 @@ impl Write for Text {
 
 impl ProcessConfig {
     /// The hashes of these settings.
-    pub(crate) fn mark(&self) -> Mark {
+    pub(crate) fn fingerprint(&self) -> Fingerprint {
         let (mut settings, mut all) = (Text::default(), Text::default());
         // Writing to a hash does not fail.
         let _ = self.settings.write(&mut settings, Values::Shown);
         let _ = self.write(&mut all, Values::Shown);
-        Mark { settings: settings.0.finish(), all: all.0.finish() }
+        Fingerprint { settings: settings.0.finish(), all: all.0.finish() }
     }
 
     /// The command that the settings describe. Opens no files: a file that the process writes
@@ -265,7 +265,7 @@ mod tests {
     #[test]
     fn a_reload_tells_apart_what_changed() {
         let read = |rest: &str| only_process(&format!("[process.a]\ncommand = [\"true\"]\n{rest}"));
-        let read = |rest: &str| read(rest).mark();
+        let read = |rest: &str| read(rest).fingerprint();
         let old = read("");
         assert_eq!(old.change(read("# nothing\n")), Change::Nothing);
         assert_eq!(old.change(read("kill-time = 5.0")), Change::Nothing);

@@ -22,7 +22,7 @@ use super::report::{self, Findings, Report};
 use super::section::{POLICY, Section};
 use super::source::{self, NotText};
 use super::value::{self, Parsed};
-use super::{Config, Look, Output, Settings, socket, syntax, text, warnings};
+use super::{Config, Output, Scope, Settings, socket, syntax, text, warnings};
 use crate::cli::descriptor::is_inherited;
 use crate::cli::paths;
 use crate::cli::safe_path::{Creation, OwnFinder};
@@ -57,7 +57,7 @@ const MAX_SIZE: u64 = 10 << 20;
 const KEEP: u32 = 5;
 
 /// The settings in a text, with the warnings that `look` asks for.
-pub(super) fn config(file: &Path, base: &Path, bytes: &[u8], look: Look) -> Result<(Config, Findings), Findings> {
+pub(super) fn config(file: &Path, base: &Path, bytes: &[u8], scope: Scope) -> Result<(Config, Findings), Findings> {
     let (text, not_text) = match source::text(bytes) {
         Ok(text) => (text, None),
         Err(NotText { before, message }) => (before, Some(message)),
@@ -72,7 +72,7 @@ pub(super) fn config(file: &Path, base: &Path, bytes: &[u8], look: Look) -> Resu
     let mut reader = Reader {
         report: &mut report,
         base,
-        look,
+        scope,
         names: HashMap::new(),
         files: HashMap::new(),
         own: OwnFinder::default(),
@@ -113,7 +113,7 @@ struct Reader<'r, 't> {
     report: &'r mut Report<'t>,
     /// The folder that relative paths start from.
     base: &'r Path,
-    look: Look,
+    scope: Scope,
     /// All names so far, each with the table that it comes from.
     names: HashMap<String, Rc<str>>,
     /// All output files so far.
@@ -175,10 +175,10 @@ impl Reader<'_, '_> {
         match socket::check_length(&path) {
             Err(what) => self.report.add(span, format!("`socket` is {what}")),
             Ok(()) => {
-                if self.look >= Look::Machine {
+                if self.scope >= Scope::Machine {
                     text::path(self.report, &span, &written);
                 }
-                if self.look >= Look::Start {
+                if self.scope >= Scope::Start {
                     warnings::socket(self.report, span, "`socket`", &path);
                 }
             }
@@ -190,7 +190,7 @@ impl Reader<'_, '_> {
         let written = monitor.read(self.report, "cgroup", value::some_text)?;
         let span = monitor.value("cgroup")?.span();
         let path = paths::resolve(self.base, Path::new(&written));
-        if self.look >= Look::Machine {
+        if self.scope >= Scope::Machine {
             text::path(self.report, &span, &written);
             if let Some(reason) = self.no_cgroup.get_or_init(|| warnings::no_cgroup(Some(&path))) {
                 self.report.warn(span, format!("`cgroup` is {written:?}, and no process can have one there: {reason}"));
@@ -202,7 +202,7 @@ impl Reader<'_, '_> {
     /// The `contain` of a table, or the default.
     fn contain(&mut self, section: &Section<'_>, default: Contain) -> Contain {
         let contain = section.read(self.report, "contain", value::contain).unwrap_or(default);
-        if let (Look::Machine, Contain::Cgroup, Some(value)) = (self.look, contain, section.value("contain")) {
+        if let (Scope::Machine, Contain::Cgroup, Some(value)) = (self.scope, contain, section.value("contain")) {
             if let Some(reason) = self.no_cgroup.get_or_init(|| warnings::no_cgroup(self.cgroup.as_deref())) {
                 let message = format!("`contain` is \"cgroup\", and no process can be started in one here: {reason}");
                 self.report.warn(value.span(), message);
@@ -214,7 +214,7 @@ impl Reader<'_, '_> {
     fn default_socket(&mut self, span: Range<usize>) {
         match socket::check_default() {
             Err(message) => self.report.add(span, message),
-            Ok(path) if self.look >= Look::Start => warnings::socket(self.report, span, "the default socket", &path),
+            Ok(path) if self.scope >= Scope::Start => warnings::socket(self.report, span, "the default socket", &path),
             Ok(_) => {}
         }
     }
@@ -271,7 +271,7 @@ impl Reader<'_, '_> {
         let raw = section.read(self.report, "raw", value::boolean).unwrap_or(false);
         let table = Table { name: name.to_string(), instances, settings, policy, autostart, raw };
         // A warning about a table with a mistake might only follow from the mistake.
-        if self.look == Look::Machine && self.report.count() == before {
+        if self.scope == Scope::Machine && self.report.count() == before {
             warnings::table(self.report, &section, &table, self.base);
         }
         Some(table)
@@ -359,7 +359,7 @@ impl Reader<'_, '_> {
             let allowed = match self.own.own(path) {
                 Ok(Some(number)) if is_inherited(number) => continue,
                 // The descriptor may be open when the supervisor starts.
-                Ok(Some(number)) if self.look == Look::Machine => {
+                Ok(Some(number)) if self.scope == Scope::Machine => {
                     let message = format!(
                         "`{key}` is the descriptor {number}, which is not open here: `up` does not start without it"
                     );

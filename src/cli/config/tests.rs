@@ -12,7 +12,7 @@ const EXAMPLE: &str = include_str!("example.toml");
 
 fn parse_as(file: &str, bytes: &[u8]) -> Result<Config, Findings> {
     let file = Path::new(file);
-    read::config(file, file.parent().unwrap(), bytes, Look::Text).map(|(config, _)| config)
+    read::config(file, file.parent().unwrap(), bytes, Scope::Text).map(|(config, _)| config)
 }
 
 pub(super) fn parse(text: &str) -> Result<Config, Findings> {
@@ -176,7 +176,7 @@ fn a_folder_need_not_be_text() {
     let file = Path::new(std::ffi::OsStr::from_bytes(b"/tmp/\xff/file"));
     let text = b"[process.a]\ncommand = [\"./x\"]\n";
     let process =
-        read::config(file, file.parent().unwrap(), text, Look::Machine).unwrap().0.into_processes().next().unwrap();
+        read::config(file, file.parent().unwrap(), text, Scope::Machine).unwrap().0.into_processes().next().unwrap();
     assert_eq!(process.settings.command[0].as_bytes(), b"/tmp/\xff/x");
 }
 
@@ -398,7 +398,7 @@ fn only_files_that_can_be_rotated_have_the_same_settings_everywhere() {
 
 #[test]
 fn a_file_that_is_none_is_told_so() {
-    let missing = Config::load(&FileName::named("/no/such/file.toml".into()), Look::Text).unwrap_err().to_string();
+    let missing = Config::load(&FileName::named("/no/such/file.toml".into()), Scope::Text).unwrap_err().to_string();
     assert!(missing.starts_with("/no/such/file.toml: ") && missing.lines().count() == 1, "{missing}");
     let binary = parse_as("x", b"a = 1\n\xff\xfe").unwrap_err().to_string();
     assert_eq!(binary, "x:2:1: bytes that are no UTF-8, allowed is text in UTF-8");

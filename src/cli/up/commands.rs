@@ -74,7 +74,7 @@ impl Up {
                 return Ok(Some(protocol::line(protocol::done())));
             }
             Action::Reopen => {
-                self.voice().reopen(reactor.now());
+                self.reporter().reopen(reactor.now());
                 return Ok(Some(protocol::line(protocol::done())));
             }
             Action::Signal(signal) => {
@@ -165,8 +165,8 @@ impl Up {
     }
 
     fn statuses(&self, reactor: &mut Reactor, names: &[String], tree: bool) -> Vec<u8> {
-        let voice = self.monitor.observer();
-        let statuses = names.iter().filter_map(|name| Some((self.monitor.status(name)?, voice.start_error(name))));
+        let reporter = self.monitor.observer();
+        let statuses = names.iter().filter_map(|name| Some((self.monitor.status(name)?, reporter.start_error(name))));
         protocol::processes(statuses.map(|(status, error)| {
             let mut object = status::object(&status, error, reactor.now());
             if tree {

@@ -45,7 +45,7 @@ impl Up {
             return;
         }
         let now = reactor.now();
-        let news = self.voice().take_news();
+        let news = self.reporter().take_news();
         let mut logs = std::mem::take(&mut self.logs);
         logs.retain_mut(|log| {
             for (name, line) in news.iter().filter(|(name, _)| log.follow && log.wants(name)) {
@@ -74,7 +74,7 @@ impl Up {
             self.server.answer(log.client, protocol::done(), now);
             false
         });
-        self.voice().followed = logs.iter().any(|log| log.follow);
+        self.reporter().followed = logs.iter().any(|log| log.follow);
         self.logs = logs;
     }
 }

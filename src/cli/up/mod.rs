@@ -6,7 +6,7 @@
 //!
 //! A condition before a process counts as up (readiness, dependencies, health) belongs into `waits`
 //! and `reload`, where states are checked. What a process reports about itself beside stdout and
-//! stderr belongs into `voice`.
+//! stderr belongs into `reporter`.
 
 mod commands;
 mod console;
@@ -16,9 +16,9 @@ mod log_files;
 mod logs;
 mod recent;
 mod reload;
+mod reporter;
 mod status;
 mod usage;
-mod voice;
 mod waits;
 
 use std::collections::HashMap;
@@ -30,14 +30,14 @@ use childminder::restart::State;
 use childminder::{Event, ProcessId, ProcessMonitor, Reactor, Service, Status};
 use lexopt::{Arg, Parser};
 
-use super::config::{Commands, Config, FileName, Look, Mark, ProcessConfig};
+use super::config::{Commands, Config, FileName, Fingerprint, ProcessConfig, Scope};
 use super::control::Lock;
 use super::control::Server;
 use super::signals::{self, Signals, Wish};
 use super::{Failure, child, config, descriptor, output, path_of, words};
 use console::Console;
 use logs::Log;
-use voice::Voice;
+use reporter::Reporter;
 use waits::Waits;
 
 /// The time that readers of our outputs get for the rest of the output once all processes are down.
@@ -78,7 +78,7 @@ pub(super) fn main(mut arguments: Parser) -> Result<u8, Failure> {
         }
     }
     let absolute = file.absolute();
-    let config = match Config::load(&file, Look::Start) {
+    let config = match Config::load(&file, Scope::Start) {
         Ok((config, warnings)) => {
             if !warnings.is_empty() {
                 output::complain_plainly(&warnings.to_string());
@@ -96,7 +96,7 @@ pub(super) fn main(mut arguments: Parser) -> Result<u8, Failure> {
     up.say_left();
     let deadline = reactor.now() + LAST_WORDS;
     up.read_rest(&mut reactor, deadline);
-    up.voice().finish(&reactor, deadline);
+    up.reporter().finish(&reactor, deadline);
     drop(up);
     // A signal that comes now must not change the exit code.
     signals::block();
@@ -109,13 +109,13 @@ pub(super) fn main(mut arguments: Parser) -> Result<u8, Failure> {
 struct Up {
     file: FileName,
     /// In the order of the file at its last reading.
-    processes: Vec<Known>,
+    processes: Vec<KnownProcess>,
     /// The lock that keeps another supervisor from running the file.
     lock: Option<Lock>,
     signals: Signals,
     /// It is started and stopped by name, never as a whole, because not all processes start by
     /// themselves.
-    monitor: ProcessMonitor<Voice>,
+    monitor: ProcessMonitor<Reporter>,
     server: Server,
     waits: Waits,
     logs: Vec<Log>,
@@ -130,14 +130,14 @@ struct Up {
 
 /// The part of a process's settings that the monitor does not keep.
 #[derive(Debug)]
-struct Known {
+struct KnownProcess {
     name: String,
-    mark: Mark,
+    fingerprint: Fingerprint,
 }
 
-impl Known {
+impl KnownProcess {
     fn new(process: &ProcessConfig) -> Self {
-        Self { name: process.name.clone(), mark: process.mark() }
+        Self { name: process.name.clone(), fingerprint: process.fingerprint() }
     }
 }
 
@@ -162,7 +162,7 @@ impl Up {
         let _ = reactor.raise_fd_limit();
         let console = Console::new(reactor)?;
         let signals = Signals::watch(reactor)?;
-        let mut monitor = ProcessMonitor::with_observer(Voice::new(console, reactor.now()));
+        let mut monitor = ProcessMonitor::with_observer(Reporter::new(console, reactor.now()));
         child::adopt_orphans(reactor, config.kill_time)?;
         if let Some(cgroup) = &config.cgroup {
             reactor.set_cgroup_parent(cgroup);
@@ -182,7 +182,7 @@ impl Up {
             let added = monitor.add_process_with(reactor, process.name.as_str(), &command, policy);
             added.map_err(|error| failed(&error))?;
             monitor.observer_mut().set(reactor, &process);
-            processes.push(Known::new(&process));
+            processes.push(KnownProcess::new(&process));
             if process.autostart {
                 autostart.push(process.name);
             }
@@ -203,29 +203,29 @@ impl Up {
         })
     }
 
-    fn voice(&mut self) -> &mut Voice {
+    fn reporter(&mut self) -> &mut Reporter {
         self.monitor.observer_mut()
     }
 
     /// Starts these processes one after the other.
     fn start_all(&mut self, reactor: &mut Reactor, names: &[String]) {
-        let many = names.len() > MANY && self.voice().console.shows_progress();
-        self.voice().quiet_starts = many;
+        let many = names.len() > MANY && self.reporter().console.shows_progress();
+        self.reporter().quiet_starts = many;
         for (index, name) in names.iter().enumerate() {
             if many {
                 let progress = format!("starting, {index} of {}", names.len());
-                self.voice().console.set_progress(Some(progress));
-                self.voice().console.flush();
+                self.reporter().console.set_progress(Some(progress));
+                self.reporter().console.flush();
             }
             let _ = self.monitor.start_process(reactor, name);
-            self.voice().console.relieve();
+            self.reporter().console.relieve();
         }
         if many {
             let running = names.iter().filter(|name| self.process(name).is_some()).count();
-            let console = &mut self.voice().console;
+            let console = &mut self.reporter().console;
             console.set_progress(None);
             console.say(&format!("started {running} of {}", names.len()));
-            self.voice().quiet_starts = false;
+            self.reporter().quiet_starts = false;
         }
     }
 
@@ -240,16 +240,16 @@ impl Up {
         let left = self.monitor.statuses().filter(is_left);
         let said: Vec<_> = left.map(|status| format!("[{}] {}", status.name, words::left_running(&status))).collect();
         for line in said {
-            self.voice().console.say(&line);
+            self.reporter().console.say(&line);
         }
     }
 
     fn show_stopping(&mut self) {
         let all = self.processes.len();
         if self.stage == Stage::Stopping && all > MANY {
-            let left = self.voice().alive;
+            let left = self.reporter().alive;
             let progress = (left > 0).then(|| format!("stopping, {left} of {all} left"));
-            self.voice().console.set_progress(progress);
+            self.reporter().console.set_progress(progress);
         }
     }
 
@@ -260,13 +260,13 @@ impl Up {
                 self.reload_and_tell(reactor);
             }
             Wish::Hangup => {
-                self.voice().say(words::HANGUP);
+                self.reporter().say(words::HANGUP);
                 reactor.stop();
             }
             Wish::Status => self.say_status(reactor),
             // If suspending fails, the processes just go on.
             Wish::Suspend => drop(reactor.suspend()),
-            Wish::Reopen => self.voice().reopen(reactor.now()),
+            Wish::Reopen => self.reporter().reopen(reactor.now()),
             Wish::Nothing => {}
         }
     }
@@ -275,14 +275,14 @@ impl Up {
     fn after_event(&mut self, reactor: &mut Reactor) {
         // This comes before any flush, which may end the hold and with it the pause of all
         // processes.
-        while let Some((process, fd)) = self.voice().unheld.pop() {
+        while let Some((process, fd)) = self.reporter().unheld.pop() {
             if let Some(mut process) = reactor.process(process).filter(|_| self.stage != Stage::Over) {
                 process.pause(fd);
             }
         }
-        if self.voice().is_overfull() {
+        if self.reporter().is_overfull() {
             self.settle_logs(reactor);
-            self.voice().flush(reactor.now());
+            self.reporter().flush(reactor.now());
             self.hold_or_release(reactor);
         }
     }
@@ -295,9 +295,9 @@ impl Up {
         self.settle_logs(reactor);
         self.show_stopping();
         for news in self.server.take_news() {
-            self.voice().say(&news);
+            self.reporter().say(&news);
         }
-        self.voice().settle(reactor);
+        self.reporter().settle(reactor);
         self.hold_or_release(reactor);
         self.server.settle(reactor);
     }
@@ -328,20 +328,20 @@ impl Up {
         if self.stage == Stage::Over {
             return;
         }
-        if !self.voice().console.update_holds() {
+        if !self.reporter().console.update_holds() {
             return;
         }
         let statuses = self.monitor.statuses();
         let named: HashMap<_, _> = statuses.filter_map(|status| Some((status.process?, status.name))).collect();
-        let voice = self.monitor.observer();
+        let reporter = self.monitor.observer();
         for id in reactor.processes().collect::<Vec<_>>() {
             let Some(mut process) = reactor.process(id) else { continue };
             for fd in [1, 2] {
                 // A process without a name has exited, and other processes hold its pipes. Their
                 // destination is unknown.
                 let held = match named.get(&id) {
-                    Some(name) => voice.console_index(name, fd).is_some_and(|index| voice.console.is_held(index)),
-                    None => voice.console.is_any_held(),
+                    Some(name) => reporter.console_index(name, fd).is_some_and(|index| reporter.console.is_held(index)),
+                    None => reporter.console.is_any_held(),
                 };
                 if held {
                     process.pause(fd);
@@ -383,14 +383,14 @@ impl Service for Up {
     }
 
     fn handle(&mut self, reactor: &mut Reactor, event: &Event<'_>) -> bool {
-        self.voice().now = reactor.now();
+        self.reporter().now = reactor.now();
         let handled = match (self.signals.hear(reactor, event), event) {
             (Some(wish), _) => {
                 self.heed(reactor, wish);
                 true
             }
             (None, Event::Orphan { pid, name }) => {
-                self.voice().say(&words::orphan(*pid, name));
+                self.reporter().say(&words::orphan(*pid, name));
                 true
             }
             (None, Event::Timer(id)) if self.wait_timer(reactor, *id) => true,
@@ -400,7 +400,7 @@ impl Service for Up {
                 self.settle(reactor);
                 return true;
             }
-            _ => self.voice().handle(reactor, event) || self.monitor.handle(reactor, event),
+            _ => self.reporter().handle(reactor, event) || self.monitor.handle(reactor, event),
         };
         self.after_event(reactor);
         handled

@@ -10,8 +10,8 @@ use childminder::restart::State;
 use childminder::{Command, Reactor};
 
 use super::waits::Goal;
-use super::{Known, Up};
-use crate::cli::config::{self, Change, Commands, Config, Look, Mark, ProcessConfig};
+use super::{KnownProcess, Up};
+use crate::cli::config::{self, Change, Commands, Config, Fingerprint, ProcessConfig, Scope};
 use crate::cli::control::Lock;
 use crate::cli::control::protocol::{self, Object};
 
@@ -68,24 +68,24 @@ impl Up {
             return;
         }
         if let Err(errors) = self.reload(reactor) {
-            self.voice().say("not reloaded:");
-            errors.lines().for_each(|error| self.voice().say(error));
+            self.reporter().say("not reloaded:");
+            errors.lines().for_each(|error| self.reporter().say(error));
         }
     }
 
     /// Reads the file again. The error holds all mistakes, one on each line. Nothing has changed
     /// then.
     pub(super) fn reload(&mut self, reactor: &mut Reactor) -> Result<Changes, String> {
-        let (new, warnings) = Config::load(&self.file, Look::Text).map_err(|errors| errors.to_string())?;
-        let old = marks(&self.processes);
+        let (new, warnings) = Config::load(&self.file, Scope::Text).map_err(|errors| errors.to_string())?;
+        let old = fingerprints(&self.processes);
         let mut errors = Vec::new();
         let mut plan = Vec::new();
         let mut known = Vec::new();
         let mut commands = Commands::new(self.kills_at_death);
         let (socket, kills_at_death, cgroup) = (new.socket.clone(), new.kills_at_death, new.cgroup.clone());
         for process in new.into_processes() {
-            let now = Known::new(&process);
-            let change = old.get(process.name.as_str()).map(|old| old.change(now.mark));
+            let now = KnownProcess::new(&process);
+            let change = old.get(process.name.as_str()).map(|old| old.change(now.fingerprint));
             known.push(now);
             if change == Some(Change::Nothing) {
                 continue;
@@ -107,12 +107,12 @@ impl Up {
         }
 
         // Earlier output goes to its old destination.
-        self.voice().flush(reactor.now());
+        self.reporter().flush(reactor.now());
         let mut changes = Changes::default();
         let before = std::mem::replace(&mut self.processes, known);
-        let wanted = marks(&self.processes);
+        let wanted = fingerprints(&self.processes);
         let gone: Vec<_> = before.into_iter().filter(|process| !wanted.contains_key(process.name.as_str())).collect();
-        for Known { name: process, .. } in gone {
+        for KnownProcess { name: process, .. } in gone {
             let id = self.monitor.status(&process).and_then(|status| status.process);
             let _ = self.monitor.remove_process(reactor, &process);
             self.monitor.observer_mut().remove(&process, id.is_some());
@@ -123,7 +123,7 @@ impl Up {
             match (change, command) {
                 (Some(Change::Policy), _) => {
                     let _ = self.monitor.set_process_policy(reactor, &process.name, Arc::clone(&process.policy));
-                    self.voice().update(&process);
+                    self.reporter().update(&process);
                     changes.updated.push(process.name.clone());
                 }
                 (None, Some(command)) => {
@@ -157,9 +157,9 @@ impl Up {
                 changes.notes.push(format!("`{key}` has changed, and takes effect at the next start"));
             }
         }
-        let voice = self.voice();
-        voice.say(&format!("reloaded: {}", changes.summary()));
-        changes.notes.iter().for_each(|note| voice.say(note));
+        let reporter = self.reporter();
+        reporter.say(&format!("reloaded: {}", changes.summary()));
+        changes.notes.iter().for_each(|note| reporter.say(note));
         Ok(changes)
     }
 
@@ -192,11 +192,11 @@ impl Up {
         let added = self.monitor.add_process_with(reactor, name, command, Arc::clone(&process.policy));
         let started = added.and_then(|()| if start { self.monitor.start_process(reactor, name) } else { Ok(()) });
         if let Err(error) = started {
-            self.voice().say(&format!("[{name}] {error}"));
+            self.reporter().say(&format!("[{name}] {error}"));
         }
     }
 }
 
-fn marks(processes: &[Known]) -> HashMap<&str, Mark> {
-    processes.iter().map(|process| (process.name.as_str(), process.mark)).collect()
+fn fingerprints(processes: &[KnownProcess]) -> HashMap<&str, Fingerprint> {
+    processes.iter().map(|process| (process.name.as_str(), process.fingerprint)).collect()
 }

@@ -17,11 +17,12 @@ impl Up {
     /// Writes the status of all processes to stderr, as `childminder status` writes it to stdout.
     pub(super) fn say_status(&mut self, reactor: &Reactor) {
         let now = reactor.now();
-        let voice = self.monitor.observer();
+        let reporter = self.monitor.observer();
         let statuses = self.processes.iter().filter_map(|process| self.monitor.status(&process.name));
-        let objects: Vec<Value> = statuses.map(|status| object(&status, voice.start_error(status.name), now)).collect();
+        let objects: Vec<Value> =
+            statuses.map(|status| object(&status, reporter.start_error(status.name), now)).collect();
         for line in table::lines(&objects, None) {
-            self.voice().console.say(&line);
+            self.reporter().console.say(&line);
         }
     }
 }

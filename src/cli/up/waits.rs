@@ -148,13 +148,13 @@ impl Up {
             self.look(reactor, &mut wait, &name);
         }
         self.settle_wait(reactor, wait);
-        self.voice().awaited |= !self.waits.is_empty();
+        self.reporter().awaited |= !self.waits.is_empty();
     }
 
     /// Updates the waits for the processes that have changed, and answers those waits that are
     /// complete.
     pub(super) fn settle_waits(&mut self, reactor: &mut Reactor) {
-        let changed = std::mem::take(&mut self.voice().changed);
+        let changed = std::mem::take(&mut self.reporter().changed);
         for (number, names) in self.waits.concerned(&changed) {
             let Some(mut wait) = self.waits.take(number) else { continue };
             for name in &names {
@@ -162,7 +162,7 @@ impl Up {
             }
             self.settle_wait(reactor, wait);
         }
-        self.voice().awaited = !self.waits.is_empty();
+        self.reporter().awaited = !self.waits.is_empty();
     }
 
     /// Checks the goal of this process.

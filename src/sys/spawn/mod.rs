@@ -130,7 +130,7 @@ impl Spawner {
     /// This blocks the thread until the program runs or has failed to start, at most until two
     /// seconds after the time-out.
     pub(crate) fn spawn(&self, order: &Order<'_>, asked_to_end: &mut dyn FnMut() -> bool) -> Result<Born, SpawnError> {
-        self.bury();
+        self.reap_stuck();
         let mut plan = Plan::new(order.command, order.files, order.terminal, order.nofile)?;
         let shares_group = order.command.group == Group::Inherit;
         let mut bound = Bound { timeout: self.timeout, shares_group, asked_to_end };
@@ -201,7 +201,7 @@ impl Spawner {
     }
 
     /// Reaps the stuck children that have exited by now.
-    fn bury(&self) {
+    fn reap_stuck(&self) {
         self.stuck.borrow_mut().retain_mut(|stuck| {
             let gone = matches!(wait::try_wait(stuck.pid), wait::Wait::Reaped(..) | wait::Wait::Lost);
             #[cfg(target_os = "linux")]

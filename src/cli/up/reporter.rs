@@ -25,7 +25,7 @@ use crate::cli::words;
 const MUCH_NEWS: usize = 256 * 1024;
 
 #[derive(Debug)]
-pub(super) struct Voice {
+pub(super) struct Reporter {
     pub(super) console: Console,
     files: LogFiles<(ProcessId, i32)>,
     /// Finds the log paths that lead to our own descriptors, among those set in this turn.
@@ -123,7 +123,7 @@ enum Sink {
     Elsewhere,
 }
 
-impl Voice {
+impl Reporter {
     pub(super) fn new(console: Console, now: Instant) -> Self {
         Self {
             console,
@@ -369,7 +369,7 @@ impl Voice {
     }
 }
 
-impl Observer for Voice {
+impl Observer for Reporter {
     fn line(&mut self, line: &Line<'_>) {
         self.tell_followers(line);
         self.hear(Heard::Line(line));
