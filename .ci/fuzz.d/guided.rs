@@ -6,7 +6,7 @@
 use std::path::Path;
 use std::time::Duration;
 
-use crate::cli::config::{Look, read, render::Values};
+use crate::cli::config::{Scope, read, render::Values};
 use crate::cli::control::glob;
 use crate::cli::control::protocol::Request;
 use crate::monitor::lines::{Escaped, LineBuffer};
@@ -20,8 +20,8 @@ fn check_message(message: &str) {
 pub fn file(data: &[u8]) {
     let name = Path::new("the-file");
     // The machine is looked at now and then only, as that takes longer than all the rest.
-    let look = if data.len() % 16 == 0 { Look::Machine } else { Look::Text };
-    let config = match read::config(name, Path::new("/nowhere"), data, look) {
+    let scope = if data.len() % 16 == 0 { Scope::Machine } else { Scope::Text };
+    let config = match read::config(name, Path::new("/nowhere"), data, scope) {
         Ok((config, _)) => config,
         Err(findings) => {
             let lines = data.split(|byte| *byte == b'\n').count();
@@ -41,7 +41,7 @@ pub fn file(data: &[u8]) {
         return;
     }
     let text = config.effective(Values::Shown);
-    let again = read::config(name, Path::new("/elsewhere"), text.as_bytes(), Look::Text);
+    let again = read::config(name, Path::new("/elsewhere"), text.as_bytes(), Scope::Text);
     let (again, _) = again.unwrap_or_else(|findings| panic!("does not read back: {findings}\n{text}"));
     assert!(config.processes().eq(again.processes()), "reads back as something else:\n{text}");
     assert_eq!((config.socket.as_ref(), &text), (again.socket.as_ref(), &again.effective(Values::Shown)));
@@ -93,8 +93,15 @@ pub fn lines(data: &[u8]) {
     let max = 1 + usize::from(*length) % 40;
     let mut buffer = LineBuffer::new(max);
     let mut found: Vec<Piece> = Vec::new();
-    let mut sink = |piece: crate::monitor::lines::Piece<'_>| {
-        found.push((piece.bytes.to_vec(), piece.continued, piece.cut, piece.newline));
+    fn one(piece: crate::monitor::lines::Piece<'_>) -> Piece {
+        (piece.bytes.to_vec(), piece.continued, piece.cut, piece.newline)
+    }
+    let mut sink = |run: crate::monitor::lines::Run<'_>| match run {
+        crate::monitor::lines::Run::Lines(lines) => {
+            let lines = lines.strip_suffix(b"\n").expect("whole lines").split(|byte| *byte == b'\n');
+            found.extend(lines.map(|line| (line.to_vec(), false, false, true)));
+        }
+        crate::monitor::lines::Run::Piece(piece) => found.push(one(piece)),
     };
     let mut rest = stream;
     let mut size = usize::from(*step);
@@ -106,7 +113,7 @@ pub fn lines(data: &[u8]) {
         rest = after;
         size = size.max(1);
     }
-    buffer.finish(&mut sink);
+    buffer.finish(&mut |piece| found.push(one(piece)));
     assert_eq!(found, pieces(stream, max));
 
     let shown = Escaped(stream).to_string();
