@@ -1,7 +1,8 @@
 //! Run, watch and restart child processes on one thread, without a runtime.
 //!
-//! A reactor waits for pipes, exits, timers and signals at once, and a monitor keeps processes running. The reactor
-//! is the loop of your program, or a guest in it. The design is that of Twisted (reactor, process, monitor).
+//! A reactor waits for pipes, exits, timers and signals at once, and a monitor keeps processes
+//! running. The reactor is the loop of your program, or a guest in it. The design is that of
+//! Twisted (reactor, process, monitor).
 //!
 //! ```
 //! use childminder::{Command, ProcessMonitor, Reactor};
@@ -32,8 +33,9 @@
 //! | [`ProcessProtocol`], [`Feed`] | layers over the events: callbacks, and input of any size |
 //! | [`simulation`] | what a policy does to a service, in virtual time |
 //!
-//! The reactor stores no callback: a turn lends each event to your closure, together with the reactor. Ids are never used twice. Nothing
-//! happens but in a turn, so a host always knows when its children are looked after.
+//! The reactor stores no callback: a turn lends each event to your closure, together with the
+//! reactor. Ids are never used twice. Nothing happens but in a turn, so a host always knows when
+//! its children are looked after.
 //!
 #![cfg_attr(
     doc,
@@ -46,16 +48,18 @@
 //!
 //! # Platforms
 //!
-//! Linux 5.9 or later has everything, but for signals to leftover members of a process group after their leader was
-//! reaped, which need 6.9. Elsewhere, or where a sandbox refuses the newer calls, portable ways are taken: `fork` for
-//! [`SpawnMethod::Vfork`], SIGCHLD for [`ReapMethod::Pidfd`]. They are tested on Linux. macOS and the BSDs are meant to
-//! work in this way and compile, but nobody has run them yet. Windows is not supported.
+//! Linux 5.9 or later has everything, but for signals to leftover members of a process group after
+//! their leader was reaped, which need 6.9. Elsewhere, or where a sandbox refuses the newer calls,
+//! portable ways are taken: `fork` for [`SpawnMethod::Vfork`], SIGCHLD for [`ReapMethod::Pidfd`].
+//! They are tested on Linux. macOS and the BSDs are meant to work in this way and compile, but
+//! nobody has run them yet. Windows is not supported.
 //!
-//! Signal handlers belong to the whole process. With pidfds none is installed for children. For each signal that you
-//! watch, and for SIGCHLD without pidfds, one is installed. It calls the handler that was there before, and is removed
-//! when nobody watches the signal any more. Only the reactor's own children are reaped, by their pidfds. Without pidfds
-//! they are reaped by their pids. If the host has reaped one of them itself, and another child of the host has got its
-//! pid, the start time in `/proc` tells the two apart.
+//! Signal handlers belong to the whole process. With pidfds none is installed for children. For
+//! each signal that you watch, and for SIGCHLD without pidfds, one is installed. It calls the
+//! handler that was there before, and is removed when nobody watches the signal any more. Only the
+//! reactor's own children are reaped, by their pidfds. Without pidfds they are reaped by their
+//! pids. If the host has reaped one of them itself, and another child of the host has got its pid,
+//! the start time in `/proc` tells the two apart.
 //!
 //! # Features
 //!

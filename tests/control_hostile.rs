@@ -235,7 +235,8 @@ fn who_does_not_read_is_dropped_and_costs_little() {
     assert_eq!(up.status("flood")["state"], "running");
     up.folder.write("go", "");
     until("the flood to be rotated", || up.folder.join("flood.log.1").exists().then_some(()));
-    // The file of the flood, and the client that asks. A follower that reads from now on would not be dropped.
+    // The file of the flood, and the client that asks. A follower that reads from now on would not
+    // be dropped.
     until("the followers to be dropped", || (fds() <= before + 2).then_some(()));
     // The dropped connections end with a whole message, and nothing comes after it.
     for mut stream in followers {

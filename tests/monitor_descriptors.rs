@@ -34,8 +34,8 @@ fn pipes_that_leftover_processes_hold_are_kept_for_the_last_few_only() {
         // There are two pipes and perhaps a pidfd for the running process and for each of the eight
         // before it. There is also what is left of the last one's group, until it is checked.
         let open = open_descriptors() - before;
-        // In cgroups there are also the descriptors that report the end of the last eight trees that
-        // are left.
+        // In cgroups there are also the descriptors that report the end of the last eight trees
+        // that are left.
         let trees = if monitor_util::in_cgroups() { 8 + 2 } else { 1 };
         assert!(open <= 9 * 3 + trees, "{open}");
         fs::write(dir.path("go"), "").unwrap();

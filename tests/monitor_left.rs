@@ -13,8 +13,8 @@ fn open_descriptors() -> usize {
     fs::read_dir("/proc/self/fd").unwrap().count()
 }
 
-/// A process that lives on from its 20th start. Each one leaves a process behind in its group, which holds no pipe
-/// and ends when it is told to.
+/// A process that lives on from its 20th start. Each one leaves a process behind in its group,
+/// which holds no pipe and ends when it is told to.
 fn quiet_leaver(dir: &Dir) -> childminder::Command {
     let mut command = sh("n=0; [ ! -e n ] || read n <n; n=$((n+1)); echo $n >n
          (echo $$ >left-$n; until [ -e end ]; do sleep 0.02; done) </dev/null >/dev/null 2>&1 &
@@ -40,7 +40,8 @@ fn leftover_processes_are_watched_by_descriptors_for_the_last_few_only() {
         world.until_ready("it", 1);
         assert_eq!(groups_left(&dir), 20);
         let (watched, released) = (world.monitor.status("it").unwrap().left.len(), world.count("tree released", "it"));
-        // Two for each group and one for each cgroup, those of the running process, and the directories of the cgroups.
+        // Two for each group and one for each cgroup, those of the running process, and the
+        // directories of the cgroups.
         let open = open_descriptors() - before;
         let trees = if monitor_util::in_cgroups() { 8 + 2 } else { 8 * 2 };
         assert!(open <= trees + 4, "{open}");

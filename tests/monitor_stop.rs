@@ -363,7 +363,8 @@ fn is_alive(pid: &str) -> bool {
     stat.contains(" (sleep) ") && !stat.contains(") Z ")
 }
 
-// The stop is asked for outside of a turn, where nobody else shares a look at the system's processes.
+// The stop is asked for outside of a turn, where nobody else shares a look at the system's
+// processes.
 #[test]
 fn a_stop_of_many_looks_once_at_who_is_left() {
     const COUNT: usize = 20;

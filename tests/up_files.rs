@@ -11,7 +11,7 @@ use std::process::Command;
 
 use up_util::{Folder, NOBODY, Nobody, Up, is_root, run, until};
 
-/// A user whom the supervisor does not trust, and a group with the same number.
+/// A user that the supervisor does not trust, and a group with the same number.
 const BOB: u32 = 12_345;
 const MALLORY: u32 = 12_346;
 

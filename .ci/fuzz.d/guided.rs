@@ -1,7 +1,8 @@
-//! What the guided parts of the fuzzer call: the parsers themselves, each against a plain model or against itself.
+//! What the guided parts of the fuzzer call: the parsers themselves, each against a plain model or
+//! against itself.
 //!
-//! This file becomes a module of a copy of the sources, in which everything is visible, and which is built with coverage.
-//! Each function takes bytes, and panics if something is wrong.
+//! This file becomes a module of a copy of the sources, in which everything is visible, and which
+//! is built with coverage. Each function takes bytes, and panics if something is wrong.
 
 use std::path::Path;
 use std::time::Duration;
@@ -16,7 +17,8 @@ fn check_message(message: &str) {
     assert!(!message.chars().any(|char| char.is_control() && char != '\t'), "a control character in {message:?}");
 }
 
-/// The configuration: mistakes have their place, and what is accepted reads back as the same from what it comes to.
+/// The configuration: mistakes have their place, and what is accepted reads back as the same from
+/// what it comes to.
 pub fn file(data: &[u8]) {
     let name = Path::new("the-file");
     // The machine is looked at now and then only, as that takes longer than all the rest.
@@ -47,7 +49,8 @@ pub fn file(data: &[u8]) {
     assert_eq!((config.socket.as_ref(), &text), (again.socket.as_ref(), &again.effective(Values::Shown)));
 }
 
-/// Requests: what is accepted reads back as the same from what the client would send, what is refused says why in short.
+/// Requests: what is accepted reads back as the same from what the client would send, what is
+/// refused says why in short.
 pub fn requests(data: &[u8]) {
     for line in data.split(|byte| *byte == b'\n') {
         let request = match Request::parse(line) {
@@ -139,8 +142,8 @@ fn pieces(stream: &[u8], max: usize) -> Vec<Piece> {
     pieces
 }
 
-/// How many bytes before `at` belong to a character that goes on at `at`, by the table of well-formed sequences in the
-/// Unicode standard (3-7). None, if the piece would be empty then.
+/// How many bytes before `at` belong to a character that goes on at `at`, by the table of
+/// well-formed sequences in the Unicode standard (3-7). None, if the piece would be empty then.
 fn started(line: &[u8], at: usize) -> usize {
     let is_part = |start: usize| {
         let first = line[start];

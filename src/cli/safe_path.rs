@@ -91,7 +91,7 @@ struct Folder {
 enum Who {
     User(u32),
     Group(u32),
-    /// Somebody whom an access control list names.
+    /// A user or group that an access control list names.
     Listed,
     All,
 }
@@ -177,8 +177,9 @@ pub(crate) fn find(path: &Path) -> io::Result<Target> {
     Err(Errno::ISDIR.into())
 }
 
-/// Finds the paths that lead to descriptors of this command. Paths in the same folder usually follow
-/// each other, so the way to a folder is walked only once. Use it while a file is read, and not longer.
+/// Finds the paths that lead to descriptors of this command. Paths in the same folder usually
+/// follow each other, so the way to a folder is walked only once. Use it while a file is read, and
+/// not longer.
 #[derive(Debug, Default)]
 pub(crate) struct OwnFinder {
     /// The last folder, with its path, which has no links in it.

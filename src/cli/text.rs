@@ -26,8 +26,9 @@ pub(crate) fn fit(bytes: &[u8], limit: usize) -> &[u8] {
     &bytes[..limit]
 }
 
-/// Whether a character breaks the line, or changes the order in which the text around it is shown, so
-/// that it looks like other text: line and paragraph separators, and controls for bidirectional text.
+/// Whether a character breaks the line, or changes the order in which the text around it is shown,
+/// so that it looks like other text: line and paragraph separators, and controls for bidirectional
+/// text.
 pub(crate) fn rearranges(char: char) -> bool {
     matches!(char, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }

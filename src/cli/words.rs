@@ -121,7 +121,7 @@ pub(crate) fn tree_remains(remains: &Remains) -> String {
     }
 }
 
-/// What became of those that were still there, or `None` where it goes without saying.
+/// Whether the leftover processes are gone, or `None` if that is already clear.
 pub(crate) fn tree_gone(certain: bool, remained: bool) -> Option<&'static str> {
     match (certain, remained) {
         (false, _) => Some("cannot tell whether all processes that it left behind are gone"),

@@ -1,6 +1,7 @@
 //! A tree that stands still, with what it takes to make it go on.
 //!
-//! The one rule: to thaw a cgroup takes no descriptor that is not held already, since there may be none to be had then.
+//! The one rule: to thaw a cgroup takes no descriptor that is not held already, since there may be
+//! none to be had then.
 
 use std::os::fd::OwnedFd;
 

@@ -117,7 +117,8 @@ impl Living {
         self.groups.as_ref()?.get(&group)?.last().copied()
     }
 
-    /// Those members of the group that were seen and that are still alive and in it. `None` where that cannot be told.
+    /// Those members of the group that were seen and that are still alive and in it. `None` where
+    /// that cannot be told.
     pub(crate) fn members(&self, group: i32) -> Option<Vec<Member>> {
         let mut pids = self.groups.as_ref()?.get(&group).cloned().unwrap_or_default();
         pids.sort_unstable();

@@ -1,8 +1,8 @@
 //! `clone(2)` and `clone3(2)`, which start a child in the host's memory and on a stack of its own.
 //!
 //! No C library has a wrapper for `clone3`, and musl's wrapper for `clone` refuses
-//! `CLONE_CHILD_CLEARTID`. The child returns from the call on another stack, so that the call itself
-//! takes a few instructions of assembly for each architecture.
+//! `CLONE_CHILD_CLEARTID`. The child returns from the call on another stack, so that the call
+//! itself takes a few instructions of assembly for each architecture.
 //!
 //! The one rule: the child never returns from the function that it is given.
 

@@ -86,8 +86,8 @@ pub(crate) fn socket_pair() -> io::Result<(UnixStream, UnixStream)> {
 }
 
 /// Writes a byte to a [`socket_pair`] that is not full. A signal handler may call this: it never
-/// waits, and it does not fail, so that errno stays as it is. It is no `write`, which a full disk or
-/// a tool that injects errors may let fail everywhere.
+/// waits, and it does not fail, so that errno stays as it is. It is no `write`, which a full disk
+/// or a tool that injects errors may let fail everywhere.
 pub(crate) fn ring(socket: RawFd) {
     // SAFETY: reads a static.
     unsafe { libc::send(socket, [0_u8].as_ptr().cast(), 1, libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL) };

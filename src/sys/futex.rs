@@ -39,8 +39,8 @@ impl Hold {
 
     /// Waits at most `time` until the child has stopped using the memory. Returns whether it has.
     ///
-    /// The child has the same `errno` as this thread, so nothing here reads it. Nothing writes to it
-    /// either: the child may be between a failed system call and reading its errno.
+    /// The child has the same `errno` as this thread, so nothing here reads it. Nothing writes to
+    /// it either: the child may be between a failed system call and reading its errno.
     pub(super) fn wait(&self, time: Duration) -> bool {
         let start = clock();
         let mut left = time;
@@ -64,12 +64,13 @@ impl Hold {
 
 /// `FUTEX_WAIT`, whatever comes of it, without the C library, which would set `errno`.
 ///
-/// On other architectures than these it is the C library's call: there a child may give `ETIMEDOUT` as the reason of a
-/// failure, if this wait ends between the failure and the moment when the child reads the reason.
+/// On other architectures than these it is the C library's call: there a child may give `ETIMEDOUT`
+/// as the reason of a failure, if this wait ends between the failure and the moment when the child
+/// reads the reason.
 fn wait_while(word: &AtomicI32, value: i32, timeout: &[libc::c_long; 2]) {
     #[cfg(all(target_arch = "x86_64", target_pointer_width = "64"))]
-    // SAFETY: the word and the time, the kernel's old timespec of two longs, live through the call, which writes to no
-    // memory.
+    // SAFETY: the word and the time, the kernel's old timespec of two longs, live through the call,
+    // which writes to no memory.
     unsafe {
         std::arch::asm!(
             "syscall",

@@ -40,7 +40,8 @@ pub(crate) fn page_size() -> u64 {
     u64::try_from(unsafe { libc::sysconf(libc::_SC_PAGESIZE) }).unwrap_or(4096)
 }
 
-/// Asks `faccessat(2)` for the rights of the effective user. Android asks for those of the real one.
+/// Asks `faccessat(2)` for the rights of the effective user. Android asks for those of the real
+/// one.
 #[cfg(not(target_os = "android"))]
 const BY_EFFECTIVE_USER: i32 = libc::AT_EACCESS;
 #[cfg(target_os = "android")]

@@ -30,7 +30,8 @@ impl Style {
     }
 
     /// An answer for programs. JSON escapes C0 control characters as `\u001b`, but not the others.
-    /// For a terminal all control characters are escaped, and characters that would rearrange the text.
+    /// For a terminal all control characters are escaped, and characters that would rearrange the
+    /// text.
     fn json(self, value: &Value) -> String {
         let text = value.to_string();
         match self.terminal {

@@ -205,8 +205,8 @@ impl Cgroup {
         killed.map(drop)
     }
 
-    /// Opens the file that freezes and thaws all of its members: see [`freeze`]. It stays open until
-    /// they are thawed, because no file descriptor may be left then.
+    /// Opens the file that freezes and thaws all of its members: see [`freeze`]. It stays open
+    /// until they are thawed, because no file descriptor may be left then.
     #[doc(alias = "cgroup.freeze")]
     pub(crate) fn open_freezer(&self) -> io::Result<OwnedFd> {
         cgroup::open_at(self.home(), &self.file("cgroup.freeze"), libc::O_WRONLY)
@@ -310,7 +310,8 @@ impl Cgroup {
     }
 }
 
-/// Freezes all members of a cgroup by its open `cgroup.freeze`, or lets them go on. It takes a moment until all stand still.
+/// Freezes all members of a cgroup by its open `cgroup.freeze`, or lets them go on. It takes a
+/// moment until all stand still.
 pub(crate) fn freeze(freezer: BorrowedFd<'_>, freeze: bool) -> io::Result<()> {
     cgroup::write(freezer, if freeze { b"1" } else { b"0" })
 }
