@@ -10,6 +10,7 @@ mod events;
 pub(crate) mod lines;
 mod observer;
 mod policy;
+mod probe;
 pub mod restart;
 pub mod simulation;
 
