@@ -155,6 +155,26 @@ impl Command {
         }))
     }
 
+    /// Returns the command of another program that runs with the same user, environment, directory,
+    /// limits and containment, but with `/dev/null` for its input and output. `None` if there is no
+    /// program.
+    pub(crate) fn helper(&self, words: &[OsString], main: Option<u32>) -> Option<Self> {
+        let (program, args) = words.split_first()?;
+        let mut helper = self.clone();
+        let parts = helper.parts_mut();
+        (parts.program, parts.args) = (program.clone(), args.to_vec());
+        parts.fds = Map::new();
+        if let Some(attributes) = &mut parts.attributes {
+            (attributes.arg0, attributes.pty) = (None, None);
+            attributes.listen.clear();
+        }
+        helper.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        if let Some(pid) = main {
+            helper.env("MAINPID", pid.to_string());
+        }
+        Some(helper)
+    }
+
     pub(crate) fn parts(&self) -> &Parts {
         &self.0
     }

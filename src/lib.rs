@@ -104,6 +104,8 @@ pub use limit::{Limit, Resource};
 pub use monitor::lines::Escaped;
 pub use monitor::restart::{self, Leftovers, Policy, PolicyError, Restart};
 pub use monitor::simulation;
+pub use monitor::{Check, Fault, Health, Probe, Readiness, Ready, Watch};
+pub use monitor::{Group, Order, OrderError, OrderErrors, Strategy, When};
 pub use monitor::{Line, Lines, Log, MonitorError, Observer, ProcessMonitor, Status};
 pub use process::{Process, ProcessId, Tree};
 pub use producer::{Consumer, Feed, Producer, ReadProducer};
