@@ -15,6 +15,7 @@ mod plan;
 mod vfork;
 
 use std::cell::RefCell;
+use std::ffi::OsStr;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
@@ -50,6 +51,8 @@ pub(crate) struct Order<'a> {
     pub(crate) terminal: bool,
     /// The limit of open files of the child, unless the command sets one.
     pub(crate) nofile: Option<Limit>,
+    /// The address of the socket on which the child can tell its state.
+    pub(crate) notify: Option<&'a OsStr>,
     /// The directory of the cgroup that the child starts in, if that is not the host's.
     pub(crate) cgroup: Option<BorrowedFd<'a>>,
     /// The socket of the guard that the child registers with, and its number there.
@@ -131,7 +134,7 @@ impl Spawner {
     /// seconds after the time-out.
     pub(crate) fn spawn(&self, order: &Order<'_>, asked_to_end: &mut dyn FnMut() -> bool) -> Result<Born, SpawnError> {
         self.reap_stuck();
-        let mut plan = Plan::new(order.command, order.files, order.terminal, order.nofile)?;
+        let mut plan = Plan::new(order.command, order.files, order.terminal, order.nofile, order.notify)?;
         let shares_group = order.command.group == Group::Inherit;
         let mut bound = Bound { timeout: self.timeout, shares_group, asked_to_end };
         plan.guard = order.guard.map(|(socket, number)| (socket.as_raw_fd(), number));
