@@ -18,7 +18,7 @@ use childminder::{Command, Limit, ProcessId, Resource};
 use rustix::process::Pid;
 
 use util::guard::{self, GUARD, mark_of, pids};
-use util::{COMBINATIONS, WATCHDOG, World, is_root, now};
+use util::{COMBINATIONS, WATCHDOG, World, needs_root, now};
 
 /// The variable that says how [`victim`] ends. Without it, `victim` does nothing.
 const ENDS_BY: &str = "CHILDMINDER_TEST_ENDS_BY";
@@ -162,7 +162,7 @@ fn zoo() {
         sh("kill -STOP $$"),
         bare,
     ];
-    if is_root() {
+    if needs_root() {
         let mut others = StdCommand::new("/bin/sleep");
         std::os::unix::process::CommandExt::uid(others.arg("1000").env_clear(), 65_534);
         commands.push(others);
@@ -185,7 +185,7 @@ fn victim() {
     let mark = guard::mark().expect("a mark");
     until("the children run", || {
         let children = pids().filter(|pid| mark_of(*pid) == Some(mark) && start_of(*pid).is_some()).count();
-        children >= if is_root() { 10 } else { 9 }
+        children >= if needs_root() { 10 } else { 9 }
     });
     println!("ready");
     match end.to_str() {
