@@ -14,11 +14,16 @@ use std::time::Duration;
 
 use childminder::{Event, Exit, Reactor};
 use rustix::process::Signal;
-use up_util::{Folder, NOBODY, PROGRAM, Up, left_out, needs_root, now, on_a_terminal, run, text, until};
+use up_util::{
+    Folder, NOBODY, PROGRAM, Up, left_out, needs_descriptors, needs_root, now, on_a_terminal, run, text, until,
+};
 
 const SLEEPS: &str = "[process.web]\ncommand = [\"sleep\", \"1000\"]\n";
 
 // The next tests are about a supervisor that is stopped.
+
+/// More than the queue of a socket holds by default, which is 4,096 (net.core.somaxconn).
+const WAITING: u64 = 5_000;
 
 #[test]
 fn every_command_tells_of_a_supervisor_that_stands_still() {
@@ -51,6 +56,9 @@ fn every_command_tells_of_a_supervisor_that_stands_still() {
     assert!(start.elapsed() < Duration::from_secs(30), "{:?}", start.elapsed());
 
     // The same happens when so many clients wait that the kernel accepts no more.
+    if !needs_descriptors(WAITING) {
+        return;
+    }
     let mut waiting = Vec::new();
     let stream = |nonblocking: bool| {
         let flags = if nonblocking { rustix::net::SocketFlags::NONBLOCK } else { rustix::net::SocketFlags::empty() };

@@ -50,7 +50,7 @@ fn cases() -> Vec<(Command, Vec<Refused>, Stage)> {
         (plain(), CLONES.map(|call| (call, None, libc::EAGAIN)).to_vec(), Stage::Clone),
         (plain(), vec![(libc::SYS_setpgid, None, libc::EACCES)], Stage::Setpgid),
         (command(|c| c.setsid(true)), vec![(libc::SYS_setsid, None, libc::EPERM)], Stage::Setsid),
-        (command(|c| c.nice(5)), vec![(libc::SYS_setpriority, None, libc::EACCES)], Stage::Nice),
+        (command(|c| c.nice(19)), vec![(libc::SYS_setpriority, None, libc::EACCES)], Stage::Nice),
         (
             command(|c| c.rlimit(Resource::Core, limit)),
             vec![(libc::SYS_prlimit64, Some((1, core)), libc::EPERM)],

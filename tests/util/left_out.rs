@@ -10,6 +10,8 @@ use std::io::Write;
 use std::panic::Location;
 use std::path::PathBuf;
 
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+
 /// The variable that names the file of the records. Its default is a file beside the folder of the
 /// test's program.
 pub(crate) const FILE: &str = "CHILDMINDER_LEFT_OUT";
@@ -57,4 +59,19 @@ pub(crate) fn needs_root() -> bool {
         left_out("it takes root outside of a user namespace");
     }
     all
+}
+
+/// Raises the limit of open file descriptors of this process to this number, if it is lower. If it
+/// may not be raised so far, it records that the test is left out.
+#[track_caller]
+pub(crate) fn needs_descriptors(number: u64) -> bool {
+    let limit = getrlimit(Resource::Nofile);
+    if limit.current.is_none_or(|soft| soft >= number) {
+        return true;
+    }
+    let raised = setrlimit(Resource::Nofile, Rlimit { current: Some(number), ..limit }).is_ok();
+    if !raised {
+        left_out(&format!("it takes {number} file descriptors"));
+    }
+    raised
 }
