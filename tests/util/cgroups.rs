@@ -10,6 +10,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use crate::apart::is_apart;
 use crate::util::{guard, left_out, needs_root};
 
 /// Runs a command in a mount namespace of its own, in which the hierarchy is mounted at `/mnt`. See
@@ -24,6 +25,10 @@ const WATCHDOG: Duration = Duration::from_secs(30);
 pub(crate) fn can_mount() -> bool {
     if !needs_root() {
         return false;
+    }
+    // In the process that MOUNTED has started, the hierarchy is there already.
+    if is_apart() {
+        return true;
     }
     // A container or a kernel may have no such hierarchy, and a user namespace may not mount it.
     let mut mount = std::process::Command::new(MOUNTED[0]);
