@@ -18,8 +18,8 @@ use childminder::{
 #[path = "../util/mod.rs"]
 mod util;
 use util::contained;
-pub(crate) use util::in_cgroups;
-pub(crate) use util::{WATCHDOG, now, sh};
+#[allow(unused_imports)]
+pub(crate) use util::{WATCHDOG, in_cgroups, left_out, needs_root, now, sh};
 
 /// A report of the monitor.
 #[derive(Debug, Clone, PartialEq, Eq)]
