@@ -7,6 +7,8 @@
 mod acl;
 mod check;
 mod child;
+mod clock;
+mod code;
 pub(crate) mod config;
 mod control;
 mod descriptor;

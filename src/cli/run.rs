@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use childminder::restart::State;
 use childminder::{
     Command, Contain, Event, Exit, Leftovers, Line, Observer, Policy, PolicyError, ProcessId, ProcessMonitor, Reactor,
-    Remains, Restart, Service, SpawnError, Stage, Strength, TimerId,
+    Remains, Restart, Service, SpawnError, Strength, TimerId,
 };
 use lexopt::{Arg, Parser, ValueExt};
 
@@ -19,7 +19,7 @@ use super::output::{self, Output, time_left};
 use super::signals::{self, Signals, Wish};
 use super::text::visible;
 use super::waiting::Author;
-use super::{FAILURE, Failure, HELP, child, path_of, paths, screen, user, words};
+use super::{Failure, HELP, child, code, path_of, paths, screen, user, words};
 
 /// The time for reading the pipes of an exited child, which other processes may still hold open.
 const GRACE: Duration = Duration::from_millis(50);
@@ -358,20 +358,12 @@ impl Observer for Console {
     }
 
     fn start_failed(&mut self, name: &str, error: &SpawnError) {
-        self.code = match (error.stage(), error.io_error().kind()) {
-            (Stage::Exec, std::io::ErrorKind::NotFound) => 127,
-            (Stage::Exec, _) => 126,
-            _ => FAILURE,
-        };
+        self.code = code::of_failed_start(error);
         self.report(name, &format!("could not start: {error}"));
     }
 
     fn exited(&mut self, name: &str, exit: &Exit) {
-        self.code = match (exit.code(), exit.signal()) {
-            (Some(code), _) => u8::try_from(code).unwrap_or(FAILURE),
-            (None, Some(signal)) => u8::try_from(128 + signal).unwrap_or(FAILURE),
-            (None, None) => FAILURE,
-        };
+        self.code = code::of_exit(exit);
         self.remains = false;
         self.report(name, &words::exited(exit));
     }

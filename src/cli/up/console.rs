@@ -99,14 +99,12 @@ impl Console {
         let id = output.id()?;
         let index = self.outputs.iter().position(|known| known.id == id).unwrap_or_else(|| {
             output.watch(reactor);
-            let set = |name| std::env::var_os(name).is_some_and(|value| !value.is_empty());
-            let plain = set("NO_COLOR") || std::env::var_os("TERM").is_some_and(|term| term == "dumb");
             let name = match number {
                 STDOUT => "stdout".to_owned(),
                 STDERR => "stderr".to_owned(),
                 other => format!("descriptor {other}"),
             };
-            let colour = !plain && output.is_terminal();
+            let colour = screen::wants_colour() && output.is_terminal();
             self.outputs.push(Shared { output, id, name, colour, end: End::default(), held: false });
             self.outputs.len() - 1
         });

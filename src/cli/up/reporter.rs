@@ -19,7 +19,7 @@ use crate::cli::config::{Output, ProcessConfig};
 use crate::cli::control::protocol::LogLine;
 use crate::cli::safe_path::OwnFinder;
 use crate::cli::text::visible;
-use crate::cli::words;
+use crate::cli::{clock, code, words};
 
 /// If more than this waits for clients that follow, they are served within the turn.
 const MUCH_NEWS: usize = 256 * 1024;
@@ -55,6 +55,9 @@ pub(super) struct Reporter {
     pub(super) quiet_starts: bool,
     /// The number of running processes.
     pub(super) alive: usize,
+    /// The processes that have ended since they were last taken, each with the exit code that
+    /// stands for its end.
+    pub(super) ended: Vec<(String, u8)>,
 }
 
 /// The output of a process, as the monitor reports it.
@@ -103,6 +106,10 @@ struct Streams {
     start_error: Option<Box<str>>,
     /// Whether some of its processes were still there after they were killed.
     remains: bool,
+    /// The exit code that stands for the last exit, or for the failure of the last start.
+    code: u8,
+    /// The time of the last exit, in milliseconds since 1970. 0 if there was none.
+    exited_at: u64,
     /// Whether the process was removed. It is forgotten when it has exited.
     removed: bool,
 }
@@ -142,6 +149,7 @@ impl Reporter {
             changed: Vec::new(),
             quiet_starts: false,
             alive: 0,
+            ended: Vec::new(),
         }
     }
 
@@ -156,7 +164,8 @@ impl Reporter {
             self.next_number += 1;
             let speaker = Speaker { author: Some(name), number: next, raw: process.raw };
             let (recent, start_error) = (Recent::default(), None);
-            Box::new(Streams { speaker, out, err, recent, start_error, remains: false, removed: false })
+            let (remains, removed) = (false, false);
+            Box::new(Streams { speaker, out, err, recent, start_error, remains, code: 0, exited_at: 0, removed })
         });
         streams.speaker.raw = process.raw;
         streams.removed = false;
@@ -235,6 +244,11 @@ impl Reporter {
     /// The error of the last start of a process, if that failed.
     pub(super) fn start_error(&self, name: &str) -> Option<&str> {
         self.streams.get(name)?.start_error.as_deref()
+    }
+
+    /// The time of the last exit of a process, in milliseconds since 1970, if it is known.
+    pub(super) fn exited_at(&self, name: &str) -> Option<u64> {
+        self.streams.get(name).map(|streams| streams.exited_at).filter(|at| *at > 0)
     }
 
     /// The new lines since the last call, if a client follows.
@@ -393,9 +407,11 @@ impl Observer for Reporter {
     }
 
     fn start_failed(&mut self, name: &str, error: &SpawnError) {
+        let code = code::of_failed_start(error);
         let error = error.to_string();
         self.report(name, &format!("could not start: {error}"));
         if let Some(streams) = self.streams.get_mut(name) {
+            streams.code = code;
             streams.start_error = Some(error.into());
         }
     }
@@ -405,6 +421,7 @@ impl Observer for Reporter {
         self.report(name, &words::exited(exit));
         if let Some(streams) = self.streams.get_mut(name) {
             streams.remains = false;
+            (streams.code, streams.exited_at) = (code::of_exit(exit), clock::now());
         }
         if self.streams.get(name).is_some_and(|streams| streams.removed) {
             self.forget(name);
@@ -449,7 +466,11 @@ impl Observer for Reporter {
         }
     }
 
-    fn changed(&mut self, name: &str, _: State) {
+    fn changed(&mut self, name: &str, state: State) {
+        if state == State::Exited {
+            let code = self.streams.get(name).map_or(0, |streams| streams.code);
+            self.ended.push((name.to_owned(), code));
+        }
         if self.awaited {
             self.changed.push(name.to_owned());
         }
