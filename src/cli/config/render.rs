@@ -80,7 +80,7 @@ impl Settings {
             writeln!(f, "directory = {}", Quoted(&directory.to_string_lossy()))?;
         }
         let variables = self.environment.iter().map(|(name, value)| match values {
-            Values::Shown => format!("{} = {}", Quoted(name), Quoted(value)),
+            Values::Shown => format!("{} = {}", Quoted(name), Quoted(&value.replace('$', "$$"))),
             Values::Hidden => format!("{} = \"({} bytes)\"", Quoted(name), value.len()),
         });
         writeln!(f, "environment = {{{}}}", join(variables))?;
