@@ -2,12 +2,28 @@
 //!
 //! The one rule: a time is a number of milliseconds since 1970 in UTC until it is shown.
 
+use std::sync::OnceLock;
 use std::time::{SystemTime, UNIX_EPOCH};
+
+use tz::TimeZone;
 
 /// The time of day, in milliseconds since 1970. It is 0 before that.
 pub(crate) fn now() -> u64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// The time zone of this computer at a time, in seconds east of Greenwich. It is that of `TZ`, if
+/// this variable is set. If the zone is unknown, the local time is UTC.
+pub(crate) fn local_offset(millis: u64) -> i32 {
+    static ZONE: OnceLock<Option<TimeZone>> = OnceLock::new();
+    let zone = ZONE.get_or_init(|| match std::env::var("TZ") {
+        Ok(zone) if !zone.is_empty() => TimeZone::from_posix_tz(&zone).ok(),
+        _ => TimeZone::local().ok(),
+    });
+    let seconds = i64::try_from(millis / 1000).unwrap_or(i64::MAX);
+    let local = zone.as_ref().and_then(|zone| zone.find_local_time_type(seconds).ok());
+    local.map_or(0, |local| local.ut_offset())
 }
 
 /// A time as in RFC 3339 with milliseconds: `2026-11-26T07:20:00.123Z`. `offset` is the time zone,

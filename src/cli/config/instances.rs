@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use childminder::Policy;
 
-use super::{Config, Output, ProcessConfig, Settings};
+use super::{Config, Look, Output, ProcessConfig, Settings};
 use crate::cli::paths;
 
 /// The placeholder for the number of an instance.
@@ -29,6 +29,7 @@ pub(super) struct Table {
     pub(super) policy: Arc<Policy>,
     pub(super) autostart: bool,
     pub(super) raw: bool,
+    pub(super) look: Look,
 }
 
 impl Config {
@@ -53,6 +54,7 @@ impl Table {
             policy: Arc::clone(&self.policy),
             autostart: self.autostart,
             raw: self.raw,
+            look: self.look,
         }
     }
 }

@@ -28,7 +28,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use instances::Table;
-pub(crate) use process::{Change, Commands, Fingerprint, Output, ProcessConfig, Settings};
+pub(crate) use process::{Change, Commands, Fingerprint, Look, Output, ProcessConfig, Settings};
 pub(crate) use render::Values;
 pub(crate) use report::Findings;
 pub(crate) use source::{FileName, Unreadable};
@@ -49,6 +49,8 @@ pub(crate) struct Config {
     /// The time between the request to stop and SIGKILL for everything that has no kill time of its
     /// own.
     pub(crate) kill_time: Duration,
+    /// How our own messages are written, and the lines of processes that do not say it.
+    pub(crate) look: Look,
     tables: Vec<Table>,
 }
 

@@ -25,13 +25,13 @@ use super::report::{self, Findings, Report};
 use super::section::{POLICY, Section};
 use super::source::{self, NotText};
 use super::value::{self, Parsed};
-use super::{Config, Output, Scope, Settings, socket, syntax, text, warnings};
+use super::{Config, Look, Output, Scope, Settings, socket, syntax, text, warnings};
 use crate::cli::descriptor::is_inherited;
 use crate::cli::paths;
 use crate::cli::safe_path::{Creation, OwnFinder};
 
 const ROOT: [&str; 3] = ["monitor", "process", INCLUDE];
-pub(super) const PROCESS: [&str; 17] = [
+pub(super) const PROCESS: [&str; 19] = [
     "command",
     "shell",
     "directory",
@@ -49,6 +49,8 @@ pub(super) const PROCESS: [&str; 17] = [
     "stderr",
     "raw",
     "contain",
+    "timestamps",
+    "format",
 ];
 
 const FILE: [&str; 6] = ["file", "direct", "max-size", "keep", "mode", "owner"];
@@ -101,6 +103,7 @@ pub(super) fn config(documents: &[Document], scope: Scope) -> Result<(Config, Fi
         kills_at_death: shared.kills_at_death,
         cgroup: shared.cgroup,
         kill_time: shared.defaults.0.kill_time,
+        look: shared.look,
         tables: tables.into_iter().flatten().collect(),
     };
     Ok((config, findings))
@@ -172,6 +175,7 @@ pub(super) struct Shared {
     /// The policy of all processes that set none, and whether it is free of mistakes.
     defaults: (Arc<Policy>, bool),
     contain: Contain,
+    look: Look,
     /// The file with `[monitor]`, if one has been read.
     monitor: Option<PathBuf>,
     /// Whether there is a table for processes, even an empty one.
@@ -197,6 +201,7 @@ impl Default for Shared {
             kills_at_death: true,
             defaults: (Arc::default(), true),
             contain: Contain::Auto,
+            look: Look::default(),
             monitor: None,
             has_processes: false,
             names: HashMap::new(),
@@ -228,6 +233,7 @@ impl Reader<'_, '_> {
             self.shared.kills_at_death = kills.unwrap_or(true);
             self.shared.cgroup = self.cgroup(&monitor);
             self.shared.contain = self.contain(&monitor, Contain::Auto);
+            self.shared.look = monitor.look(self.report);
             let mut defaults = self.policy(&monitor, &(Arc::default(), true));
             defaults.1 = self.report.count() == before;
             self.shared.defaults = defaults;
@@ -373,8 +379,9 @@ impl Reader<'_, '_> {
         let autostart = section.read(self.report, "autostart", value::boolean).unwrap_or(true);
         self.check_names(name, place.into(), key.span(), instances);
         let raw = section.read(self.report, "raw", value::boolean).unwrap_or(false);
+        let look = section.look(self.report);
         let (name, base) = (name.to_string(), Rc::clone(&self.rc_base));
-        let table = Table { name, base, instances, settings, policy, autostart, raw };
+        let table = Table { name, base, instances, settings, policy, autostart, raw, look };
         // A warning about a table with a mistake might only follow from the mistake.
         if self.scope == Scope::Machine && self.report.count() == before {
             warnings::table(self.report, &section, &table, self.base);

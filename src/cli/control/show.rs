@@ -10,7 +10,7 @@ use serde_json::Value;
 use super::protocol::Action;
 use super::supervisor::{self, Supervisor};
 use super::table::{self, Room};
-use crate::cli::text::{rearranges, visible, visible_output};
+use crate::cli::text::{escaped_json, visible, visible_output};
 use crate::cli::{Failure, output, screen};
 
 /// The pause between two pictures of `--watch`.
@@ -37,16 +37,7 @@ impl Style {
     /// text.
     fn json(self, value: &Value) -> String {
         let text = value.to_string();
-        match self.terminal {
-            true => text.chars().fold(String::with_capacity(text.len()), |mut text, char| {
-                match char.is_control() || rearranges(char) {
-                    true => text += &format!("\\u{:04x}", u32::from(char)),
-                    false => text.push(char),
-                }
-                text
-            }),
-            false => text,
-        }
+        if self.terminal { escaped_json(&text) } else { text }
     }
 
     /// Prints the answer to a request that was carried out.
