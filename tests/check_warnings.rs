@@ -149,7 +149,7 @@ fn a_folder_that_is_missing() {
 fn what_stays_as_it_is_written() {
     let folder = Folder::new();
     fs::create_dir_all(folder.join("~/$HOME")).unwrap();
-    let variable = "stays as it is written: only `shell` replaces variables";
+    let variable = "stays as it is written: only `shell` and `environment` replace variables";
     let lines = [
         ("command = [\"echo\", \"a $HOME\"]", format!("`$HOME` {variable}")),
         ("command = [\"echo\", \"--port=${PORT:-80}\"]", format!("`${{PORT:-80}}` {variable}")),
@@ -166,7 +166,8 @@ fn what_stays_as_it_is_written() {
         ("command = [\"cat\", \"-e\", \"$HOME/x\"]", format!("`$HOME` {variable}")),
         ("command = [\"awk\", \"{ print $NF }\"]", String::new()),
         ("command = [\"ssh\", \"host\", \"echo $HOME\"]", String::new()),
-        ("command = [\"echo\"], environment = { PATH = \"/bin:$PATH\" }", format!("`$PATH` {variable}")),
+        ("command = [\"echo\"], environment = { PATH = \"/bin:$PATH\" }", String::new()),
+        ("command = [\"echo\"], environment = { A = \"$(id)\" }", "`$(` stays as it is written: only".into()),
         ("command = [\"echo\"], directory = \"./~/$HOME\"", format!("`$HOME` {variable}")),
         ("command = [\"echo\"], directory = \"~\"", "`~` stays as it is written: only `shell` replaces it".into()),
         ("command = [\"echo\"], stdout = \"./~/$LOG\"", format!("`$LOG` {variable}")),
