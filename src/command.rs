@@ -9,6 +9,7 @@ use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use crate::conditions::{self, Conditions};
 use crate::contain::Contain;
 use crate::limit::{Limit, Resource};
 use crate::map::Map;
@@ -69,6 +70,7 @@ pub(crate) struct Attributes {
     pub(crate) umask: Option<u32>,
     pub(crate) nice: Option<i32>,
     pub(crate) limits: Map<Resource, Limit>,
+    pub(crate) conditions: Conditions,
 }
 
 /// The attributes of a command that sets none.
@@ -82,6 +84,7 @@ static INHERITED: Attributes = Attributes {
     umask: None,
     nice: None,
     limits: Map::new(),
+    conditions: conditions::NONE,
 };
 
 /// The process group and the session of the child.
@@ -163,7 +166,7 @@ impl Command {
         Arc::make_mut(&mut self.0)
     }
 
-    fn attributes_mut(&mut self) -> &mut Attributes {
+    pub(crate) fn attributes_mut(&mut self) -> &mut Attributes {
         self.parts_mut().attributes.get_or_insert_with(|| Box::new(INHERITED.clone()))
     }
 

@@ -132,7 +132,7 @@ impl Child {
                 };
                 around.spawner.spawn(&order, around.asked_to_end)
             });
-        let Born { pid, pidfd, entered } = match spawned {
+        let Born { pid, pidfd, executed, entered } = match spawned {
             Ok(born) => born,
             Err(error) => {
                 for (_, pipe) in pipes {
@@ -150,7 +150,7 @@ impl Child {
             pidfd,
             pipes,
             unreported: 0,
-            started: around.started,
+            started: executed.unwrap_or(around.started),
             requested: None,
             birth,
             kill_group_at_exit: false,
