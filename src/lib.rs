@@ -71,7 +71,9 @@
 compile_error!("childminder needs a Unix: processes, signals and pipes are what it is made of");
 
 mod command;
+mod conditions;
 mod contain;
+mod cpus;
 mod error;
 mod exit;
 #[cfg(any(doc, doctest))]
@@ -96,7 +98,9 @@ mod stdio;
 mod sys;
 
 pub use command::Command;
+pub use conditions::{IoPriority, Scheduler};
 pub use contain::{Contain, Containment, Member, Remains, Strength};
+pub use cpus::{CpuSet, CpuSetError, TooFewCpus, Topology};
 pub use error::{AlreadyRegistered, RunError, SignalError, SpawnError, Stage, WriteError};
 pub use exit::{Exit, Usage};
 pub use handle::{Controlled, Handle, HandleError, ProcessStatus};
