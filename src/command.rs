@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::conditions::{self, Conditions};
 use crate::contain::Contain;
 use crate::limit::{Limit, Resource};
 use crate::map::Map;
@@ -72,6 +73,7 @@ pub(crate) struct Attributes {
     pub(crate) umask: Option<u32>,
     pub(crate) nice: Option<i32>,
     pub(crate) limits: Map<Resource, Limit>,
+    pub(crate) conditions: Conditions,
 }
 
 /// The attributes of a command that sets none.
@@ -87,6 +89,7 @@ static INHERITED: Attributes = Attributes {
     umask: None,
     nice: None,
     limits: Map::new(),
+    conditions: conditions::NONE,
 };
 
 /// The process group and the session of the child.
@@ -160,6 +163,26 @@ impl Command {
         }))
     }
 
+    /// Returns the command of another program that runs with the same user, environment, directory,
+    /// limits and containment, but with `/dev/null` for its input and output. `None` if there is no
+    /// program.
+    pub(crate) fn helper(&self, words: &[OsString], main: Option<u32>) -> Option<Self> {
+        let (program, args) = words.split_first()?;
+        let mut helper = self.clone();
+        let parts = helper.parts_mut();
+        (parts.program, parts.args) = (program.clone(), args.to_vec());
+        parts.fds = Map::new();
+        if let Some(attributes) = &mut parts.attributes {
+            (attributes.arg0, attributes.pty) = (None, None);
+            attributes.listen.clear();
+        }
+        helper.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        if let Some(pid) = main {
+            helper.env("MAINPID", pid.to_string());
+        }
+        Some(helper)
+    }
+
     pub(crate) fn parts(&self) -> &Parts {
         &self.0
     }
@@ -168,7 +191,7 @@ impl Command {
         Arc::make_mut(&mut self.0)
     }
 
-    fn attributes_mut(&mut self) -> &mut Attributes {
+    pub(crate) fn attributes_mut(&mut self) -> &mut Attributes {
         self.parts_mut().attributes.get_or_insert_with(|| Box::new(INHERITED.clone()))
     }
 

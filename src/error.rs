@@ -62,6 +62,18 @@ stages! {
     /// Registering the child with the guard: see
     /// [`Reactor::kill_trees_at_death`](crate::Reactor::kill_trees_at_death).
     Guard => "guard",
+    /// Binding the child to processors: see [`Command::cpus`](crate::Command::cpus).
+    Affinity => "sched_setaffinity",
+    /// Binding the child's memory to NUMA nodes.
+    MemoryPolicy => "set_mempolicy",
+    /// Turning off the randomisation of addresses.
+    Personality => "personality",
+    /// Setting the scheduling class.
+    Scheduler => "sched_setscheduler",
+    /// Setting the I/O priority.
+    IoPriority => "ioprio_set",
+    /// Renouncing further rights.
+    NoNewPrivs => "no_new_privs",
     /// Setting the scheduling priority.
     Nice => "nice",
     /// Setting a resource limit.

@@ -71,7 +71,9 @@
 compile_error!("childminder needs a Unix: processes, signals and pipes are what it is made of");
 
 mod command;
+mod conditions;
 mod contain;
+mod cpus;
 mod error;
 mod exit;
 #[cfg(any(doc, doctest))]
@@ -96,7 +98,9 @@ mod stdio;
 mod sys;
 
 pub use command::Command;
+pub use conditions::{IoPriority, Scheduler};
 pub use contain::{Contain, Containment, Member, Remains, Strength};
+pub use cpus::{CpuSet, CpuSetError, TooFewCpus, Topology};
 pub use error::{AlreadyRegistered, RunError, SignalError, SpawnError, Stage, WriteError};
 pub use exit::{Exit, Usage};
 pub use handle::{Controlled, Handle, HandleError, ProcessStatus};
@@ -105,6 +109,8 @@ pub use limit::{Limit, Resource};
 pub use monitor::lines::Escaped;
 pub use monitor::restart::{self, Leftovers, Policy, PolicyError, Restart};
 pub use monitor::simulation;
+pub use monitor::{Check, Fault, Health, Probe, Readiness, Ready, Watch};
+pub use monitor::{Group, Order, OrderError, OrderErrors, Strategy, When};
 pub use monitor::{Line, Lines, Log, MonitorError, Observer, ProcessMonitor, Status};
 pub use notify::{Notice, Watchdog};
 pub use process::{Process, ProcessId, Tree};

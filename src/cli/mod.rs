@@ -7,9 +7,12 @@
 mod acl;
 mod check;
 mod child;
+mod clock;
+mod code;
 pub(crate) mod config;
 mod control;
 mod descriptor;
+mod dress;
 mod output;
 mod paths;
 mod run;
@@ -49,6 +52,7 @@ childminder run:
       --env KEY=VALUE          a variable added to its environment; may be repeated
       --clear-env              starts from an empty environment
       --raw                    a terminal gets its control characters as they are
+      --timestamps[=CLOCK]     puts the time in front of each line: local (the default), utc or monotonic
       --user USER[:GROUP]      the user it runs as, by name or number; a number that is not in
                                the user database needs the group
       --restart WHEN           always (the default), on-failure or never

@@ -155,7 +155,7 @@ impl Child {
                 };
                 around.spawner.spawn(&order, around.asked_to_end)
             });
-        let Born { pid, pidfd, entered } = match spawned {
+        let Born { pid, pidfd, executed, entered } = match spawned {
             Ok(born) => born,
             Err(error) => {
                 for (_, pipe) in pipes {
@@ -174,7 +174,7 @@ impl Child {
             pipes,
             inbox: None,
             unreported: 0,
-            started: around.started,
+            started: executed.unwrap_or(around.started),
             requested: None,
             birth,
             kill_group_at_exit: false,

@@ -9,6 +9,7 @@ pub(crate) mod bytes;
 pub(crate) mod cgroup;
 #[cfg(target_os = "linux")]
 mod clone;
+pub(crate) mod cpus;
 pub(crate) mod fd;
 #[cfg(target_os = "linux")]
 mod futex;

@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use childminder::Policy;
 
-use super::{Config, Output, ProcessConfig, Settings};
+use super::{Config, Look, Output, ProcessConfig, Settings};
 use crate::cli::paths;
 
 /// The placeholder for the number of an instance.
@@ -21,42 +21,40 @@ const INSTANCE: &str = "{instance}";
 #[derive(Debug)]
 pub(super) struct Table {
     pub(super) name: String,
+    /// The folder that relative paths start from.
+    pub(super) base: Rc<Path>,
     /// The number of instances, if the table sets it.
     pub(super) instances: Option<u32>,
     pub(super) settings: Settings,
     pub(super) policy: Arc<Policy>,
     pub(super) autostart: bool,
     pub(super) raw: bool,
+    pub(super) look: Look,
 }
 
 impl Config {
     /// All processes in the order of the file. The instances of a table follow each other.
     pub(crate) fn processes(&self) -> impl Iterator<Item = ProcessConfig> {
-        self.tables
-            .iter()
-            .flat_map(|table| numbers(table.instances).map(|instance| table.process(&self.base, instance)))
+        self.tables.iter().flat_map(|table| numbers(table.instances).map(|instance| table.process(instance)))
     }
 
     /// The same as [`processes`](Self::processes), but each table is dropped as soon as its
     /// processes are made.
     pub(crate) fn into_processes(self) -> impl Iterator<Item = ProcessConfig> {
-        let Self { base, tables, .. } = self;
-        let base: Rc<Path> = base.into();
-        tables.into_iter().flat_map(move |table| {
-            let base = Rc::clone(&base);
-            numbers(table.instances).map(move |instance| table.process(&base, instance))
-        })
+        let tables = self.tables.into_iter();
+        tables.flat_map(|table| numbers(table.instances).map(move |instance| table.process(instance)))
     }
 }
 
 impl Table {
-    fn process(&self, base: &Path, instance: Option<u32>) -> ProcessConfig {
+    fn process(&self, instance: Option<u32>) -> ProcessConfig {
         ProcessConfig {
             name: numbered(&self.name, instance),
-            settings: self.settings.expand(base, instance).into(),
+            settings: self.settings.expand(&self.base, instance).into(),
             policy: Arc::clone(&self.policy),
             autostart: self.autostart,
             raw: self.raw,
+            look: self.look,
         }
     }
 }

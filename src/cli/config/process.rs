@@ -16,6 +16,7 @@ use childminder::{Command, Contain, Limit, Policy, Resource, Stdio};
 use super::render::Values;
 use super::value::Id;
 use crate::cli::child;
+use crate::cli::dress::{Dress, Stamp};
 use crate::cli::safe_path::{self, Creation, Target};
 
 /// One process, or one instance of a table with `instances`.
@@ -32,6 +33,28 @@ pub(crate) struct ProcessConfig {
     pub(crate) autostart: bool,
     /// Whether control characters in its output reach our terminal unchanged.
     pub(crate) raw: bool,
+    /// How its lines are written.
+    pub(crate) look: Look,
+}
+
+/// How the lines of a process, or our own messages, are written. `None` means that the file does not
+/// say it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Look {
+    /// The time in front of a line: `Some(None)` for none.
+    pub(crate) timestamps: Option<Option<Stamp>>,
+    pub(crate) json: Option<bool>,
+}
+
+impl Look {
+    /// This look, with a default for what it does not say.
+    pub(crate) fn or(self, default: Self) -> Self {
+        Self { timestamps: self.timestamps.or(default.timestamps), json: self.json.or(default.json) }
+    }
+
+    pub(crate) fn dress(self) -> Dress {
+        Dress { stamp: self.timestamps.flatten(), json: self.json.unwrap_or(false) }
+    }
 }
 
 /// The program and the environment in which it runs.

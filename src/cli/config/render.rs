@@ -7,7 +7,7 @@ use std::fmt::{self, Display, Formatter, Write};
 use childminder::{Leftovers, Limit};
 
 use super::value::{Id, show_contain, show_duration, show_kill_or_leave, show_max_size, show_restart};
-use super::{Config, Output, ProcessConfig, Settings, Table};
+use super::{Config, Look, Output, ProcessConfig, Settings, Table};
 use crate::cli::safe_path::Creation;
 
 /// How the values of variables are shown, since they may be secrets.
@@ -34,7 +34,8 @@ impl Config {
         if let Some(cgroup) = &self.cgroup {
             text += &format!("cgroup = {}\n", Quoted(&cgroup.to_string_lossy()));
         }
-        text += &format!("when-killed = \"{}\"\n\n", show_kill_or_leave(self.kills_at_death));
+        text += &format!("when-killed = \"{}\"\n", show_kill_or_leave(self.kills_at_death));
+        text += &format!("{}\n", self.look);
         if self.tables.is_empty() {
             // A file without any process would be a mistake.
             text += "[process]\n";
@@ -67,7 +68,8 @@ impl ProcessConfig {
         writeln!(f, "stop-signal = \"{}\"", childminder::signal::name(policy.stop_signal).unwrap_or_else(number))?;
         let kills_leftovers = policy.leftovers != Leftovers::Leave;
         writeln!(f, "leftovers = \"{}\"", show_kill_or_leave(kills_leftovers))?;
-        writeln!(f, "autostart = {}\nraw = {}", self.autostart, self.raw)
+        writeln!(f, "autostart = {}\nraw = {}", self.autostart, self.raw)?;
+        write!(f, "{}", self.look)
     }
 }
 
@@ -80,7 +82,7 @@ impl Settings {
             writeln!(f, "directory = {}", Quoted(&directory.to_string_lossy()))?;
         }
         let variables = self.environment.iter().map(|(name, value)| match values {
-            Values::Shown => format!("{} = {}", Quoted(name), Quoted(value)),
+            Values::Shown => format!("{} = {}", Quoted(name), Quoted(&value.replace('$', "$$"))),
             Values::Hidden => format!("{} = \"({} bytes)\"", Quoted(name), value.len()),
         });
         writeln!(f, "environment = {{{}}}", join(variables))?;
@@ -101,6 +103,21 @@ impl Settings {
         writeln!(f, "limits = {{{}}}", join(limits))?;
         writeln!(f, "stdout = {}\nstderr = {}", self.stdout, self.stderr)?;
         writeln!(f, "contain = \"{}\"", show_contain(self.contain))
+    }
+}
+
+/// As lines of a table. What is not said has no line.
+impl Display for Look {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        match self.timestamps {
+            Some(Some(stamp)) => writeln!(f, "timestamps = \"{}\"", stamp.name())?,
+            Some(None) => writeln!(f, "timestamps = false")?,
+            None => {}
+        }
+        match self.json {
+            Some(json) => writeln!(f, "format = \"{}\"", if json { "json" } else { "text" }),
+            None => Ok(()),
+        }
     }
 }
 

@@ -9,6 +9,7 @@ use childminder::{Leftovers, Policy, PolicyError};
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
+use super::Look;
 use super::report::{Report, nearest};
 use super::value::{self, Parsed, show_duration};
 
@@ -17,7 +18,7 @@ pub(super) const POLICY: [&str; 7] =
     ["threshold", "kill-time", "min-restart-delay", "max-restart-delay", "restart", "stop-signal", "leftovers"];
 
 /// The keys of `[monitor]` besides those of a [`Policy`].
-pub(super) const MONITOR: [&str; 4] = ["socket", "when-killed", "cgroup", "contain"];
+pub(super) const MONITOR: [&str; 6] = ["socket", "when-killed", "cgroup", "contain", "timestamps", "format"];
 
 pub(super) struct Section<'t> {
     table: &'t DeTable<'t>,
@@ -114,6 +115,12 @@ impl<'t> Section<'t> {
         let leftovers = leftovers.map(|kill| if kill { Leftovers::Kill } else { Leftovers::Leave });
         policy.leftovers = leftovers.unwrap_or(policy.leftovers);
         policy
+    }
+
+    /// How lines are written, as far as this section says it.
+    pub(super) fn look(&self, report: &mut Report<'_>) -> Look {
+        let timestamps = self.read(report, "timestamps", value::timestamps);
+        Look { timestamps, json: self.read(report, "format", value::format) }
     }
 
     /// Checks the delays of a policy that is otherwise valid, if this section sets one of them.

@@ -1,5 +1,6 @@
 //! Tests that read whole files: the settings in them and the mistakes in them. They start nothing.
 
+use std::path::Path;
 use std::time::Duration;
 
 use childminder::{Limit, Policy, Resource, Restart};
@@ -11,8 +12,13 @@ use crate::cli::safe_path::Creation;
 const EXAMPLE: &str = include_str!("example.toml");
 
 fn parse_as(file: &str, bytes: &[u8]) -> Result<Config, Findings> {
-    let file = Path::new(file);
-    read::config(file, file.parent().unwrap(), bytes, Scope::Text).map(|(config, _)| config)
+    read_as(Path::new(file), bytes, Scope::Text)
+}
+
+fn read_as(file: &Path, bytes: &[u8], scope: Scope) -> Result<Config, Findings> {
+    let source = source::Source { path: file.to_owned(), bytes: bytes.to_owned(), warning: None };
+    let document = documents::Document::new(file, source, documents::Role::Main);
+    read::config(&[document], scope).map(|(config, _)| config)
 }
 
 pub(super) fn parse(text: &str) -> Result<Config, Findings> {
@@ -175,8 +181,7 @@ fn a_folder_need_not_be_text() {
     use std::os::unix::ffi::OsStrExt;
     let file = Path::new(std::ffi::OsStr::from_bytes(b"/tmp/\xff/file"));
     let text = b"[process.a]\ncommand = [\"./x\"]\n";
-    let process =
-        read::config(file, file.parent().unwrap(), text, Scope::Machine).unwrap().0.into_processes().next().unwrap();
+    let process = read_as(file, text, Scope::Machine).unwrap().into_processes().next().unwrap();
     assert_eq!(process.settings.command[0].as_bytes(), b"/tmp/\xff/x");
 }
 

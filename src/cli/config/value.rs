@@ -11,12 +11,15 @@ use std::time::Duration;
 use childminder::{Command, Contain, Limit, Restart, signal};
 use toml::de::DeValue;
 
+use crate::cli::dress::Stamp;
+
 pub(super) type Parsed<T> = Result<T, &'static str>;
 
 const DURATION: &str =
     "a duration such as \"500ms\", \"5s\", \"1.5m\", \"1h\", or a number of seconds, up to 100 years";
 const MAX_SIZE: &str = "a size such as \"10MiB\", \"10MB\", \"512k\", a number of bytes, at least 1, or \"unlimited\"";
 const UNLIMITED: &str = "unlimited";
+const TIMESTAMPS: &str = "true, false, \"local\", \"utc\" or \"monotonic\"";
 const UMASK: &str = "a mask in octal, such as \"022\" or 0o022, up to 0o777";
 const MODE: &str = "a mode in octal without bits above 0777, such as \"0640\" or 0o640";
 const OWNER: &str = "\"USER\", \"USER:GROUP\" or \":GROUP\", each a name or a number of this system";
@@ -102,6 +105,24 @@ pub(super) fn some_text(value: &DeValue<'_>) -> Parsed<String> {
 
 pub(super) fn boolean(value: &DeValue<'_>) -> Parsed<bool> {
     value.as_bool().ok_or("true or false")
+}
+
+/// `true` means the local time, and `false` none.
+pub(super) fn timestamps(value: &DeValue<'_>) -> Parsed<Option<Stamp>> {
+    match (value.as_bool(), value.as_str()) {
+        (Some(true), _) => Ok(Some(Stamp::Local)),
+        (Some(false), _) => Ok(None),
+        (None, text) => text.and_then(Stamp::parse).map(Some).ok_or(TIMESTAMPS),
+    }
+}
+
+/// `true` for "json".
+pub(super) fn format(value: &DeValue<'_>) -> Parsed<bool> {
+    match value.as_str() {
+        Some("text") => Ok(false),
+        Some("json") => Ok(true),
+        _ => Err("\"text\" or \"json\""),
+    }
 }
 
 pub(super) fn duration(value: &DeValue<'_>) -> Parsed<Duration> {

@@ -3,7 +3,7 @@
 //!
 //! The one rule: the exit code tells what happened. 0 means that the request was carried out, 1
 //! that it was refused or that the supervisor was not reached, 2 that the command line was wrong,
-//! and 125 that no supervisor answers.
+//! and 125 that no supervisor answers. `status` ends with 3 if a process is not up.
 
 use std::io::{self, IsTerminal};
 use std::path::PathBuf;
@@ -24,6 +24,8 @@ const TIMEOUT: Duration = Duration::from_secs(60);
 /// The commands that a supervisor carries out.
 pub(crate) const COMMANDS: [&str; 9] =
     ["status", "start", "stop", "restart", "signal", "reload", "reopen", "shutdown", "logs"];
+/// The exit code of `status` if a process is not up, as that of supervisorctl.
+const NOT_UP: u8 = 3;
 /// The commands that concern the supervisor as a whole.
 const WITHOUT_NAMES: [&str; 3] = ["reload", "reopen", "shutdown"];
 
@@ -87,7 +89,8 @@ pub(crate) fn main(command: &str, arguments: Parser) -> Result<u8, Failure> {
         return Err(supervisor.is_none());
     }
     style.done(request.action, &answer)?;
-    Ok(0)
+    let all_up = show::processes(&answer).is_none_or(|processes| processes.iter().all(show::is_up));
+    Ok(if all_up { 0 } else { NOT_UP })
 }
 
 fn parse(command: &str, mut arguments: Parser) -> Result<Option<Arguments>, Failure> {
@@ -186,8 +189,13 @@ fn help(command: &str) -> String {
         "reload" => {
             "1 if it was refused, as for a file with mistakes, or not reached, 2 for a mistake in the command line"
         }
+        "status" => {
+            "3 if one of the processes asked for is not running, 1 if it was refused, 2 for a mistake in the command line \
+             or about the socket in the file"
+        }
         _ => "1 if it was refused or not reached, 2 for a mistake in the command line or about the socket in the file",
     };
+    let zero = if command == "status" { "all of them run" } else { "it is done" };
     format!(
         "childminder {command} {what}.\n\nusage: childminder {command} [OPTION]...{arguments}\n\n{options}\
          \x20     --json          prints JSON, for programs\n\
@@ -195,7 +203,7 @@ fn help(command: &str) -> String {
          \x20     --owner USER    trusts a supervisor of this user, too, beside root's and your own\n\
          \x20 -c, --config FILE   the supervisor's file (childminder.toml)\n\
          \x20 -h, --help          this text\n\n{names}\
-         It ends with 0 if it is done,\n{mistakes},\n\
+         It ends with 0 if {zero},\n{mistakes},\n\
          and 125 if no supervisor answers, or for another failure.\n"
     )
 }

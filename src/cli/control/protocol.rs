@@ -42,7 +42,8 @@
 //! - `retry_in`, the seconds until a process that backs off is started.
 //! - `start_error`, the reason why the last start failed.
 //! - `stop_error`, the reason why a process that is stopping is still there.
-//! - `last_exit`, an object with `code` or `signal`, and `text`.
+//! - `last_exit`, an object with `code` or `signal`, `text`, `time` (RFC 3339, in UTC), `ago` in
+//!   seconds, and the `cpu` and `peak_memory` of that run.
 //! - `containment`, the means by which the process and all its descendants are kept together: an
 //!   object with `strength`, one of `cgroup`, `group`, `process`, and `reason`, which tells why it
 //!   is not stronger.

@@ -9,9 +9,9 @@ use serde_json::Value;
 
 use super::protocol::Action;
 use super::supervisor::{self, Supervisor};
-use super::table;
-use crate::cli::text::{rearranges, visible, visible_output};
-use crate::cli::{Failure, output};
+use super::table::{self, Room};
+use crate::cli::text::{escaped_json, visible, visible_output};
+use crate::cli::{Failure, output, screen};
 
 /// The pause between two pictures of `--watch`.
 const REDRAW: std::time::Duration = std::time::Duration::from_secs(1);
@@ -22,11 +22,14 @@ pub(super) struct Style {
     json: bool,
     /// Whether stdout is a terminal.
     terminal: bool,
+    /// Whether it shows colours.
+    colour: bool,
 }
 
 impl Style {
     pub(super) fn new(json: bool) -> Self {
-        Self { json, terminal: io::stdout().is_terminal() }
+        let terminal = io::stdout().is_terminal();
+        Self { json, terminal, colour: terminal && screen::wants_colour() }
     }
 
     /// An answer for programs. JSON escapes C0 control characters as `\u001b`, but not the others.
@@ -34,16 +37,7 @@ impl Style {
     /// text.
     fn json(self, value: &Value) -> String {
         let text = value.to_string();
-        match self.terminal {
-            true => text.chars().fold(String::with_capacity(text.len()), |mut text, char| {
-                match char.is_control() || rearranges(char) {
-                    true => text += &format!("\\u{:04x}", u32::from(char)),
-                    false => text.push(char),
-                }
-                text
-            }),
-            false => text,
-        }
+        if self.terminal { escaped_json(&text) } else { text }
     }
 
     /// Prints the answer to a request that was carried out.
@@ -55,7 +49,8 @@ impl Style {
             }
             (Action::Status { .. }, Some(processes)) => {
                 let width = self.terminal.then(|| terminal_size().0);
-                output::say(&(table::lines(processes, width).join("\n") + "\n"))?;
+                let room = Room { width, colour: self.colour };
+                output::say(&(table::lines(processes, room).join("\n") + "\n"))?;
             }
             (Action::Logs { .. }, _) => {}
             _ if self.json => _ = output::say(&format!("{}\n", self.json(answer)))?,
@@ -108,9 +103,9 @@ impl Style {
             let picture = if self.json {
                 self.json(&answer["processes"]) + "\n"
             } else if draws {
-                picture(processes)
+                picture(processes, self.colour)
             } else {
-                table::lines(processes, None).join("\n") + "\n\n"
+                table::lines(processes, Room::default()).join("\n") + "\n\n"
             };
             if !output::say(&picture)? {
                 return Ok(0);
@@ -124,6 +119,11 @@ impl Style {
 /// The processes in the answer to `status`. `None` if it is no such answer.
 pub(super) fn processes(answer: &Value) -> Option<&Vec<Value>> {
     answer["processes"].as_array().filter(|processes| processes.iter().all(Value::is_object))
+}
+
+/// Whether a process is up, by its object in the answer to `status`.
+pub(super) fn is_up(process: &Value) -> bool {
+    process["state"] == "running"
 }
 
 /// Prints the progress of a wait to stderr.
@@ -149,9 +149,11 @@ fn summary(answer: &Value) -> io::Result<()> {
 }
 
 /// The status as a picture that is drawn line by line over the last one, so that nothing flickers.
-fn picture(processes: &[Value]) -> String {
+fn picture(processes: &[Value], colour: bool) -> String {
     let (columns, rows) = terminal_size();
-    let mut lines = table::lines(processes, Some(columns));
+    // In the last column, the sequence that clears the rest of a line would clear its last
+    // character.
+    let mut lines = table::lines(processes, Room { width: Some(columns.saturating_sub(1)), colour });
     if lines.len() >= rows {
         let hidden = lines.len() - rows.saturating_sub(2);
         lines.truncate(rows.saturating_sub(2));

@@ -166,9 +166,9 @@ impl Up {
 
     fn statuses(&self, reactor: &mut Reactor, names: &[String], tree: bool) -> Vec<u8> {
         let reporter = self.monitor.observer();
-        let statuses = names.iter().filter_map(|name| Some((self.monitor.status(name)?, reporter.start_error(name))));
-        protocol::processes(statuses.map(|(status, error)| {
-            let mut object = status::object(&status, error, reactor.now());
+        let statuses = names.iter().filter_map(|name| self.monitor.status(name));
+        protocol::processes(statuses.map(|status| {
+            let mut object = status::object(&status, reporter, reactor.now());
             if tree {
                 object["tree"] = status::tree(&status, reactor);
             }

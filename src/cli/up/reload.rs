@@ -83,6 +83,7 @@ impl Up {
         let mut known = Vec::new();
         let mut commands = Commands::new(self.kills_at_death);
         let (socket, kills_at_death, cgroup) = (new.socket.clone(), new.kills_at_death, new.cgroup.clone());
+        let look = new.look;
         for process in new.into_processes() {
             let now = KnownProcess::new(&process);
             let change = old.get(process.name.as_str()).map(|old| old.change(now.fingerprint));
@@ -108,6 +109,8 @@ impl Up {
 
         // Earlier output goes to its old destination.
         self.reporter().flush(reactor.now());
+        let look = self.look.or(look);
+        self.reporter().set_look(look);
         let mut changes = Changes::default();
         let before = std::mem::replace(&mut self.processes, known);
         let wanted = fingerprints(&self.processes);

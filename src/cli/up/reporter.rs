@@ -15,11 +15,12 @@ use super::console::{Console, Speaker};
 use super::end::Piece;
 use super::log_files::{FileId, LogFiles};
 use super::recent::Recent;
-use crate::cli::config::{Output, ProcessConfig};
+use crate::cli::config::{Look, Output, ProcessConfig};
 use crate::cli::control::protocol::LogLine;
+use crate::cli::dress::{Dress, Record};
 use crate::cli::safe_path::OwnFinder;
 use crate::cli::text::visible;
-use crate::cli::words;
+use crate::cli::{clock, code, words};
 
 /// If more than this waits for clients that follow, they are served within the turn.
 const MUCH_NEWS: usize = 256 * 1024;
@@ -36,6 +37,8 @@ pub(super) struct Reporter {
     retry_at: Option<Instant>,
     retry: Option<TimerId>,
     streams: HashMap<Rc<str>, Box<Streams>>,
+    /// How lines are written for which no other way is set.
+    look: Look,
     /// The number of the next name, which gives it its colour.
     next_number: usize,
     /// Whether a client follows. New lines are kept for the rest of the turn then.
@@ -55,6 +58,9 @@ pub(super) struct Reporter {
     pub(super) quiet_starts: bool,
     /// The number of running processes.
     pub(super) alive: usize,
+    /// The processes that have ended since they were last taken, each with the exit code that
+    /// stands for its end.
+    pub(super) ended: Vec<(String, u8)>,
 }
 
 /// The output of a process, as the monitor reports it.
@@ -103,11 +109,32 @@ struct Streams {
     start_error: Option<Box<str>>,
     /// Whether some of its processes were still there after they were killed.
     remains: bool,
+    /// The pid of the last process, and whether it has not written yet. Otherwise `writer` is this
+    /// process. They are kept up for JSON only.
+    pid: u32,
+    is_new: bool,
+    writer: Option<ProcessId>,
+    /// The exit code that stands for the last exit, or for the failure of the last start.
+    code: u8,
+    /// The time of the last exit, in milliseconds since 1970. 0 if there was none.
+    exited_at: u64,
     /// Whether the process was removed. It is forgotten when it has exited.
     removed: bool,
 }
 
 impl Streams {
+    /// The pid of a process that writes, if it is known: the first one that writes after a start is
+    /// the one that was started, unless it has written before.
+    fn pid_of(&mut self, process: ProcessId) -> Option<u32> {
+        if self.is_new {
+            if self.writer == Some(process) {
+                return None;
+            }
+            (self.writer, self.is_new) = (Some(process), false);
+        }
+        Some(self.pid).filter(|_| self.writer == Some(process))
+    }
+
     fn sink(&self, fd: i32) -> Sink {
         if fd == 2 { self.err } else { self.out }
     }
@@ -133,6 +160,7 @@ impl Reporter {
             retry_at: None,
             retry: None,
             streams: HashMap::new(),
+            look: Look::default(),
             next_number: 0,
             followed: false,
             news: Vec::new(),
@@ -142,6 +170,16 @@ impl Reporter {
             changed: Vec::new(),
             quiet_starts: false,
             alive: 0,
+            ended: Vec::new(),
+        }
+    }
+
+    /// Sets how our own messages are written, and the lines of processes that do not say it.
+    pub(super) fn set_look(&mut self, look: Look) {
+        self.look = look;
+        self.console.dress = look.dress();
+        for streams in self.streams.values_mut() {
+            streams.speaker.set_look(streams.speaker.look, look);
         }
     }
 
@@ -154,11 +192,27 @@ impl Reporter {
         let name: Rc<str> = name.into();
         let streams = self.streams.entry(Rc::clone(&name)).or_insert_with(|| {
             self.next_number += 1;
-            let speaker = Speaker { author: Some(name), number: next, raw: process.raw };
+            let (look, dress) = (Look::default(), Dress::default());
+            let speaker = Speaker { author: Some(name), number: next, raw: process.raw, look, dress };
             let (recent, start_error) = (Recent::default(), None);
-            Box::new(Streams { speaker, out, err, recent, start_error, remains: false, removed: false })
+            let (remains, removed) = (false, false);
+            Box::new(Streams {
+                speaker,
+                out,
+                err,
+                recent,
+                start_error,
+                remains,
+                pid: 0,
+                is_new: false,
+                writer: None,
+                code: 0,
+                exited_at: 0,
+                removed,
+            })
         });
         streams.speaker.raw = process.raw;
+        streams.speaker.set_look(process.look, self.look);
         streams.removed = false;
         let before = [std::mem::replace(&mut streams.out, out), std::mem::replace(&mut streams.err, err)];
         if !is_new {
@@ -170,6 +224,7 @@ impl Reporter {
     pub(super) fn update(&mut self, process: &ProcessConfig) {
         if let Some(streams) = self.streams.get_mut(&*process.name) {
             streams.speaker.raw = process.raw;
+            streams.speaker.set_look(process.look, self.look);
         }
     }
 
@@ -235,6 +290,11 @@ impl Reporter {
     /// The error of the last start of a process, if that failed.
     pub(super) fn start_error(&self, name: &str) -> Option<&str> {
         self.streams.get(name)?.start_error.as_deref()
+    }
+
+    /// The time of the last exit of a process, in milliseconds since 1970, if it is known.
+    pub(super) fn exited_at(&self, name: &str) -> Option<u64> {
+        self.streams.get(name).map(|streams| streams.exited_at).filter(|at| *at > 0)
     }
 
     /// The new lines since the last call, if a client follows.
@@ -317,11 +377,15 @@ impl Reporter {
         };
         // The process was removed, and another process still holds its pipe.
         let unknown;
+        let mut pid = None;
         let (sink, speaker) = match self.streams.get_mut(name) {
             Some(streams) => {
                 match heard {
                     Heard::Line(line) => streams.recent.push(log_line(line)),
                     Heard::Lines(lines) => streams.recent.push_lines(stream(fd), lines.bytes),
+                }
+                if streams.speaker.dress.json {
+                    pid = streams.pid_of(process);
                 }
                 (streams.sink(fd), &streams.speaker)
             }
@@ -330,7 +394,22 @@ impl Reporter {
                 (Sink::Console, &unknown)
             }
         };
+        let mut dressed = Vec::new();
+        if speaker.dress.json || speaker.dress.stamp.is_some() && matches!(sink, Sink::File(_)) {
+            dressed = dress(heard, speaker.dress, pid);
+        }
         let number = match (sink, heard) {
+            (Sink::File(file), _) if !dressed.is_empty() => {
+                let said = match heard {
+                    Heard::Line(line) if !speaker.dress.json => {
+                        let piece = Piece { bytes: &dressed, ..Piece::from(line) };
+                        self.files.push(file, (process, fd), &speaker.author, piece, self.now)
+                    }
+                    _ => self.files.push_lines(file, &speaker.author, &dressed, self.now),
+                };
+                said.into_iter().for_each(|said| self.console.say(&visible(&said)));
+                return;
+            }
             (Sink::File(file), _) => {
                 let said = match heard {
                     Heard::Line(line) => {
@@ -340,6 +419,14 @@ impl Reporter {
                 };
                 said.into_iter().for_each(|said| self.console.say(&visible(&said)));
                 return;
+            }
+            (Sink::Own(number), _) if speaker.dress.json => {
+                self.console.dressed_lines(&dressed, speaker, number);
+                number
+            }
+            (Sink::Console | Sink::Elsewhere, _) if speaker.dress.json => {
+                self.console.dressed_lines(&dressed, speaker, if fd == 2 { 2 } else { 1 });
+                fd
             }
             (Sink::Own(number), Heard::Line(line)) => {
                 self.console.unmarked(line, speaker, number);
@@ -369,6 +456,38 @@ impl Reporter {
     }
 }
 
+/// The text of lines, or of a piece of one, as it is written with this dress. It is whole lines,
+/// unless a piece of one was heard and is not written as JSON.
+fn dress(heard: Heard<'_>, dress: Dress, pid: Option<u32>) -> Vec<u8> {
+    let mut text = Vec::new();
+    if dress.json {
+        let time = dress.time();
+        let mut add = |line: &Line<'_>| {
+            let stream = if line.fd == 2 { "stderr" } else { "stdout" };
+            let Line { bytes, continued, cut, .. } = *line;
+            Record { name: Some(line.name), stream, pid, text: bytes, continued, cut }.write(&time, &mut text);
+        };
+        match heard {
+            Heard::Line(line) => add(line),
+            Heard::Lines(lines) => lines.for_each(|line| add(&line)),
+        }
+        return text;
+    }
+    let front = dress.front();
+    match heard {
+        Heard::Line(line) => {
+            text.extend_from_slice(if line.continued { b"" } else { front.as_bytes() });
+            text.extend_from_slice(line.bytes);
+        }
+        Heard::Lines(lines) => lines.for_each(|line| {
+            text.extend_from_slice(front.as_bytes());
+            text.extend_from_slice(line.bytes);
+            text.push(b'\n');
+        }),
+    }
+    text
+}
+
 impl Observer for Reporter {
     fn line(&mut self, line: &Line<'_>) {
         self.tell_followers(line);
@@ -386,6 +505,7 @@ impl Observer for Reporter {
         self.alive += 1;
         if let Some(streams) = self.streams.get_mut(name) {
             streams.start_error = None;
+            (streams.pid, streams.is_new) = (pid, true);
         }
         if !self.quiet_starts {
             self.report(name, &words::started(pid));
@@ -393,9 +513,11 @@ impl Observer for Reporter {
     }
 
     fn start_failed(&mut self, name: &str, error: &SpawnError) {
+        let code = code::of_failed_start(error);
         let error = error.to_string();
         self.report(name, &format!("could not start: {error}"));
         if let Some(streams) = self.streams.get_mut(name) {
+            streams.code = code;
             streams.start_error = Some(error.into());
         }
     }
@@ -405,6 +527,7 @@ impl Observer for Reporter {
         self.report(name, &words::exited(exit));
         if let Some(streams) = self.streams.get_mut(name) {
             streams.remains = false;
+            (streams.code, streams.exited_at) = (code::of_exit(exit), clock::now());
         }
         if self.streams.get(name).is_some_and(|streams| streams.removed) {
             self.forget(name);
@@ -449,7 +572,11 @@ impl Observer for Reporter {
         }
     }
 
-    fn changed(&mut self, name: &str, _: State) {
+    fn changed(&mut self, name: &str, state: State) {
+        if state == State::Exited {
+            let code = self.streams.get(name).map_or(0, |streams| streams.code);
+            self.ended.push((name.to_owned(), code));
+        }
         if self.awaited {
             self.changed.push(name.to_owned());
         }

@@ -9,9 +9,10 @@ use childminder::{Member, Reactor, Remains, Status};
 use serde_json::{Value, json};
 
 use super::Up;
+use super::reporter::Reporter;
 use super::usage::Usage;
 use crate::cli::control::table;
-use crate::cli::words;
+use crate::cli::{clock, words};
 
 impl Up {
     /// Writes the status of all processes to stderr, as `childminder status` writes it to stdout.
@@ -19,9 +20,8 @@ impl Up {
         let now = reactor.now();
         let reporter = self.monitor.observer();
         let statuses = self.processes.iter().filter_map(|process| self.monitor.status(&process.name));
-        let objects: Vec<Value> =
-            statuses.map(|status| object(&status, reporter.start_error(status.name), now)).collect();
-        for line in table::lines(&objects, None) {
+        let objects: Vec<Value> = statuses.map(|status| object(&status, reporter, now)).collect();
+        for line in table::lines(&objects, table::Room::default()) {
             self.reporter().console.say(&line);
         }
     }
@@ -38,7 +38,7 @@ pub(super) fn state_name(state: State) -> &'static str {
     }
 }
 
-pub(super) fn object(status: &Status<'_>, start_error: Option<&str>, now: Instant) -> Value {
+pub(super) fn object(status: &Status<'_>, reporter: &Reporter, now: Instant) -> Value {
     let usage = status.pid.map(Usage::of).unwrap_or_default();
     let uptime = match status.state {
         State::Running { since } => Some(now.saturating_duration_since(since).as_secs_f64()),
@@ -51,7 +51,16 @@ pub(super) fn object(status: &Status<'_>, start_error: Option<&str>, now: Instan
     let last_exit = status.last_exit.map(|exit| {
         let signal =
             exit.signal().map(|number| childminder::signal::name(number).unwrap_or_else(|| number.to_string()));
-        json!({ "code": exit.code(), "signal": signal, "text": exit.to_string() })
+        let at = reporter.exited_at(status.name);
+        json!({
+            "ago": at.map(|at| clock::now().saturating_sub(at) as f64 / 1000.0),
+            "code": exit.code(),
+            "cpu": exit.usage.cpu_time().as_secs_f64(),
+            "peak_memory": exit.usage.max_rss,
+            "signal": signal,
+            "text": exit.to_string(),
+            "time": at.map(|at| clock::rfc3339(at, None)),
+        })
     });
     let stop_error = match (status.state, status.refusal) {
         (State::Stopping { .. }, Some(error)) => Some(words::not_signalled(error)),
@@ -76,7 +85,7 @@ pub(super) fn object(status: &Status<'_>, start_error: Option<&str>, now: Instan
         "uptime": uptime,
         "restarts": status.restarts,
         "retry_in": retry_in,
-        "start_error": start_error,
+        "start_error": reporter.start_error(status.name),
         "stop_error": stop_error,
         "last_exit": last_exit,
         "cpu": usage.cpu.map(|cpu| cpu.as_secs_f64()),

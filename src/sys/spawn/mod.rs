@@ -7,6 +7,11 @@
 
 mod bound;
 mod child;
+#[cfg(target_os = "linux")]
+mod conditions;
+#[cfg(not(target_os = "linux"))]
+#[path = "no_conditions.rs"]
+mod conditions;
 mod denied;
 mod environment;
 mod fork;
@@ -18,7 +23,7 @@ use std::cell::RefCell;
 use std::ffi::OsStr;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::{fd, wait};
 use crate::command::{Group, Parts};
@@ -67,6 +72,8 @@ pub(crate) struct Born {
     pub(crate) pid: i32,
     /// Its pidfd, if the kernel has returned one with the child.
     pub(crate) pidfd: Option<OwnedFd>,
+    /// The time just before its exec, or `None` if the child could not report it.
+    pub(crate) executed: Option<Instant>,
     /// The reason why the child entered its cgroup itself before its exec, if it was not born
     /// there.
     pub(crate) entered: Option<io::Error>,
@@ -169,7 +176,9 @@ impl Spawner {
                 }
             }
             match result {
-                Ok(pid) => return Ok(Born { pid, pidfd: shared.pidfd.take(), entered }),
+                Ok(pid) => {
+                    return Ok(Born { pid, pidfd: shared.pidfd.take(), executed: shared.executed(), entered });
+                }
                 Err(failure) if vfork.works() => {
                     let error = shared.plan.explain(order.command, failure);
                     if let Some(pid) = failure.stuck() {
@@ -191,7 +200,8 @@ impl Spawner {
             }
             plan.explain(order.command, failure)
         });
-        Ok(Born { pid: spawned?, pidfd: None, entered })
+        let (pid, executed) = spawned?;
+        Ok(Born { pid, pidfd: None, executed, entered })
     }
 
     /// Whether a child can start in a cgroup, as far as can be told without starting one.

@@ -10,8 +10,9 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::ptr;
+use std::time::Instant;
 
-use super::{ChildFile, Failure, denied::Who, environment::each_if_alone};
+use super::{ChildFile, Failure, conditions::Conditions, denied::Who, environment::each_if_alone};
 use crate::command::{Group, Parts};
 use crate::error::{SpawnError, Stage};
 use crate::limit::{Limit, Resource};
@@ -36,6 +37,8 @@ pub(super) struct Plan {
     pub(super) terminal: bool,
     pub(super) umask: Option<libc::mode_t>,
     pub(super) nice: Option<i32>,
+    /// Boxed because few commands set any.
+    pub(super) conditions: Option<Box<Conditions>>,
     pub(super) limits: Vec<(i32, limit::Raw)>,
     pub(super) dir: Option<CString>,
     pub(super) groups: Option<Vec<libc::gid_t>>,
@@ -52,6 +55,8 @@ pub(super) struct Plan {
     pub(super) born_in: Option<RawFd>,
     /// The `cgroup.procs` of the cgroup that the child enters by itself.
     pub(super) entrance: Option<OwnedFd>,
+    /// The place for the time of the exec in memory that the parent sees, or null.
+    pub(super) stamp: *mut Option<Instant>,
 }
 
 /// A descriptor of the child, and the descriptor of ours that it is made from.
@@ -116,6 +121,8 @@ impl Plan {
             return Err(refuse("a negative process group".into()));
         }
 
+        let conditions = attributes.conditions.are_any().then(|| Conditions::new(&attributes.conditions)).transpose();
+        let conditions = conditions.map_err(|what| refuse(what.into()))?.map(Box::new);
         let mut limits: Vec<_> =
             attributes.limits.iter().map(|(resource, value)| (resource.raw(), limit::raw(*value))).collect();
         if let (Some(before), false) = (nofile, attributes.limits.contains_key(&Resource::OpenFiles)) {
@@ -133,6 +140,7 @@ impl Plan {
             terminal,
             umask: attributes.umask.map(|mask| mask as libc::mode_t),
             nice: attributes.nice,
+            conditions,
             limits,
             dir,
             groups,
@@ -144,6 +152,7 @@ impl Plan {
             guard: None,
             born_in: None,
             entrance: None,
+            stamp: ptr::null_mut(),
         })
     }
 
@@ -212,6 +221,10 @@ impl Plan {
             Stage::Rlimit => {
                 let resource = Resource::ALL.iter().find(|resource| resource.raw() == failure.which);
                 error.on(resource.map_or("?", |resource| resource.name()))
+            }
+            Stage::Affinity => {
+                let cpus = &command.attributes().conditions.cpus;
+                error.on(cpus.as_ref().map_or_else(String::new, ToString::to_string))
             }
             Stage::Setuid | Stage::Setgid | Stage::Setgroups if failure.errno == libc::EPERM => {
                 let (uid, _) = user::own_ids();

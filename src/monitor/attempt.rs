@@ -1,42 +1,24 @@
 //! Asks whether a server accepts connections: it connects, sends nothing, and closes.
 //!
 //! It waits for nothing, because the reactor does that, and the caller's timer limits the time. It
-//! resolves no names. The one rule: no call here blocks.
+//! resolves no names. The one rule: no call here waits for a server.
 
 #![allow(dead_code, reason = "readiness and health checks come on top of this")]
 
-use std::fmt;
 use std::io;
 use std::net::{SocketAddr, TcpStream};
 use std::os::fd::OwnedFd;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use crate::reactor::{Interest, Reactor, SourceId};
 use crate::sys;
 
-/// The address of a server that listens for streams.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Address {
-    Tcp(SocketAddr),
-    /// A socket in the file system. A file system that does not answer delays the call.
-    Unix(PathBuf),
-}
-
-impl fmt::Display for Address {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Tcp(address) => address.fmt(f),
-            Self::Unix(path) => path.display().fmt(f),
-        }
-    }
-}
-
-/// The state of a question.
+/// The state of an attempt to connect.
 #[derive(Debug)]
-pub(crate) enum Progress {
-    /// The answer comes with [`Event::Ready`](crate::Event::Ready) for this question's source.
-    Pending(Probe),
+pub(super) enum Progress {
+    /// The answer comes with [`Event::Ready`](crate::Event::Ready) for this attempt's source.
+    Pending(Attempt),
     /// The server has accepted the connection, which is closed again.
     Accepted,
     /// Nobody accepts connections there. A server whose queue of connections is full gives
@@ -44,27 +26,32 @@ pub(crate) enum Progress {
     Refused(io::Error),
 }
 
-/// A question to which there is no answer yet.
+/// An attempt to connect that has no result yet.
 #[derive(Debug)]
-pub(crate) struct Probe {
+pub(super) struct Attempt {
     /// It is closed when the reactor forgets its copy of this.
     socket: Arc<OwnedFd>,
     source: SourceId,
     tcp: bool,
 }
 
-impl Probe {
-    /// Begins to connect. On one machine, most answers are there at once.
-    pub(crate) fn start(reactor: &mut Reactor, address: &Address) -> Progress {
-        let opened = match address {
-            Address::Tcp(address) => mio::net::TcpStream::connect(*address).map(OwnedFd::from),
-            Address::Unix(path) => connect_unix(path),
-        };
+impl Attempt {
+    /// Begins to connect to a TCP server. On one machine, most answers are there at once.
+    pub(super) fn tcp(reactor: &mut Reactor, address: SocketAddr) -> Progress {
+        Self::begin(reactor, mio::net::TcpStream::connect(address).map(OwnedFd::from), true)
+    }
+
+    /// Connects to the socket of a server in the file system. The answer is there at once, unless
+    /// the file system does not answer, which delays the call.
+    pub(super) fn unix(reactor: &mut Reactor, path: &Path) -> Progress {
+        Self::begin(reactor, mio::net::UnixStream::connect(path).map(OwnedFd::from), false)
+    }
+
+    fn begin(reactor: &mut Reactor, opened: io::Result<OwnedFd>, tcp: bool) -> Progress {
         let socket = match opened.and_then(sys::fd::above_stdio) {
             Ok(socket) => Arc::new(socket),
             Err(error) => return Progress::Refused(error),
         };
-        let tcp = matches!(address, Address::Tcp(_));
         match answer(&socket, tcp) {
             Some(answer) => answer.into(),
             None => match reactor.register(Arc::clone(&socket), Interest::Writable) {
@@ -75,12 +62,12 @@ impl Probe {
     }
 
     /// Returns the source whose readiness brings the answer.
-    pub(crate) fn source(&self) -> SourceId {
+    pub(super) fn source(&self) -> SourceId {
         self.source
     }
 
     /// Looks for the answer, after the source has become ready.
-    pub(crate) fn look(self, reactor: &mut Reactor) -> Progress {
+    pub(super) fn look(self, reactor: &mut Reactor) -> Progress {
         match answer(&self.socket, self.tcp) {
             Some(answer) => {
                 self.give_up(reactor);
@@ -92,7 +79,7 @@ impl Probe {
 
     /// Closes the connection, if there is one. A server that has not accepted it yet may see it all
     /// the same.
-    pub(crate) fn give_up(self, reactor: &mut Reactor) {
+    pub(super) fn give_up(self, reactor: &mut Reactor) {
         reactor.deregister(self.source);
     }
 }
@@ -101,10 +88,6 @@ impl From<io::Result<()>> for Progress {
     fn from(answer: io::Result<()>) -> Self {
         answer.map_or_else(Self::Refused, |()| Self::Accepted)
     }
-}
-
-fn connect_unix(path: &Path) -> io::Result<OwnedFd> {
-    mio::net::UnixStream::connect(path).map(OwnedFd::from)
 }
 
 /// Returns the answer, if it is there.
@@ -145,27 +128,27 @@ mod tests {
     use crate::reactor::Event;
 
     /// Takes turns until there is an answer, or until a timer says that it takes too long.
-    fn ask(reactor: &mut Reactor, address: &Address, limit: Duration) -> Option<io::Result<()>> {
-        let mut progress = Probe::start(reactor, address);
+    fn ask(reactor: &mut Reactor, address: SocketAddr, limit: Duration) -> Option<io::Result<()>> {
+        let mut progress = Attempt::tcp(reactor, address);
         let timer = reactor.call_later(limit);
         loop {
-            let probe = match progress {
+            let attempt = match progress {
                 Progress::Accepted => return Some(Ok(())),
                 Progress::Refused(error) => return Some(Err(error)),
-                Progress::Pending(probe) => probe,
+                Progress::Pending(attempt) => attempt,
             };
             let (mut ready, mut late) = (false, false);
             let note = |_: &mut _, event: Event<'_>| match event {
-                Event::Ready { source, .. } => ready |= source == probe.source(),
+                Event::Ready { source, .. } => ready |= source == attempt.source(),
                 Event::Timer(id) => late |= id == timer,
                 _ => {}
             };
             reactor.turn(None, note).unwrap();
             if late {
-                probe.give_up(reactor);
+                attempt.give_up(reactor);
                 return None;
             }
-            progress = if ready { probe.look(reactor) } else { Progress::Pending(probe) };
+            progress = if ready { attempt.look(reactor) } else { Progress::Pending(attempt) };
         }
     }
 
@@ -176,16 +159,16 @@ mod tests {
         let mut reactor = Reactor::new().unwrap();
         for local in ["127.0.0.1:0", "[::1]:0"] {
             let Ok(server) = TcpListener::bind(local) else { continue };
-            let address = Address::Tcp(server.local_addr().unwrap());
+            let address = server.local_addr().unwrap();
             for _ in 0..10 {
-                assert!(ask(&mut reactor, &address, LONG).unwrap().is_ok());
+                assert!(ask(&mut reactor, address, LONG).unwrap().is_ok());
             }
             // It sees a connection that ends without any data.
             let (mut seen, _) = server.accept().unwrap();
             assert_eq!(io::Read::read(&mut seen, &mut [0]).unwrap(), 0);
             drop(seen);
             drop(server);
-            let error = ask(&mut reactor, &address, LONG).unwrap().unwrap_err();
+            let error = ask(&mut reactor, address, LONG).unwrap().unwrap_err();
             assert_eq!(error.kind(), io::ErrorKind::ConnectionRefused);
         }
     }
@@ -193,20 +176,23 @@ mod tests {
     #[test]
     fn a_unix_server_accepts_or_not() {
         let mut reactor = Reactor::new().unwrap();
-        let folder = std::env::temp_dir().join(format!("childminder-probe-{}", std::process::id()));
+        let folder = std::env::temp_dir().join(format!("childminder-attempt-{}", std::process::id()));
         std::fs::create_dir_all(&folder).unwrap();
         let path = folder.join("socket");
-        let address = Address::Unix(path.clone());
-        let mut kind = |address: &Address| ask(&mut reactor, address, LONG).unwrap().map_err(|error| error.kind());
-        assert_eq!(kind(&address), Err(io::ErrorKind::NotFound));
+        let mut kind = |path: &Path| match Attempt::unix(&mut reactor, path) {
+            Progress::Accepted => Ok(()),
+            Progress::Refused(error) => Err(error.kind()),
+            Progress::Pending(attempt) => panic!("{attempt:?}"),
+        };
+        assert_eq!(kind(&path), Err(io::ErrorKind::NotFound));
         let server = UnixListener::bind(&path).unwrap();
-        assert_eq!(kind(&address), Ok(()));
+        assert_eq!(kind(&path), Ok(()));
         listen(server.as_raw_fd(), 0);
         // The first connection is still in the queue.
-        assert_eq!(kind(&address), Err(io::ErrorKind::WouldBlock));
+        assert_eq!(kind(&path), Err(io::ErrorKind::WouldBlock));
         drop(server);
-        assert_eq!(kind(&address), Err(io::ErrorKind::ConnectionRefused));
-        assert_eq!(kind(&Address::Unix("x".repeat(200).into())), Err(io::ErrorKind::InvalidInput));
+        assert_eq!(kind(&path), Err(io::ErrorKind::ConnectionRefused));
+        assert_eq!(kind("x".repeat(200).as_ref()), Err(io::ErrorKind::InvalidInput));
         std::fs::remove_dir_all(&folder).unwrap();
     }
 
@@ -215,16 +201,10 @@ mod tests {
         let mut reactor = Reactor::new().unwrap();
         let server = TcpListener::bind("127.0.0.1:0").unwrap();
         listen(server.as_raw_fd(), 0);
-        let address = Address::Tcp(server.local_addr().unwrap());
-        let mut limits = (0..10).map(|_| ask(&mut reactor, &address, Duration::from_millis(50)));
+        let address = server.local_addr().unwrap();
+        let mut limits = (0..10).map(|_| ask(&mut reactor, address, Duration::from_millis(50)));
         assert!(limits.any(|answer| answer.is_none()), "its queue takes them all");
         assert!(format!("{reactor:?}").contains("hosts: 0"), "{reactor:?}");
-    }
-
-    #[test]
-    fn shows_the_address() {
-        assert_eq!(Address::Tcp("[::1]:80".parse().unwrap()).to_string(), "[::1]:80");
-        assert_eq!(Address::Unix("/run/x".into()).to_string(), "/run/x");
     }
 
     /// Makes the queue of a server this long.

@@ -1,0 +1,197 @@
+//! Carries out what shows whether processes are ready and well: checks, messages and faults, and the
+//! commands that stop a process.
+//!
+//! It decides nothing; `watch` does. The one rule: a check is ended, with all that it has started,
+//! before another one of the same process begins, and when the process goes.
+
+use std::collections::HashMap;
+use std::ffi::OsString;
+use std::sync::Arc;
+use std::time::Instant;
+
+use super::ProcessMonitor;
+use super::entry::{Entry, RunningCheck, Watched};
+use super::observer::Observer;
+use super::restart::{Input, State};
+use super::watch::{Check, Effect, Fault, Readiness, Ready, Sign, Watch, Watcher};
+use crate::exit::Exit;
+use crate::process::ProcessId;
+use crate::reactor::Reactor;
+
+impl Watched {
+    pub(super) fn new(watch: Arc<Watch>) -> Box<Self> {
+        Box::new(Self { watcher: Watcher::new(watch), check: None, said: None, foreign: 0 })
+    }
+}
+
+impl Entry {
+    /// Lets the watcher know when the process comes and goes.
+    pub(super) fn watch_state(&mut self, now: Instant, before: State) -> Option<Effect> {
+        let watched = self.watched.as_mut()?;
+        match (is_running(before), is_running(self.life.state())) {
+            (false, true) => {
+                watched.said = None;
+                let threshold = self.life.policy().threshold;
+                watched.watcher.handle(now, Sign::Spawned { threshold })
+            }
+            (true, false) => watched.watcher.handle(now, Sign::Gone),
+            _ => None,
+        }
+    }
+
+    /// Takes the check that is under way, which is to be ended.
+    pub(super) fn take_check(&mut self) -> Option<RunningCheck> {
+        self.watched.as_mut()?.check.take()
+    }
+
+    /// Begins to watch a process that runs already.
+    pub(super) fn begin_watch(&mut self, now: Instant) {
+        if let (State::Running { since }, Some(watched)) = (self.life.state(), &mut self.watched) {
+            let threshold = self.life.policy().threshold;
+            watched.watcher.handle(since, Sign::Spawned { threshold });
+            if watched.watcher.watch().ready == Ready::Threshold {
+                watched.watcher.handle(now, Sign::Timeout);
+            }
+        }
+    }
+
+    /// Runs the command of a step of its stop.
+    pub(super) fn run_stop_command(
+        &mut self,
+        reactor: &mut Reactor,
+        key: u64,
+        words: &[OsString],
+        helpers: &mut HashMap<ProcessId, u64>,
+        observer: &mut impl Observer,
+    ) {
+        if let Some(earlier) = self.stop_helper.take() {
+            end(reactor, helpers, RunningCheck::Command(earlier));
+        }
+        let Some(command) = self.command.helper(words, self.pid) else { return };
+        match reactor.spawn_process(&command) {
+            Ok(process) => {
+                helpers.insert(process, key);
+                self.stop_helper = Some(process);
+            }
+            Err(error) => observer.helper_failed(&self.name, &error),
+        }
+    }
+
+    /// Ends the command of its stop when the stop is over, or goes on with another step.
+    pub(super) fn end_stop_command(&mut self, reactor: &mut Reactor, helpers: &mut HashMap<ProcessId, u64>) {
+        let helper = self.stop_helper.take_if(|_| !matches!(self.life.state(), State::Stopping { kills: 0, .. }));
+        if let Some(process) = helper {
+            end(reactor, helpers, RunningCheck::Command(process));
+        }
+    }
+}
+
+fn is_running(state: State) -> bool {
+    matches!(state, State::Running { .. })
+}
+
+/// Ends a check that is under way.
+pub(super) fn end(reactor: &mut Reactor, helpers: &mut HashMap<ProcessId, u64>, check: RunningCheck) {
+    match check {
+        RunningCheck::Command(process) => {
+            helpers.insert(process, u64::MAX);
+            if let Some(mut tree) = reactor.tree(process) {
+                // It is reaped in any case, and there is nobody to tell that it may not be killed.
+                let _ = tree.kill();
+            }
+        }
+    }
+}
+
+/// Whether `text` is somewhere in `bytes`.
+pub(super) fn contains(bytes: &[u8], text: &[u8]) -> bool {
+    text.is_empty() || bytes.windows(text.len()).any(|window| window == text)
+}
+
+impl<O: Observer> ProcessMonitor<O> {
+    /// Tells the watcher of a process about a sign, and does what follows.
+    pub(super) fn sign(&mut self, reactor: &mut Reactor, key: u64, sign: Sign) {
+        let mut sign = Some(sign);
+        while let Some(now) = sign.take() {
+            let Some(entry) = self.entries.get_mut(&key) else { return };
+            let Some(watched) = &mut entry.watched else { return };
+            let effect = watched.watcher.handle(reactor.now(), now);
+            match effect {
+                Some(Effect::Ready) => {
+                    self.observer.ready(&entry.name);
+                    self.observer.changed(&entry.name, entry.life.state());
+                    self.tell_order(reactor, key);
+                }
+                Some(Effect::Lost) => {
+                    self.observer.unready(&entry.name);
+                    self.observer.changed(&entry.name, entry.life.state());
+                    self.tell_order(reactor, key);
+                }
+                Some(Effect::Fault(fault)) => {
+                    self.observer.fault(&entry.name, &fault);
+                    self.tell(reactor, key, Input::Fault { never_ready: matches!(fault, Fault::NotReady(_)) });
+                }
+                Some(Effect::Check) => sign = self.begin_check(reactor, key),
+                Some(Effect::EndCheck) => {
+                    if let Some(check) = entry.take_check() {
+                        end(reactor, &mut self.helpers, check);
+                    }
+                    sign = Some(Sign::Failed);
+                }
+                None => {}
+            }
+        }
+        if let Some(entry) = self.entries.get_mut(&key) {
+            entry.arm(reactor, key, &mut self.timers);
+        }
+    }
+
+    /// Begins a check. Returns its result if that is known already.
+    fn begin_check(&mut self, reactor: &mut Reactor, key: u64) -> Option<Sign> {
+        let entry = self.entries.get_mut(&key)?;
+        let watched = entry.watched.as_mut()?;
+        let check = &watched.watcher.probe()?.check;
+        match check {
+            Check::Command(words) => {
+                let Some(command) = entry.command.helper(words, entry.pid) else { return Some(Sign::Failed) };
+                match reactor.spawn_process(&command) {
+                    Ok(process) => {
+                        self.helpers.insert(process, key);
+                        watched.check = Some(RunningCheck::Command(process));
+                        None
+                    }
+                    Err(error) => {
+                        self.observer.helper_failed(&entry.name, &error);
+                        Some(Sign::Failed)
+                    }
+                }
+            }
+            Check::Tcp(_) | Check::Unix(_) => None,
+        }
+    }
+
+    /// Handles the exit of a command that checks or stops a process.
+    pub(super) fn helper_exited(&mut self, reactor: &mut Reactor, process: ProcessId, exit: &Exit) {
+        let Some(key) = self.helpers.remove(&process) else { return };
+        if let Some(mut tree) = reactor.tree(process) {
+            let _ = tree.kill();
+        }
+        let Some(entry) = self.entries.get_mut(&key) else { return };
+        entry.stop_helper.take_if(|helper| *helper == process);
+        if entry.watched.as_ref().is_some_and(|watched| watched.check == Some(RunningCheck::Command(process))) {
+            entry.take_check();
+            self.sign(reactor, key, if exit.success() { Sign::Passed } else { Sign::Failed });
+        }
+    }
+
+    /// Handles a newline at the descriptor by which a process says that it is ready.
+    pub(super) fn said_ready_at(&mut self, reactor: &mut Reactor, process: ProcessId, key: u64, fd: i32) {
+        if let Some(mut process) = reactor.process(process) {
+            process.close(fd);
+        }
+        let entry = self.entries.get(&key).filter(|entry| entry.process == Some(process));
+        if entry.is_some_and(|entry| entry.readiness() == Readiness::Pending) {
+            self.sign(reactor, key, Sign::Ready);
+        }
+    }
+}
