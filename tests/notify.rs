@@ -23,7 +23,7 @@ use apart::{expect_apart, expect_apart_in};
 use cgroups::{MOUNTED, Part, can_mount};
 use childminder::{Command, Contain, Event, Notice, ProcessId, Stdio, Watchdog};
 use speaker::{send, speaker, words};
-use util::{COMBINATIONS, TempDir, World, is_root, on_all_combinations, open_fds, sh};
+use util::{COMBINATIONS, TempDir, World, needs_root, on_all_combinations, open_fds, sh};
 
 mod children {
     /// The program that speaks, for the children of the tests.
@@ -206,7 +206,7 @@ on_all_combinations! {
     }
 
     fn another_user_is_heard(world: &mut World) {
-        if !is_root() {
+        if !needs_root() {
             return;
         }
         let own = std::env::current_exe().unwrap();
