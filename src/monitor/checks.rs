@@ -15,6 +15,7 @@ use super::observer::Observer;
 use super::restart::{Input, State};
 use super::watch::{Check, Effect, Fault, Readiness, Ready, Sign, Watch, Watcher};
 use crate::exit::Exit;
+use crate::notify::{Notice, Watchdog};
 use crate::process::ProcessId;
 use crate::reactor::Reactor;
 
@@ -182,6 +183,48 @@ impl<O: Observer> ProcessMonitor<O> {
             entry.take_check();
             self.sign(reactor, key, if exit.success() { Sign::Passed } else { Sign::Failed });
         }
+    }
+
+    /// Handles what a process has said of its state. Returns `false` if it is not one of ours.
+    pub(super) fn notified(&mut self, reactor: &mut Reactor, process: ProcessId, notice: &Notice) -> bool {
+        let Some(key) = self.outputs.get(&process).map(|output| output.entry) else { return false };
+        let Some(entry) = self.entries.get_mut(&key).filter(|entry| entry.process == Some(process)) else {
+            return true;
+        };
+        let Some(watched) = &mut entry.watched else { return true };
+        if let Some(status) = &notice.status {
+            watched.said = (!status.is_empty()).then(|| status.as_str().into());
+            self.observer.said(&entry.name, status);
+        }
+        if notice.store {
+            self.observer.store_refused(&entry.name);
+        }
+        let speaks_of_readiness = watched.watcher.watch().ready == Ready::Notify;
+        let watchdog = notice.watchdog.map(|watchdog| match watchdog {
+            Watchdog::Alive => Sign::Alive,
+            Watchdog::Trigger => Sign::Triggered,
+        });
+        let signs = [
+            notice.watchdog_interval.map(Sign::Interval),
+            notice.extend_timeout.map(Sign::Extend),
+            (notice.ready && speaks_of_readiness).then_some(Sign::Ready),
+            ((notice.reloading || notice.stopping) && !notice.ready && speaks_of_readiness).then_some(Sign::Unready),
+            watchdog,
+        ];
+        signs.into_iter().flatten().for_each(|sign| self.sign(reactor, key, sign));
+        true
+    }
+
+    /// Counts messages of other processes. Returns `false` if the socket is not one of ours.
+    pub(super) fn notify_refused(&mut self, process: ProcessId, count: usize) -> bool {
+        let Some(output) = self.outputs.get(&process) else { return false };
+        if let Some(entry) = self.entries.get_mut(&output.entry) {
+            if let Some(watched) = &mut entry.watched {
+                watched.foreign = watched.foreign.saturating_add(count as u64);
+            }
+            self.observer.message_refused(&entry.name, count);
+        }
+        true
     }
 
     /// Handles a newline at the descriptor by which a process says that it is ready.

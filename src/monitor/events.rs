@@ -343,6 +343,8 @@ impl<O: Observer> Service for ProcessMonitor<O> {
                 }
                 output.is_some()
             }
+            Event::Notified { process, notice } => self.notified(reactor, process, notice),
+            Event::NotifyRefused { process, count, .. } => self.notify_refused(process, count),
             Event::TreeGone { process, certain } => self.tree_gone(reactor, process, certain),
             Event::TreeRemains { process, remains } => {
                 let entry = self.owner(process).and_then(|key| self.entries.get(&key));

@@ -120,6 +120,23 @@ pub trait Observer {
         warn!(target: "childminder::monitor", name; "[{name}] does not work: {fault}");
     }
 
+    /// A process has said in its own words what it does: `STATUS=` of `sd_notify(3)`. The text has
+    /// no control characters.
+    fn said(&mut self, name: &str, status: &str) {
+        debug!(target: "childminder::monitor", name; "[{name}] says: {status}");
+    }
+
+    /// A process has asked for the safe-keeping of its file descriptors (`FDSTORE=1`), which does
+    /// not exist here. They were closed.
+    fn store_refused(&mut self, name: &str) {
+        warn!(target: "childminder::monitor", name; "[{name}] FDSTORE=1: descriptors are not kept");
+    }
+
+    /// Messages to the socket of a process were dropped, because they did not come from its tree.
+    fn message_refused(&mut self, name: &str, count: usize) {
+        warn!(target: "childminder::monitor", name; "[{name}] dropped {count} messages that others have sent in its name");
+    }
+
     /// A command that belongs to a process could not be started: one that checks it, or a step of
     /// its stop.
     fn helper_failed(&mut self, name: &str, error: &SpawnError) {

@@ -68,6 +68,12 @@ impl<O: Observer> ProcessMonitor<O> {
         if let Ready::Fd(fd) = watch.ready {
             entry.command.fd(fd, Stdio::reader());
         }
+        if watch.wants_messages() {
+            entry.command.notify(true);
+        }
+        if let Some(interval) = watch.watchdog {
+            entry.command.watchdog(interval);
+        }
         let check = entry.watched.as_mut().and_then(|watched| watched.check.take());
         let readiness = entry.readiness();
         let mut watched = Watched::new(Arc::new(watch));

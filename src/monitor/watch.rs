@@ -242,6 +242,8 @@ pub(super) enum Sign {
     Unready,
     /// It has given a sign of life.
     Alive,
+    /// It gives its signs of life within this time from now on.
+    Interval(Duration),
     /// It has said that it does not work.
     Triggered,
     /// It needs this much time from now on.
@@ -288,6 +290,8 @@ pub(super) struct Watcher {
     ready_until: Option<Instant>,
     /// When it has to have given a sign of life.
     alive_until: Option<Instant>,
+    /// The longest time between two signs of life.
+    interval: Duration,
     checks: Checks,
     /// The checks that have failed in a row.
     failures: u32,
@@ -296,6 +300,7 @@ pub(super) struct Watcher {
 impl Watcher {
     pub(super) fn new(watch: Arc<Watch>) -> Self {
         Self {
+            interval: watch.watchdog.unwrap_or_default(),
             watch,
             readiness: Readiness::Absent,
             ready_at: None,
@@ -369,7 +374,12 @@ impl Watcher {
                 None
             }
             (_, Sign::Alive) => {
-                self.alive_until = self.alive_until.and(self.watch.watchdog).map(|watchdog| after(now, watchdog));
+                self.alive_until = self.alive_until.map(|_| after(now, self.interval));
+                None
+            }
+            (_, Sign::Interval(interval)) => {
+                self.interval = interval;
+                self.alive_until = self.alive_until.map(|_| after(now, interval));
                 None
             }
             (_, Sign::Passed | Sign::Failed) if !matches!(self.checks, Checks::UnderWay { .. }) => None,
@@ -404,7 +414,7 @@ impl Watcher {
         self.readiness = Readiness::Ready;
         (self.ready_at, self.ready_until, self.failures) = (None, None, 0);
         if self.alive_until.is_none() {
-            self.alive_until = self.watch.watchdog.map(|watchdog| after(now, watchdog));
+            self.alive_until = self.watch.watchdog.map(|_| after(now, self.interval));
         }
         // A check that is under way goes on, so that there are never two.
         if !matches!(self.checks, Checks::UnderWay { .. }) {
@@ -448,7 +458,7 @@ impl Watcher {
         }
         if is_due(self.alive_until) {
             self.alive_until = None;
-            return Some(Effect::Fault(Fault::Watchdog(self.watch.watchdog.unwrap_or_default())));
+            return Some(Effect::Fault(Fault::Watchdog(self.interval)));
         }
         match self.checks {
             Checks::Due(at) if at <= now => {
