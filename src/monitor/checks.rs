@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::ProcessMonitor;
+use super::connect::{Connect, Progress};
 use super::entry::{Entry, RunningCheck, Watched};
 use super::observer::Observer;
 use super::restart::{Input, State};
@@ -17,7 +18,15 @@ use super::watch::{Check, Effect, Fault, Readiness, Ready, Sign, Watch, Watcher}
 use crate::exit::Exit;
 use crate::notify::{Notice, Watchdog};
 use crate::process::ProcessId;
-use crate::reactor::Reactor;
+use crate::reactor::{Reactor, SourceId};
+
+/// The commands that check and stop processes, and the connections that check them.
+#[derive(Debug, Default)]
+pub(super) struct Helpers {
+    /// Each with its entry, or `None` if it has been ended.
+    commands: HashMap<ProcessId, Option<u64>>,
+    connects: HashMap<SourceId, u64>,
+}
 
 impl Watched {
     pub(super) fn new(watch: Arc<Watch>) -> Box<Self> {
@@ -62,16 +71,16 @@ impl Entry {
         reactor: &mut Reactor,
         key: u64,
         words: &[OsString],
-        helpers: &mut HashMap<ProcessId, u64>,
+        helpers: &mut Helpers,
         observer: &mut impl Observer,
     ) {
         if let Some(earlier) = self.stop_helper.take() {
-            end(reactor, helpers, RunningCheck::Command(earlier));
+            helpers.end(reactor, RunningCheck::Command(earlier));
         }
         let Some(command) = self.command.helper(words, self.pid) else { return };
         match reactor.spawn_process(&command) {
             Ok(process) => {
-                helpers.insert(process, key);
+                helpers.commands.insert(process, Some(key));
                 self.stop_helper = Some(process);
             }
             Err(error) => observer.helper_failed(&self.name, &error),
@@ -79,10 +88,10 @@ impl Entry {
     }
 
     /// Ends the command of its stop when the stop is over, or goes on with another step.
-    pub(super) fn end_stop_command(&mut self, reactor: &mut Reactor, helpers: &mut HashMap<ProcessId, u64>) {
+    pub(super) fn end_stop_command(&mut self, reactor: &mut Reactor, helpers: &mut Helpers) {
         let helper = self.stop_helper.take_if(|_| !matches!(self.life.state(), State::Stopping { kills: 0, .. }));
         if let Some(process) = helper {
-            end(reactor, helpers, RunningCheck::Command(process));
+            helpers.end(reactor, RunningCheck::Command(process));
         }
     }
 }
@@ -91,14 +100,30 @@ fn is_running(state: State) -> bool {
     matches!(state, State::Running { .. })
 }
 
-/// Ends a check that is under way.
-pub(super) fn end(reactor: &mut Reactor, helpers: &mut HashMap<ProcessId, u64>, check: RunningCheck) {
-    match check {
-        RunningCheck::Command(process) => {
-            helpers.insert(process, u64::MAX);
-            if let Some(mut tree) = reactor.tree(process) {
-                // It is reaped in any case, and there is nobody to tell that it may not be killed.
-                let _ = tree.kill();
+impl Helpers {
+    pub(super) fn has(&self, process: ProcessId) -> bool {
+        self.commands.contains_key(&process)
+    }
+
+    /// Whether commands are still running.
+    pub(super) fn are_any(&self) -> bool {
+        !self.commands.is_empty()
+    }
+
+    /// Ends a check that is under way.
+    pub(super) fn end(&mut self, reactor: &mut Reactor, check: RunningCheck) {
+        match check {
+            RunningCheck::Command(process) => {
+                self.commands.insert(process, None);
+                if let Some(mut tree) = reactor.tree(process) {
+                    // It is reaped in any case, and there is nobody to tell that it may not be
+                    // killed.
+                    let _ = tree.kill();
+                }
+            }
+            RunningCheck::Connect(connect) => {
+                self.connects.remove(&connect.source());
+                connect.give_up(reactor);
             }
         }
     }
@@ -134,8 +159,9 @@ impl<O: Observer> ProcessMonitor<O> {
                 }
                 Some(Effect::Check) => sign = self.begin_check(reactor, key),
                 Some(Effect::EndCheck) => {
+                    self.observer.check_failed(&entry.name, &"it took too long");
                     if let Some(check) = entry.take_check() {
-                        end(reactor, &mut self.helpers, check);
+                        self.helpers.end(reactor, check);
                     }
                     sign = Some(Sign::Failed);
                 }
@@ -151,13 +177,12 @@ impl<O: Observer> ProcessMonitor<O> {
     fn begin_check(&mut self, reactor: &mut Reactor, key: u64) -> Option<Sign> {
         let entry = self.entries.get_mut(&key)?;
         let watched = entry.watched.as_mut()?;
-        let check = &watched.watcher.probe()?.check;
-        match check {
+        let progress = match &watched.watcher.probe()?.check {
             Check::Command(words) => {
                 let Some(command) = entry.command.helper(words, entry.pid) else { return Some(Sign::Failed) };
-                match reactor.spawn_process(&command) {
+                return match reactor.spawn_process(&command) {
                     Ok(process) => {
-                        self.helpers.insert(process, key);
+                        self.helpers.commands.insert(process, Some(key));
                         watched.check = Some(RunningCheck::Command(process));
                         None
                     }
@@ -165,22 +190,60 @@ impl<O: Observer> ProcessMonitor<O> {
                         self.observer.helper_failed(&entry.name, &error);
                         Some(Sign::Failed)
                     }
-                }
+                };
             }
-            Check::Tcp(_) | Check::Unix(_) => None,
+            Check::Tcp(address) => Connect::tcp(reactor, *address),
+            Check::Unix(path) => Connect::unix(reactor, path),
+        };
+        self.note_progress(key, progress)
+    }
+
+    /// Notes how far a connection is. Returns the result if that is known.
+    fn note_progress(&mut self, key: u64, progress: Progress) -> Option<Sign> {
+        match progress {
+            Progress::Accepted => Some(Sign::Passed),
+            Progress::Refused(error) => {
+                let entry = self.entries.get(&key)?;
+                self.observer.check_failed(&entry.name, &error);
+                Some(Sign::Failed)
+            }
+            Progress::Pending(connect) => {
+                let watched = self.entries.get_mut(&key)?.watched.as_mut()?;
+                self.helpers.connects.insert(connect.source(), key);
+                watched.check = Some(RunningCheck::Connect(connect));
+                None
+            }
         }
+    }
+
+    /// Handles the answer of a server. Returns `false` if the source is not one of ours.
+    pub(super) fn answered(&mut self, reactor: &mut Reactor, source: SourceId) -> bool {
+        let Some(key) = self.helpers.connects.remove(&source) else { return false };
+        let check = self.entries.get_mut(&key).and_then(|entry| entry.take_check());
+        if let Some(RunningCheck::Connect(connect)) = check {
+            let progress = connect.look(reactor);
+            if let Some(sign) = self.note_progress(key, progress) {
+                self.sign(reactor, key, sign);
+            }
+        }
+        true
     }
 
     /// Handles the exit of a command that checks or stops a process.
     pub(super) fn helper_exited(&mut self, reactor: &mut Reactor, process: ProcessId, exit: &Exit) {
-        let Some(key) = self.helpers.remove(&process) else { return };
+        let key = self.helpers.commands.remove(&process).flatten();
         if let Some(mut tree) = reactor.tree(process) {
+            // What it has left behind. The reactor watches it until it is gone.
             let _ = tree.kill();
         }
-        let Some(entry) = self.entries.get_mut(&key) else { return };
+        let Some((key, entry)) = key.and_then(|key| Some((key, self.entries.get_mut(&key)?))) else { return };
         entry.stop_helper.take_if(|helper| *helper == process);
-        if entry.watched.as_ref().is_some_and(|watched| watched.check == Some(RunningCheck::Command(process))) {
+        let check = entry.watched.as_ref().and_then(|watched| watched.check.as_ref());
+        if matches!(check, Some(RunningCheck::Command(checking)) if *checking == process) {
             entry.take_check();
+            if !exit.success() {
+                self.observer.check_failed(&entry.name, exit);
+            }
             self.sign(reactor, key, if exit.success() { Sign::Passed } else { Sign::Failed });
         }
     }

@@ -8,6 +8,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::Instant;
 
+use super::connect::Connect;
 use super::lines::{LineBuffer, Piece};
 use super::observer::{Line, Lines, Observer};
 use super::order::machine::Phase;
@@ -70,9 +71,10 @@ pub(super) struct Watched {
 }
 
 /// A check that is under way.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug)]
 pub(super) enum RunningCheck {
     Command(ProcessId),
+    Connect(Connect),
 }
 
 /// The output of a process, and its entry.

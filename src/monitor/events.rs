@@ -58,7 +58,7 @@ impl<O: Observer> ProcessMonitor<O> {
                 Some(Effect::Ready) => self.observer.ready(&entry.name),
                 Some(Effect::EndCheck) => {
                     let check = entry.take_check();
-                    check.into_iter().for_each(|check| checks::end(reactor, &mut self.helpers, check));
+                    check.into_iter().for_each(|check| self.helpers.end(reactor, check));
                 }
                 _ => {}
             }
@@ -288,7 +288,7 @@ impl<O: Observer> Service for ProcessMonitor<O> {
     /// Whether it is not running, and all its processes have exited, including the removed ones.
     fn is_down(&self) -> bool {
         debug_assert_eq!(self.up, self.entries.values().filter(|entry| !entry.is_down()).count());
-        !self.running && self.up == 0
+        !self.running && self.up == 0 && !self.helpers.are_any()
     }
 
     /// Starts all processes, in the order in which they were added.
@@ -327,10 +327,11 @@ impl<O: Observer> Service for ProcessMonitor<O> {
             Event::Data { process, fd, data } => self.data(reactor, process, fd, data),
             Event::FdClosed { process, fd, .. } => self.closed(process, fd),
             Event::Drained { process, .. } => self.outputs.contains_key(&process),
-            Event::Exited { process, exit } if self.helpers.contains_key(&process) => {
+            Event::Exited { process, exit } if self.helpers.has(process) => {
                 self.helper_exited(reactor, process, exit);
                 true
             }
+            Event::Ready { source, .. } => self.answered(reactor, source),
             Event::Exited { process, exit } => {
                 let ours = self.outputs.contains_key(&process);
                 self.exited(reactor, process, exit);

@@ -5,8 +5,8 @@
 //! becomes an input of the entry's `Lifecycle`, and no method here starts or signals a process
 //! itself.
 
-mod attempt;
 mod checks;
+mod connect;
 mod entry;
 mod events;
 pub(crate) mod lines;
@@ -28,6 +28,7 @@ use crate::command::Command;
 use crate::process::ProcessId;
 use crate::reactor::Reactor;
 use crate::reactor::timers::TimerId;
+use checks::Helpers;
 pub use entry::Status;
 use entry::{Entry, Output};
 use lines::MAX_LINE;
@@ -81,8 +82,7 @@ pub struct ProcessMonitor<O = Log> {
     trees: HashMap<ProcessId, u64>,
     /// The order of the processes, if there is one.
     order: Option<Box<Ordered>>,
-    /// The commands of checks and stops, each with its entry.
-    helpers: HashMap<ProcessId, u64>,
+    helpers: Helpers,
     /// The seed of all jitter.
     seed: u64,
 }
@@ -168,7 +168,7 @@ impl<O: Observer> ProcessMonitor<O> {
             timers: HashMap::new(),
             trees: HashMap::new(),
             order: None,
-            helpers: HashMap::new(),
+            helpers: Helpers::default(),
             seed: 0,
         }
     }

@@ -137,6 +137,11 @@ pub trait Observer {
         warn!(target: "childminder::monitor", name; "[{name}] dropped {count} messages that others have sent in its name");
     }
 
+    /// A check of a process has failed: see [`Probe`](crate::Probe).
+    fn check_failed(&mut self, name: &str, why: &dyn fmt::Display) {
+        debug!(target: "childminder::monitor", name; "[{name}] check failed: {why}");
+    }
+
     /// A command that belongs to a process could not be started: one that checks it, or a step of
     /// its stop.
     fn helper_failed(&mut self, name: &str, error: &SpawnError) {

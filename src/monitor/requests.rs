@@ -80,7 +80,7 @@ impl<O: Observer> ProcessMonitor<O> {
         watched.watcher.take_over(reactor.now(), readiness);
         entry.watched = Some(watched);
         if let Some(check) = check {
-            super::checks::end(reactor, &mut self.helpers, check);
+            self.helpers.end(reactor, check);
         }
         if readiness == super::Readiness::Absent {
             entry.begin_watch(reactor.now());

@@ -3,8 +3,6 @@
 //! It waits for nothing, because the reactor does that, and the caller's timer limits the time. It
 //! resolves no names. The one rule: no call here waits for a server.
 
-#![allow(dead_code, reason = "readiness and health checks come on top of this")]
-
 use std::io;
 use std::net::{SocketAddr, TcpStream};
 use std::os::fd::OwnedFd;
@@ -14,11 +12,11 @@ use std::sync::Arc;
 use crate::reactor::{Interest, Reactor, SourceId};
 use crate::sys;
 
-/// The state of an attempt to connect.
+/// The state of a question.
 #[derive(Debug)]
-pub(super) enum Progress {
-    /// The answer comes with [`Event::Ready`](crate::Event::Ready) for this attempt's source.
-    Pending(Attempt),
+pub(crate) enum Progress {
+    /// The answer comes with [`Event::Ready`](crate::Event::Ready) for this question's source.
+    Pending(Connect),
     /// The server has accepted the connection, which is closed again.
     Accepted,
     /// Nobody accepts connections there. A server whose queue of connections is full gives
@@ -26,28 +24,27 @@ pub(super) enum Progress {
     Refused(io::Error),
 }
 
-/// An attempt to connect that has no result yet.
+/// A question to which there is no answer yet.
 #[derive(Debug)]
-pub(super) struct Attempt {
+pub(crate) struct Connect {
     /// It is closed when the reactor forgets its copy of this.
     socket: Arc<OwnedFd>,
     source: SourceId,
     tcp: bool,
 }
 
-impl Attempt {
+impl Connect {
     /// Begins to connect to a TCP server. On one machine, most answers are there at once.
-    pub(super) fn tcp(reactor: &mut Reactor, address: SocketAddr) -> Progress {
-        Self::begin(reactor, mio::net::TcpStream::connect(address).map(OwnedFd::from), true)
+    pub(crate) fn tcp(reactor: &mut Reactor, address: SocketAddr) -> Progress {
+        Self::start(reactor, mio::net::TcpStream::connect(address).map(OwnedFd::from), true)
     }
 
-    /// Connects to the socket of a server in the file system. The answer is there at once, unless
-    /// the file system does not answer, which delays the call.
-    pub(super) fn unix(reactor: &mut Reactor, path: &Path) -> Progress {
-        Self::begin(reactor, mio::net::UnixStream::connect(path).map(OwnedFd::from), false)
+    /// Connects to a Unix socket. The answer is there at once, unless the file system delays it.
+    pub(crate) fn unix(reactor: &mut Reactor, path: &Path) -> Progress {
+        Self::start(reactor, mio::net::UnixStream::connect(path).map(OwnedFd::from), false)
     }
 
-    fn begin(reactor: &mut Reactor, opened: io::Result<OwnedFd>, tcp: bool) -> Progress {
+    fn start(reactor: &mut Reactor, opened: io::Result<OwnedFd>, tcp: bool) -> Progress {
         let socket = match opened.and_then(sys::fd::above_stdio) {
             Ok(socket) => Arc::new(socket),
             Err(error) => return Progress::Refused(error),
@@ -62,12 +59,12 @@ impl Attempt {
     }
 
     /// Returns the source whose readiness brings the answer.
-    pub(super) fn source(&self) -> SourceId {
+    pub(crate) fn source(&self) -> SourceId {
         self.source
     }
 
     /// Looks for the answer, after the source has become ready.
-    pub(super) fn look(self, reactor: &mut Reactor) -> Progress {
+    pub(crate) fn look(self, reactor: &mut Reactor) -> Progress {
         match answer(&self.socket, self.tcp) {
             Some(answer) => {
                 self.give_up(reactor);
@@ -79,7 +76,7 @@ impl Attempt {
 
     /// Closes the connection, if there is one. A server that has not accepted it yet may see it all
     /// the same.
-    pub(super) fn give_up(self, reactor: &mut Reactor) {
+    pub(crate) fn give_up(self, reactor: &mut Reactor) {
         reactor.deregister(self.source);
     }
 }
@@ -128,27 +125,31 @@ mod tests {
     use crate::reactor::Event;
 
     /// Takes turns until there is an answer, or until a timer says that it takes too long.
-    fn ask(reactor: &mut Reactor, address: SocketAddr, limit: Duration) -> Option<io::Result<()>> {
-        let mut progress = Attempt::tcp(reactor, address);
+    fn ask(
+        reactor: &mut Reactor,
+        start: impl FnOnce(&mut Reactor) -> Progress,
+        limit: Duration,
+    ) -> Option<io::Result<()>> {
+        let mut progress = start(reactor);
         let timer = reactor.call_later(limit);
         loop {
-            let attempt = match progress {
+            let probe = match progress {
                 Progress::Accepted => return Some(Ok(())),
                 Progress::Refused(error) => return Some(Err(error)),
-                Progress::Pending(attempt) => attempt,
+                Progress::Pending(probe) => probe,
             };
             let (mut ready, mut late) = (false, false);
             let note = |_: &mut _, event: Event<'_>| match event {
-                Event::Ready { source, .. } => ready |= source == attempt.source(),
+                Event::Ready { source, .. } => ready |= source == probe.source(),
                 Event::Timer(id) => late |= id == timer,
                 _ => {}
             };
             reactor.turn(None, note).unwrap();
             if late {
-                attempt.give_up(reactor);
+                probe.give_up(reactor);
                 return None;
             }
-            progress = if ready { attempt.look(reactor) } else { Progress::Pending(attempt) };
+            progress = if ready { probe.look(reactor) } else { Progress::Pending(probe) };
         }
     }
 
@@ -161,14 +162,14 @@ mod tests {
             let Ok(server) = TcpListener::bind(local) else { continue };
             let address = server.local_addr().unwrap();
             for _ in 0..10 {
-                assert!(ask(&mut reactor, address, LONG).unwrap().is_ok());
+                assert!(ask(&mut reactor, |reactor| Connect::tcp(reactor, address), LONG).unwrap().is_ok());
             }
             // It sees a connection that ends without any data.
             let (mut seen, _) = server.accept().unwrap();
             assert_eq!(io::Read::read(&mut seen, &mut [0]).unwrap(), 0);
             drop(seen);
             drop(server);
-            let error = ask(&mut reactor, address, LONG).unwrap().unwrap_err();
+            let error = ask(&mut reactor, |reactor| Connect::tcp(reactor, address), LONG).unwrap().unwrap_err();
             assert_eq!(error.kind(), io::ErrorKind::ConnectionRefused);
         }
     }
@@ -176,13 +177,12 @@ mod tests {
     #[test]
     fn a_unix_server_accepts_or_not() {
         let mut reactor = Reactor::new().unwrap();
-        let folder = std::env::temp_dir().join(format!("childminder-attempt-{}", std::process::id()));
+        let folder = std::env::temp_dir().join(format!("childminder-probe-{}", std::process::id()));
         std::fs::create_dir_all(&folder).unwrap();
         let path = folder.join("socket");
-        let mut kind = |path: &Path| match Attempt::unix(&mut reactor, path) {
-            Progress::Accepted => Ok(()),
-            Progress::Refused(error) => Err(error.kind()),
-            Progress::Pending(attempt) => panic!("{attempt:?}"),
+        let mut kind = |path: &Path| {
+            let answer = ask(&mut reactor, |reactor| Connect::unix(reactor, path), LONG);
+            answer.unwrap().map_err(|error| error.kind())
         };
         assert_eq!(kind(&path), Err(io::ErrorKind::NotFound));
         let server = UnixListener::bind(&path).unwrap();
@@ -192,7 +192,7 @@ mod tests {
         assert_eq!(kind(&path), Err(io::ErrorKind::WouldBlock));
         drop(server);
         assert_eq!(kind(&path), Err(io::ErrorKind::ConnectionRefused));
-        assert_eq!(kind("x".repeat(200).as_ref()), Err(io::ErrorKind::InvalidInput));
+        assert_eq!(kind(Path::new(&"x".repeat(200))), Err(io::ErrorKind::InvalidInput));
         std::fs::remove_dir_all(&folder).unwrap();
     }
 
@@ -202,7 +202,8 @@ mod tests {
         let server = TcpListener::bind("127.0.0.1:0").unwrap();
         listen(server.as_raw_fd(), 0);
         let address = server.local_addr().unwrap();
-        let mut limits = (0..10).map(|_| ask(&mut reactor, address, Duration::from_millis(50)));
+        let limit = Duration::from_millis(50);
+        let mut limits = (0..10).map(|_| ask(&mut reactor, |reactor| Connect::tcp(reactor, address), limit));
         assert!(limits.any(|answer| answer.is_none()), "its queue takes them all");
         assert!(format!("{reactor:?}").contains("hosts: 0"), "{reactor:?}");
     }
