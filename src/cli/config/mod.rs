@@ -9,6 +9,7 @@ mod env_file;
 mod environment;
 mod expand;
 mod instances;
+mod listen;
 mod process;
 mod program;
 mod read;

@@ -31,7 +31,7 @@ use crate::cli::paths;
 use crate::cli::safe_path::{Creation, OwnFinder};
 
 const ROOT: [&str; 3] = ["monitor", "process", INCLUDE];
-pub(super) const PROCESS: [&str; 19] = [
+pub(super) const PROCESS: [&str; 20] = [
     "command",
     "shell",
     "directory",
@@ -47,6 +47,7 @@ pub(super) const PROCESS: [&str; 19] = [
     "instances",
     "stdout",
     "stderr",
+    "listen",
     "raw",
     "contain",
     "timestamps",
@@ -184,6 +185,8 @@ pub(super) struct Shared {
     names: HashMap<String, (Rc<str>, Rc<Path>)>,
     /// All output files so far.
     files: HashMap<PathBuf, Output>,
+    /// All sockets in the file system that processes listen on so far.
+    pub(super) sockets: HashMap<PathBuf, Creation>,
     own: OwnFinder,
     /// The directory in which cgroups are made, if a file sets it.
     cgroup: Option<PathBuf>,
@@ -206,6 +209,7 @@ impl Default for Shared {
             has_processes: false,
             names: HashMap::new(),
             files: HashMap::new(),
+            sockets: HashMap::new(),
             own: OwnFinder::default(),
             cgroup: None,
             no_cgroup: OnceCell::new(),
@@ -373,6 +377,7 @@ impl Reader<'_, '_> {
             limits: self.limits(&section),
             stdout: self.output(&section, "stdout", instances),
             stderr: self.output(&section, "stderr", instances),
+            listen: self.listen(&section, instances),
             contain: self.contain(&section, contain),
         };
         let (policy, _) = self.policy(&section, defaults);
@@ -462,7 +467,7 @@ impl Reader<'_, '_> {
                     break;
                 }
                 Ok(Some(_)) => "a descriptor that was open when this command was started",
-                _ if is_folder(&output) => "a file, not a directory",
+                _ if output.path().is_some_and(is_folder) => "a file, not a directory",
                 // A file that the process writes itself is opened at each start. A failure there
                 // concerns this process alone.
                 _ if matches!(placed, Output::File { .. }) && there.as_ref().is_some_and(Metadata::is_dir) => {
@@ -505,8 +510,8 @@ impl Reader<'_, '_> {
 }
 
 /// Whether the path ends in a way that only a folder's path does.
-fn is_folder(output: &Output) -> bool {
-    let bytes = output.path().map_or(&b""[..], |path| path.as_os_str().as_bytes());
+pub(super) fn is_folder(path: &Path) -> bool {
+    let bytes = path.as_os_str().as_bytes();
     bytes.ends_with(b"/") || bytes.ends_with(b"/.") || bytes.ends_with(b"/..")
 }
 

@@ -102,6 +102,9 @@ impl Settings {
             self.limits.iter().map(|(resource, limit)| format!("{} = {}", resource.name(), show_limit(*limit)));
         writeln!(f, "limits = {{{}}}", join(limits))?;
         writeln!(f, "stdout = {}\nstderr = {}", self.stdout, self.stderr)?;
+        if !self.listen.is_empty() {
+            writeln!(f, "listen = [{}]", join(self.listen.iter()))?;
+        }
         writeln!(f, "contain = \"{}\"", show_contain(self.contain))
     }
 }
@@ -149,7 +152,7 @@ impl Display for Id {
     }
 }
 
-fn show_creation(new: Creation) -> String {
+pub(super) fn show_creation(new: Creation) -> String {
     let mut text = new.mode.map(|mode| format!(", mode = \"{mode:04o}\"")).unwrap_or_default();
     let uid = new.uid.map(|uid| uid.to_string());
     let gid = new.gid.map(|gid| format!(":{gid}"));
@@ -178,7 +181,7 @@ fn join(parts: impl Iterator<Item = impl Display>) -> String {
 }
 
 /// A TOML string.
-struct Quoted<'a>(&'a str);
+pub(super) struct Quoted<'a>(pub(super) &'a str);
 
 impl Display for Quoted<'_> {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
