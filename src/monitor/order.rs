@@ -288,3 +288,6 @@ impl Order {
         self.groups.iter().enumerate().map(|(number, group)| (&*group.name, number)).collect()
     }
 }
+
+#[cfg(test)]
+mod tests;
