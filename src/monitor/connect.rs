@@ -1,7 +1,7 @@
 //! Asks whether a server accepts connections: it connects, sends nothing, and closes.
 //!
 //! It waits for nothing, because the reactor does that, and the caller's timer limits the time. It
-//! resolves no names. The one rule: no call here blocks.
+//! resolves no names. The one rule: no call here waits for a server.
 
 use std::io;
 use std::net::{SocketAddr, TcpStream};
