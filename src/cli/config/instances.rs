@@ -30,6 +30,7 @@ pub(super) struct Table {
     pub(super) autostart: bool,
     pub(super) raw: bool,
     pub(super) look: Look,
+    pub(super) recent: Option<u32>,
 }
 
 impl Config {
@@ -55,6 +56,7 @@ impl Table {
             autostart: self.autostart,
             raw: self.raw,
             look: self.look,
+            recent: self.recent,
         }
     }
 }

@@ -35,6 +35,8 @@ pub(crate) struct ProcessConfig {
     pub(crate) raw: bool,
     /// How its lines are written.
     pub(crate) look: Look,
+    /// The number of bytes of its last lines that are remembered, if the file says it.
+    pub(crate) recent: Option<u32>,
 }
 
 /// How the lines of a process, or our own messages, are written. `None` means that the file does not

@@ -31,7 +31,7 @@ use crate::cli::paths;
 use crate::cli::safe_path::{Creation, OwnFinder};
 
 const ROOT: [&str; 3] = ["monitor", "process", INCLUDE];
-pub(super) const PROCESS: [&str; 19] = [
+pub(super) const PROCESS: [&str; 20] = [
     "command",
     "shell",
     "directory",
@@ -51,6 +51,7 @@ pub(super) const PROCESS: [&str; 19] = [
     "contain",
     "timestamps",
     "format",
+    "recent",
 ];
 
 const FILE: [&str; 6] = ["file", "direct", "max-size", "keep", "mode", "owner"];
@@ -176,6 +177,7 @@ pub(super) struct Shared {
     defaults: (Arc<Policy>, bool),
     contain: Contain,
     look: Look,
+    recent: Option<u32>,
     /// The file with `[monitor]`, if one has been read.
     monitor: Option<PathBuf>,
     /// Whether there is a table for processes, even an empty one.
@@ -202,6 +204,7 @@ impl Default for Shared {
             defaults: (Arc::default(), true),
             contain: Contain::Auto,
             look: Look::default(),
+            recent: None,
             monitor: None,
             has_processes: false,
             names: HashMap::new(),
@@ -234,6 +237,7 @@ impl Reader<'_, '_> {
             self.shared.cgroup = self.cgroup(&monitor);
             self.shared.contain = self.contain(&monitor, Contain::Auto);
             self.shared.look = monitor.look(self.report);
+            self.shared.recent = monitor.read(self.report, "recent", value::recent);
             let mut defaults = self.policy(&monitor, &(Arc::default(), true));
             defaults.1 = self.report.count() == before;
             self.shared.defaults = defaults;
@@ -380,8 +384,9 @@ impl Reader<'_, '_> {
         self.check_names(name, place.into(), key.span(), instances);
         let raw = section.read(self.report, "raw", value::boolean).unwrap_or(false);
         let look = section.look(self.report);
+        let recent = section.read(self.report, "recent", value::recent).or(self.shared.recent);
         let (name, base) = (name.to_string(), Rc::clone(&self.rc_base));
-        let table = Table { name, base, instances, settings, policy, autostart, raw, look };
+        let table = Table { name, base, instances, settings, policy, autostart, raw, look, recent };
         // A warning about a table with a mistake might only follow from the mistake.
         if self.scope == Scope::Machine && self.report.count() == before {
             warnings::table(self.report, &section, &table, self.base);

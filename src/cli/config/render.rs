@@ -69,6 +69,9 @@ impl ProcessConfig {
         let kills_leftovers = policy.leftovers != Leftovers::Leave;
         writeln!(f, "leftovers = \"{}\"", show_kill_or_leave(kills_leftovers))?;
         writeln!(f, "autostart = {}\nraw = {}", self.autostart, self.raw)?;
+        if let Some(recent) = self.recent {
+            writeln!(f, "recent = {recent}")?;
+        }
         write!(f, "{}", self.look)
     }
 }

@@ -20,6 +20,7 @@ const DURATION: &str =
 const MAX_SIZE: &str = "a size such as \"10MiB\", \"10MB\", \"512k\", a number of bytes, at least 1, or \"unlimited\"";
 const UNLIMITED: &str = "unlimited";
 const TIMESTAMPS: &str = "true, false, \"local\", \"utc\" or \"monotonic\"";
+const RECENT: &str = "0 or a size from \"16KiB\" to \"64MiB\"";
 const UMASK: &str = "a mask in octal, such as \"022\" or 0o022, up to 0o777";
 const MODE: &str = "a mode in octal without bits above 0777, such as \"0640\" or 0o640";
 const OWNER: &str = "\"USER\", \"USER:GROUP\" or \":GROUP\", each a name or a number of this system";
@@ -147,6 +148,13 @@ pub(super) fn max_size(value: &DeValue<'_>) -> Parsed<u64> {
 
 pub(super) fn show_max_size(size: u64) -> String {
     if size == u64::MAX { UNLIMITED.into() } else { show_size(size) }
+}
+
+/// The number of bytes of lines that are remembered. The longest piece of a line fits.
+pub(super) fn recent(value: &DeValue<'_>) -> Parsed<u32> {
+    let size = value.as_str().map_or_else(|| integer(value), parse_size);
+    let size = size.and_then(|size| u32::try_from(size).ok());
+    size.filter(|size| *size == 0 || (16 << 10..=64 << 20).contains(size)).ok_or(RECENT)
 }
 
 /// A number that is not negative.

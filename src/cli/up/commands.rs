@@ -57,12 +57,12 @@ impl Up {
                 }
                 return Ok(Some(self.statuses(reactor, &names, tree)));
             }
-            Action::Logs { follow } => {
+            Action::Logs(query) => {
                 let names = self.select(&request)?;
                 if request.progress {
                     self.server.send_before(client, protocol::progress(0, names.len()), reactor.now());
                 }
-                self.logs.push(Log::new(client, names, request.names, follow));
+                self.logs.push(Log::new(client, names, request.names, query));
                 return Ok(None);
             }
             Action::Shutdown => {
@@ -112,7 +112,10 @@ impl Up {
         let (globs, plain): (Vec<&String>, Vec<_>) = request.names.iter().partition(|name| glob::is_glob(name));
         let plain: HashSet<&String> = plain.into_iter().collect();
         let known: HashSet<&String> = all().filter(|name| plain.contains(name)).collect();
+        let follows = matches!(request.action, Action::Logs(query) if query.follow);
         let is_known = |pattern: &&String| match glob::is_glob(pattern) {
+            // A process of this name may come later.
+            true if follows => true,
             true => all().any(|name| glob::matches(pattern, name)),
             false => known.contains(pattern),
         };

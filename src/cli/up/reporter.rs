@@ -75,8 +75,8 @@ fn stream(fd: i32) -> u8 {
     if fd == 2 { 2 } else { 1 }
 }
 
-fn log_line<'a>(line: &Line<'a>) -> LogLine<'a> {
-    LogLine { stream: stream(line.fd), continued: line.continued, cut: line.cut, text: line.bytes }
+fn log_line<'a>(line: &Line<'a>, time: u64) -> LogLine<'a> {
+    LogLine { stream: stream(line.fd), continued: line.continued, cut: line.cut, text: line.bytes, time }
 }
 
 /// A new line for clients that follow.
@@ -86,15 +86,16 @@ pub(super) struct News {
     continued: bool,
     cut: bool,
     text: Vec<u8>,
+    time: u64,
 }
 
 impl News {
-    fn new(LogLine { stream, continued, cut, text }: LogLine<'_>) -> Self {
-        Self { stream, continued, cut, text: text.to_vec() }
+    fn new(LogLine { stream, continued, cut, text, time }: LogLine<'_>) -> Self {
+        Self { stream, continued, cut, text: text.to_vec(), time }
     }
 
     pub(super) fn lend(&self) -> LogLine<'_> {
-        LogLine { stream: self.stream, continued: self.continued, cut: self.cut, text: &self.text }
+        LogLine { stream: self.stream, continued: self.continued, cut: self.cut, text: &self.text, time: self.time }
     }
 }
 
@@ -213,6 +214,7 @@ impl Reporter {
         });
         streams.speaker.raw = process.raw;
         streams.speaker.set_look(process.look, self.look);
+        streams.recent.set_most(process.recent);
         streams.removed = false;
         let before = [std::mem::replace(&mut streams.out, out), std::mem::replace(&mut streams.err, err)];
         if !is_new {
@@ -225,6 +227,7 @@ impl Reporter {
         if let Some(streams) = self.streams.get_mut(&*process.name) {
             streams.speaker.raw = process.raw;
             streams.speaker.set_look(process.look, self.look);
+            streams.recent.set_most(process.recent);
         }
     }
 
@@ -280,11 +283,9 @@ impl Reporter {
         }
     }
 
-    /// Calls `see` with the last lines of a process.
-    pub(super) fn recent(&mut self, name: &str, see: impl FnMut(LogLine<'_>)) {
-        if let Some(streams) = self.streams.get_mut(name) {
-            streams.recent.for_each(see);
-        }
+    /// The last lines of a process.
+    pub(super) fn recent(&mut self, name: &str) -> Option<&mut Recent> {
+        self.streams.get_mut(name).map(|streams| &mut streams.recent)
     }
 
     /// The error of the last start of a process, if that failed.
@@ -362,15 +363,15 @@ impl Reporter {
         self.console.say(&visible(what));
     }
 
-    fn tell_followers(&mut self, line: &Line<'_>) {
+    fn tell_followers(&mut self, line: &Line<'_>, time: u64) {
         if self.followed {
             self.news_bytes += line.name.len() + line.bytes.len() + size_of::<News>();
-            self.news.push((line.name.to_owned(), News::new(log_line(line))));
+            self.news.push((line.name.to_owned(), News::new(log_line(line, time))));
         }
     }
 
     /// Passes on what a process has written.
-    fn hear(&mut self, heard: Heard<'_>) {
+    fn hear(&mut self, heard: Heard<'_>, time: u64) {
         let (name, process, fd) = match heard {
             Heard::Line(line) => (line.name, line.process, line.fd),
             Heard::Lines(lines) => (lines.name, lines.process, lines.fd),
@@ -381,8 +382,8 @@ impl Reporter {
         let (sink, speaker) = match self.streams.get_mut(name) {
             Some(streams) => {
                 match heard {
-                    Heard::Line(line) => streams.recent.push(log_line(line)),
-                    Heard::Lines(lines) => streams.recent.push_lines(stream(fd), lines.bytes),
+                    Heard::Line(line) => streams.recent.push(log_line(line, time)),
+                    Heard::Lines(lines) => streams.recent.push_lines(stream(fd), lines.bytes, time),
                 }
                 if streams.speaker.dress.json {
                     pid = streams.pid_of(process);
@@ -490,15 +491,17 @@ fn dress(heard: Heard<'_>, dress: Dress, pid: Option<u32>) -> Vec<u8> {
 
 impl Observer for Reporter {
     fn line(&mut self, line: &Line<'_>) {
-        self.tell_followers(line);
-        self.hear(Heard::Line(line));
+        let time = clock::now();
+        self.tell_followers(line, time);
+        self.hear(Heard::Line(line), time);
     }
 
     fn lines(&mut self, lines: &Lines<'_>) {
+        let time = clock::now();
         if self.followed {
-            lines.for_each(|line| self.tell_followers(&line));
+            lines.for_each(|line| self.tell_followers(&line, time));
         }
-        self.hear(Heard::Lines(lines));
+        self.hear(Heard::Lines(lines), time);
     }
 
     fn started(&mut self, name: &str, pid: u32) {
