@@ -3,6 +3,7 @@
 //! The one rule: the text reads back as equal settings, from any folder, unless values are hidden.
 
 use std::fmt::{self, Display, Formatter, Write};
+use std::time::Duration;
 
 use childminder::{Leftovers, Limit};
 
@@ -130,10 +131,15 @@ impl Display for Output {
             Self::Prefix => f.write_str("\"prefix\""),
             Self::Null => f.write_str("\"null\""),
             Self::Inherit => f.write_str("\"inherit\""),
-            Self::File { path, new, max_size, keep } => {
+            Self::File { path, new, max_size, keep, max_age } => {
                 let (path, max_size) = (path.to_string_lossy(), show_max_size(*max_size));
                 let path = Quoted(&path);
-                write!(f, "{{ file = {path}, max-size = \"{max_size}\", keep = {keep}{} }}", show_creation(*new))
+                write!(
+                    f,
+                    "{{ file = {path}, max-size = \"{max_size}\", keep = {keep}{}{} }}",
+                    show_age(*max_age),
+                    show_creation(*new)
+                )
             }
             Self::Direct { path, new } => {
                 let path = path.to_string_lossy();
@@ -152,8 +158,15 @@ impl Display for Id {
     }
 }
 
+fn show_age(age: Option<Duration>) -> String {
+    age.map(|age| format!(", max-age = \"{}\"", show_duration(age))).unwrap_or_default()
+}
+
 fn show_creation(new: Creation) -> String {
     let mut text = new.mode.map(|mode| format!(", mode = \"{mode:04o}\"")).unwrap_or_default();
+    if new.folders {
+        text += ", make-folders = true";
+    }
     let uid = new.uid.map(|uid| uid.to_string());
     let gid = new.gid.map(|gid| format!(":{gid}"));
     if uid.is_some() || gid.is_some() {
