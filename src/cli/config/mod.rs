@@ -30,7 +30,7 @@ use std::time::Duration;
 use instances::Table;
 pub(crate) use process::{Change, Commands, Fingerprint, Look, Output, ProcessConfig, Settings};
 pub(crate) use render::Values;
-pub(crate) use report::Findings;
+pub(crate) use report::{Findings, nearest};
 pub(crate) use source::{FileName, Unreadable};
 pub(crate) use value::{parse_contain, parse_duration};
 
