@@ -8,7 +8,7 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::process::Command;
 
-use up_util::{Folder, Nobody, PROGRAM, Up, run, text};
+use up_util::{Folder, Nobody, PROGRAM, Up, needs_root, run, text};
 
 /// Checks that each line of the output of `check` contains the expected part, and that there are no
 /// other lines.
@@ -195,8 +195,7 @@ fn what_stays_as_it_is_written() {
 
 #[test]
 fn a_user_who_is_not_in_the_database() {
-    if !rustix::process::geteuid().is_root() {
-        eprintln!("skipped: for anybody but root, there is more to say");
+    if !needs_root() {
         return;
     }
     check(
@@ -215,8 +214,7 @@ fn a_user_who_is_not_in_the_database() {
 // A process is started as its own user, whatever user runs the supervisor.
 #[test]
 fn what_the_user_of_a_process_may_not_do() {
-    if !rustix::process::geteuid().is_root() {
-        eprintln!("skipped: only root can be somebody else");
+    if !needs_root() {
         return;
     }
     let folder = Folder::new();

@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use rustix::process::Signal;
 use serde_json::Value;
-use up_util::{Folder, PROGRAM, Up, is_alive, now, text, until};
+use up_util::{Folder, PROGRAM, Up, is_alive, needs_root, now, text, until};
 
 const SLEEPS: &str = "
 [process.web]
@@ -93,8 +93,7 @@ fn says_why_a_start_failed_until_one_succeeds() {
 // The kernel would kill the members of a cgroup whatever their user is.
 #[test]
 fn says_why_what_is_stopping_is_still_there() {
-    if !rustix::process::geteuid().is_root() {
-        eprintln!("skipped: only root can be somebody else");
+    if !needs_root() {
         return;
     }
     let folder = Folder::new();
@@ -367,8 +366,7 @@ fn of_many_that_start_at_once_one_runs() {
 
 #[test]
 fn another_user_is_refused() {
-    if !rustix::process::geteuid().is_root() {
-        eprintln!("skipped: only root can be somebody else");
+    if !needs_root() {
         return;
     }
     let up = Up::start(SLEEPS);

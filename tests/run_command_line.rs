@@ -51,8 +51,7 @@ fn what_cannot_be_started_is_said_with_the_reason_and_tried_again() {
 
 #[test]
 fn what_a_user_may_not_execute_is_said_with_the_user_and_the_folder() {
-    if !is_root() {
-        eprintln!("skipped: only root can be somebody else");
+    if !needs_root() {
         return;
     }
     let scratch = Scratch::new("denied");
@@ -327,7 +326,7 @@ fn a_current_folder_that_is_gone_is_told() {
 
 #[test]
 fn the_user_is_the_childs() {
-    if !is_root() {
+    if !needs_root() {
         return;
     }
     for (user, said) in [

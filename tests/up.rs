@@ -12,7 +12,7 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use rustix::process::{Pid, Resource, Rlimit, Signal};
-use up_util::{Folder, PROGRAM, Up, is_alive, kill, now, on_a_terminal, text, until};
+use up_util::{Folder, PROGRAM, Up, is_alive, kill, left_out, now, on_a_terminal, text, until};
 
 fn free_port() -> u16 {
     TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
@@ -34,7 +34,7 @@ fn nginx_and_redis_from_one_file() {
         ["/usr/sbin", "/usr/bin"].into_iter().map(|dir| format!("{dir}/{name}")).find(|path| Path::new(path).exists())
     };
     let (Some(nginx), Some(redis)) = (program("nginx"), program("redis-server")) else {
-        eprintln!("skipped: nginx and redis-server are not installed");
+        left_out("nginx and redis-server are not installed");
         return;
     };
     let folder = Folder::new();

@@ -9,6 +9,7 @@ pub(crate) mod bytes;
 pub(crate) mod cgroup;
 #[cfg(target_os = "linux")]
 mod clone;
+pub(crate) mod cpus;
 pub(crate) mod fd;
 #[cfg(target_os = "linux")]
 mod futex;
@@ -16,6 +17,9 @@ mod futex;
 pub(crate) mod guard;
 pub(crate) mod handler;
 pub(crate) mod limit;
+pub(crate) mod memory;
+pub(crate) mod net;
+pub(crate) mod notify;
 pub(crate) mod pidfd;
 pub(crate) mod pty;
 pub(crate) mod signal;

@@ -20,6 +20,11 @@ use serde_json::Value;
 
 #[path = "../util/guard.rs"]
 pub(crate) mod guard;
+#[path = "../util/left_out.rs"]
+pub(crate) mod left_out;
+
+#[allow(unused_imports)]
+pub(crate) use left_out::{left_out, needs_descriptors, needs_root};
 
 /// Longer than any wait here takes on the slowest machine.
 pub(crate) const WATCHDOG: Duration = Duration::from_secs(60);
@@ -258,15 +263,6 @@ pub(crate) fn run(folder: &Folder, args: &[&str]) -> (i32, String) {
     (output.status.code().unwrap(), text(&output.stderr))
 }
 
-/// Whether these tests run with root's rights. If not, it prints why a test is skipped.
-pub(crate) fn is_root() -> bool {
-    let root = rustix::process::geteuid().is_root();
-    if !root {
-        eprintln!("skipped: needs root");
-    }
-    root
-}
-
 /// A user who is not root, in a folder of its own.
 pub(crate) struct Nobody {
     pub(crate) folder: Folder,
@@ -274,10 +270,10 @@ pub(crate) struct Nobody {
 }
 
 impl Nobody {
-    /// Returns `None`, and prints why, if this process cannot become another user.
+    /// Returns `None`, and records it, if this process cannot become another user.
+    #[track_caller]
     pub(crate) fn new() -> Option<Self> {
-        if !rustix::process::geteuid().is_root() {
-            eprintln!("skipped: only root can be somebody else");
+        if !needs_root() {
             return None;
         }
         let folder = Folder::new();

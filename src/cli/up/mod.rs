@@ -15,6 +15,7 @@ mod ends;
 mod files;
 mod log_files;
 mod logs;
+mod parent;
 mod recent;
 mod reload;
 mod reporter;
@@ -40,6 +41,7 @@ use super::{Failure, child, config, descriptor, output, path_of, words};
 use console::Console;
 use ends::{Ends, ExitWhen};
 use logs::Log;
+use parent::Parent;
 use reporter::Reporter;
 use waits::Waits;
 
@@ -139,6 +141,8 @@ struct Up {
     monitor: ProcessMonitor<Reporter>,
     server: Server,
     waits: Waits,
+    /// The service manager that has started this command, if it wants to know our state.
+    parent: Option<Box<Parent>>,
     logs: Vec<Log>,
     ends: Ends,
     /// What the command line says of how lines are written.
@@ -221,6 +225,7 @@ impl Up {
             monitor,
             server,
             waits: Waits::default(),
+            parent: Parent::new(reactor),
             logs: Vec::new(),
             ends: Ends::default(),
             look,
@@ -322,6 +327,7 @@ impl Up {
         self.settle_waits(reactor);
         self.settle_logs(reactor);
         self.show_stopping();
+        self.settle_parent(reactor);
         for news in self.server.take_news() {
             self.reporter().say(&news);
         }
@@ -421,7 +427,7 @@ impl Service for Up {
                 self.reporter().say(&words::orphan(*pid, name));
                 true
             }
-            (None, Event::Timer(id)) if self.wait_timer(reactor, *id) => true,
+            (None, Event::Timer(id)) if self.wait_timer(reactor, *id) || self.parent_timer(reactor, *id) => true,
             _ if self.server.handle(reactor, event) => {
                 // Which client may be dropped for another one is known only when all clients have
                 // been heard.

@@ -76,6 +76,7 @@ impl Up {
     /// Reads the file again. The error holds all mistakes, one on each line. Nothing has changed
     /// then.
     pub(super) fn reload(&mut self, reactor: &mut Reactor) -> Result<Changes, String> {
+        self.parent_reloading(reactor);
         let (new, warnings) = Config::load(&self.file, Scope::Text).map_err(|errors| errors.to_string())?;
         let old = fingerprints(&self.processes);
         let mut errors = Vec::new();

@@ -7,6 +7,11 @@
 
 mod bound;
 mod child;
+#[cfg(target_os = "linux")]
+mod conditions;
+#[cfg(not(target_os = "linux"))]
+#[path = "no_conditions.rs"]
+mod conditions;
 mod denied;
 mod environment;
 mod fork;
@@ -15,9 +20,10 @@ mod plan;
 mod vfork;
 
 use std::cell::RefCell;
+use std::ffi::OsStr;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::{fd, wait};
 use crate::command::{Group, Parts};
@@ -50,6 +56,8 @@ pub(crate) struct Order<'a> {
     pub(crate) terminal: bool,
     /// The limit of open files of the child, unless the command sets one.
     pub(crate) nofile: Option<Limit>,
+    /// The address of the socket on which the child can tell its state.
+    pub(crate) notify: Option<&'a OsStr>,
     /// The directory of the cgroup that the child starts in, if that is not the host's.
     pub(crate) cgroup: Option<BorrowedFd<'a>>,
     /// The socket of the guard that the child registers with, and its number there.
@@ -64,6 +72,8 @@ pub(crate) struct Born {
     pub(crate) pid: i32,
     /// Its pidfd, if the kernel has returned one with the child.
     pub(crate) pidfd: Option<OwnedFd>,
+    /// The time just before its exec, or `None` if the child could not report it.
+    pub(crate) executed: Option<Instant>,
     /// The reason why the child entered its cgroup itself before its exec, if it was not born
     /// there.
     pub(crate) entered: Option<io::Error>,
@@ -131,7 +141,7 @@ impl Spawner {
     /// seconds after the time-out.
     pub(crate) fn spawn(&self, order: &Order<'_>, asked_to_end: &mut dyn FnMut() -> bool) -> Result<Born, SpawnError> {
         self.reap_stuck();
-        let mut plan = Plan::new(order.command, order.files, order.terminal, order.nofile)?;
+        let mut plan = Plan::new(order.command, order.files, order.terminal, order.nofile, order.notify)?;
         let shares_group = order.command.group == Group::Inherit;
         let mut bound = Bound { timeout: self.timeout, shares_group, asked_to_end };
         plan.guard = order.guard.map(|(socket, number)| (socket.as_raw_fd(), number));
@@ -166,7 +176,9 @@ impl Spawner {
                 }
             }
             match result {
-                Ok(pid) => return Ok(Born { pid, pidfd: shared.pidfd.take(), entered }),
+                Ok(pid) => {
+                    return Ok(Born { pid, pidfd: shared.pidfd.take(), executed: shared.executed(), entered });
+                }
                 Err(failure) if vfork.works() => {
                     let error = shared.plan.explain(order.command, failure);
                     if let Some(pid) = failure.stuck() {
@@ -188,7 +200,8 @@ impl Spawner {
             }
             plan.explain(order.command, failure)
         });
-        Ok(Born { pid: spawned?, pidfd: None, entered })
+        let (pid, executed) = spawned?;
+        Ok(Born { pid, pidfd: None, executed, entered })
     }
 
     /// Whether a child can start in a cgroup, as far as can be told without starting one.
