@@ -99,9 +99,9 @@ impl Output {
     /// The output of one instance.
     pub(super) fn expand(&self, base: &Path, instance: Option<u32>) -> Self {
         match self {
-            Self::File { path, new, max_size, keep } => {
+            Self::File { path, new, max_size, keep, max_age } => {
                 let path = expand_path(path, base, instance);
-                Self::File { path, new: *new, max_size: *max_size, keep: *keep }
+                Self::File { path, new: *new, max_size: *max_size, keep: *keep, max_age: *max_age }
             }
             Self::Direct { path, new } => Self::Direct { path: expand_path(path, base, instance), new: *new },
             Self::Prefix | Self::Null | Self::Inherit => self.clone(),

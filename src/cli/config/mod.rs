@@ -34,7 +34,7 @@ use instances::Table;
 use links::Links;
 pub(crate) use process::{Change, Commands, Fingerprint, Look, Output, ProcessConfig, Settings};
 pub(crate) use render::Values;
-pub(crate) use report::Findings;
+pub(crate) use report::{Findings, nearest};
 pub(crate) use source::{FileName, Unreadable};
 pub(crate) use value::{parse_contain, parse_duration};
 

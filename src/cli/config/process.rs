@@ -10,6 +10,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
 use childminder::{Command, Contain, Limit, Policy, Ready, Resource, Stdio, Watch};
 
@@ -104,6 +105,8 @@ pub(crate) enum Output {
         max_size: u64,
         /// The number of rotated files that are kept.
         keep: u32,
+        /// The age from which rotated files are removed.
+        max_age: Option<Duration>,
     },
     /// A file that the process is given and writes to itself.
     Direct {

@@ -56,7 +56,7 @@ pub(super) const PROCESS: [&str; 20] = [
     "recent",
 ];
 
-const FILE: [&str; 6] = ["file", "direct", "max-size", "keep", "mode", "owner"];
+const FILE: [&str; 8] = ["file", "direct", "max-size", "max-age", "keep", "mode", "owner", "make-folders"];
 
 const COMMAND: &str = "a list of strings: the program and its arguments; see also `shell`";
 const NO_PROCESS: &str = "there is no process in the file; allowed are tables such as [process.web], or an empty table \
@@ -525,14 +525,19 @@ impl Reader<'_, '_> {
         let direct = section.read(self.report, "direct", value::boolean).unwrap_or(false);
         let max_size = section.read(self.report, "max-size", value::max_size).unwrap_or(MAX_SIZE);
         let keep = section.read(self.report, "keep", value::keep).unwrap_or(KEEP);
-        if let (true, Some(span)) = (direct, section.span("max-size").or_else(|| section.span("keep"))) {
+        let max_age = section.read(self.report, "max-age", value::duration);
+        let rotation = ["max-size", "keep", "max-age"].into_iter().find_map(|key| section.span(key));
+        if let (true, Some(span)) = (direct, rotation) {
             let message = "rotation of a file with `direct = true`, allowed is it only for files that we write";
             self.report.add(span, message.into());
         }
         let mode = section.read(self.report, "mode", value::mode);
         let (uid, gid) = section.read(self.report, "owner", value::owner).unwrap_or_default();
-        let new = Creation { mode, uid, gid };
-        path.map(|path| if direct { Output::Direct { path, new } } else { Output::File { path, new, max_size, keep } })
+        let folders = section.read(self.report, "make-folders", value::boolean).unwrap_or(false);
+        let new = Creation { mode, uid, gid, folders };
+        path.map(|path| {
+            if direct { Output::Direct { path, new } } else { Output::File { path, new, max_size, keep, max_age } }
+        })
     }
 }
 
@@ -548,9 +553,13 @@ fn simple_output(value: &DeValue<'_>) -> Parsed<Output> {
         "prefix" => Ok(Output::Prefix),
         "null" => Ok(Output::Null),
         "inherit" => Ok(Output::Inherit),
-        path if path.contains('/') => {
-            Ok(Output::File { path: path.into(), new: Creation::default(), max_size: MAX_SIZE, keep: KEEP })
-        }
+        path if path.contains('/') => Ok(Output::File {
+            path: path.into(),
+            new: Creation::default(),
+            max_size: MAX_SIZE,
+            keep: KEEP,
+            max_age: None,
+        }),
         _ => Err(OUTPUT),
     }
 }

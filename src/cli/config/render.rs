@@ -4,6 +4,7 @@
 
 use std::ffi::OsString;
 use std::fmt::{self, Display, Formatter, Write};
+use std::time::Duration;
 
 use childminder::restart::{StopAction, StopScope};
 use childminder::{Check, Leftovers, Limit, Policy, Probe, Ready, Watch};
@@ -212,10 +213,15 @@ impl Display for Output {
             Self::Prefix => f.write_str("\"prefix\""),
             Self::Null => f.write_str("\"null\""),
             Self::Inherit => f.write_str("\"inherit\""),
-            Self::File { path, new, max_size, keep } => {
+            Self::File { path, new, max_size, keep, max_age } => {
                 let (path, max_size) = (path.to_string_lossy(), show_max_size(*max_size));
                 let path = Quoted(&path);
-                write!(f, "{{ file = {path}, max-size = \"{max_size}\", keep = {keep}{} }}", show_creation(*new))
+                write!(
+                    f,
+                    "{{ file = {path}, max-size = \"{max_size}\", keep = {keep}{}{} }}",
+                    show_age(*max_age),
+                    show_creation(*new)
+                )
             }
             Self::Direct { path, new } => {
                 let path = path.to_string_lossy();
@@ -234,8 +240,15 @@ impl Display for Id {
     }
 }
 
+fn show_age(age: Option<Duration>) -> String {
+    age.map(|age| format!(", max-age = \"{}\"", show_duration(age))).unwrap_or_default()
+}
+
 fn show_creation(new: Creation) -> String {
     let mut text = new.mode.map(|mode| format!(", mode = \"{mode:04o}\"")).unwrap_or_default();
+    if new.folders {
+        text += ", make-folders = true";
+    }
     let uid = new.uid.map(|uid| uid.to_string());
     let gid = new.gid.map(|gid| format!(":{gid}"));
     if uid.is_some() || gid.is_some() {

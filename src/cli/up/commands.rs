@@ -11,12 +11,15 @@ use serde_json::Value;
 use super::logs::Log;
 use super::waits::Goal;
 use super::{Stage, Up, status};
+use crate::cli::config::nearest;
 use crate::cli::control::protocol::{self, Action, Object, Request};
 use crate::cli::control::{ClientId, glob};
 use crate::cli::text::visible;
 
 /// The maximum number of reasons in one answer.
 const REASONS: usize = 10;
+/// No process has a longer name.
+const LONGEST_NAME: usize = 64;
 /// The maximum number of process trees in one answer. Each may take a scan of all processes of the
 /// system.
 const TREES: usize = 100;
@@ -122,13 +125,31 @@ impl Up {
         if let Some(unknown) = request.names.iter().find(|pattern| !is_known(pattern)) {
             let instances = format!("{unknown}:*");
             let is_table = all().any(|name| glob::matches(&instances, name));
-            let hint = if is_table { format!("; its instances are `{instances}`") } else { String::new() };
+            let hint = if is_table { format!("; its instances are `{instances}`") } else { self.nearest(unknown) };
             let start: String = unknown.chars().take(100).collect();
             return Err(format!("there is no process `{}`{hint}", visible(&start)).into());
         }
         let is_meant =
             |name: &&String| plain.contains(name) || globs.iter().any(|pattern| glob::matches(pattern, name));
         Ok(all().filter(is_meant).cloned().collect())
+    }
+
+    /// A hint at the known name that an unknown one was probably meant to be.
+    fn nearest(&self, unknown: &str) -> String {
+        if unknown.len() > LONGEST_NAME || glob::is_glob(unknown) {
+            return String::new();
+        }
+        let tables = self.processes.iter().filter_map(|process| Some(process.name.rsplit_once(':')?.0));
+        let mut tables: Vec<String> = tables.map(|table| format!("{table}:*")).collect();
+        tables.dedup();
+        let names = self.processes.iter().map(|process| process.name.as_str());
+        let known: Vec<&str> = names.chain(tables.iter().map(|table| table.trim_end_matches(":*"))).collect();
+        match nearest(&unknown.to_lowercase(), &known) {
+            // A table is no process.
+            Some(table) if self.monitor.status(table).is_none() => format!("; the nearest one is `{table}:*`"),
+            Some(name) => format!("; the nearest one is `{name}`"),
+            None => String::new(),
+        }
     }
 
     fn control(&mut self, reactor: &mut Reactor, action: Action, names: &[String]) -> Vec<(String, Goal)> {

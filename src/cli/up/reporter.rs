@@ -269,7 +269,7 @@ impl Reporter {
     }
 
     fn sink(&mut self, reactor: &mut Reactor, output: &Output) -> Sink {
-        let Output::File { path, new, max_size, keep } = output else {
+        let Output::File { path, new, max_size, keep, max_age } = output else {
             return if *output == Output::Prefix { Sink::Console } else { Sink::Elsewhere };
         };
         if let Ok(Some(number)) = self.own.own(path) {
@@ -280,7 +280,9 @@ impl Reporter {
         }
         // All processes that write to a path share one file, so that they do not rotate it under
         // each other.
-        Sink::File(self.files.open(path, (*new, *max_size, *keep)))
+        let id = self.files.open(path, (*new, *max_size, *keep));
+        self.files.set_max_age(id, *max_age);
+        Sink::File(id)
     }
 
     /// The index of the console's output that gets this descriptor of a process, if one does.
