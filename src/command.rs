@@ -75,6 +75,23 @@ pub(crate) struct Attributes {
     pub(crate) nice: Option<i32>,
     pub(crate) limits: Map<Resource, Limit>,
     pub(crate) conditions: Conditions,
+    pub(crate) tree_limits: TreeLimits,
+}
+
+/// The limits of a whole tree that the kernel enforces, and whether the tree is to be measured as
+/// far as the system allows.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct TreeLimits {
+    pub(crate) memory: Option<u64>,
+    pub(crate) processes: Option<u64>,
+    pub(crate) measured: bool,
+}
+
+impl TreeLimits {
+    /// Tells whether there is any limit.
+    pub(crate) fn are_any(self) -> bool {
+        self.memory.is_some() || self.processes.is_some()
+    }
 }
 
 /// The attributes of a command that sets none.
@@ -91,6 +108,7 @@ static INHERITED: Attributes = Attributes {
     nice: None,
     limits: Map::new(),
     conditions: conditions::NONE,
+    tree_limits: TreeLimits { memory: None, processes: None, measured: false },
 };
 
 /// The process group and the session of the child.
@@ -537,6 +555,38 @@ impl Command {
     #[doc(alias = "setrlimit")]
     pub fn rlimit(&mut self, resource: Resource, limit: Limit) -> &mut Self {
         self.attributes_mut().limits.insert(resource, limit);
+        self
+    }
+
+    /// Limits the memory of the child and everything that it starts, in bytes, without swap
+    /// (`memory.max`, `memory.swap.max` and `memory.oom.group`). At the limit the kernel kills them
+    /// all.
+    ///
+    /// It needs a cgroup (see [`contain`](Self::contain)) and the controller `memory`. Otherwise the
+    /// spawn is refused at [`Stage::Limit`](crate::Stage::Limit). To limit the address space of each
+    /// process instead, use [`rlimit`](Self::rlimit) with
+    /// [`Resource::AddressSpace`](crate::Resource::AddressSpace).
+    #[doc(alias = "memory.max")]
+    pub fn memory_limit(&mut self, bytes: u64) -> &mut Self {
+        self.attributes_mut().tree_limits.memory = Some(bytes);
+        self
+    }
+
+    /// Limits how many processes and threads the child and everything that it starts can be at the
+    /// same time (`pids.max`). At the limit no further one can be started (`EAGAIN`), which
+    /// [`Event::ProcessLimit`](crate::Event::ProcessLimit) reports.
+    ///
+    /// It needs a cgroup (see [`contain`](Self::contain)) and the controller `pids`. Otherwise the
+    /// spawn is refused at [`Stage::Limit`](crate::Stage::Limit).
+    #[doc(alias = "pids.max")]
+    pub fn process_limit(&mut self, count: u64) -> &mut Self {
+        self.attributes_mut().tree_limits.processes = Some(count);
+        self
+    }
+
+    /// Has the tree measured as far as the system allows, if it is in a cgroup.
+    pub(crate) fn measured(&mut self) -> &mut Self {
+        self.attributes_mut().tree_limits.measured = true;
         self
     }
 

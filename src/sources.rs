@@ -35,6 +35,8 @@ pub(crate) enum Source {
     Tree { process: Key },
     /// The messages of a child's tree.
     Notify { process: Key },
+    /// The limit of processes of a child's tree.
+    Limit { process: Key },
     /// Our end of a pipe to a child's descriptor.
     Pipe { process: Key, fd: i32 },
 }

@@ -342,7 +342,7 @@ fn up_and_reload_start_all_the_others() {
     up.until_state("fine", "running");
     up.until_state("logged", "running");
     up.until_read("err", &format!("[lost] could not start: cannot start `true`: chdir {here}/no/where: No such file"));
-    up.until_read("err", &format!("childminder: {here}/logs/log: No such file or directory"));
+    up.until_read("err", &format!("childminder: {here}/logs/log: its folder does not exist"));
     for name in ["program", "lost"] {
         up.until_state(name, "backing-off");
     }

@@ -44,6 +44,52 @@ pub(crate) fn rfc3339(millis: u64, offset: Option<i32>) -> String {
     format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{milli:03}{zone}")
 }
 
+/// A time that a user has written: `2026-11-26`, `2026-11-26T07:20`, `2026-11-26 07:20:00.5+01:00`. One
+/// without a zone is local. Times before 1970 are not accepted.
+pub(crate) fn parse(text: &str) -> Option<u64> {
+    let (date, rest) = text.split_at_checked(10)?;
+    let number =
+        |text: &str| text.bytes().all(|byte| byte.is_ascii_digit()).then(|| text.parse::<i64>().ok()).flatten();
+    let fields: Vec<i64> = date.split('-').map(number).collect::<Option<_>>()?;
+    let [year, month @ 1..=12, day @ 1..=31] = fields[..] else { return None };
+    let (time, zone) = match rest.strip_prefix(['T', ' ']) {
+        None if rest.is_empty() => ("00:00", ""),
+        None => return None,
+        Some(rest) => rest.split_at(rest.find(['Z', '+', '-']).unwrap_or(rest.len())),
+    };
+    let (time, fraction) = time.split_once('.').unwrap_or((time, "0"));
+    let fields: Vec<i64> = time.split(':').map(number).collect::<Option<_>>()?;
+    let (hour, minute, second) = match fields[..] {
+        [hour, minute] => (hour, minute, 0),
+        [hour, minute, second] => (hour, minute, second),
+        _ => return None,
+    };
+    if hour > 23 || minute > 59 || second > 60 || fraction.is_empty() {
+        return None;
+    }
+    let digits: String = fraction.chars().chain("000".chars()).take(3).collect();
+    let seconds = days(year, month, day) * 86_400 + hour * 3600 + minute * 60 + second;
+    let written = u64::try_from(seconds * 1000 + number(&digits)?).ok()?;
+    let offset = match zone {
+        "Z" => 0,
+        "" => local_offset(written).into(),
+        _ => {
+            let (hours, minutes) = zone[1..].split_once(':')?;
+            let east = number(hours).filter(|hours| *hours < 24)? * 3600 + number(minutes).filter(|it| *it < 60)? * 60;
+            if zone.starts_with('-') { -east } else { east }
+        }
+    };
+    written.checked_add_signed(-offset * 1000)
+}
+
+/// The days from 1970-01-01 to a day: the reverse of [`date`].
+fn days(year: i64, month: i64, day: i64) -> i64 {
+    let year = if month <= 2 { year - 1 } else { year };
+    let (era, year) = (year.div_euclid(400), year.rem_euclid(400));
+    let month = (month + 9) % 12;
+    era * 146_097 + 365 * year + year / 4 - year / 100 + (153 * month + 2) / 5 + day - 1 - 719_468
+}
+
 /// The year, the month and the day, so many days after 1970-01-01 in the Gregorian calendar.
 ///
 /// The years are counted from March on, so that the leap day is the last day of its year.
@@ -78,6 +124,28 @@ mod tests {
         assert_eq!(rfc3339(951_782_399_999, Some(3600)), "2000-02-29T00:59:59.999+01:00");
         assert_eq!(rfc3339(951_782_400_000, Some(-12_600)), "2000-02-28T20:30:00.000-03:30");
         rfc3339(u64::MAX, Some(-1));
+        for millis in [0, 951_782_399_999, 951_782_400_000, 1_795_677_600_123, 4_107_542_400_000] {
+            assert_eq!(parse(&rfc3339(millis, None)), Some(millis));
+            assert_eq!(parse(&rfc3339(millis, Some(5400))), Some(millis));
+        }
+        assert_eq!(parse("2026-11-26 07:20:00.5Z"), Some(1_795_677_600_500));
+        let local = parse("2026-11-26").unwrap();
+        assert_eq!(parse("2026-11-26T00:00:00"), Some(local));
+        for text in [
+            "",
+            "2026",
+            "2026-13-01",
+            "2026-11-26T",
+            "2026-11-26T7",
+            "2026-11-26T24:00",
+            "2026-11-26T07:20+1",
+            "1969-01-01T00:00Z",
+            "2026-11-26X",
+            "+026-11-26",
+            "ääääääää",
+        ] {
+            assert_eq!(parse(text), None, "{text}");
+        }
         assert!(now() > 1_700_000_000_000);
     }
 }

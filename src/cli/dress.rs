@@ -43,12 +43,18 @@ impl Stamp {
         }
     }
 
+    /// A time of day, in milliseconds since 1970.
+    pub(crate) fn show(self, millis: u64) -> String {
+        match self {
+            Self::Local => clock::rfc3339(millis, Some(clock::local_offset(millis))),
+            _ => clock::rfc3339(millis, None),
+        }
+    }
+
     /// The time now.
     pub(crate) fn now(self) -> String {
-        let now = clock::now();
         match self {
-            Self::Local => clock::rfc3339(now, Some(clock::local_offset(now))),
-            Self::Utc => clock::rfc3339(now, None),
+            Self::Local | Self::Utc => self.show(clock::now()),
             Self::Monotonic => {
                 let now = clock_gettime(ClockId::Monotonic);
                 format!("{}.{:03}", now.tv_sec, now.tv_nsec / 1_000_000)

@@ -137,7 +137,11 @@ fn dispatch(mut arguments: Parser) -> Result<u8, Failure> {
             return client::main(&command.to_string_lossy(), arguments);
         }
         Some(Arg::Value(other)) => {
-            return Err(Failure::Usage(format!("no such command: {}; try --help", other.to_string_lossy())));
+            let other = other.to_string_lossy();
+            let known = [&["run", "up", "check"], &client::COMMANDS[..]].concat();
+            let near = config::nearest(&other, &known).map(|near| format!("the nearest one is `{near}`; "));
+            let message = format!("no such command: {other}; {}try --help", near.unwrap_or_default());
+            return Err(Failure::Usage(message));
         }
         Some(other) => return Err(other.unexpected().into()),
         None => return Err(Failure::Usage("no command given; try --help".into())),

@@ -14,7 +14,7 @@ use childminder::{
 };
 use lexopt::{Arg, Parser, ValueExt};
 
-use super::config::parse_contain;
+use super::config::{parse_contain, parse_duration};
 use super::dress::{Dress, Stamp};
 use super::output::{self, Output, time_left};
 use super::signals::{self, Signals, Wish};
@@ -201,9 +201,10 @@ fn check_name(name: &str) -> Result<(), Failure> {
 fn seconds(arguments: &mut Parser, option: &str) -> Result<Duration, Failure> {
     let value = arguments.value()?;
     let number = value.to_str().and_then(|text| text.parse::<f64>().ok());
-    number.and_then(|number| Duration::try_from_secs_f64(number).ok()).ok_or_else(|| {
+    let seconds = number.and_then(|number| Duration::try_from_secs_f64(number).ok());
+    seconds.or_else(|| parse_duration(value.to_str()?)).ok_or_else(|| {
         let value = value.to_string_lossy();
-        Failure::Usage(format!("--{option} wants a number of seconds that is not negative, not `{value}`"))
+        Failure::Usage(format!("--{option} wants a number of seconds, or a time such as 500ms or 1m30s, not `{value}`"))
     })
 }
 

@@ -12,7 +12,7 @@ use super::connect::Connect;
 use super::lines::{LineBuffer, Piece};
 use super::observer::{Line, Lines, Observer};
 use super::order::machine::Phase;
-use super::restart::{Leftovers, Lifecycle, Outcome, State, StopScope};
+use super::restart::{Leftovers, Lifecycle, State, StopScope};
 use super::watch::{Readiness, Ready, Watch, Watcher};
 use crate::command::Command;
 use crate::contain::{Containment, Remains};
@@ -163,19 +163,7 @@ impl Entry {
 
     /// What it is doing, as far as others wait for it.
     pub(super) fn phase(&self) -> Phase {
-        match (self.life.state(), self.readiness()) {
-            (State::Stopped, _) => Phase::Down,
-            (State::Waiting { .. }, _) => Phase::Waiting,
-            (State::Starting, _) => Phase::Starting,
-            (State::Running { .. }, Readiness::Absent | Readiness::Pending) => Phase::Started,
-            (State::Running { .. }, Readiness::Ready) => Phase::Ready,
-            (State::Running { .. }, Readiness::Lost) => Phase::Lost,
-            (State::BackingOff { .. }, _) => Phase::BackingOff,
-            (State::Stopping { .. }, _) => Phase::Stopping,
-            (State::Exited, _) if self.life.outcome() == Outcome::Success => Phase::Completed,
-            (State::Exited, _) => Phase::Exited,
-            (State::Failed { .. }, _) => Phase::Failed,
-        }
+        Phase::of(self.life.state(), self.readiness(), self.life.outcome())
     }
 
     /// Whether the trees of its earlier processes are certain to be empty. When all entries are

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use super::entry::{Output, Writer};
 use super::lines::Run;
 use super::observer::Observer;
+use super::order::machine::is_death;
 use super::restart::{Action, Input, Leftovers, State, StopAction};
 use super::watch::{Effect, Ready, Sign};
 use super::{ProcessMonitor, checks};
@@ -18,19 +19,6 @@ use crate::process::ProcessId;
 use crate::reactor::timers::TimerId;
 use crate::reactor::{Event, Reactor};
 use crate::service::Service;
-
-/// Whether a process that ran, or was to run, has died on its own, and will be started again or has
-/// failed.
-fn is_death(before: State, input: Input, now: State) -> bool {
-    match input {
-        Input::Fault { .. } => matches!(before, State::Running { .. }),
-        Input::Exited { .. } | Input::SpawnFailed => {
-            matches!(before, State::Running { .. } | State::Starting)
-                && matches!(now, State::Starting | State::BackingOff { .. } | State::Failed { .. })
-        }
-        _ => false,
-    }
-}
 
 impl<O: Observer> ProcessMonitor<O> {
     /// Gives an entry's machine an input that happens now, and carries out its action and what

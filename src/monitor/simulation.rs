@@ -4,6 +4,9 @@
 //! It starts nothing and waits for nothing. The one rule: every decision comes from `restart`, and
 //! none is made here.
 
+#[cfg(test)]
+pub(super) mod crew;
+
 use std::fmt;
 use std::time::{Duration, Instant};
 

@@ -10,7 +10,7 @@ use std::time::Instant;
 
 use mio::Interest;
 
-use super::cgroup::Cgroup;
+use super::cgroup::{CHANGES, Cgroup, refused_processes};
 use super::frozen::Frozen;
 use super::group::ProcessGroup;
 use super::killed::Killed;
@@ -73,6 +73,8 @@ pub(crate) struct Child {
     pub(super) frozen: Option<Frozen>,
     /// When its tree was killed.
     pub(super) tree_killed: Option<Killed>,
+    /// The file that reports that its tree has reached its limit of processes.
+    pub(crate) process_limit: Option<Box<(OwnedFd, Key)>>,
     /// Why its containment is not stronger.
     pub(super) reason: Option<Arc<str>>,
     pub(super) exit: Option<Box<Exit>>,
@@ -184,6 +186,7 @@ impl Child {
             cgroup: None,
             frozen: None,
             tree_killed: None,
+            process_limit: None,
             reason: entered.as_ref().map(Self::entry_reason),
             exit: None,
         })
@@ -192,6 +195,7 @@ impl Child {
     /// Kills it with its tree and reaps it without an event, for a child that could not be watched.
     /// Returns its cgroup, which has to be removed.
     pub(crate) fn abandon(mut self, sources: &mut Sources) -> Option<Cgroup> {
+        self.forget_process_limit(sources);
         // If this fails, the child has exited, or is killed by its number below.
         let _ = match &self.cgroup {
             Some(cgroup) => cgroup.kill().map(drop).map_err(SignalError::Os),
@@ -300,6 +304,7 @@ impl Child {
         let wall_time = self.died.unwrap_or(now).saturating_duration_since(self.started);
         let exit = Exit { status, usage, wall_time, requested: self.requested };
         self.exit = Some(Box::new(exit));
+        self.forget_process_limit(sources);
         if let Some((_, source)) = &self.pidfd {
             sources.forget(*source);
         }
@@ -378,6 +383,35 @@ impl Child {
     pub(crate) fn set_containment(&mut self, cgroup: Option<Cgroup>, reason: Option<Arc<str>>) {
         self.cgroup = cgroup;
         self.reason = reason.or(self.reason.take());
+    }
+
+    /// Returns the cgroup in which it was started, until it is reaped.
+    pub(crate) fn cgroup(&self) -> Option<&Cgroup> {
+        self.cgroup.as_ref()
+    }
+
+    /// Watches the limit of processes of its cgroup.
+    pub(crate) fn watch_process_limit(&mut self, process: Key, sources: &mut Sources) -> io::Result<()> {
+        let Some(cgroup) = &self.cgroup else { return Ok(()) };
+        let events = cgroup.open_process_events()?;
+        let source = sources.register(events.as_fd(), CHANGES, Source::Limit { process })?;
+        self.process_limit = Some(Box::new((events, source)));
+        Ok(())
+    }
+
+    /// Tells whether its tree has reached the limit of processes. It says so once.
+    pub(crate) fn has_reached_process_limit(&mut self, sources: &mut Sources) -> bool {
+        let reached = self.process_limit.as_ref().is_some_and(|limit| refused_processes(limit.0.as_fd()) > 0);
+        if reached {
+            self.forget_process_limit(sources);
+        }
+        reached
+    }
+
+    fn forget_process_limit(&mut self, sources: &mut Sources) {
+        if let Some(limit) = self.process_limit.take() {
+            sources.forget(limit.1);
+        }
     }
 
     /// Returns what keeps it together with everything that it starts.

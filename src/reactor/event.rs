@@ -85,6 +85,14 @@ pub enum Event<'a> {
         /// The processes that are still there.
         remains: &'a Remains,
     },
+    /// A process, or something that it has started, could not start another process or thread,
+    /// because their number has reached the limit: see
+    /// [`Command::process_limit`](crate::Command::process_limit). This comes once, as long as the
+    /// process has not exited.
+    ProcessLimit {
+        /// The process.
+        process: ProcessId,
+    },
     /// A process was stopped by a signal, such as SIGTSTP, or SIGTTIN because it has read from the
     /// terminal: see [`Reactor::watch_stops`](crate::Reactor::watch_stops).
     Stopped {

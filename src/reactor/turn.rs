@@ -134,6 +134,7 @@ impl Turn<'_> {
                 Some(Source::Guard) => reactor.guard.ended = true,
                 Some(Source::Notify { process }) => reactor.notify_ready(process),
                 Some(Source::Tree { process }) => reactor.trees.stir(process, reactor.woke),
+                Some(Source::Limit { process }) => reactor.trees.limits.push(process),
                 Some(Source::Waker | Source::Pipe { .. } | Source::Host) => {
                     let gone = event.is_error() || event.is_read_closed() || event.is_write_closed();
                     let (readable, writable) = (event.is_readable(), event.is_writable());
@@ -233,6 +234,8 @@ impl Reactor {
         let ended = self.processes.iter().filter(|(_, child)| child.has_ended());
         self.exited.extend(ended.map(|(key, _)| key));
         self.trees.stir_all(self.woke);
+        let limited = self.processes.iter().filter(|(_, child)| child.process_limit.is_some());
+        self.trees.limits.extend(limited.map(|(key, _)| key));
         let all = self.sources.iter().filter(|(_, source)| matches!(source, Source::Pipe { .. } | Source::Host));
         let ready = all.map(|(source, _)| Ready { source, readable: true, writable: true, gone: false });
         self.ready.extend(ready);

@@ -17,6 +17,7 @@ mod futex;
 pub(crate) mod guard;
 pub(crate) mod handler;
 pub(crate) mod limit;
+pub(crate) mod memory;
 pub(crate) mod net;
 pub(crate) mod notify;
 pub(crate) mod pidfd;

@@ -11,6 +11,7 @@ use std::sync::Arc;
 
 use childminder::Policy;
 
+use super::care::Care;
 use super::{Config, Look, Output, ProcessConfig, Settings};
 use crate::cli::paths;
 
@@ -30,6 +31,9 @@ pub(super) struct Table {
     pub(super) autostart: bool,
     pub(super) raw: bool,
     pub(super) look: Look,
+    pub(super) recent: Option<u32>,
+    /// How it is watched, and what it waits for, if the table says anything about it.
+    pub(super) care: Option<Rc<Care>>,
 }
 
 impl Config {
@@ -55,6 +59,9 @@ impl Table {
             autostart: self.autostart,
             raw: self.raw,
             look: self.look,
+            recent: self.recent,
+            watch: self.care.as_ref().and_then(|care| care.watch(&self.base, instance)),
+            care: self.care.clone(),
         }
     }
 }
@@ -70,7 +77,7 @@ pub(super) fn numbered(name: &str, instance: Option<u32>) -> String {
     instance.map_or_else(|| name.to_owned(), |number| format!("{name}:{number}"))
 }
 
-fn expand(text: &str, instance: Option<u32>) -> String {
+pub(super) fn expand(text: &str, instance: Option<u32>) -> String {
     instance.map_or_else(|| text.to_owned(), |number| text.replace(INSTANCE, &number.to_string()))
 }
 
@@ -81,7 +88,7 @@ pub(super) fn expand_path(path: &Path, base: &Path, instance: Option<u32>) -> Pa
 
 /// The program of one instance. A program with a slash in it becomes an absolute path. Any other
 /// stays a name that the process looks up in its `PATH`.
-fn expand_program(program: &str, base: &Path, instance: Option<u32>) -> OsString {
+pub(super) fn expand_program(program: &str, base: &Path, instance: Option<u32>) -> OsString {
     match program.contains('/') {
         true => expand_path(Path::new(program), base, instance).into(),
         false => expand(program, instance).into(),
@@ -92,9 +99,9 @@ impl Output {
     /// The output of one instance.
     pub(super) fn expand(&self, base: &Path, instance: Option<u32>) -> Self {
         match self {
-            Self::File { path, new, max_size, keep } => {
+            Self::File { path, new, max_size, keep, max_age } => {
                 let path = expand_path(path, base, instance);
-                Self::File { path, new: *new, max_size: *max_size, keep: *keep }
+                Self::File { path, new: *new, max_size: *max_size, keep: *keep, max_age: *max_age }
             }
             Self::Direct { path, new } => Self::Direct { path: expand_path(path, base, instance), new: *new },
             Self::Prefix | Self::Null | Self::Inherit => self.clone(),

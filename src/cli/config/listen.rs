@@ -98,7 +98,7 @@ impl Reader<'_, '_> {
         }
         let address = tcp.map(Address::Tcp).or(unix.map(Address::Unix))?;
         let name = name.unwrap_or_else(|| UNNAMED.into());
-        Some(Listener { name, socket: Socket { address, new: Creation { mode, uid, gid } } })
+        Some(Listener { name, socket: Socket { address, new: Creation { mode, uid, gid, folders: false } } })
     }
 
     /// Checks the path of a socket in the file system, for each instance.
@@ -172,7 +172,7 @@ mod tests {
         assert_eq!(shown, ["tcp:127.0.0.1:80", "unix:/tmp/run/x.sock", "tcp:[::]:443", "unix:/run/y.sock"]);
         let names: Vec<_> = listeners.iter().map(|listener| &*listener.name).collect();
         assert_eq!(names, ["unknown", "unknown", "https", "y"]);
-        assert_eq!(listeners[3].socket.new, Creation { mode: Some(0o660), uid: Some(0), gid: Some(0) });
+        assert_eq!(listeners[3].socket.new, Creation { mode: Some(0o660), uid: Some(0), gid: Some(0), folders: false });
         let text =
             "[process.a]\ncommand = [\"true\"]\nlisten = [\"tcp:[::1]:80\", { unix = \"x\", mode = \"0600\" }]\n";
         expect_round_trip(&parse(text).unwrap());

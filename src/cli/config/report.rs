@@ -219,8 +219,8 @@ pub(super) fn kind(value: &DeValue<'_>) -> &'static str {
     }
 }
 
-/// The known key that `key` was probably meant to be.
-pub(super) fn nearest(key: &str, known: &[&'static str]) -> Option<&'static str> {
+/// The known key or name that `key` was probably meant to be.
+pub(crate) fn nearest<'k>(key: &str, known: &[&'k str]) -> Option<&'k str> {
     let key: Vec<char> = key.chars().collect();
     let near = known.iter().filter_map(|known| Some((distance(&key, known, key.len() / 2)?, *known)));
     near.min().map(|(_, nearest)| nearest)

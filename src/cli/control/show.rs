@@ -10,8 +10,9 @@ use serde_json::Value;
 use super::protocol::Action;
 use super::supervisor::{self, Supervisor};
 use super::table::{self, Room};
+use crate::cli::dress::Stamp;
 use crate::cli::text::{escaped_json, visible, visible_output};
-use crate::cli::{Failure, output, screen};
+use crate::cli::{Failure, clock, output, screen};
 
 /// The pause between two pictures of `--watch`.
 const REDRAW: std::time::Duration = std::time::Duration::from_secs(1);
@@ -19,7 +20,9 @@ const REDRAW: std::time::Duration = std::time::Duration::from_secs(1);
 /// How answers are printed.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Style {
-    json: bool,
+    pub(super) json: bool,
+    /// The clock of the time in front of each line of a log.
+    stamp: Option<Stamp>,
     /// Whether stdout is a terminal.
     terminal: bool,
     /// Whether it shows colours.
@@ -27,9 +30,9 @@ pub(super) struct Style {
 }
 
 impl Style {
-    pub(super) fn new(json: bool) -> Self {
+    pub(super) fn new(json: bool, stamp: Option<Stamp>) -> Self {
         let terminal = io::stdout().is_terminal();
-        Self { json, terminal, colour: terminal && screen::wants_colour() }
+        Self { json, stamp, terminal, colour: terminal && screen::wants_colour() }
     }
 
     /// An answer for programs. JSON escapes C0 control characters as `\u001b`, but not the others.
@@ -59,6 +62,22 @@ impl Style {
         Ok(())
     }
 
+    /// Prints the processes that wait, and what for.
+    pub(super) fn waiting(self, processes: &[Value]) -> io::Result<()> {
+        let waits = |process: &&Value| process["waits_for"].as_array().is_some_and(|waits| !waits.is_empty());
+        let waiting: Vec<&Value> = processes.iter().filter(waits).collect();
+        if self.json {
+            let objects: Vec<String> = waiting.into_iter().map(|process| self.json(process)).collect();
+            output::say(&format!("[{}]\n", objects.join(",\n ")))?;
+            return Ok(());
+        }
+        for process in waiting {
+            let (name, reason) = (process["name"].as_str(), process["reason"].as_str());
+            output::say(&format!("{} {}\n", visible(name.unwrap_or("?")), visible(reason.unwrap_or("waits"))))?;
+        }
+        Ok(())
+    }
+
     /// Prints the answer to a request that was refused, or carried out only in part.
     pub(super) fn refused(self, answer: &Value) -> io::Result<()> {
         if self.json {
@@ -81,9 +100,22 @@ impl Style {
             let mark = if line["continued"] == true { "+" } else { "" };
             let text = line["line"].as_str().unwrap_or_default();
             let text = if self.terminal { plain_line(text) } else { text.into() };
-            format!("[{}{mark}] {text}\n", visible(line["name"].as_str().unwrap_or("?")))
+            format!("{}[{}{mark}] {text}\n", self.time(&line["time"]), visible(line["name"].as_str().unwrap_or("?")))
         };
         output::say(&text)
+    }
+
+    /// The time in front of a line, if one is wanted.
+    fn time(self, time: &Value) -> String {
+        match (self.stamp, time.as_str()) {
+            (None, _) => String::new(),
+            (Some(stamp), Some(text)) => match clock::parse(text) {
+                Some(millis) => stamp.show(millis) + " ",
+                None => format!("{} ", visible(text)),
+            },
+            // The supervisor is an earlier version.
+            (Some(_), None) => "- ".into(),
+        }
     }
 
     /// Prints the status again and again, until stdout has no reader any more.
@@ -123,7 +155,8 @@ pub(super) fn processes(answer: &Value) -> Option<&Vec<Value>> {
 
 /// Whether a process is up, by its object in the answer to `status`.
 pub(super) fn is_up(process: &Value) -> bool {
-    process["state"] == "running"
+    // Where nobody asks whether it is ready, it is up as soon as it runs.
+    matches!(process["state"].as_str(), Some("running" | "ready"))
 }
 
 /// Prints the progress of a wait to stderr.

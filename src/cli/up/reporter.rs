@@ -9,7 +9,7 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use childminder::restart::State;
-use childminder::{Event, Exit, Line, Lines, Observer, ProcessId, Reactor, Remains, SpawnError, TimerId};
+use childminder::{Event, Exit, Fault, Line, Lines, Observer, ProcessId, Reactor, Remains, SpawnError, TimerId};
 
 use super::console::{Console, Speaker};
 use super::end::Piece;
@@ -61,6 +61,8 @@ pub(super) struct Reporter {
     /// The processes that have ended since they were last taken, each with the exit code that
     /// stands for its end.
     pub(super) ended: Vec<(String, u8)>,
+    /// An essential process or group that has ended, and the exit code for it.
+    pub(super) essential: Option<(String, u8)>,
 }
 
 /// The output of a process, as the monitor reports it.
@@ -75,8 +77,8 @@ fn stream(fd: i32) -> u8 {
     if fd == 2 { 2 } else { 1 }
 }
 
-fn log_line<'a>(line: &Line<'a>) -> LogLine<'a> {
-    LogLine { stream: stream(line.fd), continued: line.continued, cut: line.cut, text: line.bytes }
+fn log_line<'a>(line: &Line<'a>, time: u64) -> LogLine<'a> {
+    LogLine { stream: stream(line.fd), continued: line.continued, cut: line.cut, text: line.bytes, time }
 }
 
 /// A new line for clients that follow.
@@ -86,15 +88,16 @@ pub(super) struct News {
     continued: bool,
     cut: bool,
     text: Vec<u8>,
+    time: u64,
 }
 
 impl News {
-    fn new(LogLine { stream, continued, cut, text }: LogLine<'_>) -> Self {
-        Self { stream, continued, cut, text: text.to_vec() }
+    fn new(LogLine { stream, continued, cut, text, time }: LogLine<'_>) -> Self {
+        Self { stream, continued, cut, text: text.to_vec(), time }
     }
 
     pub(super) fn lend(&self) -> LogLine<'_> {
-        LogLine { stream: self.stream, continued: self.continued, cut: self.cut, text: &self.text }
+        LogLine { stream: self.stream, continued: self.continued, cut: self.cut, text: &self.text, time: self.time }
     }
 }
 
@@ -107,6 +110,10 @@ struct Streams {
     recent: Recent,
     /// The error of its last start, if that failed.
     start_error: Option<Box<str>>,
+    /// Why its last process had to be replaced, if it had.
+    fault: Option<Box<str>>,
+    /// Whether the file says how it becomes ready, so that this is of interest.
+    tells_readiness: bool,
     /// Whether some of its processes were still there after they were killed.
     remains: bool,
     /// The pid of the last process, and whether it has not written yet. Otherwise `writer` is this
@@ -171,6 +178,7 @@ impl Reporter {
             quiet_starts: false,
             alive: 0,
             ended: Vec::new(),
+            essential: None,
         }
     }
 
@@ -202,6 +210,8 @@ impl Reporter {
                 err,
                 recent,
                 start_error,
+                fault: None,
+                tells_readiness: false,
                 remains,
                 pid: 0,
                 is_new: false,
@@ -213,6 +223,8 @@ impl Reporter {
         });
         streams.speaker.raw = process.raw;
         streams.speaker.set_look(process.look, self.look);
+        streams.recent.set_most(process.recent);
+        streams.tells_readiness = process.watch.is_some();
         streams.removed = false;
         let before = [std::mem::replace(&mut streams.out, out), std::mem::replace(&mut streams.err, err)];
         if !is_new {
@@ -225,6 +237,8 @@ impl Reporter {
         if let Some(streams) = self.streams.get_mut(&*process.name) {
             streams.speaker.raw = process.raw;
             streams.speaker.set_look(process.look, self.look);
+            streams.recent.set_most(process.recent);
+            streams.tells_readiness = process.watch.is_some();
         }
     }
 
@@ -255,7 +269,7 @@ impl Reporter {
     }
 
     fn sink(&mut self, reactor: &mut Reactor, output: &Output) -> Sink {
-        let Output::File { path, new, max_size, keep } = output else {
+        let Output::File { path, new, max_size, keep, max_age } = output else {
             return if *output == Output::Prefix { Sink::Console } else { Sink::Elsewhere };
         };
         if let Ok(Some(number)) = self.own.own(path) {
@@ -266,7 +280,9 @@ impl Reporter {
         }
         // All processes that write to a path share one file, so that they do not rotate it under
         // each other.
-        Sink::File(self.files.open(path, (*new, *max_size, *keep)))
+        let id = self.files.open(path, (*new, *max_size, *keep));
+        self.files.set_max_age(id, *max_age);
+        Sink::File(id)
     }
 
     /// The index of the console's output that gets this descriptor of a process, if one does.
@@ -280,11 +296,9 @@ impl Reporter {
         }
     }
 
-    /// Calls `see` with the last lines of a process.
-    pub(super) fn recent(&mut self, name: &str, see: impl FnMut(LogLine<'_>)) {
-        if let Some(streams) = self.streams.get_mut(name) {
-            streams.recent.for_each(see);
-        }
+    /// The last lines of a process.
+    pub(super) fn recent(&mut self, name: &str) -> Option<&mut Recent> {
+        self.streams.get_mut(name).map(|streams| &mut streams.recent)
     }
 
     /// The error of the last start of a process, if that failed.
@@ -295,6 +309,11 @@ impl Reporter {
     /// The time of the last exit of a process, in milliseconds since 1970, if it is known.
     pub(super) fn exited_at(&self, name: &str) -> Option<u64> {
         self.streams.get(name).map(|streams| streams.exited_at).filter(|at| *at > 0)
+    }
+
+    /// Why the last process had to be replaced, if it had.
+    pub(super) fn fault(&self, name: &str) -> Option<&str> {
+        self.streams.get(name)?.fault.as_deref()
     }
 
     /// The new lines since the last call, if a client follows.
@@ -362,15 +381,15 @@ impl Reporter {
         self.console.say(&visible(what));
     }
 
-    fn tell_followers(&mut self, line: &Line<'_>) {
+    fn tell_followers(&mut self, line: &Line<'_>, time: u64) {
         if self.followed {
             self.news_bytes += line.name.len() + line.bytes.len() + size_of::<News>();
-            self.news.push((line.name.to_owned(), News::new(log_line(line))));
+            self.news.push((line.name.to_owned(), News::new(log_line(line, time))));
         }
     }
 
     /// Passes on what a process has written.
-    fn hear(&mut self, heard: Heard<'_>) {
+    fn hear(&mut self, heard: Heard<'_>, time: u64) {
         let (name, process, fd) = match heard {
             Heard::Line(line) => (line.name, line.process, line.fd),
             Heard::Lines(lines) => (lines.name, lines.process, lines.fd),
@@ -381,8 +400,8 @@ impl Reporter {
         let (sink, speaker) = match self.streams.get_mut(name) {
             Some(streams) => {
                 match heard {
-                    Heard::Line(line) => streams.recent.push(log_line(line)),
-                    Heard::Lines(lines) => streams.recent.push_lines(stream(fd), lines.bytes),
+                    Heard::Line(line) => streams.recent.push(log_line(line, time)),
+                    Heard::Lines(lines) => streams.recent.push_lines(stream(fd), lines.bytes, time),
                 }
                 if streams.speaker.dress.json {
                     pid = streams.pid_of(process);
@@ -490,15 +509,17 @@ fn dress(heard: Heard<'_>, dress: Dress, pid: Option<u32>) -> Vec<u8> {
 
 impl Observer for Reporter {
     fn line(&mut self, line: &Line<'_>) {
-        self.tell_followers(line);
-        self.hear(Heard::Line(line));
+        let time = clock::now();
+        self.tell_followers(line, time);
+        self.hear(Heard::Line(line), time);
     }
 
     fn lines(&mut self, lines: &Lines<'_>) {
+        let time = clock::now();
         if self.followed {
-            lines.for_each(|line| self.tell_followers(&line));
+            lines.for_each(|line| self.tell_followers(&line, time));
         }
-        self.hear(Heard::Lines(lines));
+        self.hear(Heard::Lines(lines), time);
     }
 
     fn started(&mut self, name: &str, pid: u32) {
@@ -531,6 +552,57 @@ impl Observer for Reporter {
         }
         if self.streams.get(name).is_some_and(|streams| streams.removed) {
             self.forget(name);
+        }
+    }
+
+    fn ready(&mut self, name: &str) {
+        let Some(streams) = self.streams.get_mut(name) else { return };
+        streams.fault = None;
+        if streams.tells_readiness {
+            self.report(name, "ready");
+        }
+    }
+
+    fn unready(&mut self, name: &str) {
+        self.report(name, "not ready any more");
+    }
+
+    fn fault(&mut self, name: &str, fault: &Fault) {
+        self.report(name, &format!("does not work: {fault}"));
+        if let Some(streams) = self.streams.get_mut(name) {
+            streams.fault = Some(fault.to_string().into());
+        }
+    }
+
+    fn said(&mut self, _: &str, _: &str) {}
+
+    fn check_failed(&mut self, _: &str, _: &dyn std::fmt::Display) {}
+
+    fn store_refused(&mut self, name: &str) {
+        self.report(name, "asks for its descriptors to be kept (FDSTORE=1), which is not done here");
+    }
+
+    fn message_refused(&mut self, name: &str, count: usize) {
+        let messages = if count == 1 { "a message" } else { "messages" };
+        self.report(name, &format!("dropped {messages} that others have sent in its name"));
+    }
+
+    fn helper_failed(&mut self, name: &str, error: &SpawnError) {
+        self.report(name, &error.to_string());
+    }
+
+    fn essential_ended(&mut self, name: &str, exit: Option<&Exit>) {
+        let code = exit.map_or(1, code::of_exit);
+        self.essential.get_or_insert((name.to_owned(), code));
+    }
+
+    fn group_failed(&mut self, group: &str) {
+        self.say(&format!("group {} has given up", visible(group)));
+    }
+
+    fn rolled(&mut self, broken: Option<&str>) {
+        if let Some(name) = broken {
+            self.report(name, "has not come back; those after it are not restarted");
         }
     }
 
@@ -573,7 +645,10 @@ impl Observer for Reporter {
     }
 
     fn changed(&mut self, name: &str, state: State) {
-        if state == State::Exited {
+        if let State::Failed { why } = state {
+            self.report(name, &format!("has failed: {why}"));
+        }
+        if matches!(state, State::Exited | State::Failed { .. }) {
             let code = self.streams.get(name).map_or(0, |streams| streams.code);
             self.ended.push((name.to_owned(), code));
         }

@@ -11,6 +11,8 @@ use super::groups::{self, Death, Groups};
 use super::rate::Rate;
 use super::rolling::{Rolling, Step};
 use super::{Order, When};
+use crate::monitor::restart::{Input, Outcome, State};
+use crate::monitor::watch::Readiness;
 
 /// What a process is doing, as far as others wait for it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -37,6 +39,23 @@ pub(in crate::monitor) enum Phase {
 }
 
 impl Phase {
+    /// The phase of a process whose machines are in these states.
+    pub(in crate::monitor) fn of(state: State, readiness: Readiness, outcome: Outcome) -> Self {
+        match (state, readiness) {
+            (State::Stopped, _) => Self::Down,
+            (State::Waiting { .. }, _) => Self::Waiting,
+            (State::Starting, _) => Self::Starting,
+            (State::Running { .. }, Readiness::Absent | Readiness::Pending) => Self::Started,
+            (State::Running { .. }, Readiness::Ready) => Self::Ready,
+            (State::Running { .. }, Readiness::Lost) => Self::Lost,
+            (State::BackingOff { .. }, _) => Self::BackingOff,
+            (State::Stopping { .. }, _) => Self::Stopping,
+            (State::Exited, _) if outcome == Outcome::Success => Self::Completed,
+            (State::Exited, _) => Self::Exited,
+            (State::Failed { .. }, _) => Self::Failed,
+        }
+    }
+
     /// Whether there is a process.
     fn is_up(self) -> bool {
         matches!(self, Self::Started | Self::Ready | Self::Lost | Self::Stopping)
@@ -58,6 +77,19 @@ impl Phase {
             When::Ready => matches!(self, Self::Ready | Self::Completed),
             When::Completed => self == Self::Completed,
         }
+    }
+}
+
+/// Whether a process that ran, or was to run, has died on its own, and will be started again or has
+/// failed.
+pub(in crate::monitor) fn is_death(before: State, input: Input, now: State) -> bool {
+    match input {
+        Input::Fault { .. } => matches!(before, State::Running { .. }),
+        Input::Exited { .. } | Input::SpawnFailed => {
+            matches!(before, State::Running { .. } | State::Starting)
+                && matches!(now, State::Starting | State::BackingOff { .. } | State::Failed { .. })
+        }
+        _ => false,
     }
 }
 
@@ -198,14 +230,25 @@ impl Machine {
             work.extend(missing.filter(|on| seen.insert(**on)));
         }
         for key in order.into_iter().rev() {
-            if let Some(node) = self.nodes.get_mut(&key).filter(|node| !(node.asked && node.phase.is_up())) {
-                let was_leaving = node.leaving.take().is_some();
-                node.asked = false;
-                let dependents = if was_leaving { node.dependents.clone() } else { Vec::new() };
-                dependents.into_iter().for_each(|other| self.look(now, other));
-            }
+            self.take_stop_back(now, key);
             self.requests.push_back(Request::Start(key));
         }
+    }
+
+    /// Takes back a stop that has not been carried out yet.
+    fn take_stop_back(&mut self, now: Instant, key: u64) {
+        let Some(node) = self.nodes.get(&key) else { return };
+        if node.leaving != Some(Leaving::Stop) || node.asked && node.phase.is_up() {
+            return;
+        }
+        // It still has to go down if what it requires does.
+        let carried = node.requires.iter().all(|on| self.satisfies(*on, When::Started));
+        let dependents = node.dependents.clone();
+        if let Some(node) = self.nodes.get_mut(&key) {
+            node.leaving = (node.phase.is_up() && !carried).then_some(Leaving::Restart);
+            node.asked = false;
+        }
+        dependents.into_iter().for_each(|other| self.look(now, other));
     }
 
     /// Asks for a stop, after those that require it.
@@ -281,7 +324,8 @@ impl Machine {
         if !phase.is_up() && (node.asked || node.leaving == Some(Leaving::Restart)) {
             (node.leaving, node.asked) = (None, false);
         }
-        if !matches!(phase, Phase::Starting | Phase::Started) {
+        let is_under_way = matches!(phase, Phase::Starting | Phase::Started) || node.granted;
+        if !is_under_way {
             self.uncount(key);
         }
         if died {
@@ -486,7 +530,10 @@ impl Machine {
             return;
         }
         if let Some(node) = self.nodes.get_mut(&key) {
-            node.asked = true;
+            // One that is not there does not go down any more. A stop is remembered, so that the
+            // process is not started before it is carried out.
+            let is_over = node.phase == Phase::Down || !node.phase.is_up() && leaving == Leaving::Restart;
+            (node.leaving, node.asked) = if is_over { (None, false) } else { (Some(leaving), true) };
         }
         self.requests.push_back(match leaving {
             Leaving::Stop => Request::Stop(key),

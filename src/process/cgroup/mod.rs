@@ -1,9 +1,12 @@
 //! One cgroup for each process, below one directory for each reactor (`cgroups(7)`).
 //!
 //! This file knows what the kernel's files mean. The reactor decides when they are used. It needs
-//! no controller, and touches nothing that was there before. The one rule: a directory is never
+//! no controller, and touches nothing that was there before ([`limits`] has the one exception). The
+//! one rule: a directory is never
 //! removed if it does not have our kind of name, or if a living reactor has locked it.
 
+mod figures;
+mod limits;
 mod parent;
 
 use std::collections::HashSet;
@@ -17,8 +20,18 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use mio::Interest;
+
 use super::table;
 use crate::sys::{self, cgroup};
+use limits::Controllers;
+pub(crate) use limits::refused_processes;
+
+/// The readiness by which the event files of a cgroup report a change.
+#[cfg(target_os = "linux")]
+pub(crate) const CHANGES: Interest = Interest::PRIORITY;
+#[cfg(not(target_os = "linux"))]
+pub(crate) const CHANGES: Interest = Interest::READABLE;
 
 /// The prefix of the directories of all reactors.
 const PREFIX: &str = "childminder-";
@@ -81,6 +94,7 @@ pub(crate) struct Home {
     name: CString,
     path: PathBuf,
     next: AtomicU64,
+    controllers: Controllers,
     /// The process that made it. A forked copy of this process does not touch it.
     owner: u32,
 }
@@ -117,7 +131,8 @@ impl Home {
             if !locked || cgroup::subdirs(parent.as_fd(), &name).is_err() {
                 continue;
             }
-            let home = Self { dir, parent, name, path, next: AtomicU64::new(0), owner };
+            let home =
+                Self { dir, parent, name, path, next: AtomicU64::new(0), controllers: Controllers::default(), owner };
             let kind = cgroup::read_at(home.dir.as_fd(), c"cgroup.type").map_err(|error| refuse(&error))?;
             // A cgroup below a threaded one cannot hold processes.
             return match kind.trim() {
@@ -155,6 +170,7 @@ impl Drop for Home {
         if self.owner == std::process::id() {
             let _ = remove_unpopulated(self.dir.as_fd());
             let _ = cgroup::remove_dir_at(self.parent.as_fd(), &self.name);
+            self.switch_off();
         }
     }
 }

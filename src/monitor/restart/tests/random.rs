@@ -36,11 +36,7 @@ impl Random {
 
 /// Checks what holds in every state.
 fn check_state(it: &Lifecycle) {
-    let has_deadline = match it.state() {
-        S::BackingOff { .. } => true,
-        S::Stopping { .. } => true,
-        _ => false,
-    };
+    let has_deadline = matches!(it.state(), S::BackingOff { .. } | S::Stopping { .. });
     assert_eq!(it.deadline().is_some(), has_deadline);
     assert!(it.delay >= it.policy.min_restart_delay);
     assert!(it.delay <= it.policy.max_restart_delay);
