@@ -7,9 +7,11 @@ use std::net::SocketAddr;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
+use childminder::{Check, Probe, Ready};
 use toml::Spanned;
 use toml::de::DeValue;
 
+use super::care::{self, Care};
 use super::instances::{expand_path, numbers};
 use super::read::{Reader, is_folder};
 use super::section::Section;
@@ -22,8 +24,8 @@ const KEYS: [&str; 5] = ["tcp", "unix", "name", "mode", "owner"];
 
 const LISTEN: &str = "a list of sockets, such as [\"tcp:127.0.0.1:8080\", \"unix:/run/web.sock\"]";
 const SOCKET: &str = "\"tcp:ADDRESS:PORT\", \"unix:PATH\", or a table with `tcp` or `unix`";
-const TCP: &str = "an address and a port from 1 to 65535, such as \"127.0.0.1:8080\" or \"[::]:8080\"; names are not \
-                   looked up";
+const TCP: &str = "an address and a port from 1 to 65535, such as \"127.0.0.1:8080\" or \"[::]:8080\"; other names \
+                   than localhost are not looked up";
 const NAME: &str = "1 to 255 visible ASCII characters without a colon";
 /// The name of a socket that has none, as in `sd_listen_fds_with_names(3)`.
 const UNNAMED: &str = "unknown";
@@ -71,6 +73,34 @@ impl Reader<'_, '_> {
             listeners.push(listener);
         }
         listeners
+    }
+
+    /// Checks that the sockets of a table agree with the way in which it is ready and well.
+    pub(super) fn check_sockets(&mut self, section: &Section<'_>, listeners: &[Listener], care: Option<&Care>) {
+        let instance = section.value("instances").map(|_| 1);
+        let Some(watch) = care.and_then(|care| care.watch(self.base, instance)) else { return };
+        let last = 2 + listeners.len();
+        if let (Ready::Fd(fd), Some(value)) = (&watch.ready, section.value("ready")) {
+            if usize::try_from(*fd).is_ok_and(|fd| (3..=last).contains(&fd)) {
+                let message =
+                    format!("`ready` is \"fd:{fd}\", which is a socket of `listen`, allowed is one above {last}");
+                self.report.add(value.span(), message);
+            }
+        }
+        let ready = if let Ready::Probe(probe) = &watch.ready { Some(probe) } else { None };
+        let health = watch.health.as_ref().map(|health| &health.probe);
+        for (key, probe) in [("ready", ready), ("health", health)] {
+            let asks = |listener: &Listener| match (&listener.expand(self.base, instance).socket.address, probe) {
+                (Address::Tcp(own), Some(Probe { check: Check::Tcp(asked), .. })) => own == asked,
+                (Address::Unix(own), Some(Probe { check: Check::Unix(asked), .. })) => own == asked,
+                _ => false,
+            };
+            if let (true, Some(value)) = (listeners.iter().any(asks), section.value(key)) {
+                let message =
+                    format!("`{key}` connects to a socket of `listen`, which accepts even if the process does not");
+                self.report.add(value.span(), message + ", allowed is another check");
+            }
+        }
     }
 
     fn listener(&mut self, element: &Spanned<DeValue<'_>>) -> Option<Listener> {
@@ -144,7 +174,7 @@ fn address(text: &str) -> Parsed<Address> {
 }
 
 fn tcp(text: &str) -> Parsed<SocketAddr> {
-    text.parse().ok().filter(|address: &SocketAddr| address.port() > 0).ok_or(TCP)
+    Some(text).filter(|text| !text.starts_with(':')).and_then(care::address).ok_or(TCP)
 }
 
 fn name(value: &DeValue<'_>) -> Parsed<String> {
@@ -165,7 +195,7 @@ mod tests {
     #[test]
     fn reads_addresses_and_paths() {
         let listeners = listen(
-            "[\"tcp:127.0.0.1:80\", \"unix:run/x.sock\", { tcp = \"[::]:443\", name = \"https\" }, \
+            "[\"tcp:localhost:80\", \"unix:run/x.sock\", { tcp = \"[::]:443\", name = \"https\" }, \
              { unix = \"/run/y.sock\", name = \"y\", mode = \"0660\", owner = \"0:0\" }]",
         );
         let shown: Vec<_> = listeners.iter().map(|listener| listener.socket.address.to_string()).collect();
@@ -197,7 +227,7 @@ mod tests {
             ("[80]", format!("3:11: `listen` is 80, allowed is {SOCKET}")),
             ("[\"udp:1.2.3.4:5\"]", format!("3:11: `listen` is \"udp:1.2.3.4:5\", allowed is {SOCKET}")),
             ("[\"unix:\"]", format!("3:11: `listen` is \"unix:\", allowed is {SOCKET}")),
-            ("[\"tcp:localhost:80\"]", format!("3:11: `listen` is \"tcp:localhost:80\", allowed is {TCP}")),
+            ("[\"tcp:example.org:80\"]", format!("3:11: `listen` is \"tcp:example.org:80\", allowed is {TCP}")),
             ("[{ tcp = \"1.2.3.4:0\" }]", format!("3:19: `tcp` is \"1.2.3.4:0\", allowed is {TCP}")),
             ("[{ name = \"x\" }]", "3:11: neither `tcp` nor `unix` in `listen`, allowed is one of them".into()),
             (
@@ -217,6 +247,21 @@ mod tests {
             ("[\"unix:/run/\"]", "3:11: `listen` has the folder \"/run/\", allowed is a socket".into()),
         ] {
             assert_eq!(error(&format!("listen = {list}")), expected);
+        }
+        for (rest, expected) in [
+            ("ready = \"fd:4\"", "4:9: `ready` is \"fd:4\", which is a socket of `listen`, allowed is one above 4"),
+            (
+                "ready = { tcp = \"1.2.3.4:5\" }",
+                "4:9: `ready` connects to a socket of `listen`, which accepts even if the process does not, allowed is \
+                 another check",
+            ),
+            (
+                "health = { unix = \"x\" }",
+                "4:10: `health` connects to a socket of `listen`, which accepts even if the process does not, allowed \
+                 is another check",
+            ),
+        ] {
+            assert_eq!(error(&format!("listen = [\"tcp:1.2.3.4:5\", \"unix:x\"]\n{rest}")), expected);
         }
         let long = format!("/{}", "x".repeat(200));
         let message = error(&format!("listen = [\"unix:{long}\"]"));

@@ -416,6 +416,7 @@ impl Reader<'_, '_> {
         let look = section.look(self.report);
         let recent = section.read(self.report, "recent", value::recent).or(self.shared.recent);
         let (care, waits) = Care::read(self.report, &section).unzip();
+        self.check_sockets(&section, &settings.listen, care.as_ref());
         self.shared.links.add(self.document, name, instances, waits.unwrap_or_default());
         let (name, base, care) = (name.to_string(), Rc::clone(&self.rc_base), care.map(Rc::new));
         let table = Table { name, base, instances, settings, policy, autostart, raw, look, recent, care };

@@ -414,6 +414,7 @@ impl Service for Up {
         self.stage = Stage::Running;
         self.server.restore(reactor);
         let names = std::mem::take(&mut self.autostart);
+        self.parent_awaits(&names);
         self.start_all(reactor, &names);
         self.after_event(reactor);
     }
