@@ -203,7 +203,6 @@ impl Child {
             None => Ok(()),
         };
         sys::wait::kill_and_reap(self.pid);
-        self.close_inbox(sources);
         for (_, pipe) in self.pipes {
             sources.forget(pipe.source());
         }
@@ -308,7 +307,6 @@ impl Child {
         if let Some((_, source)) = &self.pidfd {
             sources.forget(*source);
         }
-        self.close_inbox(sources);
         Reap::Exited(exit)
     }
 

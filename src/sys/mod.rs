@@ -10,6 +10,8 @@ pub(crate) mod cgroup;
 #[cfg(target_os = "linux")]
 mod clone;
 pub(crate) mod cpus;
+#[cfg(target_os = "linux")]
+pub(crate) mod discard;
 pub(crate) mod fd;
 #[cfg(target_os = "linux")]
 mod futex;
@@ -21,6 +23,8 @@ pub(crate) mod memory;
 pub(crate) mod net;
 pub(crate) mod notify;
 pub(crate) mod pidfd;
+#[cfg(target_os = "linux")]
+mod program;
 pub(crate) mod pty;
 pub(crate) mod signal;
 pub(crate) mod spawn;
