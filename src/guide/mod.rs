@@ -6,19 +6,20 @@
 //! 2. [Your own loop](own_loop)
 //! 3. [Talking to a child](talking_to_a_child)
 //! 4. [Whole trees of processes](trees)
-//! 5. [A harness](harness)
-//! 6. [Terminals](terminals)
-//! 7. [Your policy in virtual time](virtual_time)
-//! 8. [In other people's programs](embedding)
-//! 9. [Coming from Twisted](from_twisted)
-//! 10. [Coming from supervisord](from_supervisord)
-//! 11. [Coming from tokio::process](from_tokio)
-//! 12. [`childminder run`](run)
-//! 13. [`childminder up`](up)
-//! 14. [Who is trusted with what](trust)
-//! 15. [Dependencies](dependencies)
-//! 16. [How it is built](design)
-//! 17. [Contributing](contributing)
+//! 5. [Order, readiness, and giving up](order)
+//! 6. [A harness](harness)
+//! 7. [Terminals](terminals)
+//! 8. [Your policy in virtual time](virtual_time)
+//! 9. [In other people's programs](embedding)
+//! 10. [Coming from Twisted](from_twisted)
+//! 11. [Coming from supervisord](from_supervisord)
+//! 12. [Coming from tokio::process](from_tokio)
+//! 13. [`childminder run`](run)
+//! 14. [`childminder up`](up)
+//! 15. [Who is trusted with what](trust)
+//! 16. [Dependencies](dependencies)
+//! 17. [How it is built](design)
+//! 18. [Contributing](contributing)
 
 #[doc = include_str!("first_program.md")]
 pub mod first_program {}
@@ -31,6 +32,9 @@ pub mod talking_to_a_child {}
 
 #[doc = include_str!("trees.md")]
 pub mod trees {}
+
+#[doc = include_str!("order.md")]
+pub mod order {}
 
 #[doc = include_str!("harness.md")]
 pub mod harness {}

@@ -62,8 +62,8 @@ fn the_example_says_what_its_comments_say() {
     assert_eq!(config.socket.as_deref(), Some(Path::new("/tmp/childminder.sock")));
     let processes: Vec<_> = config.processes().collect();
     let names: Vec<_> = processes.iter().map(|process| process.name.as_str()).collect();
-    assert_eq!(names, ["web", "worker:1", "worker:2"]);
-    let [web, _, worker] = &processes[..] else { unreachable!() };
+    assert_eq!(names, ["web", "worker:1", "worker:2", "job"]);
+    let [web, _, worker, _] = &processes[..] else { unreachable!() };
     assert_eq!(web.settings.command, ["python3", "-m", "http.server", "8000"]);
     assert_eq!((&*web.policy, web.autostart), (&Policy::default(), true));
     // Everything that the file sets for `web` is the default.
@@ -97,7 +97,7 @@ fn the_example_says_what_its_comments_say() {
 #[test]
 fn the_example_has_every_key() {
     let has = |key: &str| EXAMPLE.lines().any(|line| line.starts_with(&format!("{key} = ")));
-    for key in read::PROCESS.iter().chain(&section::POLICY).chain(&section::MONITOR) {
+    for key in read::PROCESS.iter().chain(&care::CARE).chain(&section::POLICY).chain(&section::MONITOR) {
         assert!(has(key), "{key}");
     }
 }
