@@ -131,6 +131,7 @@ impl Settings {
             limits: self.limits.clone(),
             stdout: self.stdout.expand(base, instance),
             stderr: self.stderr.expand(base, instance),
+            listen: self.listen.iter().map(|listener| listener.expand(base, instance)).collect(),
             contain: self.contain,
         }
     }

@@ -11,6 +11,8 @@ mod environment;
 mod expand;
 mod instances;
 mod links;
+mod listen;
+
 mod process;
 mod program;
 mod read;

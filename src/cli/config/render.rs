@@ -188,6 +188,9 @@ impl Settings {
             self.limits.iter().map(|(resource, limit)| format!("{} = {}", resource.name(), show_limit(*limit)));
         writeln!(f, "limits = {{{}}}", join(limits))?;
         writeln!(f, "stdout = {}\nstderr = {}", self.stdout, self.stderr)?;
+        if !self.listen.is_empty() {
+            writeln!(f, "listen = [{}]", join(self.listen.iter()))?;
+        }
         writeln!(f, "contain = \"{}\"", show_contain(self.contain))
     }
 }
@@ -244,7 +247,7 @@ fn show_age(age: Option<Duration>) -> String {
     age.map(|age| format!(", max-age = \"{}\"", show_duration(age))).unwrap_or_default()
 }
 
-fn show_creation(new: Creation) -> String {
+pub(super) fn show_creation(new: Creation) -> String {
     let mut text = new.mode.map(|mode| format!(", mode = \"{mode:04o}\"")).unwrap_or_default();
     if new.folders {
         text += ", make-folders = true";

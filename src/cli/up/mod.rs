@@ -25,6 +25,7 @@ mod waits;
 
 use std::collections::HashMap;
 use std::path::PathBuf;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -36,6 +37,7 @@ use super::config::{Commands, Config, FileName, Fingerprint, Look, ProcessConfig
 use super::control::Lock;
 use super::control::Server;
 use super::dress::Stamp;
+use super::listen::Listeners;
 use super::signals::{self, Signals, Wish};
 use super::{Failure, child, config, descriptor, output, path_of, words};
 use console::Console;
@@ -143,6 +145,8 @@ struct Up {
     waits: Waits,
     /// The service manager that has started this command, if it wants to know our state.
     parent: Option<Box<Parent>>,
+    /// The sockets of the processes.
+    listeners: Rc<Listeners>,
     logs: Vec<Log>,
     ends: Ends,
     /// What the command line says of how lines are written.
@@ -206,7 +210,8 @@ impl Up {
         let mut processes = Vec::new();
         let mut autostart = Vec::new();
         let (kills_at_death, cgroup, order) = (config.kills_at_death, config.cgroup.clone(), config.order.clone());
-        let mut commands = Commands::new(kills_at_death);
+        let listeners = Rc::<Listeners>::default();
+        let mut commands = Commands::new(kills_at_death, Rc::clone(&listeners));
         for process in config.into_processes() {
             let failed = |error: &dyn std::fmt::Display| Failure::Other(format!("[{}] {error}", process.name));
             let command = commands.of(&process).map_err(|error| failed(&error))?;
@@ -234,6 +239,7 @@ impl Up {
             server,
             waits: Waits::default(),
             parent: Parent::new(reactor),
+            listeners,
             logs: Vec::new(),
             ends: Ends::default(),
             look,
@@ -408,6 +414,7 @@ impl Service for Up {
         self.stage = Stage::Running;
         self.server.restore(reactor);
         let names = std::mem::take(&mut self.autostart);
+        self.parent_awaits(&names);
         self.start_all(reactor, &names);
         self.after_event(reactor);
     }

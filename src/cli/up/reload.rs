@@ -4,6 +4,7 @@
 
 use std::collections::HashMap;
 use std::path::PathBuf;
+use std::rc::Rc;
 use std::sync::Arc;
 
 use childminder::restart::State;
@@ -82,7 +83,7 @@ impl Up {
         let mut errors = Vec::new();
         let mut plan = Vec::new();
         let mut known = Vec::new();
-        let mut commands = Commands::new(self.kills_at_death);
+        let mut commands = Commands::new(self.kills_at_death, Rc::clone(&self.listeners));
         let (socket, kills_at_death, cgroup) = (new.socket.clone(), new.kills_at_death, new.cgroup.clone());
         let (look, order) = (new.look, new.order.clone());
         for process in new.into_processes() {
