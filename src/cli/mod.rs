@@ -38,7 +38,7 @@ childminder runs, watches and restarts processes.
 usage: childminder run [OPTION]... [--] COMMAND [ARG]...   one process
        childminder up [-c FILE]                            all processes of a file
        childminder check [-c FILE] [--effective]           reports the mistakes of the file, or its settings
-       childminder status | start | stop | restart | signal | reload | reopen | shutdown | logs
+       childminder status | start | stop | restart | signal | reload | reopen | shutdown | logs | events
                                                            talks to `up`; each has a --help
 
 childminder run:

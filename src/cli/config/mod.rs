@@ -31,6 +31,7 @@ use instances::Table;
 pub(crate) use process::{Change, Commands, Fingerprint, Look, Output, ProcessConfig, Settings};
 pub(crate) use render::Values;
 pub(crate) use report::{Findings, nearest};
+pub(crate) use socket::{Access, SocketPath};
 pub(crate) use source::{FileName, Unreadable};
 pub(crate) use value::{parse_contain, parse_duration};
 
@@ -40,8 +41,10 @@ pub(crate) const DEFAULT_FILE: &str = "childminder.toml";
 /// The settings of the whole file.
 #[derive(Debug)]
 pub(crate) struct Config {
-    /// The path of the control socket, if the file sets it. Absolute.
-    pub(crate) socket: Option<PathBuf>,
+    /// The control socket, if the file sets it.
+    pub(crate) socket: Option<SocketPath>,
+    /// Who may use it besides root and our own user.
+    pub(crate) access: Access,
     /// Whether the processes are killed if the supervisor is.
     pub(crate) kills_at_death: bool,
     /// The directory in which the cgroups of the processes are made, if the file sets it. Absolute.
@@ -83,7 +86,7 @@ impl Config {
     /// # Errors
     ///
     /// The file cannot be read, or mistakes in it hide the socket.
-    pub(crate) fn find_socket(file: &FileName) -> Result<(PathBuf, Option<PathBuf>), NoSocket> {
+    pub(crate) fn find_socket(file: &FileName) -> Result<(PathBuf, Option<SocketPath>), NoSocket> {
         let (path, documents) = documents::named(file).map_err(NoSocket::Unreadable)?;
         let socket = read::socket(&documents).map_err(NoSocket::Hidden)?;
         Ok((path, socket))

@@ -23,6 +23,7 @@ use super::environment::Variables;
 use super::instances::{Table, numbered, numbers};
 use super::report::{self, Findings, Report};
 use super::section::{POLICY, Section};
+use super::socket::{Access, SocketPath};
 use super::source::{self, NotText};
 use super::value::{self, Parsed};
 use super::{Config, Look, Output, Scope, Settings, socket, syntax, text, warnings};
@@ -101,6 +102,7 @@ pub(super) fn config(documents: &[Document], scope: Scope) -> Result<(Config, Fi
     let findings = findings.into_result()?;
     let config = Config {
         socket: shared.socket,
+        access: shared.access,
         kills_at_death: shared.kills_at_death,
         cgroup: shared.cgroup,
         kill_time: shared.defaults.0.kill_time,
@@ -131,7 +133,7 @@ fn mend<'t>(text: &'t Text<'_>, report: &mut Report<'_>) -> Option<Cow<'t, str>>
 
 /// The path of the socket, if one of the files sets it. The error holds the mistakes that hide the
 /// socket; all others are ignored.
-pub(super) fn socket(documents: &[Document]) -> Result<Option<PathBuf>, Findings> {
+pub(super) fn socket(documents: &[Document]) -> Result<Option<SocketPath>, Findings> {
     let mut findings = Findings::default();
     for document in documents {
         let text = source::text(&document.bytes);
@@ -147,10 +149,12 @@ pub(super) fn socket(documents: &[Document]) -> Result<Option<PathBuf>, Findings
         let socket = monitor.and_then(|monitor| {
             let monitor = Section::monitor(&mut report, monitor);
             let written = monitor.value("socket").filter(|value| !report.is_spoiled(&value.span()));
-            written.and_then(|_| monitor.read(&mut report, "socket", value::some_text))
+            written.and_then(|_| monitor.read(&mut report, "socket", value::socket))
         });
-        if let Some(socket) = socket {
-            return Ok(Some(paths::resolve(&document.base, Path::new(&socket))));
+        match socket {
+            Some(SocketPath::At(path)) => return Ok(Some(SocketPath::At(paths::resolve(&document.base, &path)))),
+            Some(SocketPath::None) => return Ok(socket),
+            None => {}
         }
         findings.append(report.finish(&document.shown));
     }
@@ -171,7 +175,8 @@ pub(super) struct Reader<'r, 't> {
 
 /// What the files of a configuration share.
 pub(super) struct Shared {
-    socket: Option<PathBuf>,
+    socket: Option<SocketPath>,
+    access: Access,
     kills_at_death: bool,
     /// The policy of all processes that set none, and whether it is free of mistakes.
     defaults: (Arc<Policy>, bool),
@@ -200,6 +205,7 @@ impl Default for Shared {
     fn default() -> Self {
         Self {
             socket: None,
+            access: Access::default(),
             kills_at_death: true,
             defaults: (Arc::default(), true),
             contain: Contain::Auto,
@@ -232,6 +238,9 @@ impl Reader<'_, '_> {
             let monitor = Section::monitor(self.report, table);
             let before = self.report.count();
             self.shared.socket = self.socket(&monitor);
+            let mode = monitor.read(self.report, "socket-mode", value::mode);
+            let group = monitor.read(self.report, "socket-group", value::group);
+            self.shared.access = Access { mode, gid: group.and_then(|group| group.gid().ok()) };
             let kills = monitor.read(self.report, "when-killed", value::kill_or_leave);
             self.shared.kills_at_death = kills.unwrap_or(true);
             self.shared.cgroup = self.cgroup(&monitor);
@@ -280,22 +289,24 @@ impl Reader<'_, '_> {
         }
     }
 
-    fn socket(&mut self, monitor: &Section<'_>) -> Option<PathBuf> {
-        let written = monitor.read(self.report, "socket", value::some_text)?;
+    fn socket(&mut self, monitor: &Section<'_>) -> Option<SocketPath> {
+        let SocketPath::At(written) = monitor.read(self.report, "socket", value::socket)? else {
+            return Some(SocketPath::None);
+        };
         let span = monitor.value("socket")?.span();
-        let path = paths::resolve(self.base, Path::new(&written));
+        let path = paths::resolve(self.base, &written);
         match socket::check_length(&path) {
             Err(what) => self.report.add(span, format!("`socket` is {what}")),
             Ok(()) => {
                 if self.scope >= Scope::Machine {
-                    text::path(self.report, &span, &written);
+                    text::path(self.report, &span, &written.to_string_lossy());
                 }
                 if self.scope >= Scope::Start {
                     warnings::socket(self.report, span, "`socket`", &path);
                 }
             }
         }
-        Some(path)
+        Some(SocketPath::At(path))
     }
 
     fn cgroup(&mut self, monitor: &Section<'_>) -> Option<PathBuf> {

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use childminder::{Leftovers, Limit};
 
+use super::SocketPath;
 use super::value::{Id, show_contain, show_duration, show_kill_or_leave, show_max_size, show_restart};
 use super::{Config, Look, Output, ProcessConfig, Settings, Table};
 use crate::cli::safe_path::Creation;
@@ -29,8 +30,16 @@ impl Config {
             text += "# Of variables only the lengths are shown, as --show-environment was not given.\n";
         }
         text += "[monitor]\n";
-        if let Some(socket) = &self.socket {
-            text += &format!("socket = {}\n", Quoted(&socket.to_string_lossy()));
+        match &self.socket {
+            Some(SocketPath::At(path)) => text += &format!("socket = {}\n", Quoted(&path.to_string_lossy())),
+            Some(SocketPath::None) => text += "socket = false\n",
+            None => {}
+        }
+        if let Some(mode) = self.access.mode {
+            text += &format!("socket-mode = \"{mode:04o}\"\n");
+        }
+        if let Some(gid) = self.access.gid {
+            text += &format!("socket-group = {gid}\n");
         }
         if let Some(cgroup) = &self.cgroup {
             text += &format!("cgroup = {}\n", Quoted(&cgroup.to_string_lossy()));

@@ -18,7 +18,8 @@ pub(super) const POLICY: [&str; 7] =
     ["threshold", "kill-time", "min-restart-delay", "max-restart-delay", "restart", "stop-signal", "leftovers"];
 
 /// The keys of `[monitor]` besides those of a [`Policy`].
-pub(super) const MONITOR: [&str; 7] = ["socket", "when-killed", "cgroup", "contain", "timestamps", "format", "recent"];
+pub(super) const MONITOR: [&str; 9] =
+    ["socket", "socket-mode", "socket-group", "when-killed", "cgroup", "contain", "timestamps", "format", "recent"];
 
 pub(super) struct Section<'t> {
     table: &'t DeTable<'t>,

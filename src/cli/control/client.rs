@@ -23,8 +23,8 @@ use crate::cli::{Failure, clock, output, path_of, user, words};
 const TIMEOUT: Duration = Duration::from_secs(60);
 
 /// The commands that a supervisor carries out.
-pub(crate) const COMMANDS: [&str; 9] =
-    ["status", "start", "stop", "restart", "signal", "reload", "reopen", "shutdown", "logs"];
+pub(crate) const COMMANDS: [&str; 10] =
+    ["status", "start", "stop", "restart", "signal", "reload", "reopen", "shutdown", "logs", "events"];
 /// The exit code of `status` if a process is not up, as that of supervisorctl.
 const NOT_UP: u8 = 3;
 /// The commands that concern the supervisor as a whole.
@@ -60,12 +60,17 @@ pub(crate) fn main(command: &str, arguments: Parser) -> Result<u8, Failure> {
             if shows_progress {
                 show::progress(progress);
             }
+        } else if answer.get("event").is_some() {
+            if !style.event(answer)? {
+                return Ok(0);
+            }
         } else if answer.get("line").is_none() {
             break;
         } else if !style.line(&answer)? {
             return Ok(0);
         }
         let deadline = match (request.action, request.wait) {
+            (Action::Events, _) => None,
             (Action::Logs(query), _) if query.follow => None,
             (_, Some(wait)) => Some(start + wait + PATIENCE),
             // This was a line of a log. Printing it may have taken any time, so the wait starts
@@ -149,10 +154,12 @@ fn parse(command: &str, mut arguments: Parser) -> Result<Option<Arguments>, Fail
         ("reopen", _) => Action::Reopen,
         ("shutdown", _) => Action::Shutdown,
         ("logs", _) => Action::Logs(query),
+        ("events", _) => Action::Events,
         (_, Some(signal)) => Action::Signal(signal),
         (_, None) => return usage("which signal?"),
     };
-    if names.is_empty() && !all && !matches!(command, "status" | "logs") && !WITHOUT_NAMES.contains(&command) {
+    if names.is_empty() && !all && !matches!(command, "status" | "logs" | "events") && !WITHOUT_NAMES.contains(&command)
+    {
         return usage("which processes? NAME… or --all");
     }
     if tree && names.is_empty() && !all {
@@ -209,6 +216,9 @@ fn help(command: &str) -> String {
         "reload" => ("reads the file again; only what has changed is touched", "", WAIT_FOR_START),
         "reopen" => ("closes the output files; the next line opens them anew, as after logrotate(8)", "", ""),
         "shutdown" => ("stops all processes and the supervisor; a second time kills them", "", WAIT_FOR_STOP),
+        "events" => {
+            ("prints each change of a process as a line of JSON, as it happens, until Ctrl-C", " [NAME... | --all]", "")
+        }
         _ => ("prints the last lines that processes have written", " [NAME... | --all]", LOGS),
     };
     let names = if arguments.is_empty() { "" } else { "In NAME, `*` stands for any characters and `?` for one.\n" };

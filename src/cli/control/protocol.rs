@@ -16,6 +16,13 @@
 //! | `"shutdown"` | nothing more; the supervisor closes the connection when it is down |
 //! | `"logs"`, `"follow":true` if wanted | before it, an object `"name"`, `"stream"`, `"line"`, `"time"` for each line; when following, there is no end |
 //!
+//! `"events"` is answered by an object for each change of a process, without an end: `"event"` says
+//! what has happened, `"sequence"` is its number, and `"time"` its time. The first object is
+//! `"listening"`, with the number of the last event before it. The events are `started` (`pid`),
+//! `start-failed` (`error`), `exited` (`pid`, `code`, `signal`, `text`, `seconds`), `restarting`
+//! (`delay`), `terminating` (`signal`), `killing`, and `state` (`state`) for a new state, each with
+//! `name`, and `reloaded` with the names of the answer to `reload`.
+//!
 //! For `logs`, `"lines":10` means the last lines of each process, `"since":1795677600.5` those since
 //! this time in seconds since 1970, and `"stream":"stderr"` those of one stream. When following, a
 //! pattern may match no process yet.
@@ -87,6 +94,7 @@ pub(crate) enum Action {
     Reopen,
     Shutdown,
     Logs(Query),
+    Events,
 }
 
 /// The lines that `logs` asks for.
@@ -160,6 +168,7 @@ impl Request {
             "reopen" => Action::Reopen,
             "shutdown" => Action::Shutdown,
             "logs" => Action::Logs(query),
+            "events" => Action::Events,
             other => return Err(format!("unknown command `{}`", shortened(other))),
         };
         let request = Self {
@@ -200,6 +209,7 @@ impl Request {
             Action::Reopen => "reopen",
             Action::Shutdown => "shutdown",
             Action::Logs(_) => "logs",
+            Action::Events => "events",
         };
         let mut object = Map::new();
         object.insert("version".into(), VERSION.into());
@@ -379,6 +389,7 @@ mod tests {
             Action::Stop,
             Action::Restart,
             Action::Signal(9),
+            Action::Events,
             Action::Reload,
             Action::Reopen,
             Action::Shutdown,

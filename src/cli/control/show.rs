@@ -89,6 +89,14 @@ impl Style {
         output::say(&text)
     }
 
+    /// Prints an event. Returns whether stdout still has a reader.
+    pub(super) fn event(self, mut event: Value) -> io::Result<bool> {
+        if let Some(object) = event.as_object_mut() {
+            object.remove("version");
+        }
+        output::say(&(self.json(&event) + "\n"))
+    }
+
     /// The time in front of a line, if one is wanted.
     fn time(self, time: &Value) -> String {
         match (self.stamp, time.as_str()) {

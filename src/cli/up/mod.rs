@@ -12,6 +12,7 @@ mod commands;
 mod console;
 mod end;
 mod ends;
+mod events;
 mod files;
 mod log_files;
 mod logs;
@@ -32,14 +33,15 @@ use childminder::restart::State;
 use childminder::{Event, ProcessId, ProcessMonitor, Reactor, Service, Status};
 use lexopt::{Arg, Parser, ValueExt};
 
-use super::config::{Commands, Config, FileName, Fingerprint, Look, ProcessConfig, Scope};
+use super::config::{Commands, Config, FileName, Fingerprint, Look, ProcessConfig, Scope, SocketPath};
 use super::control::Lock;
 use super::control::Server;
 use super::dress::Stamp;
 use super::signals::{self, Signals, Wish};
-use super::{Failure, child, config, descriptor, output, path_of, words};
+use super::{Failure, child, descriptor, output, path_of, words};
 use console::Console;
 use ends::{Ends, ExitWhen};
+use events::Listener;
 use logs::Log;
 use parent::Parent;
 use reporter::Reporter;
@@ -144,6 +146,7 @@ struct Up {
     /// The service manager that has started this command, if it wants to know our state.
     parent: Option<Box<Parent>>,
     logs: Vec<Log>,
+    listeners: Vec<Listener>,
     ends: Ends,
     /// What the command line says of how lines are written.
     look: Look,
@@ -183,9 +186,11 @@ impl Up {
     fn new(reactor: &mut Reactor, file: FileName, config: Config, look: Look) -> Result<Self, Failure> {
         let lock = Lock::on_configuration(file.path());
         let lock = lock.map_err(|held| Failure::Other(format!("{}: {held}", file.path().display())))?;
-        let path = config.socket.clone().unwrap_or_else(config::socket::default_path);
-        let server = Server::bind(&path)
-            .map_err(|error| Failure::Other(format!("cannot listen at {}: {error}", path.display())))?;
+        let path = SocketPath::of(config.socket.clone());
+        let server = Server::bind(path.as_deref(), config.access).map_err(|error| {
+            let path = path.unwrap_or_default();
+            Failure::Other(format!("cannot listen at {}: {error}", path.display()))
+        })?;
         // If the limit stays lower, only fewer processes fit.
         let _ = reactor.raise_fd_limit();
         let console = Console::new(reactor)?;
@@ -227,6 +232,7 @@ impl Up {
             waits: Waits::default(),
             parent: Parent::new(reactor),
             logs: Vec::new(),
+            listeners: Vec::new(),
             ends: Ends::default(),
             look,
             kills_at_death,
@@ -314,6 +320,7 @@ impl Up {
         }
         if self.reporter().is_overfull() {
             self.settle_logs(reactor);
+            self.settle_events(reactor);
             self.reporter().flush(reactor.now());
             self.hold_or_release(reactor);
         }
@@ -326,6 +333,7 @@ impl Up {
         self.look_for_end(reactor);
         self.settle_waits(reactor);
         self.settle_logs(reactor);
+        self.settle_events(reactor);
         self.show_stopping();
         self.settle_parent(reactor);
         for news in self.server.take_news() {

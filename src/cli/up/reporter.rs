@@ -9,12 +9,16 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use childminder::restart::State;
+use serde_json::{Value, json};
+
 use childminder::{Event, Exit, Line, Lines, Observer, ProcessId, Reactor, Remains, SpawnError, TimerId};
 
 use super::console::{Console, Speaker};
 use super::end::Piece;
+use super::events::Events;
 use super::log_files::{FileId, LogFiles};
 use super::recent::Recent;
+use super::status::{self, signal_name};
 use crate::cli::config::{Look, Output, ProcessConfig};
 use crate::cli::control::protocol::LogLine;
 use crate::cli::dress::{Dress, Record};
@@ -61,6 +65,7 @@ pub(super) struct Reporter {
     /// The processes that have ended since they were last taken, each with the exit code that
     /// stands for its end.
     pub(super) ended: Vec<(String, u8)>,
+    pub(super) events: Events,
 }
 
 /// The output of a process, as the monitor reports it.
@@ -172,6 +177,7 @@ impl Reporter {
             quiet_starts: false,
             alive: 0,
             ended: Vec::new(),
+            events: Events::default(),
         }
     }
 
@@ -319,7 +325,7 @@ impl Reporter {
 
     /// Whether so much is waiting that it has to be passed on before the end of the turn.
     pub(super) fn is_overfull(&self) -> bool {
-        self.news_bytes > MUCH_NEWS || self.console.is_any_overfull()
+        self.news_bytes > MUCH_NEWS || self.events.is_much() || self.console.is_any_overfull()
     }
 
     /// Passes on the output of this turn, and sets the timer for the next attempt at a file that
@@ -507,6 +513,7 @@ impl Observer for Reporter {
     }
 
     fn started(&mut self, name: &str, pid: u32) {
+        self.events.note("started", Some(name), || json!({ "pid": pid }));
         self.alive += 1;
         if let Some(streams) = self.streams.get_mut(name) {
             streams.start_error = None;
@@ -520,6 +527,7 @@ impl Observer for Reporter {
     fn start_failed(&mut self, name: &str, error: &SpawnError) {
         let code = code::of_failed_start(error);
         let error = error.to_string();
+        self.events.note("start-failed", Some(name), || json!({ "error": error }));
         self.report(name, &format!("could not start: {error}"));
         if let Some(streams) = self.streams.get_mut(name) {
             streams.code = code;
@@ -529,6 +537,11 @@ impl Observer for Reporter {
 
     fn exited(&mut self, name: &str, exit: &Exit) {
         self.alive -= 1;
+        let pid = self.streams.get(name).map(|streams| streams.pid);
+        self.events.note("exited", Some(name), || {
+            let (code, seconds) = (exit.code(), exit.wall_time.as_secs_f64());
+            json!({ "pid": pid, "code": code, "signal": signal_name(exit), "text": exit.to_string(), "seconds": seconds })
+        });
         self.report(name, &words::exited(exit));
         if let Some(streams) = self.streams.get_mut(name) {
             streams.remains = false;
@@ -540,14 +553,18 @@ impl Observer for Reporter {
     }
 
     fn restarting(&mut self, name: &str, delay: Duration) {
+        self.events.note("restarting", Some(name), || json!({ "delay": delay.as_secs_f64() }));
         self.report(name, &words::restarting(delay));
     }
 
     fn terminating(&mut self, name: &str, signal: i32) {
+        let signal_name = || childminder::signal::name(signal).unwrap_or_else(|| signal.to_string());
+        self.events.note("terminating", Some(name), || json!({ "signal": signal_name() }));
         self.report(name, &words::terminating(signal));
     }
 
     fn killing(&mut self, name: &str) {
+        self.events.note("killing", Some(name), || Value::Null);
         self.report(name, words::killing());
     }
 
@@ -578,6 +595,7 @@ impl Observer for Reporter {
     }
 
     fn changed(&mut self, name: &str, state: State) {
+        self.events.note("state", Some(name), || json!({ "state": status::state_name(state) }));
         if state == State::Exited {
             let code = self.streams.get(name).map_or(0, |streams| streams.code);
             self.ended.push((name.to_owned(), code));
