@@ -110,16 +110,19 @@ struct Streams {
     speaker: Speaker,
     out: Sink,
     err: Sink,
-    recent: Recent,
+    /// Its last lines, once there is one, and how many bytes of them are kept, if its settings say it.
+    recent: Option<Box<Recent>>,
+    most_recent: Option<u32>,
     /// The error of its last start, if that failed.
     start_error: Option<Box<str>>,
     /// Whether some of its processes were still there after they were killed.
     remains: bool,
-    /// The pid of the last process, and whether it has not written yet. Otherwise `writer` is this
-    /// process. They are kept up for JSON only.
+    /// The pid of the last process.
     pid: u32,
+    /// Whether that process has not written yet. Otherwise `writer` is this process. Both are kept up
+    /// only if lines are written as JSON.
     is_new: bool,
-    writer: Option<ProcessId>,
+    writer: Option<Box<ProcessId>>,
     /// The exit code that stands for the last exit, or for the failure of the last start.
     code: u8,
     /// The time of the last exit, in milliseconds since 1970. 0 if there was none.
@@ -133,12 +136,25 @@ impl Streams {
     /// the one that was started, unless it has written before.
     fn pid_of(&mut self, process: ProcessId) -> Option<u32> {
         if self.is_new {
-            if self.writer == Some(process) {
+            if self.writer.as_deref() == Some(&process) {
                 return None;
             }
-            (self.writer, self.is_new) = (Some(process), false);
+            (self.writer, self.is_new) = (Some(process.into()), false);
         }
-        Some(self.pid).filter(|_| self.writer == Some(process))
+        Some(self.pid).filter(|_| self.writer.as_deref() == Some(&process))
+    }
+
+    /// The last lines, to add one.
+    fn recent(&mut self) -> &mut Recent {
+        let most = self.most_recent;
+        self.recent.get_or_insert_with(|| Recent::of(most).into())
+    }
+
+    fn set_most_recent(&mut self, bytes: Option<u32>) {
+        self.most_recent = bytes;
+        if let Some(recent) = &mut self.recent {
+            recent.set_most(bytes);
+        }
     }
 
     fn sink(&self, fd: i32) -> Sink {
@@ -201,13 +217,14 @@ impl Reporter {
             self.next_number += 1;
             let (look, dress) = (Look::default(), Dress::default());
             let speaker = Speaker { author: Some(name), number: next, raw: process.raw, look, dress };
-            let (recent, start_error) = (Recent::default(), None);
+            let (recent, most_recent, start_error) = (None, None, None);
             let (remains, removed) = (false, false);
             Box::new(Streams {
                 speaker,
                 out,
                 err,
                 recent,
+                most_recent,
                 start_error,
                 remains,
                 pid: 0,
@@ -220,7 +237,7 @@ impl Reporter {
         });
         streams.speaker.raw = process.raw;
         streams.speaker.set_look(process.look, self.look);
-        streams.recent.set_most(process.recent);
+        streams.set_most_recent(process.recent);
         streams.removed = false;
         let before = [std::mem::replace(&mut streams.out, out), std::mem::replace(&mut streams.err, err)];
         if !is_new {
@@ -233,7 +250,7 @@ impl Reporter {
         if let Some(streams) = self.streams.get_mut(&*process.name) {
             streams.speaker.raw = process.raw;
             streams.speaker.set_look(process.look, self.look);
-            streams.recent.set_most(process.recent);
+            streams.set_most_recent(process.recent);
         }
     }
 
@@ -293,7 +310,7 @@ impl Reporter {
 
     /// The last lines of a process.
     pub(super) fn recent(&mut self, name: &str) -> Option<&mut Recent> {
-        self.streams.get_mut(name).map(|streams| &mut streams.recent)
+        self.streams.get_mut(name)?.recent.as_deref_mut()
     }
 
     /// The error of the last start of a process, if that failed.
@@ -390,8 +407,8 @@ impl Reporter {
         let (sink, speaker) = match self.streams.get_mut(name) {
             Some(streams) => {
                 match heard {
-                    Heard::Line(line) => streams.recent.push(log_line(line, time)),
-                    Heard::Lines(lines) => streams.recent.push_lines(stream(fd), lines.bytes, time),
+                    Heard::Line(line) => streams.recent().push(log_line(line, time)),
+                    Heard::Lines(lines) => streams.recent().push_lines(stream(fd), lines.bytes, time),
                 }
                 if streams.speaker.dress.json {
                     pid = streams.pid_of(process);
