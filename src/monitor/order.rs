@@ -221,8 +221,28 @@ impl Order {
         *self == Self::default()
     }
 
-    /// Returns all mistakes. `is_process` tells whether there is a process of a name.
-    pub(super) fn mistakes(&self, is_process: impl Fn(&str) -> bool) -> Vec<OrderError> {
+    /// Checks the order. `is_process` tells whether there is a process of a name.
+    ///
+    /// # Errors
+    ///
+    /// All mistakes: unknown names, cycles, and the like.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use childminder::{Order, OrderError, When};
+    ///
+    /// let mut order = Order::new();
+    /// order.after("web", "db", When::Ready).after("db", "web", When::Started);
+    /// let mistakes = order.check(|name| ["web", "db"].contains(&name)).unwrap_err();
+    /// assert_eq!(mistakes.to_string(), "these wait for each other: `web` for `db` for `web`");
+    /// ```
+    pub fn check(&self, is_process: impl Fn(&str) -> bool) -> Result<(), OrderErrors> {
+        let mistakes = self.mistakes(is_process);
+        if mistakes.is_empty() { Ok(()) } else { Err(OrderErrors(mistakes)) }
+    }
+
+    fn mistakes(&self, is_process: impl Fn(&str) -> bool) -> Vec<OrderError> {
         let mut mistakes = Vec::new();
         let unknown = |name: &String, by: &str| OrderError::Unknown { name: name.clone(), by: by.to_owned() };
         for edge in &self.edges {

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use super::entry::Watched;
 use super::observer::Observer;
 use super::order::machine::{Machine, Obstacle, Phase, Request};
-use super::order::{Order, OrderErrors, When};
+use super::order::{Order, When};
 use super::restart::{Input, Lifecycle, Policy};
 use super::watch::{Ready, Watch};
 use super::{MonitorError, Ordered, ProcessMonitor};
@@ -28,10 +28,7 @@ impl<O: Observer> ProcessMonitor<O> {
     /// [`MonitorError::Order`] with all mistakes: unknown names, cycles, and the like. Nothing has
     /// changed then.
     pub fn set_order(&mut self, reactor: &mut Reactor, order: &Order) -> Result<(), MonitorError> {
-        let mistakes = order.mistakes(|name| self.key(name).is_ok());
-        if !mistakes.is_empty() {
-            return Err(MonitorError::Order(OrderErrors(mistakes)));
-        }
+        order.check(|name| self.key(name).is_ok()).map_err(MonitorError::Order)?;
         let old = self.order.take();
         if old.is_none() && order.is_empty() {
             return Ok(());
@@ -56,34 +53,46 @@ impl<O: Observer> ProcessMonitor<O> {
         Ok(())
     }
 
-    /// Sets how the monitor knows that a process is ready and well. [`Ready::Fd`], [`Ready::Notify`]
-    /// and [`Watch::watchdog`] apply from its next start on.
+    /// Sets how the monitor knows that a process is ready and well, or with `None` that nobody asks.
+    /// [`Ready::Fd`], [`Ready::Notify`] and [`Watch::watchdog`] apply from its next start on.
     ///
     /// # Errors
     ///
     /// [`MonitorError::Unknown`].
-    pub fn set_watch(&mut self, reactor: &mut Reactor, name: &str, watch: Watch) -> Result<(), MonitorError> {
+    pub fn set_watch(
+        &mut self,
+        reactor: &mut Reactor,
+        name: &str,
+        watch: impl Into<Option<Watch>>,
+    ) -> Result<(), MonitorError> {
         let key = self.key(name)?;
+        let awaited = self
+            .order
+            .as_ref()
+            .is_some_and(|ordered| ordered.order.counts_starts_under_way() || ordered.order.awaited().contains(name));
+        let watch: Option<Watch> = watch.into().or_else(|| awaited.then(Watch::default));
         let Some(entry) = self.entries.get_mut(&key) else { return Ok(()) };
-        if let Ready::Fd(fd) = watch.ready {
-            entry.command.fd(fd, Stdio::reader());
-        }
-        if watch.wants_messages() {
-            entry.command.notify(true);
-        }
-        if let Some(interval) = watch.watchdog {
-            entry.command.watchdog(interval);
-        }
-        let check = entry.watched.as_mut().and_then(|watched| watched.check.take());
-        let readiness = entry.readiness();
-        let mut watched = Watched::new(Arc::new(watch));
-        watched.watcher.take_over(reactor.now(), readiness);
-        entry.watched = Some(watched);
+        let (check, readiness) = (entry.take_check(), entry.readiness());
         if let Some(check) = check {
             self.helpers.end(reactor, check);
         }
-        if readiness == super::Readiness::Absent {
-            entry.begin_watch(reactor.now());
+        entry.watched = None;
+        if let Some(watch) = watch {
+            if let Ready::Fd(fd) = watch.ready {
+                entry.command.fd(fd, Stdio::reader());
+            }
+            if watch.wants_messages() {
+                entry.command.notify(true);
+            }
+            if let Some(interval) = watch.watchdog {
+                entry.command.watchdog(interval);
+            }
+            let mut watched = Watched::new(Arc::new(watch));
+            watched.watcher.take_over(reactor.now(), readiness);
+            entry.watched = Some(watched);
+            if readiness == super::Readiness::Absent {
+                entry.begin_watch(reactor.now());
+            }
         }
         entry.arm(reactor, key, &mut self.timers);
         self.tell_order(reactor, key);

@@ -11,6 +11,7 @@ use std::sync::Arc;
 
 use childminder::Policy;
 
+use super::care::Care;
 use super::{Config, Look, Output, ProcessConfig, Settings};
 use crate::cli::paths;
 
@@ -31,6 +32,8 @@ pub(super) struct Table {
     pub(super) raw: bool,
     pub(super) look: Look,
     pub(super) recent: Option<u32>,
+    /// How it is watched, and what it waits for, if the table says anything about it.
+    pub(super) care: Option<Rc<Care>>,
 }
 
 impl Config {
@@ -57,6 +60,8 @@ impl Table {
             raw: self.raw,
             look: self.look,
             recent: self.recent,
+            watch: self.care.as_ref().and_then(|care| care.watch(&self.base, instance)),
+            care: self.care.clone(),
         }
     }
 }
@@ -72,7 +77,7 @@ pub(super) fn numbered(name: &str, instance: Option<u32>) -> String {
     instance.map_or_else(|| name.to_owned(), |number| format!("{name}:{number}"))
 }
 
-fn expand(text: &str, instance: Option<u32>) -> String {
+pub(super) fn expand(text: &str, instance: Option<u32>) -> String {
     instance.map_or_else(|| text.to_owned(), |number| text.replace(INSTANCE, &number.to_string()))
 }
 
@@ -83,7 +88,7 @@ pub(super) fn expand_path(path: &Path, base: &Path, instance: Option<u32>) -> Pa
 
 /// The program of one instance. A program with a slash in it becomes an absolute path. Any other
 /// stays a name that the process looks up in its `PATH`.
-fn expand_program(program: &str, base: &Path, instance: Option<u32>) -> OsString {
+pub(super) fn expand_program(program: &str, base: &Path, instance: Option<u32>) -> OsString {
     match program.contains('/') {
         true => expand_path(Path::new(program), base, instance).into(),
         false => expand(program, instance).into(),

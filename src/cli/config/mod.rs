@@ -4,11 +4,13 @@
 //! the settings need no further check. What the machine is not ready for yet is a warning, and
 //! warnings are looked for only when the caller asks for them.
 
+mod care;
 mod documents;
 mod env_file;
 mod environment;
 mod expand;
 mod instances;
+mod links;
 mod process;
 mod program;
 mod read;
@@ -27,7 +29,9 @@ mod warnings;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use childminder::Order;
 use instances::Table;
+use links::Links;
 pub(crate) use process::{Change, Commands, Fingerprint, Look, Output, ProcessConfig, Settings};
 pub(crate) use render::Values;
 pub(crate) use report::{Findings, nearest};
@@ -54,6 +58,9 @@ pub(crate) struct Config {
     pub(crate) kill_time: Duration,
     /// How our own messages are written, and the lines of processes that do not say it.
     pub(crate) look: Look,
+    /// The order of the processes.
+    pub(crate) order: Order,
+    links: Links,
     tables: Vec<Table>,
 }
 

@@ -12,8 +12,9 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use childminder::{Command, Contain, Limit, Policy, Resource, Stdio};
+use childminder::{Command, Contain, Limit, Policy, Ready, Resource, Stdio, Watch};
 
+use super::care::Care;
 use super::render::Values;
 use super::value::Id;
 use crate::cli::child;
@@ -38,6 +39,10 @@ pub(crate) struct ProcessConfig {
     pub(crate) look: Look,
     /// The number of bytes of its last lines that are remembered, if the file says it.
     pub(crate) recent: Option<u32>,
+    /// How the monitor knows that it is ready and well, if the file says anything about it.
+    pub(crate) watch: Option<Watch>,
+    /// What else the file says about that, and what the process waits for.
+    pub(crate) care: Option<Rc<Care>>,
 }
 
 /// How the lines of a process, or our own messages, are written. `None` means that the file does not
@@ -160,6 +165,14 @@ impl ProcessConfig {
         let (mut settings, mut all) = (Text::default(), Text::default());
         // Writing to a hash does not fail.
         let _ = self.settings.write(&mut settings, Values::Shown);
+        // A running process cannot be given another descriptor or socket.
+        let needs = self
+            .watch
+            .as_ref()
+            .map(|watch| (matches!(watch.ready, Ready::Fd(_) | Ready::Notify), &watch.ready, watch.watchdog));
+        if let Some((is_said_by_itself, ready, watchdog)) = needs {
+            let _ = write!(settings, "{:?}{watchdog:?}", is_said_by_itself.then_some(ready));
+        }
         let _ = self.write(&mut all, Values::Shown);
         Fingerprint { settings: settings.0.finish(), all: all.0.finish() }
     }

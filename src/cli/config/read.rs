@@ -18,9 +18,11 @@ use childminder::{Contain, Limit, Policy, Resource};
 use toml::Spanned;
 use toml::de::{DeString, DeTable, DeValue};
 
+use super::care::{CARE, Care};
 use super::documents::{Document, INCLUDE, Role};
 use super::environment::Variables;
 use super::instances::{Table, numbered, numbers};
+use super::links::Links;
 use super::report::{self, Findings, Report};
 use super::section::{POLICY, Section};
 use super::socket::{Access, SocketPath};
@@ -31,7 +33,7 @@ use crate::cli::descriptor::is_inherited;
 use crate::cli::paths;
 use crate::cli::safe_path::{Creation, OwnFinder};
 
-const ROOT: [&str; 3] = ["monitor", "process", INCLUDE];
+const ROOT: [&str; 4] = ["monitor", "process", "group", INCLUDE];
 pub(super) const PROCESS: [&str; 20] = [
     "command",
     "shell",
@@ -83,7 +85,8 @@ pub(super) fn config(documents: &[Document], scope: Scope) -> Result<(Config, Fi
     for (index, (document, report), root) in parsed {
         let end = report.len();
         let (base, shown) = (document.base.as_path().into(), document.shown.as_path());
-        let mut reader = Reader { report, base: &document.base, rc_base: base, shown, scope, shared: &mut shared };
+        let shared = &mut shared;
+        let mut reader = Reader { report, document: index, base: &document.base, rc_base: base, shown, scope, shared };
         tables[index] = reader.document(root.get_ref(), end, document.role);
     }
     // The file may have been cut off or not be written yet. Such a file must not stop every
@@ -92,6 +95,12 @@ pub(super) fn config(documents: &[Document], scope: Scope) -> Result<(Config, Fi
     let is_missing = !shared.has_processes && roots.iter().all(Option::is_some);
     if let Some(report) = reports.first_mut().filter(|report| is_missing && !report.is_spoiled(&(0..end))) {
         report.add(end..end, NO_PROCESS.into());
+    }
+    let all: Vec<&Table> = tables.iter().flatten().collect();
+    let (order, mistakes) = shared.links.order(&all, |name| shared.names.contains_key(name));
+    // A name may be unknown only because its table cannot be read.
+    if reports.iter().all(|report| report.count() == 0) {
+        mistakes.into_iter().for_each(|mistake| reports[mistake.document].add(mistake.span, mistake.message));
     }
     let mut findings = Findings::default();
     for (report, document) in reports.into_iter().zip(documents) {
@@ -107,6 +116,8 @@ pub(super) fn config(documents: &[Document], scope: Scope) -> Result<(Config, Fi
         cgroup: shared.cgroup,
         kill_time: shared.defaults.0.kill_time,
         look: shared.look,
+        order,
+        links: shared.links,
         tables: tables.into_iter().flatten().collect(),
     };
     Ok((config, findings))
@@ -164,6 +175,8 @@ pub(super) fn socket(documents: &[Document]) -> Result<Option<SocketPath>, Findi
 /// Reads one file.
 pub(super) struct Reader<'r, 't> {
     pub(super) report: &'r mut Report<'t>,
+    /// The number of the file.
+    document: usize,
     /// The folder that relative paths start from, twice: as a reference, and to be kept.
     pub(super) base: &'r Path,
     rc_base: Rc<Path>,
@@ -198,6 +211,7 @@ pub(super) struct Shared {
     no_cgroup: OnceCell<Option<String>>,
     /// The environment files that have been read, and what was found in them.
     pub(super) environment_files: HashMap<PathBuf, Variables>,
+    links: Links,
     pub(super) findings: Findings,
 }
 
@@ -219,6 +233,7 @@ impl Default for Shared {
             cgroup: None,
             no_cgroup: OnceCell::new(),
             environment_files: HashMap::new(),
+            links: Links::default(),
             findings: Findings::default(),
         }
     }
@@ -247,6 +262,7 @@ impl Reader<'_, '_> {
             self.shared.contain = self.contain(&monitor, Contain::Auto);
             self.shared.look = monitor.look(self.report);
             self.shared.recent = monitor.read(self.report, "recent", value::recent);
+            self.shared.links.read_limit(self.report, &monitor);
             let mut defaults = self.policy(&monitor, &(Arc::default(), true));
             defaults.1 = self.report.count() == before;
             self.shared.defaults = defaults;
@@ -265,6 +281,15 @@ impl Reader<'_, '_> {
             let ends: Vec<_> = written.iter().skip(1).map(|(name, _)| name.span().start).chain([end]).collect();
             for ((name, table), end) in written.into_iter().zip(ends) {
                 tables.extend(self.process(name, table, end, &defaults, contain));
+            }
+        }
+        if let Some(table) = root.table(self.report, "group", "a table for each group, such as [group.web]") {
+            for (name, value) in report::in_order(table.iter().collect(), |(name, _)| name.span().start) {
+                let group = value.get_ref().as_table().ok_or("a table with `members`");
+                if let Some(group) = self.report.check(value.span(), name.get_ref(), value.get_ref(), group) {
+                    let place = (&**name.get_ref(), name.span());
+                    self.shared.links.read_group(self.report, self.document, place, group);
+                }
             }
         }
         self.shared.has_processes |= root.value("process").is_some() || root.is_misspelt("process");
@@ -347,7 +372,7 @@ impl Reader<'_, '_> {
     /// The policy of a table, and whether the table and the defaults are free of mistakes.
     fn policy(&mut self, section: &Section<'_>, (defaults, sound): &(Arc<Policy>, bool)) -> (Arc<Policy>, bool) {
         let before = self.report.count();
-        let policy = section.policy(self.report, defaults);
+        let policy = section.policy(self.report, defaults, self.base);
         if *sound && self.report.count() == before {
             section.check_policy(self.report, &policy);
         }
@@ -369,7 +394,7 @@ impl Reader<'_, '_> {
         let place = format!("[process.{}]", name.escape_debug());
         let table = value.get_ref().as_table().ok_or("a table with `command` or `shell`");
         let table = self.report.check(value.span(), name, value.get_ref(), table)?;
-        let section = Section::new(self.report, &place, table, &[&PROCESS, &POLICY[..]].concat());
+        let section = Section::new(self.report, &place, table, &[&PROCESS, &CARE[..], &POLICY[..]].concat());
         let instances = section.read(self.report, "instances", value::instances);
         // The name of the last instance is the longest.
         if name.is_empty() || !is_name(&numbered(name, instances)) {
@@ -396,8 +421,10 @@ impl Reader<'_, '_> {
         let raw = section.read(self.report, "raw", value::boolean).unwrap_or(false);
         let look = section.look(self.report);
         let recent = section.read(self.report, "recent", value::recent).or(self.shared.recent);
-        let (name, base) = (name.to_string(), Rc::clone(&self.rc_base));
-        let table = Table { name, base, instances, settings, policy, autostart, raw, look, recent };
+        let (care, waits) = Care::read(self.report, &section).unzip();
+        self.shared.links.add(self.document, name, instances, waits.unwrap_or_default());
+        let (name, base, care) = (name.to_string(), Rc::clone(&self.rc_base), care.map(Rc::new));
+        let table = Table { name, base, instances, settings, policy, autostart, raw, look, recent, care };
         // A warning about a table with a mistake might only follow from the mistake.
         if self.scope == Scope::Machine && self.report.count() == before {
             warnings::table(self.report, &section, &table, self.base);

@@ -2,10 +2,14 @@
 //!
 //! The one rule: the text reads back as equal settings, from any folder, unless values are hidden.
 
+use std::ffi::OsString;
 use std::fmt::{self, Display, Formatter, Write};
 use std::time::Duration;
 
-use childminder::{Leftovers, Limit};
+use childminder::restart::{StopAction, StopScope};
+use childminder::{Check, Leftovers, Limit, Policy, Probe, Ready, Watch};
+
+use super::links::show_start_limit;
 
 use super::SocketPath;
 use super::value::{Id, show_contain, show_duration, show_kill_or_leave, show_max_size, show_restart};
@@ -45,6 +49,7 @@ impl Config {
             text += &format!("cgroup = {}\n", Quoted(&cgroup.to_string_lossy()));
         }
         text += &format!("when-killed = \"{}\"\n", show_kill_or_leave(self.kills_at_death));
+        let _ = self.links.write_limit(&mut text);
         text += &format!("{}\n", self.look);
         if self.tables.is_empty() {
             // A file without any process would be a mistake.
@@ -54,7 +59,11 @@ impl Config {
             text += if index > 0 { "\n" } else { "" };
             // Writing to a string does not fail.
             let _ = process.write(&mut text, values);
+            if let Some(care) = &process.care {
+                let _ = self.links.write_waits(&mut text, care);
+            }
         }
+        let _ = self.links.write_groups(&mut text);
         text
     }
 }
@@ -74,16 +83,89 @@ impl ProcessConfig {
         writeln!(f, "min-restart-delay = \"{}\"", show_duration(policy.min_restart_delay))?;
         writeln!(f, "max-restart-delay = \"{}\"", show_duration(policy.max_restart_delay))?;
         writeln!(f, "restart = \"{}\"", show_restart(policy.restart))?;
-        let number = || policy.stop_signal.to_string();
-        writeln!(f, "stop-signal = \"{}\"", childminder::signal::name(policy.stop_signal).unwrap_or_else(number))?;
+        writeln!(f, "stop-signal = \"{}\"", show_signal(policy.stop_signal))?;
         let kills_leftovers = policy.leftovers != Leftovers::Leave;
         writeln!(f, "leftovers = \"{}\"", show_kill_or_leave(kills_leftovers))?;
+        write_policy(f, policy)?;
+        if let Some(watch) = &self.watch {
+            write_watch(f, watch)?;
+        }
+        if let Some(signal) = self.care.as_ref().and_then(|care| care.reload_signal) {
+            writeln!(f, "reload-signal = \"{}\"", show_signal(signal))?;
+        }
         writeln!(f, "autostart = {}\nraw = {}", self.autostart, self.raw)?;
         if let Some(recent) = self.recent {
             writeln!(f, "recent = {recent}")?;
         }
         write!(f, "{}", self.look)
     }
+}
+
+fn show_signal(signal: i32) -> String {
+    childminder::signal::name(signal).unwrap_or_else(|| signal.to_string())
+}
+
+fn show_words(words: &[OsString]) -> String {
+    join(words.iter().map(|word| Quoted(&word.to_string_lossy()).to_string()))
+}
+
+/// Writes the keys of a policy that most processes do without.
+fn write_policy(f: &mut impl Write, policy: &Policy) -> fmt::Result {
+    if let Some(limit) = policy.restart_limit {
+        writeln!(f, "restart-limit = {}", show_start_limit(limit))?;
+    }
+    for (key, codes) in [("success-codes", &policy.success_codes), ("fatal-codes", &policy.fatal_codes)] {
+        if !codes.is_empty() {
+            writeln!(f, "{key} = [{}]", join(codes.iter()))?;
+        }
+    }
+    if policy.jitter > 0 {
+        writeln!(f, "jitter = \"{}%\"", policy.jitter)?;
+    }
+    if policy.stop.is_empty() {
+        return Ok(());
+    }
+    let steps = policy.stop.iter().map(|step| {
+        let action = match &step.action {
+            StopAction::Signal(signal) => format!("signal = \"{}\"", show_signal(*signal)),
+            StopAction::Command(words) => format!("command = [{}]", show_words(words)),
+        };
+        let whom = if step.scope == StopScope::Main { "main" } else { "all" };
+        format!("{{ {action}, whom = \"{whom}\", wait = \"{}\" }}", show_duration(step.wait))
+    });
+    writeln!(f, "stop = [{}]", join(steps))
+}
+
+/// Writes the keys that say how a process is watched.
+fn write_watch(f: &mut impl Write, watch: &Watch) -> fmt::Result {
+    let ready = match &watch.ready {
+        Ready::Started => "\"started\"".to_owned(),
+        Ready::Fd(fd) => format!("\"fd:{fd}\""),
+        Ready::Notify => "\"notify\"".to_owned(),
+        Ready::Line(text) => format!("{{ line = {} }}", Quoted(&String::from_utf8_lossy(text))),
+        Ready::Probe(probe) => format!("{{ {} }}", show_probe(probe)),
+        _ => "\"threshold\"".to_owned(),
+    };
+    writeln!(f, "ready = {ready}")?;
+    for (key, time) in [("ready-timeout", watch.ready_timeout), ("watchdog", watch.watchdog)] {
+        if let Some(time) = time {
+            writeln!(f, "{key} = \"{}\"", show_duration(time))?;
+        }
+    }
+    match &watch.health {
+        Some(health) => writeln!(f, "health = {{ {}, failures = {} }}", show_probe(&health.probe), health.failures),
+        None => Ok(()),
+    }
+}
+
+fn show_probe(probe: &Probe) -> String {
+    let check = match &probe.check {
+        Check::Tcp(address) => format!("tcp = \"{address}\""),
+        Check::Unix(path) => format!("unix = {}", Quoted(&path.to_string_lossy())),
+        Check::Command(words) => format!("command = [{}]", show_words(words)),
+        other => format!("command = {}", Quoted(&other.to_string())),
+    };
+    format!("{check}, interval = \"{}\", timeout = \"{}\"", show_duration(probe.interval), show_duration(probe.timeout))
 }
 
 impl Settings {
@@ -198,12 +280,12 @@ fn show_limit(limit: Limit) -> String {
     }
 }
 
-fn join(parts: impl Iterator<Item = impl Display>) -> String {
+pub(super) fn join(parts: impl Iterator<Item = impl Display>) -> String {
     parts.map(|part| part.to_string()).collect::<Vec<_>>().join(", ")
 }
 
 /// A TOML string.
-struct Quoted<'a>(&'a str);
+pub(super) struct Quoted<'a>(pub(super) &'a str);
 
 impl Display for Quoted<'_> {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {

@@ -200,6 +200,18 @@ fn number_up_to(value: &DeValue<'_>, max: u32) -> Option<u32> {
     integer(value).and_then(|number| u32::try_from(number).ok()).filter(|number| *number <= max)
 }
 
+/// A number within these bounds.
+pub(super) fn number(value: &DeValue<'_>, min: u32, max: u32, allowed: &'static str) -> Parsed<u32> {
+    number_up_to(value, max).filter(|number| *number >= min).ok_or(allowed)
+}
+
+/// A number from 0 to 100, with a percent sign or without.
+pub(super) fn percent(value: &DeValue<'_>) -> Parsed<u32> {
+    let text = value.as_str().and_then(|text| text.strip_suffix('%'));
+    let number = text.map_or_else(|| number_up_to(value, 100), |text| text.trim_end().parse().ok());
+    number.filter(|number| *number <= 100).ok_or("a percentage from 0 to 100, such as \"25%\"")
+}
+
 pub(super) fn instances(value: &DeValue<'_>) -> Parsed<u32> {
     number_up_to(value, 10_000).filter(|number| *number > 0).ok_or("a number from 1 to 10000")
 }

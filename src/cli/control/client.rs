@@ -23,12 +23,12 @@ use crate::cli::{Failure, clock, output, path_of, user, words};
 const TIMEOUT: Duration = Duration::from_secs(60);
 
 /// The commands that a supervisor carries out.
-pub(crate) const COMMANDS: [&str; 10] =
-    ["status", "start", "stop", "restart", "signal", "reload", "reopen", "shutdown", "logs", "events"];
+pub(crate) const COMMANDS: [&str; 11] =
+    ["status", "start", "stop", "restart", "signal", "reload", "reopen", "shutdown", "logs", "events", "reset"];
 /// The exit code of `status` if a process is not up, as that of supervisorctl.
 const NOT_UP: u8 = 3;
 /// The commands that concern the supervisor as a whole.
-const WITHOUT_NAMES: [&str; 3] = ["reload", "reopen", "shutdown"];
+const WITHOUT_NAMES: [&str; 2] = ["reopen", "shutdown"];
 
 /// The parsed command line.
 #[derive(Debug)]
@@ -39,11 +39,13 @@ struct Arguments {
     owner: Option<u32>,
     style: Style,
     watch: bool,
+    /// Whether only those that wait are shown, with what they wait for.
+    waiting: bool,
 }
 
 /// Runs one of [`COMMANDS`].
 pub(crate) fn main(command: &str, arguments: Parser) -> Result<u8, Failure> {
-    let Some(Arguments { request, place, owner, style, watch }) = parse(command, arguments)? else {
+    let Some(Arguments { request, place, owner, style, watch, waiting }) = parse(command, arguments)? else {
         output::say(&help(command))?;
         return Ok(0);
     };
@@ -93,7 +95,10 @@ pub(crate) fn main(command: &str, arguments: Parser) -> Result<u8, Failure> {
     if matches!(request.action, Action::Status { .. }) && show::processes(&answer).is_none() {
         return Err(supervisor.is_none());
     }
-    style.done(request.action, &answer)?;
+    match show::processes(&answer).filter(|_| waiting) {
+        Some(processes) => style.waiting(processes)?,
+        None => style.done(request.action, &answer)?,
+    }
     let all_up = show::processes(&answer).is_none_or(|processes| processes.iter().all(show::is_up));
     Ok(if all_up { 0 } else { NOT_UP })
 }
@@ -101,6 +106,7 @@ pub(crate) fn main(command: &str, arguments: Parser) -> Result<u8, Failure> {
 fn parse(command: &str, mut arguments: Parser) -> Result<Option<Arguments>, Failure> {
     let (mut names, mut all, mut wait, mut timeout) = (Vec::new(), false, false, None);
     let (mut json, mut watch, mut tree, mut signal) = (false, false, false, None);
+    let (mut rolling, mut waiting) = (false, false);
     let (mut query, mut both, mut stamp) = (Query::default(), false, None);
     let (mut socket, mut file, mut owner) = (None, FileName::default(), None);
     let changes = matches!(command, "start" | "stop" | "restart" | "reload" | "shutdown");
@@ -131,6 +137,8 @@ fn parse(command: &str, mut arguments: Parser) -> Result<Option<Arguments>, Fail
                     return Err(Failure::Usage("--timestamps wants local or utc here, not `monotonic`".into()));
                 }
             }
+            Arg::Long("rolling") if command == "restart" => rolling = true,
+            Arg::Long("waiting") if command == "status" => waiting = true,
             Arg::Long("wait") if changes => wait = true,
             Arg::Long("timeout") if changes => timeout = Some(duration(&arguments.value()?.string()?)?),
             Arg::Long("all") if !WITHOUT_NAMES.contains(&command) => all = true,
@@ -149,7 +157,8 @@ fn parse(command: &str, mut arguments: Parser) -> Result<Option<Arguments>, Fail
         ("status", _) => Action::Status { tree },
         ("start", _) => Action::Start,
         ("stop", _) => Action::Stop,
-        ("restart", _) => Action::Restart,
+        ("restart", _) => Action::Restart { rolling },
+        ("reset", _) => Action::Reset,
         ("reload", _) => Action::Reload,
         ("reopen", _) => Action::Reopen,
         ("shutdown", _) => Action::Shutdown,
@@ -158,7 +167,10 @@ fn parse(command: &str, mut arguments: Parser) -> Result<Option<Arguments>, Fail
         (_, Some(signal)) => Action::Signal(signal),
         (_, None) => return usage("which signal?"),
     };
-    if names.is_empty() && !all && !matches!(command, "status" | "logs" | "events") && !WITHOUT_NAMES.contains(&command)
+    if names.is_empty()
+        && !all
+        && !matches!(command, "status" | "logs" | "events" | "reload")
+        && !WITHOUT_NAMES.contains(&command)
     {
         return usage("which processes? NAME… or --all");
     }
@@ -176,7 +188,7 @@ fn parse(command: &str, mut arguments: Parser) -> Result<Option<Arguments>, Fail
     let progress = wait.is_some() || query.follow;
     let request = Request { action, names, all, wait, progress };
     let place = Place::find(socket, &file)?;
-    Ok(Some(Arguments { request, place, owner, style: Style::new(json, stamp), watch }))
+    Ok(Some(Arguments { request, place, owner, style: Style::new(json, stamp), watch, waiting }))
 }
 
 fn owner_of(text: &str) -> Result<u32, Failure> {
@@ -202,18 +214,29 @@ fn help(command: &str) -> String {
         "status" => (
             "shows the state of processes",
             " [NAME... | --all]",
-            "      --tree          shows also each process that belongs to one: its number, state, memory and name
+            "      --waiting       shows only those that wait, and what for
+      --tree          shows also each process that belongs to one: its number, state, memory and name
       --watch         draws it again every second, until Ctrl-C\n",
         ),
         "start" => ("starts processes", " NAME... | --all", WAIT_FOR_START),
         "stop" => ("stops processes, until they are started again", " NAME... | --all", WAIT_FOR_STOP),
-        "restart" => ("stops processes and starts them again", " NAME... | --all", WAIT_FOR_START),
+        "restart" => ("stops processes and starts them again", " NAME... | --all", RESTART),
+        "reset" => (
+            "forgets earlier failures of processes; one that has failed is stopped, and can be started",
+            " NAME... | --all",
+            "",
+        ),
         "signal" => (
             "sends a signal, by its name or number, to processes, not to their process groups",
             " SIGNAL NAME... | --all",
             "",
         ),
-        "reload" => ("reads the file again; only what has changed is touched", "", WAIT_FOR_START),
+        "reload" => (
+            "reads the file again; only what has changed is touched. With NAME, it sends the process its\n`reload-signal`, by \
+             which it reads its own configuration again",
+            " [NAME... | --all]",
+            WAIT_FOR_START,
+        ),
         "reopen" => ("closes the output files; the next line opens them anew, as after logrotate(8)", "", ""),
         "shutdown" => ("stops all processes and the supervisor; a second time kills them", "", WAIT_FOR_STOP),
         "events" => {
@@ -253,7 +276,11 @@ const LOGS: &str =
       --timestamps[=CLOCK]  puts the time in front of each line: local (the default) or utc
 ";
 const WAIT_FOR_START: &str =
-    "      --wait          waits until they have run for their threshold, or have succeeded sooner
+    "      --wait          waits until they are ready, or have run for their threshold, or have succeeded sooner
+      --timeout TIME  waits at most so long, such as 5s or 2m (60s)
+";
+const RESTART: &str = "      --rolling       one after the other: the next one when the last one is ready
+      --wait          waits until they are ready, or have run for their threshold, or have succeeded sooner
       --timeout TIME  waits at most so long, such as 5s or 2m (60s)
 ";
 const WAIT_FOR_STOP: &str = "      --wait          waits until they are down

@@ -10,8 +10,10 @@
 //! | --- | --- |
 //! | `"status"`, `"tree":true` if wanted | `"processes"`: an array of objects |
 //! | `"start"`, `"stop"`, `"restart"` | `"names"`: the processes that were meant |
+//! | `"reset"` | `"names"`: the processes whose earlier failures are forgotten; one that has failed is stopped |
 //! | `"signal"`, with `"signal":"HUP"` | `"names"`: the processes that were signalled; not their process groups |
 //! | `"reload"` | `"added"`, `"removed"`, `"restarted"`, `"updated"`: arrays of names; `"notes"`, if there are any: an array of texts |
+//! | `"reload"` with `"names"` or `"all"` | `"names"`: the processes that got their `reload-signal` |
 //! | `"reopen"` | nothing more; the output files are opened anew, as by SIGUSR2 |
 //! | `"shutdown"` | nothing more; the supervisor closes the connection when it is down |
 //! | `"logs"`, `"follow":true` if wanted | before it, an object `"name"`, `"stream"`, `"line"`, `"time"` for each line; when following, there is no end |
@@ -20,8 +22,8 @@
 //! what has happened, `"sequence"` is its number, and `"time"` its time. The first object is
 //! `"listening"`, with the number of the last event before it. The events are `started` (`pid`),
 //! `start-failed` (`error`), `exited` (`pid`, `code`, `signal`, `text`, `seconds`), `restarting`
-//! (`delay`), `terminating` (`signal`), `killing`, and `state` (`state`) for a new state, each with
-//! `name`, and `reloaded` with the names of the answer to `reload`.
+//! (`delay`), `terminating` (`signal`), `killing`, `ready`, `unready`, `fault` (`error`), and `state` (`state`) for a new
+//! state, each with `name`, and `reloaded` with the names of the answer to `reload`.
 //!
 //! For `logs`, `"lines":10` means the last lines of each process, `"since":1795677600.5` those since
 //! this time in seconds since 1970, and `"stream":"stderr"` those of one stream. When following, a
@@ -38,6 +40,8 @@
 //!   processes are running or down, or as an error after so many seconds. With `"progress":true`,
 //!   lines with `"progress":{"done":1,"of":3}` come before the answer. The first one comes at once,
 //!   also for `logs`.
+//! - With `"rolling":true`, `restart` restarts one process after the other: the next one when the
+//!   last one is ready. It is broken off if one does not come back.
 //! - If a request was carried out but the wait for its result has failed, the answer has both: what
 //!   was done, and the error, with `"ok":false`.
 //! - A refused request is answered by `{"version":1,"ok":false,"error":"…"}`. For a file with
@@ -48,7 +52,14 @@
 //!
 //! - `name`, and `pid`.
 //! - `restarts`, the number of its restarts.
-//! - `state`, one of `running`, `stopped`, `backing-off`, `stopping`, `unkillable`, `exited`.
+//! - `state`, one of `running`, `stopped`, `backing-off`, `stopping`, `unkillable`, `exited`, `failed`,
+//!   `waiting`, and where somebody asks whether it is ready, `starting` and `ready`, and `running` if it
+//!   is not ready any more.
+//! - `ready`, true or false, if somebody asks for it.
+//! - `since`, the seconds since its state changed, and `reason`, why it is in this state.
+//! - `waits_for`, an array of texts: what has to happen before it starts or stops.
+//! - `says`, what it says of itself (`STATUS=` of `sd_notify(3)`), and `foreign_messages`, the number of
+//!   messages that others have sent in its name and that were dropped.
 //! - `uptime` and `cpu`, in seconds, and `peak_memory`, in bytes.
 //! - `retry_in`, the seconds until a process that backs off is started.
 //! - `start_error`, the reason why the last start failed.
@@ -88,7 +99,8 @@ pub(crate) enum Action {
     Status { tree: bool },
     Start,
     Stop,
-    Restart,
+    Restart { rolling: bool },
+    Reset,
     Signal(i32),
     Reload,
     Reopen,
@@ -135,9 +147,9 @@ impl Request {
             Some(_) => return Err(format!("only version {VERSION} of the protocol is known here")),
             None => return Err("`version` is missing".into()),
         }
-        const KNOWN: [&str; 12] = [
+        const KNOWN: [&str; 13] = [
             "version", "command", "names", "all", "wait", "progress", "signal", "follow", "tree", "lines", "since",
-            "stream",
+            "stream", "rolling",
         ];
         if let Some(unknown) = object.keys().find(|key| !KNOWN.contains(&key.as_str())) {
             return Err(format!("unknown key `{}`", shortened(unknown)));
@@ -162,7 +174,8 @@ impl Request {
             "status" => Action::Status { tree },
             "start" => Action::Start,
             "stop" => Action::Stop,
-            "restart" => Action::Restart,
+            "restart" => Action::Restart { rolling: flag("rolling")? },
+            "reset" => Action::Reset,
             "signal" => Action::Signal(signal(text("signal")?)?),
             "reload" => Action::Reload,
             "reopen" => Action::Reopen,
@@ -187,12 +200,13 @@ impl Request {
         }
         let named = !self.names.is_empty() || self.all;
         match self.action {
-            Action::Start | Action::Stop | Action::Restart | Action::Signal(_) if !named => {
+            Action::Start | Action::Stop | Action::Restart { .. } | Action::Reset | Action::Signal(_) if !named => {
                 Err("which processes? `names` or `all` is missing".into())
             }
-            Action::Reload | Action::Reopen | Action::Shutdown if named => {
-                Err("`names` and `all` make no sense here".into())
+            Action::Reload if named && self.wait.is_some() => {
+                Err("`wait` makes no sense here: whether a program has reloaded is not known".into())
             }
+            Action::Reopen | Action::Shutdown if named => Err("`names` and `all` make no sense here".into()),
             _ => Ok(self),
         }
     }
@@ -203,7 +217,8 @@ impl Request {
             Action::Status { .. } => "status",
             Action::Start => "start",
             Action::Stop => "stop",
-            Action::Restart => "restart",
+            Action::Restart { .. } => "restart",
+            Action::Reset => "reset",
             Action::Signal(_) => "signal",
             Action::Reload => "reload",
             Action::Reopen => "reopen",
@@ -240,6 +255,7 @@ impl Request {
             ("progress", self.progress),
             ("follow", follow),
             ("tree", self.action == Action::Status { tree: true }),
+            ("rolling", self.action == Action::Restart { rolling: true }),
         ] {
             if flag {
                 object.insert(key.into(), true.into());
@@ -387,7 +403,9 @@ mod tests {
             Action::Status { tree: false },
             Action::Start,
             Action::Stop,
-            Action::Restart,
+            Action::Restart { rolling: false },
+            Action::Restart { rolling: true },
+            Action::Reset,
             Action::Signal(9),
             Action::Events,
             Action::Reload,

@@ -62,6 +62,22 @@ impl Style {
         Ok(())
     }
 
+    /// Prints the processes that wait, and what for.
+    pub(super) fn waiting(self, processes: &[Value]) -> io::Result<()> {
+        let waits = |process: &&Value| process["waits_for"].as_array().is_some_and(|waits| !waits.is_empty());
+        let waiting: Vec<&Value> = processes.iter().filter(waits).collect();
+        if self.json {
+            let objects: Vec<String> = waiting.into_iter().map(|process| self.json(process)).collect();
+            output::say(&format!("[{}]\n", objects.join(",\n ")))?;
+            return Ok(());
+        }
+        for process in waiting {
+            let (name, reason) = (process["name"].as_str(), process["reason"].as_str());
+            output::say(&format!("{} {}\n", visible(name.unwrap_or("?")), visible(reason.unwrap_or("waits"))))?;
+        }
+        Ok(())
+    }
+
     /// Prints the answer to a request that was refused, or carried out only in part.
     pub(super) fn refused(self, answer: &Value) -> io::Result<()> {
         if self.json {
@@ -147,7 +163,8 @@ pub(super) fn processes(answer: &Value) -> Option<&Vec<Value>> {
 
 /// Whether a process is up, by its object in the answer to `status`.
 pub(super) fn is_up(process: &Value) -> bool {
-    process["state"] == "running"
+    // Where nobody asks whether it is ready, it is up as soon as it runs.
+    matches!(process["state"].as_str(), Some("running" | "ready"))
 }
 
 /// Prints the progress of a wait to stderr.

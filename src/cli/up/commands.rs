@@ -3,7 +3,7 @@
 //! The one rule: a request is refused as a whole or carried out as a whole, and touches only the
 //! processes that it names.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
 use childminder::{ProcessId, Reactor, Service, SignalError};
 use serde_json::Value;
@@ -47,7 +47,9 @@ impl Up {
         client: ClientId,
         request: Request,
     ) -> Result<Option<Vec<u8>>, Refusal> {
-        if self.stage != Stage::Running && matches!(request.action, Action::Start | Action::Restart | Action::Reload) {
+        if self.stage != Stage::Running
+            && matches!(request.action, Action::Start | Action::Restart { .. } | Action::Reload)
+        {
             return Err("shutting down".into());
         }
         let (names, goals) = match request.action {
@@ -89,12 +91,21 @@ impl Up {
                 let names = self.signal(reactor, self.select(&request)?, signal)?;
                 return Ok(Some(protocol::line(with(protocol::done(), "names", names.into()))));
             }
+            Action::Reset => {
+                let names = self.select(&request)?;
+                names.iter().for_each(|name| drop(self.monitor.reset_process(reactor, name)));
+                return Ok(Some(protocol::line(with(protocol::done(), "names", names.into()))));
+            }
+            Action::Reload if request.all || !request.names.is_empty() => {
+                let names = self.signal_to_reload(reactor, self.select(&request)?)?;
+                return Ok(Some(protocol::line(with(protocol::done(), "names", names.into()))));
+            }
             Action::Reload => {
                 let changes = self.reload(reactor).map_err(Refusal::with_errors)?;
                 let goals = changes.goals();
                 (changes.into_answer(), goals)
             }
-            Action::Start | Action::Stop | Action::Restart => {
+            Action::Start | Action::Stop | Action::Restart { .. } => {
                 let names = self.select(&request)?;
                 let goals = self.control(reactor, request.action, &names);
                 (with(protocol::done(), "names", names.into()), goals)
@@ -162,6 +173,10 @@ impl Up {
         match action {
             Action::Start => self.start_all(reactor, names),
             Action::Stop => names.iter().for_each(|name| drop(self.monitor.stop_process(reactor, name))),
+            Action::Restart { rolling: true } => {
+                let names: Vec<&str> = names.iter().map(String::as_str).collect();
+                let _ = self.monitor.restart_rolling(reactor, &names);
+            }
             _ => names.iter().for_each(|name| drop(self.monitor.restart_process(reactor, name))),
         }
         let goal = |(name, process): (&String, Option<ProcessId>)| {
@@ -175,9 +190,29 @@ impl Up {
         names.iter().zip(before).map(goal).collect()
     }
 
+    /// Sends processes the signals by which they read their own configuration again.
+    fn signal_to_reload(&mut self, reactor: &mut Reactor, names: Vec<String>) -> Result<Vec<String>, Refusal> {
+        let signals: HashMap<_, _> =
+            self.processes.iter().map(|process| (process.name.clone(), process.reload_signal)).collect();
+        if let Some(name) = names.iter().find(|name| signals.get(*name).copied().flatten().is_none()) {
+            return Err(format!("{name} has no `reload-signal` in the file").into());
+        }
+        self.send(reactor, names, |name| signals.get(name).copied().flatten().unwrap_or_default())
+    }
+
     fn signal(&mut self, reactor: &mut Reactor, names: Vec<String>, signal: i32) -> Result<Vec<String>, Refusal> {
+        self.send(reactor, names, |_| signal)
+    }
+
+    fn send(
+        &mut self,
+        reactor: &mut Reactor,
+        names: Vec<String>,
+        signal_for: impl Fn(&str) -> i32,
+    ) -> Result<Vec<String>, Refusal> {
         let (mut reached, mut missed) = (Vec::new(), Vec::new());
         for name in names {
+            let signal = signal_for(&name);
             match self.process(&name).and_then(|id| reactor.process(id)).map(|mut process| process.signal(signal)) {
                 Some(Ok(())) => reached.push(name),
                 Some(Err(SignalError::Os(error))) => missed.push(format!("{name} cannot be signalled: {error}")),
@@ -197,7 +232,7 @@ impl Up {
         let reporter = self.monitor.observer();
         let statuses = names.iter().filter_map(|name| self.monitor.status(name));
         protocol::processes(statuses.map(|status| {
-            let mut object = status::object(&status, reporter, reactor.now());
+            let mut object = status::object(&status, reporter, reactor.now(), &self.monitor.waits_for(status.name));
             if tree {
                 object["tree"] = status::tree(&status, reactor);
             }

@@ -49,6 +49,9 @@ impl Up {
         if self.stage != Stage::Running || self.ends.code.is_some() {
             return;
         }
+        if let Some((name, code)) = self.monitor.observer_mut().essential.take() {
+            return self.end_with(reactor, code, &format!("[{name}] is essential and has ended; stopping all"));
+        }
         for (name, code) in ended {
             self.ends.any = true;
             if code != 0 {

@@ -164,11 +164,14 @@ struct Up {
 struct KnownProcess {
     name: String,
     fingerprint: Fingerprint,
+    /// The signal that makes it read its own configuration again.
+    reload_signal: Option<i32>,
 }
 
 impl KnownProcess {
     fn new(process: &ProcessConfig) -> Self {
-        Self { name: process.name.clone(), fingerprint: process.fingerprint() }
+        let reload_signal = process.care.as_ref().and_then(|care| care.reload_signal);
+        Self { name: process.name.clone(), fingerprint: process.fingerprint(), reload_signal }
     }
 }
 
@@ -207,7 +210,7 @@ impl Up {
         }
         let mut processes = Vec::new();
         let mut autostart = Vec::new();
-        let (kills_at_death, cgroup) = (config.kills_at_death, config.cgroup.clone());
+        let (kills_at_death, cgroup, order) = (config.kills_at_death, config.cgroup.clone(), config.order.clone());
         let mut commands = Commands::new(kills_at_death);
         for process in config.into_processes() {
             let failed = |error: &dyn std::fmt::Display| Failure::Other(format!("[{}] {error}", process.name));
@@ -216,11 +219,16 @@ impl Up {
             let added = monitor.add_process_with(reactor, process.name.as_str(), &command, policy);
             added.map_err(|error| failed(&error))?;
             monitor.observer_mut().set(reactor, &process);
+            if process.watch.is_some() {
+                let set = monitor.set_watch(reactor, &process.name, process.watch.clone());
+                set.map_err(|error| failed(&error))?;
+            }
             processes.push(KnownProcess::new(&process));
             if process.autostart {
                 autostart.push(process.name);
             }
         }
+        monitor.set_order(reactor, &order).map_err(|error| Failure::Other(error.to_string()))?;
         Ok(Self {
             file,
             processes,

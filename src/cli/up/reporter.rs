@@ -9,9 +9,10 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use childminder::restart::State;
+use childminder::{
+    Event, Exit, Fault, Line, Lines, Observer, ProcessId, Reactor, Readiness, Remains, SpawnError, TimerId,
+};
 use serde_json::{Value, json};
-
-use childminder::{Event, Exit, Line, Lines, Observer, ProcessId, Reactor, Remains, SpawnError, TimerId};
 
 use super::console::{Console, Speaker};
 use super::end::Piece;
@@ -66,6 +67,8 @@ pub(super) struct Reporter {
     /// stands for its end.
     pub(super) ended: Vec<(String, u8)>,
     pub(super) events: Events,
+    /// An essential process or group that has ended, and the exit code for it.
+    pub(super) essential: Option<(String, u8)>,
 }
 
 /// The output of a process, as the monitor reports it.
@@ -115,6 +118,10 @@ struct Streams {
     most_recent: Option<u32>,
     /// The error of its last start, if that failed.
     start_error: Option<Box<str>>,
+    /// Why its last process had to be replaced, if it had.
+    fault: Option<Box<str>>,
+    /// Whether the file says how it becomes ready, so that this is of interest.
+    tells_readiness: bool,
     /// Whether some of its processes were still there after they were killed.
     remains: bool,
     /// The pid of the last process.
@@ -194,6 +201,7 @@ impl Reporter {
             alive: 0,
             ended: Vec::new(),
             events: Events::default(),
+            essential: None,
         }
     }
 
@@ -226,6 +234,8 @@ impl Reporter {
                 recent,
                 most_recent,
                 start_error,
+                fault: None,
+                tells_readiness: false,
                 remains,
                 pid: 0,
                 is_new: false,
@@ -238,6 +248,7 @@ impl Reporter {
         streams.speaker.raw = process.raw;
         streams.speaker.set_look(process.look, self.look);
         streams.set_most_recent(process.recent);
+        streams.tells_readiness = process.watch.is_some();
         streams.removed = false;
         let before = [std::mem::replace(&mut streams.out, out), std::mem::replace(&mut streams.err, err)];
         if !is_new {
@@ -251,6 +262,7 @@ impl Reporter {
             streams.speaker.raw = process.raw;
             streams.speaker.set_look(process.look, self.look);
             streams.set_most_recent(process.recent);
+            streams.tells_readiness = process.watch.is_some();
         }
     }
 
@@ -321,6 +333,11 @@ impl Reporter {
     /// The time of the last exit of a process, in milliseconds since 1970, if it is known.
     pub(super) fn exited_at(&self, name: &str) -> Option<u64> {
         self.streams.get(name).map(|streams| streams.exited_at).filter(|at| *at > 0)
+    }
+
+    /// Why the last process had to be replaced, if it had.
+    pub(super) fn fault(&self, name: &str) -> Option<&str> {
+        self.streams.get(name)?.fault.as_deref()
     }
 
     /// The new lines since the last call, if a client follows.
@@ -569,6 +586,60 @@ impl Observer for Reporter {
         }
     }
 
+    fn ready(&mut self, name: &str) {
+        self.events.note("ready", Some(name), || Value::Null);
+        let Some(streams) = self.streams.get_mut(name) else { return };
+        streams.fault = None;
+        if streams.tells_readiness {
+            self.report(name, "ready");
+        }
+    }
+
+    fn unready(&mut self, name: &str) {
+        self.events.note("unready", Some(name), || Value::Null);
+        self.report(name, "not ready any more");
+    }
+
+    fn fault(&mut self, name: &str, fault: &Fault) {
+        self.events.note("fault", Some(name), || json!({ "error": fault.to_string() }));
+        self.report(name, &format!("does not work: {fault}"));
+        if let Some(streams) = self.streams.get_mut(name) {
+            streams.fault = Some(fault.to_string().into());
+        }
+    }
+
+    fn said(&mut self, _: &str, _: &str) {}
+
+    fn check_failed(&mut self, _: &str, _: &dyn std::fmt::Display) {}
+
+    fn store_refused(&mut self, name: &str) {
+        self.report(name, "asks for its descriptors to be kept (FDSTORE=1), which is not done here");
+    }
+
+    fn message_refused(&mut self, name: &str, count: usize) {
+        let messages = if count == 1 { "a message" } else { "messages" };
+        self.report(name, &format!("dropped {messages} that others have sent in its name"));
+    }
+
+    fn helper_failed(&mut self, name: &str, error: &SpawnError) {
+        self.report(name, &error.to_string());
+    }
+
+    fn essential_ended(&mut self, name: &str, exit: Option<&Exit>) {
+        let code = exit.map_or(1, code::of_exit);
+        self.essential.get_or_insert((name.to_owned(), code));
+    }
+
+    fn group_failed(&mut self, group: &str) {
+        self.say(&format!("group {} has given up", visible(group)));
+    }
+
+    fn rolled(&mut self, broken: Option<&str>) {
+        if let Some(name) = broken {
+            self.report(name, "has not come back; those after it are not restarted");
+        }
+    }
+
     fn restarting(&mut self, name: &str, delay: Duration) {
         self.events.note("restarting", Some(name), || json!({ "delay": delay.as_secs_f64() }));
         self.report(name, &words::restarting(delay));
@@ -612,8 +683,11 @@ impl Observer for Reporter {
     }
 
     fn changed(&mut self, name: &str, state: State) {
-        self.events.note("state", Some(name), || json!({ "state": status::state_name(state) }));
-        if state == State::Exited {
+        self.events.note("state", Some(name), || json!({ "state": status::state_name(state, Readiness::Absent) }));
+        if let State::Failed { why } = state {
+            self.report(name, &format!("has failed: {why}"));
+        }
+        if matches!(state, State::Exited | State::Failed { .. }) {
             let code = self.streams.get(name).map_or(0, |streams| streams.code);
             self.ended.push((name.to_owned(), code));
         }

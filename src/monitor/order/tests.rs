@@ -189,7 +189,7 @@ impl Box {
         if let Some(limit) = under_way {
             order.starts_under_way(limit);
         }
-        assert_eq!(order.mistakes(|name| names.iter().any(|known| known == name)), []);
+        assert_eq!(order.check(|name| names.iter().any(|known| known == name)), Ok(()));
         let mut actors = Vec::new();
         for _ in 0..count {
             let mut policy = Policy { threshold: Duration::from_secs(random.below(3)), ..Policy::default() };
