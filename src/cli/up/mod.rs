@@ -21,6 +21,7 @@ mod recent;
 mod reload;
 mod reporter;
 mod status;
+mod streams;
 mod usage;
 mod waits;
 

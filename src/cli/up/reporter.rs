@@ -17,12 +17,12 @@ use serde_json::{Value, json};
 use super::console::{Console, Speaker};
 use super::end::Piece;
 use super::events::Events;
-use super::log_files::{FileId, LogFiles};
+use super::log_files::LogFiles;
 use super::recent::Recent;
 use super::status::{self, signal_name};
+use super::streams::{Heard, News, Sink, Streams, dress, log_line, stream};
 use crate::cli::config::{Look, Output, ProcessConfig};
-use crate::cli::control::protocol::LogLine;
-use crate::cli::dress::{Dress, Record};
+use crate::cli::dress::Dress;
 use crate::cli::safe_path::OwnFinder;
 use crate::cli::text::visible;
 use crate::cli::{clock, code, words};
@@ -69,114 +69,6 @@ pub(super) struct Reporter {
     pub(super) events: Events,
     /// An essential process or group that has ended, and the exit code for it.
     pub(super) essential: Option<(String, u8)>,
-}
-
-/// The output of a process, as the monitor reports it.
-#[derive(Debug, Clone, Copy)]
-enum Heard<'a> {
-    Line(&'a Line<'a>),
-    Lines(&'a Lines<'a>),
-}
-
-/// The number of the stream under which clients get a descriptor's lines.
-fn stream(fd: i32) -> u8 {
-    if fd == 2 { 2 } else { 1 }
-}
-
-fn log_line<'a>(line: &Line<'a>, time: u64) -> LogLine<'a> {
-    LogLine { stream: stream(line.fd), continued: line.continued, cut: line.cut, text: line.bytes, time }
-}
-
-/// A new line for clients that follow.
-#[derive(Debug)]
-pub(super) struct News {
-    stream: u8,
-    continued: bool,
-    cut: bool,
-    text: Vec<u8>,
-    time: u64,
-}
-
-impl News {
-    fn new(LogLine { stream, continued, cut, text, time }: LogLine<'_>) -> Self {
-        Self { stream, continued, cut, text: text.to_vec(), time }
-    }
-
-    pub(super) fn lend(&self) -> LogLine<'_> {
-        LogLine { stream: self.stream, continued: self.continued, cut: self.cut, text: &self.text, time: self.time }
-    }
-}
-
-/// The output of one process, and what is reported of it.
-#[derive(Debug)]
-struct Streams {
-    speaker: Speaker,
-    out: Sink,
-    err: Sink,
-    /// Its last lines, once there is one, and how many bytes of them are kept, if its settings say it.
-    recent: Option<Box<Recent>>,
-    most_recent: Option<u32>,
-    /// The error of its last start, if that failed.
-    start_error: Option<Box<str>>,
-    /// Why its last process had to be replaced, if it had.
-    fault: Option<Box<str>>,
-    /// Whether the file says how it becomes ready, so that this is of interest.
-    tells_readiness: bool,
-    /// Whether some of its processes were still there after they were killed.
-    remains: bool,
-    /// The pid of the last process.
-    pid: u32,
-    /// Whether that process has not written yet. Otherwise `writer` is this process. Both are kept up
-    /// only if lines are written as JSON.
-    is_new: bool,
-    writer: Option<Box<ProcessId>>,
-    /// The exit code that stands for the last exit, or for the failure of the last start.
-    code: u8,
-    /// The time of the last exit, in milliseconds since 1970. 0 if there was none.
-    exited_at: u64,
-    /// Whether the process was removed. It is forgotten when it has exited.
-    removed: bool,
-}
-
-impl Streams {
-    /// The pid of a process that writes, if it is known: the first one that writes after a start is
-    /// the one that was started, unless it has written before.
-    fn pid_of(&mut self, process: ProcessId) -> Option<u32> {
-        if self.is_new {
-            if self.writer.as_deref() == Some(&process) {
-                return None;
-            }
-            (self.writer, self.is_new) = (Some(process.into()), false);
-        }
-        Some(self.pid).filter(|_| self.writer.as_deref() == Some(&process))
-    }
-
-    /// The last lines, to add one.
-    fn recent(&mut self) -> &mut Recent {
-        let most = self.most_recent;
-        self.recent.get_or_insert_with(|| Recent::of(most).into())
-    }
-
-    fn set_most_recent(&mut self, bytes: Option<u32>) {
-        self.most_recent = bytes;
-        if let Some(recent) = &mut self.recent {
-            recent.set_most(bytes);
-        }
-    }
-
-    fn sink(&self, fd: i32) -> Sink {
-        if fd == 2 { self.err } else { self.out }
-    }
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Sink {
-    Console,
-    /// Our own descriptor of this number, which gets the lines as they are.
-    Own(i32),
-    File(FileId),
-    /// The output does not come to us.
-    Elsewhere,
 }
 
 impl Reporter {
@@ -497,38 +389,6 @@ impl Reporter {
     fn report(&mut self, name: &str, what: &str) {
         self.say(&format!("[{name}] {what}"));
     }
-}
-
-/// The text of lines, or of a piece of one, as it is written with this dress. It is whole lines,
-/// unless a piece of one was heard and is not written as JSON.
-fn dress(heard: Heard<'_>, dress: Dress, pid: Option<u32>) -> Vec<u8> {
-    let mut text = Vec::new();
-    if dress.json {
-        let time = dress.time();
-        let mut add = |line: &Line<'_>| {
-            let stream = if line.fd == 2 { "stderr" } else { "stdout" };
-            let Line { bytes, continued, cut, .. } = *line;
-            Record { name: Some(line.name), stream, pid, text: bytes, continued, cut }.write(&time, &mut text);
-        };
-        match heard {
-            Heard::Line(line) => add(line),
-            Heard::Lines(lines) => lines.for_each(|line| add(&line)),
-        }
-        return text;
-    }
-    let front = dress.front();
-    match heard {
-        Heard::Line(line) => {
-            text.extend_from_slice(if line.continued { b"" } else { front.as_bytes() });
-            text.extend_from_slice(line.bytes);
-        }
-        Heard::Lines(lines) => lines.for_each(|line| {
-            text.extend_from_slice(front.as_bytes());
-            text.extend_from_slice(line.bytes);
-            text.push(b'\n');
-        }),
-    }
-    text
 }
 
 impl Observer for Reporter {
