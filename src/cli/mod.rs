@@ -69,7 +69,8 @@ What the process has started is stopped with it, and if this command is killed, 
 process of a container this command is the parent of each process that has lost its own, and reaps it.
 
 With `--restart never` this command ends with its child, and with `on-failure` as soon as the child succeeds: with the
-child's exit code, 128+N for signal N, 127 if it was not found, 126 if it is not executable. Exit code 2 means a mistake
+child's exit code, 128+N for signal N, 127 if it was not found, 126 if it is not executable. With `never` that is so
+also if a signal has ended it. Exit code 2 means a mistake
 in the command line, and 125 any other failure of this command.
 
   -h, --help                   this text

@@ -12,7 +12,7 @@ use childminder::{Check, Leftovers, Limit, Policy, Probe, Ready, Watch};
 use super::links::show_start_limit;
 
 use super::SocketPath;
-use super::value::{Id, show_contain, show_duration, show_kill_or_leave, show_max_size, show_restart};
+use super::value::{Id, show_contain, show_duration, show_kill_or_leave, show_max_size, show_restart, show_stop_scope};
 use super::{Config, Look, Output, ProcessConfig, Settings, Table};
 use crate::cli::safe_path::Creation;
 
@@ -84,8 +84,11 @@ impl ProcessConfig {
         writeln!(f, "max-restart-delay = \"{}\"", show_duration(policy.max_restart_delay))?;
         writeln!(f, "restart = \"{}\"", show_restart(policy.restart))?;
         writeln!(f, "stop-signal = \"{}\"", show_signal(policy.stop_signal))?;
-        let kills_leftovers = policy.leftovers != Leftovers::Leave;
-        writeln!(f, "leftovers = \"{}\"", show_kill_or_leave(kills_leftovers))?;
+        match policy.leftovers {
+            Leftovers::TakeOver => writeln!(f, "successor = true")?,
+            leftovers => writeln!(f, "leftovers = \"{}\"", show_kill_or_leave(leftovers != Leftovers::Leave))?,
+        }
+        writeln!(f, "stop-scope = \"{}\"", show_stop_scope(policy.stop_scope))?;
         write_policy(f, policy)?;
         if let Some(watch) = &self.watch {
             write_watch(f, watch)?;

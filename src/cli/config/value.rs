@@ -8,6 +8,7 @@ use std::borrow::Cow;
 use std::io;
 use std::time::Duration;
 
+use childminder::restart::StopScope;
 use childminder::{Command, Contain, Limit, Restart, signal};
 use toml::de::DeValue;
 
@@ -289,6 +290,21 @@ pub(super) fn show_contain(contain: Contain) -> &'static str {
         Contain::Cgroup => "cgroup",
         Contain::Group => "group",
         _ => "auto",
+    }
+}
+
+pub(super) fn stop_scope(value: &DeValue<'_>) -> Parsed<StopScope> {
+    match value.as_str() {
+        Some("group") => Ok(StopScope::All),
+        Some("main") => Ok(StopScope::Main),
+        _ => Err("\"group\" or \"main\""),
+    }
+}
+
+pub(super) fn show_stop_scope(scope: StopScope) -> &'static str {
+    match scope {
+        StopScope::All => "group",
+        StopScope::Main => "main",
     }
 }
 
