@@ -29,7 +29,7 @@ use std::ffi::OsString;
 use std::fmt;
 use std::process::ExitCode;
 
-use control::client;
+use control::{client, send};
 use lexopt::{Arg, Parser};
 
 const HELP: &str = "\
@@ -38,7 +38,7 @@ childminder runs, watches and restarts processes.
 usage: childminder run [OPTION]... [--] COMMAND [ARG]...   one process
        childminder up [-c FILE]                            all processes of a file
        childminder check [-c FILE] [--effective]           reports the mistakes of the file, or its settings
-       childminder status | start | stop | restart | signal | reload | reopen | shutdown | logs | events
+       childminder status | start | stop | restart | signal | reload | reopen | shutdown | logs | events | send | attach
                                                            talks to `up`; each has a --help
 
 childminder run:
@@ -135,9 +135,12 @@ fn dispatch(mut arguments: Parser) -> Result<u8, Failure> {
         Some(Arg::Value(command)) if client::COMMANDS.iter().any(|known| command == *known) => {
             return client::main(&command.to_string_lossy(), arguments);
         }
+        Some(Arg::Value(command)) if send::COMMANDS.iter().any(|known| command == *known) => {
+            return send::main(&command.to_string_lossy(), arguments);
+        }
         Some(Arg::Value(other)) => {
             let other = other.to_string_lossy();
-            let known = [&["run", "up", "check"], &client::COMMANDS[..]].concat();
+            let known = [&["run", "up", "check"], &client::COMMANDS[..], &send::COMMANDS].concat();
             let near = config::nearest(&other, &known).map(|near| format!("the nearest one is `{near}`; "));
             let message = format!("no such command: {other}; {}try --help", near.unwrap_or_default());
             return Err(Failure::Usage(message));

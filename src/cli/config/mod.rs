@@ -20,6 +20,7 @@ mod rights;
 mod section;
 pub(crate) mod socket;
 mod source;
+mod stdin;
 mod syntax;
 mod text;
 mod trust;
@@ -37,6 +38,7 @@ pub(crate) use render::Values;
 pub(crate) use report::{Findings, nearest};
 pub(crate) use socket::{Access, SocketPath};
 pub(crate) use source::{FileName, Unreadable};
+pub(crate) use stdin::Stdin;
 pub(crate) use value::{parse_contain, parse_duration};
 
 /// The name of the file if the command line gives none.

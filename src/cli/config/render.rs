@@ -12,6 +12,7 @@ use childminder::{Check, Leftovers, Limit, Policy, Probe, Ready, Watch};
 use super::links::show_start_limit;
 
 use super::SocketPath;
+use super::stdin::Stdin;
 use super::value::{Id, show_contain, show_duration, show_kill_or_leave, show_max_size, show_restart, show_stop_scope};
 use super::{Config, Look, Output, ProcessConfig, Settings, Table};
 use crate::cli::safe_path::Creation;
@@ -199,7 +200,17 @@ impl Settings {
         let limits =
             self.limits.iter().map(|(resource, limit)| format!("{} = {}", resource.name(), show_limit(*limit)));
         writeln!(f, "limits = {{{}}}", join(limits))?;
-        writeln!(f, "stdout = {}\nstderr = {}", self.stdout, self.stderr)?;
+        match self.stdin {
+            Stdin::Terminal => writeln!(f, "stdout = {}", self.stdout)?,
+            _ => writeln!(f, "stdout = {}\nstderr = {}", self.stdout, self.stderr)?,
+        }
+        match &self.stdin {
+            Stdin::Null => {}
+            Stdin::Inherit => writeln!(f, "stdin = \"inherit\"")?,
+            Stdin::Pipe => writeln!(f, "stdin = \"pipe\"")?,
+            Stdin::File(path) => writeln!(f, "stdin = {}", Quoted(&path.to_string_lossy()))?,
+            Stdin::Terminal => writeln!(f, "tty = true")?,
+        }
         writeln!(f, "contain = \"{}\"", show_contain(self.contain))
     }
 }

@@ -74,6 +74,12 @@ fn problems(section: &Section<'_>, settings: &Settings) -> Vec<(&'static str, St
             problems.push(("directory", format!("`directory` is {directory:?}, which {message}")));
         }
     }
+    if let Some(path) = settings.stdin.path() {
+        if let Err(error) = safe_path::open_to_read(path) {
+            let message = format!("`stdin` is the file {path:?}, which cannot be read: {error}");
+            problems.push(("stdin", format!("{message}: the process cannot be started until it can")));
+        }
+    }
     for (key, output) in [("stdout", &settings.stdout), ("stderr", &settings.stderr)] {
         if let (Some(path), Some(problem)) = (output.path(), output_problem(output)) {
             problems.push((key, format!("`{key}` is the file {path:?}, and {problem}")));

@@ -186,12 +186,12 @@ fn parse(command: &str, mut arguments: Parser) -> Result<Option<Arguments>, Fail
     let wait = wait.then_some(timeout.unwrap_or(TIMEOUT));
     // With progress the first answer comes at once, and shows that the supervisor is there.
     let progress = wait.is_some() || query.follow;
-    let request = Request { action, names, all, wait, progress };
+    let request = Request { names, all, wait, progress, ..Request::new(action) };
     let place = Place::find(socket, &file)?;
     Ok(Some(Arguments { request, place, owner, style: Style::new(json, stamp), watch, waiting }))
 }
 
-fn owner_of(text: &str) -> Result<u32, Failure> {
+pub(super) fn owner_of(text: &str) -> Result<u32, Failure> {
     user::uid(text).map_err(|error| Failure::Usage(format!("--owner {text}: {error}")))
 }
 

@@ -210,7 +210,7 @@ fn plain_line(text: &str) -> Cow<'_, str> {
 }
 
 /// The size of the terminal: columns and rows.
-fn terminal_size() -> (usize, usize) {
+pub(super) fn terminal_size() -> (usize, usize) {
     match rustix::termios::tcgetwinsize(io::stdout()) {
         Ok(size) if size.ws_col > 0 && size.ws_row > 0 => (size.ws_col.into(), size.ws_row.into()),
         _ => (80, 24),

@@ -70,6 +70,18 @@ impl Up {
                 self.logs.push(Log::new(client, names, request.names, query));
                 return Ok(None);
             }
+            Action::Send { end } => {
+                self.feed(reactor, &request, end)?;
+                return Ok(Some(protocol::line(protocol::done())));
+            }
+            Action::Resize { rows, columns } => {
+                self.resize(reactor, &request, (rows, columns))?;
+                return Ok(Some(protocol::line(protocol::done())));
+            }
+            Action::Attach => {
+                self.attach(reactor, client, &request)?;
+                return Ok(None);
+            }
             Action::Events => {
                 self.select(&request)?;
                 self.listen(reactor, client, request.names);
@@ -117,7 +129,7 @@ impl Up {
     }
 
     /// The names that the request selects, in the order of the file.
-    fn select(&self, request: &Request) -> Result<Vec<String>, Refusal> {
+    pub(super) fn select(&self, request: &Request) -> Result<Vec<String>, Refusal> {
         let all = || self.processes.iter().map(|process| &process.name);
         if request.names.is_empty() {
             return Ok(all().cloned().collect());

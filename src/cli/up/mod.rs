@@ -14,6 +14,7 @@ mod end;
 mod ends;
 mod events;
 mod files;
+mod input;
 mod log_files;
 mod logs;
 mod parent;
@@ -43,6 +44,7 @@ use super::{Failure, child, descriptor, output, path_of, words};
 use console::Console;
 use ends::{Ends, ExitWhen};
 use events::Listener;
+use input::Attached;
 use logs::Log;
 use parent::Parent;
 use reporter::Reporter;
@@ -67,7 +69,8 @@ SIGTERM, SIGINT (Ctrl-C), SIGQUIT, a closed terminal and any other signal that w
 and SIGXFSZ, stop all processes and end it with 0; a second one, at least 0.2 s later, kills them. SIGPIPE and SIGXFSZ
 do nothing. SIGHUP reads the file again and touches only what has changed, SIGUSR1 writes the status to stderr, SIGUSR2
 closes the output files, which the next line opens anew, and SIGTSTP (Ctrl-Z) suspends this command and the processes
-until `fg`. `childminder status` and the other subcommands talk to it. The stdin of the processes is /dev/null. If this
+until `fg`. `childminder status` and the other subcommands talk to it. The stdin of the processes is /dev/null, unless the
+file says otherwise. If this
 command is killed, its processes and all that they have started are killed, too, unless the file says otherwise
 (`when-killed`). As the first process of a container it is the parent of each process that has lost its own, reaps it,
 and ends it in the end.
@@ -148,6 +151,7 @@ struct Up {
     parent: Option<Box<Parent>>,
     logs: Vec<Log>,
     listeners: Vec<Listener>,
+    attached: Vec<Attached>,
     ends: Ends,
     /// What the command line says of how lines are written.
     look: Look,
@@ -242,6 +246,7 @@ impl Up {
             parent: Parent::new(reactor),
             logs: Vec::new(),
             listeners: Vec::new(),
+            attached: Vec::new(),
             ends: Ends::default(),
             look,
             kills_at_death,
@@ -343,6 +348,7 @@ impl Up {
         self.settle_waits(reactor);
         self.settle_logs(reactor);
         self.settle_events(reactor);
+        self.settle_attached(reactor);
         self.show_stopping();
         self.settle_parent(reactor);
         for news in self.server.take_news() {
@@ -451,7 +457,12 @@ impl Service for Up {
                 self.settle(reactor);
                 return true;
             }
-            _ => self.reporter().handle(reactor, event) || self.monitor.handle(reactor, event),
+            _ => {
+                if !self.attached.is_empty() {
+                    self.pass_to_attached(reactor, event);
+                }
+                self.reporter().handle(reactor, event) || self.monitor.handle(reactor, event)
+            }
         };
         self.after_event(reactor);
         handled

@@ -17,6 +17,7 @@ use serde_json::{Value, json};
 use super::console::{Console, Speaker};
 use super::end::Piece;
 use super::events::Events;
+use super::input::Input;
 use super::log_files::LogFiles;
 use super::recent::Recent;
 use super::status::{self, signal_name};
@@ -129,6 +130,7 @@ impl Reporter {
                 fault: None,
                 tells_readiness: false,
                 remains,
+                input: Input::None,
                 pid: 0,
                 is_new: false,
                 writer: None,
@@ -140,6 +142,7 @@ impl Reporter {
         streams.speaker.raw = process.raw;
         streams.speaker.set_look(process.look, self.look);
         streams.set_most_recent(process.recent);
+        streams.input = Input::of(&process.settings.stdin);
         streams.tells_readiness = process.watch.is_some();
         streams.removed = false;
         let before = [std::mem::replace(&mut streams.out, out), std::mem::replace(&mut streams.err, err)];
@@ -220,6 +223,11 @@ impl Reporter {
     /// The error of the last start of a process, if that failed.
     pub(super) fn start_error(&self, name: &str) -> Option<&str> {
         self.streams.get(name)?.start_error.as_deref()
+    }
+
+    /// Where the input of a process comes from.
+    pub(super) fn input(&self, name: &str) -> Input {
+        self.streams.get(name).map_or(Input::None, |streams| streams.input)
     }
 
     /// The time of the last exit of a process, in milliseconds since 1970, if it is known.

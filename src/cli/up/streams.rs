@@ -6,6 +6,7 @@
 use childminder::{Line, Lines, ProcessId};
 
 use super::console::Speaker;
+use super::input::Input;
 use super::log_files::FileId;
 use super::recent::Recent;
 use crate::cli::control::protocol::LogLine;
@@ -64,6 +65,7 @@ pub(super) struct Streams {
     pub(super) tells_readiness: bool,
     /// Whether some of its processes were still there after they were killed.
     pub(super) remains: bool,
+    pub(super) input: Input,
     /// The pid of the last process.
     pub(super) pid: u32,
     /// Whether that process has not written yet. Otherwise `writer` is this process. Both are kept up
