@@ -217,10 +217,16 @@ impl Up {
     }
 
     #[track_caller]
-    pub(crate) fn shutdown(mut self) -> String {
+    pub(crate) fn shutdown(self) -> String {
+        self.shutdown_at("s")
+    }
+
+    /// The same as [`shutdown`](Self::shutdown), if the file sets another socket.
+    #[track_caller]
+    pub(crate) fn shutdown_at(mut self, socket: &str) -> String {
         self.ok(&["shutdown", "--wait"]);
         assert_eq!(self.wait().code(), Some(0));
-        assert!(!self.socket().exists());
+        assert!(!self.folder.join(socket).exists());
         self.folder.read("err")
     }
 }

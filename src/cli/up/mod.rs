@@ -12,7 +12,9 @@ mod commands;
 mod console;
 mod end;
 mod ends;
+mod events;
 mod files;
+mod input;
 mod log_files;
 mod logs;
 mod parent;
@@ -20,6 +22,7 @@ mod recent;
 mod reload;
 mod reporter;
 mod status;
+mod streams;
 mod usage;
 mod waits;
 
@@ -33,15 +36,17 @@ use childminder::restart::State;
 use childminder::{Event, ProcessId, ProcessMonitor, Reactor, Service, Status};
 use lexopt::{Arg, Parser, ValueExt};
 
-use super::config::{Commands, Config, FileName, Fingerprint, Look, ProcessConfig, Scope};
+use super::config::{Commands, Config, FileName, Fingerprint, Look, ProcessConfig, Scope, SocketPath};
 use super::control::Lock;
 use super::control::Server;
 use super::dress::Stamp;
 use super::listen::Listeners;
 use super::signals::{self, Signals, Wish};
-use super::{Failure, child, config, descriptor, output, path_of, words};
+use super::{Failure, child, descriptor, output, path_of, words};
 use console::Console;
 use ends::{Ends, ExitWhen};
+use events::Subscriber;
+use input::Attached;
 use logs::Log;
 use parent::Parent;
 use reporter::Reporter;
@@ -66,7 +71,8 @@ SIGTERM, SIGINT (Ctrl-C), SIGQUIT, a closed terminal and any other signal that w
 and SIGXFSZ, stop all processes and end it with 0; a second one, at least 0.2 s later, kills them. SIGPIPE and SIGXFSZ
 do nothing. SIGHUP reads the file again and touches only what has changed, SIGUSR1 writes the status to stderr, SIGUSR2
 closes the output files, which the next line opens anew, and SIGTSTP (Ctrl-Z) suspends this command and the processes
-until `fg`. `childminder status` and the other subcommands talk to it. The stdin of the processes is /dev/null. If this
+until `fg`. `childminder status` and the other subcommands talk to it. The stdin of the processes is /dev/null, unless the
+file says otherwise. If this
 command is killed, its processes and all that they have started are killed, too, unless the file says otherwise
 (`when-killed`). As the first process of a container it is the parent of each process that has lost its own, reaps it,
 and ends it in the end.
@@ -148,6 +154,8 @@ struct Up {
     /// The sockets of the processes.
     listeners: Rc<Listeners>,
     logs: Vec<Log>,
+    subscribers: Vec<Subscriber>,
+    attached: Vec<Attached>,
     ends: Ends,
     /// What the command line says of how lines are written.
     look: Look,
@@ -190,9 +198,11 @@ impl Up {
     fn new(reactor: &mut Reactor, file: FileName, config: Config, look: Look) -> Result<Self, Failure> {
         let lock = Lock::on_configuration(file.path());
         let lock = lock.map_err(|held| Failure::Other(format!("{}: {held}", file.path().display())))?;
-        let path = config.socket.clone().unwrap_or_else(config::socket::default_path);
-        let server = Server::bind(&path)
-            .map_err(|error| Failure::Other(format!("cannot listen at {}: {error}", path.display())))?;
+        let path = SocketPath::of(config.socket.clone());
+        let server = Server::bind(path.as_deref(), config.access).map_err(|error| {
+            let path = path.unwrap_or_default();
+            Failure::Other(format!("cannot listen at {}: {error}", path.display()))
+        })?;
         // If the limit stays lower, only fewer processes fit.
         let _ = reactor.raise_fd_limit();
         let console = Console::new(reactor)?;
@@ -241,6 +251,8 @@ impl Up {
             parent: Parent::new(reactor),
             listeners,
             logs: Vec::new(),
+            subscribers: Vec::new(),
+            attached: Vec::new(),
             ends: Ends::default(),
             look,
             kills_at_death,
@@ -328,6 +340,7 @@ impl Up {
         }
         if self.reporter().is_overfull() {
             self.settle_logs(reactor);
+            self.settle_events(reactor);
             self.reporter().flush(reactor.now());
             self.hold_or_release(reactor);
         }
@@ -340,6 +353,8 @@ impl Up {
         self.look_for_end(reactor);
         self.settle_waits(reactor);
         self.settle_logs(reactor);
+        self.settle_events(reactor);
+        self.settle_attached(reactor);
         self.show_stopping();
         self.settle_parent(reactor);
         for news in self.server.take_news() {
@@ -449,7 +464,12 @@ impl Service for Up {
                 self.settle(reactor);
                 return true;
             }
-            _ => self.reporter().handle(reactor, event) || self.monitor.handle(reactor, event),
+            _ => {
+                if !self.attached.is_empty() {
+                    self.pass_to_attached(reactor, event);
+                }
+                self.reporter().handle(reactor, event) || self.monitor.handle(reactor, event)
+            }
         };
         self.after_event(reactor);
         handled
