@@ -203,7 +203,7 @@ impl<I: Iterator<Item = Command>> RunMany<I> {
             }
         }
         let is_meant = |slot: &&mut Slot| slot.job.as_ref().is_some_and(|(_, job)| job.is_meant(event));
-        let Some((number, slot)) = self.slots.iter_mut().enumerate().find(|(_, slot)| is_meant(&slot)) else {
+        let Some((number, slot)) = self.slots.iter_mut().enumerate().find(|(_, slot)| is_meant(slot)) else {
             return false;
         };
         let Some((_, job)) = &mut slot.job else { return false };

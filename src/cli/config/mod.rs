@@ -29,7 +29,7 @@ pub(crate) use render::Values;
 pub(crate) use report::Findings;
 use source::Source;
 pub(crate) use source::{FileName, Unreadable};
-pub(crate) use value::{parse_contain, parse_duration};
+pub(crate) use value::{parse_contain, parse_duration, parse_size};
 
 /// The name of the file if the command line gives none.
 pub(crate) const DEFAULT_FILE: &str = "childminder.toml";

@@ -72,7 +72,8 @@ pub(crate) fn parse_duration(text: &str) -> Option<Duration> {
     Some(Duration::from_secs(seconds) + Duration::from_nanos(u64::try_from(nanos % 1_000_000_000).ok()?))
 }
 
-fn parse_size(text: &str) -> Option<u64> {
+/// Reads a size with or without a unit.
+pub(crate) fn parse_size(text: &str) -> Option<u64> {
     u64::try_from(scaled(&text.to_ascii_lowercase(), SIZE_UNITS)?).ok()
 }
 
