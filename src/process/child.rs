@@ -46,6 +46,8 @@ pub(crate) struct Child {
     /// Whether it is on a pseudo-terminal, which is read as descriptor 1 and written as descriptor
     /// 0.
     terminal: bool,
+    /// Whether its peak memory is certainly its own.
+    own_peak: bool,
     pub(super) pidfd: Option<(OwnedFd, Key)>,
     pub(super) pipes: Vec<(i32, Pipe)>,
     /// The number of closed pipes that no event has reported yet.
@@ -131,10 +133,11 @@ impl Child {
                     cgroup: around.cgroup,
                     guard: around.guard,
                     pidfd: around.pidfds,
+                    own_peak: command.attributes().own_peak,
                 };
                 around.spawner.spawn(&order, around.asked_to_end)
             });
-        let Born { pid, pidfd, executed, entered } = match spawned {
+        let Born { pid, pidfd, executed, own_peak, entered } = match spawned {
             Ok(born) => born,
             Err(error) => {
                 for (_, pipe) in pipes {
@@ -149,6 +152,7 @@ impl Child {
             pid,
             leads: command.group.leads() || files.terminal,
             terminal: files.terminal,
+            own_peak,
             pidfd,
             pipes,
             unreported: 0,
@@ -357,6 +361,11 @@ impl Child {
     pub(crate) fn set_containment(&mut self, cgroup: Option<Cgroup>, reason: Option<Arc<str>>) {
         self.cgroup = cgroup;
         self.reason = reason.or(self.reason.take());
+    }
+
+    /// Tells whether its peak memory is certainly its own, and not the host's.
+    pub(crate) fn has_own_peak(&self) -> bool {
+        self.own_peak
     }
 
     /// Returns the cgroup in which it was started, until it is reaped.

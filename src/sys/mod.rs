@@ -19,6 +19,8 @@ pub(crate) mod handler;
 pub(crate) mod limit;
 pub(crate) mod memory;
 pub(crate) mod pidfd;
+#[cfg(target_os = "linux")]
+mod program;
 pub(crate) mod pty;
 pub(crate) mod signal;
 pub(crate) mod spawn;

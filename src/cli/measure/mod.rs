@@ -14,6 +14,7 @@ use std::time::Duration;
 
 use childminder::{
     Command, Contain, CpuSet, Event, Finished, JobControl, Limits, Reactor, Request, RunError, RunMany, Stage, Stdio,
+    Strength,
 };
 use lexopt::Parser;
 
@@ -74,8 +75,12 @@ pub(super) fn main(parser: Parser) -> Result<u8, Failure> {
 
     let mut reactor = Reactor::new()?;
     let mut control = JobControl::new(&mut reactor)?;
-    if let Some(problem) = child::kill_trees_at_death(&mut reactor) {
-        output::complain(&problem);
+    // Without a cgroup, a guard would keep us from measuring the memory of a small program. The
+    // kernel kills the process itself in any case.
+    if reactor.containment(&command).strength() == Strength::Cgroup {
+        if let Some(problem) = child::kill_trees_at_death(&mut reactor) {
+            output::complain(&problem);
+        }
     }
     let many = RunMany::new(std::iter::repeat_n(command, arguments.runs))
         .limits(arguments.limits)
@@ -122,8 +127,9 @@ pub(super) fn main(parser: Parser) -> Result<u8, Failure> {
         (Some(Json::Stdout), _) => _ = output::say(&report::json(&all, set_of))?,
         _ => {}
     }
-    if !arguments.quiet {
-        output::complain_plainly(&table::lines(&all).join("\n"));
+    let lines = table::lines(&all);
+    if !arguments.quiet && !lines.is_empty() {
+        output::complain_plainly(&lines.join("\n"));
     }
     for problem in report::problems(&all) {
         output::complain(&problem);
@@ -134,7 +140,7 @@ pub(super) fn main(parser: Parser) -> Result<u8, Failure> {
 /// The command of every run.
 fn command(arguments: &Arguments, is_copied: bool) -> Result<Command, Failure> {
     let mut command = child::command(&arguments.program, None);
-    command.args(&arguments.args).contain(Contain::Auto);
+    command.args(&arguments.args).contain(Contain::Auto).own_peak(true);
     child::confine(&mut command, true);
     command.stdin(match &arguments.input {
         Some(path) => {
