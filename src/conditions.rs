@@ -128,8 +128,8 @@ impl Command {
     /// the small program cannot be used, the child is started in the ordinary way:
     ///
     /// - on other systems than Linux, and other architectures than x86-64;
-    /// - with [`SpawnMethod::Fork`](crate::SpawnMethod::Fork), [`pty`](Self::pty) or
-    ///   [`listen_fd`](Self::listen_fd);
+    /// - with [`SpawnMethod::Fork`](crate::SpawnMethod::Fork), [`pty`](Self::pty),
+    ///   [`listen_fd`](Self::listen_fd), or a process group that the child does not lead;
     /// - under a [guard](crate::Reactor::kill_trees_at_death), unless the child is in a cgroup;
     /// - if the system forbids programs in memory (`vm.memfd_noexec`).
     ///

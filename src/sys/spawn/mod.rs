@@ -173,9 +173,11 @@ impl Spawner {
             self.spawn_directly(&Order { files: &files, pidfd: false, ..*order }, asked_to_end, Some(start.numbers));
         let first = match first {
             Ok(first) => first,
-            // A second attempt would take as long again.
-            Err(error) if error.stage() == Stage::Wait => return Err(error),
-            Err(_) => return Ok(None),
+            Err(error) => {
+                starter::give_up(start);
+                // A second attempt would take as long again.
+                return if error.stage() == Stage::Wait { Err(error) } else { Ok(None) };
+            }
         };
         let shares_group = order.command.group == Group::Inherit;
         let mut bound = Bound { timeout: self.timeout, shares_group, asked_to_end };

@@ -19,11 +19,15 @@ use super::bound::Bound;
 use super::plan::Plan;
 use super::{Failure, Order};
 use crate::command::Group;
-use crate::sys::{clock, fd, program, wait};
+use crate::error::Stage;
+use crate::sys::{clock, fd, program, signal, wait};
 
-/// The length of the message of a second child that is about to execute its program: its pid, and
-/// the seconds and nanoseconds of the monotonic clock. A further byte means that it could not.
+/// The length of the message of a second child: at first its pid, and then, when it is about to
+/// execute its program, the seconds and nanoseconds of the monotonic clock. A further byte means
+/// that it could not.
 const MESSAGE: usize = 24;
+/// The length of the first part.
+const PID: usize = 8;
 /// The longest time from the end of the starter to the end of the message.
 const LAST_WAIT: Duration = Duration::from_secs(1);
 
@@ -56,10 +60,11 @@ pub(super) struct Files<'a> {
 
 impl Starter {
     /// Prepares a start of this order, or returns `None` if it needs something that the starter
-    /// cannot do: a terminal, sockets whose variable holds the pid, or a guard.
+    /// cannot do: a terminal, a foreign group, sockets whose variable holds the pid, or a guard.
     pub(super) fn prepare(&self, order: &Order<'_>) -> Option<Files<'_>> {
         let attributes = order.command.attributes();
-        if order.terminal || order.guard.is_some() || !attributes.listen.is_empty() {
+        let is_alone = order.command.group.leads() && !order.terminal;
+        if !is_alone || order.guard.is_some() || !attributes.listen.is_empty() {
             return None;
         }
         let highest = order.files.iter().map(|(number, _)| *number).max().unwrap_or(-1).max(2);
@@ -78,7 +83,7 @@ impl Start {
         let mode = match plan.group {
             Group::Own => 1,
             Group::Session => 2,
-            Group::Join(_) | Group::Inherit => 3,
+            Group::Join(_) | Group::Inherit => return None,
         };
         let orders = vec![number(report)?, mode, number(plan.parent_death_signal.unwrap_or(0))?];
         let words = (CString::new(orders).ok()?, CString::default());
@@ -119,26 +124,42 @@ pub(super) fn finish(files: Files<'_>, first: i32, bound: &mut Bound<'_>) -> Res
     let Files { report, theirs, .. } = files;
     drop(theirs);
     let mut message = Message::default();
-    let waited = bound.wait(first, |time| fd::wait_readable(report.as_fd(), time) && message.read(&report));
-    if waited.is_ok() {
-        // The starter ends before the message does if it is killed.
-        let start = clock();
-        while !message.is_over && clock().saturating_duration_since(start) < LAST_WAIT {
-            let _ = fd::wait_readable(report.as_fd(), LAST_WAIT) && message.read(&report);
-        }
-        reap(first);
+    let mut stopped = None;
+    let mut waited = bound.wait(first, |time| {
+        let has_begun = message.wait(&report, time) && message.has_begun();
+        // The starter shows no stop of a second child that it waits for.
+        stopped = if has_begun { None } else { wait::stopped_in_group(first).filter(|pid| *pid != first) };
+        has_begun || stopped.is_some()
+    });
+    if let Some(child) = stopped {
+        wait::kill_and_reap(child);
+        waited = Err(Failure::new(Stage::Wait, libc::ECANCELED, 0));
     }
+    // Its work is done. If its user stopped it now, the end of the message would not come.
+    let _ = signal::send(first, libc::SIGKILL);
+    if let (Ok(()), Some(child), false) = (waited, message.child(), message.is_over) {
+        waited = bound.wait(child, |time| message.wait(&report, time) && message.is_over);
+    }
+    if waited.is_ok() {
+        message.wait_for_end(&report);
+    }
+    reap(first);
     match (waited, message.child()) {
         (Ok(()), Some(child)) if message.is_over && message.bytes.len() == MESSAGE => {
             Ok(Started::Child(child, message.executed()))
         }
-        (waited, child) => {
-            if let Some(child) = child {
-                wait::kill_and_reap(child);
-            }
+        (waited, _) => {
+            message.end_child(&report);
             waited.map(|()| Started::Failed)
         }
     }
+}
+
+/// Ends the second child of a starter that was killed.
+pub(super) fn give_up(files: Files<'_>) {
+    let Files { report, theirs, .. } = files;
+    drop(theirs);
+    Message::default().end_child(&report);
 }
 
 /// Reaps a starter, which is about to end.
@@ -160,14 +181,37 @@ struct Message {
 }
 
 impl Message {
-    /// Reads what is there. Returns whether it is the end.
-    fn read(&mut self, report: &OwnedFd) -> bool {
-        let mut buffer = [0; MESSAGE + 1];
-        match fd::read(report.as_fd(), &mut buffer) {
-            Ok(0) | Err(_) => self.is_over = true,
-            Ok(read) => self.bytes.extend_from_slice(&buffer[..read]),
+    /// Waits for the next part, and reads it. Returns whether there was one.
+    fn wait(&mut self, report: &OwnedFd, time: Duration) -> bool {
+        let is_there = fd::wait_readable(report.as_fd(), time);
+        if is_there {
+            let mut buffer = [0; MESSAGE + 1];
+            match fd::read(report.as_fd(), &mut buffer) {
+                Ok(0) | Err(_) => self.is_over = true,
+                Ok(read) => self.bytes.extend_from_slice(&buffer[..read]),
+            }
         }
-        self.is_over
+        is_there
+    }
+
+    fn wait_for_end(&mut self, report: &OwnedFd) {
+        let start = clock();
+        while !self.is_over && clock().saturating_duration_since(start) < LAST_WAIT {
+            self.wait(report, LAST_WAIT);
+        }
+    }
+
+    /// Kills and reaps the second child, if there is one.
+    fn end_child(mut self, report: &OwnedFd) {
+        self.wait_for_end(report);
+        if let Some(child) = self.child() {
+            wait::kill_and_reap(child);
+        }
+    }
+
+    /// Tells whether the pid of the second child is known, or there is none.
+    fn has_begun(&self) -> bool {
+        self.is_over || self.bytes.len() >= PID
     }
 
     fn word(&self, index: usize) -> Option<u64> {
@@ -196,7 +240,7 @@ impl Message {
 /// address.
 ///
 /// Its first argument has three bytes: the number of the report's descriptor, the way to leave the
-/// group (1: setpgid, 2: setsid, 3: stay), and the parent-death signal, the first and the last one
+/// group (1: setpgid, 2: setsid), and the parent-death signal, the first and the last one
 /// higher than the number. The paths follow, then an empty argument, and then the arguments of the
 /// program.
 #[cfg(all(target_arch = "x86_64", target_pointer_width = "64"))]
@@ -246,6 +290,15 @@ fn code() -> Option<(u16, &'static [u8])> {
             "syscall",
             "test rax, rax",
             "jnz 48f",
+            // write(report, {getpid()}, 8). Until then it is in the group of the starter.
+            "mov eax, 39",
+            "syscall",
+            "mov [rsp], rax",
+            "mov eax, 1",
+            "mov edi, ebx",
+            "mov rsi, rsp",
+            "mov edx, 8",
+            "syscall",
             // setpgid(0, 0) or setsid()
             "cmp ebp, 1",
             "jne 32f",
@@ -276,19 +329,16 @@ fn code() -> Option<(u16, &'static [u8])> {
             "syscall",
             "cmp rax, r15",
             "jne 47f",
-            // write(report, {getpid(), clock_gettime(CLOCK_MONOTONIC)}, 24)
+            // write(report, {clock_gettime(CLOCK_MONOTONIC)}, 16)
             "34:",
-            "mov eax, 39",
-            "syscall",
-            "mov [rsp], rax",
             "mov eax, 228",
             "mov edi, 1",
-            "lea rsi, [rsp + 8]",
+            "mov rsi, rsp",
             "syscall",
             "mov eax, 1",
             "mov edi, ebx",
             "mov rsi, rsp",
-            "mov edx, 24",
+            "mov edx, 16",
             "syscall",
             // rt_sigprocmask(SIG_SETMASK, none, null, 8)
             "mov qword ptr [rsp], 0",
