@@ -8,6 +8,7 @@ use std::fmt;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::conditions::{self, Conditions};
 use crate::contain::Contain;
@@ -63,6 +64,8 @@ pub(crate) struct Parts {
 pub(crate) struct Attributes {
     pub(crate) arg0: Option<OsString>,
     pub(crate) listen: Vec<(String, Arc<OwnedFd>)>,
+    pub(crate) notify: bool,
+    pub(crate) watchdog: Option<Duration>,
     pub(crate) pty: Option<Pty>,
     pub(crate) uid: Option<u32>,
     pub(crate) gid: Option<u32>,
@@ -95,6 +98,8 @@ impl TreeLimits {
 static INHERITED: Attributes = Attributes {
     arg0: None,
     listen: Vec::new(),
+    notify: false,
+    watchdog: None,
     pty: None,
     uid: None,
     gid: None,
@@ -176,6 +181,26 @@ impl Command {
             parent_death_signal: None,
             attributes: None,
         }))
+    }
+
+    /// Returns the command of another program that runs with the same user, environment, directory,
+    /// limits and containment, but with `/dev/null` for its input and output. `None` if there is no
+    /// program.
+    pub(crate) fn helper(&self, words: &[OsString], main: Option<u32>) -> Option<Self> {
+        let (program, args) = words.split_first()?;
+        let mut helper = self.clone();
+        let parts = helper.parts_mut();
+        (parts.program, parts.args) = (program.clone(), args.to_vec());
+        parts.fds = Map::new();
+        if let Some(attributes) = &mut parts.attributes {
+            (attributes.arg0, attributes.pty) = (None, None);
+            attributes.listen.clear();
+        }
+        helper.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        if let Some(pid) = main {
+            helper.env("MAINPID", pid.to_string());
+        }
+        Some(helper)
     }
 
     pub(crate) fn parts(&self) -> &Parts {
@@ -310,6 +335,55 @@ impl Command {
     #[doc(alias = "LISTEN_FDS")]
     pub fn listen_fd(&mut self, name: impl Into<String>, socket: impl Into<OwnedFd>) -> &mut Self {
         self.attributes_mut().listen.push((name.into(), Arc::new(socket.into())));
+        self
+    }
+
+    /// Sets whether the child can tell its state by systemd's protocol (`sd_notify(3)`). The default
+    /// is no.
+    ///
+    /// Each process gets a socket of its own, whose address is in its variable `NOTIFY_SOCKET`. What
+    /// it says there is [`Event::Notified`](crate::Event::Notified), until its exit. Every process
+    /// of its tree may say it, and nobody else: see
+    /// [`Event::NotifyRefused`](crate::Event::NotifyRefused).
+    ///
+    /// The address is an abstract one, so it leaves no file behind and needs no rights. It is known
+    /// only within the network namespace of the host. On systems other than Linux, the spawn fails
+    /// (`Unsupported`).
+    ///
+    /// ```
+    /// use childminder::{Command, Event, Reactor};
+    ///
+    /// # if !cfg!(target_os = "linux") { return Ok(()); }
+    /// let mut reactor = Reactor::new()?;
+    /// let mut command = Command::new("sh");
+    /// command.args(["-c", "echo $NOTIFY_SOCKET"]).notify(true);
+    /// reactor.spawn_process(&command)?;
+    /// let (mut said, mut ended) = (Vec::new(), false);
+    /// while !ended {
+    ///     reactor.turn(None, |_, event| match event {
+    ///         Event::Data { data, .. } => said.extend_from_slice(data),
+    ///         Event::Notified { notice, .. } => println!("ready: {}", notice.ready),
+    ///         Event::Ended { .. } => ended = true,
+    ///         _ => {}
+    ///     })?;
+    /// }
+    /// assert!(said.starts_with(b"@childminder-"));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    #[doc(alias = "NOTIFY_SOCKET")]
+    #[doc(alias = "sd_notify")]
+    pub fn notify(&mut self, notify: bool) -> &mut Self {
+        self.attributes_mut().notify = notify;
+        self
+    }
+
+    /// Tells the child in its variable `WATCHDOG_USEC` that it has to give a sign of life
+    /// (`WATCHDOG=1`) within this time, again and again (`sd_watchdog_enabled(3)`). It only tells
+    /// the child so, and only with [`notify`](Self::notify). Programs usually say it after half the
+    /// time.
+    #[doc(alias = "WATCHDOG_USEC")]
+    pub fn watchdog(&mut self, within: Duration) -> &mut Self {
+        self.attributes_mut().watchdog = Some(within);
         self
     }
 

@@ -9,6 +9,9 @@ mod cli;
 #[cfg(test)]
 #[path = "../tests/util/guard.rs"]
 mod guard;
+#[cfg(test)]
+#[path = "../tests/util/left_out.rs"]
+mod left_out;
 
 use std::process::ExitCode;
 

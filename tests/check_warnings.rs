@@ -8,7 +8,7 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::process::Command;
 
-use up_util::{Folder, Nobody, PROGRAM, Up, run, text};
+use up_util::{Folder, Nobody, PROGRAM, Up, needs_root, run, text};
 
 /// Checks that each line of the output of `check` contains the expected part, and that there are no
 /// other lines.
@@ -149,7 +149,7 @@ fn a_folder_that_is_missing() {
 fn what_stays_as_it_is_written() {
     let folder = Folder::new();
     fs::create_dir_all(folder.join("~/$HOME")).unwrap();
-    let variable = "stays as it is written: only `shell` replaces variables";
+    let variable = "stays as it is written: only `shell` and `environment` replace variables";
     let lines = [
         ("command = [\"echo\", \"a $HOME\"]", format!("`$HOME` {variable}")),
         ("command = [\"echo\", \"--port=${PORT:-80}\"]", format!("`${{PORT:-80}}` {variable}")),
@@ -166,7 +166,8 @@ fn what_stays_as_it_is_written() {
         ("command = [\"cat\", \"-e\", \"$HOME/x\"]", format!("`$HOME` {variable}")),
         ("command = [\"awk\", \"{ print $NF }\"]", String::new()),
         ("command = [\"ssh\", \"host\", \"echo $HOME\"]", String::new()),
-        ("command = [\"echo\"], environment = { PATH = \"/bin:$PATH\" }", format!("`$PATH` {variable}")),
+        ("command = [\"echo\"], environment = { PATH = \"/bin:$PATH\" }", String::new()),
+        ("command = [\"echo\"], environment = { A = \"$(id)\" }", "`$(` stays as it is written: only".into()),
         ("command = [\"echo\"], directory = \"./~/$HOME\"", format!("`$HOME` {variable}")),
         ("command = [\"echo\"], directory = \"~\"", "`~` stays as it is written: only `shell` replaces it".into()),
         ("command = [\"echo\"], stdout = \"./~/$LOG\"", format!("`$LOG` {variable}")),
@@ -194,8 +195,7 @@ fn what_stays_as_it_is_written() {
 
 #[test]
 fn a_user_who_is_not_in_the_database() {
-    if !rustix::process::geteuid().is_root() {
-        eprintln!("skipped: for anybody but root, there is more to say");
+    if !needs_root() {
         return;
     }
     check(
@@ -214,8 +214,7 @@ fn a_user_who_is_not_in_the_database() {
 // A process is started as its own user, whatever user runs the supervisor.
 #[test]
 fn what_the_user_of_a_process_may_not_do() {
-    if !rustix::process::geteuid().is_root() {
-        eprintln!("skipped: only root can be somebody else");
+    if !needs_root() {
         return;
     }
     let folder = Folder::new();
@@ -343,7 +342,7 @@ fn up_and_reload_start_all_the_others() {
     up.until_state("fine", "running");
     up.until_state("logged", "running");
     up.until_read("err", &format!("[lost] could not start: cannot start `true`: chdir {here}/no/where: No such file"));
-    up.until_read("err", &format!("childminder: {here}/logs/log: No such file or directory"));
+    up.until_read("err", &format!("childminder: {here}/logs/log: its folder does not exist"));
     for name in ["program", "lost"] {
         up.until_state(name, "backing-off");
     }

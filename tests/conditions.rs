@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use childminder::{Command, CpuSet, IoPriority, Scheduler, Stage, Stdio, Topology};
-use util::{COMBINATIONS, World, field_of, is_root, now, on_all_combinations, sh};
+use util::{COMBINATIONS, World, field_of, needs_root, now, on_all_combinations, sh};
 
 /// The status of a child that reads its own.
 #[track_caller]
@@ -88,7 +88,7 @@ on_all_combinations! {
             assert_eq!(stat(world, 41, |command| _ = command.scheduler(scheduler)), policy);
         }
         assert_eq!(stat(world, 19, |command| _ = command.scheduler(Scheduler::Batch).nice(7)), 7);
-        if is_root() {
+        if needs_root() {
             assert_eq!(stat(world, 41, |command| _ = command.scheduler(Scheduler::Fifo(3))), 1);
             assert_eq!(stat(world, 40, |command| _ = command.scheduler(Scheduler::RoundRobin(9))), 9);
         }
@@ -111,7 +111,7 @@ on_all_combinations! {
         assert_eq!(field_of(&said, "NoNewPrivs"), "1");
         assert_eq!(field_of(&status(world, |_| {}), "NoNewPrivs"), "0");
         assert_eq!(util::status_field("thread-self", "NoNewPrivs"), "0");
-        if is_root() {
+        if needs_root() {
             // It is set before the user changes.
             let said = status(world, |command| _ = command.no_new_privs(true).uid(65534).gid(65534));
             assert_eq!((field_of(&said, "NoNewPrivs"), &field_of(&said, "Uid")[..5]), ("1".into(), "65534"));

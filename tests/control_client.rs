@@ -14,11 +14,16 @@ use std::time::Duration;
 
 use childminder::{Event, Exit, Reactor};
 use rustix::process::Signal;
-use up_util::{Folder, NOBODY, PROGRAM, Up, now, on_a_terminal, run, text, until};
+use up_util::{
+    Folder, NOBODY, PROGRAM, Up, left_out, needs_descriptors, needs_root, now, on_a_terminal, run, text, until,
+};
 
 const SLEEPS: &str = "[process.web]\ncommand = [\"sleep\", \"1000\"]\n";
 
 // The next tests are about a supervisor that is stopped.
+
+/// More than the queue of a socket holds by default, which is 4,096 (net.core.somaxconn).
+const WAITING: u64 = 5_000;
 
 #[test]
 fn every_command_tells_of_a_supervisor_that_stands_still() {
@@ -51,6 +56,9 @@ fn every_command_tells_of_a_supervisor_that_stands_still() {
     assert!(start.elapsed() < Duration::from_secs(30), "{:?}", start.elapsed());
 
     // The same happens when so many clients wait that the kernel accepts no more.
+    if !needs_descriptors(WAITING) {
+        return;
+    }
     let mut waiting = Vec::new();
     let stream = |nonblocking: bool| {
         let flags = if nonblocking { rustix::net::SocketFlags::NONBLOCK } else { rustix::net::SocketFlags::empty() };
@@ -195,7 +203,7 @@ fn a_text_that_is_wider_than_any_column_is_cut() {
     let output = Command::new(PROGRAM).args(["status", "--socket", "s"]).current_dir(&folder.0).output().unwrap();
     let said = text(&output.stdout);
     assert!(
-        output.status.success() && said.contains("\nweb   xxxxx") && said.len() < 500,
+        output.status.code() == Some(3) && said.contains("\nweb   xxxxx") && said.len() < 500,
         "{said} {}",
         text(&output.stderr)
     );
@@ -257,8 +265,7 @@ fn no_answer_writes_control_characters_to_a_terminal() {
 
 #[test]
 fn root_does_not_talk_to_another_user_s_supervisor_by_mistake() {
-    if !rustix::process::geteuid().is_root() {
-        eprintln!("skipped: only root can be somebody else");
+    if !needs_root() {
         return;
     }
     let folder = Folder::new();
@@ -280,7 +287,7 @@ while True:
     let mut python = Command::new("/usr/bin/python3");
     python.args(["-c", script]).current_dir(&folder.0).uid(NOBODY).gid(NOBODY);
     let Ok(mut python) = python.stdout(Stdio::piped()).spawn() else {
-        eprintln!("skipped: there is no python3");
+        left_out("there is no python3");
         return;
     };
     let mut ready = String::new();
@@ -312,7 +319,7 @@ fn a_client_outside_of_the_supervisor_s_pid_namespace_is_served() {
     let mut child = Kill(command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap());
     until("the socket", || (folder.join("s").exists() || child.0.try_wait().unwrap().is_some()).then_some(()));
     if !folder.join("s").exists() {
-        eprintln!("skipped: no namespaces can be made");
+        left_out("no namespaces can be made");
         return;
     }
     let output = Command::new(PROGRAM).args(["status"]).current_dir(&folder.0).output().unwrap();

@@ -21,7 +21,7 @@ use childminder::{Command, Event, Reactor, Stage};
 use rustix::process::{
     DumpableBehavior, Pid, Signal, dumpable_behavior, kill_process, kill_process_group, set_dumpable_behavior,
 };
-use util::{COMBINATIONS, TempDir, WATCHDOG, World, children, children_of, is_root, now, on_all_combinations};
+use util::{COMBINATIONS, TempDir, WATCHDOG, World, children, children_of, needs_root, now, on_all_combinations};
 
 /// No other process uses these users, so that "all processes of this user" are those of one test.
 const USERS: u32 = 3_111_000_000;
@@ -98,7 +98,7 @@ on_all_combinations! {
     // The user stops all of its processes again and again, including the ones on their way to their
     // exec.
     fn stopped_by_its_own_user(world: &mut World) {
-        if !is_root() {
+        if !needs_root() {
             return;
         }
         let user = USERS + TESTS.fetch_add(1, Ordering::Relaxed);
@@ -217,7 +217,7 @@ on_all_combinations! {
     // A child in a system call that not even SIGKILL ends is left alone, and is gone when the call
     // is over.
     fn a_child_that_cannot_be_killed(world: &mut World) {
-        if !is_root() {
+        if !needs_root() {
             return;
         }
         let folder = TempDir::new("fuse");
@@ -245,7 +245,7 @@ on_all_combinations! {
 // read the memory there.
 #[test]
 fn the_user_of_a_stuck_child_may_not_read_the_host() {
-    if !is_root() {
+    if !needs_root() {
         return;
     }
     expect_apart("the_user_of_a_stuck_child_may_not_read_the_host", || {
@@ -277,9 +277,10 @@ struct Silent {
 }
 
 impl Silent {
+    #[track_caller]
     fn mount(world: &mut World, folder: &Path) -> Option<Self> {
         let Ok(mut device) = File::options().read(true).write(true).open("/dev/fuse") else {
-            eprintln!("skipped: no /dev/fuse");
+            util::left_out("there is no /dev/fuse");
             return None;
         };
         let mut mount = Command::new("mount");
@@ -289,7 +290,7 @@ impl Silent {
         mount.fd(3, std::os::fd::OwnedFd::from(device.try_clone().unwrap()));
         let done = world.run(&mount).exit;
         if !done.success() {
-            eprintln!("skipped: FUSE cannot be mounted here");
+            util::left_out("FUSE cannot be mounted");
             return None;
         }
         let mut request = [0; 65_536];

@@ -165,9 +165,11 @@ fn is_held(pipe: &OwnedFd) -> bool {
 
 #[test]
 fn a_group_that_is_never_still_is_never_empty() {
-    if !can_mount() || !fs::read_to_string("/proc/sys/kernel/osrelease").is_ok_and(|release| has_own_numbers(&release))
-    {
-        println!("left out: a PID namespace has no numbers of its own before Linux 6.14");
+    if !can_mount() {
+        return;
+    }
+    if !fs::read_to_string("/proc/sys/kernel/osrelease").is_ok_and(|release| has_own_numbers(&release)) {
+        util::left_out("a PID namespace has no numbers of its own before Linux 6.14");
         return;
     }
     expect_apart_in(&FEW_NUMBERS, "a_group_that_is_never_still_is_never_empty", || {

@@ -4,7 +4,7 @@
 mod util;
 
 use childminder::{Command, Stage, Stdio};
-use util::{COMBINATIONS, World, field_of, is_root, on_all_combinations};
+use util::{COMBINATIONS, World, field_of, needs_root, on_all_combinations};
 
 const NOBODY: u32 = 65_534;
 /// A number that no user has.
@@ -39,7 +39,7 @@ on_all_combinations! {
     // With the uid alone, the child has the user's own group and groups, and none of root's.
     // Twisted: test_changeUID.
     fn a_user(world: &mut World) {
-        if !is_root() {
+        if !needs_root() {
             return;
         }
         let (_, gid) = passwd(NOBODY);
@@ -55,7 +55,7 @@ on_all_combinations! {
 
     // HOME and the like follow the user, unless the command sets them.
     fn surroundings(world: &mut World) {
-        if !is_root() {
+        if !needs_root() {
             return;
         }
         let passwd = std::fs::read_to_string("/etc/passwd").unwrap();
@@ -94,7 +94,7 @@ on_all_combinations! {
 
     // With the gid alone, no supplementary groups are left. Twisted: test_changeGID.
     fn a_group(world: &mut World) {
-        if !is_root() {
+        if !needs_root() {
             return;
         }
         assert_eq!(ids(world, status().gid(7)), (four(0), four(7), String::new()));
@@ -102,7 +102,7 @@ on_all_combinations! {
 
     // The command sets a user and a group.
     fn both(world: &mut World) {
-        if !is_root() {
+        if !needs_root() {
             return;
         }
         let (uids, gids, groups) = ids(world, status().uid(NOBODY).gid(7));
@@ -115,7 +115,7 @@ on_all_combinations! {
 
     // The user is in no database.
     fn a_stranger(world: &mut World) {
-        if !is_root() {
+        if !needs_root() {
             return;
         }
         for command in [status().uid(STRANGER), status().uid(STRANGER).groups(&[7])] {
@@ -142,7 +142,7 @@ on_all_combinations! {
 
     // The program is executed with the rights of the user.
     fn rights_on_the_way(world: &mut World) {
-        if !is_root() {
+        if !needs_root() {
             return;
         }
         let dir = util::TempDir::new("rights");
@@ -157,7 +157,7 @@ on_all_combinations! {
 
     // Nothing of the host changes. Twisted: mockFork… SetUid.
     fn the_host_stays_what_it_is(world: &mut World) {
-        if !is_root() {
+        if !needs_root() {
             return;
         }
         let fields = || {
@@ -174,7 +174,7 @@ on_all_combinations! {
 
     // Another user can use its own terminal. Twisted: PTYSetUid.
     fn a_user_on_a_terminal(world: &mut World) {
-        if !is_root() {
+        if !needs_root() {
             return;
         }
         let mut command = util::sh("id -u; id -g; test -t 0 && echo seen >/dev/tty");
@@ -184,7 +184,7 @@ on_all_combinations! {
 
     // The pipes belong to the child's user, so that it can open `/dev/stdout` and the like again.
     fn pipes_can_be_opened_again(world: &mut World) {
-        if !is_root() {
+        if !needs_root() {
             return;
         }
         let script = "read line </dev/stdin; echo $line >/dev/stdout; echo err >/dev/stderr; echo three >/dev/fd/3; \
@@ -199,7 +199,7 @@ on_all_combinations! {
     }
 
     fn enters_its_directory_with_its_own_rights(world: &mut World) {
-        if !is_root() {
+        if !needs_root() {
             return;
         }
         let folder = util::TempDir::new("closed");
@@ -213,7 +213,7 @@ on_all_combinations! {
     }
 
     fn its_terminal_can_be_opened_again(world: &mut World) {
-        if !is_root() {
+        if !needs_root() {
             return;
         }
         let mut command = util::sh("echo by name >$(tty); echo again >/dev/stderr; stat -c %u $(tty)");
@@ -223,7 +223,7 @@ on_all_combinations! {
 
     // The parent death signal survives the change of user, which clears it.
     fn parent_death_signal(world: &mut World) {
-        if !is_root() {
+        if !needs_root() {
             return;
         }
         let mut command = Command::new("sleep");

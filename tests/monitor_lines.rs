@@ -245,7 +245,7 @@ fn pipes_of_an_orderly_process_are_never_closed_early() {
 #[test]
 fn what_is_left_of_a_removed_process_is_still_heard() {
     if monitor_util::in_cgroups() {
-        println!("left out: the removal of a process ends everything in its cgroup");
+        monitor_util::left_out("the removal of a process ends everything in its cgroup");
         return;
     }
     each_way(|world| {

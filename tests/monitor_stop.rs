@@ -325,7 +325,7 @@ fn a_stop_of_what_has_died_already() {
 #[test]
 fn a_stop_does_not_wait_for_pipes() {
     if monitor_util::in_cgroups() {
-        // In a cgroup, the stop also kills the process that would hold the pipe.
+        monitor_util::left_out("in a cgroup, the stop also kills the process that would hold the pipe");
         return;
     }
     each_way(|world| {
@@ -378,7 +378,7 @@ fn a_stop_of_many_looks_once_at_who_is_left() {
     world.start();
     world.until("all have exited", |world| names.iter().all(|name| world.state(name) == State::Exited));
     if monitor_util::in_cgroups() || names.iter().any(|name| world.monitor.status(name).unwrap().left.is_empty()) {
-        println!("left out: what is left is not looked for in the system's process table");
+        monitor_util::left_out("what is left is not looked for in the process table of the system");
         return;
     }
     let (processes, before) = (std::fs::read_dir("/proc").unwrap().count(), reads());

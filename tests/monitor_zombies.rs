@@ -14,14 +14,6 @@ const HIDDEN: [&str; 5] = ["unshare", "-m", "sh", "-c", "mount -t tmpfs none /pr
 /// Runs a command that sees the /proc of the outer namespace.
 const NAMESPACE: [&str; 4] = ["unshare", "-p", "-f", "--kill-child"];
 
-fn is_root(what: &str) -> bool {
-    let is_root = rustix::process::geteuid().is_root();
-    if !is_root {
-        println!("left out: {what} takes root");
-    }
-    is_root
-}
-
 /// Makes this process like the first process of a container that reaps only its own children.
 fn become_the_orphans_parent() {
     rustix::process::set_child_subreaper(Some(rustix::process::getpid())).expect("subreaper");
@@ -45,7 +37,7 @@ fn a_stop_does_not_wait_for_zombies() {
 // If zombies cannot be told from living members, the group is killed twice, and the stop ends.
 #[test]
 fn without_a_process_table_a_stop_ends_after_two_kills() {
-    if !is_root("a hidden /proc") {
+    if !monitor_util::needs_root() {
         return;
     }
     apart::expect_apart_in(&HIDDEN, "without_a_process_table_a_stop_ends_after_two_kills", || {
@@ -64,7 +56,7 @@ fn without_a_process_table_a_stop_ends_after_two_kills() {
 
 #[test]
 fn the_process_table_of_another_namespace_is_none() {
-    if !is_root("a PID namespace") {
+    if !monitor_util::needs_root() {
         return;
     }
     apart::expect_apart_in(&NAMESPACE, "the_process_table_of_another_namespace_is_none", || {

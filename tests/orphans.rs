@@ -15,19 +15,11 @@ use std::time::Duration;
 
 use apart::expect_apart_in;
 use childminder::{Command, Event, Orphans, Policy, ProcessMonitor, Reactor, Service};
-use util::{WATCHDOG, children, now, sh};
+use util::{WATCHDOG, children, needs_root, now, sh};
 
 const CONTAINER: [&str; 4] = ["unshare", "-p", "-f", "--mount-proc"];
 /// The variable with this name raises the number of orphans.
 const ORPHANS: &str = "CHILDMINDER_TEST_ORPHANS";
-
-fn can_contain() -> bool {
-    let root = rustix::process::geteuid().is_root();
-    if !root {
-        println!("left out: it takes root to make a PID namespace");
-    }
-    root
-}
 
 /// Takes turns until `done`. Counts the reports of each orphan.
 fn turn_until(
@@ -75,7 +67,7 @@ fn orphans_are_named_once_and_reaped() {
 
 #[test]
 fn the_first_process_of_a_container_leaves_no_zombies() {
-    if !can_contain() {
+    if !needs_root() {
         return;
     }
     expect_apart_in(&CONTAINER, "the_first_process_of_a_container_leaves_no_zombies", || {
@@ -155,7 +147,7 @@ fn orphans_end_with_the_service() {
 
 #[test]
 fn a_signal_ends_all_of_a_container_in_order() {
-    if can_contain() {
+    if needs_root() {
         expect_apart_in(&CONTAINER, "a_signal_ends_all_of_a_container_in_order", end_in_order);
     }
 }

@@ -37,7 +37,7 @@ fn stolen(reactor: &mut Reactor) -> (ProcessId, i32) {
 fn set_next(pid: i32) -> bool {
     let set = fs::write(LAST_PID, (pid - 1).to_string());
     if let Err(error) = &set {
-        println!("left out, since it takes root: {error}");
+        embed_util::left_out(&format!("the next pid cannot be set: {error}"));
     }
     set.is_ok()
 }
@@ -72,7 +72,7 @@ fn a_reused_number_is_not_ours() {
             return;
         }
     }
-    println!("left out, since the number was never to be had");
+    embed_util::left_out("the number was never to be had");
 }
 
 // Without a pidfd, the start time of the pid's new owner shows the reuse.
@@ -107,7 +107,7 @@ fn a_reused_number_is_not_ours_without_a_pidfd() {
             return;
         }
     }
-    println!("left out, since the number was never to be had");
+    embed_util::left_out("the number was never to be had");
 }
 
 // Without a free descriptor, the start times cannot be read. That is no sign of a new owner.

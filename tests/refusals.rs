@@ -14,7 +14,7 @@ use std::path::PathBuf;
 use childminder::{Command, Limit, Pty, Resource, Stage, Stdio};
 use nobody::as_nobody;
 use rustix::process::{Resource as Kind, Rlimit, getrlimit, setrlimit};
-use util::{COMBINATIONS, TempDir, World, is_root, open_fds, sh};
+use util::{COMBINATIONS, TempDir, World, needs_root, open_fds, sh};
 
 /// A command, the step that refuses it, the errno (0 if the error is ours), and a part of the
 /// message.
@@ -97,7 +97,7 @@ fn refusals(dir: &TempDir) -> Vec<Refusal> {
     ] {
         add(change(Command::new(name), |c| c.env("PATH", &bin)), Stage::Exec, errno, &message);
     }
-    if is_root() {
+    if needs_root() {
         let id = u32::MAX;
         add(change(ok(), |c| c.gid(id)), Stage::Setgid, libc::EINVAL, "setgid");
         add(change(ok(), |c| c.uid(id).gid(7)), Stage::Setuid, libc::EINVAL, "setuid");
@@ -204,7 +204,7 @@ fn nothing_is_left_of_a_failure() {
         expect_whole_at_the_limit(&mut world);
         assert_eq!(world.output(&sh("echo still works")), "still works\n");
     }
-    if !is_root() {
+    if !needs_root() {
         return;
     }
     for combination in COMBINATIONS {

@@ -10,7 +10,7 @@ mod util;
 
 use childminder::{Command, Limit, Pty, Resource, Stage, Stdio};
 use seccomp::{Refused, refuse};
-use util::{COMBINATIONS, World, is_root, open_fds};
+use util::{COMBINATIONS, World, needs_root, open_fds};
 
 fn command(how: impl FnOnce(&mut Command) -> &mut Command) -> Command {
     let mut command = Command::new("/bin/true");
@@ -50,7 +50,7 @@ fn cases() -> Vec<(Command, Vec<Refused>, Stage)> {
         (plain(), CLONES.map(|call| (call, None, libc::EAGAIN)).to_vec(), Stage::Clone),
         (plain(), vec![(libc::SYS_setpgid, None, libc::EACCES)], Stage::Setpgid),
         (command(|c| c.setsid(true)), vec![(libc::SYS_setsid, None, libc::EPERM)], Stage::Setsid),
-        (command(|c| c.nice(5)), vec![(libc::SYS_setpriority, None, libc::EACCES)], Stage::Nice),
+        (command(|c| c.nice(19)), vec![(libc::SYS_setpriority, None, libc::EACCES)], Stage::Nice),
         (
             command(|c| c.rlimit(Resource::Core, limit)),
             vec![(libc::SYS_prlimit64, Some((1, core)), libc::EPERM)],
@@ -71,7 +71,7 @@ fn cases() -> Vec<(Command, Vec<Refused>, Stage)> {
         (plain(), vec![(libc::SYS_rt_sigprocmask, None, libc::EPERM)], Stage::Sigmask),
         (plain(), vec![(libc::SYS_rt_sigprocmask, Some((0, libc::SIG_SETMASK as u32)), libc::EPERM)], Stage::Sigmask),
     ];
-    if is_root() {
+    if needs_root() {
         let user = || command(|c| c.uid(7).gid(7).groups(&[7]));
         // A user with too many processes gets EAGAIN.
         all.push((user(), vec![(SYS_setgroups, None, libc::ENOMEM)], Stage::Setgroups));

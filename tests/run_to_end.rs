@@ -234,10 +234,11 @@ struct Timed {
     code: Option<i32>,
 }
 
-/// Returns `None`, and prints why, if there is no GNU time.
+/// Returns `None`, and records it, if there is no GNU time.
+#[track_caller]
 fn timed(harness: Harness, command: &Command) -> Option<(Timed, Output)> {
     if !Path::new(TIME).exists() {
-        println!("skipped: there is no {TIME}");
+        util::left_out(&format!("there is no {TIME}"));
         return None;
     }
     let mut time = Command::new(TIME);

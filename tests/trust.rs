@@ -8,17 +8,9 @@ use std::fs;
 use std::os::unix::fs::{PermissionsExt, chown, symlink};
 use std::process::{Command, Stdio};
 
-use up_util::{Folder, NOBODY, PROGRAM, Up, run, text, until};
+use up_util::{Folder, NOBODY, PROGRAM, Up, left_out, needs_root, run, text, until};
 
 const FILE: &str = "[monitor]\nsocket = \"s\"\n[process]\n";
-
-fn is_root() -> bool {
-    let is_root = rustix::process::geteuid().is_root();
-    if !is_root {
-        eprintln!("skipped: only root has something to lose");
-    }
-    is_root
-}
 
 /// A folder with a file. Each of both has this owner, group and mode.
 fn place(file: (u32, u32, u32), folder: (u32, u32, u32)) -> Folder {
@@ -45,7 +37,7 @@ fn expect_refusal(folder: &Folder, args: &[&str], part: &str) {
 
 #[test]
 fn what_others_may_write_is_refused() {
-    if !is_root() {
+    if !needs_root() {
         return;
     }
     for args in [&[][..], &["-c", "childminder.toml"]] {
@@ -72,7 +64,7 @@ fn what_others_may_write_is_refused() {
 
 #[test]
 fn what_belongs_to_another_user_is_run_only_if_it_is_named() {
-    if !is_root() {
+    if !needs_root() {
         return;
     }
     let theirs = (NOBODY, NOBODY, 0o644);
@@ -131,7 +123,7 @@ fn child_with_output(command: &mut Command, folder: &Folder) -> std::process::Ch
 // Whoever may write to any folder on the way may put another folder in the place of the next one.
 #[test]
 fn each_folder_on_the_way_counts() {
-    if !is_root() {
+    if !needs_root() {
         return;
     }
     let (outer, inner) = (Folder::new(), Folder::new());
@@ -185,13 +177,13 @@ fn an_access_control_list_may_let_others_write() {
         let set = Command::new("setfacl").args(["-m", entry]).arg(path).stderr(Stdio::null()).status();
         set.is_ok_and(|status| status.success())
     };
-    if !is_root() {
+    if !needs_root() {
         return;
     }
     let folder = place((0, 0, 0o644), ROOTS);
     let file = folder.join("childminder.toml");
     if !set(&file, "u:65534:r") {
-        eprintln!("skipped: no setfacl, or a file system without access control lists");
+        left_out("there is no setfacl, or the file system has no access control lists");
         return;
     }
     assert_eq!(run(&folder, &["check"]), (0, String::new()));
@@ -204,7 +196,7 @@ fn an_access_control_list_may_let_others_write() {
 
 #[test]
 fn the_user_of_sudo_is_trusted() {
-    if !is_root() {
+    if !needs_root() {
         return;
     }
     let folder = place((NOBODY, NOBODY, 0o664), (NOBODY, NOBODY, 0o775));

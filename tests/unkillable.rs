@@ -14,11 +14,12 @@ use std::time::Duration;
 use childminder::{Command, Event, Reactor, Remains, RunError, RunToEnd, SignalError};
 use nobody::as_nobody;
 use rustix::process::{Pid, Signal, WaitOptions, kill_process, waitpid};
-use util::{COMBINATIONS, TempDir, is_root, now};
+use util::{COMBINATIONS, TempDir, needs_root, now};
 
 /// A program that every user may run, and that runs another one as root.
+#[track_caller]
 fn becomes_root() -> Option<(TempDir, PathBuf)> {
-    if !is_root() {
+    if !needs_root() {
         return None;
     }
     let folder = TempDir::new("root");

@@ -10,7 +10,7 @@ mod util;
 
 use childminder::{Command, Stage};
 use nobody::{NOBODY, as_nobody};
-use util::{COMBINATIONS, World, field_of, is_root};
+use util::{COMBINATIONS, World, field_of, needs_root};
 
 fn status() -> Command {
     let mut command = Command::new("cat");
@@ -28,7 +28,7 @@ fn dumpable() -> i32 {
 /// can change its user.
 #[test]
 fn without_rights_and_dumpable() {
-    if !is_root() {
+    if !needs_root() {
         return;
     }
     // SAFETY: prctl touches no memory here.

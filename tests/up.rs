@@ -12,7 +12,7 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use rustix::process::{Pid, Resource, Rlimit, Signal};
-use up_util::{Folder, PROGRAM, Up, is_alive, kill, now, on_a_terminal, text, until};
+use up_util::{Folder, PROGRAM, Up, is_alive, kill, left_out, now, on_a_terminal, text, until};
 
 fn free_port() -> u16 {
     TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
@@ -34,7 +34,7 @@ fn nginx_and_redis_from_one_file() {
         ["/usr/sbin", "/usr/bin"].into_iter().map(|dir| format!("{dir}/{name}")).find(|path| Path::new(path).exists())
     };
     let (Some(nginx), Some(redis)) = (program("nginx"), program("redis-server")) else {
-        eprintln!("skipped: nginx and redis-server are not installed");
+        left_out("nginx and redis-server are not installed");
         return;
     };
     let folder = Folder::new();
@@ -357,8 +357,9 @@ fn a_terminal_has_colours_progress_and_a_screen() {
     let up = Up::start_in(folder, processes);
     let drawn = on_a_terminal(&up.folder.0, &["status", "--watch"], &["\x1b[H", "… and 10 more"]);
     let screen = drawn.split("\x1b[H").find(|screen| screen.contains("idle:20")).unwrap();
-    let lines: Vec<&str> =
-        screen.lines().map(|line| line.trim_end_matches("\x1b[J").trim_end_matches("\x1b[K")).collect();
+    let screen =
+        ["\x1b[J", "\x1b[K", "\x1b[32m", "\x1b[0m"].iter().fold(screen.to_owned(), |it, code| it.replace(code, ""));
+    let lines: Vec<&str> = screen.lines().collect();
     assert!(lines[0].starts_with("NAME") && lines[0].ends_with("PEAK"), "{screen}");
     assert!(lines[1].starts_with("web      running"), "{screen}");
     assert!(lines.iter().all(|line| line.chars().count() <= 80) && lines.len() <= 24, "{screen}");

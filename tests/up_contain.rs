@@ -8,7 +8,7 @@
 mod up_util;
 /// The module `cgroups` uses this path.
 mod util {
-    pub(crate) use crate::up_util::guard;
+    pub(crate) use crate::up_util::{guard, left_out, needs_root};
 }
 
 #[path = "util/apart.rs"]

@@ -11,7 +11,7 @@ use std::fs;
 use std::process::{Child, Command, Stdio};
 
 use rustix::process::Signal;
-use up_util::{Folder, PROGRAM, is_root, kill, text, until};
+use up_util::{Folder, PROGRAM, kill, needs_root, text, until};
 
 const CONTAINER: [&str; 4] = ["-p", "-f", "--mount-proc", "--kill-child"];
 /// The variable with this name raises the number of orphans.
@@ -65,7 +65,7 @@ fn children(pid: i32) -> (usize, usize) {
 
 #[test]
 fn orphans_are_named_reaped_and_ended() {
-    if !is_root() {
+    if !needs_root() {
         return;
     }
     let (mut container, pid, count) = start();
@@ -87,7 +87,7 @@ fn orphans_are_named_reaped_and_ended() {
 
 #[test]
 fn run_ends_with_the_code_of_its_child() {
-    if !is_root() {
+    if !needs_root() {
         return;
     }
     let folder = Folder::new();

@@ -5,7 +5,7 @@ mod up_util;
 
 use std::process::{Command, Stdio};
 
-use up_util::{Folder, PROGRAM, Up, run, text};
+use up_util::{Folder, PROGRAM, Up, needs_root, run, text};
 
 /// The variables that systemd sets for the supervisor. The next list has those of the session in
 /// which it was started.
@@ -56,7 +56,7 @@ fn what_is_the_supervisor_s_own_reaches_no_process() {
     };
     expect(run(&[]), &[&SESSION, &OTHERS]);
     expect(run(&["--env", "NOTIFY_SOCKET=theirs"]), &[&SESSION, &OTHERS, &["NOTIFY_SOCKET"]]);
-    let is_root = rustix::process::geteuid().is_root();
+    let is_root = needs_root();
     if is_root {
         // Another user must not use the session of root.
         expect(run(&["--user", "nobody"]), &[&OTHERS]);

@@ -9,7 +9,7 @@ use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt, chown, lcho
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use up_util::{Folder, NOBODY, Nobody, Up, is_root, run, until};
+use up_util::{Folder, NOBODY, Nobody, Up, needs_root, run, until};
 
 /// A user that the supervisor does not trust, and a group with the same number.
 const BOB: u32 = 12_345;
@@ -54,7 +54,7 @@ fn until_start_error(up: &Up, name: &str, part: &str) {
 
 #[test]
 fn a_link_in_a_folder_of_the_service_is_not_followed() {
-    if !is_root() {
+    if !needs_root() {
         return;
     }
     let folder = Folder::new();
@@ -102,7 +102,7 @@ fn a_link_in_a_folder_of_the_service_is_not_followed() {
 
 #[test]
 fn a_log_that_is_replaced_by_a_link_is_let_go() {
-    if !is_root() {
+    if !needs_root() {
         return;
     }
     let folder = Folder::new();
@@ -123,7 +123,7 @@ fn a_log_that_is_replaced_by_a_link_is_let_go() {
 /// Bob replaces the log again and again while it is written, rotated, and opened by starts.
 #[test]
 fn no_exchange_in_time_makes_anything_else_a_log() {
-    if !is_root() {
+    if !needs_root() {
         return;
     }
     let folder = Folder::new();
@@ -168,7 +168,7 @@ fn no_exchange_in_time_makes_anything_else_a_log() {
 
 #[test]
 fn a_named_pipe_in_a_folder_of_the_service_is_no_log() {
-    if !is_root() {
+    if !needs_root() {
         return;
     }
     let folder = Folder::new();
@@ -208,7 +208,7 @@ fn a_named_pipe_in_a_folder_of_the_service_is_no_log() {
 
 #[test]
 fn a_hard_link_in_a_folder_of_the_service_is_no_log() {
-    if !is_root() {
+    if !needs_root() {
         return;
     }
     let folder = Folder::new();
@@ -233,7 +233,7 @@ fn a_hard_link_in_a_folder_of_the_service_is_no_log() {
 
 #[test]
 fn what_the_administrator_has_linked_is_followed() {
-    if !is_root() {
+    if !needs_root() {
         return;
     }
     let folder = Folder::new();
@@ -283,7 +283,7 @@ fn what_the_administrator_has_linked_is_followed() {
 
 #[test]
 fn links_in_folders_that_a_group_may_write_are_not_followed() {
-    if !is_root() {
+    if !needs_root() {
         return;
     }
     let folder = Folder::new();
@@ -337,7 +337,7 @@ fn file_with_socket() -> String {
 
 #[test]
 fn rotation_in_a_folder_of_the_service_touches_only_its_names() {
-    if !is_root() {
+    if !needs_root() {
         return;
     }
     let folder = Folder::new();
@@ -356,7 +356,7 @@ fn rotation_in_a_folder_of_the_service_touches_only_its_names() {
 
 #[test]
 fn new_files_have_the_mode_and_the_owner_that_are_set() {
-    if !is_root() {
+    if !needs_root() {
         return;
     }
     let folder = Folder::new();

@@ -12,7 +12,7 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
 use rustix::process::Signal;
-use up_util::{Folder, NOBODY, Nobody, PROGRAM, Up, run, until};
+use up_util::{Folder, NOBODY, Nobody, PROGRAM, Up, left_out, needs_root, run, until};
 
 const TEXT: &str = "[monitor]\nsocket = \"s\"\n[process.web]\ncommand = [\"sleep\", \"1000\"]\n";
 const SLEEPS: &str = "[process.web]\ncommand = [\"sleep\", \"1000\"]\n";
@@ -168,8 +168,7 @@ fn of_another_user_s_file() {
 // The other user may read the file and its folder, and write to /tmp.
 #[test]
 fn another_user_cannot_keep_it_from_starting() {
-    if !rustix::process::geteuid().is_root() {
-        eprintln!("skipped: only root can be somebody else");
+    if !needs_root() {
         return;
     }
     let folder = Folder::new();
@@ -193,7 +192,7 @@ sys.stdin.read()
     let mut python = Command::new("/usr/bin/python3");
     python.args(["-c", script]).current_dir(&folder.0).uid(NOBODY).gid(NOBODY);
     let Ok(child) = python.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn() else {
-        eprintln!("skipped: there is no python3");
+        left_out("there is no python3");
         return;
     };
     let mut python = Kill(child);
@@ -240,7 +239,7 @@ fn containers_do_not_refuse_each_other() {
     };
     let folder = Folder::new();
     if !Command::new("unshare").args(["-m", "-p", "-f", "--mount-proc", "true"]).status().is_ok_and(|it| it.success()) {
-        eprintln!("skipped: no namespaces can be made");
+        left_out("no namespaces can be made");
         return;
     }
     for namespaces in [&["-m"][..], &["-m", "-p", "-f", "--mount-proc"]] {

@@ -7,9 +7,12 @@
 mod acl;
 mod check;
 mod child;
+mod clock;
+mod code;
 pub(crate) mod config;
 mod control;
 mod descriptor;
+mod dress;
 mod measure;
 mod output;
 mod paths;
@@ -51,6 +54,7 @@ childminder run:
       --env KEY=VALUE          a variable added to its environment; may be repeated
       --clear-env              starts from an empty environment
       --raw                    a terminal gets its control characters as they are
+      --timestamps[=CLOCK]     puts the time in front of each line: local (the default), utc or monotonic
       --user USER[:GROUP]      the user it runs as, by name or number; a number that is not in
                                the user database needs the group
       --restart WHEN           always (the default), on-failure or never
@@ -134,7 +138,11 @@ fn dispatch(mut arguments: Parser) -> Result<u8, Failure> {
             return client::main(&command.to_string_lossy(), arguments);
         }
         Some(Arg::Value(other)) => {
-            return Err(Failure::Usage(format!("no such command: {}; try --help", other.to_string_lossy())));
+            let other = other.to_string_lossy();
+            let known = [&["run", "up", "check"], &client::COMMANDS[..]].concat();
+            let near = config::nearest(&other, &known).map(|near| format!("the nearest one is `{near}`; "));
+            let message = format!("no such command: {other}; {}try --help", near.unwrap_or_default());
+            return Err(Failure::Usage(message));
         }
         Some(other) => return Err(other.unexpected().into()),
         None => return Err(Failure::Usage("no command given; try --help".into())),

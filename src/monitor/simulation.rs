@@ -4,10 +4,13 @@
 //! It starts nothing and waits for nothing. The one rule: every decision comes from `restart`, and
 //! none is made here.
 
+#[cfg(test)]
+pub(super) mod crew;
+
 use std::fmt;
 use std::time::{Duration, Instant};
 
-use super::restart::{Action, Input, Lifecycle, Policy, PolicyError, State};
+use super::restart::{Action, Input, Lifecycle, Outcome, Policy, PolicyError, State};
 
 /// What one run of the imaginary process does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -121,7 +124,8 @@ pub fn simulate(policy: &Policy, runs: u64, mut run: impl FnMut(u64) -> Run) -> 
         world.tell(Input::Spawned);
         world.pass(lived);
         world.log(Step::Exit { lived, success });
-        world.tell(Input::Exited { success, group_left: false });
+        let outcome = if success { Outcome::Success } else { Outcome::Failure };
+        world.tell(Input::Exited { outcome, group_left: false });
         world.wait();
     }
     if world.life.state() == State::Exited {

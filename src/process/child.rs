@@ -14,6 +14,7 @@ use super::cgroup::{CHANGES, Cgroup, refused_processes};
 use super::frozen::Frozen;
 use super::group::ProcessGroup;
 use super::killed::Killed;
+use super::notify::Inbox;
 use super::pipe::{Flush, Reader, Writer};
 use super::stdio::{Files, Side};
 use super::table::{self, Living, Moment};
@@ -50,6 +51,8 @@ pub(crate) struct Child {
     own_peak: bool,
     pub(super) pidfd: Option<(OwnedFd, Key)>,
     pub(super) pipes: Vec<(i32, Pipe)>,
+    /// The socket on which its tree tells its state.
+    pub(crate) inbox: Option<Box<Inbox>>,
     /// The number of closed pipes that no event has reported yet.
     pub(super) unreported: usize,
     pub(super) started: Instant,
@@ -116,6 +119,25 @@ pub(crate) struct Surroundings<'a> {
 impl Child {
     /// Starts the command as process `key`. An error leaves nothing behind.
     pub(crate) fn spawn(command: &Parts, key: Key, around: &mut Surroundings<'_>) -> Result<Self, SpawnError> {
+        let cannot_open = |error| SpawnError::new(command.program.clone(), Stage::Pipe, error);
+        let inbox = command.attributes().notify.then(|| Inbox::open(key, around.sources)).transpose();
+        let inbox = inbox.map_err(cannot_open)?;
+        let spawned = Self::spawn_with(command, key, inbox.as_deref(), around);
+        match (spawned, inbox) {
+            (Ok(child), inbox) => Ok(Self { inbox, ..child }),
+            (Err(error), inbox) => {
+                inbox.into_iter().for_each(|inbox| around.sources.forget(inbox.source));
+                Err(error)
+            }
+        }
+    }
+
+    fn spawn_with(
+        command: &Parts,
+        key: Key,
+        inbox: Option<&Inbox>,
+        around: &mut Surroundings<'_>,
+    ) -> Result<Self, SpawnError> {
         let mut files = Files::open(command, around.spawner.null())?;
         let mut pipes = Vec::with_capacity(files.ours.len());
         let watched = files.ours.drain(..).try_for_each(|(fd, end, side)| {
@@ -130,6 +152,7 @@ impl Child {
                     files: &files_of_child,
                     terminal: files.terminal,
                     nofile: around.nofile,
+                    notify: inbox.map(Inbox::address),
                     cgroup: around.cgroup,
                     guard: around.guard,
                     pidfd: around.pidfds,
@@ -155,6 +178,7 @@ impl Child {
             own_peak,
             pidfd,
             pipes,
+            inbox: None,
             unreported: 0,
             started: executed.unwrap_or(around.started),
             requested: None,
@@ -183,6 +207,7 @@ impl Child {
             None => Ok(()),
         };
         sys::wait::kill_and_reap(self.pid);
+        self.close_inbox(sources);
         for (_, pipe) in self.pipes {
             sources.forget(pipe.source());
         }
@@ -233,7 +258,7 @@ impl Child {
     }
 
     /// Tells whether its number certainly is its own. It is not if other code has reaped it.
-    fn holds_number(&self) -> bool {
+    pub(super) fn holds_number(&self) -> bool {
         self.exit.is_none() && self.state() != State::Lost
     }
 
@@ -287,6 +312,7 @@ impl Child {
         if let Some((_, source)) = &self.pidfd {
             sources.forget(*source);
         }
+        self.close_inbox(sources);
         Reap::Exited(exit)
     }
 

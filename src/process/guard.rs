@@ -42,6 +42,7 @@ pub(crate) fn start(spawner: &Spawner) -> io::Result<Started> {
         files: &files,
         terminal: false,
         nofile: None,
+        notify: None,
         cgroup: None,
         guard: None,
         pidfd: true,

@@ -12,6 +12,7 @@ mod group;
 pub(crate) mod guard;
 mod killed;
 mod left;
+mod notify;
 mod pipe;
 mod stdio;
 #[cfg_attr(not(target_os = "linux"), allow(dead_code))]

@@ -182,6 +182,31 @@ pub(crate) fn group_of(pid: i32) -> Option<i32> {
     state_and_group(&stat).map(|(_, group)| group)
 }
 
+/// Tells whether a process descends from another one by a chain of living parents that is no longer
+/// than `depth`. A process whose parent has exited belongs to another parent.
+pub(crate) fn descends(pid: i32, ancestor: i32, depth: u32) -> bool {
+    let Some(mut stat) = is_ours().then(|| parent_and_start(pid)).flatten() else { return false };
+    for _ in 0..depth {
+        let (parent, started) = stat;
+        if parent == ancestor {
+            return true;
+        }
+        match parent_and_start(parent) {
+            // No process is older than its parent, so the number has not changed hands.
+            Some(next) if parent > 1 && next.1 <= started => stat = next,
+            _ => return false,
+        }
+    }
+    false
+}
+
+fn parent_and_start(pid: i32) -> Option<(i32, u64)> {
+    let stat = fs::read(format!("/proc/{pid}/stat")).ok()?;
+    let mut fields = fields(&stat)?;
+    let parent = fields.nth(1)?.parse().ok()?;
+    Some((parent, fields.nth(17)?.parse().ok()?))
+}
+
 /// Returns what `/proc` says of these processes. It leaves out zombies and processes that are gone.
 pub(crate) fn members(pids: &[i32]) -> Vec<Member> {
     if !is_ours() {
@@ -281,6 +306,16 @@ mod tests {
         assert!(start_time(own).is_some_and(|ticks| ticks > 0));
         assert!(start_time(own) > start_time(1), "the first process is older");
         assert_eq!(start_time(i32::MAX), None);
+    }
+
+    #[test]
+    #[cfg(target_os = "linux")]
+    fn follows_the_parents() {
+        let own = i32::try_from(std::process::id()).unwrap();
+        let (parent, started) = parent_and_start(own).unwrap();
+        assert_eq!(Some(started), start_time(own));
+        assert!(descends(own, parent, 1) && !descends(own, parent, 0));
+        assert!(!descends(own, own, 50) && !descends(own, i32::MAX, 50) && !descends(i32::MAX, own, 50));
     }
 
     #[test]

@@ -51,6 +51,9 @@ impl Drop for Turn<'_> {
             // The handler has panicked during a read, and the poll will not report the rest.
             self.reactor.read_again(process, fd);
         }
+        if let Some(process) = self.reactor.hearing.take() {
+            self.reactor.notify_ready(process);
+        }
     }
 }
 
@@ -129,6 +132,7 @@ impl Turn<'_> {
                 Some(Source::Pidfd { process }) => reactor.exited.push_back(process),
                 #[cfg(target_os = "linux")]
                 Some(Source::Guard) => reactor.guard.ended = true,
+                Some(Source::Notify { process }) => reactor.notify_ready(process),
                 Some(Source::Tree { process }) => reactor.trees.stir(process, reactor.woke),
                 Some(Source::Limit { process }) => reactor.trees.limits.push(process),
                 Some(Source::Waker | Source::Pipe { .. } | Source::Host) => {
@@ -171,12 +175,16 @@ impl Turn<'_> {
         for _ in 0..self.reactor.sources.ready_len() {
             let Some(key) = self.reactor.sources.pop_ready() else { break };
             self.need_buffer();
-            if let Some(Source::Pipe { process, fd }) = self.reactor.sources.get(key) {
-                let reader = self.reactor.processes.get_mut(process).and_then(|child| child.reader(fd));
-                // Otherwise it was read when its process exited.
-                if reader.is_some_and(|reader| std::mem::take(&mut reader.queued)) {
-                    self.reactor.read(process, fd, &mut self.buffer, handler);
+            match self.reactor.sources.get(key) {
+                Some(Source::Pipe { process, fd }) => {
+                    let reader = self.reactor.processes.get_mut(process).and_then(|child| child.reader(fd));
+                    // Otherwise it was read when its process exited.
+                    if reader.is_some_and(|reader| std::mem::take(&mut reader.queued)) {
+                        self.reactor.read(process, fd, &mut self.buffer, handler);
+                    }
                 }
+                Some(Source::Notify { process }) => self.reactor.read_notify(process, &mut self.buffer, handler),
+                _ => {}
             }
         }
     }
@@ -221,6 +229,8 @@ impl Reactor {
     fn check_everything(&mut self) {
         self.arrived_signals.extend(self.signals.as_mut().map(Signals::drain).unwrap_or_default());
         self.find_stops();
+        let inboxes = self.processes.iter().filter(|(_, child)| child.inbox.is_some()).map(|(process, _)| process);
+        inboxes.collect::<Vec<_>>().into_iter().for_each(|process| self.notify_ready(process));
         let ended = self.processes.iter().filter(|(_, child)| child.has_ended());
         self.exited.extend(ended.map(|(key, _)| key));
         self.trees.stir_all(self.woke);

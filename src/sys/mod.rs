@@ -18,6 +18,8 @@ pub(crate) mod guard;
 pub(crate) mod handler;
 pub(crate) mod limit;
 pub(crate) mod memory;
+pub(crate) mod net;
+pub(crate) mod notify;
 pub(crate) mod pidfd;
 #[cfg(target_os = "linux")]
 mod program;

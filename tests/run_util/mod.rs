@@ -18,6 +18,11 @@ use std::time::{Duration, Instant};
 
 #[path = "../util/guard.rs"]
 mod guard;
+#[path = "../util/left_out.rs"]
+pub(crate) mod left_out;
+
+#[allow(unused_imports)]
+pub(crate) use left_out::{left_out, needs_descriptors, needs_root};
 
 /// Longer than any wait here takes on the slowest machine.
 pub(crate) const WATCHDOG: Duration = Duration::from_secs(60);

@@ -15,6 +15,11 @@ fn patience() -> Duration {
     Duration::from_secs(std::env::var(PATIENCE).map_or(60, |seconds| seconds.parse().unwrap()))
 }
 
+/// Whether this process is one that a test has made for itself.
+pub(crate) fn is_apart() -> bool {
+    std::env::var_os(SCENARIO).is_some()
+}
+
 /// Runs `body` in a process of its own and returns how that process ended. `name` is the name of
 /// the test. In the new process the result is `None`.
 pub(crate) fn apart(name: &str, body: impl FnOnce()) -> Option<ExitStatus> {

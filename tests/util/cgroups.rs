@@ -10,7 +10,8 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use crate::util::guard;
+use crate::apart::is_apart;
+use crate::util::{guard, left_out, needs_root};
 
 /// Runs a command in a mount namespace of its own, in which the hierarchy is mounted at `/mnt`. See
 /// `apart_in`.
@@ -19,13 +20,23 @@ pub(crate) const MOUNTED: [&str; 5] = ["unshare", "-m", "sh", "-c", "mount -t cg
 /// Longer than any wait here takes on the slowest machine.
 const WATCHDOG: Duration = Duration::from_secs(30);
 
-/// Whether cgroups can be made here. If not, it prints why the test is skipped.
+/// Whether cgroups can be made here. If not, it records that the test is left out.
+#[track_caller]
 pub(crate) fn can_mount() -> bool {
-    let root = fs::metadata("/proc/self").is_ok_and(|meta| std::os::unix::fs::MetadataExt::uid(&meta) == 0);
-    if !root {
-        println!("left out: it takes root to mount a cgroup hierarchy");
+    if !needs_root() {
+        return false;
     }
-    root
+    // In the process that MOUNTED has started, the hierarchy is there already.
+    if is_apart() {
+        return true;
+    }
+    // A container or a kernel may have no such hierarchy, and a user namespace may not mount it.
+    let mut mount = std::process::Command::new(MOUNTED[0]);
+    let mounted = mount.args(&MOUNTED[1..]).arg("true").output().is_ok_and(|output| output.status.success());
+    if !mounted {
+        left_out("no cgroup hierarchy can be mounted");
+    }
+    mounted
 }
 
 /// A cgroup for one test alone.

@@ -12,6 +12,10 @@ use std::time::{Duration, Instant};
 use childminder::{Command, Contain, Event, Exit, Process, ProcessId, Reactor, ReapMethod, SpawnMethod};
 
 pub(crate) mod guard;
+pub(crate) mod left_out;
+
+#[allow(unused_imports)]
+pub(crate) use left_out::{left_out, needs_descriptors, needs_root};
 
 /// Both ways to spawn, each with both ways to reap.
 pub(crate) const COMBINATIONS: [(SpawnMethod, ReapMethod); 4] = [
@@ -294,15 +298,6 @@ pub(crate) fn sh(script: &str) -> Command {
     let mut command = Command::new("sh");
     command.args(["-c", script]);
     command
-}
-
-/// Whether these tests run with root's rights. If not, it prints why a test is skipped.
-pub(crate) fn is_root() -> bool {
-    let root = status_field("self", "Uid").split_whitespace().nth(1) == Some("0");
-    if !root {
-        eprintln!("skipped: needs root");
-    }
-    root
 }
 
 /// A field of /proc/<pid>/status.

@@ -4,7 +4,13 @@
 //! the settings need no further check. What the machine is not ready for yet is a warning, and
 //! warnings are looked for only when the caller asks for them.
 
+mod care;
+mod documents;
+mod env_file;
+mod environment;
+mod expand;
 mod instances;
+mod links;
 mod process;
 mod program;
 mod read;
@@ -20,14 +26,15 @@ mod trust;
 mod value;
 mod warnings;
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
+use childminder::Order;
 use instances::Table;
-pub(crate) use process::{Change, Commands, Fingerprint, Output, ProcessConfig, Settings};
+use links::Links;
+pub(crate) use process::{Change, Commands, Fingerprint, Look, Output, ProcessConfig, Settings};
 pub(crate) use render::Values;
-pub(crate) use report::Findings;
-use source::Source;
+pub(crate) use report::{Findings, nearest};
 pub(crate) use source::{FileName, Unreadable};
 pub(crate) use value::{parse_contain, parse_duration, parse_size};
 
@@ -46,8 +53,11 @@ pub(crate) struct Config {
     /// The time between the request to stop and SIGKILL for everything that has no kill time of its
     /// own.
     pub(crate) kill_time: Duration,
-    /// The folder that relative paths start from.
-    base: PathBuf,
+    /// How our own messages are written, and the lines of processes that do not say it.
+    pub(crate) look: Look,
+    /// The order of the processes.
+    pub(crate) order: Order,
+    links: Links,
     tables: Vec<Table>,
 }
 
@@ -63,17 +73,14 @@ pub(crate) enum Scope {
 }
 
 impl Config {
-    /// Reads a file and returns its settings and the warnings. Relative paths in the file start
-    /// from its own folder.
+    /// Reads a file, or all files of a folder, and returns the settings and the warnings. Relative
+    /// paths in a file start from its own folder.
     ///
     /// # Errors
     ///
     /// All mistakes and warnings, if there is at least one mistake or the file cannot be read.
     pub(crate) fn load(file: &FileName, scope: Scope) -> Result<(Self, Findings), Findings> {
-        let Source { path, bytes, warning } = source::read(file).map_err(Findings::unreadable)?;
-        let (config, mut findings) = read::config(file.path(), folder_of(&path), &bytes, scope)?;
-        findings.warn_first(warning);
-        Ok((config, findings))
+        read::config(&documents::all(file)?, scope)
     }
 
     /// The absolute path of a file, and the path of the socket if the file sets it. Mistakes that
@@ -84,8 +91,8 @@ impl Config {
     ///
     /// The file cannot be read, or mistakes in it hide the socket.
     pub(crate) fn find_socket(file: &FileName) -> Result<(PathBuf, Option<PathBuf>), NoSocket> {
-        let Source { path, bytes, .. } = source::read(file).map_err(NoSocket::Unreadable)?;
-        let socket = read::socket(file.path(), folder_of(&path), &bytes).map_err(NoSocket::Hidden)?;
+        let (path, documents) = documents::named(file).map_err(NoSocket::Unreadable)?;
+        let socket = read::socket(&documents).map_err(NoSocket::Hidden)?;
         Ok((path, socket))
     }
 }
@@ -95,10 +102,6 @@ impl Config {
 pub(crate) enum NoSocket {
     Unreadable(Unreadable),
     Hidden(Findings),
-}
-
-fn folder_of(file: &Path) -> &Path {
-    file.parent().unwrap_or(file)
 }
 
 #[cfg(test)]

@@ -10,12 +10,15 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
-use childminder::{Command, Contain, Limit, Policy, Resource, Stdio};
+use childminder::{Command, Contain, Limit, Policy, Ready, Resource, Stdio, Watch};
 
+use super::care::Care;
 use super::render::Values;
 use super::value::Id;
 use crate::cli::child;
+use crate::cli::dress::{Dress, Stamp};
 use crate::cli::safe_path::{self, Creation, Target};
 
 /// One process, or one instance of a table with `instances`.
@@ -32,6 +35,34 @@ pub(crate) struct ProcessConfig {
     pub(crate) autostart: bool,
     /// Whether control characters in its output reach our terminal unchanged.
     pub(crate) raw: bool,
+    /// How its lines are written.
+    pub(crate) look: Look,
+    /// The number of bytes of its last lines that are remembered, if the file says it.
+    pub(crate) recent: Option<u32>,
+    /// How the monitor knows that it is ready and well, if the file says anything about it.
+    pub(crate) watch: Option<Watch>,
+    /// What else the file says about that, and what the process waits for.
+    pub(crate) care: Option<Rc<Care>>,
+}
+
+/// How the lines of a process, or our own messages, are written. `None` means that the file does not
+/// say it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Look {
+    /// The time in front of a line: `Some(None)` for none.
+    pub(crate) timestamps: Option<Option<Stamp>>,
+    pub(crate) json: Option<bool>,
+}
+
+impl Look {
+    /// This look, with a default for what it does not say.
+    pub(crate) fn or(self, default: Self) -> Self {
+        Self { timestamps: self.timestamps.or(default.timestamps), json: self.json.or(default.json) }
+    }
+
+    pub(crate) fn dress(self) -> Dress {
+        Dress { stamp: self.timestamps.flatten(), json: self.json.unwrap_or(false) }
+    }
 }
 
 /// The program and the environment in which it runs.
@@ -74,6 +105,8 @@ pub(crate) enum Output {
         max_size: u64,
         /// The number of rotated files that are kept.
         keep: u32,
+        /// The age from which rotated files are removed.
+        max_age: Option<Duration>,
     },
     /// A file that the process is given and writes to itself.
     Direct {
@@ -132,6 +165,14 @@ impl ProcessConfig {
         let (mut settings, mut all) = (Text::default(), Text::default());
         // Writing to a hash does not fail.
         let _ = self.settings.write(&mut settings, Values::Shown);
+        // A running process cannot be given another descriptor or socket.
+        let needs = self
+            .watch
+            .as_ref()
+            .map(|watch| (matches!(watch.ready, Ready::Fd(_) | Ready::Notify), &watch.ready, watch.watchdog));
+        if let Some((is_said_by_itself, ready, watchdog)) = needs {
+            let _ = write!(settings, "{:?}{watchdog:?}", is_said_by_itself.then_some(ready));
+        }
         let _ = self.write(&mut all, Values::Shown);
         Fingerprint { settings: settings.0.finish(), all: all.0.finish() }
     }

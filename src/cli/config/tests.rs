@@ -1,5 +1,6 @@
 //! Tests that read whole files: the settings in them and the mistakes in them. They start nothing.
 
+use std::path::Path;
 use std::time::Duration;
 
 use childminder::{Limit, Policy, Resource, Restart};
@@ -11,8 +12,13 @@ use crate::cli::safe_path::Creation;
 const EXAMPLE: &str = include_str!("example.toml");
 
 fn parse_as(file: &str, bytes: &[u8]) -> Result<Config, Findings> {
-    let file = Path::new(file);
-    read::config(file, file.parent().unwrap(), bytes, Scope::Text).map(|(config, _)| config)
+    read_as(Path::new(file), bytes, Scope::Text)
+}
+
+fn read_as(file: &Path, bytes: &[u8], scope: Scope) -> Result<Config, Findings> {
+    let source = source::Source { path: file.to_owned(), bytes: bytes.to_owned(), warning: None };
+    let document = documents::Document::new(file, source, documents::Role::Main);
+    read::config(&[document], scope).map(|(config, _)| config)
 }
 
 pub(super) fn parse(text: &str) -> Result<Config, Findings> {
@@ -77,8 +83,9 @@ fn the_example_says_what_its_comments_say() {
     ];
     assert_eq!(settings.limits, limits);
     let path = "/tmp/worker-2.log".into();
-    assert_eq!(settings.stdout, Output::File { path, new: Creation::default(), max_size: 10 << 20, keep: 5 });
-    let new = Creation { mode: Some(0o640), uid: Some(0), gid: Some(0) };
+    let (new, max_age) = (Creation { folders: true, ..Creation::default() }, Some(Duration::from_secs(30 * 86_400)));
+    assert_eq!(settings.stdout, Output::File { path, new, max_size: 10 << 20, keep: 5, max_age });
+    let new = Creation { mode: Some(0o640), uid: Some(0), gid: Some(0), folders: false };
     assert_eq!(settings.stderr, Output::Direct { path: "/tmp/worker-2.err".into(), new });
     assert_eq!(worker.policy.kill_time, Duration::from_secs(20));
     assert_eq!(worker.policy.min_restart_delay, Duration::from_millis(500));
@@ -175,8 +182,7 @@ fn a_folder_need_not_be_text() {
     use std::os::unix::ffi::OsStrExt;
     let file = Path::new(std::ffi::OsStr::from_bytes(b"/tmp/\xff/file"));
     let text = b"[process.a]\ncommand = [\"./x\"]\n";
-    let process =
-        read::config(file, file.parent().unwrap(), text, Scope::Machine).unwrap().0.into_processes().next().unwrap();
+    let process = read_as(file, text, Scope::Machine).unwrap().into_processes().next().unwrap();
     assert_eq!(process.settings.command[0].as_bytes(), b"/tmp/\xff/x");
 }
 
@@ -226,7 +232,7 @@ umask = \"027\"
 fn ten_errors_are_ten_messages() {
     let expected = [
         "2:1: unknown key `kil-time` in [monitor], the nearest known one is `kill-time`",
-        "3:13: `threshold` is \"5 parsecs\", allowed is a duration such as \"500ms\", \"5s\", \"1.5m\", \"1h\", or a number \
+        "3:13: `threshold` is \"5 parsecs\", allowed is a duration such as \"500ms\", \"5s\", \"1m30s\", \"1.5h\", or a number \
          of seconds, up to 100 years",
         "6:11: `command` is an empty list, allowed is a list of strings: the program and its arguments; see also `shell`",
         "7:8: `user` is \"no-such-user\", allowed is the name of a user of this system, or a user's number",
@@ -234,7 +240,8 @@ fn ten_errors_are_ten_messages() {
         "11:11: `command` is \"redis-server\", allowed is a list of strings: the program and its arguments; see also \
          `shell`",
         "12:13: `autostart` is \"yes\", allowed is true or false",
-        "13:15: `stop-signal` is \"NOPE\", allowed is a signal's name, such as \"TERM\", \"SIGINT\" or \"RTMIN+3\"",
+        "13:15: `stop-signal` is \"NOPE\", allowed is a signal's name or number, such as \"TERM\", \
+         \"SIGINT\", \"RTMIN+3\" or 15",
         "15:10: neither `command` nor `shell`, allowed is one of them",
         "17:1: duplicate `umask`, allowed is once",
     ];

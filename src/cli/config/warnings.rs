@@ -95,7 +95,8 @@ fn output_problem(output: &Output) -> Option<String> {
     let path = output.path()?;
     let folder = path.parent()?;
     let who = rights::who();
-    let problem = if let Some(problem) = folder_problem(folder) {
+    let is_made = output.creation().folders && !folder.exists();
+    let problem = if let Some(problem) = folder_problem(folder).filter(|_| !is_made) {
         format!("its folder {problem}")
     } else if let Some(refusal) = safe_path::refusal(path, output.creation()) {
         refusal
@@ -111,7 +112,7 @@ fn output_problem(output: &Output) -> Option<String> {
         } else {
             return None;
         }
-    } else if !rights::may_make_files_in(folder) {
+    } else if !is_made && !rights::may_make_files_in(folder) {
         format!("{who} may not make files in its folder")
     } else {
         return None;

@@ -173,11 +173,13 @@ mod tests {
         assert_eq!(refused.kind(), io::ErrorKind::AddrInUse);
         // A listener that is too busy to accept is not replaced either.
         let mut waiting = Vec::new();
-        while try_connect(&path).is_ok() {
-            waiting.push(try_connect(&path));
-            assert!(waiting.len() < 10_000);
+        if crate::left_out::needs_descriptors(5_000) {
+            while try_connect(&path).is_ok() {
+                waiting.push(try_connect(&path));
+                assert!(waiting.len() < 10_000);
+            }
+            assert_eq!(SocketFile::bind(&path).unwrap_err().kind(), io::ErrorKind::AddrInUse);
         }
-        assert_eq!(SocketFile::bind(&path).unwrap_err().kind(), io::ErrorKind::AddrInUse);
         assert!(path.exists());
 
         drop((listener, file));

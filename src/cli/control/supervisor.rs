@@ -173,9 +173,10 @@ fn no_answer(place: &str, pid: Option<i32>) -> Failure {
 /// The error if there was no connection.
 fn why_not(place: &Place, error: &io::Error) -> Failure {
     let shown = place.shown();
-    let there = std::fs::metadata(&place.path);
+    let is_no_socket = std::fs::metadata(&place.path).is_ok_and(|there| !there.file_type().is_socket());
     Failure::Other(match error.kind() {
-        io::ErrorKind::ConnectionRefused if there.is_ok_and(|there| !there.file_type().is_socket()) => {
+        // The system checks the mode of a file before its type.
+        io::ErrorKind::ConnectionRefused | io::ErrorKind::PermissionDenied if is_no_socket => {
             format!("{shown} is no socket")
         }
         io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => {

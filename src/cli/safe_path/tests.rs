@@ -2,6 +2,7 @@ use std::fs;
 use std::os::unix::fs::{PermissionsExt, chown, symlink};
 
 use super::*;
+use crate::left_out::{left_out, needs_root};
 
 struct Dir(PathBuf);
 
@@ -140,8 +141,8 @@ fn an_open_file_of_another_process_is_followed_by_the_kernel() {
 /// Each folder of a path counts, not only the last one.
 #[test]
 fn what_lies_below_a_folder_of_somebody_else_is_in_doubt() {
-    if !geteuid().is_root() {
-        return eprintln!("skipped: needs root");
+    if !needs_root() {
+        return;
     }
     let dir = Dir::new("below");
     fs::create_dir_all(dir.join("theirs/ours")).unwrap();
@@ -165,7 +166,7 @@ fn an_access_control_list_of_a_folder_puts_it_in_doubt() {
     let link = dir.link("link", "/dev/null");
     let set = std::process::Command::new("setfacl").args(["-m", "u:12345:rwx"]).arg(&dir.0).output();
     if !set.is_ok_and(|set| set.status.success()) {
-        return eprintln!("skipped: no setfacl, or a file system without access control lists");
+        return left_out("there is no setfacl, or the file system has no access control lists");
     }
     let said = find(&link).unwrap_err().to_string();
     assert!(said.ends_with("that a user of its folder's access control list may have put there"), "{said}");
@@ -176,7 +177,7 @@ fn a_new_file_that_cannot_be_given_away_is_removed() {
     let dir = Dir::new("away");
     fs::set_permissions(&dir.0, fs::Permissions::from_mode(0o755)).unwrap();
     let Target::Place(place) = find(&dir.join("log")).unwrap() else { panic!("a descriptor") };
-    let new = Creation { mode: Some(0o640), uid: Some(u32::MAX - 7), gid: None };
+    let new = Creation { mode: Some(0o640), uid: Some(u32::MAX - 7), gid: None, folders: false };
     let given = place.open(new);
     match given {
         // Root may give files away.

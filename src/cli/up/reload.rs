@@ -76,6 +76,7 @@ impl Up {
     /// Reads the file again. The error holds all mistakes, one on each line. Nothing has changed
     /// then.
     pub(super) fn reload(&mut self, reactor: &mut Reactor) -> Result<Changes, String> {
+        self.parent_reloading(reactor);
         let (new, warnings) = Config::load(&self.file, Scope::Text).map_err(|errors| errors.to_string())?;
         let old = fingerprints(&self.processes);
         let mut errors = Vec::new();
@@ -83,6 +84,7 @@ impl Up {
         let mut known = Vec::new();
         let mut commands = Commands::new(self.kills_at_death);
         let (socket, kills_at_death, cgroup) = (new.socket.clone(), new.kills_at_death, new.cgroup.clone());
+        let (look, order) = (new.look, new.order.clone());
         for process in new.into_processes() {
             let now = KnownProcess::new(&process);
             let change = old.get(process.name.as_str()).map(|old| old.change(now.fingerprint));
@@ -108,6 +110,8 @@ impl Up {
 
         // Earlier output goes to its old destination.
         self.reporter().flush(reactor.now());
+        let look = self.look.or(look);
+        self.reporter().set_look(look);
         let mut changes = Changes::default();
         let before = std::mem::replace(&mut self.processes, known);
         let wanted = fingerprints(&self.processes);
@@ -119,33 +123,45 @@ impl Up {
             changes.goals.push((process.clone(), Goal::Down { process: id }));
             changes.removed.push(process);
         }
+        // Those that are added start when all is known that they may have to wait for.
+        let mut starts = Vec::new();
         for (process, change, command) in plan {
             match (change, command) {
                 (Some(Change::Policy), _) => {
+                    let _ = self.monitor.set_watch(reactor, &process.name, process.watch.clone());
                     let _ = self.monitor.set_process_policy(reactor, &process.name, Arc::clone(&process.policy));
                     self.reporter().update(&process);
                     changes.updated.push(process.name.clone());
                 }
                 (None, Some(command)) => {
-                    self.add(reactor, &process, &command, process.autostart);
+                    self.add(reactor, &process, &command);
                     if process.autostart {
+                        starts.push(process.name.clone());
                         changes.goals.push((process.name.clone(), Goal::Running { instead_of: None }));
                     }
                     changes.added.push(process.name.clone());
                 }
                 (Some(_), Some(command)) => {
                     let status = self.monitor.status(&process.name);
-                    let up = status.is_some_and(|status| !matches!(status.state, State::Stopped | State::Exited));
+                    let is_down = |state| matches!(state, State::Stopped | State::Exited | State::Failed { .. });
+                    let up = status.is_some_and(|status| !is_down(status.state));
                     let id = status.and_then(|status| status.process);
                     let _ = self.monitor.remove_process(reactor, &process.name);
-                    self.add(reactor, &process, &command, up);
+                    self.add(reactor, &process, &command);
                     if up {
+                        starts.push(process.name.clone());
                         changes.goals.push((process.name.clone(), Goal::Running { instead_of: id }));
                     }
                     changes.restarted.push(process.name.clone());
                 }
                 _ => {}
             }
+        }
+        if let Err(error) = self.monitor.set_order(reactor, &order) {
+            changes.notes.push(error.to_string());
+        }
+        for name in starts {
+            let _ = self.monitor.start_process(reactor, &name);
         }
         changes.notes.extend(warnings.to_string().lines().map(str::to_owned));
         changes.notes.extend(self.renew_lock());
@@ -186,12 +202,15 @@ impl Up {
             .then(|| format!("the socket stays at {shown} until the next start, although the file says {shown_next}"))
     }
 
-    fn add(&mut self, reactor: &mut Reactor, process: &ProcessConfig, command: &Command, start: bool) {
+    fn add(&mut self, reactor: &mut Reactor, process: &ProcessConfig, command: &Command) {
         self.monitor.observer_mut().set(reactor, process);
         let name = process.name.as_str();
         let added = self.monitor.add_process_with(reactor, name, command, Arc::clone(&process.policy));
-        let started = added.and_then(|()| if start { self.monitor.start_process(reactor, name) } else { Ok(()) });
-        if let Err(error) = started {
+        let watched = added.and_then(|()| match &process.watch {
+            Some(watch) => self.monitor.set_watch(reactor, name, watch.clone()),
+            None => Ok(()),
+        });
+        if let Err(error) = watched {
             self.reporter().say(&format!("[{name}] {error}"));
         }
     }

@@ -9,17 +9,18 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use childminder::restart::State;
-use childminder::{Event, Exit, Line, Lines, Observer, ProcessId, Reactor, Remains, SpawnError, TimerId};
+use childminder::{Event, Exit, Fault, Line, Lines, Observer, ProcessId, Reactor, Remains, SpawnError, TimerId};
 
 use super::console::{Console, Speaker};
 use super::end::Piece;
 use super::log_files::{FileId, LogFiles};
 use super::recent::Recent;
-use crate::cli::config::{Output, ProcessConfig};
+use crate::cli::config::{Look, Output, ProcessConfig};
 use crate::cli::control::protocol::LogLine;
+use crate::cli::dress::{Dress, Record};
 use crate::cli::safe_path::OwnFinder;
 use crate::cli::text::visible;
-use crate::cli::words;
+use crate::cli::{clock, code, words};
 
 /// If more than this waits for clients that follow, they are served within the turn.
 const MUCH_NEWS: usize = 256 * 1024;
@@ -36,6 +37,8 @@ pub(super) struct Reporter {
     retry_at: Option<Instant>,
     retry: Option<TimerId>,
     streams: HashMap<Rc<str>, Box<Streams>>,
+    /// How lines are written for which no other way is set.
+    look: Look,
     /// The number of the next name, which gives it its colour.
     next_number: usize,
     /// Whether a client follows. New lines are kept for the rest of the turn then.
@@ -55,6 +58,11 @@ pub(super) struct Reporter {
     pub(super) quiet_starts: bool,
     /// The number of running processes.
     pub(super) alive: usize,
+    /// The processes that have ended since they were last taken, each with the exit code that
+    /// stands for its end.
+    pub(super) ended: Vec<(String, u8)>,
+    /// An essential process or group that has ended, and the exit code for it.
+    pub(super) essential: Option<(String, u8)>,
 }
 
 /// The output of a process, as the monitor reports it.
@@ -69,8 +77,8 @@ fn stream(fd: i32) -> u8 {
     if fd == 2 { 2 } else { 1 }
 }
 
-fn log_line<'a>(line: &Line<'a>) -> LogLine<'a> {
-    LogLine { stream: stream(line.fd), continued: line.continued, cut: line.cut, text: line.bytes }
+fn log_line<'a>(line: &Line<'a>, time: u64) -> LogLine<'a> {
+    LogLine { stream: stream(line.fd), continued: line.continued, cut: line.cut, text: line.bytes, time }
 }
 
 /// A new line for clients that follow.
@@ -80,15 +88,16 @@ pub(super) struct News {
     continued: bool,
     cut: bool,
     text: Vec<u8>,
+    time: u64,
 }
 
 impl News {
-    fn new(LogLine { stream, continued, cut, text }: LogLine<'_>) -> Self {
-        Self { stream, continued, cut, text: text.to_vec() }
+    fn new(LogLine { stream, continued, cut, text, time }: LogLine<'_>) -> Self {
+        Self { stream, continued, cut, text: text.to_vec(), time }
     }
 
     pub(super) fn lend(&self) -> LogLine<'_> {
-        LogLine { stream: self.stream, continued: self.continued, cut: self.cut, text: &self.text }
+        LogLine { stream: self.stream, continued: self.continued, cut: self.cut, text: &self.text, time: self.time }
     }
 }
 
@@ -101,13 +110,38 @@ struct Streams {
     recent: Recent,
     /// The error of its last start, if that failed.
     start_error: Option<Box<str>>,
+    /// Why its last process had to be replaced, if it had.
+    fault: Option<Box<str>>,
+    /// Whether the file says how it becomes ready, so that this is of interest.
+    tells_readiness: bool,
     /// Whether some of its processes were still there after they were killed.
     remains: bool,
+    /// The pid of the last process, and whether it has not written yet. Otherwise `writer` is this
+    /// process. They are kept up for JSON only.
+    pid: u32,
+    is_new: bool,
+    writer: Option<ProcessId>,
+    /// The exit code that stands for the last exit, or for the failure of the last start.
+    code: u8,
+    /// The time of the last exit, in milliseconds since 1970. 0 if there was none.
+    exited_at: u64,
     /// Whether the process was removed. It is forgotten when it has exited.
     removed: bool,
 }
 
 impl Streams {
+    /// The pid of a process that writes, if it is known: the first one that writes after a start is
+    /// the one that was started, unless it has written before.
+    fn pid_of(&mut self, process: ProcessId) -> Option<u32> {
+        if self.is_new {
+            if self.writer == Some(process) {
+                return None;
+            }
+            (self.writer, self.is_new) = (Some(process), false);
+        }
+        Some(self.pid).filter(|_| self.writer == Some(process))
+    }
+
     fn sink(&self, fd: i32) -> Sink {
         if fd == 2 { self.err } else { self.out }
     }
@@ -133,6 +167,7 @@ impl Reporter {
             retry_at: None,
             retry: None,
             streams: HashMap::new(),
+            look: Look::default(),
             next_number: 0,
             followed: false,
             news: Vec::new(),
@@ -142,6 +177,17 @@ impl Reporter {
             changed: Vec::new(),
             quiet_starts: false,
             alive: 0,
+            ended: Vec::new(),
+            essential: None,
+        }
+    }
+
+    /// Sets how our own messages are written, and the lines of processes that do not say it.
+    pub(super) fn set_look(&mut self, look: Look) {
+        self.look = look;
+        self.console.dress = look.dress();
+        for streams in self.streams.values_mut() {
+            streams.speaker.set_look(streams.speaker.look, look);
         }
     }
 
@@ -154,11 +200,31 @@ impl Reporter {
         let name: Rc<str> = name.into();
         let streams = self.streams.entry(Rc::clone(&name)).or_insert_with(|| {
             self.next_number += 1;
-            let speaker = Speaker { author: Some(name), number: next, raw: process.raw };
+            let (look, dress) = (Look::default(), Dress::default());
+            let speaker = Speaker { author: Some(name), number: next, raw: process.raw, look, dress };
             let (recent, start_error) = (Recent::default(), None);
-            Box::new(Streams { speaker, out, err, recent, start_error, remains: false, removed: false })
+            let (remains, removed) = (false, false);
+            Box::new(Streams {
+                speaker,
+                out,
+                err,
+                recent,
+                start_error,
+                fault: None,
+                tells_readiness: false,
+                remains,
+                pid: 0,
+                is_new: false,
+                writer: None,
+                code: 0,
+                exited_at: 0,
+                removed,
+            })
         });
         streams.speaker.raw = process.raw;
+        streams.speaker.set_look(process.look, self.look);
+        streams.recent.set_most(process.recent);
+        streams.tells_readiness = process.watch.is_some();
         streams.removed = false;
         let before = [std::mem::replace(&mut streams.out, out), std::mem::replace(&mut streams.err, err)];
         if !is_new {
@@ -170,6 +236,9 @@ impl Reporter {
     pub(super) fn update(&mut self, process: &ProcessConfig) {
         if let Some(streams) = self.streams.get_mut(&*process.name) {
             streams.speaker.raw = process.raw;
+            streams.speaker.set_look(process.look, self.look);
+            streams.recent.set_most(process.recent);
+            streams.tells_readiness = process.watch.is_some();
         }
     }
 
@@ -200,7 +269,7 @@ impl Reporter {
     }
 
     fn sink(&mut self, reactor: &mut Reactor, output: &Output) -> Sink {
-        let Output::File { path, new, max_size, keep } = output else {
+        let Output::File { path, new, max_size, keep, max_age } = output else {
             return if *output == Output::Prefix { Sink::Console } else { Sink::Elsewhere };
         };
         if let Ok(Some(number)) = self.own.own(path) {
@@ -211,7 +280,9 @@ impl Reporter {
         }
         // All processes that write to a path share one file, so that they do not rotate it under
         // each other.
-        Sink::File(self.files.open(path, (*new, *max_size, *keep)))
+        let id = self.files.open(path, (*new, *max_size, *keep));
+        self.files.set_max_age(id, *max_age);
+        Sink::File(id)
     }
 
     /// The index of the console's output that gets this descriptor of a process, if one does.
@@ -225,16 +296,24 @@ impl Reporter {
         }
     }
 
-    /// Calls `see` with the last lines of a process.
-    pub(super) fn recent(&mut self, name: &str, see: impl FnMut(LogLine<'_>)) {
-        if let Some(streams) = self.streams.get_mut(name) {
-            streams.recent.for_each(see);
-        }
+    /// The last lines of a process.
+    pub(super) fn recent(&mut self, name: &str) -> Option<&mut Recent> {
+        self.streams.get_mut(name).map(|streams| &mut streams.recent)
     }
 
     /// The error of the last start of a process, if that failed.
     pub(super) fn start_error(&self, name: &str) -> Option<&str> {
         self.streams.get(name)?.start_error.as_deref()
+    }
+
+    /// The time of the last exit of a process, in milliseconds since 1970, if it is known.
+    pub(super) fn exited_at(&self, name: &str) -> Option<u64> {
+        self.streams.get(name).map(|streams| streams.exited_at).filter(|at| *at > 0)
+    }
+
+    /// Why the last process had to be replaced, if it had.
+    pub(super) fn fault(&self, name: &str) -> Option<&str> {
+        self.streams.get(name)?.fault.as_deref()
     }
 
     /// The new lines since the last call, if a client follows.
@@ -302,26 +381,30 @@ impl Reporter {
         self.console.say(&visible(what));
     }
 
-    fn tell_followers(&mut self, line: &Line<'_>) {
+    fn tell_followers(&mut self, line: &Line<'_>, time: u64) {
         if self.followed {
             self.news_bytes += line.name.len() + line.bytes.len() + size_of::<News>();
-            self.news.push((line.name.to_owned(), News::new(log_line(line))));
+            self.news.push((line.name.to_owned(), News::new(log_line(line, time))));
         }
     }
 
     /// Passes on what a process has written.
-    fn hear(&mut self, heard: Heard<'_>) {
+    fn hear(&mut self, heard: Heard<'_>, time: u64) {
         let (name, process, fd) = match heard {
             Heard::Line(line) => (line.name, line.process, line.fd),
             Heard::Lines(lines) => (lines.name, lines.process, lines.fd),
         };
         // The process was removed, and another process still holds its pipe.
         let unknown;
+        let mut pid = None;
         let (sink, speaker) = match self.streams.get_mut(name) {
             Some(streams) => {
                 match heard {
-                    Heard::Line(line) => streams.recent.push(log_line(line)),
-                    Heard::Lines(lines) => streams.recent.push_lines(stream(fd), lines.bytes),
+                    Heard::Line(line) => streams.recent.push(log_line(line, time)),
+                    Heard::Lines(lines) => streams.recent.push_lines(stream(fd), lines.bytes, time),
+                }
+                if streams.speaker.dress.json {
+                    pid = streams.pid_of(process);
                 }
                 (streams.sink(fd), &streams.speaker)
             }
@@ -330,7 +413,22 @@ impl Reporter {
                 (Sink::Console, &unknown)
             }
         };
+        let mut dressed = Vec::new();
+        if speaker.dress.json || speaker.dress.stamp.is_some() && matches!(sink, Sink::File(_)) {
+            dressed = dress(heard, speaker.dress, pid);
+        }
         let number = match (sink, heard) {
+            (Sink::File(file), _) if !dressed.is_empty() => {
+                let said = match heard {
+                    Heard::Line(line) if !speaker.dress.json => {
+                        let piece = Piece { bytes: &dressed, ..Piece::from(line) };
+                        self.files.push(file, (process, fd), &speaker.author, piece, self.now)
+                    }
+                    _ => self.files.push_lines(file, &speaker.author, &dressed, self.now),
+                };
+                said.into_iter().for_each(|said| self.console.say(&visible(&said)));
+                return;
+            }
             (Sink::File(file), _) => {
                 let said = match heard {
                     Heard::Line(line) => {
@@ -340,6 +438,14 @@ impl Reporter {
                 };
                 said.into_iter().for_each(|said| self.console.say(&visible(&said)));
                 return;
+            }
+            (Sink::Own(number), _) if speaker.dress.json => {
+                self.console.dressed_lines(&dressed, speaker, number);
+                number
+            }
+            (Sink::Console | Sink::Elsewhere, _) if speaker.dress.json => {
+                self.console.dressed_lines(&dressed, speaker, if fd == 2 { 2 } else { 1 });
+                fd
             }
             (Sink::Own(number), Heard::Line(line)) => {
                 self.console.unmarked(line, speaker, number);
@@ -369,23 +475,58 @@ impl Reporter {
     }
 }
 
+/// The text of lines, or of a piece of one, as it is written with this dress. It is whole lines,
+/// unless a piece of one was heard and is not written as JSON.
+fn dress(heard: Heard<'_>, dress: Dress, pid: Option<u32>) -> Vec<u8> {
+    let mut text = Vec::new();
+    if dress.json {
+        let time = dress.time();
+        let mut add = |line: &Line<'_>| {
+            let stream = if line.fd == 2 { "stderr" } else { "stdout" };
+            let Line { bytes, continued, cut, .. } = *line;
+            Record { name: Some(line.name), stream, pid, text: bytes, continued, cut }.write(&time, &mut text);
+        };
+        match heard {
+            Heard::Line(line) => add(line),
+            Heard::Lines(lines) => lines.for_each(|line| add(&line)),
+        }
+        return text;
+    }
+    let front = dress.front();
+    match heard {
+        Heard::Line(line) => {
+            text.extend_from_slice(if line.continued { b"" } else { front.as_bytes() });
+            text.extend_from_slice(line.bytes);
+        }
+        Heard::Lines(lines) => lines.for_each(|line| {
+            text.extend_from_slice(front.as_bytes());
+            text.extend_from_slice(line.bytes);
+            text.push(b'\n');
+        }),
+    }
+    text
+}
+
 impl Observer for Reporter {
     fn line(&mut self, line: &Line<'_>) {
-        self.tell_followers(line);
-        self.hear(Heard::Line(line));
+        let time = clock::now();
+        self.tell_followers(line, time);
+        self.hear(Heard::Line(line), time);
     }
 
     fn lines(&mut self, lines: &Lines<'_>) {
+        let time = clock::now();
         if self.followed {
-            lines.for_each(|line| self.tell_followers(&line));
+            lines.for_each(|line| self.tell_followers(&line, time));
         }
-        self.hear(Heard::Lines(lines));
+        self.hear(Heard::Lines(lines), time);
     }
 
     fn started(&mut self, name: &str, pid: u32) {
         self.alive += 1;
         if let Some(streams) = self.streams.get_mut(name) {
             streams.start_error = None;
+            (streams.pid, streams.is_new) = (pid, true);
         }
         if !self.quiet_starts {
             self.report(name, &words::started(pid));
@@ -393,9 +534,11 @@ impl Observer for Reporter {
     }
 
     fn start_failed(&mut self, name: &str, error: &SpawnError) {
+        let code = code::of_failed_start(error);
         let error = error.to_string();
         self.report(name, &format!("could not start: {error}"));
         if let Some(streams) = self.streams.get_mut(name) {
+            streams.code = code;
             streams.start_error = Some(error.into());
         }
     }
@@ -405,9 +548,61 @@ impl Observer for Reporter {
         self.report(name, &words::exited(exit));
         if let Some(streams) = self.streams.get_mut(name) {
             streams.remains = false;
+            (streams.code, streams.exited_at) = (code::of_exit(exit), clock::now());
         }
         if self.streams.get(name).is_some_and(|streams| streams.removed) {
             self.forget(name);
+        }
+    }
+
+    fn ready(&mut self, name: &str) {
+        let Some(streams) = self.streams.get_mut(name) else { return };
+        streams.fault = None;
+        if streams.tells_readiness {
+            self.report(name, "ready");
+        }
+    }
+
+    fn unready(&mut self, name: &str) {
+        self.report(name, "not ready any more");
+    }
+
+    fn fault(&mut self, name: &str, fault: &Fault) {
+        self.report(name, &format!("does not work: {fault}"));
+        if let Some(streams) = self.streams.get_mut(name) {
+            streams.fault = Some(fault.to_string().into());
+        }
+    }
+
+    fn said(&mut self, _: &str, _: &str) {}
+
+    fn check_failed(&mut self, _: &str, _: &dyn std::fmt::Display) {}
+
+    fn store_refused(&mut self, name: &str) {
+        self.report(name, "asks for its descriptors to be kept (FDSTORE=1), which is not done here");
+    }
+
+    fn message_refused(&mut self, name: &str, count: usize) {
+        let messages = if count == 1 { "a message" } else { "messages" };
+        self.report(name, &format!("dropped {messages} that others have sent in its name"));
+    }
+
+    fn helper_failed(&mut self, name: &str, error: &SpawnError) {
+        self.report(name, &error.to_string());
+    }
+
+    fn essential_ended(&mut self, name: &str, exit: Option<&Exit>) {
+        let code = exit.map_or(1, code::of_exit);
+        self.essential.get_or_insert((name.to_owned(), code));
+    }
+
+    fn group_failed(&mut self, group: &str) {
+        self.say(&format!("group {} has given up", visible(group)));
+    }
+
+    fn rolled(&mut self, broken: Option<&str>) {
+        if let Some(name) = broken {
+            self.report(name, "has not come back; those after it are not restarted");
         }
     }
 
@@ -449,7 +644,14 @@ impl Observer for Reporter {
         }
     }
 
-    fn changed(&mut self, name: &str, _: State) {
+    fn changed(&mut self, name: &str, state: State) {
+        if let State::Failed { why } = state {
+            self.report(name, &format!("has failed: {why}"));
+        }
+        if matches!(state, State::Exited | State::Failed { .. }) {
+            let code = self.streams.get(name).map_or(0, |streams| streams.code);
+            self.ended.push((name.to_owned(), code));
+        }
         if self.awaited {
             self.changed.push(name.to_owned());
         }

@@ -293,6 +293,17 @@ impl Cgroup {
         failed.map_or(Ok(new.len()), Err)
     }
 
+    /// Tells whether the kernel knows the process as a member, or as one that was a member to its
+    /// end. It is `false` for a member of a cgroup below this one.
+    pub(crate) fn has_id_of(&self, pidfd: &OwnedFd) -> bool {
+        sys::pidfd::cgroup_id(pidfd).is_some_and(|id| cgroup::id(self.home(), &self.file("")).ok() == Some(id))
+    }
+
+    /// Tells whether a process is a member now, in this cgroup or in one below it.
+    pub(crate) fn has(&self, pid: i32) -> bool {
+        self.pids().is_ok_and(|pids| pids.binary_search(&pid).is_ok())
+    }
+
     /// Returns the process ids of its members, without zombies.
     pub(crate) fn pids(&self) -> io::Result<Vec<i32>> {
         let mut pids = Vec::new();

@@ -22,6 +22,7 @@ mod starter;
 mod vfork;
 
 use std::cell::RefCell;
+use std::ffi::OsStr;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::time::{Duration, Instant};
@@ -57,6 +58,8 @@ pub(crate) struct Order<'a> {
     pub(crate) terminal: bool,
     /// The limit of open files of the child, unless the command sets one.
     pub(crate) nofile: Option<Limit>,
+    /// The address of the socket on which the child can tell its state.
+    pub(crate) notify: Option<&'a OsStr>,
     /// The directory of the cgroup that the child starts in, if that is not the host's.
     pub(crate) cgroup: Option<BorrowedFd<'a>>,
     /// The socket of the guard that the child registers with, and its number there.
@@ -211,7 +214,7 @@ impl Spawner {
         asked_to_end: &mut dyn FnMut() -> bool,
         start: Option<[RawFd; 2]>,
     ) -> Result<Born, SpawnError> {
-        let mut plan = Plan::new(order.command, order.files, order.terminal, order.nofile)?;
+        let mut plan = Plan::new(order.command, order.files, order.terminal, order.nofile, order.notify)?;
         #[cfg(target_os = "linux")]
         if let Some(numbers) = start {
             plan.start = starter::Start::new(&plan, numbers);

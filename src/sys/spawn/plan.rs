@@ -80,6 +80,7 @@ impl Plan {
         files: &[ChildFile<'_>],
         terminal: bool,
         nofile: Option<Limit>,
+        notify: Option<&OsStr>,
     ) -> Result<Self, SpawnError> {
         let refuse = |what: String| {
             let error = io::Error::new(io::ErrorKind::InvalidInput, what);
@@ -102,6 +103,7 @@ impl Plan {
         argv.finish();
 
         let (mut env, path) = environment(command).map_err(refuse)?;
+        env.push_notify(command, notify).map_err(|Nul| nul("the address of the notify socket"))?;
         let listen_pid = env.push_listen(command).map_err(refuse)?;
         env.finish();
 
@@ -301,6 +303,16 @@ impl Strings {
         self.bytes.split(|byte| *byte == 0).map(OsStr::from_bytes)
     }
 
+    /// Adds `NOTIFY_SOCKET` and `WATCHDOG_USEC`.
+    fn push_notify(&mut self, command: &Parts, address: Option<&OsStr>) -> Result<(), Nul> {
+        let Some(address) = address else { return Ok(()) };
+        self.push(&[b"NOTIFY_SOCKET=", address.as_bytes()])?;
+        if let Some(within) = command.attributes().watchdog {
+            self.push(&[b"WATCHDOG_USEC=", within.as_micros().to_string().as_bytes()])?;
+        }
+        Ok(())
+    }
+
     /// Adds `LISTEN_FDS`, `LISTEN_FDNAMES` and `LISTEN_PID` if there are sockets to pass on. It
     /// returns the place for the digits of the pid.
     fn push_listen(&mut self, command: &Parts) -> Result<Option<*mut u8>, String> {
@@ -336,9 +348,11 @@ fn environment(command: &Parts) -> Result<(Strings, Option<OsString>), String> {
     let mut path = None;
     // If the child has sockets of its own, the host's variables are left out, because they would be
     // found first.
-    let has_sockets = !command.attributes().listen.is_empty();
-    let is_ours =
-        |key: &OsStr| has_sockets && ["LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES"].iter().any(|name| key == *name);
+    let (listens, notifies) = (!command.attributes().listen.is_empty(), command.attributes().notify);
+    let is_ours = |key: &OsStr| {
+        (listens && ["LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES"].iter().any(|name| key == *name))
+            || (notifies && ["NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID"].iter().any(|name| key == *name))
+    };
     if !command.env_clear {
         let mut inherits = |key: &OsStr, value: &OsStr| {
             // A name that is empty, or that starts with "=", as std allows, is never looked up.
