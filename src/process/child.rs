@@ -463,22 +463,20 @@ impl Child {
     }
 
     /// Returns the members of its group that are left after it was reaped, if the kernel can reach
-    /// them.
-    fn leftover_group(&self) -> Option<ProcessGroup> {
-        let (pidfd, _) = self.pidfd.as_ref().filter(|(pidfd, _)| self.has_leftovers(pidfd))?;
-        Some(ProcessGroup { pidfd: pidfd.try_clone().ok()?, number: self.pid })
-    }
-
-    /// Returns the [`leftover_group`](Self::leftover_group). It takes the pidfd if there is no
-    /// descriptor left for another one.
+    /// them. It takes the pidfd if there is no descriptor left for another one.
     pub(super) fn take_leftover_group(&mut self) -> Option<ProcessGroup> {
-        self.leftover_group().or_else(|| {
-            let (pidfd, source) = self.pidfd.take()?;
-            if self.has_leftovers(&pidfd) {
-                return Some(ProcessGroup { pidfd, number: self.pid });
-            }
+        let (pidfd, source) = self.pidfd.take()?;
+        if !self.has_leftovers(&pidfd) {
             self.pidfd = Some((pidfd, source));
-            None
+            return None;
+        }
+        let number = self.pid;
+        Some(match pidfd.try_clone() {
+            Ok(copy) => {
+                self.pidfd = Some((pidfd, source));
+                ProcessGroup { pidfd: copy, number }
+            }
+            Err(_) => ProcessGroup { pidfd, number },
         })
     }
 

@@ -43,16 +43,16 @@ usage: childminder measure [OPTION]... [--] COMMAND [ARG]...
   -q, --quiet               no table and no progress
   -h, --help                this text
 
-What is not redirected is passed through, except that a terminal is no stdin: the keyboard belongs to this command. When
-a run ends, everything that it has started and left behind is killed. The limits of CPU time, memory and processes
-need a cgroup; a limit that cannot be had is refused, and nothing is started. SIGINT (Ctrl-C) and SIGTERM stop the
-runs, and a second one, at least 0.2 s later, kills them.
+What is not redirected is passed through, except that a terminal is no stdin: the keyboard belongs to this command.
+When a run ends, everything that it has started and left behind is killed. The limits of CPU time, memory and
+processes need a cgroup; a limit that cannot be had is refused, and nothing is started. SIGINT (Ctrl-C) and SIGTERM
+stop the runs, and a second one, at least 0.2 s later, kills them.
 
-The table on stderr has a line for each run. `covers` tells what the figures count: the whole tree, the process with the
-descendants that were waited for (reaped), or the process alone (leader).
+The table on stderr has a line for each run. `covers` tells what the figures count: the whole tree, the process with
+the descendants that were waited for (reaped), or the process alone (leader).
 
-The exit code of one run is the command's, 128+N for signal N, 124 if a time limit ended it, 127 if it was not found, 126
-if it is not executable. The exit code of several runs is 0 if all succeeded, and 1 otherwise. Exit code 2 means a
+The exit code of one run is the command's, 128+N for signal N, 124 if a time limit ended it, 127 if it was not found,
+126 if it is not executable. The exit code of several runs is 0 if all succeeded, and 1 otherwise. Exit code 2 means a
 mistake in the command line, and 125 any other failure of this command, among them a limit that cannot be had.
 ";
 
