@@ -7,18 +7,20 @@
 //! 3. [Talking to a child](talking_to_a_child)
 //! 4. [Whole trees of processes](trees)
 //! 5. [A harness](harness)
-//! 6. [Terminals](terminals)
-//! 7. [Your policy in virtual time](virtual_time)
-//! 8. [In other people's programs](embedding)
-//! 9. [Coming from Twisted](from_twisted)
-//! 10. [Coming from supervisord](from_supervisord)
-//! 11. [Coming from tokio::process](from_tokio)
-//! 12. [`childminder run`](run)
-//! 13. [`childminder up`](up)
-//! 14. [Who is trusted with what](trust)
-//! 15. [Dependencies](dependencies)
-//! 16. [How it is built](design)
-//! 17. [Contributing](contributing)
+//! 6. [What each figure means](figures)
+//! 7. [Terminals](terminals)
+//! 8. [Your policy in virtual time](virtual_time)
+//! 9. [In other people's programs](embedding)
+//! 10. [Coming from Twisted](from_twisted)
+//! 11. [Coming from supervisord](from_supervisord)
+//! 12. [Coming from tokio::process](from_tokio)
+//! 13. [`childminder run`](run)
+//! 14. [`childminder measure`](measure)
+//! 15. [`childminder up`](up)
+//! 16. [Who is trusted with what](trust)
+//! 17. [Dependencies](dependencies)
+//! 18. [How it is built](design)
+//! 19. [Contributing](contributing)
 
 #[doc = include_str!("first_program.md")]
 pub mod first_program {}
@@ -34,6 +36,9 @@ pub mod trees {}
 
 #[doc = include_str!("harness.md")]
 pub mod harness {}
+
+#[doc = include_str!("figures.md")]
+pub mod figures {}
 
 #[doc = include_str!("terminals.md")]
 pub mod terminals {}
@@ -55,6 +60,9 @@ pub mod from_tokio {}
 
 #[doc = include_str!("run.md")]
 pub mod run {}
+
+#[doc = include_str!("measure.md")]
+pub mod measure {}
 
 #[doc = include_str!("up.md")]
 #[doc = "\n# A file with every key\n\n```toml"]

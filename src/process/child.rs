@@ -28,6 +28,7 @@ use crate::sources::{Source, Sources};
 use crate::sys;
 use crate::sys::spawn::{Born, Order, Spawner};
 use crate::sys::wait::{State, StopChange, Wait};
+use crate::used::Used;
 
 /// The result of a call that an event must report in a later turn.
 #[derive(Debug, Clone, Copy)]
@@ -392,6 +393,13 @@ impl Child {
     /// Tells whether its peak memory is certainly its own, and not the host's.
     pub(crate) fn has_own_peak(&self) -> bool {
         self.own_peak
+    }
+
+    /// Returns what the process itself has used up to now, as far as `/proc` shows it.
+    pub(super) fn used(&self) -> Used {
+        let used = table::used(self.pid);
+        // Otherwise another process may have its number.
+        if self.holds_number() { used } else { Used::default() }
     }
 
     /// Returns the cgroup in which it was started, until it is reaped.
