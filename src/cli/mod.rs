@@ -14,6 +14,7 @@ mod control;
 mod descriptor;
 mod dress;
 mod listen;
+mod measure;
 mod output;
 mod paths;
 mod peer;
@@ -38,6 +39,7 @@ const HELP: &str = "\
 childminder runs, watches and restarts processes.
 
 usage: childminder run [OPTION]... [--] COMMAND [ARG]...   one process
+       childminder measure [OPTION]... [--] COMMAND [ARG]...   measures and limits runs; has a --help
        childminder up [-c FILE]                            all processes of a file
        childminder check [-c FILE] [--effective]           reports the mistakes of the file, or its settings
        childminder status | start | stop | restart | signal | reload | reopen | shutdown | logs | events | send | attach
@@ -133,6 +135,7 @@ fn dispatch(mut arguments: Parser) -> Result<u8, Failure> {
         }
         Some(Arg::Value(command)) if command == "run" => return run::main(arguments),
         Some(Arg::Value(command)) if command == "up" => return up::main(arguments),
+        Some(Arg::Value(command)) if command == "measure" => return measure::main(arguments),
         Some(Arg::Value(command)) if command == "check" => return check::main(arguments),
         Some(Arg::Value(command)) if client::COMMANDS.iter().any(|known| command == *known) => {
             return client::main(&command.to_string_lossy(), arguments);

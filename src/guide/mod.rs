@@ -8,18 +8,20 @@
 //! 4. [Whole trees of processes](trees)
 //! 5. [Order, readiness, and giving up](order)
 //! 6. [A harness](harness)
-//! 7. [Terminals](terminals)
-//! 8. [Your policy in virtual time](virtual_time)
-//! 9. [In other people's programs](embedding)
-//! 10. [Coming from Twisted](from_twisted)
-//! 11. [Coming from supervisord](from_supervisord)
-//! 12. [Coming from tokio::process](from_tokio)
-//! 13. [`childminder run`](run)
-//! 14. [`childminder up`](up)
-//! 15. [Who is trusted with what](trust)
-//! 16. [Dependencies](dependencies)
-//! 17. [How it is built](design)
-//! 18. [Contributing](contributing)
+//! 7. [What each figure means](figures)
+//! 8. [Terminals](terminals)
+//! 9. [Your policy in virtual time](virtual_time)
+//! 10. [In other people's programs](embedding)
+//! 11. [Coming from Twisted](from_twisted)
+//! 12. [Coming from supervisord](from_supervisord)
+//! 13. [Coming from tokio::process](from_tokio)
+//! 14. [`childminder run`](run)
+//! 15. [`childminder measure`](measure)
+//! 16. [`childminder up`](up)
+//! 17. [Who is trusted with what](trust)
+//! 18. [Dependencies](dependencies)
+//! 19. [How it is built](design)
+//! 20. [Contributing](contributing)
 
 #[doc = include_str!("first_program.md")]
 pub mod first_program {}
@@ -38,6 +40,9 @@ pub mod order {}
 
 #[doc = include_str!("harness.md")]
 pub mod harness {}
+
+#[doc = include_str!("figures.md")]
+pub mod figures {}
 
 #[doc = include_str!("terminals.md")]
 pub mod terminals {}
@@ -59,6 +64,9 @@ pub mod from_tokio {}
 
 #[doc = include_str!("run.md")]
 pub mod run {}
+
+#[doc = include_str!("measure.md")]
+pub mod measure {}
 
 #[doc = include_str!("up.md")]
 #[doc = "\n# A file with every key\n\n```toml"]
