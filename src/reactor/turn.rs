@@ -220,7 +220,7 @@ impl Reactor {
     fn check_everything(&mut self) {
         self.arrived_signals.extend(self.signals.as_mut().map(Signals::drain).unwrap_or_default());
         self.find_stops();
-        let ended = self.processes.iter().filter(|(_, child)| child.has_ended());
+        let ended = self.processes.iter().filter(|(_, child)| child.may_have_ended());
         self.exited.extend(ended.map(|(key, _)| key));
         self.trees.stir_all(self.woke);
         let all = self.sources.iter().filter(|(_, source)| matches!(source, Source::Pipe { .. } | Source::Host));
