@@ -6,7 +6,7 @@ use std::path::Path;
 
 use childminder::{Command, Limit, Resource};
 use rustix::fs::{Access, AtFlags, CWD, accessat};
-use rustix::process::{Gid, Uid, getegid, geteuid, getgroups, getrlimit};
+use rustix::process::{Gid, Uid, getegid, geteuid, getgid, getgroups, getrlimit, getuid};
 
 use super::Settings;
 use super::value::Id;
@@ -41,8 +41,12 @@ const BY_EFFECTIVE_USER: AtFlags = AtFlags::empty();
 
 fn may(path: &Path, access: Access) -> bool {
     match accessat(CWD, path, access, BY_EFFECTIVE_USER) {
-        // Linux before 5.8 can only answer for the real user.
-        Err(rustix::io::Errno::NOSYS) => true,
+        // Linux before 5.8 can only answer for the real user, and a sandbox may refuse the newer
+        // call by either of these.
+        Err(rustix::io::Errno::NOSYS | rustix::io::Errno::PERM) => {
+            let is_real = getuid() == geteuid() && getgid() == getegid();
+            !is_real || accessat(CWD, path, access, AtFlags::empty()).is_ok()
+        }
         result => result.is_ok(),
     }
 }
