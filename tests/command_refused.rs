@@ -7,7 +7,7 @@
 mod seccomp;
 mod up_util;
 
-use up_util::{Folder, PROGRAM, text};
+use up_util::{Folder, Nobody, PROGRAM, text};
 
 /// Runs the command on a thread to which these calls are refused. Returns its exit code and stderr.
 fn run_without(calls: &[libc::c_long], errno: i32, folder: &Folder, args: &[&str]) -> (Option<i32>, String) {
@@ -45,4 +45,16 @@ fn a_check_takes_no_refusal_for_an_answer() {
         let checked = run_without(&[libc::SYS_faccessat2], errno, &folder, &["check"]);
         assert_eq!(checked, (Some(0), String::new()));
     }
+}
+
+#[test]
+fn a_check_goes_on_without_the_limits() {
+    let Some(nobody) = Nobody::new() else { return };
+    let file = "[monitor]\nsocket = \"s\"\n[process.it]\ncommand = [\"sh\"]\nlimits = { core = 0 }\n";
+    nobody.folder.write("childminder.toml", file);
+    let thread = || {
+        seccomp::refuse(&[(libc::SYS_prlimit64, None, libc::EPERM)]);
+        nobody.run(&[], &["check"])
+    };
+    assert_eq!(std::thread::scope(|scope| scope.spawn(thread).join().unwrap()), (0, String::new()));
 }

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use childminder::{Command, Limit, Resource};
 use rustix::fs::{Access, AtFlags, CWD, accessat};
-use rustix::process::{Gid, Uid, getegid, geteuid, getgid, getgroups, getrlimit, getuid};
+use rustix::process::{Gid, Uid, getegid, geteuid, getgid, getgroups, getuid};
 
 use super::Settings;
 use super::value::Id;
@@ -160,29 +160,7 @@ pub(super) fn lower_hard_limit(resource: Resource, limit: Limit) -> Option<u64> 
     if geteuid().is_root() {
         return None;
     }
-    hard_limit(resource).filter(|own| limit.hard.is_none_or(|wanted| wanted > *own))
-}
-
-/// This process's own hard limit. `None` means no limit.
-fn hard_limit(resource: Resource) -> Option<u64> {
-    use rustix::process::Resource as Raw;
-    let raw = match resource {
-        #[cfg(not(target_os = "openbsd"))]
-        Resource::AddressSpace => Raw::As,
-        Resource::Core => Raw::Core,
-        Resource::Cpu => Raw::Cpu,
-        Resource::Data => Raw::Data,
-        Resource::FileSize => Raw::Fsize,
-        #[cfg(not(any(target_os = "illumos", target_os = "solaris")))]
-        Resource::Memlock => Raw::Memlock,
-        Resource::OpenFiles => Raw::Nofile,
-        #[cfg(not(any(target_os = "illumos", target_os = "solaris")))]
-        Resource::Processes => Raw::Nproc,
-        #[cfg(not(any(target_os = "illumos", target_os = "solaris")))]
-        Resource::ResidentSet => Raw::Rss,
-        Resource::Stack => Raw::Stack,
-        // The limits that only Linux has.
-        _ => return None,
-    };
-    getrlimit(raw).maximum
+    // A sandbox may refuse the question.
+    let own = resource.current_limit().ok()?.hard;
+    own.filter(|own| limit.hard.is_none_or(|wanted| wanted > *own))
 }
