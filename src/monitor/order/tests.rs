@@ -12,6 +12,7 @@ use super::rate::CATCH_UP;
 use super::{Group, Order, Strategy, When};
 use crate::monitor::restart::{Input, Outcome, Policy, Restart, StartLimit, State};
 use crate::monitor::simulation::crew::{Crew, Kernel};
+use crate::monitor::simulation::{Imagined, Run, Step, simulate_all};
 use crate::monitor::watch::{Readiness, Ready, Sign, Watch};
 
 /// SplitMix64, by Sebastiano Vigna.
@@ -353,6 +354,21 @@ fn a_million_steps_keep_what_is_promised() {
     }
     assert!(spawns > 50_000, "{spawns} spawns are no test");
     assert_eq!(traces.len(), 1000);
+}
+
+#[test]
+fn a_thousand_starts_follow_their_limit() {
+    let second = Duration::from_secs(1);
+    let processes = (0..1000).map(|number| Imagined::new(number.to_string(), |_| Run::Stays));
+    let mut order = Order::new();
+    order.starts_per_second(50);
+    let course = simulate_all(processes, &order, 60 * second).unwrap();
+    let starts: Vec<Duration> =
+        course.steps().iter().filter(|(.., step)| matches!(step, Step::Start { .. })).map(|(time, ..)| *time).collect();
+    assert_eq!(starts.len(), 1000);
+    // The first starts at once, and each further one 20 ms later.
+    assert_eq!(starts[999], 999 * Duration::from_millis(20));
+    assert!(starts.windows(51).all(|window| window[50] - window[0] >= second));
 }
 
 #[test]
