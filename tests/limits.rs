@@ -261,6 +261,54 @@ fn too_much_memory_ends_the_tree() {
     });
 }
 
+/// As in a cgroup that a service manager has made for one program.
+#[test]
+fn a_program_that_is_alone_in_its_cgroup_makes_room_for_controllers() {
+    in_a_cgroup("a_program_that_is_alone_in_its_cgroup_makes_room_for_controllers", |part| {
+        let own = || fs::read_to_string("/proc/self/cgroup").unwrap().lines().last().unwrap().to_owned();
+        let _ = fs::write(part.0.join("cgroup.subtree_control"), "+memory");
+        let service = part.delegate(0);
+        let before = own();
+        assert!(before.ends_with("/service"), "{before}");
+        let mut reactor = Reactor::new().unwrap();
+        reactor.enter_leaf_cgroup().unwrap();
+        assert!(own().starts_with(&before) && own().ends_with("/host"), "{}", own());
+        reactor.enter_leaf_cgroup().unwrap();
+        let mut command = program("touch 200");
+        command.contain(Contain::Cgroup);
+        let mut many = RunMany::new([command]);
+        if has(part, "memory") {
+            many = many.limits(limits(|it| it.memory = Some(64 << 20)));
+        }
+        many.start(&mut reactor);
+        while !many.is_over() {
+            reactor.turn(Some(WATCHDOG), |reactor, event| _ = many.handle(reactor, &event)).unwrap();
+            while let Some(finished) = many.next_finished() {
+                let output = finished.result.unwrap();
+                let expected = if has(part, "memory") { EndedBy::Memory } else { EndedBy::Exit };
+                assert_eq!((output.ended_by, output.used.cpu_time().unwrap().covers), (expected, Covers::Tree));
+            }
+        }
+        drop(reactor);
+        assert_eq!(own(), before);
+        let left: Vec<_> = fs::read_dir(&service).unwrap().flatten().filter(|entry| entry.path().is_dir()).collect();
+        assert!(left.is_empty(), "{left:?}");
+        assert_eq!(fs::read_to_string(service.join("cgroup.subtree_control")).unwrap().trim(), "");
+
+        // Beside others it stays where it is.
+        let mut other = std::process::Command::new("sleep").arg("1000").spawn().unwrap();
+        let mut reactor = Reactor::new().unwrap();
+        let error = reactor.enter_leaf_cgroup().unwrap_err();
+        assert_eq!(error.kind(), std::io::ErrorKind::ResourceBusy, "{error}");
+        other.kill().unwrap();
+        other.wait().unwrap();
+        assert_eq!(own(), before);
+        drop(reactor);
+        fs::write("/mnt/cgroup.procs", "0").unwrap();
+        fs::remove_dir(service).unwrap();
+    });
+}
+
 #[test]
 fn a_fork_bomb_ends() {
     in_a_cgroup("a_fork_bomb_ends", |part| {
