@@ -15,6 +15,7 @@ mod descriptor;
 mod dress;
 mod output;
 mod paths;
+mod reference;
 mod run;
 mod safe_path;
 mod screen;
@@ -40,6 +41,7 @@ usage: childminder run [OPTION]... [--] COMMAND [ARG]...   one process
        childminder check [-c FILE] [--effective]           reports the mistakes of the file, or its settings
        childminder status | start | stop | restart | signal | reload | reopen | shutdown | logs | events | send | attach
                                                            talks to `up`; each has a --help
+       childminder completions SHELL | man                 what a shell completes, and the manual page
 
 childminder run:
 
@@ -138,9 +140,13 @@ fn dispatch(mut arguments: Parser) -> Result<u8, Failure> {
         Some(Arg::Value(command)) if send::COMMANDS.iter().any(|known| command == *known) => {
             return send::main(&command.to_string_lossy(), arguments);
         }
+        Some(Arg::Value(command)) if command == "completions" || command == "man" => {
+            return reference::main(&command.to_string_lossy(), arguments);
+        }
         Some(Arg::Value(other)) => {
             let other = other.to_string_lossy();
-            let known = [&["run", "up", "check"], &client::COMMANDS[..], &send::COMMANDS].concat();
+            let known =
+                [&["run", "up", "check", "completions", "man"], &client::COMMANDS[..], &send::COMMANDS].concat();
             let near = config::nearest(&other, &known).map(|near| format!("the nearest one is `{near}`; "));
             let message = format!("no such command: {other}; {}try --help", near.unwrap_or_default());
             return Err(Failure::Usage(message));

@@ -55,7 +55,7 @@ const LAST_WORDS: Duration = Duration::from_secs(1);
 /// If more processes than this start or stop on a terminal, they are shown as progress.
 const MANY: usize = 10;
 
-const HELP: &str = "\
+pub(super) const HELP: &str = "\
 childminder up runs the processes of a file, and keeps them running.
 
 usage: childminder up [OPTION]...
@@ -69,11 +69,10 @@ SIGTERM, SIGINT (Ctrl-C), SIGQUIT, a closed terminal and any other signal that w
 and SIGXFSZ, stop all processes and end it with 0; a second one, at least 0.2 s later, kills them. SIGPIPE and SIGXFSZ
 do nothing. SIGHUP reads the file again and touches only what has changed, SIGUSR1 writes the status to stderr, SIGUSR2
 closes the output files, which the next line opens anew, and SIGTSTP (Ctrl-Z) suspends this command and the processes
-until `fg`. `childminder status` and the other subcommands talk to it. The stdin of the processes is /dev/null, unless the
-file says otherwise. If this
-command is killed, its processes and all that they have started are killed, too, unless the file says otherwise
-(`when-killed`). As the first process of a container it is the parent of each process that has lost its own, reaps it,
-and ends it in the end.
+until `fg`. `childminder status` and the other subcommands talk to it. The stdin of the processes is /dev/null, unless
+the file says otherwise. If this command is killed, its processes and all that they have started are killed, too, unless
+the file says otherwise (`when-killed`). As the first process of a container it is the parent of each process that has
+lost its own, reaps it, and ends it in the end.
 
 A process has ended when it exited by itself, or could not be started, and is not to be restarted. With `--exit-when
 all` the exit code is that of the first process that failed, or 0; otherwise it is that of the process that ended. It is
