@@ -52,13 +52,14 @@ fn in_a_cgroup(name: &str, test: impl FnOnce(&Part)) {
     });
 }
 
-/// Whether the version 2 hierarchy of this machine has a controller. If not, it prints why a part of
-/// a test is left out.
+/// Whether the version 2 hierarchy of this machine has a controller. If not, it records that a part
+/// of a test is left out.
+#[track_caller]
 fn has(part: &Part, controller: &str) -> bool {
     let known = fs::read_to_string(part.0.join("cgroup.controllers")).unwrap();
     let has = known.split_whitespace().any(|known| known == controller);
     if !has {
-        println!("left out: the controller {controller} belongs to version 1 here");
+        util::left_out(&format!("the controller {controller} is not available in version 2"));
     }
     has
 }

@@ -13,8 +13,11 @@ pub(crate) mod config;
 mod control;
 mod descriptor;
 mod dress;
+mod listen;
+mod measure;
 mod output;
 mod paths;
+mod peer;
 mod reference;
 mod run;
 mod safe_path;
@@ -37,10 +40,11 @@ const HELP: &str = "\
 childminder runs, watches and restarts processes.
 
 usage: childminder run [OPTION]... [--] COMMAND [ARG]...   one process
-       childminder up [-c FILE]                            all processes of a file
-       childminder check [-c FILE] [--effective]           reports the mistakes of the file, or its settings
-       childminder status | start | stop | restart | signal | reload | reopen | shutdown | logs | events | send | attach
-                                                           talks to `up`; each has a --help
+       childminder measure [OPTION]... [--] COMMAND...     measures and limits runs; has a --help
+       childminder up [OPTION]...                          all processes of a file; has a --help
+       childminder check [OPTION]...                       reports the mistakes of the file, or its settings
+       childminder status | start | stop | restart | signal | reset | reload | reopen | shutdown |
+                   logs | events | send | attach           each talks to `up`, and has a --help
        childminder completions SHELL | man                 what a shell completes, and the manual page
 
 childminder run:
@@ -133,6 +137,7 @@ fn dispatch(mut arguments: Parser) -> Result<u8, Failure> {
         }
         Some(Arg::Value(command)) if command == "run" => return run::main(arguments),
         Some(Arg::Value(command)) if command == "up" => return up::main(arguments),
+        Some(Arg::Value(command)) if command == "measure" => return measure::main(arguments),
         Some(Arg::Value(command)) if command == "check" => return check::main(arguments),
         Some(Arg::Value(command)) if client::COMMANDS.iter().any(|known| command == *known) => {
             return client::main(&command.to_string_lossy(), arguments);

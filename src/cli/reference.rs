@@ -9,7 +9,7 @@ use std::fmt::Write;
 use lexopt::{Arg, Parser, ValueExt};
 
 use super::control::{client, send};
-use super::{Failure, HELP, check, output, up};
+use super::{Failure, HELP, check, measure, output, up};
 
 const COMPLETIONS: &str = "\
 childminder completions prints what a shell completes for this command.
@@ -53,7 +53,8 @@ struct Page {
 
 fn pages() -> Vec<Page> {
     let page = |name: &'static str, help: &str| Page { name, help: help.to_owned() };
-    let mut pages = vec![page("run", HELP), page("up", up::HELP), page("check", check::HELP)];
+    let mut pages =
+        vec![page("run", HELP), page("up", up::HELP), page("check", check::HELP), page("measure", measure::HELP)];
     pages.extend(client::COMMANDS.map(|name| Page { name, help: client::help(name) }));
     pages.extend(send::COMMANDS.map(|name| page(name, send::help(name))));
     pages.extend([page("completions", COMPLETIONS), page("man", MAN)]);
@@ -200,7 +201,7 @@ fn zsh() -> String {
         }
         let rest = match page.name {
             "completions" => "'1:shell:(bash zsh fish)'",
-            "run" => "'*::command:_normal'",
+            "run" | "measure" => "'*::command:_normal'",
             name if WITH_NAMES.contains(&name) => "'*:process:_childminder_names'",
             _ => "",
         };

@@ -200,7 +200,8 @@ fn check_name(name: &str) -> Result<(), Failure> {
     }
 }
 
-fn seconds(arguments: &mut Parser, option: &str) -> Result<Duration, Failure> {
+/// Reads the number of seconds after an option.
+pub(super) fn seconds(arguments: &mut Parser, option: &str) -> Result<Duration, Failure> {
     let value = arguments.value()?;
     let number = value.to_str().and_then(|text| text.parse::<f64>().ok());
     let seconds = number.and_then(|number| Duration::try_from_secs_f64(number).ok());

@@ -10,6 +10,8 @@
 //! Elsewhere only a regular file is opened, and only if no hard link can make it the file of
 //! another user.
 
+mod socket;
+
 use std::ffi::{OsStr, OsString};
 use std::fmt::{self, Display, Formatter};
 use std::fs::File;
@@ -28,6 +30,7 @@ use rustix::io::{Errno, ioctl_fionbio};
 use rustix::process::geteuid;
 
 use super::{acl, descriptor};
+pub(crate) use socket::SocketFile;
 
 /// The error for a file whose folder is missing.
 const NO_FOLDER: &str = "its folder does not exist; `make-folders = true` makes it";
@@ -48,7 +51,7 @@ const APPEND: OFlags = FILE.union(OFlags::WRONLY).union(OFlags::APPEND);
 
 /// The mode and the owner of a new file. An existing file keeps its own: another user may have put
 /// it there, and would be given a file that this user may not read.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
 pub(crate) struct Creation {
     /// If it is `None`, the mode is 0666 without the bits of the umask.
     pub(crate) mode: Option<u32>,

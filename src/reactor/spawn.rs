@@ -87,6 +87,11 @@ impl Reactor {
         }
     }
 
+    /// Tells whether the peak memory of a process is certainly its own.
+    pub(crate) fn has_own_peak(&self, id: ProcessId) -> bool {
+        self.processes.get(id.0).is_some_and(Child::has_own_peak)
+    }
+
     /// Returns the cgroup of a process that has not been reaped.
     pub(crate) fn cgroup_of(&self, id: ProcessId) -> Option<Cgroup> {
         self.processes.get(id.0)?.cgroup().cloned()

@@ -146,7 +146,7 @@ fn expand_words(words: &[String], base: &Path, instance: Option<u32>) -> Arc<Vec
 }
 
 /// The address of a server on this machine, or by its number.
-fn address(text: &str) -> Option<SocketAddr> {
+pub(super) fn address(text: &str) -> Option<SocketAddr> {
     let local = text.strip_prefix("localhost:").or_else(|| text.strip_prefix(':'));
     match local {
         Some(port) => Some(SocketAddr::from(([127, 0, 0, 1], port.parse().ok()?))),

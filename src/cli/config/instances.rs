@@ -132,6 +132,7 @@ impl Settings {
             stdin: self.stdin.expand(base, instance),
             stdout: self.stdout.expand(base, instance),
             stderr: self.stderr.expand(base, instance),
+            listen: self.listen.iter().map(|listener| listener.expand(base, instance)).collect(),
             contain: self.contain,
         }
     }

@@ -11,6 +11,8 @@ mod environment;
 mod expand;
 mod instances;
 mod links;
+mod listen;
+
 mod process;
 mod program;
 mod read;
@@ -39,7 +41,7 @@ pub(crate) use report::{Findings, nearest};
 pub(crate) use socket::{Access, SocketPath};
 pub(crate) use source::{FileName, Unreadable};
 pub(crate) use stdin::Stdin;
-pub(crate) use value::{parse_contain, parse_duration};
+pub(crate) use value::{parse_contain, parse_duration, parse_size};
 
 /// The name of the file if the command line gives none.
 pub(crate) const DEFAULT_FILE: &str = "childminder.toml";

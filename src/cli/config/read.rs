@@ -35,7 +35,7 @@ use crate::cli::paths;
 use crate::cli::safe_path::{Creation, OwnFinder};
 
 const ROOT: [&str; 4] = ["monitor", "process", "group", INCLUDE];
-pub(super) const PROCESS: [&str; 22] = [
+pub(super) const PROCESS: [&str; 23] = [
     "command",
     "shell",
     "directory",
@@ -53,6 +53,7 @@ pub(super) const PROCESS: [&str; 22] = [
     "tty",
     "stdout",
     "stderr",
+    "listen",
     "raw",
     "contain",
     "timestamps",
@@ -207,6 +208,8 @@ pub(super) struct Shared {
     names: HashMap<String, (Rc<str>, Rc<Path>)>,
     /// All output files so far.
     files: HashMap<PathBuf, Output>,
+    /// All sockets in the file system that processes listen on so far.
+    pub(super) sockets: HashMap<PathBuf, Creation>,
     own: OwnFinder,
     /// The directory in which cgroups are made, if a file sets it.
     cgroup: Option<PathBuf>,
@@ -232,6 +235,7 @@ impl Default for Shared {
             has_processes: false,
             names: HashMap::new(),
             files: HashMap::new(),
+            sockets: HashMap::new(),
             own: OwnFinder::default(),
             cgroup: None,
             no_cgroup: OnceCell::new(),
@@ -417,6 +421,7 @@ impl Reader<'_, '_> {
             stdin: self.stdin(&section),
             stdout: self.output(&section, "stdout", instances),
             stderr: self.output(&section, "stderr", instances),
+            listen: self.listen(&section, instances),
             contain: self.contain(&section, contain),
         };
         let (policy, _) = self.policy(&section, defaults);
@@ -426,6 +431,7 @@ impl Reader<'_, '_> {
         let look = section.look(self.report);
         let recent = section.read(self.report, "recent", value::recent).or(self.shared.recent);
         let (care, waits) = Care::read(self.report, &section).unzip();
+        self.check_sockets(&section, &settings.listen, care.as_ref());
         self.shared.links.add(self.document, name, instances, waits.unwrap_or_default());
         let (name, base, care) = (name.to_string(), Rc::clone(&self.rc_base), care.map(Rc::new));
         let table = Table { name, base, instances, settings, policy, autostart, raw, look, recent, care };
@@ -531,7 +537,7 @@ impl Reader<'_, '_> {
                     break;
                 }
                 Ok(Some(_)) => "a descriptor that was open when this command was started",
-                _ if is_folder(&output) => "a file, not a directory",
+                _ if output.path().is_some_and(is_folder) => "a file, not a directory",
                 // A file that the process writes itself is opened at each start. A failure there
                 // concerns this process alone.
                 _ if matches!(placed, Output::File { .. }) && there.as_ref().is_some_and(Metadata::is_dir) => {
@@ -579,8 +585,8 @@ impl Reader<'_, '_> {
 }
 
 /// Whether the path ends in a way that only a folder's path does.
-fn is_folder(output: &Output) -> bool {
-    let bytes = output.path().map_or(&b""[..], |path| path.as_os_str().as_bytes());
+pub(super) fn is_folder(path: &Path) -> bool {
+    let bytes = path.as_os_str().as_bytes();
     bytes.ends_with(b"/") || bytes.ends_with(b"/.") || bytes.ends_with(b"/..")
 }
 

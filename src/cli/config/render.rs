@@ -211,6 +211,9 @@ impl Settings {
             Stdin::File(path) => writeln!(f, "stdin = {}", Quoted(&path.to_string_lossy()))?,
             Stdin::Terminal => writeln!(f, "tty = true")?,
         }
+        if !self.listen.is_empty() {
+            writeln!(f, "listen = [{}]", join(self.listen.iter()))?;
+        }
         writeln!(f, "contain = \"{}\"", show_contain(self.contain))
     }
 }
@@ -267,7 +270,7 @@ fn show_age(age: Option<Duration>) -> String {
     age.map(|age| format!(", max-age = \"{}\"", show_duration(age))).unwrap_or_default()
 }
 
-fn show_creation(new: Creation) -> String {
+pub(super) fn show_creation(new: Creation) -> String {
     let mut text = new.mode.map(|mode| format!(", mode = \"{mode:04o}\"")).unwrap_or_default();
     if new.folders {
         text += ", make-folders = true";

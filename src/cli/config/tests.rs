@@ -39,14 +39,14 @@ fn errors(text: &str) -> Vec<String> {
 
 /// The single mistake of a process that has a command and these further keys.
 #[track_caller]
-fn error(rest: &str) -> String {
+pub(super) fn error(rest: &str) -> String {
     let mut errors = errors(&format!("[process.a]\ncommand = [\"true\"]\n{rest}\n"));
     assert_eq!(errors.len(), 1, "{errors:#?}");
     errors.remove(0)
 }
 
 #[track_caller]
-fn expect_round_trip(config: &Config) {
+pub(super) fn expect_round_trip(config: &Config) {
     let text = config.effective(Values::Shown);
     // The text is read as a file of another folder.
     let again = parse_as("/usr/other.toml", text.as_bytes());
@@ -64,8 +64,8 @@ fn the_example_says_what_its_comments_say() {
     assert_eq!(config.access, Access { mode: Some(0o600), gid: Some(0) });
     let processes: Vec<_> = config.processes().collect();
     let names: Vec<_> = processes.iter().map(|process| process.name.as_str()).collect();
-    assert_eq!(names, ["web", "worker:1", "worker:2"]);
-    let [web, _, worker] = &processes[..] else { unreachable!() };
+    assert_eq!(names, ["web", "worker:1", "worker:2", "job"]);
+    let [web, _, worker, _] = &processes[..] else { unreachable!() };
     assert_eq!(web.settings.command, ["python3", "-m", "http.server", "8000"]);
     assert_eq!((&*web.policy, web.autostart), (&Policy::default(), true));
     // Everything that the file sets for `web` is the default.
@@ -93,13 +93,13 @@ fn the_example_says_what_its_comments_say() {
     assert_eq!(worker.policy.min_restart_delay, Duration::from_millis(500));
     assert_eq!(worker.policy.max_restart_delay, Duration::from_secs(90));
     assert_eq!((worker.policy.restart, worker.policy.stop_signal), (Restart::OnFailure, 2));
-    assert!(Commands::new(true).of(worker).is_ok());
+    assert!(Commands::new(true, Default::default()).of(worker).is_ok());
 }
 
 #[test]
 fn the_example_has_every_key() {
     let has = |key: &str| EXAMPLE.lines().any(|line| line.starts_with(&format!("{key} = ")));
-    for key in read::PROCESS.iter().chain(&section::POLICY).chain(&section::MONITOR) {
+    for key in read::PROCESS.iter().chain(&care::CARE).chain(&section::POLICY).chain(&section::MONITOR) {
         assert!(has(key), "{key}");
     }
 }

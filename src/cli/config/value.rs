@@ -101,7 +101,8 @@ fn several(text: &str) -> Option<u128> {
     Some(nanos)
 }
 
-fn parse_size(text: &str) -> Option<u64> {
+/// Reads a size with or without a unit.
+pub(crate) fn parse_size(text: &str) -> Option<u64> {
     u64::try_from(scaled(&text.to_ascii_lowercase(), SIZE_UNITS)?).ok()
 }
 

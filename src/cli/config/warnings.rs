@@ -16,6 +16,7 @@ use super::instances::{Table, numbers};
 use super::report::{Report, describe};
 use super::section::Section;
 use super::{Output, Settings, program, rights, text};
+use crate::cli::safe_path::Creation;
 use crate::cli::{safe_path, words};
 
 /// What follows if there is no socket.
@@ -164,6 +165,23 @@ pub(super) fn no_cgroup(parent: Option<&Path>) -> Option<String> {
     }
     let containment = reactor.containment(Command::new("").contain(Contain::Cgroup));
     if containment.strength() == Strength::Cgroup { None } else { containment.reason().map(str::to_owned) }
+}
+
+/// The reason why a socket on which a process listens cannot be made, if there is one.
+pub(super) fn listener_problem(path: &Path, new: Creation) -> Option<String> {
+    let folder = path.parent()?;
+    let no_socket = fs::symlink_metadata(path).is_ok_and(|there| !there.file_type().is_socket());
+    if no_socket {
+        Some("there is a file already, which is no socket".into())
+    } else if let Some(problem) = folder_problem(folder) {
+        Some(format!("its folder {problem}"))
+    } else if !rights::may_make_files_in(folder) {
+        Some(format!("{} may not make files in its folder", rights::who()))
+    } else if !rights::may_give(new) {
+        Some(format!("{} may not make files with its `owner`", rights::who()))
+    } else {
+        None
+    }
 }
 
 /// Adds a mistake if there is another file at the path of the socket, and a warning if the socket

@@ -16,10 +16,11 @@ use childminder::{Event, Interest, Reactor, SourceId, TimerId};
 
 use super::connection::{Connection, Input};
 use super::protocol::{self, MAX_REQUEST, Object, Request};
-use super::socket::{Peer, SocketFile};
+use super::socket::SocketFile;
 #[cfg(target_os = "linux")]
 use super::watch::FileWatch;
 use crate::cli::config::Access;
+use crate::cli::peer::Peer;
 
 /// The number of clients at a time. If another one comes, the one that has been idle longest is
 /// dropped.

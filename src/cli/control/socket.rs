@@ -1,12 +1,10 @@
-//! The control socket in the file system: its file, its lock, and the user at the other end. Speaks
-//! no protocol.
+//! The control socket in the file system: its file and its lock. Speaks no protocol.
 //!
 //! The one rule: a socket that a process listens on is never removed, and nothing but a socket is
 //! ever removed.
 
 use std::fs;
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
@@ -14,10 +12,11 @@ use std::path::{Path, PathBuf};
 #[cfg(target_os = "linux")]
 use rustix::fs::OFlags;
 use rustix::fs::{AtFlags, Mode};
-use rustix::net::{AddressFamily, SocketAddrUnix, SocketType, bind, connect};
+use rustix::net::{SocketAddrUnix, bind};
 
 use super::lock::Lock;
 use crate::cli::config::Access;
+use crate::cli::peer::{self, Peer};
 
 /// The number of connections that may wait to be accepted, as std has it.
 const BACKLOG: i32 = 128;
@@ -93,7 +92,7 @@ fn lock(socket: &Path) -> io::Result<Option<Lock>> {
 
 fn listen(path: &Path, access: Access) -> io::Result<(UnixListener, (u64, u64))> {
     make_room(path)?;
-    let socket = new()?;
+    let socket = peer::new()?;
     // The socket has its mode from the start. No other thread could make files with this umask
     // meanwhile.
     #[allow(clippy::cast_possible_truncation)] // 16 bits on some systems, which hold every mode
@@ -146,65 +145,8 @@ fn make_room(path: &Path) -> io::Result<()> {
     if !there.file_type().is_socket() {
         return Err(io::Error::new(io::ErrorKind::AlreadyExists, "there is a file already, and it is no socket"));
     }
-    match try_connect(path) {
-        Err(rustix::io::Errno::CONNREFUSED) => fs::remove_file(path),
-        Ok(there) => Err(in_use(Peer::of(&there).and_then(|peer| peer.pid))),
-        // So many others are connecting that the queue is full.
-        Err(rustix::io::Errno::AGAIN) => Err(in_use(None)),
-        Err(error) => Err(error.into()),
-    }
-}
-
-/// The error for a socket of a process that does not hold our lock. It is no supervisor, or a
-/// supervisor of another user.
-fn in_use(pid: Option<i32>) -> io::Error {
-    let pid = pid.map(|pid| format!(", pid {pid}")).unwrap_or_default();
-    io::Error::new(io::ErrorKind::AddrInUse, format!("somebody listens there already{pid}"))
-}
-
-/// A socket that no child inherits.
-pub(super) fn new() -> rustix::io::Result<OwnedFd> {
-    // macOS has no flag for that. No other thread of this program could start a child in between.
-    let socket = rustix::net::socket(AddressFamily::UNIX, SocketType::STREAM, None)?;
-    rustix::io::fcntl_setfd(&socket, rustix::io::FdFlags::CLOEXEC)?;
-    Ok(socket)
-}
-
-/// Connects, if that is possible at once. The error is `AGAIN` if too many others are waiting.
-pub(super) fn try_connect(path: &Path) -> rustix::io::Result<OwnedFd> {
-    let socket = new()?;
-    rustix::io::ioctl_fionbio(&socket, true)?;
-    connect(&socket, &SocketAddrUnix::new(path)?)?;
-    Ok(socket)
-}
-
-/// The process at the other end of a connection. For a listener, it is the process that began to
-/// listen.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Peer {
-    pub(super) uid: u32,
-    /// Its pid; `None` if it is in a PID namespace that this process cannot look into.
-    pub(super) pid: Option<i32>,
-}
-
-impl Peer {
-    /// The peer of a socket; `None` if the system does not tell it.
-    #[cfg(target_os = "linux")]
-    pub(super) fn of(socket: &impl AsFd) -> Option<Self> {
-        let peer = nix::sys::socket::getsockopt(socket, nix::sys::socket::sockopt::PeerCredentials).ok()?;
-        Some(Self { uid: peer.uid(), pid: Some(peer.pid()).filter(|pid| *pid > 0) })
-    }
-
-    /// The system is not asked here. The mode of the socket's file keeps other users out.
-    #[cfg(not(target_os = "linux"))]
-    pub(super) fn of(_: &impl AsFd) -> Option<Self> {
-        Some(Self { uid: rustix::process::geteuid().as_raw(), pid: None })
-    }
-
-    /// Whether the peer is root, or runs as the same user as this process.
-    pub(super) fn is_trusted(self) -> bool {
-        self.uid == 0 || self.uid == rustix::process::geteuid().as_raw()
-    }
+    peer::check_deserted(path)?;
+    fs::remove_file(path)
 }
 
 #[cfg(test)]
@@ -226,8 +168,8 @@ mod tests {
         // A listener that is too busy to accept is not replaced either.
         let mut waiting = Vec::new();
         if crate::left_out::needs_descriptors(5_000) {
-            while try_connect(&path).is_ok() {
-                waiting.push(try_connect(&path));
+            while peer::try_connect(&path).is_ok() {
+                waiting.push(peer::try_connect(&path));
                 assert!(waiting.len() < 10_000);
             }
             assert_eq!(SocketFile::bind(&path, Access::default()).unwrap_err().kind(), io::ErrorKind::AddrInUse);

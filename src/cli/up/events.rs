@@ -14,12 +14,12 @@ use crate::cli::control::{ClientId, glob};
 
 /// A client that hears events.
 #[derive(Debug)]
-pub(super) struct Listener {
+pub(super) struct Subscriber {
     client: ClientId,
     patterns: Vec<String>,
 }
 
-impl Listener {
+impl Subscriber {
     fn wants(&self, name: Option<&str>) -> bool {
         let is_meant = |name| self.patterns.iter().any(|pattern| glob::matches(pattern, name));
         self.patterns.is_empty() || name.is_none_or(is_meant)
@@ -75,30 +75,30 @@ impl Up {
         first.insert("event".into(), "listening".into());
         first.insert("sequence".into(), events.sequence.into());
         self.server.send_before(client, first, reactor.now());
-        self.listeners.push(Listener { client, patterns });
+        self.subscribers.push(Subscriber { client, patterns });
     }
 
     /// Sends the events that have happened.
     pub(super) fn settle_events(&mut self, reactor: &mut Reactor) {
-        if self.listeners.is_empty() {
+        if self.subscribers.is_empty() {
             return;
         }
         let now = reactor.now();
         let news = std::mem::take(&mut self.monitor.observer_mut().events.news);
         let server = &mut self.server;
-        self.listeners.retain(|listener| {
+        self.subscribers.retain(|subscriber| {
             for object in &news {
                 let name = object.get("name").and_then(Value::as_str);
-                if listener.wants(name) && !server.send_before(listener.client, object.clone(), now) {
+                if subscriber.wants(name) && !server.send_before(subscriber.client, object.clone(), now) {
                     return false;
                 }
             }
-            let stays = server.is_listening(listener.client);
+            let stays = server.is_listening(subscriber.client);
             if !stays {
-                server.answer(listener.client, protocol::done(), now);
+                server.answer(subscriber.client, protocol::done(), now);
             }
             stays
         });
-        self.monitor.observer_mut().events.heard = !self.listeners.is_empty();
+        self.monitor.observer_mut().events.heard = !self.subscribers.is_empty();
     }
 }

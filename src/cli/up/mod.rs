@@ -28,6 +28,7 @@ mod waits;
 
 use std::collections::HashMap;
 use std::path::PathBuf;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -39,11 +40,12 @@ use super::config::{Commands, Config, FileName, Fingerprint, Look, ProcessConfig
 use super::control::Lock;
 use super::control::Server;
 use super::dress::Stamp;
+use super::listen::Listeners;
 use super::signals::{self, Signals, Wish};
 use super::{Failure, child, descriptor, output, path_of, words};
 use console::Console;
 use ends::{Ends, ExitWhen};
-use events::Listener;
+use events::Subscriber;
 use input::Attached;
 use logs::Log;
 use parent::Parent;
@@ -148,8 +150,10 @@ struct Up {
     waits: Waits,
     /// The service manager that has started this command, if it wants to know our state.
     parent: Option<Box<Parent>>,
+    /// The sockets of the processes.
+    listeners: Rc<Listeners>,
     logs: Vec<Log>,
-    listeners: Vec<Listener>,
+    subscribers: Vec<Subscriber>,
     attached: Vec<Attached>,
     ends: Ends,
     /// What the command line says of how lines are written.
@@ -215,7 +219,8 @@ impl Up {
         let mut processes = Vec::new();
         let mut autostart = Vec::new();
         let (kills_at_death, cgroup, order) = (config.kills_at_death, config.cgroup.clone(), config.order.clone());
-        let mut commands = Commands::new(kills_at_death);
+        let listeners = Rc::<Listeners>::default();
+        let mut commands = Commands::new(kills_at_death, Rc::clone(&listeners));
         for process in config.into_processes() {
             let failed = |error: &dyn std::fmt::Display| Failure::Other(format!("[{}] {error}", process.name));
             let command = commands.of(&process).map_err(|error| failed(&error))?;
@@ -243,8 +248,9 @@ impl Up {
             server,
             waits: Waits::default(),
             parent: Parent::new(reactor),
+            listeners,
             logs: Vec::new(),
-            listeners: Vec::new(),
+            subscribers: Vec::new(),
             attached: Vec::new(),
             ends: Ends::default(),
             look,
@@ -422,6 +428,7 @@ impl Service for Up {
         self.stage = Stage::Running;
         self.server.restore(reactor);
         let names = std::mem::take(&mut self.autostart);
+        self.parent_awaits(&names);
         self.start_all(reactor, &names);
         self.after_event(reactor);
     }

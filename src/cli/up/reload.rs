@@ -3,6 +3,7 @@
 //! The one rule: everything that can fail is done before anything is changed.
 
 use std::collections::HashMap;
+use std::rc::Rc;
 use std::sync::Arc;
 
 use childminder::restart::State;
@@ -89,7 +90,7 @@ impl Up {
         let mut errors = Vec::new();
         let mut plan = Vec::new();
         let mut known = Vec::new();
-        let mut commands = Commands::new(self.kills_at_death);
+        let mut commands = Commands::new(self.kills_at_death, Rc::clone(&self.listeners));
         let (socket, kills_at_death, cgroup) = (new.socket.clone(), new.kills_at_death, new.cgroup.clone());
         let (look, access, order) = (new.look, new.access, new.order.clone());
         for process in new.into_processes() {

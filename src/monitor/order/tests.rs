@@ -243,7 +243,7 @@ impl Box {
             3 => self.crew.request(self.now, key, Input::Restart),
             4 if self.random.one_in(4) => self.crew.request(self.now, key, Input::Kill),
             5 if self.random.one_in(4) => self.crew.request(self.now, key, Input::Reset),
-            6 if self.random.one_in(8) => self.crew.stop_all(self.now),
+            6 if self.random.one_in(8) => self.stop_or_kill_all(),
             7 => {
                 let most = 1 + self.random.below(3);
                 let keys = (0..most).map(|_| self.random.below(self.count())).collect();
@@ -272,6 +272,20 @@ impl Box {
             }
         }
         self.check();
+    }
+
+    /// Stops or kills all. Nothing is started any more, and what is asked to stop does so.
+    fn stop_or_kill_all(&mut self) {
+        match self.random.one_in(2) {
+            true => self.crew.stop_all(self.now),
+            false => self.crew.kill_all(self.now),
+        }
+        if self.random.one_in(2) {
+            self.quiesce();
+            for (key, actor) in self.crew.actors.iter().enumerate() {
+                assert_eq!(actor.life.state(), State::Stopped, "{key}");
+            }
+        }
     }
 
     /// What holds after each step.
@@ -319,8 +333,7 @@ fn run(seed: u64, steps: u64) -> (u64, u64) {
             it.quiesce();
         }
     }
-    it.crew.kernel.broken_spawns = false;
-    it.crew.stop_all(it.now);
+    it.stop_or_kill_all();
     it.quiesce();
     it.check();
     for (key, actor) in it.crew.actors.iter().enumerate() {

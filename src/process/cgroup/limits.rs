@@ -80,10 +80,8 @@ impl Cgroup {
             let what = match error.kind() {
                 io::ErrorKind::NotFound => {
                     let path = self.home.path.parent().unwrap_or(&self.home.path).display();
-                    return Refused::new(
-                        format!("the controller `{controller}` is not available for cgroups below {path}"),
-                        &io::ErrorKind::NotFound.into(),
-                    );
+                    let what = format!("the controller `{controller}` is not available for cgroups below {path}");
+                    return Refused::unsupported(what);
                 }
                 _ => format!("cannot write {value} to {}", self.path().join(file).display()),
             };

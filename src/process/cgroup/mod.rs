@@ -62,6 +62,10 @@ impl Refused {
         Self { what: said.into(), kind, errno }
     }
 
+    pub(crate) fn unsupported(what: String) -> Self {
+        Self { what: what.into(), kind: io::ErrorKind::Unsupported, errno: None }
+    }
+
     /// Returns what was tried, and the system's error.
     pub(crate) fn reason(&self) -> Arc<str> {
         Arc::clone(&self.what)
