@@ -18,6 +18,7 @@ mod input;
 mod log_files;
 mod logs;
 mod parent;
+mod prompt;
 mod recent;
 mod reload;
 mod reporter;
@@ -49,6 +50,7 @@ use events::Subscriber;
 use input::Attached;
 use logs::Log;
 use parent::Parent;
+use prompt::Prompt;
 use reporter::Reporter;
 use waits::Waits;
 
@@ -155,6 +157,7 @@ struct Up {
     logs: Vec<Log>,
     subscribers: Vec<Subscriber>,
     attached: Vec<Attached>,
+    prompt: Prompt,
     ends: Ends,
     /// What the command line says of how lines are written.
     look: Look,
@@ -252,6 +255,7 @@ impl Up {
             logs: Vec::new(),
             subscribers: Vec::new(),
             attached: Vec::new(),
+            prompt: Prompt::default(),
             ends: Ends::default(),
             look,
             kills_at_death,
@@ -456,7 +460,11 @@ impl Service for Up {
                 self.reporter().say(&words::orphan(*pid, name));
                 true
             }
-            (None, Event::Timer(id)) if self.wait_timer(reactor, *id) || self.parent_timer(reactor, *id) => true,
+            (None, Event::Timer(id))
+                if self.wait_timer(reactor, *id) || self.parent_timer(reactor, *id) || self.prompt_timer(*id) =>
+            {
+                true
+            }
             _ if self.server.handle(reactor, event) => {
                 // Which client may be dropped for another one is known only when all clients have
                 // been heard.
@@ -466,6 +474,9 @@ impl Service for Up {
             _ => {
                 if !self.attached.is_empty() {
                     self.pass_to_attached(reactor, event);
+                }
+                if self.reporter().console.shows_progress() {
+                    self.look_for_prompt(reactor, event);
                 }
                 self.reporter().handle(reactor, event) || self.monitor.handle(reactor, event)
             }
