@@ -13,9 +13,10 @@ use run_util::*;
 
 #[test]
 fn a_long_run_is_followed_by_a_restart_at_once() {
+    let before = now();
     let mut running = start(&["-t", "0.3", "-m", "60", "--", "sh", "-c", "echo up; exec sleep 0.4"]);
     let times = starts(&mut running, 4);
-    assert_gaps(&times, &[400, 400, 400]);
+    assert_gaps(before, &times, &[400, 400, 400]);
     let exited = running.expect(ERR, "exited: exit status 0, after ");
     assert!(exited.text.starts_with("childminder: [sh] "), "{exited:?}");
     running.expect(ERR, "[sh] restarting now");
@@ -26,6 +27,7 @@ fn a_long_run_is_followed_by_a_restart_at_once() {
 
 #[test]
 fn instant_deaths_are_followed_by_growing_waits() {
+    let before = now();
     let mut running = start(&["sh", "-c", "exit 1"]);
     let mut times = starts(&mut running, 1);
     for wait in ["1 s", "2 s"] {
@@ -33,14 +35,15 @@ fn instant_deaths_are_followed_by_growing_waits() {
         running.expect(ERR, &format!("restarting in {wait}"));
         times.extend(starts(&mut running, 1));
     }
-    assert_gaps(&times, &[1000, 2000]);
+    assert_gaps(before, &times, &[1000, 2000]);
 }
 
 #[test]
 fn the_waits_go_from_the_shortest_to_the_longest() {
+    let before = now();
     let mut running = start(&["-m", "0.1", "-M", "0.4", "sh", "-c", "exit 1"]);
     let times = starts(&mut running, 6);
-    assert_gaps(&times, &[100, 200, 400, 400, 400]);
+    assert_gaps(before, &times, &[100, 200, 400, 400, 400]);
 }
 
 #[test]
