@@ -18,10 +18,14 @@
 //! 14. [`childminder run`](run)
 //! 15. [`childminder measure`](measure)
 //! 16. [`childminder up`](up)
-//! 17. [Who is trusted with what](trust)
-//! 18. [Dependencies](dependencies)
-//! 19. [How it is built](design)
-//! 20. [Contributing](contributing)
+//! 17. [Configurations of other tools](moving)
+//! 18. [As a service of systemd](systemd)
+//! 19. [In a container](containers)
+//! 20. [In a cluster](clusters)
+//! 21. [Who is trusted with what](trust)
+//! 22. [Dependencies](dependencies)
+//! 23. [How it is built](design)
+//! 24. [Contributing](contributing)
 
 #[doc = include_str!("first_program.md")]
 pub mod first_program {}
@@ -73,6 +77,18 @@ pub mod measure {}
 #[doc = include_str!("../cli/config/example.toml")]
 #[doc = "```"]
 pub mod up {}
+
+#[doc = include_str!("moving.md")]
+pub mod moving {}
+
+#[doc = include_str!("systemd.md")]
+pub mod systemd {}
+
+#[doc = include_str!("containers.md")]
+pub mod containers {}
+
+#[doc = include_str!("clusters.md")]
+pub mod clusters {}
 
 #[doc = include_str!("trust.md")]
 pub mod trust {}

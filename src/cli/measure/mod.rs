@@ -22,7 +22,7 @@ use super::output::{self, Output};
 use super::{FAILURE, Failure, child};
 use arguments::{Arguments, Json};
 
-const HELP: &str = "\
+pub(super) const HELP: &str = "\
 childminder measure runs a command, limits it, and tells what it used with everything that it started.
 
 usage: childminder measure [OPTION]... [--] COMMAND [ARG]...
