@@ -16,9 +16,10 @@
 //! 12. [`childminder run`](run)
 //! 13. [`childminder up`](up)
 //! 14. [Who is trusted with what](trust)
-//! 15. [Dependencies](dependencies)
-//! 16. [How it is built](design)
-//! 17. [Contributing](contributing)
+//! 15. [Where each promise holds](platforms)
+//! 16. [Dependencies](dependencies)
+//! 17. [How it is built](design)
+//! 18. [Contributing](contributing)
 
 #[doc = include_str!("first_program.md")]
 pub mod first_program {}
@@ -64,6 +65,9 @@ pub mod up {}
 
 #[doc = include_str!("trust.md")]
 pub mod trust {}
+
+#[doc = include_str!("platforms.md")]
+pub mod platforms {}
 
 #[doc = include_str!("dependencies.md")]
 pub mod dependencies {}
