@@ -5,10 +5,13 @@
 
 use std::ffi::{OsStr, OsString};
 use std::fmt;
+use std::io;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
+use crate::conditions::{self, Conditions};
 use crate::contain::Contain;
 use crate::limit::{Limit, Resource};
 use crate::map::Map;
@@ -61,7 +64,9 @@ pub(crate) struct Parts {
 #[derive(Debug, Clone)]
 pub(crate) struct Attributes {
     pub(crate) arg0: Option<OsString>,
-    pub(crate) listen: Vec<(String, Arc<OwnedFd>)>,
+    pub(crate) listen: Vec<(String, Stdio)>,
+    pub(crate) notify: bool,
+    pub(crate) watchdog: Option<Duration>,
     pub(crate) pty: Option<Pty>,
     pub(crate) uid: Option<u32>,
     pub(crate) gid: Option<u32>,
@@ -69,12 +74,33 @@ pub(crate) struct Attributes {
     pub(crate) umask: Option<u32>,
     pub(crate) nice: Option<i32>,
     pub(crate) limits: Map<Resource, Limit>,
+    pub(crate) conditions: Conditions,
+    pub(crate) tree_limits: TreeLimits,
+    pub(crate) own_peak: bool,
+}
+
+/// The limits of a whole tree that the kernel enforces, and whether the tree is to be measured as
+/// far as the system allows.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct TreeLimits {
+    pub(crate) memory: Option<u64>,
+    pub(crate) processes: Option<u64>,
+    pub(crate) measured: bool,
+}
+
+impl TreeLimits {
+    /// Tells whether there is any limit.
+    pub(crate) fn are_any(self) -> bool {
+        self.memory.is_some() || self.processes.is_some()
+    }
 }
 
 /// The attributes of a command that sets none.
 static INHERITED: Attributes = Attributes {
     arg0: None,
     listen: Vec::new(),
+    notify: false,
+    watchdog: None,
     pty: None,
     uid: None,
     gid: None,
@@ -82,6 +108,9 @@ static INHERITED: Attributes = Attributes {
     umask: None,
     nice: None,
     limits: Map::new(),
+    conditions: conditions::NONE,
+    tree_limits: TreeLimits { memory: None, processes: None, measured: false },
+    own_peak: false,
 };
 
 /// The process group and the session of the child.
@@ -155,6 +184,26 @@ impl Command {
         }))
     }
 
+    /// Returns the command of another program that runs with the same user, environment, directory,
+    /// limits and containment, but with `/dev/null` for its input and output. `None` if there is no
+    /// program.
+    pub(crate) fn helper(&self, words: &[OsString], main: Option<u32>) -> Option<Self> {
+        let (program, args) = words.split_first()?;
+        let mut helper = self.clone();
+        let parts = helper.parts_mut();
+        (parts.program, parts.args) = (program.clone(), args.to_vec());
+        parts.fds = Map::new();
+        if let Some(attributes) = &mut parts.attributes {
+            (attributes.arg0, attributes.pty, attributes.notify) = (None, None, false);
+            attributes.listen.clear();
+        }
+        helper.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        if let Some(pid) = main {
+            helper.env("MAINPID", pid.to_string());
+        }
+        Some(helper)
+    }
+
     pub(crate) fn parts(&self) -> &Parts {
         &self.0
     }
@@ -163,7 +212,7 @@ impl Command {
         Arc::make_mut(&mut self.0)
     }
 
-    fn attributes_mut(&mut self) -> &mut Attributes {
+    pub(crate) fn attributes_mut(&mut self) -> &mut Attributes {
         self.parts_mut().attributes.get_or_insert_with(|| Box::new(INHERITED.clone()))
     }
 
@@ -286,7 +335,94 @@ impl Command {
     /// The spawn refuses a name that contains a colon or a NUL.
     #[doc(alias = "LISTEN_FDS")]
     pub fn listen_fd(&mut self, name: impl Into<String>, socket: impl Into<OwnedFd>) -> &mut Self {
-        self.attributes_mut().listen.push((name.into(), Arc::new(socket.into())));
+        self.attributes_mut().listen.push((name.into(), Stdio::from(socket.into())));
+        self
+    }
+
+    /// Hands a listening socket to the child, as [`listen_fd`](Self::listen_fd) does, that a function
+    /// of the host opens.
+    ///
+    /// The function is called at each spawn, with `what`, which also names the socket in errors. It
+    /// returns a duplicate of a socket that the host keeps, so that the socket outlives the child. If
+    /// it fails, the spawn fails at [`Stage::Open`](crate::Stage::Open), and a later one may succeed.
+    ///
+    /// ```
+    /// use std::net::TcpListener;
+    /// use std::sync::Mutex;
+    ///
+    /// use childminder::{Command, Reactor};
+    ///
+    /// let mut command = Command::new("sh");
+    /// command.args(["-c", "test $LISTEN_FDS = 1 && test -S /proc/self/fd/3"]);
+    /// let kept: Mutex<Option<TcpListener>> = Mutex::new(None);
+    /// command.listen_with("web", "127.0.0.1:0", move |address| {
+    ///     let mut kept = kept.lock().expect("no panic");
+    ///     if kept.is_none() {
+    ///         *kept = Some(TcpListener::bind(address.to_str().expect("an address"))?);
+    ///     }
+    ///     Ok(kept.as_ref().expect("just opened").try_clone()?.into())
+    /// });
+    /// let mut reactor = Reactor::new()?;
+    /// reactor.spawn_process(&command)?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    #[doc(alias = "LISTEN_FDS")]
+    pub fn listen_with(
+        &mut self,
+        name: impl Into<String>,
+        what: impl Into<PathBuf>,
+        open: impl Fn(&Path) -> io::Result<OwnedFd> + Send + Sync + 'static,
+    ) -> &mut Self {
+        self.attributes_mut().listen.push((name.into(), Stdio::open_with(what, open)));
+        self
+    }
+
+    /// Sets whether the child can tell its state by systemd's protocol (`sd_notify(3)`). The default
+    /// is no.
+    ///
+    /// Each process gets a socket of its own, whose address is in its variable `NOTIFY_SOCKET`. What
+    /// it says there is [`Event::Notified`](crate::Event::Notified), until its exit. Every process
+    /// of its tree may say it, and nobody else: see
+    /// [`Event::NotifyRefused`](crate::Event::NotifyRefused).
+    ///
+    /// The address is an abstract one, so it leaves no file behind and needs no rights. It is known
+    /// only within the network namespace of the host. On systems other than Linux, the spawn fails
+    /// (`Unsupported`).
+    ///
+    /// ```
+    /// use childminder::{Command, Event, Reactor};
+    ///
+    /// # if !cfg!(target_os = "linux") { return Ok(()); }
+    /// let mut reactor = Reactor::new()?;
+    /// let mut command = Command::new("sh");
+    /// command.args(["-c", "echo $NOTIFY_SOCKET"]).notify(true);
+    /// reactor.spawn_process(&command)?;
+    /// let (mut said, mut ended) = (Vec::new(), false);
+    /// while !ended {
+    ///     reactor.turn(None, |_, event| match event {
+    ///         Event::Data { data, .. } => said.extend_from_slice(data),
+    ///         Event::Notified { notice, .. } => println!("ready: {}", notice.ready),
+    ///         Event::Ended { .. } => ended = true,
+    ///         _ => {}
+    ///     })?;
+    /// }
+    /// assert!(said.starts_with(b"@childminder-"));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    #[doc(alias = "NOTIFY_SOCKET")]
+    #[doc(alias = "sd_notify")]
+    pub fn notify(&mut self, notify: bool) -> &mut Self {
+        self.attributes_mut().notify = notify;
+        self
+    }
+
+    /// Tells the child in its variable `WATCHDOG_USEC` that it has to give a sign of life
+    /// (`WATCHDOG=1`) within this time, again and again (`sd_watchdog_enabled(3)`). It only tells
+    /// the child so, and only with [`notify`](Self::notify). Programs usually say it after half the
+    /// time.
+    #[doc(alias = "WATCHDOG_USEC")]
+    pub fn watchdog(&mut self, within: Duration) -> &mut Self {
+        self.attributes_mut().watchdog = Some(within);
         self
     }
 
@@ -421,6 +557,38 @@ impl Command {
     #[doc(alias = "setrlimit")]
     pub fn rlimit(&mut self, resource: Resource, limit: Limit) -> &mut Self {
         self.attributes_mut().limits.insert(resource, limit);
+        self
+    }
+
+    /// Limits the memory of the child and everything that it starts, in bytes, without swap
+    /// (`memory.max`, `memory.swap.max` and `memory.oom.group`). At the limit the kernel kills them
+    /// all.
+    ///
+    /// It needs a cgroup (see [`contain`](Self::contain)) and the controller `memory`. Otherwise the
+    /// spawn is refused at [`Stage::Limit`](crate::Stage::Limit). To limit the address space of each
+    /// process instead, use [`rlimit`](Self::rlimit) with
+    /// [`Resource::AddressSpace`](crate::Resource::AddressSpace).
+    #[doc(alias = "memory.max")]
+    pub fn memory_limit(&mut self, bytes: u64) -> &mut Self {
+        self.attributes_mut().tree_limits.memory = Some(bytes);
+        self
+    }
+
+    /// Limits how many processes and threads the child and everything that it starts can be at the
+    /// same time (`pids.max`). At the limit no further one can be started (`EAGAIN`), which
+    /// [`Event::ProcessLimit`](crate::Event::ProcessLimit) reports.
+    ///
+    /// It needs a cgroup (see [`contain`](Self::contain)) and the controller `pids`. Otherwise the
+    /// spawn is refused at [`Stage::Limit`](crate::Stage::Limit).
+    #[doc(alias = "pids.max")]
+    pub fn process_limit(&mut self, count: u64) -> &mut Self {
+        self.attributes_mut().tree_limits.processes = Some(count);
+        self
+    }
+
+    /// Has the tree measured as far as the system allows, if it is in a cgroup.
+    pub(crate) fn measured(&mut self) -> &mut Self {
+        self.attributes_mut().tree_limits.measured = true;
         self
     }
 

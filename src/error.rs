@@ -49,6 +49,9 @@ stages! {
     /// Making a cgroup for the child, or starting the child in it: see
     /// [`Contain::Cgroup`](crate::Contain::Cgroup).
     Cgroup => "cgroup",
+    /// Setting a limit of the whole tree, such as [`Command::memory_limit`](crate::Command), or
+    /// checking that one can be had: see [`Limits`](crate::Limits). Nothing was started.
+    Limit => "limit",
     /// Taking a table of open files of its own (`close_range(2)`).
     CloseRange => "close_range",
     /// Starting a new session.
@@ -62,6 +65,18 @@ stages! {
     /// Registering the child with the guard: see
     /// [`Reactor::kill_trees_at_death`](crate::Reactor::kill_trees_at_death).
     Guard => "guard",
+    /// Binding the child to processors: see [`Command::cpus`](crate::Command::cpus).
+    Affinity => "sched_setaffinity",
+    /// Binding the child's memory to NUMA nodes.
+    MemoryPolicy => "set_mempolicy",
+    /// Turning off the randomisation of addresses.
+    Personality => "personality",
+    /// Setting the scheduling class.
+    Scheduler => "sched_setscheduler",
+    /// Setting the I/O priority.
+    IoPriority => "ioprio_set",
+    /// Renouncing further rights.
+    NoNewPrivs => "no_new_privs",
     /// Setting the scheduling priority.
     Nice => "nice",
     /// Setting a resource limit.
@@ -281,6 +296,8 @@ pub enum RunError {
         /// The number of the signal.
         signal: i32,
     },
+    /// The command was not started, because [`RunMany`](crate::RunMany) was stopped before.
+    NotStarted,
     /// The process was killed and is still there two seconds later: it has become another user's,
     /// or waits for a device in the kernel. It is left to itself.
     StillRunning {
@@ -297,6 +314,7 @@ impl fmt::Display for RunError {
             Self::Spawn(error) => error.fmt(f),
             Self::Input(error) => write!(f, "cannot read the input: {error}"),
             Self::Wait(error) => write!(f, "cannot wait for the process: {error}"),
+            Self::NotStarted => f.write_str("it was not started: all runs were stopped before"),
             Self::Interrupted { signal } => write!(f, "interrupted by signal {signal}"),
             Self::StillRunning { pid, refusal: Some(error) } => write!(f, "cannot kill process {pid}: {error}"),
             Self::StillRunning { pid, refusal: None } => {
@@ -312,7 +330,7 @@ impl Error for RunError {
             Self::Spawn(error) => error.source(),
             Self::Input(error) | Self::Wait(error) => Some(error),
             Self::StillRunning { refusal, .. } => refusal.as_ref().map(|error| error as &dyn Error),
-            Self::Interrupted { .. } => None,
+            Self::Interrupted { .. } | Self::NotStarted => None,
         }
     }
 }

@@ -42,7 +42,8 @@ pub struct Exit {
     /// The resources used by the process and by the children that it waited for. All zero if the
     /// status is unknown.
     pub usage: Usage,
-    /// The time from just before the spawn to the reap, on the monotonic clock.
+    /// The time from just before its exec to the reap, on the monotonic clock. The child itself
+    /// reads the clock before its exec, so the time that the spawn took is not in it.
     pub wall_time: Duration,
     /// The last signal sent to it through this library whose default action ends a process, if
     /// there was one.

@@ -29,6 +29,7 @@
 //! | [`Controlled`], [`Handle`] | the same, asked from other threads |
 //! | [`Service`], [`MultiService`] | what is started and stopped with your program |
 //! | [`RunToEnd`] | one command from start to end, in one blocking call |
+//! | [`RunMany`] | many commands, so many at a time, with [`Limits`] and on processors of their own |
 //! | [`JobControl`] | Ctrl-C and Ctrl-Z in a program with its own loop |
 //! | [`ProcessProtocol`], [`Feed`] | layers over the events: callbacks, and input of any size |
 //! | [`simulation`] | what a policy does to a service, in virtual time |
@@ -71,21 +72,28 @@
 compile_error!("childminder needs a Unix: processes, signals and pipes are what it is made of");
 
 mod command;
+mod conditions;
 mod contain;
+mod cpus;
 mod error;
 mod exit;
 #[cfg(any(doc, doctest))]
 pub mod guide;
 mod handle;
+mod job;
 mod job_control;
 mod limit;
+mod limits;
 mod map;
 mod monitor;
+mod notify;
+mod parent;
 mod process;
 mod producer;
 mod protocol;
 mod pty;
 mod reactor;
+mod run_many;
 mod run_to_end;
 mod service;
 pub mod signal;
@@ -93,18 +101,27 @@ mod slab;
 mod sources;
 mod stdio;
 mod sys;
+mod used;
 
 pub use command::Command;
+pub use conditions::{IoPriority, Scheduler};
 pub use contain::{Contain, Containment, Member, Remains, Strength};
+pub use cpus::{CpuSet, CpuSetError, TooFewCpus, Topology};
 pub use error::{AlreadyRegistered, RunError, SignalError, SpawnError, Stage, WriteError};
 pub use exit::{Exit, Usage};
 pub use handle::{Controlled, Handle, HandleError, ProcessStatus};
+pub use job::Output;
 pub use job_control::{JobControl, Request};
 pub use limit::{Limit, Resource};
+pub use limits::{EndedBy, Limits};
 pub use monitor::lines::Escaped;
 pub use monitor::restart::{self, Leftovers, Policy, PolicyError, Restart};
 pub use monitor::simulation;
+pub use monitor::{Check, Fault, Health, Probe, Readiness, Ready, Watch};
+pub use monitor::{Group, Order, OrderError, OrderErrors, Strategy, When};
 pub use monitor::{Line, Lines, Log, MonitorError, Observer, ProcessMonitor, Status};
+pub use notify::{Notice, Watchdog};
+pub use parent::{notify_parent, parent_watchdog};
 pub use process::{Process, ProcessId, Tree};
 pub use producer::{Consumer, Feed, Producer, ReadProducer};
 pub use protocol::{ProcessProtocol, ProtocolResult, Protocols};
@@ -113,11 +130,13 @@ pub use pty::Pty;
 pub use reactor::Orphans;
 pub use reactor::timers::TimerId;
 pub use reactor::{Event, Interest, Reactor, ReapMethod, SourceId, Waker};
-pub use run_to_end::{Output, RunToEnd};
+pub use run_many::{Finished, RunMany};
+pub use run_to_end::RunToEnd;
 pub use service::{MultiService, Service};
 pub use stdio::Stdio;
 pub use sys::fd::inherited_fd;
 pub use sys::spawn::SpawnMethod;
+pub use used::{Covers, Figure, Pressure, Used};
 
 /// The README's examples are tests.
 #[cfg(doctest)]

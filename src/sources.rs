@@ -33,6 +33,10 @@ pub(crate) enum Source {
     Guard,
     /// The leftover processes of a child's tree.
     Tree { process: Key },
+    /// The messages of a child's tree.
+    Notify { process: Key },
+    /// The limit of processes of a child's tree.
+    Limit { process: Key },
     /// Our end of a pipe to a child's descriptor.
     Pipe { process: Key, fd: i32 },
 }

@@ -6,9 +6,9 @@ mod guard;
 use childminder::restart::{Lifecycle, Policy};
 use childminder::simulation::Timeline;
 use childminder::{
-    Command, Controlled, Event, Exit, Handle, HandleError, Line, Log, MonitorError, MultiService, Process, ProcessId,
-    ProcessMonitor, ProcessStatus, Pty, Reactor, SignalError, SourceId, SpawnError, Status, Stdio, TimerId, Waker,
-    WriteError,
+    Command, Controlled, CpuSet, Event, Exit, Finished, Handle, HandleError, Limits, Line, Log, MonitorError,
+    MultiService, Output, Process, ProcessId, ProcessMonitor, ProcessStatus, Pty, Reactor, RunMany, SignalError,
+    SourceId, SpawnError, Status, Stdio, TimerId, Topology, Waker, WriteError,
 };
 
 const fn send<T: Send>() {}
@@ -23,6 +23,7 @@ const _: () = {
     send::<ProcessMonitor>();
     send::<Controlled>();
     send::<MultiService>();
+    send::<RunMany<std::iter::Empty<Command>>>();
 };
 
 /// A type that is a value, or is meant for other threads, can be shared.
@@ -35,6 +36,11 @@ const _: () = {
     send_and_sync::<Stdio>();
     send_and_sync::<Pty>();
     send_and_sync::<Exit>();
+    send_and_sync::<Limits>();
+    send_and_sync::<Output>();
+    send_and_sync::<Finished>();
+    send_and_sync::<CpuSet>();
+    send_and_sync::<Topology>();
     send_and_sync::<Line<'_>>();
     send_and_sync::<Status<'_>>();
     send_and_sync::<Policy>();

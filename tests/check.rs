@@ -53,7 +53,16 @@ fn only_a_regular_file_is_read_and_nothing_waits_for_one() {
         }
     };
     fs::create_dir(&file).unwrap();
-    expect("is a directory, not a regular file");
+    // A folder is a configuration only if it is named.
+    for args in &commands[..3] {
+        let (code, said) = run(&folder, args);
+        assert!(
+            code == 2 && said.contains(&format!("{here}/childminder.toml: is a directory, not")),
+            "{args:?}: {said}"
+        );
+    }
+    let (code, said) = run(&folder, commands[3]);
+    assert!(code == 2 && said.contains("is a directory, and no file in it is named *.toml"), "{said}");
     fs::remove_dir(&file).unwrap();
     assert!(Command::new("mkfifo").arg(&file).status().unwrap().success());
     expect("is a named pipe, not a regular file (it is read again at each reload)");

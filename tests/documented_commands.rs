@@ -22,7 +22,14 @@ fn blocks(document: &'static str, language: &str) -> Vec<&'static str> {
 fn essence(output: &str) -> String {
     let word =
         |word: &str| if word.starts_with(|c: char| c.is_ascii_digit()) { "#".to_owned() } else { word.to_owned() };
-    let line = |line: &str| line.split_whitespace().map(word).collect::<Vec<_>>().join(" ");
+    let line = |line: &str| match line.starts_with("[{") {
+        // Of JSON, each number is one.
+        true => {
+            let parts = line.split(|c: char| c.is_ascii_digit() || c == '.');
+            parts.filter(|part| !part.is_empty()).collect::<Vec<_>>().join("#")
+        }
+        false => line.split_whitespace().map(word).collect::<Vec<_>>().join(" "),
+    };
     output.lines().map(line).collect::<Vec<_>>().join("\n")
 }
 

@@ -260,7 +260,7 @@ fn a_restart_by_sighup_is_no_end() {
     running.signal("HUP");
     running.expect(OUT, "ready");
     running.signal("TERM");
-    assert_eq!(running.finish().0, Some(0));
+    assert_eq!(running.finish().0, Some(143));
 }
 
 // As when a whole control group is asked to end.

@@ -65,7 +65,7 @@ fn number_before(text: &str, part: &str) -> usize {
 #[test]
 fn a_log_that_fails_for_a_moment_loses_nothing() {
     let up = Up::start("[process.a]\nshell = \"seq 1000; exec sleep 1000\"\nstdout = \"./logs/log\"\n");
-    up.until_read("err", "logs/log: No such file or directory (os error 2); ");
+    up.until_read("err", "logs/log: its folder does not exist; `make-folders = true` makes it; ");
     fs::create_dir(up.folder.join("logs")).unwrap();
     // Nothing else happens that would cause another try.
     let expected: String = (1..=1000).map(|number| format!("{number}\n")).collect();

@@ -477,7 +477,7 @@ fn a_direct_file_that_cannot_be_opened_concerns_its_process_alone() {
     let gone = why("gone");
     assert!(
         gone.starts_with("cannot start `/bin/sh`: open /")
-            && gone.ends_with("/no/log: No such file or directory (os error 2)"),
+            && gone.ends_with("/no/log: its folder does not exist; `make-folders = true` makes it"),
         "{gone}"
     );
     assert!(why("pipe").ends_with("(os error 6) (no process reads this named pipe)"), "{}", why("pipe"));
@@ -487,7 +487,7 @@ fn a_direct_file_that_cannot_be_opened_concerns_its_process_alone() {
     let pid = up.pid_of("good");
     up.write_file(&[&all, &direct("more", "./not/there")[..]].concat());
     assert_eq!(up.ok(&["reload"]), "added more\n");
-    until("the new one to fail", || why("more").contains("not/there: No such file").then_some(()));
+    until("the new one to fail", || why("more").contains("not/there: its folder does not exist").then_some(()));
     assert_eq!(up.pid_of("good"), pid);
     // The process starts as soon as the file can be opened.
     fs::create_dir(up.folder.join("no")).unwrap();

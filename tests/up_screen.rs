@@ -6,7 +6,7 @@ mod up_util;
 
 use std::process::{Command, Stdio};
 
-use up_util::{Folder, PROGRAM, Up, on_a_terminal, text, until};
+use up_util::{Folder, PROGRAM, Up, on_a_terminal, on_a_terminal_of, text, until};
 
 /// Output that would move the cursor, clear the screen, set the title, forge a message and colour
 /// the following output.
@@ -91,5 +91,29 @@ fn a_reload_changes_what_a_terminal_gets_and_restarts_nothing() {
     up.write_file(&process(true));
     assert_eq!(up.ok(&["reload", "--wait"]), "updated a\n");
     assert_eq!(up.pid_of("a"), pid);
+    up.shutdown();
+}
+
+#[test]
+fn the_status_fits_any_terminal() {
+    let long = "a-service-with-quite-a-long-name";
+    let up = Up::start(&format!(
+        "[process.{long}]\ncommand = [\"sleep\", \"1000\"]\n[process.b]\nshell = \"exit 3\"\nrestart = \"never\"\n"
+    ));
+    up.until_state("b", "exited");
+    for columns in [40, 80, 200] {
+        for args in [&["status"][..], &["status", "--watch"]] {
+            let drawn = on_a_terminal_of(&up.folder.0, args, &["NAME", "exited"], columns);
+            assert!(drawn.contains("\x1b[32mrunning\x1b[0m") && drawn.contains("\x1b[31mexited\x1b[0m"), "{drawn:?}");
+            let picture = drawn.replace("\x1b[2J", "").replace("\x1b[H", "");
+            for line in picture.split("\r\n") {
+                let plain = ["\x1b[K", "\x1b[J", "\x1b[32m", "\x1b[31m", "\x1b[0m", "^C"];
+                let line = plain.iter().fold(line.to_owned(), |line, code| line.replace(code, ""));
+                assert!(line.chars().count() <= columns.into(), "{columns}: {line:?}");
+            }
+            assert_eq!(drawn.contains("PEAK"), columns > 40, "{drawn:?}");
+            assert_eq!(drawn.contains(long), columns == 200, "{drawn:?}");
+        }
+    }
     up.shutdown();
 }

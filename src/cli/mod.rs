@@ -7,11 +7,17 @@
 mod acl;
 mod check;
 mod child;
+mod clock;
+mod code;
 pub(crate) mod config;
 mod control;
 mod descriptor;
+mod dress;
+mod listen;
+mod measure;
 mod output;
 mod paths;
+mod peer;
 mod run;
 mod safe_path;
 mod screen;
@@ -26,16 +32,17 @@ use std::ffi::OsString;
 use std::fmt;
 use std::process::ExitCode;
 
-use control::client;
+use control::{client, send};
 use lexopt::{Arg, Parser};
 
 const HELP: &str = "\
 childminder runs, watches and restarts processes.
 
 usage: childminder run [OPTION]... [--] COMMAND [ARG]...   one process
+       childminder measure [OPTION]... [--] COMMAND [ARG]...   measures and limits runs; has a --help
        childminder up [-c FILE]                            all processes of a file
        childminder check [-c FILE] [--effective]           reports the mistakes of the file, or its settings
-       childminder status | start | stop | restart | signal | reload | reopen | shutdown | logs
+       childminder status | start | stop | restart | signal | reload | reopen | shutdown | logs | events | send | attach
                                                            talks to `up`; each has a --help
 
 childminder run:
@@ -49,6 +56,7 @@ childminder run:
       --env KEY=VALUE          a variable added to its environment; may be repeated
       --clear-env              starts from an empty environment
       --raw                    a terminal gets its control characters as they are
+      --timestamps[=CLOCK]     puts the time in front of each line: local (the default), utc or monotonic
       --user USER[:GROUP]      the user it runs as, by name or number; a number that is not in
                                the user database needs the group
       --restart WHEN           always (the default), on-failure or never
@@ -65,7 +73,8 @@ What the process has started is stopped with it, and if this command is killed, 
 process of a container this command is the parent of each process that has lost its own, and reaps it.
 
 With `--restart never` this command ends with its child, and with `on-failure` as soon as the child succeeds: with the
-child's exit code, 128+N for signal N, 127 if it was not found, 126 if it is not executable. Exit code 2 means a mistake
+child's exit code, 128+N for signal N, 127 if it was not found, 126 if it is not executable. With `never` that is so
+also if a signal has ended it. Exit code 2 means a mistake
 in the command line, and 125 any other failure of this command.
 
   -h, --help                   this text
@@ -126,12 +135,20 @@ fn dispatch(mut arguments: Parser) -> Result<u8, Failure> {
         }
         Some(Arg::Value(command)) if command == "run" => return run::main(arguments),
         Some(Arg::Value(command)) if command == "up" => return up::main(arguments),
+        Some(Arg::Value(command)) if command == "measure" => return measure::main(arguments),
         Some(Arg::Value(command)) if command == "check" => return check::main(arguments),
         Some(Arg::Value(command)) if client::COMMANDS.iter().any(|known| command == *known) => {
             return client::main(&command.to_string_lossy(), arguments);
         }
+        Some(Arg::Value(command)) if send::COMMANDS.iter().any(|known| command == *known) => {
+            return send::main(&command.to_string_lossy(), arguments);
+        }
         Some(Arg::Value(other)) => {
-            return Err(Failure::Usage(format!("no such command: {}; try --help", other.to_string_lossy())));
+            let other = other.to_string_lossy();
+            let known = [&["run", "up", "check"], &client::COMMANDS[..], &send::COMMANDS].concat();
+            let near = config::nearest(&other, &known).map(|near| format!("the nearest one is `{near}`; "));
+            let message = format!("no such command: {other}; {}try --help", near.unwrap_or_default());
+            return Err(Failure::Usage(message));
         }
         Some(other) => return Err(other.unexpected().into()),
         None => return Err(Failure::Usage("no command given; try --help".into())),

@@ -10,16 +10,17 @@ use std::time::{Duration, Instant};
 use childminder::restart::State;
 use childminder::{
     Command, Contain, Event, Exit, Leftovers, Line, Observer, Policy, PolicyError, ProcessId, ProcessMonitor, Reactor,
-    Remains, Restart, Service, SpawnError, Stage, Strength, TimerId,
+    Remains, Restart, Service, SpawnError, Strength, TimerId,
 };
 use lexopt::{Arg, Parser, ValueExt};
 
-use super::config::parse_contain;
+use super::config::{parse_contain, parse_duration};
+use super::dress::{Dress, Stamp};
 use super::output::{self, Output, time_left};
 use super::signals::{self, Signals, Wish};
 use super::text::visible;
 use super::waiting::Author;
-use super::{FAILURE, Failure, HELP, child, path_of, paths, screen, user, words};
+use super::{Failure, HELP, child, code, path_of, paths, screen, user, words};
 
 /// The time for reading the pipes of an exited child, which other processes may still hold open.
 const GRACE: Duration = Duration::from_millis(50);
@@ -35,18 +36,20 @@ struct Arguments {
     policy: Policy,
     /// Whether a terminal gets the child's control characters as they are.
     raw: bool,
+    /// The time in front of each line.
+    dress: Dress,
     /// How the child and all that it starts are kept together.
     contain: Contain,
 }
 
 /// Runs the command on the rest of the command line.
 pub(super) fn main(arguments: Parser) -> Result<u8, Failure> {
-    let Some(Arguments { name, command, policy, raw, contain }) = parse(arguments)? else {
+    let Some(Arguments { name, command, policy, raw, dress, contain }) = parse(arguments)? else {
         output::say(HELP)?;
         return Ok(0);
     };
     let mut reactor = Reactor::new()?;
-    let mut console = Console::new(&name, policy.restart, raw)?;
+    let mut console = Console::new(&name, policy.restart, raw, dress)?;
     console.out.watch(&mut reactor);
     console.err.watch(&mut reactor);
     let signals = Signals::watch(&mut reactor)?;
@@ -91,7 +94,9 @@ pub(super) fn main(arguments: Parser) -> Result<u8, Failure> {
     // A signal that comes now must not change the exit code.
     signals::block();
     drop(reactor);
-    Ok(run.code.unwrap_or(0))
+    // The child of a command that never starts another one is the only one it stands for.
+    let code = run.code.or((restart == Restart::Never).then(|| run.monitor.observer().code));
+    Ok(code.unwrap_or(0))
 }
 
 /// Reads the command line. `None` if it only asks for help.
@@ -102,7 +107,7 @@ fn parse(mut arguments: Parser) -> Result<Option<Arguments>, Failure> {
     let (mut name, mut cwd, mut user) = (None, None, None);
     let (mut env, mut clear_env, mut raw) = (Vec::new(), false, false);
     let (mut min, mut max) = (None, None);
-    let mut contain = Contain::Auto;
+    let (mut contain, mut dress) = (Contain::Auto, Dress::default());
     let program = loop {
         match arguments.next()? {
             Some(Arg::Short('t') | Arg::Long("threshold")) => policy.threshold = seconds(&mut arguments, "threshold")?,
@@ -118,6 +123,7 @@ fn parse(mut arguments: Parser) -> Result<Option<Arguments>, Failure> {
             Some(Arg::Long("env")) => env.push(variable(&arguments.value()?)?),
             Some(Arg::Long("clear-env")) => clear_env = true,
             Some(Arg::Long("raw")) => raw = true,
+            Some(Arg::Long("timestamps")) => dress.stamp = Some(Stamp::of_option(arguments.optional_value())?),
             Some(Arg::Long("user")) => user = Some(arguments.value()?.string()?),
             Some(Arg::Long("contain")) => contain = self::contain(&arguments.value()?.string()?)?,
             Some(Arg::Long("restart")) => policy.restart = restart(&arguments.value()?.string()?)?,
@@ -158,7 +164,7 @@ fn parse(mut arguments: Parser) -> Result<Option<Arguments>, Failure> {
     }
     child::confine(&mut command, true);
     command.contain(contain);
-    Ok(Some(Arguments { name, command, policy, raw, contain }))
+    Ok(Some(Arguments { name, command, policy, raw, dress, contain }))
 }
 
 /// The absolute form of a path of the command line. `option` is the option in front of it.
@@ -194,12 +200,14 @@ fn check_name(name: &str) -> Result<(), Failure> {
     }
 }
 
-fn seconds(arguments: &mut Parser, option: &str) -> Result<Duration, Failure> {
+/// Reads the number of seconds after an option.
+pub(super) fn seconds(arguments: &mut Parser, option: &str) -> Result<Duration, Failure> {
     let value = arguments.value()?;
     let number = value.to_str().and_then(|text| text.parse::<f64>().ok());
-    number.and_then(|number| Duration::try_from_secs_f64(number).ok()).ok_or_else(|| {
+    let seconds = number.and_then(|number| Duration::try_from_secs_f64(number).ok());
+    seconds.or_else(|| parse_duration(value.to_str()?)).ok_or_else(|| {
         let value = value.to_string_lossy();
-        Failure::Usage(format!("--{option} wants a number of seconds that is not negative, not `{value}`"))
+        Failure::Usage(format!("--{option} wants a number of seconds, or a time such as 500ms or 1m30s, not `{value}`"))
     })
 }
 
@@ -281,6 +289,7 @@ fn mistake(user: &str, what: &str) -> Failure {
 struct Console {
     author: Author,
     raw: bool,
+    dress: Dress,
     out: Output,
     err: Output,
     restart: Restart,
@@ -292,9 +301,9 @@ struct Console {
 }
 
 impl Console {
-    fn new(name: &str, restart: Restart, raw: bool) -> Result<Self, Failure> {
+    fn new(name: &str, restart: Restart, raw: bool, dress: Dress) -> Result<Self, Failure> {
         let (out, err) = (Output::stdout()?, Output::stderr()?);
-        Ok(Self { author: Some(name.into()), raw, out, err, restart, started: false, remains: false, code: 0 })
+        Ok(Self { author: Some(name.into()), raw, dress, out, err, restart, started: false, remains: false, code: 0 })
     }
 
     /// A program that was not found or cannot be executed will fail at the next try, too.
@@ -307,7 +316,8 @@ impl Console {
     }
 
     fn say(&mut self, what: &str) {
-        self.err.push(&None, &[screen::OWN.as_bytes(), visible(what).as_bytes(), b"\n"]);
+        let front = self.dress.front();
+        self.err.push(&None, &[front.as_bytes(), screen::OWN.as_bytes(), visible(what).as_bytes(), b"\n"]);
     }
 
     /// Whether so much is waiting that the child has to wait.
@@ -349,7 +359,8 @@ impl Observer for Console {
             true => screen::shown(line.bytes),
             false => line.bytes.into(),
         };
-        output.push(&self.author, &[b"[", line.name.as_bytes(), mark, &text, b"\n"]);
+        let front = self.dress.front();
+        output.push(&self.author, &[front.as_bytes(), b"[", line.name.as_bytes(), mark, &text, b"\n"]);
     }
 
     fn started(&mut self, name: &str, pid: u32) {
@@ -358,20 +369,12 @@ impl Observer for Console {
     }
 
     fn start_failed(&mut self, name: &str, error: &SpawnError) {
-        self.code = match (error.stage(), error.io_error().kind()) {
-            (Stage::Exec, std::io::ErrorKind::NotFound) => 127,
-            (Stage::Exec, _) => 126,
-            _ => FAILURE,
-        };
+        self.code = code::of_failed_start(error);
         self.report(name, &format!("could not start: {error}"));
     }
 
     fn exited(&mut self, name: &str, exit: &Exit) {
-        self.code = match (exit.code(), exit.signal()) {
-            (Some(code), _) => u8::try_from(code).unwrap_or(FAILURE),
-            (None, Some(signal)) => u8::try_from(128 + signal).unwrap_or(FAILURE),
-            (None, None) => FAILURE,
-        };
+        self.code = code::of_exit(exit);
         self.remains = false;
         self.report(name, &words::exited(exit));
     }

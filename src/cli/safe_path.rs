@@ -10,6 +10,8 @@
 //! Elsewhere only a regular file is opened, and only if no hard link can make it the file of
 //! another user.
 
+mod socket;
+
 use std::ffi::{OsStr, OsString};
 use std::fmt::{self, Display, Formatter};
 use std::fs::File;
@@ -18,16 +20,20 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path, PathBuf};
 use std::sync::OnceLock;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use rustix::fs::{
-    AtFlags, CWD, FileType, Gid, Mode, OFlags, Stat, Uid, fchmod, fchown, fstat, openat, readlinkat, renameat, stat,
-    statat, unlinkat,
+    AtFlags, CWD, FileType, Gid, Mode, OFlags, Stat, Uid, chownat, fchmod, fchown, fstat, mkdirat, openat, readlinkat,
+    renameat, stat, statat, unlinkat,
 };
 use rustix::io::{Errno, ioctl_fionbio};
 use rustix::process::geteuid;
 
 use super::{acl, descriptor};
+pub(crate) use socket::SocketFile;
 
+/// The error for a file whose folder is missing.
+const NO_FOLDER: &str = "its folder does not exist; `make-folders = true` makes it";
 /// The number of links that the kernel follows.
 pub(crate) const MAX_LINKS: usize = 40;
 /// The number of attempts to open or make a file. Other processes may make or remove it in between.
@@ -45,12 +51,14 @@ const APPEND: OFlags = FILE.union(OFlags::WRONLY).union(OFlags::APPEND);
 
 /// The mode and the owner of a new file. An existing file keeps its own: another user may have put
 /// it there, and would be given a file that this user may not read.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
 pub(crate) struct Creation {
     /// If it is `None`, the mode is 0666 without the bits of the umask.
     pub(crate) mode: Option<u32>,
     pub(crate) uid: Option<u32>,
     pub(crate) gid: Option<u32>,
+    /// Whether missing folders on the way to the file are made, with the same owner.
+    pub(crate) folders: bool,
 }
 
 /// The end of a path.
@@ -125,6 +133,23 @@ fn is_trusted(id: u32) -> bool {
 /// A folder does not exist or cannot be entered, or there is a link that an untrusted user may have
 /// put there.
 pub(crate) fn find(path: &Path) -> io::Result<Target> {
+    walk(path, None)
+}
+
+/// The same as [`find`] for a file that is about to be opened: if that is asked for, missing folders
+/// are made.
+///
+/// # Errors
+///
+/// The errors of [`find`], with what to do about a missing folder, and those of `mkdirat(2)`.
+pub(crate) fn find_or_make(path: &Path, new: Creation) -> io::Result<Target> {
+    walk(path, Some(new)).map_err(|error| match error.kind() {
+        io::ErrorKind::NotFound => io::Error::new(error.kind(), NO_FOLDER),
+        _ => error,
+    })
+}
+
+fn walk(path: &Path, new: Option<Creation>) -> io::Result<Target> {
     let mut folder = Folder::root()?;
     // The names that are left, in reverse order.
     let mut rest = Vec::new();
@@ -148,6 +173,11 @@ pub(crate) fn find(path: &Path) -> io::Result<Target> {
             match folder.enter(&name, OFlags::NOFOLLOW) {
                 Ok(next) => {
                     folder = next;
+                    continue;
+                }
+                Err(Errno::NOENT) if new.is_some_and(|new| new.folders) => {
+                    folder.make(&name, new.unwrap_or_default())?;
+                    folder = folder.enter(&name, OFlags::NOFOLLOW)?;
                     continue;
                 }
                 Err(error @ (Errno::NOTDIR | Errno::LOOP)) => {
@@ -220,12 +250,30 @@ impl OwnFinder {
 ///
 /// The errors of [`find`] and [`Place::open`].
 pub(crate) fn open_for_child(path: &Path, new: Creation) -> io::Result<OwnedFd> {
-    match find(path)? {
+    match find_or_make(path, new)? {
         Target::Own(number) => childminder::inherited_fd(number),
         Target::Place(place) => {
             let file = place.open(new)?;
             ioctl_fionbio(&file, false)?;
             Ok(file.into())
+        }
+    }
+}
+
+/// Opens a file for a child that reads it. The file is blocking, as a program expects of its stdin.
+///
+/// # Errors
+///
+/// The errors of [`find`], those of `openat(2)`, and a refusal as by [`Place::open`].
+pub(crate) fn open_to_read(path: &Path) -> io::Result<OwnedFd> {
+    match find(path)? {
+        Target::Own(number) => childminder::inherited_fd(number),
+        Target::Place(place) => {
+            let flags = if place.is_foreign { FILE | OFlags::RDONLY } else { FILE | OFlags::RDONLY | OFlags::NOFOLLOW };
+            let file = openat(&place.folder.fd, &place.name, flags, Mode::empty())?;
+            place.check(&fstat(&file)?, Creation::default())?;
+            ioctl_fionbio(&file, false)?;
+            Ok(file)
         }
     }
 }
@@ -302,6 +350,24 @@ impl Folder {
         let mut next = Self::new(fd, self.real.join(name))?;
         next.doubt = self.who_else(next.owner);
         Ok(next)
+    }
+
+    /// Makes a folder in this one.
+    fn make(&self, name: &OsStr, new: Creation) -> io::Result<()> {
+        match mkdirat(&self.fd, name, Mode::from_raw_mode(0o777)) {
+            Ok(()) if new.uid.is_some() || new.gid.is_some() => {
+                let (uid, gid) = (new.uid.map(Uid::from_raw), new.gid.map(Gid::from_raw));
+                let given = chownat(&self.fd, name, uid, gid, AtFlags::SYMLINK_NOFOLLOW);
+                given.map_err(|error| cannot_give("owner", error))
+            }
+            // Another process was faster.
+            Ok(()) | Err(Errno::EXIST) => Ok(()),
+            Err(error) => {
+                let error = io::Error::from(error);
+                let path = self.real.join(name);
+                Err(io::Error::new(error.kind(), format!("the folder {} cannot be made: {error}", path.display())))
+            }
+        }
     }
 
     fn look(&self, name: &OsStr) -> Result<Stat, Errno> {
@@ -400,6 +466,17 @@ impl Place {
     pub(crate) fn is(&self, file: &File) -> bool {
         let (Ok(there), Ok(open)) = (self.look(), fstat(file)) else { return false };
         (there.st_dev, there.st_ino) == (open.st_dev, open.st_ino)
+    }
+
+    /// Removes the rotated file with this number, if it was written to for the last time before this
+    /// moment. A failure leaves it there.
+    pub(crate) fn remove_if_older(&self, number: u32, than: SystemTime) {
+        let name = self.numbered(number);
+        let Ok(there) = self.folder.look(&name) else { return };
+        let than = than.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+        if u64::try_from(there.st_mtime).is_ok_and(|written| written < than) {
+            let _ = unlinkat(&self.folder.fd, &name, AtFlags::empty());
+        }
     }
 
     /// Whether the entry can be renamed, because it is an entry of an ordinary folder.

@@ -13,6 +13,12 @@ pub(crate) const RESET: &[u8] = b"\x1b[0m";
 /// The text in front of our own messages.
 pub(crate) const OWN: &str = "childminder: ";
 
+/// Whether the user wants colours on a terminal.
+pub(crate) fn wants_colour() -> bool {
+    let is_set = |name| std::env::var_os(name).is_some_and(|value| !value.is_empty());
+    !is_set("NO_COLOR") && std::env::var_os("TERM").is_none_or(|term| term != "dumb")
+}
+
 /// The bytes for a terminal, made from a line or a piece of one:
 ///
 /// - Colours and the like (SGR) stay as they are, followed by a reset.

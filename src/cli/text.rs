@@ -50,6 +50,22 @@ pub(crate) fn visible_output(text: &str) -> Cow<'_, str> {
     show(text, rearranges)
 }
 
+/// The text of JSON with all control characters escaped, not only those of ASCII, and characters that
+/// would rearrange the text.
+pub(crate) fn escaped_json(text: &str) -> String {
+    let is_hidden = |char: char| char.is_control() || rearranges(char);
+    if !text.contains(is_hidden) {
+        return text.to_owned();
+    }
+    text.chars().fold(String::with_capacity(text.len() + 16), |mut text, char| {
+        match is_hidden(char) {
+            true => text += &format!("\\u{:04x}", u32::from(char)),
+            false => text.push(char),
+        }
+        text
+    })
+}
+
 fn show(text: &str, is_hidden: impl Fn(char) -> bool) -> Cow<'_, str> {
     if !text.contains(|char: char| char.is_control() || is_hidden(char)) {
         return text.into();

@@ -6,20 +6,23 @@
 //! 2. [Your own loop](own_loop)
 //! 3. [Talking to a child](talking_to_a_child)
 //! 4. [Whole trees of processes](trees)
-//! 5. [A harness](harness)
-//! 6. [Terminals](terminals)
-//! 7. [Your policy in virtual time](virtual_time)
-//! 8. [In other people's programs](embedding)
-//! 9. [Coming from Twisted](from_twisted)
-//! 10. [Coming from supervisord](from_supervisord)
-//! 11. [Coming from tokio::process](from_tokio)
-//! 12. [`childminder run`](run)
-//! 13. [`childminder up`](up)
-//! 14. [Who is trusted with what](trust)
-//! 15. [Where each promise holds](platforms)
-//! 16. [Dependencies](dependencies)
-//! 17. [How it is built](design)
-//! 18. [Contributing](contributing)
+//! 5. [Order, readiness, and giving up](order)
+//! 6. [A harness](harness)
+//! 7. [What each figure means](figures)
+//! 8. [Terminals](terminals)
+//! 9. [Your policy in virtual time](virtual_time)
+//! 10. [In other people's programs](embedding)
+//! 11. [Coming from Twisted](from_twisted)
+//! 12. [Coming from supervisord](from_supervisord)
+//! 13. [Coming from tokio::process](from_tokio)
+//! 14. [`childminder run`](run)
+//! 15. [`childminder measure`](measure)
+//! 16. [`childminder up`](up)
+//! 17. [Who is trusted with what](trust)
+//! 18. [Where each promise holds](platforms)
+//! 19. [Dependencies](dependencies)
+//! 20. [How it is built](design)
+//! 21. [Contributing](contributing)
 
 #[doc = include_str!("first_program.md")]
 pub mod first_program {}
@@ -33,8 +36,14 @@ pub mod talking_to_a_child {}
 #[doc = include_str!("trees.md")]
 pub mod trees {}
 
+#[doc = include_str!("order.md")]
+pub mod order {}
+
 #[doc = include_str!("harness.md")]
 pub mod harness {}
+
+#[doc = include_str!("figures.md")]
+pub mod figures {}
 
 #[doc = include_str!("terminals.md")]
 pub mod terminals {}
@@ -56,6 +65,9 @@ pub mod from_tokio {}
 
 #[doc = include_str!("run.md")]
 pub mod run {}
+
+#[doc = include_str!("measure.md")]
+pub mod measure {}
 
 #[doc = include_str!("up.md")]
 #[doc = "\n# A file with every key\n\n```toml"]

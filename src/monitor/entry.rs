@@ -8,9 +8,12 @@ use std::io;
 use std::sync::Arc;
 use std::time::Instant;
 
+use super::connect::Connect;
 use super::lines::{LineBuffer, Piece};
 use super::observer::{Line, Lines, Observer};
-use super::restart::{Leftovers, Lifecycle, State};
+use super::order::machine::Phase;
+use super::restart::{Leftovers, Lifecycle, State, StopScope};
+use super::watch::{Readiness, Ready, Watch, Watcher};
 use crate::command::Command;
 use crate::contain::{Containment, Remains};
 use crate::error::SignalError;
@@ -47,6 +50,31 @@ pub(super) struct Entry {
     /// The reason why the last signal of its stop could not be sent.
     pub(super) refusal: Option<Box<str>>,
     pub(super) last_exit: Option<Box<Exit>>,
+    /// When its state changed last.
+    pub(super) changed: Instant,
+    /// What tells whether it is ready and well, if anybody asks.
+    pub(super) watched: Option<Box<Watched>>,
+    /// The command of a step of its stop, while it runs.
+    pub(super) stop_helper: Option<ProcessId>,
+}
+
+/// What tells whether a process is ready and well.
+#[derive(Debug)]
+pub(super) struct Watched {
+    pub(super) watcher: Watcher,
+    /// The check that is under way.
+    pub(super) check: Option<RunningCheck>,
+    /// What the process has said about itself: `STATUS=` of `sd_notify(3)`.
+    pub(super) said: Option<Box<str>>,
+    /// The messages that were dropped because others had sent them.
+    pub(super) foreign: u64,
+}
+
+/// A check that is under way.
+#[derive(Debug)]
+pub(super) enum RunningCheck {
+    Command(ProcessId),
+    Connect(Connect),
 }
 
 /// The output of a process, and its entry.
@@ -58,6 +86,8 @@ pub(super) struct Output {
     pub(super) name: Arc<str>,
     pub(super) max_line: usize,
     pub(super) streams: Vec<(i32, LineBuffer)>,
+    /// What is looked for in it, if the output tells whether the process is ready.
+    pub(super) awaited: Option<Arc<Watch>>,
 }
 
 /// The status of one process: see [`ProcessMonitor::status`](crate::ProcessMonitor::status).
@@ -68,6 +98,16 @@ pub struct Status<'a> {
     pub name: &'a str,
     /// What it is doing, and since when or until when.
     pub state: State,
+    /// When its state changed last.
+    pub since: Instant,
+    /// Whether it is ready. [`Readiness::Absent`] if nobody asks: it has no
+    /// [`Watch`](crate::Watch), and nobody waits for it.
+    pub readiness: Readiness,
+    /// What it has said about itself: the last `STATUS=` of `sd_notify(3)`.
+    pub said: Option<&'a str>,
+    /// The messages to its `NOTIFY_SOCKET` that were dropped because processes outside its tree had
+    /// sent them.
+    pub foreign_messages: u64,
     /// Its process, while there is one.
     pub process: Option<ProcessId>,
     /// The pid of the process, while there is one.
@@ -90,13 +130,17 @@ pub struct Status<'a> {
 impl Entry {
     /// Whether nothing of it runs, and nothing will be started without a request.
     pub(super) fn is_down(&self) -> bool {
-        matches!(self.life.state(), State::Stopped | State::Exited)
+        matches!(self.life.state(), State::Stopped | State::Exited | State::Failed { .. })
     }
 
     pub(super) fn status(&self) -> Status<'_> {
         Status {
             name: &self.name,
             state: self.life.state(),
+            since: self.changed,
+            readiness: self.readiness(),
+            said: self.watched.as_ref().and_then(|watched| watched.said.as_deref()),
+            foreign_messages: self.watched.as_ref().map_or(0, |watched| watched.foreign),
             process: self.process,
             pid: self.pid,
             containment: self.containment.as_ref(),
@@ -105,6 +149,21 @@ impl Entry {
             last_exit: self.last_exit.as_deref(),
             refusal: self.refusal.as_deref(),
         }
+    }
+
+    pub(super) fn readiness(&self) -> Readiness {
+        self.watched.as_ref().map_or(Readiness::Absent, |watched| watched.watcher.readiness())
+    }
+
+    /// What its output is searched for.
+    pub(super) fn awaited_output(&self) -> Option<Arc<Watch>> {
+        let watch = self.watched.as_ref()?.watcher.watch();
+        matches!(watch.ready, Ready::Fd(_) | Ready::Line(_)).then(|| Arc::clone(watch))
+    }
+
+    /// What it is doing, as far as others wait for it.
+    pub(super) fn phase(&self) -> Phase {
+        Phase::of(self.life.state(), self.readiness(), self.life.outcome())
     }
 
     /// Whether the trees of its earlier processes are certain to be empty. When all entries are
@@ -137,10 +196,17 @@ impl Entry {
         if all.is_empty() { Remains::Nobody } else { Remains::Members(all) }
     }
 
-    /// Asks the trees of all its processes to end. An error means that a permission is missing. A
-    /// process that has exited in the meantime is no error, because its event is on the way.
-    pub(super) fn terminate(&mut self, reactor: &mut Reactor, signal: i32) -> io::Result<()> {
-        self.tell_trees(reactor, |tree| tree.terminate(signal))
+    /// Asks the trees of all its processes to end, or the main process alone while it is there. An
+    /// error means that a permission is missing. A process that has exited in the meantime is no
+    /// error, because its event is on the way.
+    pub(super) fn terminate(&mut self, reactor: &mut Reactor, signal: i32, scope: StopScope) -> io::Result<()> {
+        match self.process.filter(|_| scope == StopScope::Main).and_then(|id| reactor.process(id)) {
+            Some(mut main) => match main.signal(signal).and_then(|()| main.signal(libc::SIGCONT)) {
+                Err(SignalError::Os(error)) => Err(error),
+                _ => Ok(()),
+            },
+            None => self.tell_trees(reactor, |tree| tree.terminate(signal)),
+        }
     }
 
     /// Kills the trees of all its processes. The errors are those of
@@ -195,7 +261,8 @@ impl Entry {
 
     /// Arms exactly one timer if the machine waits for something, and none otherwise.
     pub(super) fn arm(&mut self, reactor: &mut Reactor, key: u64, timers: &mut HashMap<TimerId, u64>) {
-        let deadline = self.life.deadline();
+        let watch = self.watched.as_ref().and_then(|watched| watched.watcher.deadline());
+        let deadline = self.life.deadline().into_iter().chain(watch).min();
         if self.timer.map(|(_, armed)| armed) == deadline {
             return;
         }

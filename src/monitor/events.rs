@@ -10,8 +10,10 @@ use std::time::{Duration, Instant};
 use super::entry::{Output, Writer};
 use super::lines::Run;
 use super::observer::Observer;
-use super::restart::{Action, Input, Leftovers, State};
-use super::{MonitorError, ProcessMonitor};
+use super::order::machine::is_death;
+use super::restart::{Action, Input, Leftovers, State, StopAction};
+use super::watch::{Effect, Ready, Sign};
+use super::{ProcessMonitor, checks};
 use crate::exit::Exit;
 use crate::process::ProcessId;
 use crate::reactor::timers::TimerId;
@@ -19,25 +21,15 @@ use crate::reactor::{Event, Reactor};
 use crate::service::Service;
 
 impl<O: Observer> ProcessMonitor<O> {
-    pub(super) fn tell_name(&mut self, reactor: &mut Reactor, name: &str, input: Input) -> Result<(), MonitorError> {
-        let key = self.key(name)?;
-        self.tell(reactor, key, input);
-        Ok(())
-    }
-
-    fn tell_all(&mut self, reactor: &mut Reactor, input: Input) {
-        for key in self.keys() {
-            self.tell(reactor, key, input);
-        }
-    }
-
-    /// Gives an entry's machine an input that happens now, and carries out its action.
+    /// Gives an entry's machine an input that happens now, and carries out its action and what
+    /// follows from it for other processes.
     pub(super) fn tell(&mut self, reactor: &mut Reactor, key: u64, input: Input) {
         self.tell_at(reactor, key, input, reactor.now());
+        self.settle_order(reactor);
     }
 
-    /// Does what [`tell`](Self::tell) does, for an input that happened at this time.
-    fn tell_at(&mut self, reactor: &mut Reactor, key: u64, input: Input, at: Instant) {
+    /// Gives an entry's machine an input that happened at this time, and carries out its action.
+    pub(super) fn tell_at(&mut self, reactor: &mut Reactor, key: u64, input: Input, at: Instant) {
         let Some(entry) = self.entries.get_mut(&key) else { return };
         let (mut input, mut now) = (input, at);
         let (first, was_down) = (entry.life.state(), entry.is_down());
@@ -49,8 +41,24 @@ impl<O: Observer> ProcessMonitor<O> {
         loop {
             let before = entry.life.state();
             let action = entry.life.handle(now, input);
+            let died = is_death(before, input, entry.life.state());
+            match entry.watch_state(now, before) {
+                Some(Effect::Ready) => self.observer.ready(&entry.name),
+                Some(Effect::EndCheck) => {
+                    let check = entry.take_check();
+                    check.into_iter().for_each(|check| self.helpers.end(reactor, check));
+                }
+                _ => {}
+            }
+            if let Some(ordered) = &mut self.order {
+                ordered.machine.told(now, key, entry.phase(), died);
+            }
             match action {
                 Some(Action::Spawn) => {
+                    if self.order.as_mut().is_some_and(|ordered| !ordered.machine.may_start(now, key)) {
+                        input = Input::Held;
+                        continue;
+                    }
                     if matches!(input, Input::Exited { .. } | Input::GroupGone) {
                         self.observer.restarting(&entry.name, Duration::ZERO);
                     }
@@ -59,7 +67,8 @@ impl<O: Observer> ProcessMonitor<O> {
                             entry.process = Some(process);
                             entry.starts += 1;
                             let (name, streams) = (Arc::clone(&entry.name), Vec::new());
-                            let output = Output { entry: key, name, max_line: self.max_line, streams };
+                            let awaited = entry.awaited_output();
+                            let output = Output { entry: key, name, max_line: self.max_line, streams, awaited };
                             self.outputs.insert(process, output);
                             entry.pid = reactor.process(process).and_then(|process| process.pid());
                             entry.containment = reactor.tree(process).map(|tree| tree.containment());
@@ -75,10 +84,18 @@ impl<O: Observer> ProcessMonitor<O> {
                     continue;
                 }
                 Some(Action::Terminate) => {
-                    let signal = entry.life.policy().stop_signal;
-                    self.observer.terminating(&entry.name, signal);
-                    let sent = entry.terminate(reactor, signal);
-                    entry.note(&mut self.observer, signal, sent);
+                    let step = entry.life.stop_step();
+                    match step.map(|step| (step.action, step.scope)) {
+                        Some((StopAction::Signal(signal), scope)) => {
+                            self.observer.terminating(&entry.name, signal);
+                            let sent = entry.terminate(reactor, signal, scope);
+                            entry.note(&mut self.observer, signal, sent);
+                        }
+                        Some((StopAction::Command(words), _)) => {
+                            entry.run_stop_command(reactor, key, &words, &mut self.helpers, &mut self.observer);
+                        }
+                        None => {}
+                    }
                 }
                 Some(Action::Kill) => {
                     match entry.life.state() {
@@ -108,8 +125,14 @@ impl<O: Observer> ProcessMonitor<O> {
             entry.refusal = None;
         }
         if entry.life.state() != first {
+            entry.changed = now;
+            entry.end_stop_command(reactor, &mut self.helpers);
             entry.prepare_exit(reactor);
             self.observer.changed(&entry.name, entry.life.state());
+            let ended = matches!(entry.life.state(), State::Exited | State::Failed { .. });
+            if ended && self.order.as_ref().is_some_and(|ordered| ordered.machine.is_essential(key)) {
+                self.observer.essential_ended(&entry.name, entry.last_exit.as_deref());
+            }
         }
         match (was_down, entry.is_down()) {
             (true, false) => self.up += 1,
@@ -119,6 +142,9 @@ impl<O: Observer> ProcessMonitor<O> {
         if entry.removed && entry.life.state() == State::Stopped {
             self.names.remove(&entry.name);
             self.entries.remove(&key);
+            if let Some(ordered) = &mut self.order {
+                ordered.machine.forget(now, key);
+            }
         }
     }
 
@@ -148,7 +174,9 @@ impl<O: Observer> ProcessMonitor<O> {
             && entry.life.policy().leftovers == Leftovers::Leave
             && entry.left.len() < 2;
         let group_left = if beside { !entry.left.is_empty() } else { !entry.is_gone(reactor) };
-        self.tell_at(reactor, key, Input::Exited { success: exit.success(), group_left }, died);
+        let outcome = entry.life.policy().outcome(exit);
+        self.tell_at(reactor, key, Input::Exited { outcome, group_left }, died);
+        self.settle_order(reactor);
     }
 
     /// Handles the end of a tree. It returns `false` if the tree is not one of ours.
@@ -170,14 +198,40 @@ impl<O: Observer> ProcessMonitor<O> {
         self.outputs.get(&process).map(|output| output.entry).or_else(|| self.trees.get(&process).copied())
     }
 
-    fn data(&mut self, process: ProcessId, fd: i32, data: &[u8]) -> bool {
+    fn data(&mut self, reactor: &mut Reactor, process: ProcessId, fd: i32, data: &[u8]) -> bool {
         let Some(output) = self.outputs.get_mut(&process) else { return false };
+        let (key, awaited, mut has_said) = (output.entry, output.awaited.clone(), false);
+        if awaited.as_ref().is_some_and(|watch| watch.ready == Ready::Fd(fd)) {
+            if data.contains(&b'\n') {
+                self.said_ready_at(reactor, process, key, fd);
+            }
+            return true;
+        }
+        let text = awaited.as_ref().and_then(|watch| match &watch.ready {
+            Ready::Line(text) => Some(&text[..]),
+            _ => None,
+        });
         let (name, observer) = (Arc::clone(&output.name), &mut self.observer);
         let writer = Writer { name: &name, process };
-        output.stream(fd).push(data, &mut |run| match run {
-            Run::Lines(lines) => observer.lines(&writer.lines(fd, lines)),
-            Run::Piece(piece) => observer.line(&writer.line(fd, piece)),
+        output.stream(fd).push(data, &mut |run| {
+            if let Some(text) = text {
+                let bytes = match run {
+                    Run::Lines(lines) => lines,
+                    Run::Piece(piece) => piece.bytes,
+                };
+                has_said |= checks::contains(bytes, text);
+            }
+            match run {
+                Run::Lines(lines) => observer.lines(&writer.lines(fd, lines)),
+                Run::Piece(piece) => observer.line(&writer.line(fd, piece)),
+            }
         });
+        if has_said {
+            output.awaited = None;
+            if self.entries.get(&key).is_some_and(|entry| entry.process == Some(process)) {
+                self.sign(reactor, key, Sign::Ready);
+            }
+        }
         true
     }
 
@@ -199,11 +253,17 @@ impl<O: Observer> ProcessMonitor<O> {
     }
 
     fn timer(&mut self, reactor: &mut Reactor, id: TimerId) -> bool {
-        let Some(key) = self.timers.remove(&id) else { return false };
-        if let Some(entry) = self.entries.get_mut(&key) {
-            entry.timer = None;
+        if self.order_timer(reactor, id) {
+            return true;
         }
+        let Some(key) = self.timers.remove(&id) else { return false };
+        let Some(entry) = self.entries.get_mut(&key) else { return true };
+        entry.timer = None;
+        let is_watched = entry.watched.is_some();
         self.tell(reactor, key, Input::Timeout);
+        if is_watched {
+            self.sign(reactor, key, Sign::Timeout);
+        }
         true
     }
 }
@@ -216,7 +276,7 @@ impl<O: Observer> Service for ProcessMonitor<O> {
     /// Whether it is not running, and all its processes have exited, including the removed ones.
     fn is_down(&self) -> bool {
         debug_assert_eq!(self.up, self.entries.values().filter(|entry| !entry.is_down()).count());
-        !self.running && self.up == 0
+        !self.running && self.up == 0 && !self.helpers.are_any()
     }
 
     /// Starts all processes, in the order in which they were added.
@@ -224,29 +284,44 @@ impl<O: Observer> Service for ProcessMonitor<O> {
         if !std::mem::replace(&mut self.running, true) {
             for key in self.keys() {
                 if self.entries.get(&key).is_some_and(|entry| !entry.removed) {
-                    self.tell(reactor, key, Input::Start);
+                    self.request(reactor, key, Input::Start);
                 }
             }
         }
     }
 
-    /// Stops all processes at the same time. The tree of each process gets the stop signal and then
-    /// SIGCONT, and SIGKILL at the kill time.
+    /// Stops all processes: at the same time, or in reverse [order](ProcessMonitor::set_order). The
+    /// tree of each process gets the stop signal and then SIGCONT, and SIGKILL at the kill time.
     fn stop_service(&mut self, reactor: &mut Reactor) {
         self.running = false;
-        self.tell_all(reactor, Input::Stop);
+        let keys = self.keys();
+        match &mut self.order {
+            Some(ordered) => ordered.machine.stop_all(&keys),
+            None => keys.into_iter().for_each(|key| self.tell_at(reactor, key, Input::Stop, reactor.now())),
+        }
+        self.settle_order(reactor);
     }
 
     fn kill_service(&mut self, reactor: &mut Reactor) {
         self.running = false;
-        self.tell_all(reactor, Input::Kill);
+        let keys = self.keys();
+        if let Some(ordered) = &mut self.order {
+            ordered.machine.kill_all(&keys);
+        }
+        keys.into_iter().for_each(|key| self.tell_at(reactor, key, Input::Kill, reactor.now()));
+        self.settle_order(reactor);
     }
 
     fn handle(&mut self, reactor: &mut Reactor, event: &Event<'_>) -> bool {
         match *event {
-            Event::Data { process, fd, data } => self.data(process, fd, data),
+            Event::Data { process, fd, data } => self.data(reactor, process, fd, data),
             Event::FdClosed { process, fd, .. } => self.closed(process, fd),
             Event::Drained { process, .. } => self.outputs.contains_key(&process),
+            Event::Exited { process, exit } if self.helpers.has(process) => {
+                self.helper_exited(reactor, process, exit);
+                true
+            }
+            Event::Ready { source, .. } => self.answered(reactor, source),
             Event::Exited { process, exit } => {
                 let ours = self.outputs.contains_key(&process);
                 self.exited(reactor, process, exit);
@@ -259,6 +334,8 @@ impl<O: Observer> Service for ProcessMonitor<O> {
                 }
                 output.is_some()
             }
+            Event::Notified { process, notice } => self.notified(reactor, process, notice),
+            Event::NotifyRefused { process, count, .. } => self.notify_refused(process, count),
             Event::TreeGone { process, certain } => self.tree_gone(reactor, process, certain),
             Event::TreeRemains { process, remains } => {
                 let entry = self.owner(process).and_then(|key| self.entries.get(&key));
@@ -269,8 +346,15 @@ impl<O: Observer> Service for ProcessMonitor<O> {
             }
             Event::Timer(id) => self.timer(reactor, id),
             Event::Resumed { after } => {
+                if let Some(ordered) = &mut self.order {
+                    ordered.machine.put_off(after);
+                }
+                self.settle_order(reactor);
                 for (key, entry) in &mut self.entries {
                     entry.life.put_off(after);
+                    if let Some(watched) = &mut entry.watched {
+                        watched.watcher.put_off(after);
+                    }
                     entry.arm(reactor, *key, &mut self.timers);
                 }
                 false

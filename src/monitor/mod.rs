@@ -5,28 +5,38 @@
 //! becomes an input of the entry's `Lifecycle`, and no method here starts or signals a process
 //! itself.
 
+mod checks;
+mod connect;
 mod entry;
 mod events;
 pub(crate) mod lines;
 mod observer;
+mod order;
 mod policy;
+mod requests;
 pub mod restart;
 pub mod simulation;
+mod watch;
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::error::Error;
 use std::fmt;
 use std::sync::Arc;
+use std::time::Instant;
 
 use crate::command::Command;
 use crate::process::ProcessId;
 use crate::reactor::Reactor;
 use crate::reactor::timers::TimerId;
+use checks::Helpers;
 pub use entry::Status;
 use entry::{Entry, Output};
 use lines::MAX_LINE;
 pub use observer::{Line, Lines, Log, Observer};
-use restart::{Input, Lifecycle, Policy, PolicyError, State};
+use order::machine::Machine;
+pub use order::{Group, Order, OrderError, OrderErrors, Strategy, When};
+use restart::{Input, Next, Policy, PolicyError, State};
+pub use watch::{Check, Fault, Health, Probe, Readiness, Ready, Watch};
 
 /// Keeps processes running: starts each one, restarts it after an exit, backs off when that happens
 /// too fast, and stops them all with the whole of their process groups. This is Twisted's
@@ -70,6 +80,19 @@ pub struct ProcessMonitor<O = Log> {
     timers: HashMap<TimerId, u64>,
     /// Our exited processes, until the reactor reports the end of their tree.
     trees: HashMap<ProcessId, u64>,
+    /// The order of the processes, if there is one.
+    order: Option<Box<Ordered>>,
+    helpers: Helpers,
+    /// The seed of all jitter.
+    seed: u64,
+}
+
+/// The order of the processes.
+#[derive(Debug)]
+struct Ordered {
+    order: Order,
+    machine: Machine,
+    timer: Option<(TimerId, Instant)>,
 }
 
 /// The error of a request that a monitor refused. Nothing has changed then.
@@ -82,6 +105,8 @@ pub enum MonitorError {
     Unknown(String),
     /// The policy is not valid.
     Policy(PolicyError),
+    /// The order is not valid.
+    Order(OrderErrors),
 }
 
 impl fmt::Display for MonitorError {
@@ -90,6 +115,7 @@ impl fmt::Display for MonitorError {
             Self::Duplicate(name) => write!(f, "there is a process `{name}` already; remove it first"),
             Self::Unknown(name) => write!(f, "there is no process `{name}`"),
             Self::Policy(error) => error.fmt(f),
+            Self::Order(errors) => errors.fmt(f),
         }
     }
 }
@@ -98,6 +124,7 @@ impl Error for MonitorError {
     fn source(&self) -> Option<&(dyn Error + 'static)> {
         match self {
             Self::Policy(error) => Some(error),
+            Self::Order(errors) => Some(errors),
             Self::Duplicate(_) | Self::Unknown(_) => None,
         }
     }
@@ -140,6 +167,9 @@ impl<O: Observer> ProcessMonitor<O> {
             outputs: HashMap::new(),
             timers: HashMap::new(),
             trees: HashMap::new(),
+            order: None,
+            helpers: Helpers::default(),
+            seed: 0,
         }
     }
 
@@ -249,10 +279,10 @@ impl<O: Observer> ProcessMonitor<O> {
         let key = match self.names.get(name.as_str()) {
             Some(key) if self.entries.get(key).is_some_and(|entry| entry.removed) => self.reuse(*key, command, policy),
             Some(_) => return Err(MonitorError::Duplicate(name)),
-            None => self.insert(name.into(), command, policy),
+            None => self.insert(name.into(), command, policy, reactor.now()),
         };
         if self.running {
-            self.tell(reactor, key, Input::Start);
+            self.request(reactor, key, Input::Start);
         }
         Ok(())
     }
@@ -269,7 +299,7 @@ impl<O: Observer> ProcessMonitor<O> {
         if let Some(entry) = self.entries.get_mut(&key) {
             entry.removed = true;
         }
-        self.tell(reactor, key, Input::Stop);
+        self.request(reactor, key, Input::Stop);
         Ok(())
     }
 
@@ -281,7 +311,7 @@ impl<O: Observer> ProcessMonitor<O> {
     ///
     /// [`MonitorError::Unknown`].
     pub fn start_process(&mut self, reactor: &mut Reactor, name: &str) -> Result<(), MonitorError> {
-        self.tell_name(reactor, name, Input::Start)
+        self.request_by_name(reactor, name, Input::Start)
     }
 
     /// Stops a process, which stays stopped until [`start_process`](Self::start_process) or the
@@ -292,7 +322,7 @@ impl<O: Observer> ProcessMonitor<O> {
     ///
     /// [`MonitorError::Unknown`].
     pub fn stop_process(&mut self, reactor: &mut Reactor, name: &str) -> Result<(), MonitorError> {
-        self.tell_name(reactor, name, Input::Stop)
+        self.request_by_name(reactor, name, Input::Stop)
     }
 
     /// Stops a process and starts it again as soon as it is gone (Twisted's `stopProcess`). This
@@ -302,7 +332,7 @@ impl<O: Observer> ProcessMonitor<O> {
     ///
     /// [`MonitorError::Unknown`].
     pub fn restart_process(&mut self, reactor: &mut Reactor, name: &str) -> Result<(), MonitorError> {
-        self.tell_name(reactor, name, Input::Restart)
+        self.request_by_name(reactor, name, Input::Restart)
     }
 
     /// Restarts all processes, as [`restart_process`](Self::restart_process) does, except for
@@ -310,12 +340,12 @@ impl<O: Observer> ProcessMonitor<O> {
     pub fn restart_all(&mut self, reactor: &mut Reactor) {
         for key in self.keys() {
             let up = self.entries.get(&key).is_some_and(|entry| match entry.life.state() {
-                State::Stopped | State::Exited => false,
-                State::Stopping { next, .. } => next == restart::Next::Start,
-                State::Starting | State::Running { .. } | State::BackingOff { .. } => true,
+                State::Stopped | State::Exited | State::Failed { .. } => false,
+                State::Stopping { next, .. } => matches!(next, Next::Start | Next::Recover { .. }),
+                State::Waiting { .. } | State::Starting | State::Running { .. } | State::BackingOff { .. } => true,
             });
             if up {
-                self.tell(reactor, key, Input::Restart);
+                self.request(reactor, key, Input::Restart);
             }
         }
     }
@@ -346,14 +376,14 @@ impl<O: Observer> ProcessMonitor<O> {
         key.copied().ok_or_else(|| MonitorError::Unknown(name.to_owned()))
     }
 
-    fn insert(&mut self, name: Arc<str>, command: &Command, policy: Arc<Policy>) -> u64 {
+    fn insert(&mut self, name: Arc<str>, command: &Command, policy: Arc<Policy>, now: Instant) -> u64 {
         let key = self.next_key;
         self.next_key += 1;
         self.names.insert(Arc::clone(&name), key);
         let entry = Entry {
-            name,
+            name: Arc::clone(&name),
             command: command.clone(),
-            life: Lifecycle::new(policy),
+            life: self.lifecycle(&name, policy),
             process: None,
             unended: VecDeque::new(),
             pid: None,
@@ -364,6 +394,9 @@ impl<O: Observer> ProcessMonitor<O> {
             starts: 0,
             refusal: None,
             last_exit: None,
+            changed: now,
+            watched: None,
+            stop_helper: None,
         };
         self.entries.insert(key, Box::new(entry));
         key
@@ -378,6 +411,7 @@ impl<O: Observer> ProcessMonitor<O> {
         entry.command = command.clone();
         entry.life.set_policy(policy);
         entry.removed = false;
+        entry.watched = None;
         entry.starts = 0;
         entry.last_exit = None;
         self.names.insert(Arc::clone(&entry.name), key);

@@ -7,10 +7,11 @@ use std::fmt;
 use std::io;
 use std::time::Duration;
 
-use log::{debug, info, warn};
+use log::{debug, error, info, warn};
 
 use super::lines::{Escaped, each_line};
 use super::restart::State;
+use super::watch::Fault;
 use crate::contain::Remains;
 use crate::error::SpawnError;
 use crate::exit::Exit;
@@ -101,6 +102,74 @@ pub trait Observer {
     fn terminating(&mut self, name: &str, signal: i32) {
         let signal = signal::name(signal).unwrap_or_else(|| signal.to_string());
         info!(target: "childminder::monitor", name; "[{name}] terminating ({signal})");
+    }
+
+    /// A process has become ready: see [`Watch`](crate::Watch).
+    fn ready(&mut self, name: &str) {
+        info!(target: "childminder::monitor", name; "[{name}] ready");
+    }
+
+    /// A process is not ready any more.
+    fn unready(&mut self, name: &str) {
+        warn!(target: "childminder::monitor", name; "[{name}] not ready any more");
+    }
+
+    /// A process is alive but has to be replaced. It is stopped, and what follows is what follows a
+    /// crash.
+    fn fault(&mut self, name: &str, fault: &Fault) {
+        warn!(target: "childminder::monitor", name; "[{name}] does not work: {fault}");
+    }
+
+    /// A process has said in its own words what it does: `STATUS=` of `sd_notify(3)`. The text has
+    /// no control characters.
+    fn said(&mut self, name: &str, status: &str) {
+        debug!(target: "childminder::monitor", name; "[{name}] says: {status}");
+    }
+
+    /// A process has asked for the safe-keeping of its file descriptors (`FDSTORE=1`), which does
+    /// not exist here. They were closed.
+    fn store_refused(&mut self, name: &str) {
+        warn!(target: "childminder::monitor", name; "[{name}] FDSTORE=1: descriptors are not kept");
+    }
+
+    /// Messages to the socket of a process were dropped, because they did not come from its tree.
+    fn message_refused(&mut self, name: &str, count: usize) {
+        warn!(target: "childminder::monitor", name; "[{name}] dropped {count} messages that others have sent in its name");
+    }
+
+    /// A check of a process has failed: see [`Probe`](crate::Probe).
+    fn check_failed(&mut self, name: &str, why: &dyn fmt::Display) {
+        debug!(target: "childminder::monitor", name; "[{name}] check failed: {why}");
+    }
+
+    /// A command that belongs to a process could not be started: one that checks it, or a step of
+    /// its stop.
+    fn helper_failed(&mut self, name: &str, error: &SpawnError) {
+        warn!(target: "childminder::monitor", name; "[{name}] {error}");
+    }
+
+    /// A process [failed for good](State::Failed), or an [essential](crate::Order::essential) one
+    /// has ended. The host may end now. `exit` is its last exit, if it has run at all; it is `None`
+    /// for a group.
+    fn essential_ended(&mut self, name: &str, exit: Option<&Exit>) {
+        let _ = exit;
+        error!(target: "childminder::monitor", name; "[{name}] is essential and has ended");
+    }
+
+    /// A [group](crate::Group) has given up. All its processes are stopped and have failed.
+    fn group_failed(&mut self, group: &str) {
+        error!(target: "childminder::monitor", group; "group {group} has given up");
+    }
+
+    /// A [rolling restart](crate::ProcessMonitor::restart_rolling) is over. `broken` is the process
+    /// that has not become ready again; those after it were not restarted.
+    fn rolled(&mut self, broken: Option<&str>) {
+        match broken {
+            None => info!(target: "childminder::monitor", "rolling restart done"),
+            Some(name) => {
+                warn!(target: "childminder::monitor", name; "rolling restart broken off: [{name}] has not come back");
+            }
+        }
     }
 
     /// A process is killed with its tree, because it did not stop in time or a kill was requested.

@@ -4,8 +4,13 @@
 //! [`Policy::validate`] never makes a busy loop.
 
 use std::error::Error;
+use std::ffi::OsString;
 use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
+
+use super::restart::Outcome;
+use crate::exit::Exit;
 
 /// The wait after a second instant death is at least this long, and so is the upper limit of the
 /// wait. With less, a program that cannot start would keep the machine busy.
@@ -52,6 +57,114 @@ pub struct Policy {
     /// The signal that asks the process to stop. `SIGTERM` (15) by default.
     #[doc(alias = "SIGTERM")]
     pub stop_signal: i32,
+    /// The processes that get the stop signal. All of the tree by default.
+    pub stop_scope: StopScope,
+    /// The steps of a stop, one after the other, before the kill. If there are none, which is the
+    /// default, a stop has one step: `stop_signal`, `stop_scope` and `kill_time`.
+    pub stop: Vec<StopStep>,
+    /// How often the process may be started before it has failed for good. Without limit by
+    /// default.
+    pub restart_limit: Option<StartLimit>,
+    /// The exit codes that are a success beside 0.
+    pub success_codes: Vec<i32>,
+    /// The exit codes that mean that a restart would not help: the process has failed then.
+    pub fatal_codes: Vec<i32>,
+    /// A random part of the wait before a restart, in percent of it, that is added to it. A restart
+    /// without a wait gets this part of the shortest wait. 0 by default, and 100 at most.
+    pub jitter: u32,
+}
+
+/// A number of starts within a time.
+///
+/// # Examples
+///
+/// ```
+/// use childminder::restart::{Action, Input, Lifecycle, Policy, StartLimit, State};
+/// use std::time::{Duration, Instant};
+///
+/// let mut policy = Policy::default();
+/// policy.restart_limit = Some(StartLimit { starts: 2, within: Duration::from_secs(60) });
+/// let (mut now, mut web) = (Instant::now(), Lifecycle::new(policy));
+/// web.handle(now, Input::Start);
+/// web.handle(now, Input::SpawnFailed);
+/// now += Duration::from_secs(1);
+/// assert_eq!(web.handle(now, Input::Timeout), Some(Action::Spawn));
+/// web.handle(now, Input::SpawnFailed);
+/// assert!(matches!(web.state(), State::Failed { .. }));
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct StartLimit {
+    /// The number of starts that are allowed. 1 or more.
+    pub starts: u32,
+    /// The time in which they are counted. It slides: a start is forgotten this long after it.
+    pub within: Duration,
+}
+
+/// One step of a stop.
+///
+/// # Examples
+///
+/// A graceful stop of the master, then SIGTERM for all:
+///
+/// ```
+/// use childminder::restart::{Policy, StopAction, StopScope, StopStep};
+/// use std::time::Duration;
+///
+/// let mut policy = Policy::default();
+/// let quit = StopAction::Signal(3);
+/// policy.stop = vec![
+///     StopStep { action: quit, scope: StopScope::Main, wait: Duration::from_secs(30) },
+///     StopStep { action: StopAction::Signal(15), scope: StopScope::All, wait: Duration::from_secs(5) },
+/// ];
+/// assert_eq!(policy.validate(), Ok(()));
+/// ```
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StopStep {
+    /// What asks the process to stop.
+    pub action: StopAction,
+    /// The processes that get the signal.
+    pub scope: StopScope,
+    /// How long the process may take to stop before the next step, or the kill, follows.
+    pub wait: Duration,
+}
+
+/// What asks a process to stop.
+///
+/// # Examples
+///
+/// ```
+/// use childminder::restart::StopAction;
+/// use std::sync::Arc;
+///
+/// let stop = StopAction::Command(Arc::new(vec!["redis-cli".into(), "shutdown".into()]));
+/// assert_ne!(stop, StopAction::Signal(15));
+/// ```
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum StopAction {
+    /// A signal, by its number.
+    Signal(i32),
+    /// A program and its arguments. It runs with the settings of the process's own command, with
+    /// the process's pid in the variable `MAINPID`, and ends with the stop at the latest.
+    Command(Arc<Vec<OsString>>),
+}
+
+/// The processes that get the signal of a stop.
+///
+/// # Examples
+///
+/// ```
+/// use childminder::restart::{Policy, StopScope};
+///
+/// assert_eq!(Policy::default().stop_scope, StopScope::All);
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum StopScope {
+    /// The process and everything that it has started, as far as its containment reaches.
+    #[default]
+    All,
+    /// The process alone, which ends the others itself. When it is gone, or the step's time is
+    /// over, the rest of the stop applies to all.
+    Main,
 }
 
 impl Default for Policy {
@@ -64,6 +177,12 @@ impl Default for Policy {
             restart: Restart::Always,
             leftovers: Leftovers::Kill,
             stop_signal: libc::SIGTERM,
+            stop_scope: StopScope::All,
+            stop: Vec::new(),
+            restart_limit: None,
+            success_codes: Vec::new(),
+            fatal_codes: Vec::new(),
+            jitter: 0,
         }
     }
 }
@@ -92,20 +211,63 @@ impl Policy {
             Err(PolicyError::MinAboveMax { min, max })
         } else if max < SHORTEST_GROWN_DELAY {
             Err(PolicyError::MaxTooShort { max })
-        } else if !(1..=64).contains(&self.stop_signal) {
-            Err(PolicyError::NotASignal { stop_signal: self.stop_signal })
+        } else if let Some(stop_signal) = self.signals().find(|signal| !(1..=64).contains(signal)) {
+            Err(PolicyError::NotASignal { stop_signal })
+        } else if self.stop.iter().any(|step| matches!(&step.action, StopAction::Command(words) if words.is_empty())) {
+            Err(PolicyError::EmptyStopCommand)
+        } else if self.restart_limit.is_some_and(|limit| limit.starts == 0) {
+            Err(PolicyError::NoStarts)
+        } else if self.jitter > 100 {
+            Err(PolicyError::TooMuchJitter { jitter: self.jitter })
         } else {
             Ok(())
         }
     }
 
-    /// Tells whether an exit with or without success is followed by a restart.
-    pub(super) fn wants_restart(&self, success: bool) -> bool {
+    fn signals(&self) -> impl Iterator<Item = i32> {
+        let steps = self.stop.iter().filter_map(|step| match step.action {
+            StopAction::Signal(signal) => Some(signal),
+            StopAction::Command(_) => None,
+        });
+        std::iter::once(self.stop_signal).chain(steps)
+    }
+
+    /// Tells whether an exit is followed by a restart.
+    pub(super) fn wants_restart(&self, outcome: Outcome) -> bool {
         match self.restart {
             Restart::Always => true,
-            Restart::OnFailure => !success,
+            Restart::OnFailure => outcome != Outcome::Success,
             Restart::Never => false,
         }
+    }
+
+    /// What an exit means.
+    pub(super) fn outcome(&self, exit: &Exit) -> Outcome {
+        match exit.code() {
+            Some(code) if self.fatal_codes.contains(&code) => Outcome::Fatal,
+            Some(code) if code == 0 || self.success_codes.contains(&code) => Outcome::Success,
+            _ => Outcome::Failure,
+        }
+    }
+
+    /// A step of a stop, by its number from 0 on.
+    pub(super) fn stop_step(&self, number: u32) -> Option<StopStep> {
+        match (self.stop.is_empty(), number) {
+            (true, 0) => {
+                let action = StopAction::Signal(self.stop_signal);
+                Some(StopStep { action, scope: self.stop_scope, wait: self.kill_time })
+            }
+            _ => self.stop.get(number as usize).cloned(),
+        }
+    }
+
+    /// The time from the beginning of a stop to the end of this step.
+    pub(super) fn stop_time(&self, number: u32) -> Duration {
+        if self.stop.is_empty() {
+            return self.kill_time;
+        }
+        let steps = self.stop.iter().take((number as usize).saturating_add(1));
+        steps.fold(Duration::ZERO, |time, step| time.saturating_add(step.wait))
     }
 
     /// The wait after the first instant death. It is not above the maximum, even if the policy was
@@ -166,6 +328,11 @@ pub enum Leftovers {
     /// processes that have left something behind. A stop does not reach leftover processes of a
     /// process group after that. It always reaches those in a cgroup.
     Leave,
+    /// They have taken over, as after a program has replaced itself: nginx does that on SIGUSR2.
+    /// The process counts as running until the last of them is gone. A stop ends them.
+    ///
+    /// Its exit status is that of the first process, because the system does not tell the others'.
+    TakeOver,
 }
 
 /// The error of a [`Policy`] that is refused.
@@ -197,8 +364,17 @@ pub enum PolicyError {
     },
     /// The stop signal is not in 1 to 64.
     NotASignal {
-        /// The value of `stop_signal`.
+        /// The value of `stop_signal`, or of a step of the stop.
         stop_signal: i32,
+    },
+    /// A step of the stop is a command without a program.
+    EmptyStopCommand,
+    /// The limit of starts allows none.
+    NoStarts,
+    /// The jitter is above 100 percent.
+    TooMuchJitter {
+        /// The value of `jitter`.
+        jitter: u32,
     },
 }
 
@@ -210,6 +386,9 @@ impl fmt::Display for PolicyError {
             Self::NotASignal { stop_signal } => {
                 write!(f, "stop_signal {stop_signal} is not in 1 to 64")
             }
+            Self::EmptyStopCommand => f.write_str("a step of stop is a command without a program"),
+            Self::NoStarts => f.write_str("restart_limit allows no start"),
+            Self::TooMuchJitter { jitter } => write!(f, "jitter {jitter} is above 100 percent"),
         }
     }
 }

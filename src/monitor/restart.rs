@@ -1,31 +1,31 @@
 //! The state machine of one monitored process: when to start, restart, back off, terminate and
 //! kill.
 //!
-//! It spawns nothing, sends no signal and reads no clock. The one rule: the machine is pure, and
-//! time is an argument. Everything that is pending is kept in the state, so leaving the state
-//! cancels it.
+//! This file has its inputs, actions and states; `decide` has the decision for each pair. It spawns
+//! nothing, sends no signal and reads no clock. The one rule: the machine is pure, and time is an
+//! argument. Everything that is pending is kept in the state, so leaving the state cancels it.
 
+mod decide;
+mod starts;
+
+use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::contain::LAST_WAIT;
 
-pub use super::policy::{Leftovers, Policy, PolicyError, Restart};
-
-/// The time from the first kill to the second one.
-const KILL_AGAIN: Duration = Duration::from_secs(1);
-/// The longest time from one kill to the next.
-const KILL_AGAIN_AT_MOST: Duration = Duration::from_secs(60);
+pub use super::policy::{Leftovers, Policy, PolicyError, Restart, StartLimit, StopAction, StopScope, StopStep};
+use starts::Starts;
 
 /// An event of a process or a request to it: the input of [`Lifecycle::handle`].
 ///
 /// # Examples
 ///
 /// ```
-/// use childminder::restart::Input;
+/// use childminder::restart::{Input, Outcome};
 ///
-/// let crash = Input::Exited { success: false, group_left: false };
-/// assert_ne!(crash, Input::Exited { success: true, group_left: false });
+/// let crash = Input::Exited { outcome: Outcome::Failure, group_left: false };
+/// assert_ne!(crash, Input::Exited { outcome: Outcome::Success, group_left: false });
 /// ```
 #[non_exhaustive]
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -42,10 +42,14 @@ pub enum Input {
     Spawned,
     /// [`Action::Spawn`] has failed, so there is no process.
     SpawnFailed,
+    /// [`Action::Spawn`] cannot be carried out yet, because the process has to wait for others.
+    Held,
+    /// The process need not wait for others any longer.
+    Released,
     /// The process has exited. It has been reaped, and its pipes may still be open.
     Exited {
-        /// Whether it exited with code 0.
-        success: bool,
+        /// What the exit means.
+        outcome: Outcome,
         /// Whether other members of its process group are still alive.
         group_left: bool,
     },
@@ -54,6 +58,41 @@ pub enum Input {
     /// The [deadline](Lifecycle::deadline) has passed. This does nothing if it is too early or if
     /// there is no deadline.
     Timeout,
+    /// The process is alive but does not work, so it has to be replaced. It is stopped, and what
+    /// follows is what follows a crash.
+    Fault {
+        /// Whether it never became ready. This counts as an instant death, however long it lived.
+        never_ready: bool,
+    },
+    /// The group of the process has given up, so the process is stopped and has failed.
+    GiveUp,
+    /// A request to forget earlier failures. A process that has failed is stopped afterwards.
+    Reset,
+}
+
+/// The meaning of an exit.
+///
+/// # Examples
+///
+/// ```
+/// use childminder::restart::{Input, Lifecycle, Outcome, Policy, State};
+/// use std::time::Instant;
+///
+/// let (now, mut web) = (Instant::now(), Lifecycle::new(Policy::default()));
+/// let misconfigured = Input::Exited { outcome: Outcome::Fatal, group_left: false };
+/// for input in [Input::Start, Input::Spawned, misconfigured] {
+///     web.handle(now, input);
+/// }
+/// assert!(matches!(web.state(), State::Failed { .. }));
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outcome {
+    /// It exited with code 0, or another one of [`Policy::success_codes`].
+    Success,
+    /// It failed.
+    Failure,
+    /// It exited with one of [`Policy::fatal_codes`], so a restart would not help.
+    Fatal,
 }
 
 /// An action to carry out now: the output of [`Lifecycle::handle`].
@@ -70,10 +109,10 @@ pub enum Input {
 #[non_exhaustive]
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Action {
-    /// Spawn the process, then pass in [`Input::Spawned`] or [`Input::SpawnFailed`] before any
-    /// other input.
+    /// Spawn the process, then pass in [`Input::Spawned`], [`Input::SpawnFailed`] or
+    /// [`Input::Held`] before any other input.
     Spawn,
-    /// Send the policy's stop signal.
+    /// Carry out the step of the stop that [`Lifecycle::stop_step`] returns.
     Terminate,
     /// Kill the process, or the leftover members of its group.
     #[doc(alias = "SIGKILL")]
@@ -94,6 +133,11 @@ pub enum Action {
 pub enum State {
     /// Not started yet, or stopped on purpose.
     Stopped,
+    /// The process will be started when what it waits for is there.
+    Waiting {
+        /// When the wait began.
+        since: Instant,
+    },
     /// [`Action::Spawn`] has been returned, and its result is awaited.
     Starting,
     /// The process is alive.
@@ -113,7 +157,9 @@ pub enum State {
     Stopping {
         /// When it was asked to stop.
         since: Instant,
-        /// When it will be killed, or killed again.
+        /// How many steps of the stop came before the present one.
+        step: u32,
+        /// When the next step follows, or it will be killed, or killed again.
         kill_at: Instant,
         /// How often it has been killed. A kill can fail, and a process in an uninterruptible sleep
         /// does not die before the sleep ends, so the kill is repeated until the process is gone.
@@ -125,6 +171,41 @@ pub enum State {
     },
     /// The process exited on its own, and its [restart policy](Restart) does not start it again.
     Exited,
+    /// The process is not started again without a request, because that would not help.
+    Failed {
+        /// Why not.
+        why: WhyFailed,
+    },
+}
+
+/// Why a process has failed for good.
+///
+/// # Examples
+///
+/// ```
+/// use childminder::restart::WhyFailed;
+///
+/// assert_eq!(WhyFailed::FatalExit.to_string(), "its exit code says that a restart would not help");
+/// ```
+#[non_exhaustive]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum WhyFailed {
+    /// It was started as often as its [limit](Policy::restart_limit) allows.
+    TooManyStarts,
+    /// It exited with one of [`Policy::fatal_codes`].
+    FatalExit,
+    /// Its group has given up.
+    Group,
+}
+
+impl fmt::Display for WhyFailed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::TooManyStarts => "it was started too often",
+            Self::FatalExit => "its exit code says that a restart would not help",
+            Self::Group => "its group has given up",
+        })
+    }
 }
 
 /// What follows a stop.
@@ -147,6 +228,13 @@ pub enum Next {
     Stay,
     /// The process starts at once.
     Start,
+    /// What follows a crash: a restart at once, a wait, or an end.
+    Recover {
+        /// Whether the crash counts as an instant death.
+        instantly: bool,
+    },
+    /// The process has failed, because its group has given up.
+    Fail,
 }
 
 /// Tells whether the process that was spawned, the leader of its group, is still there.
@@ -154,11 +242,11 @@ pub enum Next {
 /// # Examples
 ///
 /// ```
-/// use childminder::restart::{Input, Leader, Lifecycle, Policy, State};
+/// use childminder::restart::{Input, Leader, Lifecycle, Outcome, Policy, State};
 /// use std::time::Instant;
 ///
 /// let (now, mut web) = (Instant::now(), Lifecycle::new(Policy::default()));
-/// let exited = Input::Exited { success: true, group_left: true };
+/// let exited = Input::Exited { outcome: Outcome::Success, group_left: true };
 /// for input in [Input::Start, Input::Spawned, Input::Stop, exited] {
 ///     web.handle(now, input);
 /// }
@@ -184,12 +272,12 @@ pub enum Leader {
 /// # Examples
 ///
 /// ```
-/// use childminder::restart::{Action, Input, Lifecycle, Policy};
+/// use childminder::restart::{Action, Input, Lifecycle, Outcome, Policy};
 /// use std::time::{Duration, Instant};
 ///
 /// let mut now = Instant::now();
 /// let mut web = Lifecycle::new(Policy::default());
-/// let crash = Input::Exited { success: false, group_left: false };
+/// let crash = Input::Exited { outcome: Outcome::Failure, group_left: false };
 ///
 /// web.handle(now, Input::Start);
 /// for seconds in [1, 2, 4, 8] {
@@ -212,10 +300,17 @@ pub struct Lifecycle {
     delay: Duration,
     /// Whether members of its group are known to have outlived it.
     group_left: bool,
-    /// Whether the last exit was with code 0.
-    succeeded: bool,
+    /// Whether the process has exited while it runs on as the members of its group that have taken
+    /// over.
+    taken_over: bool,
+    /// How the last process ended.
+    outcome: Outcome,
     /// While a restart waits for leftover processes: when the process would start without them.
     ready: Option<Instant>,
+    /// The latest starts, if the policy limits them.
+    starts: Starts,
+    /// The source of [`Policy::jitter`].
+    random: u64,
 }
 
 impl Lifecycle {
@@ -234,7 +329,40 @@ impl Lifecycle {
     pub fn new(policy: impl Into<Arc<Policy>>) -> Self {
         let policy = policy.into();
         let delay = policy.first_delay();
-        Self { policy, state: State::Stopped, delay, group_left: false, succeeded: false, ready: None }
+        Self {
+            policy,
+            state: State::Stopped,
+            delay,
+            group_left: false,
+            taken_over: false,
+            outcome: Outcome::Failure,
+            ready: None,
+            starts: Starts::default(),
+            random: 0,
+        }
+    }
+
+    /// Sets the seed of [`Policy::jitter`]. Machines with equal seeds and inputs make equal
+    /// decisions.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use childminder::restart::{Input, Lifecycle, Policy};
+    /// use std::time::{Duration, Instant};
+    ///
+    /// let mut policy = Policy::default();
+    /// policy.jitter = 25;
+    /// let mut web = Lifecycle::new(policy);
+    /// web.set_seed(7);
+    /// let now = Instant::now();
+    /// web.handle(now, Input::Start);
+    /// web.handle(now, Input::SpawnFailed);
+    /// let wait = web.deadline().unwrap() - now;
+    /// assert!(Duration::from_secs(1) <= wait && wait <= Duration::from_millis(1250));
+    /// ```
+    pub fn set_seed(&mut self, seed: u64) {
+        self.random = seed;
     }
 
     /// Returns the policy in force.
@@ -276,7 +404,7 @@ impl Lifecycle {
     pub fn set_policy(&mut self, policy: impl Into<Arc<Policy>>) {
         let policy = policy.into();
         match &mut self.state {
-            State::BackingOff { .. } if !policy.wants_restart(self.succeeded) => self.state = State::Exited,
+            State::BackingOff { .. } if !policy.wants_restart(self.outcome) => self.state = State::Exited,
             State::BackingOff { since, until } => {
                 let latest = after(*since, policy.max_restart_delay);
                 self.ready = self.ready.map(|ready| ready.min(latest));
@@ -285,10 +413,10 @@ impl Lifecycle {
                 let cleared = self.ready.map_or(latest, |_| latest.max(after(*since, LAST_WAIT)));
                 *until = (*until).min(cleared);
             }
-            State::Stopping { since, kill_at, kills: 0, .. } => {
-                *kill_at = (*kill_at).min(after(*since, policy.kill_time));
+            State::Stopping { since, step, kill_at, kills: 0, .. } => {
+                *kill_at = (*kill_at).min(after(*since, policy.stop_time(*step)));
             }
-            State::Stopping { .. } | State::Stopped | State::Starting | State::Running { .. } | State::Exited => {}
+            _ => {}
         }
         // Not `Duration::clamp`, which panics if min > max.
         self.delay = self.delay.max(policy.min_restart_delay).min(policy.max_restart_delay);
@@ -313,14 +441,15 @@ impl Lifecycle {
     /// assert_eq!(web.deadline(), Some(now + night + Policy::default().kill_time));
     /// ```
     pub fn put_off(&mut self, by: Duration) {
+        self.starts.put_off(by);
         match &mut self.state {
-            State::Running { since } => *since = after(*since, by),
+            State::Running { since } | State::Waiting { since } => *since = after(*since, by),
             State::BackingOff { since, until: deadline } | State::Stopping { since, kill_at: deadline, .. } => {
                 *since = after(*since, by);
                 *deadline = after(*deadline, by);
                 self.ready = self.ready.map(|ready| after(ready, by));
             }
-            State::Stopped | State::Starting | State::Exited => {}
+            State::Stopped | State::Starting | State::Exited | State::Failed { .. } => {}
         }
     }
 
@@ -338,6 +467,11 @@ impl Lifecycle {
     /// ```
     pub fn state(&self) -> State {
         self.state
+    }
+
+    /// How the last process ended.
+    pub(super) fn outcome(&self) -> Outcome {
+        self.outcome
     }
 
     /// Returns when the process would start without its leftover processes, while a restart waits
@@ -372,7 +506,29 @@ impl Lifecycle {
         match self.state {
             State::BackingOff { until, .. } => Some(until),
             State::Stopping { kill_at, .. } => Some(kill_at),
-            State::Stopped | State::Starting | State::Running { .. } | State::Exited => None,
+            _ => None,
+        }
+    }
+
+    /// Returns the step of the stop that [`Action::Terminate`] is about, while the process is
+    /// stopping.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use childminder::restart::{Input, Lifecycle, Policy, StopAction};
+    /// use std::time::Instant;
+    ///
+    /// let (now, mut web) = (Instant::now(), Lifecycle::new(Policy::default()));
+    /// for input in [Input::Start, Input::Spawned, Input::Stop] {
+    ///     web.handle(now, input);
+    /// }
+    /// assert_eq!(web.stop_step().unwrap().action, StopAction::Signal(15));
+    /// ```
+    pub fn stop_step(&self) -> Option<StopStep> {
+        match self.state {
+            State::Stopping { step, .. } => self.policy.stop_step(step),
+            _ => None,
         }
     }
 
@@ -386,11 +542,16 @@ impl Lifecycle {
     ///   wait.
     /// - A second stop does not signal again and does not delay the kill. A start or restart of a
     ///   process that is stopping starts it once it is gone. A stop takes that back.
-    /// - A stop ends when the process and the members of its group are gone. They are killed at the
-    ///   kill time, and again after 1, 2, 4… seconds, at most a minute apart, until all are gone.
+    /// - A stop ends when the process and the members of its group are gone. The steps of the stop
+    ///   come first. They are killed when the last step has had its time, and again after 1, 2, 4…
+    ///   seconds, at most a minute apart, until all are gone.
     /// - When a process exits on its own, its leftover processes are killed, and a restart waits
     ///   until they are gone, but two seconds at most. With [`Leftovers::Leave`] they are left
     ///   alone. A later stop ends them too.
+    ///
+    /// - A process that was started as often as [`Policy::restart_limit`] allows, or whose exit code
+    ///   is one of [`Policy::fatal_codes`], has failed. Only a request starts it again, which also
+    ///   forgets the earlier starts.
     ///
     /// Inputs that make no sense in a state do nothing, with one exception: a process that was
     /// spawned although it is no longer wanted is terminated.
@@ -398,7 +559,7 @@ impl Lifecycle {
     /// # Examples
     ///
     /// ```
-    /// use childminder::restart::{Action, Input, Lifecycle, Policy, State};
+    /// use childminder::restart::{Action, Input, Lifecycle, Outcome, Policy, State};
     /// use std::time::{Duration, Instant};
     ///
     /// let now = Instant::now();
@@ -409,182 +570,30 @@ impl Lifecycle {
     ///
     /// let later = now + Duration::from_secs(5);
     /// assert_eq!(web.handle(later, Input::Timeout), Some(Action::Kill));
-    /// web.handle(later, Input::Exited { success: false, group_left: false });
+    /// web.handle(later, Input::Exited { outcome: Outcome::Failure, group_left: false });
     /// assert_eq!(web.state(), State::Stopped);
     /// ```
     pub fn handle(&mut self, now: Instant, input: Input) -> Option<Action> {
         match input {
-            Input::Exited { success, group_left } => (self.succeeded, self.group_left) = (success, group_left),
-            Input::SpawnFailed => self.succeeded = false,
+            Input::Exited { outcome, group_left } => (self.outcome, self.group_left) = (outcome, group_left),
+            Input::SpawnFailed => self.outcome = Outcome::Failure,
             Input::GroupGone => self.group_left = false,
             _ => {}
         }
         let (state, action) = self.decide(now, input);
         self.group_left &= state != State::Stopped;
+        self.taken_over &= matches!(state, State::Running { .. });
         if !matches!(state, State::BackingOff { .. }) {
             self.ready = None;
         }
         self.state = state;
         action
     }
-
-    /// Decides for every pair of state and input: returns the next state and what to do.
-    fn decide(&mut self, now: Instant, input: Input) -> (State, Option<Action>) {
-        let unchanged = (self.state, None);
-        match (self.state, input) {
-            (State::Stopped | State::Exited, Input::Start | Input::Restart) => self.start_afresh(),
-            (State::Exited | State::BackingOff { .. }, Input::Stop) if self.group_left => {
-                self.terminate(now, Next::Stay, Leader::Gone)
-            }
-            (State::Exited | State::BackingOff { .. }, Input::Kill) if self.group_left => {
-                kill(now, now, 0, Next::Stay, Leader::Gone)
-            }
-            (State::Stopped | State::Exited, Input::Stop | Input::Kill) => (State::Stopped, None),
-            // It was stopped between the spawn and its result.
-            (State::Stopped | State::Exited, Input::Spawned) => self.terminate(now, Next::Stay, Leader::Alive),
-            (
-                State::Stopped | State::Exited,
-                Input::SpawnFailed | Input::Exited { .. } | Input::GroupGone | Input::Timeout,
-            ) => unchanged,
-
-            (State::Starting, Input::Start | Input::Restart) => unchanged,
-            (State::Starting, Input::Stop | Input::Kill) => (State::Stopped, None),
-            (State::Starting, Input::Spawned) => (State::Running { since: now }, None),
-            // This is an instant death whatever the threshold. Otherwise a threshold of zero would
-            // try again without end.
-            (State::Starting, Input::SpawnFailed) => self.died(now, false, true),
-            (State::Starting, Input::Exited { success, group_left }) => {
-                let died = self.died(now, success, true);
-                self.kill_leftovers(now, group_left, died)
-            }
-            (State::Starting, Input::GroupGone | Input::Timeout) => unchanged,
-
-            (State::Running { .. }, Input::Stop) => self.terminate(now, Next::Stay, Leader::Alive),
-            (State::Running { .. }, Input::Restart) => self.terminate(now, Next::Start, Leader::Alive),
-            (State::Running { .. }, Input::Kill) => kill(now, now, 0, Next::Stay, Leader::Alive),
-            (State::Running { since }, Input::Exited { success, group_left }) => {
-                let lived = now.saturating_duration_since(since);
-                let died = self.died(now, success, lived < self.policy.threshold);
-                self.kill_leftovers(now, group_left, died)
-            }
-            (
-                State::Running { .. },
-                Input::Start | Input::Spawned | Input::SpawnFailed | Input::GroupGone | Input::Timeout,
-            ) => unchanged,
-
-            (State::BackingOff { .. }, Input::Start) => self.start_afresh(),
-            (State::BackingOff { .. }, Input::Stop | Input::Kill) => (State::Stopped, None),
-            (State::BackingOff { .. }, Input::Restart) => start(),
-            // The process is alive and wanted, so another one must not be spawned beside it.
-            (State::BackingOff { .. }, Input::Spawned) => (State::Running { since: now }, None),
-            (State::BackingOff { until, .. }, Input::Timeout) if now >= until => start(),
-            (State::BackingOff { since, .. }, Input::GroupGone) => match self.ready.take() {
-                Some(ready) if now >= ready => start(),
-                Some(until) => (State::BackingOff { since, until }, None),
-                None => unchanged,
-            },
-            (State::BackingOff { .. }, Input::SpawnFailed | Input::Exited { .. } | Input::Timeout) => unchanged,
-
-            (State::Stopping { since, kill_at, kills, next, leader }, input) => {
-                self.decide_stopping(now, input, (since, kill_at, kills), next, leader)
-            }
-        }
-    }
-
-    /// The part of `decide` for a process that is stopping.
-    fn decide_stopping(
-        &mut self,
-        now: Instant,
-        input: Input,
-        (since, kill_at, kills): (Instant, Instant, u32),
-        next: Next,
-        leader: Leader,
-    ) -> (State, Option<Action>) {
-        let unchanged = (self.state, None);
-        let stopping = |next, leader| State::Stopping { since, kill_at, kills, next, leader };
-        match (input, leader) {
-            (Input::Start | Input::Restart, _) => {
-                // As if the start had been requested after the stop, unless the process is already
-                // being restarted.
-                if next == Next::Stay {
-                    self.delay = self.policy.first_delay();
-                }
-                (stopping(Next::Start, leader), None)
-            }
-            (Input::Stop, _) => (stopping(Next::Stay, leader), None),
-            (Input::Kill, _) => kill(now, since, kills, Next::Stay, leader),
-            // A process that is no longer wanted has taken the place of the one that is gone.
-            (Input::Spawned, Leader::Gone) => (stopping(next, Leader::Alive), Some(Action::Terminate)),
-            (Input::Spawned, Leader::Alive) | (Input::SpawnFailed, _) => unchanged,
-            (Input::Exited { group_left: true, .. }, _) => (stopping(next, Leader::Gone), None),
-            (Input::Exited { .. }, _) | (Input::GroupGone, Leader::Gone) => match next {
-                Next::Stay => (State::Stopped, None),
-                Next::Start => start(),
-            },
-            (Input::GroupGone, Leader::Alive) => unchanged,
-            (Input::Timeout, _) if now < kill_at => unchanged,
-            (Input::Timeout, _) => kill(now, since, kills, next, leader),
-        }
-    }
-
-    /// Starts on request: earlier instant deaths do not count.
-    fn start_afresh(&mut self) -> (State, Option<Action>) {
-        self.delay = self.policy.first_delay();
-        start()
-    }
-
-    fn terminate(&self, now: Instant, next: Next, leader: Leader) -> (State, Option<Action>) {
-        let kill_at = after(now, self.policy.kill_time);
-        (State::Stopping { since: now, kill_at, kills: 0, next, leader }, Some(Action::Terminate))
-    }
-
-    /// Handles an exit of the process on its own, or a failed spawn.
-    fn died(&mut self, now: Instant, success: bool, instantly: bool) -> (State, Option<Action>) {
-        if !self.policy.wants_restart(success) {
-            return (State::Exited, None);
-        }
-        if !instantly {
-            return self.start_afresh();
-        }
-        let until = after(now, self.delay);
-        self.delay = self.policy.next_delay(self.delay);
-        (State::BackingOff { since: now, until }, None)
-    }
-
-    /// Kills the leftover processes after such an exit, before anything else happens.
-    fn kill_leftovers(
-        &mut self,
-        now: Instant,
-        group_left: bool,
-        died: (State, Option<Action>),
-    ) -> (State, Option<Action>) {
-        if !group_left || self.policy.leftovers == Leftovers::Leave {
-            return died;
-        }
-        let ready = match died.0 {
-            State::Starting => now,
-            State::BackingOff { until, .. } => until,
-            state => return (state, Some(Action::Kill)),
-        };
-        self.ready = Some(ready);
-        (State::BackingOff { since: now, until: ready.max(after(now, LAST_WAIT)) }, Some(Action::Kill))
-    }
-}
-
-fn start() -> (State, Option<Action>) {
-    (State::Starting, Some(Action::Spawn))
-}
-
-/// Kills, and sets the time of the next kill, which doubles with each kill.
-fn kill(now: Instant, since: Instant, kills: u32, next: Next, leader: Leader) -> (State, Option<Action>) {
-    let pause = KILL_AGAIN.saturating_mul(1 << kills.min(16)).min(KILL_AGAIN_AT_MOST);
-    let (kill_at, kills) = (after(now, pause), kills.saturating_add(1));
-    (State::Stopping { since, kill_at, kills, next, leader }, Some(Action::Kill))
 }
 
 /// Returns `now + delay`. If that is more than an `Instant` can hold, it returns some time in the
 /// far future.
-fn after(now: Instant, mut delay: Duration) -> Instant {
+pub(super) fn after(now: Instant, mut delay: Duration) -> Instant {
     loop {
         match now.checked_add(delay) {
             Some(deadline) => return deadline,

@@ -10,10 +10,11 @@ use std::time::Instant;
 
 use mio::Interest;
 
-use super::cgroup::Cgroup;
+use super::cgroup::{CHANGES, Cgroup, refused_processes};
 use super::frozen::Frozen;
 use super::group::ProcessGroup;
 use super::killed::Killed;
+use super::notify::Inbox;
 use super::pipe::{Flush, Reader, Writer};
 use super::stdio::{Files, Side};
 use super::table::{self, Living, Moment};
@@ -27,6 +28,7 @@ use crate::sources::{Source, Sources};
 use crate::sys;
 use crate::sys::spawn::{Born, Order, Spawner};
 use crate::sys::wait::{State, StopChange, Wait};
+use crate::used::Used;
 
 /// The result of a call that an event must report in a later turn.
 #[derive(Debug, Clone, Copy)]
@@ -46,8 +48,12 @@ pub(crate) struct Child {
     /// Whether it is on a pseudo-terminal, which is read as descriptor 1 and written as descriptor
     /// 0.
     terminal: bool,
+    /// Whether its peak memory is certainly its own.
+    own_peak: bool,
     pub(super) pidfd: Option<(OwnedFd, Key)>,
     pub(super) pipes: Vec<(i32, Pipe)>,
+    /// The socket on which its tree tells its state.
+    pub(crate) inbox: Option<Box<Inbox>>,
     /// The number of closed pipes that no event has reported yet.
     pub(super) unreported: usize,
     pub(super) started: Instant,
@@ -70,6 +76,8 @@ pub(crate) struct Child {
     pub(super) frozen: Option<Frozen>,
     /// When its tree was killed.
     pub(super) tree_killed: Option<Killed>,
+    /// The file that reports that its tree has reached its limit of processes.
+    pub(crate) process_limit: Option<Box<(OwnedFd, Key)>>,
     /// Why its containment is not stronger.
     pub(super) reason: Option<Arc<str>>,
     pub(super) exit: Option<Box<Exit>>,
@@ -112,6 +120,25 @@ pub(crate) struct Surroundings<'a> {
 impl Child {
     /// Starts the command as process `key`. An error leaves nothing behind.
     pub(crate) fn spawn(command: &Parts, key: Key, around: &mut Surroundings<'_>) -> Result<Self, SpawnError> {
+        let cannot_open = |error| SpawnError::new(command.program.clone(), Stage::Pipe, error);
+        let inbox = command.attributes().notify.then(|| Inbox::open(key, around.sources)).transpose();
+        let inbox = inbox.map_err(cannot_open)?;
+        let spawned = Self::spawn_with(command, key, inbox.as_deref(), around);
+        match (spawned, inbox) {
+            (Ok(child), inbox) => Ok(Self { inbox, ..child }),
+            (Err(error), inbox) => {
+                inbox.into_iter().for_each(|inbox| around.sources.forget(inbox.source));
+                Err(error)
+            }
+        }
+    }
+
+    fn spawn_with(
+        command: &Parts,
+        key: Key,
+        inbox: Option<&Inbox>,
+        around: &mut Surroundings<'_>,
+    ) -> Result<Self, SpawnError> {
         let mut files = Files::open(command, around.spawner.null())?;
         let mut pipes = Vec::with_capacity(files.ours.len());
         let watched = files.ours.drain(..).try_for_each(|(fd, end, side)| {
@@ -126,13 +153,15 @@ impl Child {
                     files: &files_of_child,
                     terminal: files.terminal,
                     nofile: around.nofile,
+                    notify: inbox.map(Inbox::address),
                     cgroup: around.cgroup,
                     guard: around.guard,
                     pidfd: around.pidfds,
+                    own_peak: command.attributes().own_peak,
                 };
                 around.spawner.spawn(&order, around.asked_to_end)
             });
-        let Born { pid, pidfd, entered } = match spawned {
+        let Born { pid, pidfd, executed, own_peak, entered } = match spawned {
             Ok(born) => born,
             Err(error) => {
                 for (_, pipe) in pipes {
@@ -147,10 +176,12 @@ impl Child {
             pid,
             leads: command.group.leads() || files.terminal,
             terminal: files.terminal,
+            own_peak,
             pidfd,
             pipes,
+            inbox: None,
             unreported: 0,
-            started: around.started,
+            started: executed.unwrap_or(around.started),
             requested: None,
             birth,
             kill_group_at_exit: false,
@@ -160,6 +191,7 @@ impl Child {
             cgroup: None,
             frozen: None,
             tree_killed: None,
+            process_limit: None,
             reason: entered.as_ref().map(Self::entry_reason),
             exit: None,
         })
@@ -167,7 +199,8 @@ impl Child {
 
     /// Kills it with its tree and reaps it without an event, for a child that could not be watched.
     /// Returns its cgroup, which has to be removed.
-    pub(crate) fn abandon(self, sources: &mut Sources) -> Option<Cgroup> {
+    pub(crate) fn abandon(mut self, sources: &mut Sources) -> Option<Cgroup> {
+        self.forget_process_limit(sources);
         // If this fails, the child has exited, or is killed by its number below.
         let _ = match &self.cgroup {
             Some(cgroup) => cgroup.kill().map(drop).map_err(SignalError::Os),
@@ -175,6 +208,7 @@ impl Child {
             None => Ok(()),
         };
         sys::wait::kill_and_reap(self.pid);
+        self.close_inbox(sources);
         for (_, pipe) in self.pipes {
             sources.forget(pipe.source());
         }
@@ -245,7 +279,7 @@ impl Child {
     }
 
     /// Tells whether its number certainly is its own. It is not if other code has reaped it.
-    fn holds_number(&self) -> bool {
+    pub(super) fn holds_number(&self) -> bool {
         self.exit.is_none() && self.state() != State::Lost
     }
 
@@ -295,9 +329,11 @@ impl Child {
         let wall_time = self.died.unwrap_or(now).saturating_duration_since(self.started);
         let exit = Exit { status, usage, wall_time, requested: self.requested };
         self.exit = Some(Box::new(exit));
+        self.forget_process_limit(sources);
         if let Some((_, source)) = &self.pidfd {
             sources.forget(*source);
         }
+        self.close_inbox(sources);
         Reap::Exited(exit)
     }
 
@@ -374,6 +410,47 @@ impl Child {
         self.reason = reason.or(self.reason.take());
     }
 
+    /// Tells whether its peak memory is certainly its own, and not the host's.
+    pub(crate) fn has_own_peak(&self) -> bool {
+        self.own_peak
+    }
+
+    /// Returns what the process itself has used up to now, as far as `/proc` shows it.
+    pub(super) fn used(&self) -> Used {
+        let used = table::used(self.pid);
+        // Otherwise another process may have its number.
+        if self.holds_number() { used } else { Used::default() }
+    }
+
+    /// Returns the cgroup in which it was started, until it is reaped.
+    pub(crate) fn cgroup(&self) -> Option<&Cgroup> {
+        self.cgroup.as_ref()
+    }
+
+    /// Watches the limit of processes of its cgroup.
+    pub(crate) fn watch_process_limit(&mut self, process: Key, sources: &mut Sources) -> io::Result<()> {
+        let Some(cgroup) = &self.cgroup else { return Ok(()) };
+        let events = cgroup.open_process_events()?;
+        let source = sources.register(events.as_fd(), CHANGES, Source::Limit { process })?;
+        self.process_limit = Some(Box::new((events, source)));
+        Ok(())
+    }
+
+    /// Tells whether its tree has reached the limit of processes. It says so once.
+    pub(crate) fn has_reached_process_limit(&mut self, sources: &mut Sources) -> bool {
+        let reached = self.process_limit.as_ref().is_some_and(|limit| refused_processes(limit.0.as_fd()) > 0);
+        if reached {
+            self.forget_process_limit(sources);
+        }
+        reached
+    }
+
+    fn forget_process_limit(&mut self, sources: &mut Sources) {
+        if let Some(limit) = self.process_limit.take() {
+            sources.forget(limit.1);
+        }
+    }
+
     /// Returns what keeps it together with everything that it starts.
     pub(crate) fn containment(&self) -> Containment {
         let strength = match self.cgroup {
@@ -414,22 +491,20 @@ impl Child {
     }
 
     /// Returns the members of its group that are left after it was reaped, if the kernel can reach
-    /// them.
-    fn leftover_group(&self) -> Option<ProcessGroup> {
-        let (pidfd, _) = self.pidfd.as_ref().filter(|(pidfd, _)| self.has_leftovers(pidfd))?;
-        Some(ProcessGroup { pidfd: pidfd.try_clone().ok()?, number: self.pid })
-    }
-
-    /// Returns the [`leftover_group`](Self::leftover_group). It takes the pidfd if there is no
-    /// descriptor left for another one.
+    /// them. It takes the pidfd if there is no descriptor left for another one.
     pub(super) fn take_leftover_group(&mut self) -> Option<ProcessGroup> {
-        self.leftover_group().or_else(|| {
-            let (pidfd, source) = self.pidfd.take()?;
-            if self.has_leftovers(&pidfd) {
-                return Some(ProcessGroup { pidfd, number: self.pid });
-            }
+        let (pidfd, source) = self.pidfd.take()?;
+        if !self.has_leftovers(&pidfd) {
             self.pidfd = Some((pidfd, source));
-            None
+            return None;
+        }
+        let number = self.pid;
+        Some(match pidfd.try_clone() {
+            Ok(copy) => {
+                self.pidfd = Some((pidfd, source));
+                ProcessGroup { pidfd: copy, number }
+            }
+            Err(_) => ProcessGroup { pidfd, number },
         })
     }
 

@@ -37,8 +37,17 @@ pub(crate) fn start(spawner: &Spawner) -> io::Result<Started> {
     let parts = command.parts();
     let files = Files::open(parts, spawner.null()).map_err(io::Error::other)?;
     let files = files.for_child();
-    let order =
-        Order { command: parts, files: &files, terminal: false, nofile: None, cgroup: None, guard: None, pidfd: true };
+    let order = Order {
+        command: parts,
+        files: &files,
+        terminal: false,
+        nofile: None,
+        notify: None,
+        cgroup: None,
+        guard: None,
+        pidfd: true,
+        own_peak: false,
+    };
     let born = spawner.spawn(&order, &mut || false).map_err(io::Error::other)?;
     let pidfd = sys::pidfd::open(born.pid).inspect_err(|_| {
         sys::wait::kill_and_reap(born.pid);

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use mio::Interest;
 
-use super::cgroup::{Cgroup, is_gone};
+use super::cgroup::{CHANGES, Cgroup, is_gone};
 use super::child::Child;
 use super::frozen::Frozen;
 use super::group::ProcessGroup;
@@ -27,12 +27,6 @@ const LONGEST_PAUSE: Duration = Duration::from_millis(50);
 
 /// The longest pause between two checks of a tree whose descriptors were released.
 const RELEASED_PAUSE: Duration = Duration::from_secs(1);
-
-/// The readiness by which `cgroup.events` reports a change.
-#[cfg(target_os = "linux")]
-const CHANGES: Interest = Interest::PRIORITY;
-#[cfg(not(target_os = "linux"))]
-const CHANGES: Interest = Interest::READABLE;
 
 /// The rest of a tree whose leader was reaped.
 #[derive(Debug)]

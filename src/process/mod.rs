@@ -12,6 +12,7 @@ mod group;
 pub(crate) mod guard;
 mod killed;
 mod left;
+mod notify;
 mod pipe;
 mod stdio;
 #[cfg_attr(not(target_os = "linux"), allow(dead_code))]
@@ -85,7 +86,7 @@ impl Process<'_> {
         self.child.exit.is_none().then(|| self.child.pid.unsigned_abs())
     }
 
-    /// Returns the time at which its spawn began, from which [`Exit::wall_time`] counts.
+    /// Returns the time just before its exec, from which [`Exit::wall_time`] counts.
     #[must_use]
     pub fn started(&self) -> Instant {
         self.child.started

@@ -6,9 +6,11 @@
 use std::collections::{HashMap, HashSet};
 use std::fs;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use crate::contain::Member;
 use crate::sys;
+use crate::used::{Covers, Figure, Used};
 
 /// How many scans are made in a row before an incomplete one must do.
 const LOOKS: u32 = 3;
@@ -188,6 +190,31 @@ pub(crate) fn group_of(pid: i32) -> Option<i32> {
     state_and_group(&stat).map(|(_, group)| group)
 }
 
+/// Tells whether a process descends from another one by a chain of living parents that is no longer
+/// than `depth`. A process whose parent has exited belongs to another parent.
+pub(crate) fn descends(pid: i32, ancestor: i32, depth: u32) -> bool {
+    let Some(mut stat) = is_ours().then(|| parent_and_start(pid)).flatten() else { return false };
+    for _ in 0..depth {
+        let (parent, started) = stat;
+        if parent == ancestor {
+            return true;
+        }
+        match parent_and_start(parent) {
+            // No process is older than its parent, so the number has not changed hands.
+            Some(next) if parent > 1 && next.1 <= started => stat = next,
+            _ => return false,
+        }
+    }
+    false
+}
+
+fn parent_and_start(pid: i32) -> Option<(i32, u64)> {
+    let stat = fs::read(format!("/proc/{pid}/stat")).ok()?;
+    let mut fields = fields(&stat)?;
+    let parent = fields.nth(1)?.parse().ok()?;
+    Some((parent, fields.nth(17)?.parse().ok()?))
+}
+
 /// Returns what `/proc` says of these processes. It leaves out zombies and processes that are gone.
 pub(crate) fn members(pids: &[i32]) -> Vec<Member> {
     if !is_ours() {
@@ -226,6 +253,27 @@ pub(crate) fn children() -> Option<Vec<i32>> {
 pub(crate) fn name(pid: i32) -> Option<String> {
     let name = fs::read(format!("/proc/{pid}/comm")).ok()?;
     Some(String::from_utf8_lossy(name.strip_suffix(b"\n").unwrap_or(&name)).into_owned())
+}
+
+/// Returns what a process has used itself, as far as that is shown.
+pub(crate) fn used(pid: i32) -> Used {
+    fn leader<T>(value: T) -> Figure<T> {
+        Figure { value, covers: Covers::Leader }
+    }
+    let mut used = Used::default();
+    if !is_ours() {
+        return used;
+    }
+    let stat = fs::read(format!("/proc/{pid}/stat")).unwrap_or_default();
+    let number = |index: usize| fields(&stat)?.nth(index)?.parse::<u64>().ok();
+    let time = |ticks: u64| leader(Duration::from_nanos(ticks.saturating_mul(1_000_000_000 / sys::clock_ticks())));
+    (used.user_time, used.system_time) = (number(11).map(time), number(12).map(time));
+    (used.minor_faults, used.major_faults) = (number(7).map(leader), number(9).map(leader));
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+    let peak = peak.and_then(|text| text.trim().strip_suffix("kB")?.trim().parse::<u64>().ok());
+    used.peak_memory = peak.map(|kilobytes| leader(kilobytes * 1024));
+    used
 }
 
 /// Parses a line of `/proc/PID/stat`.
@@ -287,6 +335,16 @@ mod tests {
         assert!(start_time(own).is_some_and(|ticks| ticks > 0));
         assert!(start_time(own) > start_time(1), "the first process is older");
         assert_eq!(start_time(i32::MAX), None);
+    }
+
+    #[test]
+    #[cfg(target_os = "linux")]
+    fn follows_the_parents() {
+        let own = i32::try_from(std::process::id()).unwrap();
+        let (parent, started) = parent_and_start(own).unwrap();
+        assert_eq!(Some(started), start_time(own));
+        assert!(descends(own, parent, 1) && !descends(own, parent, 0));
+        assert!(!descends(own, own, 50) && !descends(own, i32::MAX, 50) && !descends(i32::MAX, own, 50));
     }
 
     #[test]

@@ -10,6 +10,7 @@ use std::time::Duration;
 use super::timers::TimerId;
 use crate::contain::Remains;
 use crate::exit::Exit;
+use crate::notify::Notice;
 use crate::process::ProcessId;
 use crate::slab::Key;
 
@@ -84,6 +85,14 @@ pub enum Event<'a> {
         /// The processes that are still there.
         remains: &'a Remains,
     },
+    /// A process, or something that it has started, could not start another process or thread,
+    /// because their number has reached the limit: see
+    /// [`Command::process_limit`](crate::Command::process_limit). This comes once, as long as the
+    /// process has not exited.
+    ProcessLimit {
+        /// The process.
+        process: ProcessId,
+    },
     /// A process was stopped by a signal, such as SIGTSTP, or SIGTTIN because it has read from the
     /// terminal: see [`Reactor::watch_stops`](crate::Reactor::watch_stops).
     Stopped {
@@ -96,6 +105,32 @@ pub enum Event<'a> {
     Continued {
         /// The process.
         process: ProcessId,
+    },
+    /// A process of the tree has told its state: see [`Command::notify`](crate::Command::notify).
+    /// This does not come after [`Exited`](Self::Exited).
+    Notified {
+        /// The process that was given the socket. It need not be the sender.
+        process: ProcessId,
+        /// What the sender has said.
+        notice: &'a Notice,
+    },
+    /// Messages were dropped that had come to the socket of a process: see
+    /// [`Command::notify`](crate::Command::notify). This comes at most once in a turn for each
+    /// process.
+    ///
+    /// A message counts only if the kernel names a sender that is the process itself, a member of
+    /// its cgroup or of the process group that it leads, or a descendant of it. A message longer
+    /// than 4096 bytes is dropped, too. A sender that is gone before its message was read can
+    /// only be found in a cgroup, on Linux 6.17 or later; programs that exit after their message wait until it
+    /// was read, as `systemd-notify` does (`sd_notify_barrier(3)`).
+    NotifyRefused {
+        /// The process that was given the socket.
+        process: ProcessId,
+        /// The pid of the last of these senders, unless it has none in this PID namespace. It may
+        /// belong to another process by now.
+        pid: Option<u32>,
+        /// The number of messages.
+        count: usize,
     },
     /// The program was suspended by [`Reactor::suspend`](crate::Reactor::suspend), and goes on. All
     /// timers were delayed by the length of the suspension. A host that keeps times of its own may

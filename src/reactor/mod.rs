@@ -8,6 +8,7 @@
 mod event;
 #[cfg(target_os = "linux")]
 mod guard;
+mod notify;
 #[cfg(target_os = "linux")]
 mod orphans;
 #[cfg(not(target_os = "linux"))]
@@ -97,6 +98,8 @@ pub struct Reactor {
     // when it is handled, because a handler may panic.
     ready: VecDeque<Ready>,
     reading: Option<(Key, i32)>,
+    /// The process whose messages are being read.
+    hearing: Option<Key>,
     notices: VecDeque<Notice>,
     /// Processes that have exited, or ended.
     exited: VecDeque<Key>,
@@ -182,6 +185,7 @@ impl Reactor {
             processes: Slab::new(),
             ready: VecDeque::new(),
             reading: None,
+            hearing: None,
             notices: VecDeque::new(),
             exited: VecDeque::new(),
             sweep: false,

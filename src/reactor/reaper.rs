@@ -91,6 +91,7 @@ impl Reactor {
             }
             self.read(process, fd, buffer, handler);
         }
+        self.read_last_messages(process, buffer, handler);
         let Some(child) = self.processes.get_mut(process) else { return };
         match child.reap(self.woke, &mut self.sources, &mut self.living) {
             Reap::Nothing => {}

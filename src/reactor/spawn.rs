@@ -3,6 +3,7 @@
 //! It decides about the containment only, and `process` starts the child. The one rule: everything
 //! that was made for a process that could not be started is removed.
 
+use std::io;
 use std::os::fd::AsFd;
 use std::os::fd::BorrowedFd;
 use std::path::PathBuf;
@@ -12,9 +13,12 @@ use super::{Reactor, clock};
 use crate::command::{Command, Parts};
 use crate::contain::{Contain, Containment, Strength};
 use crate::error::{SpawnError, Stage};
-use crate::process::cgroup::{Home, Refused};
-use crate::process::{Child, Surroundings};
+use crate::process::cgroup::{Cgroup, Home, Refused};
+use crate::process::{Child, ProcessId, Surroundings};
 use crate::slab::Key;
+
+/// The reason why a limit cannot be had for a command that is content with a process group.
+const NO_CGROUP: &str = "the command asks for no cgroup: see `Command::contain`";
 
 impl Reactor {
     /// Sets the directory of a cgroup v2 hierarchy below which the cgroups of this reactor's
@@ -72,6 +76,27 @@ impl Reactor {
         Containment::new(if leads { Strength::Group } else { Strength::Process }, reason)
     }
 
+    /// Refuses a command whose tree could not be measured while it runs, because it would not be in
+    /// a cgroup.
+    pub(crate) fn check_measurable(&mut self, command: &Command) -> Result<(), SpawnError> {
+        let containment = self.containment(command);
+        match containment.reason() {
+            _ if containment.strength() == Strength::Cgroup => Ok(()),
+            Some(reason) => Err(no_limit(command.parts(), reason)),
+            None => Err(no_limit(command.parts(), NO_CGROUP)),
+        }
+    }
+
+    /// Tells whether the peak memory of a process is certainly its own.
+    pub(crate) fn has_own_peak(&self, id: ProcessId) -> bool {
+        self.processes.get(id.0).is_some_and(Child::has_own_peak)
+    }
+
+    /// Returns the cgroup of a process that has not been reaped.
+    pub(crate) fn cgroup_of(&self, id: ProcessId) -> Option<Cgroup> {
+        self.processes.get(id.0)?.cgroup().cloned()
+    }
+
     /// Returns the directory of this reactor, which is made if there is none yet. A refusal is
     /// kept, unless it may pass.
     fn home(&mut self) -> Result<Arc<Home>, Refused> {
@@ -89,6 +114,9 @@ impl Reactor {
     pub(super) fn start(&mut self, command: &Command, key: Key) -> Result<Child, SpawnError> {
         let parts = command.parts();
         let refused = match parts.contain() {
+            Contain::Group if parts.attributes().tree_limits.are_any() => {
+                return Err(no_limit(parts, NO_CGROUP));
+            }
             Contain::Group => return self.start_in(parts, key, None),
             Contain::Cgroup | Contain::Auto => match self.start_in_cgroup(parts, key) {
                 Err(Start::Refused(refused)) => refused,
@@ -100,6 +128,9 @@ impl Reactor {
             let error = SpawnError::new(parts.program.clone(), Stage::Cgroup, refused.error());
             return Err(error.with_hint(Some(refused.reason().to_string())));
         }
+        if parts.attributes().tree_limits.are_any() {
+            return Err(no_limit(parts, &refused.reason()));
+        }
         let mut child = self.start_in(parts, key, None)?;
         child.set_containment(None, Some(refused.reason()));
         Ok(child)
@@ -109,13 +140,22 @@ impl Reactor {
         let mut home = self.home()?;
         let (cgroup, dir) = match home.add() {
             // Another program has removed our directory.
-            Err(refused) if refused.error().kind() == std::io::ErrorKind::NotFound => {
+            Err(refused) if refused.error().kind() == io::ErrorKind::NotFound => {
                 self.trees.home = None;
                 home = self.home()?;
                 home.add()?
             }
             added => added?,
         };
+        let limits = &command.attributes().tree_limits;
+        if limits.are_any() || limits.measured {
+            home.switch_on();
+        }
+        if let Err(refused) = cgroup.set_limits(limits) {
+            let _ = cgroup.remove();
+            let error = SpawnError::new(command.program.clone(), Stage::Limit, refused.error());
+            return Err(Start::Failed(error.with_hint(Some(refused.reason().to_string()))));
+        }
         #[cfg(target_os = "linux")]
         if let Err(error) = self.guard_home(&home) {
             let _ = cgroup.remove();
@@ -124,6 +164,15 @@ impl Reactor {
         match self.start_in(command, key, Some(dir.as_fd())) {
             Ok(mut child) => {
                 child.set_containment(Some(cgroup), None);
+                if limits.processes.is_some() {
+                    if let Err(error) = child.watch_process_limit(key, &mut self.sources) {
+                        let cgroup = child.abandon(&mut self.sources);
+                        self.trees.remove_later(cgroup, clock());
+                        return Err(Start::Failed(SpawnError::new(command.program.clone(), Stage::Limit, error)));
+                    }
+                    // It may have been reached already.
+                    self.trees.limits.push(key);
+                }
                 Ok(child)
             }
             Err(error) => {
@@ -183,6 +232,12 @@ impl Reactor {
         }
         child
     }
+}
+
+/// The error for a limit of a tree that is in no cgroup.
+pub(super) fn no_limit(command: &Parts, reason: &str) -> SpawnError {
+    let error = io::Error::new(io::ErrorKind::Unsupported, "it needs a cgroup");
+    SpawnError::new(command.program.clone(), Stage::Limit, error).with_hint(Some(reason.into()))
 }
 
 /// The reason why no process was started in a cgroup.

@@ -31,6 +31,8 @@ pub(super) struct Trees {
     pub(super) left: HashMap<Key, Box<Left>>,
     /// The trees among these that are to be checked, now or at a certain time.
     due: Vec<Key>,
+    /// The trees that may have reached their limit of processes.
+    pub(super) limits: Vec<Key>,
     /// The ends to report: the tree, and whether its end is certain.
     gone: VecDeque<(Key, bool)>,
     agenda: Agenda,
@@ -56,7 +58,7 @@ impl Trees {
     }
 
     pub(super) fn has_news(&self) -> bool {
-        !self.gone.is_empty()
+        !self.gone.is_empty() || !self.limits.is_empty()
     }
 
     /// Notes that the watched descriptor of a tree has become ready.
@@ -211,6 +213,7 @@ impl Reactor {
             }
         }
         self.trees.remove_due(now);
+        self.tell_limits(handler);
         while let Some((process, sweep)) = self.next_sweep(now) {
             if let Some(mut tree) = self.tree(process) {
                 tree.sweep(sweep);
@@ -221,6 +224,16 @@ impl Reactor {
             handler(self, Event::TreeRemains { process, remains: &remains });
         }
         self.tell_gone(handler);
+    }
+
+    /// Reports the trees that have reached their limit of processes.
+    fn tell_limits(&mut self, handler: &mut dyn FnMut(&mut Self, Event<'_>)) {
+        while let Some(process) = self.trees.limits.pop() {
+            let child = self.processes.get_mut(process);
+            if child.is_some_and(|child| child.has_reached_process_limit(&mut self.sources)) {
+                handler(self, Event::ProcessLimit { process: ProcessId(process) });
+            }
+        }
     }
 
     /// Reports the trees that are gone.

@@ -51,6 +51,9 @@ impl Drop for Turn<'_> {
             // The handler has panicked during a read, and the poll will not report the rest.
             self.reactor.read_again(process, fd);
         }
+        if let Some(process) = self.reactor.hearing.take() {
+            self.reactor.notify_ready(process);
+        }
     }
 }
 
@@ -129,7 +132,9 @@ impl Turn<'_> {
                 Some(Source::Pidfd { process }) => reactor.exited.push_back(process),
                 #[cfg(target_os = "linux")]
                 Some(Source::Guard) => reactor.guard.ended = true,
+                Some(Source::Notify { process }) => reactor.notify_ready(process),
                 Some(Source::Tree { process }) => reactor.trees.stir(process, reactor.woke),
+                Some(Source::Limit { process }) => reactor.trees.limits.push(process),
                 Some(Source::Waker | Source::Pipe { .. } | Source::Host) => {
                     let gone = event.is_error() || event.is_read_closed() || event.is_write_closed();
                     let (readable, writable) = (event.is_readable(), event.is_writable());
@@ -170,12 +175,16 @@ impl Turn<'_> {
         for _ in 0..self.reactor.sources.ready_len() {
             let Some(key) = self.reactor.sources.pop_ready() else { break };
             self.need_buffer();
-            if let Some(Source::Pipe { process, fd }) = self.reactor.sources.get(key) {
-                let reader = self.reactor.processes.get_mut(process).and_then(|child| child.reader(fd));
-                // Otherwise it was read when its process exited.
-                if reader.is_some_and(|reader| std::mem::take(&mut reader.queued)) {
-                    self.reactor.read(process, fd, &mut self.buffer, handler);
+            match self.reactor.sources.get(key) {
+                Some(Source::Pipe { process, fd }) => {
+                    let reader = self.reactor.processes.get_mut(process).and_then(|child| child.reader(fd));
+                    // Otherwise it was read when its process exited.
+                    if reader.is_some_and(|reader| std::mem::take(&mut reader.queued)) {
+                        self.reactor.read(process, fd, &mut self.buffer, handler);
+                    }
                 }
+                Some(Source::Notify { process }) => self.reactor.read_notify(process, &mut self.buffer, handler),
+                _ => {}
             }
         }
     }
@@ -220,9 +229,13 @@ impl Reactor {
     fn check_everything(&mut self) {
         self.arrived_signals.extend(self.signals.as_mut().map(Signals::drain).unwrap_or_default());
         self.find_stops();
+        let inboxes = self.processes.iter().filter(|(_, child)| child.inbox.is_some()).map(|(process, _)| process);
+        inboxes.collect::<Vec<_>>().into_iter().for_each(|process| self.notify_ready(process));
         let ended = self.processes.iter().filter(|(_, child)| child.may_have_ended());
         self.exited.extend(ended.map(|(key, _)| key));
         self.trees.stir_all(self.woke);
+        let limited = self.processes.iter().filter(|(_, child)| child.process_limit.is_some());
+        self.trees.limits.extend(limited.map(|(key, _)| key));
         let all = self.sources.iter().filter(|(_, source)| matches!(source, Source::Pipe { .. } | Source::Host));
         let ready = all.map(|(source, _)| Ready { source, readable: true, writable: true, gone: false });
         self.ready.extend(ready);

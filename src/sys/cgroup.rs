@@ -118,12 +118,21 @@ pub(crate) fn is_version_2(_: BorrowedFd<'_>) -> io::Result<bool> {
 
 /// The number of subdirectories of a directory, according to its link count.
 pub(crate) fn subdirs(dir: BorrowedFd<'_>, path: &CStr) -> io::Result<u64> {
+    #[allow(clippy::unnecessary_cast)] // its type differs between architectures
+    stat_at(dir, path).map(|stat| (stat.st_nlink as u64).saturating_sub(2))
+}
+
+/// The inode number of a directory, by which the kernel names its cgroup.
+pub(crate) fn id(dir: BorrowedFd<'_>, path: &CStr) -> io::Result<u64> {
+    #[allow(clippy::unnecessary_cast)] // its type differs between systems
+    stat_at(dir, path).map(|stat| stat.st_ino as u64)
+}
+
+fn stat_at(dir: BorrowedFd<'_>, path: &CStr) -> io::Result<libc::stat> {
     let mut stat = MaybeUninit::<libc::stat>::zeroed();
     // SAFETY: `path` is a C string that lives through the call, and `stat` has room for what
     // fstatat writes.
     cvt(unsafe { libc::fstatat(dir.as_raw_fd(), path.as_ptr(), stat.as_mut_ptr(), 0) })?;
     // SAFETY: zeroed is a valid stat, and the call has filled it in.
-    let stat = unsafe { stat.assume_init() };
-    #[allow(clippy::unnecessary_cast)] // its type differs between architectures
-    Ok((stat.st_nlink as u64).saturating_sub(2))
+    Ok(unsafe { stat.assume_init() })
 }

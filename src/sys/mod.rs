@@ -9,6 +9,7 @@ pub(crate) mod bytes;
 pub(crate) mod cgroup;
 #[cfg(target_os = "linux")]
 mod clone;
+pub(crate) mod cpus;
 pub(crate) mod fd;
 #[cfg(target_os = "linux")]
 mod futex;
@@ -16,7 +17,12 @@ mod futex;
 pub(crate) mod guard;
 pub(crate) mod handler;
 pub(crate) mod limit;
+pub(crate) mod memory;
+pub(crate) mod net;
+pub(crate) mod notify;
 pub(crate) mod pidfd;
+#[cfg(target_os = "linux")]
+mod program;
 pub(crate) mod pty;
 pub(crate) mod signal;
 pub(crate) mod spawn;
@@ -38,6 +44,12 @@ pub(crate) fn clock() -> Instant {
 pub(crate) fn page_size() -> u64 {
     // SAFETY: sysconf touches no memory.
     u64::try_from(unsafe { libc::sysconf(libc::_SC_PAGESIZE) }).unwrap_or(4096)
+}
+
+/// The number of clock ticks in a second, in which `/proc` counts CPU time.
+pub(crate) fn clock_ticks() -> u64 {
+    // SAFETY: sysconf touches no memory.
+    u64::try_from(unsafe { libc::sysconf(libc::_SC_CLK_TCK) }).unwrap_or(0).max(1)
 }
 
 /// Asks `faccessat(2)` for the rights of the effective user. Android asks for those of the real

@@ -8,10 +8,11 @@ use std::io;
 use std::os::fd::OwnedFd;
 
 #[cfg(target_os = "linux")]
-pub(crate) use linux::{group_supported, open, send, send_to_group};
+pub(crate) use linux::{cgroup_id, group_supported, is_unreaped, open, send, send_to_group};
 
 #[cfg(target_os = "linux")]
 mod linux {
+    use std::mem::size_of;
     use std::os::fd::{AsRawFd, FromRawFd};
     use std::ptr;
     use std::sync::OnceLock;
@@ -65,6 +66,36 @@ mod linux {
         *SUPPORTED.get_or_init(|| supported)
     }
 
+    /// Tells whether the process is alive, or a zombie. Its pid is its own then.
+    pub(crate) fn is_unreaped(pidfd: &OwnedFd) -> bool {
+        // Signal 0 only asks.
+        send(pidfd, 0).map_or_else(|error| error.raw_os_error() == Some(libc::EPERM), |()| true)
+    }
+
+    /// What `PIDFD_GET_INFO` returns (Linux 6.13). The libc crate does not know it yet.
+    #[repr(C)]
+    #[derive(Default)]
+    struct Info {
+        mask: u64,
+        cgroup: u64,
+        rest: [u32; 12],
+    }
+
+    const PIDFD_INFO_CGROUPID: u64 = 1 << 2;
+    /// Asks for what is kept of a reaped process, too (Linux 6.15).
+    const PIDFD_INFO_EXIT: u64 = 1 << 3;
+
+    /// Returns the id of the cgroup v2 of the process, which is the inode number of its directory.
+    /// For a reaped process it is the last one, if the kernel has kept it.
+    pub(crate) fn cgroup_id(pidfd: &OwnedFd) -> Option<u64> {
+        const { assert!(size_of::<Info>() == 64, "the first published size") };
+        let mut info = Info { mask: PIDFD_INFO_CGROUPID | PIDFD_INFO_EXIT, ..Info::default() };
+        let request = libc::_IOWR::<Info>(0xff, 11);
+        // SAFETY: the call writes at most the size that the request holds, and `info` is a local.
+        cvt(unsafe { libc::ioctl(pidfd.as_raw_fd(), request, &raw mut info) }).ok()?;
+        (info.mask & PIDFD_INFO_CGROUPID != 0).then_some(info.cgroup)
+    }
+
     fn send_flags(pidfd: &OwnedFd, signal: i32, flags: libc::c_uint) -> io::Result<()> {
         let no_info = ptr::null::<libc::siginfo_t>();
         // SAFETY: a null siginfo is allowed, and sends the same as kill(2).
@@ -74,7 +105,7 @@ mod linux {
 }
 
 #[cfg(not(target_os = "linux"))]
-pub(crate) use portable::{group_supported, open, send, send_to_group};
+pub(crate) use portable::{cgroup_id, group_supported, is_unreaped, open, send, send_to_group};
 
 #[cfg(not(target_os = "linux"))]
 mod portable {
@@ -94,5 +125,13 @@ mod portable {
 
     pub(crate) fn group_supported(_: &OwnedFd) -> bool {
         false
+    }
+
+    pub(crate) fn is_unreaped(_: &OwnedFd) -> bool {
+        false
+    }
+
+    pub(crate) fn cgroup_id(_: &OwnedFd) -> Option<u64> {
+        None
     }
 }

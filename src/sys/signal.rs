@@ -24,6 +24,12 @@ pub(crate) fn send_to_group(pgid: i32, signal: i32) -> io::Result<()> {
     Ok(())
 }
 
+/// Returns the process group of a process, if it exists.
+pub(crate) fn group_of(pid: i32) -> Option<i32> {
+    // SAFETY: getpgid touches no memory.
+    cvt(unsafe { libc::getpgid(pid) }).ok()
+}
+
 /// Stops this process as the signal's default action would (SIGTSTP), and returns when it is
 /// continued. It returns at once if the kernel discards the signal. That happens in a process group
 /// in whose session no other process could continue it (POSIX: an orphaned process group).

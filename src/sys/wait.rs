@@ -160,6 +160,22 @@ pub(super) fn standing(pid: i32) -> Standing {
     }
 }
 
+/// The pid of a child in this group that is stopped. Its stop is still reported by a later wait.
+#[cfg(target_os = "linux")]
+pub(super) fn stopped_in_group(group: i32) -> Option<i32> {
+    let mut info = MaybeUninit::<libc::siginfo_t>::zeroed();
+    let flags = libc::WSTOPPED | libc::WNOHANG | libc::WNOWAIT;
+    #[allow(clippy::cast_sign_loss)] // groups are positive
+    let id = group as libc::id_t;
+    // SAFETY: `info` has room for what waitid writes, and WNOHANG never blocks.
+    cvt_retry(|| unsafe { libc::waitid(libc::P_PGID, id, info.as_mut_ptr(), flags) }).ok()?;
+    // SAFETY: zeroed is a valid siginfo_t, and it stays zero if nothing has happened.
+    let info = unsafe { info.assume_init() };
+    // SAFETY: waitid fills in the fields of SIGCHLD, or leaves them zero.
+    let pid = unsafe { info.si_pid() };
+    (pid != 0).then_some(pid)
+}
+
 /// The latest change of a child among the kinds that `flags` name: its `CLD_` code, and the signal
 /// or exit code. A later wait still reports the change.
 fn peek(kind: libc::idtype_t, id: libc::id_t, flags: i32) -> io::Result<Option<(i32, i32)>> {

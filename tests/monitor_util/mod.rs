@@ -11,8 +11,8 @@ use std::time::{Duration, Instant};
 
 use childminder::restart::State;
 use childminder::{
-    Command, Event, Exit, Leftovers, Line, Observer, Policy, ProcessId, ProcessMonitor, Reactor, ReapMethod, Service,
-    SpawnError, SpawnMethod,
+    Command, Event, Exit, Fault, Leftovers, Line, Observer, Order, Policy, ProcessId, ProcessMonitor, Reactor,
+    ReapMethod, Service, SpawnError, SpawnMethod, Watch,
 };
 
 #[path = "../util/kernel.rs"]
@@ -36,6 +36,13 @@ pub(crate) enum Told {
     PipesClosed { name: String },
     TreeReleased { name: String },
     TreeUnknown { name: String },
+    Ready { name: String },
+    Unready { name: String },
+    Fault { name: String, fault: Fault },
+    HelperFailed { name: String },
+    EssentialEnded { name: String, code: Option<i32> },
+    GroupFailed { name: String },
+    Rolled { name: String },
 }
 
 impl Told {
@@ -50,7 +57,14 @@ impl Told {
             | Self::Killing { name }
             | Self::PipesClosed { name }
             | Self::TreeReleased { name }
-            | Self::TreeUnknown { name } => name,
+            | Self::TreeUnknown { name }
+            | Self::Ready { name }
+            | Self::Unready { name }
+            | Self::Fault { name, .. }
+            | Self::HelperFailed { name }
+            | Self::EssentialEnded { name, .. }
+            | Self::GroupFailed { name }
+            | Self::Rolled { name } => name,
         }
     }
 
@@ -67,6 +81,13 @@ impl Told {
             Self::PipesClosed { .. } => "pipes closed",
             Self::TreeReleased { .. } => "tree released",
             Self::TreeUnknown { .. } => "tree unknown",
+            Self::Ready { .. } => "ready",
+            Self::Unready { .. } => "unready",
+            Self::Fault { .. } => "fault",
+            Self::HelperFailed { .. } => "helper failed",
+            Self::EssentialEnded { .. } => "essential ended",
+            Self::GroupFailed { .. } => "group failed",
+            Self::Rolled { .. } => "rolled",
         }
     }
 }
@@ -107,6 +128,27 @@ impl Observer for Diary {
     }
     fn tree_released(&mut self, name: &str, _: ProcessId) {
         self.note(Told::TreeReleased { name: name.into() });
+    }
+    fn ready(&mut self, name: &str) {
+        self.note(Told::Ready { name: name.into() });
+    }
+    fn unready(&mut self, name: &str) {
+        self.note(Told::Unready { name: name.into() });
+    }
+    fn fault(&mut self, name: &str, fault: &Fault) {
+        self.note(Told::Fault { name: name.into(), fault: *fault });
+    }
+    fn helper_failed(&mut self, name: &str, _: &SpawnError) {
+        self.note(Told::HelperFailed { name: name.into() });
+    }
+    fn essential_ended(&mut self, name: &str, exit: Option<&Exit>) {
+        self.note(Told::EssentialEnded { name: name.into(), code: exit.and_then(Exit::code) });
+    }
+    fn group_failed(&mut self, group: &str) {
+        self.note(Told::GroupFailed { name: group.into() });
+    }
+    fn rolled(&mut self, broken: Option<&str>) {
+        self.note(Told::Rolled { name: broken.unwrap_or("nobody").into() });
     }
     fn tree_gone(&mut self, name: &str, certain: bool) {
         // One that is gone for certain is what every test expects.
@@ -227,6 +269,14 @@ impl World {
 
     pub(crate) fn restart_process(&mut self, name: &str) {
         self.monitor.restart_process(&mut self.reactor, name).unwrap();
+    }
+
+    pub(crate) fn order(&mut self, order: &Order) {
+        self.monitor.set_order(&mut self.reactor, order).unwrap();
+    }
+
+    pub(crate) fn watch(&mut self, name: &str, watch: Watch) {
+        self.monitor.set_watch(&mut self.reactor, name, watch).unwrap();
     }
 
     #[track_caller]

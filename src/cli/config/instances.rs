@@ -11,7 +11,8 @@ use std::sync::Arc;
 
 use childminder::Policy;
 
-use super::{Config, Output, ProcessConfig, Settings};
+use super::care::Care;
+use super::{Config, Look, Output, ProcessConfig, Settings};
 use crate::cli::paths;
 
 /// The placeholder for the number of an instance.
@@ -21,42 +22,46 @@ const INSTANCE: &str = "{instance}";
 #[derive(Debug)]
 pub(super) struct Table {
     pub(super) name: String,
+    /// The folder that relative paths start from.
+    pub(super) base: Rc<Path>,
     /// The number of instances, if the table sets it.
     pub(super) instances: Option<u32>,
     pub(super) settings: Settings,
     pub(super) policy: Arc<Policy>,
     pub(super) autostart: bool,
     pub(super) raw: bool,
+    pub(super) look: Look,
+    pub(super) recent: Option<u32>,
+    /// How it is watched, and what it waits for, if the table says anything about it.
+    pub(super) care: Option<Rc<Care>>,
 }
 
 impl Config {
     /// All processes in the order of the file. The instances of a table follow each other.
     pub(crate) fn processes(&self) -> impl Iterator<Item = ProcessConfig> {
-        self.tables
-            .iter()
-            .flat_map(|table| numbers(table.instances).map(|instance| table.process(&self.base, instance)))
+        self.tables.iter().flat_map(|table| numbers(table.instances).map(|instance| table.process(instance)))
     }
 
     /// The same as [`processes`](Self::processes), but each table is dropped as soon as its
     /// processes are made.
     pub(crate) fn into_processes(self) -> impl Iterator<Item = ProcessConfig> {
-        let Self { base, tables, .. } = self;
-        let base: Rc<Path> = base.into();
-        tables.into_iter().flat_map(move |table| {
-            let base = Rc::clone(&base);
-            numbers(table.instances).map(move |instance| table.process(&base, instance))
-        })
+        let tables = self.tables.into_iter();
+        tables.flat_map(|table| numbers(table.instances).map(move |instance| table.process(instance)))
     }
 }
 
 impl Table {
-    fn process(&self, base: &Path, instance: Option<u32>) -> ProcessConfig {
+    fn process(&self, instance: Option<u32>) -> ProcessConfig {
         ProcessConfig {
             name: numbered(&self.name, instance),
-            settings: self.settings.expand(base, instance).into(),
+            settings: self.settings.expand(&self.base, instance).into(),
             policy: Arc::clone(&self.policy),
             autostart: self.autostart,
             raw: self.raw,
+            look: self.look,
+            recent: self.recent,
+            watch: self.care.as_ref().and_then(|care| care.watch(&self.base, instance)),
+            care: self.care.clone(),
         }
     }
 }
@@ -72,7 +77,7 @@ pub(super) fn numbered(name: &str, instance: Option<u32>) -> String {
     instance.map_or_else(|| name.to_owned(), |number| format!("{name}:{number}"))
 }
 
-fn expand(text: &str, instance: Option<u32>) -> String {
+pub(super) fn expand(text: &str, instance: Option<u32>) -> String {
     instance.map_or_else(|| text.to_owned(), |number| text.replace(INSTANCE, &number.to_string()))
 }
 
@@ -83,7 +88,7 @@ pub(super) fn expand_path(path: &Path, base: &Path, instance: Option<u32>) -> Pa
 
 /// The program of one instance. A program with a slash in it becomes an absolute path. Any other
 /// stays a name that the process looks up in its `PATH`.
-fn expand_program(program: &str, base: &Path, instance: Option<u32>) -> OsString {
+pub(super) fn expand_program(program: &str, base: &Path, instance: Option<u32>) -> OsString {
     match program.contains('/') {
         true => expand_path(Path::new(program), base, instance).into(),
         false => expand(program, instance).into(),
@@ -94,9 +99,9 @@ impl Output {
     /// The output of one instance.
     pub(super) fn expand(&self, base: &Path, instance: Option<u32>) -> Self {
         match self {
-            Self::File { path, new, max_size, keep } => {
+            Self::File { path, new, max_size, keep, max_age } => {
                 let path = expand_path(path, base, instance);
-                Self::File { path, new: *new, max_size: *max_size, keep: *keep }
+                Self::File { path, new: *new, max_size: *max_size, keep: *keep, max_age: *max_age }
             }
             Self::Direct { path, new } => Self::Direct { path: expand_path(path, base, instance), new: *new },
             Self::Prefix | Self::Null | Self::Inherit => self.clone(),
@@ -124,8 +129,10 @@ impl Settings {
             groups: self.groups.clone(),
             umask: self.umask,
             limits: self.limits.clone(),
+            stdin: self.stdin.expand(base, instance),
             stdout: self.stdout.expand(base, instance),
             stderr: self.stderr.expand(base, instance),
+            listen: self.listen.iter().map(|listener| listener.expand(base, instance)).collect(),
             contain: self.contain,
         }
     }

@@ -4,7 +4,15 @@
 //! the settings need no further check. What the machine is not ready for yet is a warning, and
 //! warnings are looked for only when the caller asks for them.
 
+mod care;
+mod documents;
+mod env_file;
+mod environment;
+mod expand;
 mod instances;
+mod links;
+mod listen;
+
 mod process;
 mod program;
 mod read;
@@ -14,22 +22,26 @@ mod rights;
 mod section;
 pub(crate) mod socket;
 mod source;
+mod stdin;
 mod syntax;
 mod text;
 mod trust;
 mod value;
 mod warnings;
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
+use childminder::Order;
 use instances::Table;
-pub(crate) use process::{Change, Commands, Fingerprint, Output, ProcessConfig, Settings};
+use links::Links;
+pub(crate) use process::{Change, Commands, Fingerprint, Look, Output, ProcessConfig, Settings};
 pub(crate) use render::Values;
-pub(crate) use report::Findings;
-use source::Source;
+pub(crate) use report::{Findings, nearest};
+pub(crate) use socket::{Access, SocketPath};
 pub(crate) use source::{FileName, Unreadable};
-pub(crate) use value::{parse_contain, parse_duration};
+pub(crate) use stdin::Stdin;
+pub(crate) use value::{parse_contain, parse_duration, parse_size};
 
 /// The name of the file if the command line gives none.
 pub(crate) const DEFAULT_FILE: &str = "childminder.toml";
@@ -37,8 +49,10 @@ pub(crate) const DEFAULT_FILE: &str = "childminder.toml";
 /// The settings of the whole file.
 #[derive(Debug)]
 pub(crate) struct Config {
-    /// The path of the control socket, if the file sets it. Absolute.
-    pub(crate) socket: Option<PathBuf>,
+    /// The control socket, if the file sets it.
+    pub(crate) socket: Option<SocketPath>,
+    /// Who may use it besides root and our own user.
+    pub(crate) access: Access,
     /// Whether the processes are killed if the supervisor is.
     pub(crate) kills_at_death: bool,
     /// The directory in which the cgroups of the processes are made, if the file sets it. Absolute.
@@ -46,8 +60,11 @@ pub(crate) struct Config {
     /// The time between the request to stop and SIGKILL for everything that has no kill time of its
     /// own.
     pub(crate) kill_time: Duration,
-    /// The folder that relative paths start from.
-    base: PathBuf,
+    /// How our own messages are written, and the lines of processes that do not say it.
+    pub(crate) look: Look,
+    /// The order of the processes.
+    pub(crate) order: Order,
+    links: Links,
     tables: Vec<Table>,
 }
 
@@ -63,17 +80,14 @@ pub(crate) enum Scope {
 }
 
 impl Config {
-    /// Reads a file and returns its settings and the warnings. Relative paths in the file start
-    /// from its own folder.
+    /// Reads a file, or all files of a folder, and returns the settings and the warnings. Relative
+    /// paths in a file start from its own folder.
     ///
     /// # Errors
     ///
     /// All mistakes and warnings, if there is at least one mistake or the file cannot be read.
     pub(crate) fn load(file: &FileName, scope: Scope) -> Result<(Self, Findings), Findings> {
-        let Source { path, bytes, warning } = source::read(file).map_err(Findings::unreadable)?;
-        let (config, mut findings) = read::config(file.path(), folder_of(&path), &bytes, scope)?;
-        findings.warn_first(warning);
-        Ok((config, findings))
+        read::config(&documents::all(file)?, scope)
     }
 
     /// The absolute path of a file, and the path of the socket if the file sets it. Mistakes that
@@ -83,9 +97,9 @@ impl Config {
     /// # Errors
     ///
     /// The file cannot be read, or mistakes in it hide the socket.
-    pub(crate) fn find_socket(file: &FileName) -> Result<(PathBuf, Option<PathBuf>), NoSocket> {
-        let Source { path, bytes, .. } = source::read(file).map_err(NoSocket::Unreadable)?;
-        let socket = read::socket(file.path(), folder_of(&path), &bytes).map_err(NoSocket::Hidden)?;
+    pub(crate) fn find_socket(file: &FileName) -> Result<(PathBuf, Option<SocketPath>), NoSocket> {
+        let (path, documents) = documents::named(file).map_err(NoSocket::Unreadable)?;
+        let socket = read::socket(&documents).map_err(NoSocket::Hidden)?;
         Ok((path, socket))
     }
 }
@@ -95,10 +109,6 @@ impl Config {
 pub(crate) enum NoSocket {
     Unreadable(Unreadable),
     Hidden(Findings),
-}
-
-fn folder_of(file: &Path) -> &Path {
-    file.parent().unwrap_or(file)
 }
 
 #[cfg(test)]

@@ -10,12 +10,17 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
-use childminder::{Command, Contain, Limit, Policy, Resource, Stdio};
+use childminder::{Command, Contain, Limit, Policy, Ready, Resource, Stdio, Watch};
 
+use super::care::Care;
 use super::render::Values;
+use super::stdin::Stdin;
 use super::value::Id;
 use crate::cli::child;
+use crate::cli::dress::{Dress, Stamp};
+use crate::cli::listen::{Listener, Listeners};
 use crate::cli::safe_path::{self, Creation, Target};
 
 /// One process, or one instance of a table with `instances`.
@@ -32,6 +37,34 @@ pub(crate) struct ProcessConfig {
     pub(crate) autostart: bool,
     /// Whether control characters in its output reach our terminal unchanged.
     pub(crate) raw: bool,
+    /// How its lines are written.
+    pub(crate) look: Look,
+    /// The number of bytes of its last lines that are remembered, if the file says it.
+    pub(crate) recent: Option<u32>,
+    /// How the monitor knows that it is ready and well, if the file says anything about it.
+    pub(crate) watch: Option<Watch>,
+    /// What else the file says about that, and what the process waits for.
+    pub(crate) care: Option<Rc<Care>>,
+}
+
+/// How the lines of a process, or our own messages, are written. `None` means that the file does not
+/// say it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Look {
+    /// The time in front of a line: `Some(None)` for none.
+    pub(crate) timestamps: Option<Option<Stamp>>,
+    pub(crate) json: Option<bool>,
+}
+
+impl Look {
+    /// This look, with a default for what it does not say.
+    pub(crate) fn or(self, default: Self) -> Self {
+        Self { timestamps: self.timestamps.or(default.timestamps), json: self.json.or(default.json) }
+    }
+
+    pub(crate) fn dress(self) -> Dress {
+        Dress { stamp: self.timestamps.flatten(), json: self.json.unwrap_or(false) }
+    }
 }
 
 /// The program and the environment in which it runs.
@@ -50,8 +83,11 @@ pub(crate) struct Settings {
     pub(crate) umask: Option<u32>,
     /// Sorted; each resource appears once.
     pub(crate) limits: Vec<(Resource, Limit)>,
+    pub(crate) stdin: Stdin,
     pub(crate) stdout: Output,
     pub(crate) stderr: Output,
+    /// The sockets that it gets, which are opened once and outlive it.
+    pub(crate) listen: Vec<Listener>,
     /// The means by which the process and all its descendants are kept together.
     pub(crate) contain: Contain,
 }
@@ -74,6 +110,8 @@ pub(crate) enum Output {
         max_size: u64,
         /// The number of rotated files that are kept.
         keep: u32,
+        /// The age from which rotated files are removed.
+        max_age: Option<Duration>,
     },
     /// A file that the process is given and writes to itself.
     Direct {
@@ -132,13 +170,21 @@ impl ProcessConfig {
         let (mut settings, mut all) = (Text::default(), Text::default());
         // Writing to a hash does not fail.
         let _ = self.settings.write(&mut settings, Values::Shown);
+        // A running process cannot be given another descriptor or socket.
+        let needs = self
+            .watch
+            .as_ref()
+            .map(|watch| (matches!(watch.ready, Ready::Fd(_) | Ready::Notify), &watch.ready, watch.watchdog));
+        if let Some((is_said_by_itself, ready, watchdog)) = needs {
+            let _ = write!(settings, "{:?}{watchdog:?}", is_said_by_itself.then_some(ready));
+        }
         let _ = self.write(&mut all, Values::Shown);
         Fingerprint { settings: settings.0.finish(), all: all.0.finish() }
     }
 
     /// The command that the settings describe. Opens no files: a file that the process writes
     /// itself is opened at each start.
-    fn command(&self, kills_at_death: bool) -> io::Result<Command> {
+    fn command(&self, kills_at_death: bool, listeners: &Listeners) -> io::Result<Command> {
         let settings = &self.settings;
         let (program, args) = settings.command.split_first().ok_or(io::ErrorKind::InvalidInput)?;
         let mut command = child::command(program, settings.user.as_ref().map(Id::uid).transpose()?);
@@ -158,7 +204,12 @@ impl ProcessConfig {
             command.rlimit(*resource, *limit);
         }
         child::confine(&mut command, kills_at_death);
-        command.contain(settings.contain).stdout(settings.stdout.stdio()?).stderr(settings.stderr.stdio()?);
+        listeners.add(&mut command, &settings.listen);
+        command.contain(settings.contain);
+        settings.stdin.apply(&mut command);
+        if settings.stdin != Stdin::Terminal {
+            command.stdout(settings.stdout.stdio()?).stderr(settings.stderr.stdio()?);
+        }
         Ok(command)
     }
 }
@@ -169,12 +220,13 @@ impl ProcessConfig {
 pub(crate) struct Commands {
     /// Whether the processes are killed if the supervisor is.
     kills_at_death: bool,
+    listeners: Rc<Listeners>,
     last: Option<(Rc<Settings>, Command)>,
 }
 
 impl Commands {
-    pub(crate) fn new(kills_at_death: bool) -> Self {
-        Self { kills_at_death, last: None }
+    pub(crate) fn new(kills_at_death: bool, listeners: Rc<Listeners>) -> Self {
+        Self { kills_at_death, listeners, last: None }
     }
 
     /// The command of a process.
@@ -187,7 +239,7 @@ impl Commands {
         if let Some((_, command)) = self.last.as_ref().filter(|(last, _)| last == settings) {
             return Ok(command.clone());
         }
-        let command = process.command(self.kills_at_death)?;
+        let command = process.command(self.kills_at_death, &self.listeners)?;
         self.last = Some((Rc::clone(settings), command.clone()));
         Ok(command)
     }
@@ -281,6 +333,7 @@ mod tests {
             "stdout = \"null\"",
             "user = 0",
             "contain = \"group\"",
+            "listen = [\"unix:/run/x\"]",
         ] {
             assert_eq!(old.change(read(rest)), Change::Process, "{rest}");
         }
@@ -296,7 +349,7 @@ mod tests {
              umask = \"027\"\nlimits = {{ core = 0 }}\nenvironment = {{ A = \"1\" }}\nclear-environment = true\n\
              stdout = {{ file = {file:?}, direct = true }}\nstderr = \"null\"\n"
         );
-        let command = Commands::new(true).of(&only_process(&text)).unwrap();
+        let command = Commands::new(true, Rc::default()).of(&only_process(&text)).unwrap();
         let mut reactor = childminder::Reactor::new().unwrap();
         reactor.spawn_process(&command).unwrap();
         let mut ended = false;

@@ -3,6 +3,7 @@
 //!
 //! The one rule: a table is checked once, as it is written, before it is multiplied into instances.
 
+use std::borrow::Cow;
 use std::cell::OnceCell;
 use std::collections::HashMap;
 use std::ffi::OsString;
@@ -17,22 +18,29 @@ use childminder::{Contain, Limit, Policy, Resource};
 use toml::Spanned;
 use toml::de::{DeString, DeTable, DeValue};
 
+use super::care::{CARE, Care};
+use super::documents::{Document, INCLUDE, Role};
+use super::environment::Variables;
 use super::instances::{Table, numbered, numbers};
+use super::links::Links;
 use super::report::{self, Findings, Report};
 use super::section::{POLICY, Section};
+use super::socket::{Access, SocketPath};
 use super::source::{self, NotText};
+use super::stdin::Stdin;
 use super::value::{self, Parsed};
-use super::{Config, Output, Scope, Settings, socket, syntax, text, warnings};
+use super::{Config, Look, Output, Scope, Settings, socket, syntax, text, warnings};
 use crate::cli::descriptor::is_inherited;
 use crate::cli::paths;
 use crate::cli::safe_path::{Creation, OwnFinder};
 
-const ROOT: [&str; 2] = ["monitor", "process"];
-pub(super) const PROCESS: [&str; 16] = [
+const ROOT: [&str; 4] = ["monitor", "process", "group", INCLUDE];
+pub(super) const PROCESS: [&str; 23] = [
     "command",
     "shell",
     "directory",
     "environment",
+    "environment-file",
     "clear-environment",
     "user",
     "group",
@@ -41,13 +49,19 @@ pub(super) const PROCESS: [&str; 16] = [
     "limits",
     "autostart",
     "instances",
+    "stdin",
+    "tty",
     "stdout",
     "stderr",
+    "listen",
     "raw",
     "contain",
+    "timestamps",
+    "format",
+    "recent",
 ];
 
-const FILE: [&str; 6] = ["file", "direct", "max-size", "keep", "mode", "owner"];
+const FILE: [&str; 8] = ["file", "direct", "max-size", "max-age", "keep", "mode", "owner", "make-folders"];
 
 const COMMAND: &str = "a list of strings: the program and its arguments; see also `shell`";
 const NO_PROCESS: &str = "there is no process in the file; allowed are tables such as [process.web], or an empty table \
@@ -56,96 +70,219 @@ const OUTPUT: &str = "\"prefix\", \"null\", \"inherit\", the path of a file with
 const MAX_SIZE: u64 = 10 << 20;
 const KEEP: u32 = 5;
 
-/// The settings in a text, with the warnings that `look` asks for.
-pub(super) fn config(file: &Path, base: &Path, bytes: &[u8], scope: Scope) -> Result<(Config, Findings), Findings> {
-    let (text, not_text) = match source::text(bytes) {
-        Ok(text) => (text, None),
-        Err(NotText { before, message }) => (before, Some(message)),
-    };
-    let mut report = Report::new(&text);
-    if let Some(message) = not_text {
-        report.add(text.len()..text.len(), message.into());
-        return Err(report.finish(file).unwrap_or_else(|findings| findings));
+/// The settings in these files, with the warnings that `scope` asks for.
+pub(super) fn config(documents: &[Document], scope: Scope) -> Result<(Config, Findings), Findings> {
+    let texts: Vec<_> = documents.iter().map(|document| source::text(&document.bytes)).collect();
+    let mut reports: Vec<_> = texts.iter().map(new_report).collect();
+    let mended: Vec<_> = texts.iter().zip(&mut reports).map(|(text, report)| mend(text, report)).collect();
+    let roots: Vec<_> = mended
+        .iter()
+        .zip(&mut reports)
+        .map(|(text, report)| text.as_deref().map(|text| syntax::parse(report, text)))
+        .collect();
+    let mut shared = Shared::default();
+    let parsed = documents.iter().zip(&mut reports).zip(&roots).enumerate();
+    let mut parsed: Vec<_> = parsed.filter_map(|(index, pair)| Some((index, pair.0, pair.1.as_ref()?))).collect();
+    // The defaults of all tables come first.
+    parsed.sort_by_key(|(.., root)| !root.get_ref().contains_key("monitor"));
+    let mut tables: Vec<Vec<Table>> = documents.iter().map(|_| Vec::new()).collect();
+    for (index, (document, report), root) in parsed {
+        let end = report.len();
+        let (base, shown) = (document.base.as_path().into(), document.shown.as_path());
+        let shared = &mut shared;
+        let mut reader = Reader { report, document: index, base: &document.base, rc_base: base, shown, scope, shared };
+        tables[index] = reader.document(root.get_ref(), end, document.role);
     }
-    let mended = syntax::without_bare_keys(&mut report, &text);
-    let root = syntax::parse(&mut report, &mended);
-    let mut reader = Reader {
-        report: &mut report,
-        base,
-        scope,
-        names: HashMap::new(),
-        files: HashMap::new(),
-        own: OwnFinder::default(),
-        cgroup: None,
-        no_cgroup: OnceCell::new(),
+    // The file may have been cut off or not be written yet. Such a file must not stop every
+    // process.
+    let end = reports.first().map_or(0, Report::len);
+    let is_missing = !shared.has_processes && roots.iter().all(Option::is_some);
+    if let Some(report) = reports.first_mut().filter(|report| is_missing && !report.is_spoiled(&(0..end))) {
+        report.add(end..end, NO_PROCESS.into());
+    }
+    let all: Vec<&Table> = tables.iter().flatten().collect();
+    let (order, mistakes) = shared.links.order(&all, |name| shared.names.contains_key(name));
+    // A name may be unknown only because its table cannot be read.
+    if reports.iter().all(|report| report.count() == 0) {
+        mistakes.into_iter().for_each(|mistake| reports[mistake.document].add(mistake.span, mistake.message));
+    }
+    let mut findings = Findings::default();
+    for (report, document) in reports.into_iter().zip(documents) {
+        findings.append(report.finish(&document.shown));
+        findings.warn_first(&document.shown, document.warning.clone());
+    }
+    findings.append(shared.findings);
+    let findings = findings.into_result()?;
+    let config = Config {
+        socket: shared.socket,
+        access: shared.access,
+        kills_at_death: shared.kills_at_death,
+        cgroup: shared.cgroup,
+        kill_time: shared.defaults.0.kill_time,
+        look: shared.look,
+        order,
+        links: shared.links,
+        tables: tables.into_iter().flatten().collect(),
     };
-    let config = reader.config(root.get_ref(), text.len());
-    report.finish(file).map(|warnings| (config, warnings))
+    Ok((config, findings))
 }
 
-/// The path of the socket, if the text sets it. The error holds the mistakes that hide the socket;
-/// all others are ignored.
-pub(super) fn socket(file: &Path, base: &Path, bytes: &[u8]) -> Result<Option<PathBuf>, Findings> {
-    let (text, not_text) = match source::text(bytes) {
-        Ok(text) => (text, None),
-        Err(NotText { before, message }) => (before, Some(message)),
-    };
-    let mut report = Report::new(&text);
-    if let Some(message) = not_text {
-        report.add(text.len()..text.len(), message.into());
-    }
-    let mended = syntax::without_bare_keys(&mut report, &text);
-    let root = syntax::parse(&mut report, &mended);
-    let root = Section::new(&mut report, "the file", root.get_ref(), &ROOT);
-    let monitor = root.table(&mut report, "monitor", "a table");
-    let socket = monitor.and_then(|monitor| {
-        let monitor = Section::monitor(&mut report, monitor);
-        let written = monitor.value("socket").filter(|value| !report.is_spoiled(&value.span()));
-        written.and_then(|_| monitor.read(&mut report, "socket", value::some_text))
-    });
-    match socket {
-        Some(socket) => Ok(Some(paths::resolve(base, Path::new(&socket)))),
-        None => report.finish(file).map(|_| None),
+type Text<'t> = Result<Cow<'t, str>, NotText<'t>>;
+
+/// A report on a text. A text that is no text is a mistake.
+fn new_report<'t>(text: &'t Text<'_>) -> Report<'t> {
+    match text {
+        Ok(text) => Report::new(text),
+        Err(NotText { before, message }) => {
+            let mut report = Report::new(before);
+            report.add(before.len()..before.len(), (*message).into());
+            report
+        }
     }
 }
 
-struct Reader<'r, 't> {
-    report: &'r mut Report<'t>,
-    /// The folder that relative paths start from.
-    base: &'r Path,
-    scope: Scope,
-    /// All names so far, each with the table that it comes from.
-    names: HashMap<String, Rc<str>>,
+/// The text without the lines that the parser does not understand. `None` if it is no text.
+fn mend<'t>(text: &'t Text<'_>, report: &mut Report<'_>) -> Option<Cow<'t, str>> {
+    text.as_ref().ok().map(|text| syntax::without_bare_keys(report, text))
+}
+
+/// The path of the socket, if one of the files sets it. The error holds the mistakes that hide the
+/// socket; all others are ignored.
+pub(super) fn socket(documents: &[Document]) -> Result<Option<SocketPath>, Findings> {
+    let mut findings = Findings::default();
+    for document in documents {
+        let text = source::text(&document.bytes);
+        let mut report = new_report(&text);
+        let before = match &text {
+            Ok(text) => text,
+            Err(NotText { before, .. }) => before,
+        };
+        let mended = syntax::without_bare_keys(&mut report, before);
+        let root = syntax::parse(&mut report, &mended);
+        let root = Section::new(&mut report, "the file", root.get_ref(), &ROOT);
+        let monitor = root.table(&mut report, "monitor", "a table");
+        let socket = monitor.and_then(|monitor| {
+            let monitor = Section::monitor(&mut report, monitor);
+            let written = monitor.value("socket").filter(|value| !report.is_spoiled(&value.span()));
+            written.and_then(|_| monitor.read(&mut report, "socket", value::socket))
+        });
+        match socket {
+            Some(SocketPath::At(path)) => return Ok(Some(SocketPath::At(paths::resolve(&document.base, &path)))),
+            Some(SocketPath::None) => return Ok(socket),
+            None => {}
+        }
+        findings.append(report.finish(&document.shown));
+    }
+    findings.into_result().map(|_| None)
+}
+
+/// Reads one file.
+pub(super) struct Reader<'r, 't> {
+    pub(super) report: &'r mut Report<'t>,
+    /// The number of the file.
+    document: usize,
+    /// The folder that relative paths start from, twice: as a reference, and to be kept.
+    pub(super) base: &'r Path,
+    rc_base: Rc<Path>,
+    /// The path of the file in messages.
+    pub(super) shown: &'r Path,
+    pub(super) scope: Scope,
+    pub(super) shared: &'r mut Shared,
+}
+
+/// What the files of a configuration share.
+pub(super) struct Shared {
+    socket: Option<SocketPath>,
+    access: Access,
+    kills_at_death: bool,
+    /// The policy of all processes that set none, and whether it is free of mistakes.
+    defaults: (Arc<Policy>, bool),
+    contain: Contain,
+    look: Look,
+    recent: Option<u32>,
+    /// The file with `[monitor]`, if one has been read.
+    monitor: Option<PathBuf>,
+    /// Whether there is a table for processes, even an empty one.
+    has_processes: bool,
+    /// All names so far, each with the table that it comes from and the file.
+    names: HashMap<String, (Rc<str>, Rc<Path>)>,
     /// All output files so far.
     files: HashMap<PathBuf, Output>,
+    /// All sockets in the file system that processes listen on so far.
+    pub(super) sockets: HashMap<PathBuf, Creation>,
     own: OwnFinder,
-    /// The directory in which cgroups are made, if the file sets it.
+    /// The directory in which cgroups are made, if a file sets it.
     cgroup: Option<PathBuf>,
     /// The reason why no cgroup can be made, once a check has asked for it.
     no_cgroup: OnceCell<Option<String>>,
+    /// The environment files that have been read, and what was found in them.
+    pub(super) environment_files: HashMap<PathBuf, Variables>,
+    links: Links,
+    pub(super) findings: Findings,
+}
+
+impl Default for Shared {
+    fn default() -> Self {
+        Self {
+            socket: None,
+            access: Access::default(),
+            kills_at_death: true,
+            defaults: (Arc::default(), true),
+            contain: Contain::Auto,
+            look: Look::default(),
+            recent: None,
+            monitor: None,
+            has_processes: false,
+            names: HashMap::new(),
+            files: HashMap::new(),
+            sockets: HashMap::new(),
+            own: OwnFinder::default(),
+            cgroup: None,
+            no_cgroup: OnceCell::new(),
+            environment_files: HashMap::new(),
+            links: Links::default(),
+            findings: Findings::default(),
+        }
+    }
 }
 
 impl Reader<'_, '_> {
-    fn config(&mut self, root: &DeTable<'_>, end: usize) -> Config {
+    /// Reads all tables of a file, whose text ends at `end`.
+    fn document(&mut self, root: &DeTable<'_>, end: usize, role: Role) -> Vec<Table> {
         let root = Section::new(self.report, "the file", root, &ROOT);
-        let (mut socket, mut kills_at_death) = (None, true);
-        let mut defaults = (Arc::new(Policy::default()), true);
-        let mut contain = Contain::Auto;
-        let monitor = root.table(self.report, "monitor", "a table");
-        if monitor.is_none_or(|table| !table.contains_key("socket")) {
+        let is_first = self.shared.monitor.is_none();
+        let monitor = self.monitor_of(&root, role);
+        if is_first && monitor.is_none_or(|table| !table.contains_key("socket")) && role != Role::Included {
             self.default_socket(root.span("monitor").unwrap_or(0..0));
         }
         if let Some(table) = monitor {
+            self.shared.monitor = Some(self.shown.to_owned());
             let monitor = Section::monitor(self.report, table);
             let before = self.report.count();
-            socket = self.socket(&monitor);
-            kills_at_death = monitor.read(self.report, "when-killed", value::kill_or_leave).unwrap_or(true);
-            self.cgroup = self.cgroup(&monitor);
-            contain = self.contain(&monitor, contain);
-            defaults = self.policy(&monitor, &defaults);
+            self.shared.socket = self.socket(&monitor);
+            let mode = monitor.read(self.report, "socket-mode", value::mode);
+            let group = monitor.read(self.report, "socket-group", value::group);
+            self.shared.access = Access { mode, gid: group.and_then(|group| group.gid().ok()) };
+            let kills = monitor.read(self.report, "when-killed", value::kill_or_leave);
+            self.shared.kills_at_death = kills.unwrap_or(true);
+            self.shared.cgroup = self.cgroup(&monitor);
+            self.shared.contain = self.contain(&monitor, Contain::Auto);
+            self.shared.look = monitor.look(self.report);
+            self.shared.recent = monitor.read(self.report, "recent", value::recent);
+            self.shared.links.read_limit(self.report, &monitor);
+            let mut defaults = self.policy(&monitor, &(Arc::default(), true));
             defaults.1 = self.report.count() == before;
+            self.shared.defaults = defaults;
+        }
+        if let Some(include) = root.span(INCLUDE) {
+            let list =
+                root.list(self.report, INCLUDE, "a list of files, such as [\"conf.d/*.toml\"]", value::some_text);
+            if list.is_some() && role != Role::Main {
+                self.report.add(include, "`include`, allowed is it only in the file that -c names".into());
+            }
         }
         let mut tables = Vec::new();
+        let (defaults, contain) = (self.shared.defaults.clone(), self.shared.contain);
         if let Some(table) = root.table(self.report, "process", "a table for each process, such as [process.web]") {
             let written: Vec<_> = report::in_order(table.iter().collect(), |(name, _)| name.span().start).collect();
             let ends: Vec<_> = written.iter().skip(1).map(|(name, _)| name.span().start).chain([end]).collect();
@@ -153,37 +290,55 @@ impl Reader<'_, '_> {
                 tables.extend(self.process(name, table, end, &defaults, contain));
             }
         }
-        // The file may have been cut off or not be written yet. Such a file must not stop every
-        // process.
-        if root.value("process").is_none() && !root.is_misspelt("process") && !self.report.is_spoiled(&(0..end)) {
-            self.report.add(end..end, NO_PROCESS.into());
+        if let Some(table) = root.table(self.report, "group", "a table for each group, such as [group.web]") {
+            for (name, value) in report::in_order(table.iter().collect(), |(name, _)| name.span().start) {
+                let group = value.get_ref().as_table().ok_or("a table with `members`");
+                if let Some(group) = self.report.check(value.span(), name.get_ref(), value.get_ref(), group) {
+                    let place = (&**name.get_ref(), name.span());
+                    self.shared.links.read_group(self.report, self.document, place, group);
+                }
+            }
         }
-        Config {
-            socket,
-            kills_at_death,
-            cgroup: self.cgroup.take(),
-            kill_time: defaults.0.kill_time,
-            base: self.base.to_owned(),
-            tables,
+        self.shared.has_processes |= root.value("process").is_some() || root.is_misspelt("process");
+        tables
+    }
+
+    /// The table `[monitor]`, if this file may have one.
+    fn monitor_of<'d>(&mut self, root: &Section<'d>, role: Role) -> Option<&'d DeTable<'d>> {
+        let table = root.table(self.report, "monitor", "a table")?;
+        let span = root.span("monitor").unwrap_or(0..0);
+        match &self.shared.monitor {
+            _ if role == Role::Included => {
+                self.report.add(span, "[monitor], allowed is it only in the file that includes this one".into());
+                None
+            }
+            Some(other) => {
+                let message = format!("[monitor] again, allowed is one for all files, and {} has it", other.display());
+                self.report.add(span, message);
+                None
+            }
+            None => Some(table),
         }
     }
 
-    fn socket(&mut self, monitor: &Section<'_>) -> Option<PathBuf> {
-        let written = monitor.read(self.report, "socket", value::some_text)?;
+    fn socket(&mut self, monitor: &Section<'_>) -> Option<SocketPath> {
+        let SocketPath::At(written) = monitor.read(self.report, "socket", value::socket)? else {
+            return Some(SocketPath::None);
+        };
         let span = monitor.value("socket")?.span();
-        let path = paths::resolve(self.base, Path::new(&written));
+        let path = paths::resolve(self.base, &written);
         match socket::check_length(&path) {
             Err(what) => self.report.add(span, format!("`socket` is {what}")),
             Ok(()) => {
                 if self.scope >= Scope::Machine {
-                    text::path(self.report, &span, &written);
+                    text::path(self.report, &span, &written.to_string_lossy());
                 }
                 if self.scope >= Scope::Start {
                     warnings::socket(self.report, span, "`socket`", &path);
                 }
             }
         }
-        Some(path)
+        Some(SocketPath::At(path))
     }
 
     fn cgroup(&mut self, monitor: &Section<'_>) -> Option<PathBuf> {
@@ -192,7 +347,7 @@ impl Reader<'_, '_> {
         let path = paths::resolve(self.base, Path::new(&written));
         if self.scope >= Scope::Machine {
             text::path(self.report, &span, &written);
-            if let Some(reason) = self.no_cgroup.get_or_init(|| warnings::no_cgroup(Some(&path))) {
+            if let Some(reason) = self.shared.no_cgroup.get_or_init(|| warnings::no_cgroup(Some(&path))) {
                 self.report.warn(span, format!("`cgroup` is {written:?}, and no process can have one there: {reason}"));
             }
         }
@@ -203,7 +358,9 @@ impl Reader<'_, '_> {
     fn contain(&mut self, section: &Section<'_>, default: Contain) -> Contain {
         let contain = section.read(self.report, "contain", value::contain).unwrap_or(default);
         if let (Scope::Machine, Contain::Cgroup, Some(value)) = (self.scope, contain, section.value("contain")) {
-            if let Some(reason) = self.no_cgroup.get_or_init(|| warnings::no_cgroup(self.cgroup.as_deref())) {
+            if let Some(reason) =
+                self.shared.no_cgroup.get_or_init(|| warnings::no_cgroup(self.shared.cgroup.as_deref()))
+            {
                 let message = format!("`contain` is \"cgroup\", and no process can be started in one here: {reason}");
                 self.report.warn(value.span(), message);
             }
@@ -222,7 +379,7 @@ impl Reader<'_, '_> {
     /// The policy of a table, and whether the table and the defaults are free of mistakes.
     fn policy(&mut self, section: &Section<'_>, (defaults, sound): &(Arc<Policy>, bool)) -> (Arc<Policy>, bool) {
         let before = self.report.count();
-        let policy = section.policy(self.report, defaults);
+        let policy = section.policy(self.report, defaults, self.base);
         if *sound && self.report.count() == before {
             section.check_policy(self.report, &policy);
         }
@@ -244,7 +401,7 @@ impl Reader<'_, '_> {
         let place = format!("[process.{}]", name.escape_debug());
         let table = value.get_ref().as_table().ok_or("a table with `command` or `shell`");
         let table = self.report.check(value.span(), name, value.get_ref(), table)?;
-        let section = Section::new(self.report, &place, table, &[&PROCESS, &POLICY[..]].concat());
+        let section = Section::new(self.report, &place, table, &[&PROCESS, &CARE[..], &POLICY[..]].concat());
         let instances = section.read(self.report, "instances", value::instances);
         // The name of the last instance is the longest.
         if name.is_empty() || !is_name(&numbered(name, instances)) {
@@ -261,15 +418,23 @@ impl Reader<'_, '_> {
             groups: section.list(self.report, "groups", "a list of groups", value::group),
             umask: section.read(self.report, "umask", value::umask),
             limits: self.limits(&section),
+            stdin: self.stdin(&section),
             stdout: self.output(&section, "stdout", instances),
             stderr: self.output(&section, "stderr", instances),
+            listen: self.listen(&section, instances),
             contain: self.contain(&section, contain),
         };
         let (policy, _) = self.policy(&section, defaults);
         let autostart = section.read(self.report, "autostart", value::boolean).unwrap_or(true);
         self.check_names(name, place.into(), key.span(), instances);
         let raw = section.read(self.report, "raw", value::boolean).unwrap_or(false);
-        let table = Table { name: name.to_string(), instances, settings, policy, autostart, raw };
+        let look = section.look(self.report);
+        let recent = section.read(self.report, "recent", value::recent).or(self.shared.recent);
+        let (care, waits) = Care::read(self.report, &section).unzip();
+        self.check_sockets(&section, &settings.listen, care.as_ref());
+        self.shared.links.add(self.document, name, instances, waits.unwrap_or_default());
+        let (name, base, care) = (name.to_string(), Rc::clone(&self.rc_base), care.map(Rc::new));
+        let table = Table { name, base, instances, settings, policy, autostart, raw, look, recent, care };
         // A warning about a table with a mistake might only follow from the mistake.
         if self.scope == Scope::Machine && self.report.count() == before {
             warnings::table(self.report, &section, &table, self.base);
@@ -279,12 +444,15 @@ impl Reader<'_, '_> {
 
     /// Reports a mistake if an instance of this table has the name of another process.
     fn check_names(&mut self, name: &str, place: Rc<str>, span: Range<usize>, instances: Option<u32>) {
+        let file: Rc<Path> = self.shown.into();
         for name in numbers(instances).map(|instance| numbered(name, instance)) {
-            if let Some(other) = self.names.get(&name) {
-                let message = format!("the name `{}` again, allowed is one that {other} has not", name.escape_debug());
+            if let Some((other, file)) = self.shared.names.get(&name) {
+                let file = if **file == *self.shown { String::new() } else { format!(" of {}", file.display()) };
+                let name = name.escape_debug();
+                let message = format!("the name `{name}` again, allowed is one that {other}{file} has not");
                 return self.report.add(span, message);
             }
-            self.names.insert(name, Rc::clone(&place));
+            self.shared.names.insert(name, (Rc::clone(&place), Rc::clone(&file)));
         }
     }
 
@@ -312,24 +480,26 @@ impl Reader<'_, '_> {
         }
     }
 
-    fn environment(&mut self, section: &Section<'_>) -> Vec<(String, String)> {
-        let mut environment: Vec<(String, String)> = Vec::new();
-        let table = section.table(self.report, "environment", "a table of strings");
-        for (name, value) in table.into_iter().flatten() {
-            if name.get_ref().is_empty() || name.get_ref().contains(['=', '\0']) {
-                let found = name.get_ref().escape_debug();
-                self.report.add(name.span(), format!("`{found}` as a variable, allowed is a name without = and NUL"));
-            }
-            let text = value::text(value.get_ref());
-            if let Err(allowed) = text {
-                let (shown, kind) = (name.get_ref().escape_debug(), report::kind(value.get_ref()));
-                self.report.add(value.span(), format!("`{shown}` is {kind}, allowed is {allowed}"));
-            }
-            let name = name.get_ref().to_string();
-            let at = environment.partition_point(|(known, _)| *known < name);
-            environment.insert(at, (name, text.unwrap_or_default()));
+    /// The stdin of a process. A terminal is its stdout and its stderr, too.
+    fn stdin(&mut self, section: &Section<'_>) -> Stdin {
+        let stdin = section.read(self.report, "stdin", Stdin::parse).unwrap_or(Stdin::Null);
+        if !section.read(self.report, "tty", value::boolean).unwrap_or(false) {
+            return stdin;
         }
-        environment
+        for key in ["stdin", "stderr"] {
+            if let Some(span) = section.span(key) {
+                self.report.add(span, format!("both `tty` and `{key}`, allowed is one of them"));
+            }
+        }
+        let passes_us = |value: &DeValue<'_>| match value {
+            DeValue::Table(table) => table.get("direct").is_none_or(|direct| direct.get_ref().as_bool() != Some(true)),
+            value => !matches!(value.as_str(), Some("null" | "inherit")),
+        };
+        if let Some(value) = section.value("stdout").filter(|value| !passes_us(value.get_ref())) {
+            let message = "`tty` with such a `stdout`, allowed are \"prefix\" and a file that we write";
+            self.report.add(value.span(), message.into());
+        }
+        Stdin::Terminal
     }
 
     fn limits(&mut self, section: &Section<'_>) -> Vec<(Resource, Limit)> {
@@ -356,7 +526,7 @@ impl Reader<'_, '_> {
             let placed = output.expand(self.base, instance);
             let Some(path) = placed.path() else { break };
             let there = path.metadata().ok();
-            let allowed = match self.own.own(path) {
+            let allowed = match self.shared.own.own(path) {
                 Ok(Some(number)) if is_inherited(number) => continue,
                 // The descriptor may be open when the supervisor starts.
                 Ok(Some(number)) if self.scope == Scope::Machine => {
@@ -367,7 +537,7 @@ impl Reader<'_, '_> {
                     break;
                 }
                 Ok(Some(_)) => "a descriptor that was open when this command was started",
-                _ if is_folder(&output) => "a file, not a directory",
+                _ if output.path().is_some_and(is_folder) => "a file, not a directory",
                 // A file that the process writes itself is opened at each start. A failure there
                 // concerns this process alone.
                 _ if matches!(placed, Output::File { .. }) && there.as_ref().is_some_and(Metadata::is_dir) => {
@@ -375,11 +545,11 @@ impl Reader<'_, '_> {
                 }
                 // A file that is not regular cannot be rotated, so its settings need not agree.
                 _ if there.is_some_and(|there| !there.is_file()) => continue,
-                _ if self.files.get(path).is_some_and(|other| *other != placed) => {
+                _ if self.shared.files.get(path).is_some_and(|other| *other != placed) => {
                     "a file of its own, or one with the same settings wherever it is used"
                 }
                 _ => {
-                    self.files.insert(path.to_owned(), placed);
+                    self.shared.files.insert(path.to_owned(), placed);
                     continue;
                 }
             };
@@ -398,20 +568,25 @@ impl Reader<'_, '_> {
         let direct = section.read(self.report, "direct", value::boolean).unwrap_or(false);
         let max_size = section.read(self.report, "max-size", value::max_size).unwrap_or(MAX_SIZE);
         let keep = section.read(self.report, "keep", value::keep).unwrap_or(KEEP);
-        if let (true, Some(span)) = (direct, section.span("max-size").or_else(|| section.span("keep"))) {
+        let max_age = section.read(self.report, "max-age", value::duration);
+        let rotation = ["max-size", "keep", "max-age"].into_iter().find_map(|key| section.span(key));
+        if let (true, Some(span)) = (direct, rotation) {
             let message = "rotation of a file with `direct = true`, allowed is it only for files that we write";
             self.report.add(span, message.into());
         }
         let mode = section.read(self.report, "mode", value::mode);
         let (uid, gid) = section.read(self.report, "owner", value::owner).unwrap_or_default();
-        let new = Creation { mode, uid, gid };
-        path.map(|path| if direct { Output::Direct { path, new } } else { Output::File { path, new, max_size, keep } })
+        let folders = section.read(self.report, "make-folders", value::boolean).unwrap_or(false);
+        let new = Creation { mode, uid, gid, folders };
+        path.map(|path| {
+            if direct { Output::Direct { path, new } } else { Output::File { path, new, max_size, keep, max_age } }
+        })
     }
 }
 
 /// Whether the path ends in a way that only a folder's path does.
-fn is_folder(output: &Output) -> bool {
-    let bytes = output.path().map_or(&b""[..], |path| path.as_os_str().as_bytes());
+pub(super) fn is_folder(path: &Path) -> bool {
+    let bytes = path.as_os_str().as_bytes();
     bytes.ends_with(b"/") || bytes.ends_with(b"/.") || bytes.ends_with(b"/..")
 }
 
@@ -421,9 +596,13 @@ fn simple_output(value: &DeValue<'_>) -> Parsed<Output> {
         "prefix" => Ok(Output::Prefix),
         "null" => Ok(Output::Null),
         "inherit" => Ok(Output::Inherit),
-        path if path.contains('/') => {
-            Ok(Output::File { path: path.into(), new: Creation::default(), max_size: MAX_SIZE, keep: KEEP })
-        }
+        path if path.contains('/') => Ok(Output::File {
+            path: path.into(),
+            new: Creation::default(),
+            max_size: MAX_SIZE,
+            keep: KEEP,
+            max_age: None,
+        }),
         _ => Err(OUTPUT),
     }
 }

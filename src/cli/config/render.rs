@@ -2,12 +2,19 @@
 //!
 //! The one rule: the text reads back as equal settings, from any folder, unless values are hidden.
 
+use std::ffi::OsString;
 use std::fmt::{self, Display, Formatter, Write};
+use std::time::Duration;
 
-use childminder::{Leftovers, Limit};
+use childminder::restart::{StopAction, StopScope};
+use childminder::{Check, Leftovers, Limit, Policy, Probe, Ready, Watch};
 
-use super::value::{Id, show_contain, show_duration, show_kill_or_leave, show_max_size, show_restart};
-use super::{Config, Output, ProcessConfig, Settings, Table};
+use super::links::show_start_limit;
+
+use super::SocketPath;
+use super::stdin::Stdin;
+use super::value::{Id, show_contain, show_duration, show_kill_or_leave, show_max_size, show_restart, show_stop_scope};
+use super::{Config, Look, Output, ProcessConfig, Settings, Table};
 use crate::cli::safe_path::Creation;
 
 /// How the values of variables are shown, since they may be secrets.
@@ -28,13 +35,23 @@ impl Config {
             text += "# Of variables only the lengths are shown, as --show-environment was not given.\n";
         }
         text += "[monitor]\n";
-        if let Some(socket) = &self.socket {
-            text += &format!("socket = {}\n", Quoted(&socket.to_string_lossy()));
+        match &self.socket {
+            Some(SocketPath::At(path)) => text += &format!("socket = {}\n", Quoted(&path.to_string_lossy())),
+            Some(SocketPath::None) => text += "socket = false\n",
+            None => {}
+        }
+        if let Some(mode) = self.access.mode {
+            text += &format!("socket-mode = \"{mode:04o}\"\n");
+        }
+        if let Some(gid) = self.access.gid {
+            text += &format!("socket-group = {gid}\n");
         }
         if let Some(cgroup) = &self.cgroup {
             text += &format!("cgroup = {}\n", Quoted(&cgroup.to_string_lossy()));
         }
-        text += &format!("when-killed = \"{}\"\n\n", show_kill_or_leave(self.kills_at_death));
+        text += &format!("when-killed = \"{}\"\n", show_kill_or_leave(self.kills_at_death));
+        let _ = self.links.write_limit(&mut text);
+        text += &format!("{}\n", self.look);
         if self.tables.is_empty() {
             // A file without any process would be a mistake.
             text += "[process]\n";
@@ -43,7 +60,11 @@ impl Config {
             text += if index > 0 { "\n" } else { "" };
             // Writing to a string does not fail.
             let _ = process.write(&mut text, values);
+            if let Some(care) = &process.care {
+                let _ = self.links.write_waits(&mut text, care);
+            }
         }
+        let _ = self.links.write_groups(&mut text);
         text
     }
 }
@@ -63,12 +84,92 @@ impl ProcessConfig {
         writeln!(f, "min-restart-delay = \"{}\"", show_duration(policy.min_restart_delay))?;
         writeln!(f, "max-restart-delay = \"{}\"", show_duration(policy.max_restart_delay))?;
         writeln!(f, "restart = \"{}\"", show_restart(policy.restart))?;
-        let number = || policy.stop_signal.to_string();
-        writeln!(f, "stop-signal = \"{}\"", childminder::signal::name(policy.stop_signal).unwrap_or_else(number))?;
-        let kills_leftovers = policy.leftovers != Leftovers::Leave;
-        writeln!(f, "leftovers = \"{}\"", show_kill_or_leave(kills_leftovers))?;
-        writeln!(f, "autostart = {}\nraw = {}", self.autostart, self.raw)
+        writeln!(f, "stop-signal = \"{}\"", show_signal(policy.stop_signal))?;
+        match policy.leftovers {
+            Leftovers::TakeOver => writeln!(f, "successor = true")?,
+            leftovers => writeln!(f, "leftovers = \"{}\"", show_kill_or_leave(leftovers != Leftovers::Leave))?,
+        }
+        writeln!(f, "stop-scope = \"{}\"", show_stop_scope(policy.stop_scope))?;
+        write_policy(f, policy)?;
+        if let Some(watch) = &self.watch {
+            write_watch(f, watch)?;
+        }
+        if let Some(signal) = self.care.as_ref().and_then(|care| care.reload_signal) {
+            writeln!(f, "reload-signal = \"{}\"", show_signal(signal))?;
+        }
+        writeln!(f, "autostart = {}\nraw = {}", self.autostart, self.raw)?;
+        if let Some(recent) = self.recent {
+            writeln!(f, "recent = {recent}")?;
+        }
+        write!(f, "{}", self.look)
     }
+}
+
+fn show_signal(signal: i32) -> String {
+    childminder::signal::name(signal).unwrap_or_else(|| signal.to_string())
+}
+
+fn show_words(words: &[OsString]) -> String {
+    join(words.iter().map(|word| Quoted(&word.to_string_lossy()).to_string()))
+}
+
+/// Writes the keys of a policy that most processes do without.
+fn write_policy(f: &mut impl Write, policy: &Policy) -> fmt::Result {
+    if let Some(limit) = policy.restart_limit {
+        writeln!(f, "restart-limit = {}", show_start_limit(limit))?;
+    }
+    for (key, codes) in [("success-codes", &policy.success_codes), ("fatal-codes", &policy.fatal_codes)] {
+        if !codes.is_empty() {
+            writeln!(f, "{key} = [{}]", join(codes.iter()))?;
+        }
+    }
+    if policy.jitter > 0 {
+        writeln!(f, "jitter = \"{}%\"", policy.jitter)?;
+    }
+    if policy.stop.is_empty() {
+        return Ok(());
+    }
+    let steps = policy.stop.iter().map(|step| {
+        let action = match &step.action {
+            StopAction::Signal(signal) => format!("signal = \"{}\"", show_signal(*signal)),
+            StopAction::Command(words) => format!("command = [{}]", show_words(words)),
+        };
+        let whom = if step.scope == StopScope::Main { "main" } else { "all" };
+        format!("{{ {action}, whom = \"{whom}\", wait = \"{}\" }}", show_duration(step.wait))
+    });
+    writeln!(f, "stop = [{}]", join(steps))
+}
+
+/// Writes the keys that say how a process is watched.
+fn write_watch(f: &mut impl Write, watch: &Watch) -> fmt::Result {
+    let ready = match &watch.ready {
+        Ready::Started => "\"started\"".to_owned(),
+        Ready::Fd(fd) => format!("\"fd:{fd}\""),
+        Ready::Notify => "\"notify\"".to_owned(),
+        Ready::Line(text) => format!("{{ line = {} }}", Quoted(&String::from_utf8_lossy(text))),
+        Ready::Probe(probe) => format!("{{ {} }}", show_probe(probe)),
+        _ => "\"threshold\"".to_owned(),
+    };
+    writeln!(f, "ready = {ready}")?;
+    for (key, time) in [("ready-timeout", watch.ready_timeout), ("watchdog", watch.watchdog)] {
+        if let Some(time) = time {
+            writeln!(f, "{key} = \"{}\"", show_duration(time))?;
+        }
+    }
+    match &watch.health {
+        Some(health) => writeln!(f, "health = {{ {}, failures = {} }}", show_probe(&health.probe), health.failures),
+        None => Ok(()),
+    }
+}
+
+fn show_probe(probe: &Probe) -> String {
+    let check = match &probe.check {
+        Check::Tcp(address) => format!("tcp = \"{address}\""),
+        Check::Unix(path) => format!("unix = {}", Quoted(&path.to_string_lossy())),
+        Check::Command(words) => format!("command = [{}]", show_words(words)),
+        other => format!("command = {}", Quoted(&other.to_string())),
+    };
+    format!("{check}, interval = \"{}\", timeout = \"{}\"", show_duration(probe.interval), show_duration(probe.timeout))
 }
 
 impl Settings {
@@ -80,7 +181,7 @@ impl Settings {
             writeln!(f, "directory = {}", Quoted(&directory.to_string_lossy()))?;
         }
         let variables = self.environment.iter().map(|(name, value)| match values {
-            Values::Shown => format!("{} = {}", Quoted(name), Quoted(value)),
+            Values::Shown => format!("{} = {}", Quoted(name), Quoted(&value.replace('$', "$$"))),
             Values::Hidden => format!("{} = \"({} bytes)\"", Quoted(name), value.len()),
         });
         writeln!(f, "environment = {{{}}}", join(variables))?;
@@ -99,8 +200,36 @@ impl Settings {
         let limits =
             self.limits.iter().map(|(resource, limit)| format!("{} = {}", resource.name(), show_limit(*limit)));
         writeln!(f, "limits = {{{}}}", join(limits))?;
-        writeln!(f, "stdout = {}\nstderr = {}", self.stdout, self.stderr)?;
+        match self.stdin {
+            Stdin::Terminal => writeln!(f, "stdout = {}", self.stdout)?,
+            _ => writeln!(f, "stdout = {}\nstderr = {}", self.stdout, self.stderr)?,
+        }
+        match &self.stdin {
+            Stdin::Null => {}
+            Stdin::Inherit => writeln!(f, "stdin = \"inherit\"")?,
+            Stdin::Pipe => writeln!(f, "stdin = \"pipe\"")?,
+            Stdin::File(path) => writeln!(f, "stdin = {}", Quoted(&path.to_string_lossy()))?,
+            Stdin::Terminal => writeln!(f, "tty = true")?,
+        }
+        if !self.listen.is_empty() {
+            writeln!(f, "listen = [{}]", join(self.listen.iter()))?;
+        }
         writeln!(f, "contain = \"{}\"", show_contain(self.contain))
+    }
+}
+
+/// As lines of a table. What is not said has no line.
+impl Display for Look {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        match self.timestamps {
+            Some(Some(stamp)) => writeln!(f, "timestamps = \"{}\"", stamp.name())?,
+            Some(None) => writeln!(f, "timestamps = false")?,
+            None => {}
+        }
+        match self.json {
+            Some(json) => writeln!(f, "format = \"{}\"", if json { "json" } else { "text" }),
+            None => Ok(()),
+        }
     }
 }
 
@@ -110,10 +239,15 @@ impl Display for Output {
             Self::Prefix => f.write_str("\"prefix\""),
             Self::Null => f.write_str("\"null\""),
             Self::Inherit => f.write_str("\"inherit\""),
-            Self::File { path, new, max_size, keep } => {
+            Self::File { path, new, max_size, keep, max_age } => {
                 let (path, max_size) = (path.to_string_lossy(), show_max_size(*max_size));
                 let path = Quoted(&path);
-                write!(f, "{{ file = {path}, max-size = \"{max_size}\", keep = {keep}{} }}", show_creation(*new))
+                write!(
+                    f,
+                    "{{ file = {path}, max-size = \"{max_size}\", keep = {keep}{}{} }}",
+                    show_age(*max_age),
+                    show_creation(*new)
+                )
             }
             Self::Direct { path, new } => {
                 let path = path.to_string_lossy();
@@ -132,8 +266,15 @@ impl Display for Id {
     }
 }
 
-fn show_creation(new: Creation) -> String {
+fn show_age(age: Option<Duration>) -> String {
+    age.map(|age| format!(", max-age = \"{}\"", show_duration(age))).unwrap_or_default()
+}
+
+pub(super) fn show_creation(new: Creation) -> String {
     let mut text = new.mode.map(|mode| format!(", mode = \"{mode:04o}\"")).unwrap_or_default();
+    if new.folders {
+        text += ", make-folders = true";
+    }
     let uid = new.uid.map(|uid| uid.to_string());
     let gid = new.gid.map(|gid| format!(":{gid}"));
     if uid.is_some() || gid.is_some() {
@@ -156,12 +297,12 @@ fn show_limit(limit: Limit) -> String {
     }
 }
 
-fn join(parts: impl Iterator<Item = impl Display>) -> String {
+pub(super) fn join(parts: impl Iterator<Item = impl Display>) -> String {
     parts.map(|part| part.to_string()).collect::<Vec<_>>().join(", ")
 }
 
 /// A TOML string.
-struct Quoted<'a>(&'a str);
+pub(super) struct Quoted<'a>(pub(super) &'a str);
 
 impl Display for Quoted<'_> {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {

@@ -5,7 +5,8 @@
 
 use std::fmt;
 use std::ops::Range;
-use std::path::{Path, PathBuf};
+use std::path::Path;
+use std::rc::Rc;
 
 use toml::de::DeValue;
 
@@ -14,14 +15,16 @@ use crate::cli::text::visible;
 
 /// Mistakes and warnings about a file. Each is displayed as one line: `file:line:column: what was
 /// found, what is allowed`.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct Findings {
-    file: PathBuf,
     list: Vec<Located>,
+    /// Whether there is a mistake among them.
+    is_broken: bool,
 }
 
 #[derive(Debug)]
 struct Located {
+    file: Rc<Path>,
     /// The line and the column, from 1, in characters. `None` for a file that cannot be read at
     /// all.
     at: Option<(usize, usize)>,
@@ -33,22 +36,34 @@ impl Findings {
         self.list.is_empty()
     }
 
-    /// Puts a warning about the whole file in front, if there is one.
-    pub(super) fn warn_first(&mut self, warning: Option<String>) {
-        let located = warning.map(|warning| Located { at: None, message: format!("warning: {warning}") });
+    /// Puts a warning about a whole file in front, if there is one.
+    pub(super) fn warn_first(&mut self, file: &Path, warning: Option<String>) {
+        let message = |warning| format!("warning: {warning}");
+        let located = warning.map(|warning| Located { file: file.into(), at: None, message: message(warning) });
         self.list.splice(..0, located);
     }
 
     pub(super) fn unreadable(Unreadable { path, message, .. }: Unreadable) -> Self {
-        Self { file: path, list: vec![Located { at: None, message }] }
+        Self { list: vec![Located { file: path.into(), at: None, message }], is_broken: true }
+    }
+
+    /// Adds those of another file.
+    pub(super) fn append(&mut self, other: Self) {
+        self.list.extend(other.list);
+        self.is_broken |= other.is_broken;
+    }
+
+    /// The warnings, or all of them as an error if there is a mistake.
+    pub(super) fn into_result(self) -> Result<Self, Self> {
+        if self.is_broken { Err(self) } else { Ok(self) }
     }
 }
 
 impl fmt::Display for Findings {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (index, Located { at, message }) in self.list.iter().enumerate() {
+        for (index, Located { file, at, message }) in self.list.iter().enumerate() {
             let end_of_last = if index == 0 { "" } else { "\n" };
-            write!(f, "{end_of_last}{}:", visible(&self.file.to_string_lossy()))?;
+            write!(f, "{end_of_last}{}:", visible(&file.to_string_lossy()))?;
             if let Some((line, column)) = at {
                 write!(f, "{line}:{column}:")?;
             }
@@ -74,6 +89,11 @@ pub(super) struct Report<'t> {
 impl<'t> Report<'t> {
     pub(super) fn new(text: &'t str) -> Self {
         Self { text, spoiled: Vec::new(), found: Vec::new(), is_broken: false, told: 0 }
+    }
+
+    /// The length of the text, in bytes.
+    pub(super) fn len(&self) -> usize {
+        self.text.len()
     }
 
     /// Adds a mistake at `span`, unless its syntax is broken.
@@ -127,14 +147,13 @@ impl<'t> Report<'t> {
         None
     }
 
-    /// Returns the warnings if there is no mistake. Otherwise returns all mistakes and warnings as
-    /// an error.
-    pub(super) fn finish(self, file: &Path) -> Result<Findings, Findings> {
+    /// The mistakes and warnings with their places.
+    pub(super) fn finish(self, file: &Path) -> Findings {
+        let file: Rc<Path> = file.into();
         let mut places = Places { text: self.text, offset: 0, line: 1, column: 1 };
-        let locate = |(offset, message)| Located { at: Some(places.advance(offset)), message };
-        let findings =
-            Findings { file: file.to_owned(), list: in_order(self.found, |(offset, _)| *offset).map(locate).collect() };
-        if self.is_broken { Err(findings) } else { Ok(findings) }
+        let locate = |(offset, message)| Located { file: Rc::clone(&file), at: Some(places.advance(offset)), message };
+        let list = in_order(self.found, |(offset, _)| *offset).map(locate).collect();
+        Findings { list, is_broken: self.is_broken }
     }
 }
 
@@ -200,8 +219,8 @@ pub(super) fn kind(value: &DeValue<'_>) -> &'static str {
     }
 }
 
-/// The known key that `key` was probably meant to be.
-pub(super) fn nearest(key: &str, known: &[&'static str]) -> Option<&'static str> {
+/// The known key or name that `key` was probably meant to be.
+pub(crate) fn nearest<'k>(key: &str, known: &[&'k str]) -> Option<&'k str> {
     let key: Vec<char> = key.chars().collect();
     let near = known.iter().filter_map(|known| Some((distance(&key, known, key.len() / 2)?, *known)));
     near.min().map(|(_, nearest)| nearest)

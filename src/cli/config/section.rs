@@ -4,20 +4,48 @@
 //! The one rule: each unknown key is reported once, with the known key that was probably meant.
 
 use std::ops::Range;
+use std::path::Path;
 
 use childminder::{Leftovers, Policy, PolicyError};
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
+use super::Look;
+use super::care;
 use super::report::{Report, nearest};
 use super::value::{self, Parsed, show_duration};
 
 /// The keys of a [`Policy`].
-pub(super) const POLICY: [&str; 7] =
-    ["threshold", "kill-time", "min-restart-delay", "max-restart-delay", "restart", "stop-signal", "leftovers"];
+pub(super) const POLICY: [&str; 14] = [
+    "threshold",
+    "kill-time",
+    "min-restart-delay",
+    "max-restart-delay",
+    "restart",
+    "stop-signal",
+    "leftovers",
+    "successor",
+    "stop-scope",
+    "restart-limit",
+    "success-codes",
+    "fatal-codes",
+    "jitter",
+    "stop",
+];
 
 /// The keys of `[monitor]` besides those of a [`Policy`].
-pub(super) const MONITOR: [&str; 4] = ["socket", "when-killed", "cgroup", "contain"];
+pub(super) const MONITOR: [&str; 10] = [
+    "socket",
+    "socket-mode",
+    "socket-group",
+    "when-killed",
+    "cgroup",
+    "contain",
+    "timestamps",
+    "format",
+    "recent",
+    "start-limit",
+];
 
 pub(super) struct Section<'t> {
     table: &'t DeTable<'t>,
@@ -97,7 +125,7 @@ impl<'t> Section<'t> {
     }
 
     /// The policy of this section, based on `defaults`.
-    pub(super) fn policy(&self, report: &mut Report<'_>, defaults: &Policy) -> Policy {
+    pub(super) fn policy(&self, report: &mut Report<'_>, defaults: &Policy, base: &Path) -> Policy {
         let mut policy = defaults.clone();
         let durations = [
             ("threshold", &mut policy.threshold),
@@ -113,7 +141,24 @@ impl<'t> Section<'t> {
         let leftovers = self.read(report, "leftovers", value::kill_or_leave);
         let leftovers = leftovers.map(|kill| if kill { Leftovers::Kill } else { Leftovers::Leave });
         policy.leftovers = leftovers.unwrap_or(policy.leftovers);
+        match self.read(report, "successor", value::boolean) {
+            Some(_) if self.value("leftovers").is_some() => {
+                let span = self.span("successor").unwrap_or(0..0);
+                report.add(span, "both `successor` and `leftovers`, allowed is one of them".into());
+            }
+            Some(true) => policy.leftovers = Leftovers::TakeOver,
+            Some(false) if policy.leftovers == Leftovers::TakeOver => policy.leftovers = Leftovers::Kill,
+            Some(false) | None => {}
+        }
+        policy.stop_scope = self.read(report, "stop-scope", value::stop_scope).unwrap_or(policy.stop_scope);
+        care::read_policy(report, self, base, &mut policy);
         policy
+    }
+
+    /// How lines are written, as far as this section says it.
+    pub(super) fn look(&self, report: &mut Report<'_>) -> Look {
+        let timestamps = self.read(report, "timestamps", value::timestamps);
+        Look { timestamps, json: self.read(report, "format", value::format) }
     }
 
     /// Checks the delays of a policy that is otherwise valid, if this section sets one of them.

@@ -27,6 +27,12 @@ pub(crate) struct Unreadable {
     pub(crate) is_missing: bool,
 }
 
+impl Unreadable {
+    pub(super) fn new(path: &Path, message: String) -> Self {
+        Self { path: path.to_owned(), message, is_missing: false }
+    }
+}
+
 impl fmt::Display for Unreadable {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}: {}", self.path.display(), self.message)

@@ -1,5 +1,6 @@
 //! Tests that read whole files: the settings in them and the mistakes in them. They start nothing.
 
+use std::path::Path;
 use std::time::Duration;
 
 use childminder::{Limit, Policy, Resource, Restart};
@@ -11,8 +12,13 @@ use crate::cli::safe_path::Creation;
 const EXAMPLE: &str = include_str!("example.toml");
 
 fn parse_as(file: &str, bytes: &[u8]) -> Result<Config, Findings> {
-    let file = Path::new(file);
-    read::config(file, file.parent().unwrap(), bytes, Scope::Text).map(|(config, _)| config)
+    read_as(Path::new(file), bytes, Scope::Text)
+}
+
+fn read_as(file: &Path, bytes: &[u8], scope: Scope) -> Result<Config, Findings> {
+    let source = source::Source { path: file.to_owned(), bytes: bytes.to_owned(), warning: None };
+    let document = documents::Document::new(file, source, documents::Role::Main);
+    read::config(&[document], scope).map(|(config, _)| config)
 }
 
 pub(super) fn parse(text: &str) -> Result<Config, Findings> {
@@ -33,19 +39,20 @@ fn errors(text: &str) -> Vec<String> {
 
 /// The single mistake of a process that has a command and these further keys.
 #[track_caller]
-fn error(rest: &str) -> String {
+pub(super) fn error(rest: &str) -> String {
     let mut errors = errors(&format!("[process.a]\ncommand = [\"true\"]\n{rest}\n"));
     assert_eq!(errors.len(), 1, "{errors:#?}");
     errors.remove(0)
 }
 
 #[track_caller]
-fn expect_round_trip(config: &Config) {
+pub(super) fn expect_round_trip(config: &Config) {
     let text = config.effective(Values::Shown);
     // The text is read as a file of another folder.
     let again = parse_as("/usr/other.toml", text.as_bytes());
     let again = again.map_err(|errors| format!("{errors}\n{text}")).unwrap();
-    let monitor = |config: &Config| (config.socket.clone(), config.kills_at_death, config.cgroup.clone());
+    let monitor =
+        |config: &Config| (config.socket.clone(), config.access, config.kills_at_death, config.cgroup.clone());
     assert_eq!(monitor(&again), monitor(config));
     assert_eq!(again.into_processes().collect::<Vec<_>>(), config.processes().collect::<Vec<_>>(), "{text}");
 }
@@ -53,11 +60,12 @@ fn expect_round_trip(config: &Config) {
 #[test]
 fn the_example_says_what_its_comments_say() {
     let config = parse(EXAMPLE).map_err(|errors| errors.to_string()).unwrap();
-    assert_eq!(config.socket.as_deref(), Some(Path::new("/tmp/childminder.sock")));
+    assert_eq!(config.socket, Some(SocketPath::At("/tmp/childminder.sock".into())));
+    assert_eq!(config.access, Access { mode: Some(0o600), gid: Some(0) });
     let processes: Vec<_> = config.processes().collect();
     let names: Vec<_> = processes.iter().map(|process| process.name.as_str()).collect();
-    assert_eq!(names, ["web", "worker:1", "worker:2"]);
-    let [web, _, worker] = &processes[..] else { unreachable!() };
+    assert_eq!(names, ["web", "worker:1", "worker:2", "job"]);
+    let [web, _, worker, _] = &processes[..] else { unreachable!() };
     assert_eq!(web.settings.command, ["python3", "-m", "http.server", "8000"]);
     assert_eq!((&*web.policy, web.autostart), (&Policy::default(), true));
     // Everything that the file sets for `web` is the default.
@@ -77,20 +85,21 @@ fn the_example_says_what_its_comments_say() {
     ];
     assert_eq!(settings.limits, limits);
     let path = "/tmp/worker-2.log".into();
-    assert_eq!(settings.stdout, Output::File { path, new: Creation::default(), max_size: 10 << 20, keep: 5 });
-    let new = Creation { mode: Some(0o640), uid: Some(0), gid: Some(0) };
+    let (new, max_age) = (Creation { folders: true, ..Creation::default() }, Some(Duration::from_secs(30 * 86_400)));
+    assert_eq!(settings.stdout, Output::File { path, new, max_size: 10 << 20, keep: 5, max_age });
+    let new = Creation { mode: Some(0o640), uid: Some(0), gid: Some(0), folders: false };
     assert_eq!(settings.stderr, Output::Direct { path: "/tmp/worker-2.err".into(), new });
     assert_eq!(worker.policy.kill_time, Duration::from_secs(20));
     assert_eq!(worker.policy.min_restart_delay, Duration::from_millis(500));
     assert_eq!(worker.policy.max_restart_delay, Duration::from_secs(90));
     assert_eq!((worker.policy.restart, worker.policy.stop_signal), (Restart::OnFailure, 2));
-    assert!(Commands::new(true).of(worker).is_ok());
+    assert!(Commands::new(true, Default::default()).of(worker).is_ok());
 }
 
 #[test]
 fn the_example_has_every_key() {
     let has = |key: &str| EXAMPLE.lines().any(|line| line.starts_with(&format!("{key} = ")));
-    for key in read::PROCESS.iter().chain(&section::POLICY).chain(&section::MONITOR) {
+    for key in read::PROCESS.iter().chain(&care::CARE).chain(&section::POLICY).chain(&section::MONITOR) {
         assert!(has(key), "{key}");
     }
 }
@@ -119,7 +128,7 @@ fn paths_count_from_the_file_and_processes_keep_its_order() {
     let text = "[process.z]\ncommand = [\"x\"]\ndirectory = \"usr\"\n[process.a]\ncommand = [\"x\"]\nstdout = \"tmp/x\"\n\
                 [monitor]\nsocket = \"run/s\"\nkill-time = 9\n";
     let config = parse_as("/file", text.as_bytes()).unwrap();
-    assert_eq!(config.socket.as_deref(), Some(Path::new("/run/s")));
+    assert_eq!(config.socket, Some(SocketPath::At("/run/s".into())));
     let processes: Vec<_> = config.processes().collect();
     assert_eq!(processes.iter().map(|process| &process.name[..]).collect::<Vec<_>>(), ["z", "a"]);
     assert_eq!(processes[0].settings.directory.as_deref(), Some(Path::new("/usr")));
@@ -159,7 +168,7 @@ fn paths_are_not_glued() {
 fn a_socket_s_path_has_to_fit() {
     let longest = format!("/{}", "s".repeat(socket::LONGEST - 1));
     let read = |socket: &str| parse(&format!("[monitor]\nsocket = \"{socket}\"\n[process]\n"));
-    assert_eq!(read(&longest).unwrap().socket.unwrap().as_os_str().len(), socket::LONGEST);
+    assert_eq!(SocketPath::of(read(&longest).unwrap().socket).unwrap().as_os_str().len(), socket::LONGEST);
     assert!(read(&format!("/./{longest}")).is_ok(), "what is left out does not count");
     let error = read(&format!("{longest}s")).unwrap_err().to_string();
     let (count, limit) = (socket::LONGEST + 1, socket::LONGEST);
@@ -175,8 +184,7 @@ fn a_folder_need_not_be_text() {
     use std::os::unix::ffi::OsStrExt;
     let file = Path::new(std::ffi::OsStr::from_bytes(b"/tmp/\xff/file"));
     let text = b"[process.a]\ncommand = [\"./x\"]\n";
-    let process =
-        read::config(file, file.parent().unwrap(), text, Scope::Machine).unwrap().0.into_processes().next().unwrap();
+    let process = read_as(file, text, Scope::Machine).unwrap().into_processes().next().unwrap();
     assert_eq!(process.settings.command[0].as_bytes(), b"/tmp/\xff/x");
 }
 
@@ -226,7 +234,7 @@ umask = \"027\"
 fn ten_errors_are_ten_messages() {
     let expected = [
         "2:1: unknown key `kil-time` in [monitor], the nearest known one is `kill-time`",
-        "3:13: `threshold` is \"5 parsecs\", allowed is a duration such as \"500ms\", \"5s\", \"1.5m\", \"1h\", or a number \
+        "3:13: `threshold` is \"5 parsecs\", allowed is a duration such as \"500ms\", \"5s\", \"1m30s\", \"1.5h\", or a number \
          of seconds, up to 100 years",
         "6:11: `command` is an empty list, allowed is a list of strings: the program and its arguments; see also `shell`",
         "7:8: `user` is \"no-such-user\", allowed is the name of a user of this system, or a user's number",
@@ -234,7 +242,8 @@ fn ten_errors_are_ten_messages() {
         "11:11: `command` is \"redis-server\", allowed is a list of strings: the program and its arguments; see also \
          `shell`",
         "12:13: `autostart` is \"yes\", allowed is true or false",
-        "13:15: `stop-signal` is \"NOPE\", allowed is a signal's name, such as \"TERM\", \"SIGINT\" or \"RTMIN+3\"",
+        "13:15: `stop-signal` is \"NOPE\", allowed is a signal's name or number, such as \"TERM\", \
+         \"SIGINT\", \"RTMIN+3\" or 15",
         "15:10: neither `command` nor `shell`, allowed is one of them",
         "17:1: duplicate `umask`, allowed is once",
     ];

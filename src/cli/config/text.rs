@@ -8,6 +8,7 @@ use std::ops::Range;
 
 use toml::de::DeValue;
 
+use super::expand::literal_dollar;
 use super::report::{Report, nearest};
 use super::section::Section;
 
@@ -28,6 +29,8 @@ enum Kind {
     Plain,
     /// A shell or another interpreter.
     Script,
+    /// The file itself, in which variables are replaced.
+    Expanded,
 }
 
 /// Warns of the texts in one table. `numbered` says whether the table has `instances`.
@@ -51,7 +54,13 @@ pub(super) fn table(report: &mut Report<'_>, section: &Section<'_>, numbered: bo
     value("shell").into_iter().for_each(|shell| see(shell, Kind::Script));
     value("directory").into_iter().for_each(|directory| see(directory, Kind::Plain));
     for (_, variable) in value("environment").and_then(|(_, table)| table.as_table()).into_iter().flatten() {
-        see((variable.span(), variable.get_ref()), Kind::Plain);
+        see((variable.span(), variable.get_ref()), Kind::Expanded);
+    }
+    if let Some((span, files)) = value("environment-file") {
+        see((span, files), Kind::Plain);
+        for file in files.as_array().into_iter().flatten() {
+            see((file.span(), file.get_ref()), Kind::Plain);
+        }
     }
     for output in ["stdout", "stderr"].into_iter().filter_map(value) {
         let file = output.1.as_table().and_then(|table| table.get("file"));
@@ -64,19 +73,32 @@ pub(super) fn path(report: &mut Report<'_>, span: &Range<usize>, path: &str) {
     check(report, span, path, Kind::Plain, false);
 }
 
+/// Warns of a path of a table. `numbered` says whether the table has `instances`.
+pub(super) fn numbered_path(report: &mut Report<'_>, span: &Range<usize>, path: &str, numbered: bool) {
+    check(report, span, path, Kind::Plain, numbered);
+}
+
 fn check(report: &mut Report<'_>, span: &Range<usize>, text: &str, kind: Kind, numbered: bool) {
     let mut warn = |what: &str, why: &str| report.warn(span.clone(), format!("`{what}` stays as it is written: {why}"));
-    if kind == Kind::Plain {
-        if let Some(variable) = variable(text) {
-            warn(&variable.escape_debug().to_string(), "only `shell` replaces variables");
+    match kind {
+        Kind::Plain => {
+            if let Some(variable) = variable(text) {
+                warn(&variable.escape_debug().to_string(), "only `shell` and `environment` replace variables");
+            }
         }
-        if text == "~" || text.starts_with("~/") {
-            warn("~", "only `shell` replaces it");
+        Kind::Expanded => {
+            if let Some(dollar) = literal_dollar(text) {
+                warn(&dollar, "only `$NAME` and `${NAME:-DEFAULT}` are replaced; `$$` is a dollar");
+            }
         }
+        Kind::Script => {}
+    }
+    if kind != Kind::Script && (text == "~" || text.starts_with("~/")) {
+        warn("~", "only `shell` replaces it");
     }
     let placeholder = placeholders(text).find(|name| match *name {
         "instance" => !numbered,
-        name => kind == Kind::Plain || nearest(&name.to_ascii_lowercase(), &["instance"]).is_some(),
+        name => kind != Kind::Script || nearest(&name.to_ascii_lowercase(), &["instance"]).is_some(),
     });
     match placeholder {
         None => {}
@@ -98,7 +120,7 @@ fn takes_script(option: &str) -> bool {
 }
 
 /// The first shell variable in a text: `$NAME` in capitals, or anything of the form `${NAME}`.
-fn variable(text: &str) -> Option<&str> {
+pub(super) fn variable(text: &str) -> Option<&str> {
     text.match_indices('$').find_map(|(at, _)| {
         let rest = &text[at + 1..];
         if text[..at].ends_with(['\\', '$']) {

@@ -8,15 +8,22 @@ use std::borrow::Cow;
 use std::io;
 use std::time::Duration;
 
+use childminder::restart::StopScope;
 use childminder::{Command, Contain, Limit, Restart, signal};
 use toml::de::DeValue;
+
+use super::socket::SocketPath;
+use crate::cli::dress::Stamp;
 
 pub(super) type Parsed<T> = Result<T, &'static str>;
 
 const DURATION: &str =
-    "a duration such as \"500ms\", \"5s\", \"1.5m\", \"1h\", or a number of seconds, up to 100 years";
+    "a duration such as \"500ms\", \"5s\", \"1m30s\", \"1.5h\", or a number of seconds, up to 100 years";
 const MAX_SIZE: &str = "a size such as \"10MiB\", \"10MB\", \"512k\", a number of bytes, at least 1, or \"unlimited\"";
 const UNLIMITED: &str = "unlimited";
+const TIMESTAMPS: &str = "true, false, \"local\", \"utc\" or \"monotonic\"";
+const RECENT: &str = "0 or a size from \"16KiB\" to \"64MiB\"";
+const SOCKET: &str = "a path, or false for none";
 const UMASK: &str = "a mask in octal, such as \"022\" or 0o022, up to 0o777";
 const MODE: &str = "a mode in octal without bits above 0777, such as \"0640\" or 0o640";
 const OWNER: &str = "\"USER\", \"USER:GROUP\" or \":GROUP\", each a name or a number of this system";
@@ -65,14 +72,37 @@ fn scaled(text: &str, units: &[(&str, u128)]) -> Option<u128> {
     Some(whole + part)
 }
 
-/// A duration as in the file or on the command line: "500ms", "1.5m", or a number of seconds.
+/// A duration as in the file or on the command line: "500ms", "1.5m", "1m30s", or a number of
+/// seconds.
 pub(crate) fn parse_duration(text: &str) -> Option<Duration> {
-    let nanos = scaled(text, TIME_UNITS).filter(|nanos| *nanos <= LONGEST)?;
+    let nanos = scaled(text, TIME_UNITS).or_else(|| several(text)).filter(|nanos| *nanos <= LONGEST)?;
     let seconds = u64::try_from(nanos / 1_000_000_000).ok()?;
     Some(Duration::from_secs(seconds) + Duration::from_nanos(u64::try_from(nanos % 1_000_000_000).ok()?))
 }
 
-fn parse_size(text: &str) -> Option<u64> {
+/// The nanoseconds of a text such as "1m30s", with several units in descending order.
+fn several(text: &str) -> Option<u128> {
+    let (mut rest, mut nanos, mut last) = (text.trim_end(), 0, u128::MAX);
+    if rest.is_empty() {
+        return None;
+    }
+    while !rest.is_empty() {
+        let number_end = rest.find(|c: char| !c.is_ascii_digit() && c != '.')?;
+        let unit_end = rest[number_end..].find(|c: char| c.is_ascii_digit()).map_or(rest.len(), |end| number_end + end);
+        let part = rest[..unit_end].trim_end();
+        let unit = part[number_end..].trim_start();
+        let (_, factor) = TIME_UNITS.iter().find(|(name, _)| *name == unit)?;
+        if *factor >= last {
+            return None;
+        }
+        (last, nanos) = (*factor, nanos + scaled(part, TIME_UNITS)?);
+        rest = &rest[unit_end..];
+    }
+    Some(nanos)
+}
+
+/// Reads a size with or without a unit.
+pub(crate) fn parse_size(text: &str) -> Option<u64> {
     u64::try_from(scaled(&text.to_ascii_lowercase(), SIZE_UNITS)?).ok()
 }
 
@@ -100,8 +130,35 @@ pub(super) fn some_text(value: &DeValue<'_>) -> Parsed<String> {
     text(value).ok().filter(|text| !text.trim().is_empty()).ok_or("a string that is not empty")
 }
 
+/// A path that is kept as it is written, or `false`.
+pub(super) fn socket(value: &DeValue<'_>) -> Parsed<SocketPath> {
+    match value.as_bool() {
+        Some(false) => Ok(SocketPath::None),
+        Some(true) => Err(SOCKET),
+        None => some_text(value).map(|path| SocketPath::At(path.into())).map_err(|_| SOCKET),
+    }
+}
+
 pub(super) fn boolean(value: &DeValue<'_>) -> Parsed<bool> {
     value.as_bool().ok_or("true or false")
+}
+
+/// `true` means the local time, and `false` none.
+pub(super) fn timestamps(value: &DeValue<'_>) -> Parsed<Option<Stamp>> {
+    match (value.as_bool(), value.as_str()) {
+        (Some(true), _) => Ok(Some(Stamp::Local)),
+        (Some(false), _) => Ok(None),
+        (None, text) => text.and_then(Stamp::parse).map(Some).ok_or(TIMESTAMPS),
+    }
+}
+
+/// `true` for "json".
+pub(super) fn format(value: &DeValue<'_>) -> Parsed<bool> {
+    match value.as_str() {
+        Some("text") => Ok(false),
+        Some("json") => Ok(true),
+        _ => Err("\"text\" or \"json\""),
+    }
 }
 
 pub(super) fn duration(value: &DeValue<'_>) -> Parsed<Duration> {
@@ -128,6 +185,13 @@ pub(super) fn show_max_size(size: u64) -> String {
     if size == u64::MAX { UNLIMITED.into() } else { show_size(size) }
 }
 
+/// The number of bytes of lines that are remembered. The longest piece of a line fits.
+pub(super) fn recent(value: &DeValue<'_>) -> Parsed<u32> {
+    let size = value.as_str().map_or_else(|| integer(value), parse_size);
+    let size = size.and_then(|size| u32::try_from(size).ok());
+    size.filter(|size| *size == 0 || (16 << 10..=64 << 20).contains(size)).ok_or(RECENT)
+}
+
 /// A number that is not negative.
 fn integer(value: &DeValue<'_>) -> Option<u64> {
     let number = value.as_integer()?;
@@ -136,6 +200,18 @@ fn integer(value: &DeValue<'_>) -> Option<u64> {
 
 fn number_up_to(value: &DeValue<'_>, max: u32) -> Option<u32> {
     integer(value).and_then(|number| u32::try_from(number).ok()).filter(|number| *number <= max)
+}
+
+/// A number within these bounds.
+pub(super) fn number(value: &DeValue<'_>, min: u32, max: u32, allowed: &'static str) -> Parsed<u32> {
+    number_up_to(value, max).filter(|number| *number >= min).ok_or(allowed)
+}
+
+/// A number from 0 to 100, with a percent sign or without.
+pub(super) fn percent(value: &DeValue<'_>) -> Parsed<u32> {
+    let text = value.as_str().and_then(|text| text.strip_suffix('%'));
+    let number = text.map_or_else(|| number_up_to(value, 100), |text| text.trim_end().parse().ok());
+    number.filter(|number| *number <= 100).ok_or("a percentage from 0 to 100, such as \"25%\"")
 }
 
 pub(super) fn instances(value: &DeValue<'_>) -> Parsed<u32> {
@@ -182,7 +258,9 @@ pub(super) fn owner(value: &DeValue<'_>) -> Parsed<(Option<u32>, Option<u32>)> {
 }
 
 pub(super) fn stop_signal(value: &DeValue<'_>) -> Parsed<i32> {
-    value.as_str().and_then(signal::from_name).ok_or("a signal's name, such as \"TERM\", \"SIGINT\" or \"RTMIN+3\"")
+    let number = number_up_to(value, 64).map(|number| number.to_string());
+    let text = value.as_str().or(number.as_deref());
+    text.and_then(signal::from_name).ok_or("a signal's name or number, such as \"TERM\", \"SIGINT\", \"RTMIN+3\" or 15")
 }
 
 pub(super) fn restart(value: &DeValue<'_>) -> Parsed<Restart> {
@@ -213,6 +291,21 @@ pub(super) fn show_contain(contain: Contain) -> &'static str {
         Contain::Cgroup => "cgroup",
         Contain::Group => "group",
         _ => "auto",
+    }
+}
+
+pub(super) fn stop_scope(value: &DeValue<'_>) -> Parsed<StopScope> {
+    match value.as_str() {
+        Some("group") => Ok(StopScope::All),
+        Some("main") => Ok(StopScope::Main),
+        _ => Err("\"group\" or \"main\""),
+    }
+}
+
+pub(super) fn show_stop_scope(scope: StopScope) -> &'static str {
+    match scope {
+        StopScope::All => "group",
+        StopScope::Main => "main",
     }
 }
 
@@ -321,6 +414,9 @@ mod tests {
             ("0.1s", 100_000_000),
             ("1.000000001s", 1_000_000_001),
             ("7us", 7000),
+            ("1m30s", 90_000_000_000),
+            ("1h 30m", 5_400_000_000_000),
+            ("1d2h3m4.5s", 93_784_500_000_000),
         ] {
             let duration = parse_duration(text).expect(text);
             assert_eq!(duration, Duration::from_nanos(nanos), "{text}");
@@ -336,7 +432,11 @@ mod tests {
             "5.s",
             "-1s",
             "+1s",
-            "1m30s",
+            "30s1m",
+            "1m1m",
+            "1m30",
+            "1m 30",
+            "1h-1m",
             "5S",
             "1e3",
             "1.2.3s",

@@ -10,11 +10,30 @@
 //! | --- | --- |
 //! | `"status"`, `"tree":true` if wanted | `"processes"`: an array of objects |
 //! | `"start"`, `"stop"`, `"restart"` | `"names"`: the processes that were meant |
+//! | `"reset"` | `"names"`: the processes whose earlier failures are forgotten; one that has failed is stopped |
 //! | `"signal"`, with `"signal":"HUP"` | `"names"`: the processes that were signalled; not their process groups |
 //! | `"reload"` | `"added"`, `"removed"`, `"restarted"`, `"updated"`: arrays of names; `"notes"`, if there are any: an array of texts |
+//! | `"reload"` with `"names"` or `"all"` | `"names"`: the processes that got their `reload-signal` |
 //! | `"reopen"` | nothing more; the output files are opened anew, as by SIGUSR2 |
 //! | `"shutdown"` | nothing more; the supervisor closes the connection when it is down |
-//! | `"logs"`, `"follow":true` if wanted | before it, an object `"name"`, `"stream"`, `"line"` for each line; when following, there is no end |
+//! | `"logs"`, `"follow":true` if wanted | before it, an object `"name"`, `"stream"`, `"line"`, `"time"` for each line; when following, there is no end |
+//!
+//! `"events"` is answered by an object for each change of a process, without an end: `"event"` says
+//! what has happened, `"sequence"` is its number, and `"time"` its time. The first object is
+//! `"listening"`, with the number of the last event before it. The events are `started` (`pid`),
+//! `start-failed` (`error`), `exited` (`pid`, `code`, `signal`, `text`, `seconds`), `restarting`
+//! (`delay`), `terminating` (`signal`), `killing`, `ready`, `unready`, `fault` (`error`), and `state` (`state`) for a new
+//! state, each with `name`, and `reloaded` with the names of the answer to `reload`.
+//!
+//! `"send"` writes `"data":"text\n"` to the stdin of one process, or `"bytes"`, a string with one
+//! character up to U+00FF for each byte; `"end":true` closes the stdin after that. `"attach"` is
+//! answered by `{"attached":"web","input":"tty"}` (or `"pipe"` or `null`), and then by an object with
+//! `"stream"` and `"data"` or `"bytes"` for each piece of output of one process, until the client
+//! closes its sending end. `"resize"` sets the `"rows"` and the `"columns"` of a process's terminal.
+//!
+//! For `logs`, `"lines":10` means the last lines of each process, `"since":1795677600.5` those since
+//! this time in seconds since 1970, and `"stream":"stderr"` those of one stream. When following, a
+//! pattern may match no process yet.
 //!
 //! A line of more than 16 KiB comes in pieces, one object each. All but the first have
 //! `"continued":true`, and all but the last `"cut":true`.
@@ -27,6 +46,8 @@
 //!   processes are running or down, or as an error after so many seconds. With `"progress":true`,
 //!   lines with `"progress":{"done":1,"of":3}` come before the answer. The first one comes at once,
 //!   also for `logs`.
+//! - With `"rolling":true`, `restart` restarts one process after the other: the next one when the
+//!   last one is ready. It is broken off if one does not come back.
 //! - If a request was carried out but the wait for its result has failed, the answer has both: what
 //!   was done, and the error, with `"ok":false`.
 //! - A refused request is answered by `{"version":1,"ok":false,"error":"…"}`. For a file with
@@ -37,12 +58,20 @@
 //!
 //! - `name`, and `pid`.
 //! - `restarts`, the number of its restarts.
-//! - `state`, one of `running`, `stopped`, `backing-off`, `stopping`, `unkillable`, `exited`.
+//! - `state`, one of `running`, `stopped`, `backing-off`, `stopping`, `unkillable`, `exited`, `failed`,
+//!   `waiting`, and where somebody asks whether it is ready, `starting` and `ready`, and `running` if it
+//!   is not ready any more.
+//! - `ready`, true or false, if somebody asks for it.
+//! - `since`, the seconds since its state changed, and `reason`, why it is in this state.
+//! - `waits_for`, an array of texts: what has to happen before it starts or stops.
+//! - `says`, what it says of itself (`STATUS=` of `sd_notify(3)`), and `foreign_messages`, the number of
+//!   messages that others have sent in its name and that were dropped.
 //! - `uptime` and `cpu`, in seconds, and `peak_memory`, in bytes.
 //! - `retry_in`, the seconds until a process that backs off is started.
 //! - `start_error`, the reason why the last start failed.
 //! - `stop_error`, the reason why a process that is stopping is still there.
-//! - `last_exit`, an object with `code` or `signal`, and `text`.
+//! - `last_exit`, an object with `code` or `signal`, `text`, `time` (RFC 3339, in UTC), `ago` in
+//!   seconds, and the `cpu` and `peak_memory` of that run.
 //! - `containment`, the means by which the process and all its descendants are kept together: an
 //!   object with `strength`, one of `cgroup`, `group`, `process`, and `reason`, which tells why it
 //!   is not stronger.
@@ -61,6 +90,8 @@ use std::time::Duration;
 
 use serde_json::{Map, Value, json};
 
+use crate::cli::clock;
+
 pub(crate) const VERSION: u64 = 1;
 /// The longest line of a request, in bytes.
 pub(crate) const MAX_REQUEST: usize = 64 * 1024;
@@ -74,12 +105,36 @@ pub(crate) enum Action {
     Status { tree: bool },
     Start,
     Stop,
-    Restart,
+    Restart { rolling: bool },
+    Reset,
     Signal(i32),
     Reload,
     Reopen,
     Shutdown,
-    Logs { follow: bool },
+    Logs(Query),
+    Events,
+    Send { end: bool },
+    Attach,
+    Resize { rows: u16, columns: u16 },
+}
+
+/// The lines that `logs` asks for.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Query {
+    pub(crate) follow: bool,
+    /// How many of the last lines of each process; all by default.
+    pub(crate) lines: Option<u64>,
+    /// The time of the earliest line, in milliseconds since 1970.
+    pub(crate) since: u64,
+    /// The only stream: 1 or 2.
+    pub(crate) stream: Option<u8>,
+}
+
+impl Query {
+    /// Whether it asks for a line of this stream and time.
+    pub(crate) fn wants(&self, line: &LogLine<'_>) -> bool {
+        line.time >= self.since && self.stream.is_none_or(|stream| stream == line.stream)
+    }
 }
 
 #[derive(Debug, Clone, PartialEq)]
@@ -89,9 +144,16 @@ pub(crate) struct Request {
     pub(crate) all: bool,
     pub(crate) wait: Option<Duration>,
     pub(crate) progress: bool,
+    /// What `send` writes.
+    pub(crate) data: Vec<u8>,
 }
 
 impl Request {
+    /// A request without any option.
+    pub(crate) fn new(action: Action) -> Self {
+        Self { action, names: Vec::new(), all: false, wait: None, progress: false, data: Vec::new() }
+    }
+
     /// Parses a line. The error is a message for the client.
     pub(crate) fn parse(line: &[u8]) -> Result<Self, String> {
         let value: Value = serde_json::from_slice(line).map_err(|error| format!("not JSON: {error}"))?;
@@ -101,7 +163,10 @@ impl Request {
             Some(_) => return Err(format!("only version {VERSION} of the protocol is known here")),
             None => return Err("`version` is missing".into()),
         }
-        const KNOWN: [&str; 9] = ["version", "command", "names", "all", "wait", "progress", "signal", "follow", "tree"];
+        const KNOWN: [&str; 18] = [
+            "version", "command", "names", "all", "wait", "progress", "signal", "follow", "tree", "lines", "since",
+            "stream", "rolling", "data", "bytes", "end", "rows", "columns",
+        ];
         if let Some(unknown) = object.keys().find(|key| !KNOWN.contains(&key.as_str())) {
             return Err(format!("unknown key `{}`", shortened(unknown)));
         }
@@ -114,17 +179,28 @@ impl Request {
             Some(None) => Err(format!("`{key}` is a string")),
             None => Err(format!("`{key}` is missing")),
         };
-        let (follow, tree) = (flag("follow")?, flag("tree")?);
+        let tree = flag("tree")?;
+        let query = Query {
+            follow: flag("follow")?,
+            lines: lines(object.get("lines"))?,
+            since: since(object.get("since"))?,
+            stream: stream(object.get("stream"))?,
+        };
         let action = match text("command")? {
             "status" => Action::Status { tree },
             "start" => Action::Start,
             "stop" => Action::Stop,
-            "restart" => Action::Restart,
+            "restart" => Action::Restart { rolling: flag("rolling")? },
+            "reset" => Action::Reset,
             "signal" => Action::Signal(signal(text("signal")?)?),
             "reload" => Action::Reload,
             "reopen" => Action::Reopen,
             "shutdown" => Action::Shutdown,
-            "logs" => Action::Logs { follow },
+            "logs" => Action::Logs(query),
+            "events" => Action::Events,
+            "send" => Action::Send { end: flag("end")? },
+            "attach" => Action::Attach,
+            "resize" => Action::Resize { rows: cells(object.get("rows"))?, columns: cells(object.get("columns"))? },
             other => return Err(format!("unknown command `{}`", shortened(other))),
         };
         let request = Self {
@@ -133,6 +209,7 @@ impl Request {
             all: flag("all")?,
             wait: wait(object.get("wait"))?,
             progress: flag("progress")?,
+            data: decode(&object).unwrap_or_default(),
         };
         request.check()
     }
@@ -143,12 +220,16 @@ impl Request {
         }
         let named = !self.names.is_empty() || self.all;
         match self.action {
-            Action::Start | Action::Stop | Action::Restart | Action::Signal(_) if !named => {
+            Action::Send { .. } | Action::Attach | Action::Resize { .. } if !named => {
+                Err("which process? `names` is missing".into())
+            }
+            Action::Start | Action::Stop | Action::Restart { .. } | Action::Reset | Action::Signal(_) if !named => {
                 Err("which processes? `names` or `all` is missing".into())
             }
-            Action::Reload | Action::Reopen | Action::Shutdown if named => {
-                Err("`names` and `all` make no sense here".into())
+            Action::Reload if named && self.wait.is_some() => {
+                Err("`wait` makes no sense here: whether a program has reloaded is not known".into())
             }
+            Action::Reopen | Action::Shutdown if named => Err("`names` and `all` make no sense here".into()),
             _ => Ok(self),
         }
     }
@@ -159,12 +240,17 @@ impl Request {
             Action::Status { .. } => "status",
             Action::Start => "start",
             Action::Stop => "stop",
-            Action::Restart => "restart",
+            Action::Restart { .. } => "restart",
+            Action::Reset => "reset",
             Action::Signal(_) => "signal",
             Action::Reload => "reload",
             Action::Reopen => "reopen",
             Action::Shutdown => "shutdown",
-            Action::Logs { .. } => "logs",
+            Action::Logs(_) => "logs",
+            Action::Events => "events",
+            Action::Send { .. } => "send",
+            Action::Attach => "attach",
+            Action::Resize { .. } => "resize",
         };
         let mut object = Map::new();
         object.insert("version".into(), VERSION.into());
@@ -178,11 +264,33 @@ impl Request {
         if let Some(wait) = self.wait {
             object.insert("wait".into(), wait.as_secs_f64().into());
         }
+        let follow = matches!(self.action, Action::Logs(Query { follow: true, .. }));
+        if let Action::Logs(Query { lines, since, stream, .. }) = self.action {
+            if let Some(lines) = lines {
+                object.insert("lines".into(), lines.into());
+            }
+            if since > 0 {
+                object.insert("since".into(), (since as f64 / 1000.0).into());
+            }
+            if let Some(stream) = stream {
+                object.insert("stream".into(), stream_name(stream).into());
+            }
+        }
+        if let Action::Resize { rows, columns } = self.action {
+            object.insert("rows".into(), rows.into());
+            object.insert("columns".into(), columns.into());
+        }
+        if !self.data.is_empty() {
+            let (key, text) = encode(&self.data);
+            object.insert(key.into(), text.into());
+        }
         for (key, flag) in [
+            ("end", self.action == Action::Send { end: true }),
             ("all", self.all),
             ("progress", self.progress),
-            ("follow", self.action == Action::Logs { follow: true }),
+            ("follow", follow),
             ("tree", self.action == Action::Status { tree: true }),
+            ("rolling", self.action == Action::Restart { rolling: true }),
         ] {
             if flag {
                 object.insert(key.into(), true.into());
@@ -196,6 +304,57 @@ fn names(value: Option<&Value>) -> Result<Vec<String>, String> {
     let Some(value) = value else { return Ok(Vec::new()) };
     let texts = value.as_array().map(|names| names.iter().map(|name| name.as_str().map(str::to_owned)));
     texts.and_then(Iterator::collect).ok_or_else(|| "`names` is an array of strings".into())
+}
+
+/// The number of rows or columns of a terminal.
+fn cells(value: Option<&Value>) -> Result<u16, String> {
+    let number = value.and_then(Value::as_u64).and_then(|number| u16::try_from(number).ok());
+    number.filter(|number| *number > 0).ok_or_else(|| "`rows` and `columns` are numbers from 1 to 65535".into())
+}
+
+/// Bytes as a key and a value: as `data` if they are text, and otherwise as `bytes`, with one
+/// character for each byte, up to U+00FF.
+pub(crate) fn encode(bytes: &[u8]) -> (&'static str, String) {
+    match std::str::from_utf8(bytes) {
+        Ok(text) => ("data", text.to_owned()),
+        Err(_) => ("bytes", bytes.iter().map(|byte| char::from(*byte)).collect()),
+    }
+}
+
+/// The bytes of `data` or `bytes`, if there are any.
+pub(crate) fn decode(object: &Object) -> Option<Vec<u8>> {
+    let text = |key| object.get(key).and_then(Value::as_str);
+    match (text("data"), text("bytes")) {
+        (Some(text), _) => Some(text.as_bytes().to_vec()),
+        (None, Some(bytes)) => bytes.chars().map(|char| u8::try_from(char).ok()).collect(),
+        (None, None) => None,
+    }
+}
+
+fn lines(value: Option<&Value>) -> Result<Option<u64>, String> {
+    let Some(value) = value else { return Ok(None) };
+    value.as_u64().map(Some).ok_or_else(|| "`lines` is a number of lines".into())
+}
+
+/// A time in seconds since 1970, as milliseconds.
+fn since(value: Option<&Value>) -> Result<u64, String> {
+    let Some(value) = value else { return Ok(0) };
+    let seconds = value.as_f64().and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
+    let millis = seconds.map(|since| (since + Duration::from_micros(500)).as_millis());
+    millis.and_then(|since| u64::try_from(since).ok()).ok_or_else(|| "`since` is a number of seconds since 1970".into())
+}
+
+fn stream(value: Option<&Value>) -> Result<Option<u8>, String> {
+    match value.map(Value::as_str) {
+        None => Ok(None),
+        Some(Some("stdout")) => Ok(Some(1)),
+        Some(Some("stderr")) => Ok(Some(2)),
+        Some(_) => Err("`stream` is \"stdout\" or \"stderr\"".into()),
+    }
+}
+
+fn stream_name(stream: u8) -> &'static str {
+    if stream == 2 { "stderr" } else { "stdout" }
 }
 
 fn wait(value: Option<&Value>) -> Result<Option<Duration>, String> {
@@ -272,15 +431,17 @@ pub(crate) struct LogLine<'a> {
     /// Whether the line goes on in the next piece.
     pub(crate) cut: bool,
     pub(crate) text: &'a [u8],
+    /// When it was read, in milliseconds since 1970.
+    pub(crate) time: u64,
 }
 
 /// The object for a line that a process of this name has written.
 pub(crate) fn log_line(name: &str, line: LogLine<'_>) -> Object {
-    let stream = if line.stream == 2 { "stderr" } else { "stdout" };
     let mut object = Map::from_iter([
         ("version".to_owned(), VERSION.into()),
         ("name".to_owned(), name.into()),
-        ("stream".to_owned(), stream.into()),
+        ("stream".to_owned(), stream_name(line.stream).into()),
+        ("time".to_owned(), clock::rfc3339(line.time, None).into()),
         ("line".to_owned(), childminder::Escaped(line.text).to_string().into()),
     ]);
     for (key, is_so) in [("continued", line.continued), ("cut", line.cut)] {
@@ -302,13 +463,19 @@ mod tests {
             Action::Status { tree: false },
             Action::Start,
             Action::Stop,
-            Action::Restart,
+            Action::Restart { rolling: false },
+            Action::Restart { rolling: true },
+            Action::Reset,
             Action::Signal(9),
+            Action::Events,
+            Action::Send { end: true },
+            Action::Attach,
+            Action::Resize { rows: 24, columns: 80 },
             Action::Reload,
             Action::Reopen,
             Action::Shutdown,
-            Action::Logs { follow: true },
-            Action::Logs { follow: false },
+            Action::Logs(Query { follow: true, ..Query::default() }),
+            Action::Logs(Query { follow: false, lines: Some(3), since: 1_795_677_600_123, stream: Some(2) }),
         ] {
             let named = !matches!(action, Action::Reload | Action::Reopen | Action::Shutdown);
             let request = Request {
@@ -317,6 +484,7 @@ mod tests {
                 all: false,
                 wait: Some(Duration::from_millis(1500)),
                 progress: true,
+                data: if action == (Action::Send { end: true }) { b"\xffa\n".to_vec() } else { b"text".to_vec() },
             };
             assert_eq!(Request::parse(&request.to_line()), Ok(request));
         }
@@ -330,9 +498,10 @@ mod tests {
             (true, true, r#""continued":true,"cut":true,"#),
             (true, false, r#""continued":true,"#),
         ] {
-            let object = log_line("web", LogLine { stream: 2, continued, cut, text: b"x\xff" });
-            let expected =
-                format!("{{{marks}\"line\":\"x\\\\xff\",\"name\":\"web\",\"stream\":\"stderr\",\"version\":1}}\n");
+            let object = log_line("web", LogLine { stream: 2, continued, cut, text: b"x\xff", time: 0 });
+            let expected = format!(
+                "{{{marks}\"line\":\"x\\\\xff\",\"name\":\"web\",\"stream\":\"stderr\",\"time\":\"1970-01-01T00:00:00.000Z\",\"version\":1}}\n"
+            );
             assert_eq!(String::from_utf8(line(object)).unwrap(), expected);
         }
     }

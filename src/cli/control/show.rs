@@ -9,9 +9,10 @@ use serde_json::Value;
 
 use super::protocol::Action;
 use super::supervisor::{self, Supervisor};
-use super::table;
-use crate::cli::text::{rearranges, visible, visible_output};
-use crate::cli::{Failure, output};
+use super::table::{self, Room};
+use crate::cli::dress::Stamp;
+use crate::cli::text::{escaped_json, visible, visible_output};
+use crate::cli::{Failure, clock, output, screen};
 
 /// The pause between two pictures of `--watch`.
 const REDRAW: std::time::Duration = std::time::Duration::from_secs(1);
@@ -19,14 +20,19 @@ const REDRAW: std::time::Duration = std::time::Duration::from_secs(1);
 /// How answers are printed.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Style {
-    json: bool,
+    pub(super) json: bool,
+    /// The clock of the time in front of each line of a log.
+    stamp: Option<Stamp>,
     /// Whether stdout is a terminal.
     terminal: bool,
+    /// Whether it shows colours.
+    colour: bool,
 }
 
 impl Style {
-    pub(super) fn new(json: bool) -> Self {
-        Self { json, terminal: io::stdout().is_terminal() }
+    pub(super) fn new(json: bool, stamp: Option<Stamp>) -> Self {
+        let terminal = io::stdout().is_terminal();
+        Self { json, stamp, terminal, colour: terminal && screen::wants_colour() }
     }
 
     /// An answer for programs. JSON escapes C0 control characters as `\u001b`, but not the others.
@@ -34,16 +40,7 @@ impl Style {
     /// text.
     fn json(self, value: &Value) -> String {
         let text = value.to_string();
-        match self.terminal {
-            true => text.chars().fold(String::with_capacity(text.len()), |mut text, char| {
-                match char.is_control() || rearranges(char) {
-                    true => text += &format!("\\u{:04x}", u32::from(char)),
-                    false => text.push(char),
-                }
-                text
-            }),
-            false => text,
-        }
+        if self.terminal { escaped_json(&text) } else { text }
     }
 
     /// Prints the answer to a request that was carried out.
@@ -55,11 +52,28 @@ impl Style {
             }
             (Action::Status { .. }, Some(processes)) => {
                 let width = self.terminal.then(|| terminal_size().0);
-                output::say(&(table::lines(processes, width).join("\n") + "\n"))?;
+                let room = Room { width, colour: self.colour };
+                output::say(&(table::lines(processes, room).join("\n") + "\n"))?;
             }
             (Action::Logs { .. }, _) => {}
             _ if self.json => _ = output::say(&format!("{}\n", self.json(answer)))?,
             _ => summary(answer)?,
+        }
+        Ok(())
+    }
+
+    /// Prints the processes that wait, and what for.
+    pub(super) fn waiting(self, processes: &[Value]) -> io::Result<()> {
+        let waits = |process: &&Value| process["waits_for"].as_array().is_some_and(|waits| !waits.is_empty());
+        let waiting: Vec<&Value> = processes.iter().filter(waits).collect();
+        if self.json {
+            let objects: Vec<String> = waiting.into_iter().map(|process| self.json(process)).collect();
+            output::say(&format!("[{}]\n", objects.join(",\n ")))?;
+            return Ok(());
+        }
+        for process in waiting {
+            let (name, reason) = (process["name"].as_str(), process["reason"].as_str());
+            output::say(&format!("{} {}\n", visible(name.unwrap_or("?")), visible(reason.unwrap_or("waits"))))?;
         }
         Ok(())
     }
@@ -86,9 +100,30 @@ impl Style {
             let mark = if line["continued"] == true { "+" } else { "" };
             let text = line["line"].as_str().unwrap_or_default();
             let text = if self.terminal { plain_line(text) } else { text.into() };
-            format!("[{}{mark}] {text}\n", visible(line["name"].as_str().unwrap_or("?")))
+            format!("{}[{}{mark}] {text}\n", self.time(&line["time"]), visible(line["name"].as_str().unwrap_or("?")))
         };
         output::say(&text)
+    }
+
+    /// Prints an event. Returns whether stdout still has a reader.
+    pub(super) fn event(self, mut event: Value) -> io::Result<bool> {
+        if let Some(object) = event.as_object_mut() {
+            object.remove("version");
+        }
+        output::say(&(self.json(&event) + "\n"))
+    }
+
+    /// The time in front of a line, if one is wanted.
+    fn time(self, time: &Value) -> String {
+        match (self.stamp, time.as_str()) {
+            (None, _) => String::new(),
+            (Some(stamp), Some(text)) => match clock::parse(text) {
+                Some(millis) => stamp.show(millis) + " ",
+                None => format!("{} ", visible(text)),
+            },
+            // The supervisor is an earlier version.
+            (Some(_), None) => "- ".into(),
+        }
     }
 
     /// Prints the status again and again, until stdout has no reader any more.
@@ -108,9 +143,9 @@ impl Style {
             let picture = if self.json {
                 self.json(&answer["processes"]) + "\n"
             } else if draws {
-                picture(processes)
+                picture(processes, self.colour)
             } else {
-                table::lines(processes, None).join("\n") + "\n\n"
+                table::lines(processes, Room::default()).join("\n") + "\n\n"
             };
             if !output::say(&picture)? {
                 return Ok(0);
@@ -124,6 +159,12 @@ impl Style {
 /// The processes in the answer to `status`. `None` if it is no such answer.
 pub(super) fn processes(answer: &Value) -> Option<&Vec<Value>> {
     answer["processes"].as_array().filter(|processes| processes.iter().all(Value::is_object))
+}
+
+/// Whether a process is up, by its object in the answer to `status`.
+pub(super) fn is_up(process: &Value) -> bool {
+    // Where nobody asks whether it is ready, it is up as soon as it runs.
+    matches!(process["state"].as_str(), Some("running" | "ready"))
 }
 
 /// Prints the progress of a wait to stderr.
@@ -149,9 +190,11 @@ fn summary(answer: &Value) -> io::Result<()> {
 }
 
 /// The status as a picture that is drawn line by line over the last one, so that nothing flickers.
-fn picture(processes: &[Value]) -> String {
+fn picture(processes: &[Value], colour: bool) -> String {
     let (columns, rows) = terminal_size();
-    let mut lines = table::lines(processes, Some(columns));
+    // In the last column, the sequence that clears the rest of a line would clear its last
+    // character.
+    let mut lines = table::lines(processes, Room { width: Some(columns.saturating_sub(1)), colour });
     if lines.len() >= rows {
         let hidden = lines.len() - rows.saturating_sub(2);
         lines.truncate(rows.saturating_sub(2));
@@ -167,7 +210,7 @@ fn plain_line(text: &str) -> Cow<'_, str> {
 }
 
 /// The size of the terminal: columns and rows.
-fn terminal_size() -> (usize, usize) {
+pub(super) fn terminal_size() -> (usize, usize) {
     match rustix::termios::tcgetwinsize(io::stdout()) {
         Ok(size) if size.ws_col > 0 && size.ws_row > 0 => (size.ws_col.into(), size.ws_row.into()),
         _ => (80, 24),

@@ -1,21 +1,34 @@
 //! The status table for people. Prints nothing.
 //!
-//! The one rule: every row fits the width, and only names are ever cut.
+//! The one rule: every row fits the width. Where it is narrow, the columns that matter least are
+//! left out, and names are cut.
 
 use serde_json::Value;
 
 use crate::cli::text::visible;
 
 const HEADER: [&str; 8] = ["NAME", "STATE", "PID", "UPTIME", "RESTARTS", "LAST EXIT", "CPU", "PEAK"];
+/// The columns that are left out where there is no room for them, the least important one first.
+const OPTIONAL: [usize; 6] = [7, 6, 4, 5, 2, 3];
+/// A name is cut below this length only when all these columns are left out.
+const SHORTEST_NAME: usize = 12;
 /// The number of spaces between two columns.
 const GAP: usize = 2;
 /// The longest text in a cell, in characters. A name has at most 64, and a state and a signal have
 /// fewer. One long cell makes its column wide in all rows.
 const LONGEST: usize = 100;
 
-/// The processes of an answer as lines, with the header first. No line is wider than `width`, if
-/// there is one.
-pub(crate) fn lines(processes: &[Value], width: Option<usize>) -> Vec<String> {
+/// The room that a table has.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Room {
+    /// The widest line, if there is a limit.
+    pub(crate) width: Option<usize>,
+    /// Whether states are coloured.
+    pub(crate) colour: bool,
+}
+
+/// The processes of an answer as lines, with the header first. No line is wider than the room.
+pub(crate) fn lines(processes: &[Value], room: Room) -> Vec<String> {
     let mut rows = vec![HEADER.map(str::to_owned)];
     rows.extend(processes.iter().map(row));
     let mut widths = [0; HEADER.len()];
@@ -24,17 +37,54 @@ pub(crate) fn lines(processes: &[Value], width: Option<usize>) -> Vec<String> {
             *width = cell.chars().count().max(*width);
         }
     }
-    if let Some(width) = width {
-        let others: usize = widths[1..].iter().map(|width| width + GAP).sum();
-        widths[0] = widths[0].min(width.saturating_sub(others).max(HEADER[0].len()));
+    if let Some(width) = room.width {
+        fit(&mut widths, width);
     }
-    let mut lines = vec![line(&rows[0], &widths)];
+    let fitted = |line: String| match room.width {
+        Some(width @ 1..) => cut(&line, width),
+        _ => line,
+    };
+    let mut lines = vec![fitted(line(&rows[0], &widths))];
     for (row, process) in rows[1..].iter().zip(processes) {
-        lines.push(line(row, &widths));
-        let members = tree(process).into_iter();
-        lines.extend(members.map(|line| width.map_or_else(|| line.clone(), |width| cut(&line, width))));
+        let line = fitted(line(row, &widths));
+        lines.push(if room.colour { coloured(&line, widths[0] + GAP, row, process) } else { line });
+        lines.extend(tree(process).into_iter().map(fitted));
     }
     lines
+}
+
+/// Makes the columns fit the width. A width of 0 leaves a column out.
+fn fit(widths: &mut [usize; 8], width: usize) {
+    let others = |widths: &[usize; 8]| -> usize {
+        widths[1..].iter().filter(|width| **width > 0).map(|width| width + GAP).sum()
+    };
+    let wanted = widths[0].min(SHORTEST_NAME);
+    for column in OPTIONAL {
+        if others(widths) + wanted <= width {
+            break;
+        }
+        widths[column] = 0;
+    }
+    widths[0] = widths[0].min(width.saturating_sub(others(widths)).max(HEADER[0].len()));
+}
+
+/// The line with its state in colour. The state begins at this column.
+fn coloured(line: &str, start: usize, row: &[String; 8], process: &Value) -> String {
+    let failed = !process["last_exit"].is_null() && process["last_exit"]["code"] != 0;
+    let colour = match row[1].as_str() {
+        "running" | "ready" => "32",
+        "unkillable" | "failed" => "31",
+        "exited" if failed => "31",
+        "backing-off" | "stopping" | "starting" | "waiting" => "33",
+        _ => return line.to_owned(),
+    };
+    // The name may have been cut, and has a character of several bytes then.
+    let start = line.char_indices().nth(start).map_or(line.len(), |(at, _)| at);
+    match line[start..].strip_prefix(row[1].as_str()) {
+        Some(after) => format!("{}\x1b[{colour}m{}\x1b[0m{after}", &line[..start], row[1]),
+        // The state itself was cut.
+        None => line.to_owned(),
+    }
 }
 
 /// The lines about the means by which a process and its descendants are kept together, and about
@@ -69,7 +119,7 @@ fn tree(process: &Value) -> Vec<String> {
 fn line(row: &[String; 8], widths: &[usize; 8]) -> String {
     let mut line = format!("{:<1$}", cut(&row[0], widths[0]), widths[0]);
     line += &format!("{:GAP$}{:<2$}", "", row[1], widths[1]);
-    for (cell, width) in row[2..].iter().zip(&widths[2..]) {
+    for (cell, width) in row[2..].iter().zip(&widths[2..]).filter(|(_, width)| **width > 0) {
         line += &format!("{:GAP$}{cell:>width$}", "");
     }
     line
@@ -92,11 +142,15 @@ fn row(process: &Value) -> [String; 8] {
     let dash = |cell: Option<String>| cell.unwrap_or_else(|| "-".into());
     let uptime = seconds("uptime").map(duration);
     let retry = seconds("retry_in").map(|seconds| format!("in {}", duration(seconds)));
+    // Of a process that does not run, its last run is shown.
+    let last = &process["last_exit"];
+    let ago = || last["ago"].as_f64().map(|seconds| format!("{} ago", duration(seconds)));
+    let used = |key: &str| if process["pid"].is_null() { &last[key] } else { &process[key] };
     [
         text(&process["name"]).unwrap_or_else(|| "?".into()),
         text(&process["state"]).unwrap_or_else(|| "?".into()),
         dash(process["pid"].as_u64().map(|pid| pid.to_string())),
-        dash(uptime.or(retry)),
+        dash(uptime.or(retry).or_else(ago)),
         dash(process["restarts"].as_u64().map(|restarts| restarts.to_string())),
         if process["start_error"].is_string() {
             "no start".to_owned()
@@ -105,8 +159,8 @@ fn row(process: &Value) -> [String; 8] {
         } else {
             last_exit(&process["last_exit"])
         },
-        dash(seconds("cpu").map(cpu)),
-        dash(process["peak_memory"].as_u64().map(size)),
+        dash(used("cpu").as_f64().map(cpu)),
+        dash(used("peak_memory").as_u64().map(size)),
     ]
 }
 
@@ -162,6 +216,10 @@ mod tests {
 
     use super::*;
 
+    fn room(width: usize) -> Room {
+        Room { width: Some(width), colour: false }
+    }
+
     fn busy(name: &str) -> Value {
         json!({
             "name": name, "state": "backing-off", "pid": 4_194_304, "uptime": null, "retry_in": 3599.9, "restarts": 99_999_999,
@@ -171,14 +229,49 @@ mod tests {
 
     #[test]
     fn the_worst_row_fits() {
-        for line in lines(&[busy("a-very-long-name-of-a-process:12"), busy("x")], Some(80)) {
+        for line in lines(&[busy("a-very-long-name-of-a-process:12"), busy("x")], room(80)) {
             assert!(line.chars().count() <= 80, "{line}");
         }
         assert!(
-            lines(&[busy("a-very-long-name-of-a-process:12")], None)[1]
+            lines(&[busy("a-very-long-name-of-a-process:12")], Room::default())[1]
                 .starts_with("a-very-long-name-of-a-process:12 ")
         );
         assert_eq!(cut("a-very-long-name:12", 10), "a-ver…e:12");
+    }
+
+    #[test]
+    fn every_row_fits_every_width() {
+        let rows = [busy("a-very-long-name-of-a-process:12"), busy("x")];
+        for width in 1..200 {
+            for line in lines(&rows, room(width)) {
+                assert!(line.chars().count() <= width, "{width}: {line}");
+            }
+        }
+        assert_eq!(
+            lines(&rows, room(40)),
+            [
+                "NAME              STATE           UPTIME",
+                "a-very-l…cess:12  backing-off  in 59m59s",
+                "x                 backing-off  in 59m59s",
+            ]
+        );
+    }
+
+    #[test]
+    fn a_state_has_its_colour_and_no_other_width() {
+        let running = json!({ "name": "web", "state": "running", "pid": 42 });
+        let failed = json!({ "name": "job", "state": "exited", "last_exit": { "code": 3 } });
+        let rows = [running, failed];
+        let coloured = lines(&rows, Room { width: Some(80), colour: true });
+        assert!(coloured[1].starts_with("web   \x1b[32mrunning\x1b[0m  "), "{coloured:?}");
+        assert!(coloured[2].starts_with("job   \x1b[31mexited\x1b[0m   "), "{coloured:?}");
+        let plain: Vec<String> = coloured
+            .iter()
+            .map(|line| {
+                ["\x1b[32m", "\x1b[31m", "\x1b[0m"].iter().fold(line.clone(), |line, code| line.replace(code, ""))
+            })
+            .collect();
+        assert_eq!(plain, lines(&rows, room(80)));
     }
 
     #[test]
@@ -190,7 +283,7 @@ mod tests {
         let idle = json!({ "name": "idle", "state": "stopped", "pid": null, "restarts": 0, "last_exit": null });
         let gone = json!({ "name": "gone", "state": "backing-off", "retry_in": 2.5, "restarts": 0, "start_error": "no such file" });
         assert_eq!(
-            lines(&[web, idle, gone], Some(80)),
+            lines(&[web, idle, gone], room(80)),
             [
                 "NAME  STATE        PID  UPTIME  RESTARTS  LAST EXIT    CPU  PEAK",
                 "web   running       42   1h02m         1     code 3  0.13s   12M",
@@ -206,7 +299,7 @@ mod tests {
         let containment = json!({ "strength": "group", "reason": "no cgroup v2 hierarchy is mounted" });
         let web = json!({ "name": "web", "state": "running", "pid": 42, "tree": [member], "containment": containment });
         let unknown = json!({ "name": "x", "state": "running", "tree": null });
-        let lines = lines(&[web, unknown], Some(60));
+        let lines = lines(&[web, unknown], room(60));
         assert_eq!(
             lines[2..5],
             [

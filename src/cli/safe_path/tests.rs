@@ -177,7 +177,7 @@ fn a_new_file_that_cannot_be_given_away_is_removed() {
     let dir = Dir::new("away");
     fs::set_permissions(&dir.0, fs::Permissions::from_mode(0o755)).unwrap();
     let Target::Place(place) = find(&dir.join("log")).unwrap() else { panic!("a descriptor") };
-    let new = Creation { mode: Some(0o640), uid: Some(u32::MAX - 7), gid: None };
+    let new = Creation { mode: Some(0o640), uid: Some(u32::MAX - 7), gid: None, folders: false };
     let given = place.open(new);
     match given {
         // Root may give files away.

@@ -3,7 +3,7 @@
 //! The one rule: a request is refused as a whole or carried out as a whole, and touches only the
 //! processes that it names.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
 use childminder::{ProcessId, Reactor, Service, SignalError};
 use serde_json::Value;
@@ -11,12 +11,15 @@ use serde_json::Value;
 use super::logs::Log;
 use super::waits::Goal;
 use super::{Stage, Up, status};
-use crate::cli::control::protocol::{self, Action, Object, Request};
+use crate::cli::config::nearest;
+use crate::cli::control::protocol::{self, Action, Object, Query, Request};
 use crate::cli::control::{ClientId, glob};
 use crate::cli::text::visible;
 
 /// The maximum number of reasons in one answer.
 const REASONS: usize = 10;
+/// No process has a longer name.
+const LONGEST_NAME: usize = 64;
 /// The maximum number of process trees in one answer. Each may take a scan of all processes of the
 /// system.
 const TREES: usize = 100;
@@ -44,7 +47,9 @@ impl Up {
         client: ClientId,
         request: Request,
     ) -> Result<Option<Vec<u8>>, Refusal> {
-        if self.stage != Stage::Running && matches!(request.action, Action::Start | Action::Restart | Action::Reload) {
+        if self.stage != Stage::Running
+            && matches!(request.action, Action::Start | Action::Restart { .. } | Action::Reload)
+        {
             return Err("shutting down".into());
         }
         let (names, goals) = match request.action {
@@ -57,12 +62,29 @@ impl Up {
                 }
                 return Ok(Some(self.statuses(reactor, &names, tree)));
             }
-            Action::Logs { follow } => {
+            Action::Logs(query) => {
                 let names = self.select(&request)?;
                 if request.progress {
                     self.server.send_before(client, protocol::progress(0, names.len()), reactor.now());
                 }
-                self.logs.push(Log::new(client, names, request.names, follow));
+                self.logs.push(Log::new(client, names, request.names, query));
+                return Ok(None);
+            }
+            Action::Send { end } => {
+                self.feed(reactor, &request, end)?;
+                return Ok(Some(protocol::line(protocol::done())));
+            }
+            Action::Resize { rows, columns } => {
+                self.resize(reactor, &request, (rows, columns))?;
+                return Ok(Some(protocol::line(protocol::done())));
+            }
+            Action::Attach => {
+                self.attach(reactor, client, &request)?;
+                return Ok(None);
+            }
+            Action::Events => {
+                self.select(&request)?;
+                self.listen(reactor, client, request.names);
                 return Ok(None);
             }
             Action::Shutdown => {
@@ -81,12 +103,21 @@ impl Up {
                 let names = self.signal(reactor, self.select(&request)?, signal)?;
                 return Ok(Some(protocol::line(with(protocol::done(), "names", names.into()))));
             }
+            Action::Reset => {
+                let names = self.select(&request)?;
+                names.iter().for_each(|name| drop(self.monitor.reset_process(reactor, name)));
+                return Ok(Some(protocol::line(with(protocol::done(), "names", names.into()))));
+            }
+            Action::Reload if request.all || !request.names.is_empty() => {
+                let names = self.signal_to_reload(reactor, self.select(&request)?)?;
+                return Ok(Some(protocol::line(with(protocol::done(), "names", names.into()))));
+            }
             Action::Reload => {
                 let changes = self.reload(reactor).map_err(Refusal::with_errors)?;
                 let goals = changes.goals();
                 (changes.into_answer(), goals)
             }
-            Action::Start | Action::Stop | Action::Restart => {
+            Action::Start | Action::Stop | Action::Restart { .. } => {
                 let names = self.select(&request)?;
                 let goals = self.control(reactor, request.action, &names);
                 (with(protocol::done(), "names", names.into()), goals)
@@ -98,7 +129,7 @@ impl Up {
     }
 
     /// The names that the request selects, in the order of the file.
-    fn select(&self, request: &Request) -> Result<Vec<String>, Refusal> {
+    pub(super) fn select(&self, request: &Request) -> Result<Vec<String>, Refusal> {
         let all = || self.processes.iter().map(|process| &process.name);
         if request.names.is_empty() {
             return Ok(all().cloned().collect());
@@ -112,14 +143,17 @@ impl Up {
         let (globs, plain): (Vec<&String>, Vec<_>) = request.names.iter().partition(|name| glob::is_glob(name));
         let plain: HashSet<&String> = plain.into_iter().collect();
         let known: HashSet<&String> = all().filter(|name| plain.contains(name)).collect();
+        let follows = matches!(request.action, Action::Logs(Query { follow: true, .. }) | Action::Events);
         let is_known = |pattern: &&String| match glob::is_glob(pattern) {
+            // A process of this name may come later.
+            true if follows => true,
             true => all().any(|name| glob::matches(pattern, name)),
             false => known.contains(pattern),
         };
         if let Some(unknown) = request.names.iter().find(|pattern| !is_known(pattern)) {
             let instances = format!("{unknown}:*");
             let is_table = all().any(|name| glob::matches(&instances, name));
-            let hint = if is_table { format!("; its instances are `{instances}`") } else { String::new() };
+            let hint = if is_table { format!("; its instances are `{instances}`") } else { self.nearest(unknown) };
             let start: String = unknown.chars().take(100).collect();
             return Err(format!("there is no process `{}`{hint}", visible(&start)).into());
         }
@@ -128,11 +162,33 @@ impl Up {
         Ok(all().filter(is_meant).cloned().collect())
     }
 
+    /// A hint at the known name that an unknown one was probably meant to be.
+    fn nearest(&self, unknown: &str) -> String {
+        if unknown.len() > LONGEST_NAME || glob::is_glob(unknown) {
+            return String::new();
+        }
+        let tables = self.processes.iter().filter_map(|process| Some(process.name.rsplit_once(':')?.0));
+        let mut tables: Vec<String> = tables.map(|table| format!("{table}:*")).collect();
+        tables.dedup();
+        let names = self.processes.iter().map(|process| process.name.as_str());
+        let known: Vec<&str> = names.chain(tables.iter().map(|table| table.trim_end_matches(":*"))).collect();
+        match nearest(&unknown.to_lowercase(), &known) {
+            // A table is no process.
+            Some(table) if self.monitor.status(table).is_none() => format!("; the nearest one is `{table}:*`"),
+            Some(name) => format!("; the nearest one is `{name}`"),
+            None => String::new(),
+        }
+    }
+
     fn control(&mut self, reactor: &mut Reactor, action: Action, names: &[String]) -> Vec<(String, Goal)> {
         let before: Vec<Option<ProcessId>> = names.iter().map(|name| self.process(name)).collect();
         match action {
             Action::Start => self.start_all(reactor, names),
             Action::Stop => names.iter().for_each(|name| drop(self.monitor.stop_process(reactor, name))),
+            Action::Restart { rolling: true } => {
+                let names: Vec<&str> = names.iter().map(String::as_str).collect();
+                let _ = self.monitor.restart_rolling(reactor, &names);
+            }
             _ => names.iter().for_each(|name| drop(self.monitor.restart_process(reactor, name))),
         }
         let goal = |(name, process): (&String, Option<ProcessId>)| {
@@ -146,9 +202,29 @@ impl Up {
         names.iter().zip(before).map(goal).collect()
     }
 
+    /// Sends processes the signals by which they read their own configuration again.
+    fn signal_to_reload(&mut self, reactor: &mut Reactor, names: Vec<String>) -> Result<Vec<String>, Refusal> {
+        let signals: HashMap<_, _> =
+            self.processes.iter().map(|process| (process.name.clone(), process.reload_signal)).collect();
+        if let Some(name) = names.iter().find(|name| signals.get(*name).copied().flatten().is_none()) {
+            return Err(format!("{name} has no `reload-signal` in the file").into());
+        }
+        self.send(reactor, names, |name| signals.get(name).copied().flatten().unwrap_or_default())
+    }
+
     fn signal(&mut self, reactor: &mut Reactor, names: Vec<String>, signal: i32) -> Result<Vec<String>, Refusal> {
+        self.send(reactor, names, |_| signal)
+    }
+
+    fn send(
+        &mut self,
+        reactor: &mut Reactor,
+        names: Vec<String>,
+        signal_for: impl Fn(&str) -> i32,
+    ) -> Result<Vec<String>, Refusal> {
         let (mut reached, mut missed) = (Vec::new(), Vec::new());
         for name in names {
+            let signal = signal_for(&name);
             match self.process(&name).and_then(|id| reactor.process(id)).map(|mut process| process.signal(signal)) {
                 Some(Ok(())) => reached.push(name),
                 Some(Err(SignalError::Os(error))) => missed.push(format!("{name} cannot be signalled: {error}")),
@@ -166,9 +242,9 @@ impl Up {
 
     fn statuses(&self, reactor: &mut Reactor, names: &[String], tree: bool) -> Vec<u8> {
         let reporter = self.monitor.observer();
-        let statuses = names.iter().filter_map(|name| Some((self.monitor.status(name)?, reporter.start_error(name))));
-        protocol::processes(statuses.map(|(status, error)| {
-            let mut object = status::object(&status, error, reactor.now());
+        let statuses = names.iter().filter_map(|name| self.monitor.status(name));
+        protocol::processes(statuses.map(|status| {
+            let mut object = status::object(&status, reporter, reactor.now(), &self.monitor.waits_for(status.name));
             if tree {
                 object["tree"] = status::tree(&status, reactor);
             }

@@ -11,6 +11,8 @@ use std::time::Instant;
 use childminder::{Event, Line, Lines, ProcessId, Reactor};
 
 use super::end::{End, Piece};
+use crate::cli::config::Look;
+use crate::cli::dress::{Dress, Record};
 use crate::cli::output::Output;
 use crate::cli::screen;
 use crate::cli::text::visible;
@@ -31,6 +33,8 @@ pub(super) struct Console {
     /// The text that is drawn on stderr's last line now.
     progress: Option<String>,
     drawn: bool,
+    /// How our own messages are written.
+    pub(super) dress: Dress,
 }
 
 /// The process that has written a line, as far as the console shows it.
@@ -41,12 +45,20 @@ pub(super) struct Speaker {
     pub(super) number: usize,
     /// Whether a terminal gets the bytes of the process as they are.
     pub(super) raw: bool,
+    /// What its own settings say of how its lines are written.
+    pub(super) look: Look,
+    pub(super) dress: Dress,
 }
 
 impl Speaker {
+    /// Sets how its lines are written, with a default for what its settings do not say.
+    pub(super) fn set_look(&mut self, look: Look, default: Look) {
+        (self.look, self.dress) = (look, look.or(default).dress());
+    }
+
     /// The speaker for a name that has no settings any more.
     pub(super) fn unknown(name: &str) -> Self {
-        Self { author: Some(name.into()), number: 0, raw: false }
+        Self { author: Some(name.into()), number: 0, raw: false, look: Look::default(), dress: Dress::default() }
     }
 }
 
@@ -77,6 +89,7 @@ impl Console {
             terminal: io::stderr().is_terminal(),
             progress: None,
             drawn: false,
+            dress: Dress::default(),
         };
         console.add(reactor, STDOUT, out)?;
         console.add(reactor, STDERR, err)?;
@@ -99,14 +112,12 @@ impl Console {
         let id = output.id()?;
         let index = self.outputs.iter().position(|known| known.id == id).unwrap_or_else(|| {
             output.watch(reactor);
-            let set = |name| std::env::var_os(name).is_some_and(|value| !value.is_empty());
-            let plain = set("NO_COLOR") || std::env::var_os("TERM").is_some_and(|term| term == "dumb");
             let name = match number {
                 STDOUT => "stdout".to_owned(),
                 STDERR => "stderr".to_owned(),
                 other => format!("descriptor {other}"),
             };
-            let colour = !plain && output.is_terminal();
+            let colour = screen::wants_colour() && output.is_terminal();
             self.outputs.push(Shared { output, id, name, colour, end: End::default(), held: false });
             self.outputs.len() - 1
         });
@@ -168,6 +179,16 @@ impl Console {
         if self.outputs[index].output.is_terminal() {
             return lines.for_each(|line| self.unmarked(&line, speaker, number));
         }
+        if speaker.dress.stamp.is_some() {
+            let front = speaker.dress.front();
+            self.erase_progress();
+            let Shared { output, end, .. } = &mut self.outputs[index];
+            let mut before = end.finish();
+            return lines.for_each(|line| {
+                output.push(&speaker.author, &[before, front.as_bytes(), line.bytes, b"\n"]);
+                before = b"";
+            });
+        }
         self.erase_progress();
         let Shared { output, end, .. } = &mut self.outputs[index];
         output.push(&speaker.author, &[end.finish(), lines.bytes]);
@@ -183,8 +204,18 @@ impl Console {
         }
         self.erase_progress();
         let Shared { output, end, .. } = &mut self.outputs[index];
+        let front = if line.continued { String::new() } else { speaker.dress.front() };
         let piece = Piece { bytes: &text, ..Piece::from(line) };
-        output.push(&speaker.author, &end.add((line.process, line.fd), piece));
+        let [before, bytes, newline] = end.add((line.process, line.fd), piece);
+        output.push(&speaker.author, &[before, front.as_bytes(), bytes, newline]);
+    }
+
+    /// Writes whole lines that are dressed already to a descriptor of ours.
+    pub(super) fn dressed_lines(&mut self, lines: &[u8], speaker: &Speaker, number: i32) {
+        let index = self.index(number);
+        self.erase_progress();
+        let Shared { output, end, .. } = &mut self.outputs[index];
+        output.push(&speaker.author, &[end.finish(), lines]);
     }
 
     /// The bytes of a line as the output of this descriptor gets them.
@@ -198,10 +229,21 @@ impl Console {
     /// Writes a message of our own.
     pub(super) fn say(&mut self, what: &str) {
         self.erase_progress();
+        let dress = self.dress;
+        let (front, time) = (dress.front(), if dress.json { dress.time() } else { String::new() });
         let Shared { output, end, .. } = self.err();
         let mut before = end.finish();
         for line in what.lines() {
-            output.push(&None, &[before, screen::OWN.as_bytes(), visible(line).as_bytes(), b"\n"]);
+            if dress.json {
+                let mut json = Vec::new();
+                let text = line.as_bytes();
+                let own = Record { name: None, stream: "childminder", pid: None, text, continued: false, cut: false };
+                own.write(&time, &mut json);
+                output.push(&None, &[before, &json]);
+                before = b"";
+                continue;
+            }
+            output.push(&None, &[before, front.as_bytes(), screen::OWN.as_bytes(), visible(line).as_bytes(), b"\n"]);
             before = b"";
         }
     }
@@ -295,10 +337,10 @@ impl Console {
 
 /// The text in front of a line.
 fn mark(name: &str, continued: bool, speaker: &Speaker, colour: bool) -> Vec<u8> {
-    let end = if continued { "+]" } else { "]" };
+    let (front, end) = (speaker.dress.front(), if continued { "+]" } else { "]" });
     match COLOURS[speaker.number % COLOURS.len()] {
-        number if colour => format!("\x1b[{number}m[{name}{end}\x1b[0m "),
-        _ => format!("[{name}{end} "),
+        number if colour => format!("{front}\x1b[{number}m[{name}{end}\x1b[0m "),
+        _ => format!("{front}[{name}{end} "),
     }
     .into_bytes()
 }

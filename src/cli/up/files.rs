@@ -11,7 +11,7 @@ use std::io::{self, IoSlice, Write};
 use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt};
 use std::path::Path;
 use std::rc::Rc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use memchr::memrchr;
 
@@ -44,6 +44,8 @@ pub(super) struct LogFile<S> {
     new: Creation,
     max_size: u64,
     keep: u32,
+    /// The age from which rotated files are removed. It is looked at when a file is opened.
+    pub(super) max_age: Option<Duration>,
     open: Option<Open>,
     /// Device and inode of the file that was opened last.
     last: Option<(u64, u64)>,
@@ -92,6 +94,7 @@ impl<S: PartialEq> LogFile<S> {
             new,
             max_size,
             keep,
+            max_age: None,
             open: None,
             last: None,
             pending: Waiting::new(KEPT),
@@ -353,6 +356,11 @@ impl<S: PartialEq> LogFile<S> {
         let there = file.metadata()?;
         let id = id(&there);
         let is_file = there.is_file();
+        if let Some(than) = self.max_age.and_then(|age| SystemTime::now().checked_sub(age)) {
+            for number in 1..=self.keep {
+                place.remove_if_older(number, than);
+            }
+        }
         if self.last.replace(id) != Some(id) || !is_file {
             // The unfinished line is in another file.
             self.torn = is_file && !ends_in_newline(place, there.len());
@@ -362,7 +370,7 @@ impl<S: PartialEq> LogFile<S> {
     }
 
     fn find(&self) -> io::Result<Place> {
-        match safe_path::find(&self.path)? {
+        match safe_path::find_or_make(&self.path, self.new)? {
             Target::Place(place) => Ok(place),
             // The path leads to a descriptor of ours now, or that descriptor was closed when the
             // file was set.

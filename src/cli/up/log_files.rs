@@ -6,7 +6,7 @@
 use std::collections::HashMap;
 use std::path::Path;
 use std::rc::Rc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::end::Piece;
 use super::files::LogFile;
@@ -58,6 +58,13 @@ impl<S: PartialEq> LogFiles<S> {
         self.by_path.insert(Rc::clone(&path), index);
         self.files[index] = Some(Used { file: LogFile::new(path, new, max_size, keep), users: 1, busy: false });
         FileId(index)
+    }
+
+    /// Sets the age from which rotated files are removed.
+    pub(super) fn set_max_age(&mut self, id: FileId, age: Option<Duration>) {
+        if let Some(Some(used)) = self.files.get_mut(id.0) {
+            used.file.max_age = age;
+        }
     }
 
     /// Removes a stream from a file, and closes the file if no stream is left. Returns a message if

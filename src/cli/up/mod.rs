@@ -11,32 +11,44 @@
 mod commands;
 mod console;
 mod end;
+mod ends;
+mod events;
 mod files;
+mod input;
 mod log_files;
 mod logs;
+mod parent;
 mod recent;
 mod reload;
 mod reporter;
 mod status;
+mod streams;
 mod usage;
 mod waits;
 
 use std::collections::HashMap;
 use std::path::PathBuf;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use childminder::restart::State;
 use childminder::{Event, ProcessId, ProcessMonitor, Reactor, Service, Status};
-use lexopt::{Arg, Parser};
+use lexopt::{Arg, Parser, ValueExt};
 
-use super::config::{Commands, Config, FileName, Fingerprint, ProcessConfig, Scope};
+use super::config::{Commands, Config, FileName, Fingerprint, Look, ProcessConfig, Scope, SocketPath};
 use super::control::Lock;
 use super::control::Server;
+use super::dress::Stamp;
+use super::listen::Listeners;
 use super::signals::{self, Signals, Wish};
-use super::{Failure, child, config, descriptor, output, path_of, words};
+use super::{Failure, child, descriptor, output, path_of, words};
 use console::Console;
+use ends::{Ends, ExitWhen};
+use events::Subscriber;
+use input::Attached;
 use logs::Log;
+use parent::Parent;
 use reporter::Reporter;
 use waits::Waits;
 
@@ -48,28 +60,45 @@ const MANY: usize = 10;
 const HELP: &str = "\
 childminder up runs the processes of a file, and keeps them running.
 
-usage: childminder up [-c FILE]
+usage: childminder up [OPTION]...
 
-  -c, --config FILE   the file (childminder.toml)
-  -h, --help          this text
+  -c, --config FILE          the file, or a folder with *.toml files (childminder.toml)
+      --exit-when WHICH      ends when `all` processes have ended, when the `first` has, or when one has `failed`
+      --timestamps[=CLOCK]   puts the time in front of each line: local (the default), utc or monotonic
+  -h, --help                 this text
 
 SIGTERM, SIGINT (Ctrl-C), SIGQUIT, a closed terminal and any other signal that would end this command, except SIGPIPE
 and SIGXFSZ, stop all processes and end it with 0; a second one, at least 0.2 s later, kills them. SIGPIPE and SIGXFSZ
 do nothing. SIGHUP reads the file again and touches only what has changed, SIGUSR1 writes the status to stderr, SIGUSR2
 closes the output files, which the next line opens anew, and SIGTSTP (Ctrl-Z) suspends this command and the processes
-until `fg`. `childminder status` and the other subcommands talk to it. The stdin of the processes is /dev/null. If this
+until `fg`. `childminder status` and the other subcommands talk to it. The stdin of the processes is /dev/null, unless the
+file says otherwise. If this
 command is killed, its processes and all that they have started are killed, too, unless the file says otherwise
 (`when-killed`). As the first process of a container it is the parent of each process that has lost its own, reaps it,
-and ends it in the end. Exit code 2 means a mistake in the file or in the command line, and 125 any other failure.
+and ends it in the end.
+
+A process has ended when it exited by itself, or could not be started, and is not to be restarted. With `--exit-when
+all` the exit code is that of the first process that failed, or 0; otherwise it is that of the process that ended. It is
+128 + N for signal N, 127 for a program that was not found, and 126 for one that is not executable. Exit code 2 means a
+mistake in the file or in the command line, and 125 any other failure.
 ";
 
 /// Runs the processes of the file.
 pub(super) fn main(mut arguments: Parser) -> Result<u8, Failure> {
     descriptor::note_inherited();
     let mut file = FileName::default();
+    let (mut ends, mut look) = (Ends::default(), Look::default());
     while let Some(argument) = arguments.next()? {
         match argument {
             Arg::Short('c') | Arg::Long("config") => file = FileName::named(path_of(&mut arguments, "config")?.into()),
+            Arg::Long("timestamps") => {
+                look.timestamps = Some(Some(Stamp::of_option(arguments.optional_value())?));
+            }
+            Arg::Long("exit-when") => {
+                let which = arguments.value()?.string()?;
+                let mistake = || Failure::Usage(format!("--exit-when wants all, first or failed, not `{which}`"));
+                ends.when = Some(ExitWhen::parse(&which).ok_or_else(mistake)?);
+            }
             Arg::Short('h') | Arg::Long("help") => {
                 output::say(HELP)?;
                 return Ok(0);
@@ -91,17 +120,19 @@ pub(super) fn main(mut arguments: Parser) -> Result<u8, Failure> {
         }
     };
     let mut reactor = Reactor::new()?;
-    let mut up = Up::new(&mut reactor, absolute?, config)?;
+    let mut up = Up::new(&mut reactor, absolute?, config, look)?;
+    up.ends = ends;
     let result = reactor.run_service(&mut up);
     up.say_left();
     let deadline = reactor.now() + LAST_WORDS;
     up.read_rest(&mut reactor, deadline);
     up.reporter().finish(&reactor, deadline);
+    let code = up.ends.code.unwrap_or(0);
     drop(up);
     // A signal that comes now must not change the exit code.
     signals::block();
     drop(reactor);
-    result.map(|()| 0).map_err(|error| Failure::Other(words::stopped_because(&error)))
+    result.map(|()| code).map_err(|error| Failure::Other(words::stopped_because(&error)))
 }
 
 /// The supervisor: the monitor, and what connects it to the file, the clients and the signals.
@@ -118,7 +149,16 @@ struct Up {
     monitor: ProcessMonitor<Reporter>,
     server: Server,
     waits: Waits,
+    /// The service manager that has started this command, if it wants to know our state.
+    parent: Option<Box<Parent>>,
+    /// The sockets of the processes.
+    listeners: Rc<Listeners>,
     logs: Vec<Log>,
+    subscribers: Vec<Subscriber>,
+    attached: Vec<Attached>,
+    ends: Ends,
+    /// What the command line says of how lines are written.
+    look: Look,
     /// The names of the processes that start with the service.
     autostart: Vec<String>,
     /// Whether the processes are killed when this command is killed.
@@ -133,11 +173,14 @@ struct Up {
 struct KnownProcess {
     name: String,
     fingerprint: Fingerprint,
+    /// The signal that makes it read its own configuration again.
+    reload_signal: Option<i32>,
 }
 
 impl KnownProcess {
     fn new(process: &ProcessConfig) -> Self {
-        Self { name: process.name.clone(), fingerprint: process.fingerprint() }
+        let reload_signal = process.care.as_ref().and_then(|care| care.reload_signal);
+        Self { name: process.name.clone(), fingerprint: process.fingerprint(), reload_signal }
     }
 }
 
@@ -152,17 +195,20 @@ enum Stage {
 
 impl Up {
     /// Adds all processes and starts none.
-    fn new(reactor: &mut Reactor, file: FileName, config: Config) -> Result<Self, Failure> {
+    fn new(reactor: &mut Reactor, file: FileName, config: Config, look: Look) -> Result<Self, Failure> {
         let lock = Lock::on_configuration(file.path());
         let lock = lock.map_err(|held| Failure::Other(format!("{}: {held}", file.path().display())))?;
-        let path = config.socket.clone().unwrap_or_else(config::socket::default_path);
-        let server = Server::bind(&path)
-            .map_err(|error| Failure::Other(format!("cannot listen at {}: {error}", path.display())))?;
+        let path = SocketPath::of(config.socket.clone());
+        let server = Server::bind(path.as_deref(), config.access).map_err(|error| {
+            let path = path.unwrap_or_default();
+            Failure::Other(format!("cannot listen at {}: {error}", path.display()))
+        })?;
         // If the limit stays lower, only fewer processes fit.
         let _ = reactor.raise_fd_limit();
         let console = Console::new(reactor)?;
         let signals = Signals::watch(reactor)?;
         let mut monitor = ProcessMonitor::with_observer(Reporter::new(console, reactor.now()));
+        monitor.observer_mut().set_look(look.or(config.look));
         child::adopt_orphans(reactor, config.kill_time)?;
         if let Some(cgroup) = &config.cgroup {
             reactor.set_cgroup_parent(cgroup);
@@ -173,8 +219,9 @@ impl Up {
         }
         let mut processes = Vec::new();
         let mut autostart = Vec::new();
-        let (kills_at_death, cgroup) = (config.kills_at_death, config.cgroup.clone());
-        let mut commands = Commands::new(kills_at_death);
+        let (kills_at_death, cgroup, order) = (config.kills_at_death, config.cgroup.clone(), config.order.clone());
+        let listeners = Rc::<Listeners>::default();
+        let mut commands = Commands::new(kills_at_death, Rc::clone(&listeners));
         for process in config.into_processes() {
             let failed = |error: &dyn std::fmt::Display| Failure::Other(format!("[{}] {error}", process.name));
             let command = commands.of(&process).map_err(|error| failed(&error))?;
@@ -182,11 +229,16 @@ impl Up {
             let added = monitor.add_process_with(reactor, process.name.as_str(), &command, policy);
             added.map_err(|error| failed(&error))?;
             monitor.observer_mut().set(reactor, &process);
+            if process.watch.is_some() {
+                let set = monitor.set_watch(reactor, &process.name, process.watch.clone());
+                set.map_err(|error| failed(&error))?;
+            }
             processes.push(KnownProcess::new(&process));
             if process.autostart {
                 autostart.push(process.name);
             }
         }
+        monitor.set_order(reactor, &order).map_err(|error| Failure::Other(error.to_string()))?;
         Ok(Self {
             file,
             processes,
@@ -196,7 +248,13 @@ impl Up {
             monitor,
             server,
             waits: Waits::default(),
+            parent: Parent::new(reactor),
+            listeners,
             logs: Vec::new(),
+            subscribers: Vec::new(),
+            attached: Vec::new(),
+            ends: Ends::default(),
+            look,
             kills_at_death,
             cgroup,
             stage: Stage::New,
@@ -282,6 +340,7 @@ impl Up {
         }
         if self.reporter().is_overfull() {
             self.settle_logs(reactor);
+            self.settle_events(reactor);
             self.reporter().flush(reactor.now());
             self.hold_or_release(reactor);
         }
@@ -291,9 +350,13 @@ impl Up {
     fn settle(&mut self, reactor: &mut Reactor) {
         self.execute_requests(reactor);
         self.after_event(reactor);
+        self.look_for_end(reactor);
         self.settle_waits(reactor);
         self.settle_logs(reactor);
+        self.settle_events(reactor);
+        self.settle_attached(reactor);
         self.show_stopping();
+        self.settle_parent(reactor);
         for news in self.server.take_news() {
             self.reporter().say(&news);
         }
@@ -366,6 +429,7 @@ impl Service for Up {
         self.stage = Stage::Running;
         self.server.restore(reactor);
         let names = std::mem::take(&mut self.autostart);
+        self.parent_awaits(&names);
         self.start_all(reactor, &names);
         self.after_event(reactor);
     }
@@ -393,14 +457,19 @@ impl Service for Up {
                 self.reporter().say(&words::orphan(*pid, name));
                 true
             }
-            (None, Event::Timer(id)) if self.wait_timer(reactor, *id) => true,
+            (None, Event::Timer(id)) if self.wait_timer(reactor, *id) || self.parent_timer(reactor, *id) => true,
             _ if self.server.handle(reactor, event) => {
                 // Which client may be dropped for another one is known only when all clients have
                 // been heard.
                 self.settle(reactor);
                 return true;
             }
-            _ => self.reporter().handle(reactor, event) || self.monitor.handle(reactor, event),
+            _ => {
+                if !self.attached.is_empty() {
+                    self.pass_to_attached(reactor, event);
+                }
+                self.reporter().handle(reactor, event) || self.monitor.handle(reactor, event)
+            }
         };
         self.after_event(reactor);
         handled

@@ -3,15 +3,16 @@
 //! The one rule: everything that can fail is done before anything is changed.
 
 use std::collections::HashMap;
-use std::path::PathBuf;
+use std::rc::Rc;
 use std::sync::Arc;
 
 use childminder::restart::State;
 use childminder::{Command, Reactor};
+use serde_json::Value;
 
 use super::waits::Goal;
 use super::{KnownProcess, Up};
-use crate::cli::config::{self, Change, Commands, Config, Fingerprint, ProcessConfig, Scope};
+use crate::cli::config::{Access, Change, Commands, Config, Fingerprint, ProcessConfig, Scope, SocketPath};
 use crate::cli::control::Lock;
 use crate::cli::control::protocol::{self, Object};
 
@@ -37,15 +38,22 @@ impl Changes {
 
     pub(super) fn into_answer(self) -> Object {
         let mut answer = protocol::done();
-        for (key, names) in
-            [("added", self.added), ("removed", self.removed), ("restarted", self.restarted), ("updated", self.updated)]
-        {
-            answer.insert(key.into(), names.into());
-        }
+        answer.append(&mut self.names());
         if !self.notes.is_empty() {
             answer.insert("notes".into(), self.notes.into());
         }
         answer
+    }
+
+    /// The names by what has become of their processes.
+    fn names(&self) -> Object {
+        let lists = [
+            ("added", &self.added),
+            ("removed", &self.removed),
+            ("restarted", &self.restarted),
+            ("updated", &self.updated),
+        ];
+        lists.into_iter().map(|(key, names)| (key.to_owned(), names.clone().into())).collect()
     }
 
     fn summary(&self) -> String {
@@ -76,13 +84,15 @@ impl Up {
     /// Reads the file again. The error holds all mistakes, one on each line. Nothing has changed
     /// then.
     pub(super) fn reload(&mut self, reactor: &mut Reactor) -> Result<Changes, String> {
+        self.parent_reloading(reactor);
         let (new, warnings) = Config::load(&self.file, Scope::Text).map_err(|errors| errors.to_string())?;
         let old = fingerprints(&self.processes);
         let mut errors = Vec::new();
         let mut plan = Vec::new();
         let mut known = Vec::new();
-        let mut commands = Commands::new(self.kills_at_death);
+        let mut commands = Commands::new(self.kills_at_death, Rc::clone(&self.listeners));
         let (socket, kills_at_death, cgroup) = (new.socket.clone(), new.kills_at_death, new.cgroup.clone());
+        let (look, access, order) = (new.look, new.access, new.order.clone());
         for process in new.into_processes() {
             let now = KnownProcess::new(&process);
             let change = old.get(process.name.as_str()).map(|old| old.change(now.fingerprint));
@@ -108,6 +118,8 @@ impl Up {
 
         // Earlier output goes to its old destination.
         self.reporter().flush(reactor.now());
+        let look = self.look.or(look);
+        self.reporter().set_look(look);
         let mut changes = Changes::default();
         let before = std::mem::replace(&mut self.processes, known);
         let wanted = fingerprints(&self.processes);
@@ -119,27 +131,33 @@ impl Up {
             changes.goals.push((process.clone(), Goal::Down { process: id }));
             changes.removed.push(process);
         }
+        // Those that are added start when all is known that they may have to wait for.
+        let mut starts = Vec::new();
         for (process, change, command) in plan {
             match (change, command) {
                 (Some(Change::Policy), _) => {
+                    let _ = self.monitor.set_watch(reactor, &process.name, process.watch.clone());
                     let _ = self.monitor.set_process_policy(reactor, &process.name, Arc::clone(&process.policy));
                     self.reporter().update(&process);
                     changes.updated.push(process.name.clone());
                 }
                 (None, Some(command)) => {
-                    self.add(reactor, &process, &command, process.autostart);
+                    self.add(reactor, &process, &command);
                     if process.autostart {
+                        starts.push(process.name.clone());
                         changes.goals.push((process.name.clone(), Goal::Running { instead_of: None }));
                     }
                     changes.added.push(process.name.clone());
                 }
                 (Some(_), Some(command)) => {
                     let status = self.monitor.status(&process.name);
-                    let up = status.is_some_and(|status| !matches!(status.state, State::Stopped | State::Exited));
+                    let is_down = |state| matches!(state, State::Stopped | State::Exited | State::Failed { .. });
+                    let up = status.is_some_and(|status| !is_down(status.state));
                     let id = status.and_then(|status| status.process);
                     let _ = self.monitor.remove_process(reactor, &process.name);
-                    self.add(reactor, &process, &command, up);
+                    self.add(reactor, &process, &command);
                     if up {
+                        starts.push(process.name.clone());
                         changes.goals.push((process.name.clone(), Goal::Running { instead_of: id }));
                     }
                     changes.restarted.push(process.name.clone());
@@ -147,9 +165,15 @@ impl Up {
                 _ => {}
             }
         }
+        if let Err(error) = self.monitor.set_order(reactor, &order) {
+            changes.notes.push(error.to_string());
+        }
+        for name in starts {
+            let _ = self.monitor.start_process(reactor, &name);
+        }
         changes.notes.extend(warnings.to_string().lines().map(str::to_owned));
         changes.notes.extend(self.renew_lock());
-        changes.notes.extend(self.compare_socket(socket));
+        changes.notes.extend(self.compare_socket(socket, access));
         for (key, changed) in
             [("when-killed", kills_at_death != self.kills_at_death), ("cgroup", cgroup != self.cgroup)]
         {
@@ -158,6 +182,7 @@ impl Up {
             }
         }
         let reporter = self.reporter();
+        reporter.events.note("reloaded", None, || Value::Object(changes.names()));
         reporter.say(&format!("reloaded: {}", changes.summary()));
         changes.notes.iter().for_each(|note| reporter.say(note));
         Ok(changes)
@@ -179,19 +204,31 @@ impl Up {
     }
 
     /// A message if the file sets another socket than the one in use.
-    fn compare_socket(&self, socket: Option<PathBuf>) -> Option<String> {
-        let (now, next) = (self.server.path(), socket.unwrap_or_else(config::socket::default_path));
-        let (shown, shown_next) = (now.display(), next.display());
-        (now != next)
-            .then(|| format!("the socket stays at {shown} until the next start, although the file says {shown_next}"))
+    fn compare_socket(&self, socket: Option<SocketPath>, access: Access) -> Option<String> {
+        let (now, next) = (self.server.path(), SocketPath::of(socket));
+        if now == next.as_deref() {
+            let is_same = self.server.access().is_none_or(|now| now == access);
+            let note = "`socket-mode` or `socket-group` has changed, and takes effect at the next start";
+            return (!is_same).then(|| note.to_owned());
+        }
+        Some(match (now, next) {
+            (Some(now), Some(next)) => {
+                let (now, next) = (now.display(), next.display());
+                format!("the socket stays at {now} until the next start, although the file says {next}")
+            }
+            _ => "`socket` has changed, and takes effect at the next start".into(),
+        })
     }
 
-    fn add(&mut self, reactor: &mut Reactor, process: &ProcessConfig, command: &Command, start: bool) {
+    fn add(&mut self, reactor: &mut Reactor, process: &ProcessConfig, command: &Command) {
         self.monitor.observer_mut().set(reactor, process);
         let name = process.name.as_str();
         let added = self.monitor.add_process_with(reactor, name, command, Arc::clone(&process.policy));
-        let started = added.and_then(|()| if start { self.monitor.start_process(reactor, name) } else { Ok(()) });
-        if let Err(error) = started {
+        let watched = added.and_then(|()| match &process.watch {
+            Some(watch) => self.monitor.set_watch(reactor, name, watch.clone()),
+            None => Ok(()),
+        });
+        if let Err(error) = watched {
             self.reporter().say(&format!("[{name}] {error}"));
         }
     }

@@ -9,17 +9,24 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use childminder::restart::State;
-use childminder::{Event, Exit, Line, Lines, Observer, ProcessId, Reactor, Remains, SpawnError, TimerId};
+use childminder::{
+    Event, Exit, Fault, Line, Lines, Observer, ProcessId, Reactor, Readiness, Remains, SpawnError, TimerId,
+};
+use serde_json::{Value, json};
 
 use super::console::{Console, Speaker};
 use super::end::Piece;
-use super::log_files::{FileId, LogFiles};
+use super::events::Events;
+use super::input::Input;
+use super::log_files::LogFiles;
 use super::recent::Recent;
-use crate::cli::config::{Output, ProcessConfig};
-use crate::cli::control::protocol::LogLine;
+use super::status::{self, signal_name};
+use super::streams::{Heard, News, Sink, Streams, dress, log_line, stream};
+use crate::cli::config::{Look, Output, ProcessConfig};
+use crate::cli::dress::Dress;
 use crate::cli::safe_path::OwnFinder;
 use crate::cli::text::visible;
-use crate::cli::words;
+use crate::cli::{clock, code, words};
 
 /// If more than this waits for clients that follow, they are served within the turn.
 const MUCH_NEWS: usize = 256 * 1024;
@@ -36,6 +43,8 @@ pub(super) struct Reporter {
     retry_at: Option<Instant>,
     retry: Option<TimerId>,
     streams: HashMap<Rc<str>, Box<Streams>>,
+    /// How lines are written for which no other way is set.
+    look: Look,
     /// The number of the next name, which gives it its colour.
     next_number: usize,
     /// Whether a client follows. New lines are kept for the rest of the turn then.
@@ -55,72 +64,12 @@ pub(super) struct Reporter {
     pub(super) quiet_starts: bool,
     /// The number of running processes.
     pub(super) alive: usize,
-}
-
-/// The output of a process, as the monitor reports it.
-#[derive(Debug, Clone, Copy)]
-enum Heard<'a> {
-    Line(&'a Line<'a>),
-    Lines(&'a Lines<'a>),
-}
-
-/// The number of the stream under which clients get a descriptor's lines.
-fn stream(fd: i32) -> u8 {
-    if fd == 2 { 2 } else { 1 }
-}
-
-fn log_line<'a>(line: &Line<'a>) -> LogLine<'a> {
-    LogLine { stream: stream(line.fd), continued: line.continued, cut: line.cut, text: line.bytes }
-}
-
-/// A new line for clients that follow.
-#[derive(Debug)]
-pub(super) struct News {
-    stream: u8,
-    continued: bool,
-    cut: bool,
-    text: Vec<u8>,
-}
-
-impl News {
-    fn new(LogLine { stream, continued, cut, text }: LogLine<'_>) -> Self {
-        Self { stream, continued, cut, text: text.to_vec() }
-    }
-
-    pub(super) fn lend(&self) -> LogLine<'_> {
-        LogLine { stream: self.stream, continued: self.continued, cut: self.cut, text: &self.text }
-    }
-}
-
-/// The output of one process, and what is reported of it.
-#[derive(Debug)]
-struct Streams {
-    speaker: Speaker,
-    out: Sink,
-    err: Sink,
-    recent: Recent,
-    /// The error of its last start, if that failed.
-    start_error: Option<Box<str>>,
-    /// Whether some of its processes were still there after they were killed.
-    remains: bool,
-    /// Whether the process was removed. It is forgotten when it has exited.
-    removed: bool,
-}
-
-impl Streams {
-    fn sink(&self, fd: i32) -> Sink {
-        if fd == 2 { self.err } else { self.out }
-    }
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Sink {
-    Console,
-    /// Our own descriptor of this number, which gets the lines as they are.
-    Own(i32),
-    File(FileId),
-    /// The output does not come to us.
-    Elsewhere,
+    /// The processes that have ended since they were last taken, each with the exit code that
+    /// stands for its end.
+    pub(super) ended: Vec<(String, u8)>,
+    pub(super) events: Events,
+    /// An essential process or group that has ended, and the exit code for it.
+    pub(super) essential: Option<(String, u8)>,
 }
 
 impl Reporter {
@@ -133,6 +82,7 @@ impl Reporter {
             retry_at: None,
             retry: None,
             streams: HashMap::new(),
+            look: Look::default(),
             next_number: 0,
             followed: false,
             news: Vec::new(),
@@ -142,6 +92,18 @@ impl Reporter {
             changed: Vec::new(),
             quiet_starts: false,
             alive: 0,
+            ended: Vec::new(),
+            events: Events::default(),
+            essential: None,
+        }
+    }
+
+    /// Sets how our own messages are written, and the lines of processes that do not say it.
+    pub(super) fn set_look(&mut self, look: Look) {
+        self.look = look;
+        self.console.dress = look.dress();
+        for streams in self.streams.values_mut() {
+            streams.speaker.set_look(streams.speaker.look, look);
         }
     }
 
@@ -154,11 +116,34 @@ impl Reporter {
         let name: Rc<str> = name.into();
         let streams = self.streams.entry(Rc::clone(&name)).or_insert_with(|| {
             self.next_number += 1;
-            let speaker = Speaker { author: Some(name), number: next, raw: process.raw };
-            let (recent, start_error) = (Recent::default(), None);
-            Box::new(Streams { speaker, out, err, recent, start_error, remains: false, removed: false })
+            let (look, dress) = (Look::default(), Dress::default());
+            let speaker = Speaker { author: Some(name), number: next, raw: process.raw, look, dress };
+            let (recent, most_recent, start_error) = (None, None, None);
+            let (remains, removed) = (false, false);
+            Box::new(Streams {
+                speaker,
+                out,
+                err,
+                recent,
+                most_recent,
+                start_error,
+                fault: None,
+                tells_readiness: false,
+                remains,
+                input: Input::None,
+                pid: 0,
+                is_new: false,
+                writer: None,
+                code: 0,
+                exited_at: 0,
+                removed,
+            })
         });
         streams.speaker.raw = process.raw;
+        streams.speaker.set_look(process.look, self.look);
+        streams.set_most_recent(process.recent);
+        streams.input = Input::of(&process.settings.stdin);
+        streams.tells_readiness = process.watch.is_some();
         streams.removed = false;
         let before = [std::mem::replace(&mut streams.out, out), std::mem::replace(&mut streams.err, err)];
         if !is_new {
@@ -170,6 +155,9 @@ impl Reporter {
     pub(super) fn update(&mut self, process: &ProcessConfig) {
         if let Some(streams) = self.streams.get_mut(&*process.name) {
             streams.speaker.raw = process.raw;
+            streams.speaker.set_look(process.look, self.look);
+            streams.set_most_recent(process.recent);
+            streams.tells_readiness = process.watch.is_some();
         }
     }
 
@@ -200,7 +188,7 @@ impl Reporter {
     }
 
     fn sink(&mut self, reactor: &mut Reactor, output: &Output) -> Sink {
-        let Output::File { path, new, max_size, keep } = output else {
+        let Output::File { path, new, max_size, keep, max_age } = output else {
             return if *output == Output::Prefix { Sink::Console } else { Sink::Elsewhere };
         };
         if let Ok(Some(number)) = self.own.own(path) {
@@ -211,7 +199,9 @@ impl Reporter {
         }
         // All processes that write to a path share one file, so that they do not rotate it under
         // each other.
-        Sink::File(self.files.open(path, (*new, *max_size, *keep)))
+        let id = self.files.open(path, (*new, *max_size, *keep));
+        self.files.set_max_age(id, *max_age);
+        Sink::File(id)
     }
 
     /// The index of the console's output that gets this descriptor of a process, if one does.
@@ -225,16 +215,29 @@ impl Reporter {
         }
     }
 
-    /// Calls `see` with the last lines of a process.
-    pub(super) fn recent(&mut self, name: &str, see: impl FnMut(LogLine<'_>)) {
-        if let Some(streams) = self.streams.get_mut(name) {
-            streams.recent.for_each(see);
-        }
+    /// The last lines of a process.
+    pub(super) fn recent(&mut self, name: &str) -> Option<&mut Recent> {
+        self.streams.get_mut(name)?.recent.as_deref_mut()
     }
 
     /// The error of the last start of a process, if that failed.
     pub(super) fn start_error(&self, name: &str) -> Option<&str> {
         self.streams.get(name)?.start_error.as_deref()
+    }
+
+    /// Where the input of a process comes from.
+    pub(super) fn input(&self, name: &str) -> Input {
+        self.streams.get(name).map_or(Input::None, |streams| streams.input)
+    }
+
+    /// The time of the last exit of a process, in milliseconds since 1970, if it is known.
+    pub(super) fn exited_at(&self, name: &str) -> Option<u64> {
+        self.streams.get(name).map(|streams| streams.exited_at).filter(|at| *at > 0)
+    }
+
+    /// Why the last process had to be replaced, if it had.
+    pub(super) fn fault(&self, name: &str) -> Option<&str> {
+        self.streams.get(name)?.fault.as_deref()
     }
 
     /// The new lines since the last call, if a client follows.
@@ -256,7 +259,7 @@ impl Reporter {
 
     /// Whether so much is waiting that it has to be passed on before the end of the turn.
     pub(super) fn is_overfull(&self) -> bool {
-        self.news_bytes > MUCH_NEWS || self.console.is_any_overfull()
+        self.news_bytes > MUCH_NEWS || self.events.is_much() || self.console.is_any_overfull()
     }
 
     /// Passes on the output of this turn, and sets the timer for the next attempt at a file that
@@ -302,26 +305,30 @@ impl Reporter {
         self.console.say(&visible(what));
     }
 
-    fn tell_followers(&mut self, line: &Line<'_>) {
+    fn tell_followers(&mut self, line: &Line<'_>, time: u64) {
         if self.followed {
             self.news_bytes += line.name.len() + line.bytes.len() + size_of::<News>();
-            self.news.push((line.name.to_owned(), News::new(log_line(line))));
+            self.news.push((line.name.to_owned(), News::new(log_line(line, time))));
         }
     }
 
     /// Passes on what a process has written.
-    fn hear(&mut self, heard: Heard<'_>) {
+    fn hear(&mut self, heard: Heard<'_>, time: u64) {
         let (name, process, fd) = match heard {
             Heard::Line(line) => (line.name, line.process, line.fd),
             Heard::Lines(lines) => (lines.name, lines.process, lines.fd),
         };
         // The process was removed, and another process still holds its pipe.
         let unknown;
+        let mut pid = None;
         let (sink, speaker) = match self.streams.get_mut(name) {
             Some(streams) => {
                 match heard {
-                    Heard::Line(line) => streams.recent.push(log_line(line)),
-                    Heard::Lines(lines) => streams.recent.push_lines(stream(fd), lines.bytes),
+                    Heard::Line(line) => streams.recent().push(log_line(line, time)),
+                    Heard::Lines(lines) => streams.recent().push_lines(stream(fd), lines.bytes, time),
+                }
+                if streams.speaker.dress.json {
+                    pid = streams.pid_of(process);
                 }
                 (streams.sink(fd), &streams.speaker)
             }
@@ -330,7 +337,22 @@ impl Reporter {
                 (Sink::Console, &unknown)
             }
         };
+        let mut dressed = Vec::new();
+        if speaker.dress.json || speaker.dress.stamp.is_some() && matches!(sink, Sink::File(_)) {
+            dressed = dress(heard, speaker.dress, pid);
+        }
         let number = match (sink, heard) {
+            (Sink::File(file), _) if !dressed.is_empty() => {
+                let said = match heard {
+                    Heard::Line(line) if !speaker.dress.json => {
+                        let piece = Piece { bytes: &dressed, ..Piece::from(line) };
+                        self.files.push(file, (process, fd), &speaker.author, piece, self.now)
+                    }
+                    _ => self.files.push_lines(file, &speaker.author, &dressed, self.now),
+                };
+                said.into_iter().for_each(|said| self.console.say(&visible(&said)));
+                return;
+            }
             (Sink::File(file), _) => {
                 let said = match heard {
                     Heard::Line(line) => {
@@ -340,6 +362,14 @@ impl Reporter {
                 };
                 said.into_iter().for_each(|said| self.console.say(&visible(&said)));
                 return;
+            }
+            (Sink::Own(number), _) if speaker.dress.json => {
+                self.console.dressed_lines(&dressed, speaker, number);
+                number
+            }
+            (Sink::Console | Sink::Elsewhere, _) if speaker.dress.json => {
+                self.console.dressed_lines(&dressed, speaker, if fd == 2 { 2 } else { 1 });
+                fd
             }
             (Sink::Own(number), Heard::Line(line)) => {
                 self.console.unmarked(line, speaker, number);
@@ -371,21 +401,25 @@ impl Reporter {
 
 impl Observer for Reporter {
     fn line(&mut self, line: &Line<'_>) {
-        self.tell_followers(line);
-        self.hear(Heard::Line(line));
+        let time = clock::now();
+        self.tell_followers(line, time);
+        self.hear(Heard::Line(line), time);
     }
 
     fn lines(&mut self, lines: &Lines<'_>) {
+        let time = clock::now();
         if self.followed {
-            lines.for_each(|line| self.tell_followers(&line));
+            lines.for_each(|line| self.tell_followers(&line, time));
         }
-        self.hear(Heard::Lines(lines));
+        self.hear(Heard::Lines(lines), time);
     }
 
     fn started(&mut self, name: &str, pid: u32) {
+        self.events.note("started", Some(name), || json!({ "pid": pid }));
         self.alive += 1;
         if let Some(streams) = self.streams.get_mut(name) {
             streams.start_error = None;
+            (streams.pid, streams.is_new) = (pid, true);
         }
         if !self.quiet_starts {
             self.report(name, &words::started(pid));
@@ -393,33 +427,100 @@ impl Observer for Reporter {
     }
 
     fn start_failed(&mut self, name: &str, error: &SpawnError) {
+        let code = code::of_failed_start(error);
         let error = error.to_string();
+        self.events.note("start-failed", Some(name), || json!({ "error": error }));
         self.report(name, &format!("could not start: {error}"));
         if let Some(streams) = self.streams.get_mut(name) {
+            streams.code = code;
             streams.start_error = Some(error.into());
         }
     }
 
     fn exited(&mut self, name: &str, exit: &Exit) {
         self.alive -= 1;
+        let pid = self.streams.get(name).map(|streams| streams.pid);
+        self.events.note("exited", Some(name), || {
+            let (code, seconds) = (exit.code(), exit.wall_time.as_secs_f64());
+            json!({ "pid": pid, "code": code, "signal": signal_name(exit), "text": exit.to_string(), "seconds": seconds })
+        });
         self.report(name, &words::exited(exit));
         if let Some(streams) = self.streams.get_mut(name) {
             streams.remains = false;
+            (streams.code, streams.exited_at) = (code::of_exit(exit), clock::now());
         }
         if self.streams.get(name).is_some_and(|streams| streams.removed) {
             self.forget(name);
         }
     }
 
+    fn ready(&mut self, name: &str) {
+        self.events.note("ready", Some(name), || Value::Null);
+        let Some(streams) = self.streams.get_mut(name) else { return };
+        streams.fault = None;
+        if streams.tells_readiness {
+            self.report(name, "ready");
+        }
+    }
+
+    fn unready(&mut self, name: &str) {
+        self.events.note("unready", Some(name), || Value::Null);
+        self.report(name, "not ready any more");
+    }
+
+    fn fault(&mut self, name: &str, fault: &Fault) {
+        self.events.note("fault", Some(name), || json!({ "error": fault.to_string() }));
+        self.report(name, &format!("does not work: {fault}"));
+        if let Some(streams) = self.streams.get_mut(name) {
+            streams.fault = Some(fault.to_string().into());
+        }
+    }
+
+    fn said(&mut self, _: &str, _: &str) {}
+
+    fn check_failed(&mut self, _: &str, _: &dyn std::fmt::Display) {}
+
+    fn store_refused(&mut self, name: &str) {
+        self.report(name, "asks for its descriptors to be kept (FDSTORE=1), which is not done here");
+    }
+
+    fn message_refused(&mut self, name: &str, count: usize) {
+        let messages = if count == 1 { "a message" } else { "messages" };
+        self.report(name, &format!("dropped {messages} that others have sent in its name"));
+    }
+
+    fn helper_failed(&mut self, name: &str, error: &SpawnError) {
+        self.report(name, &error.to_string());
+    }
+
+    fn essential_ended(&mut self, name: &str, exit: Option<&Exit>) {
+        let code = exit.map_or(1, code::of_exit);
+        self.essential.get_or_insert((name.to_owned(), code));
+    }
+
+    fn group_failed(&mut self, group: &str) {
+        self.say(&format!("group {} has given up", visible(group)));
+    }
+
+    fn rolled(&mut self, broken: Option<&str>) {
+        if let Some(name) = broken {
+            self.report(name, "has not come back; those after it are not restarted");
+        }
+    }
+
     fn restarting(&mut self, name: &str, delay: Duration) {
+        self.events.note("restarting", Some(name), || json!({ "delay": delay.as_secs_f64() }));
         self.report(name, &words::restarting(delay));
     }
 
     fn terminating(&mut self, name: &str, signal: i32) {
+        let signal_name = || childminder::signal::name(signal).unwrap_or_else(|| signal.to_string());
+        self.events.note("terminating", Some(name), || json!({ "signal": signal_name() }));
         self.report(name, &words::terminating(signal));
     }
 
     fn killing(&mut self, name: &str) {
+        self.events.note("killing", Some(name), || Value::Null);
         self.report(name, words::killing());
     }
 
@@ -449,7 +550,15 @@ impl Observer for Reporter {
         }
     }
 
-    fn changed(&mut self, name: &str, _: State) {
+    fn changed(&mut self, name: &str, state: State) {
+        self.events.note("state", Some(name), || json!({ "state": status::state_name(state, Readiness::Absent) }));
+        if let State::Failed { why } = state {
+            self.report(name, &format!("has failed: {why}"));
+        }
+        if matches!(state, State::Exited | State::Failed { .. }) {
+            let code = self.streams.get(name).map_or(0, |streams| streams.code);
+            self.ended.push((name.to_owned(), code));
+        }
         if self.awaited {
             self.changed.push(name.to_owned());
         }

@@ -5,13 +5,14 @@
 use std::time::Instant;
 
 use childminder::restart::State;
-use childminder::{Member, Reactor, Remains, Status};
+use childminder::{Exit, Member, Reactor, Readiness, Remains, Status};
 use serde_json::{Value, json};
 
 use super::Up;
+use super::reporter::Reporter;
 use super::usage::Usage;
 use crate::cli::control::table;
-use crate::cli::words;
+use crate::cli::{clock, words};
 
 impl Up {
     /// Writes the status of all processes to stderr, as `childminder status` writes it to stdout.
@@ -19,26 +20,45 @@ impl Up {
         let now = reactor.now();
         let reporter = self.monitor.observer();
         let statuses = self.processes.iter().filter_map(|process| self.monitor.status(&process.name));
-        let objects: Vec<Value> =
-            statuses.map(|status| object(&status, reporter.start_error(status.name), now)).collect();
-        for line in table::lines(&objects, None) {
+        let waits = |status: &Status<'_>| self.monitor.waits_for(status.name);
+        let objects: Vec<Value> = statuses.map(|status| object(&status, reporter, now, &waits(&status))).collect();
+        for line in table::lines(&objects, table::Room::default()) {
             self.reporter().console.say(&line);
         }
     }
 }
 
-pub(super) fn state_name(state: State) -> &'static str {
-    match state {
-        State::Stopped => "stopped",
-        State::BackingOff { .. } => "backing-off",
-        State::Stopping { .. } => "stopping",
-        State::Exited => "exited",
+pub(super) fn state_name(state: State, readiness: Readiness) -> &'static str {
+    match (state, readiness) {
+        (State::Stopped, _) => "stopped",
+        (State::Waiting { .. }, _) => "waiting",
+        (State::BackingOff { .. }, _) => "backing-off",
+        (State::Stopping { .. }, _) => "stopping",
+        (State::Exited, _) => "exited",
+        (State::Failed { .. }, _) => "failed",
+        (_, Readiness::Pending) => "starting",
+        (_, Readiness::Ready) => "ready",
         // No request comes while a process starts, so a start is always complete here.
         _ => "running",
     }
 }
 
-pub(super) fn object(status: &Status<'_>, start_error: Option<&str>, now: Instant) -> Value {
+/// The signal that has ended a process, by its name.
+pub(super) fn signal_name(exit: &Exit) -> Option<String> {
+    exit.signal().map(|number| childminder::signal::name(number).unwrap_or_else(|| number.to_string()))
+}
+
+/// Why a process is in its state, if that is not plain from the state alone.
+fn reason(status: &Status<'_>, reporter: &Reporter, waits: &[String]) -> Option<String> {
+    match status.state {
+        State::Failed { why } => Some(why.to_string()),
+        State::Waiting { .. } if !waits.is_empty() => Some(format!("waits for {}", waits.join("; "))),
+        State::Running { .. } if !waits.is_empty() => Some(format!("stops after {}", waits.join("; "))),
+        _ => reporter.fault(status.name).map(str::to_owned),
+    }
+}
+
+pub(super) fn object(status: &Status<'_>, reporter: &Reporter, now: Instant, waits: &[String]) -> Value {
     let usage = status.pid.map(Usage::of).unwrap_or_default();
     let uptime = match status.state {
         State::Running { since } => Some(now.saturating_duration_since(since).as_secs_f64()),
@@ -49,9 +69,16 @@ pub(super) fn object(status: &Status<'_>, start_error: Option<&str>, now: Instan
         _ => None,
     };
     let last_exit = status.last_exit.map(|exit| {
-        let signal =
-            exit.signal().map(|number| childminder::signal::name(number).unwrap_or_else(|| number.to_string()));
-        json!({ "code": exit.code(), "signal": signal, "text": exit.to_string() })
+        let at = reporter.exited_at(status.name);
+        json!({
+            "ago": at.map(|at| clock::now().saturating_sub(at) as f64 / 1000.0),
+            "code": exit.code(),
+            "cpu": exit.usage.cpu_time().as_secs_f64(),
+            "peak_memory": exit.usage.max_rss,
+            "signal": signal_name(exit),
+            "text": exit.to_string(),
+            "time": at.map(|at| clock::rfc3339(at, None)),
+        })
     });
     let stop_error = match (status.state, status.refusal) {
         (State::Stopping { .. }, Some(error)) => Some(words::not_signalled(error)),
@@ -70,13 +97,22 @@ pub(super) fn object(status: &Status<'_>, start_error: Option<&str>, now: Instan
         "name": status.name,
         "state": match (status.state, status.refusal) {
             (State::Stopping { kills: 1.., .. }, Some(_)) => "unkillable",
-            (state, _) => state_name(state),
+            (state, _) => state_name(state, status.readiness),
         },
+        "ready": match status.readiness {
+            Readiness::Absent => None,
+            readiness => Some(readiness == Readiness::Ready),
+        },
+        "since": now.saturating_duration_since(status.since).as_secs_f64(),
+        "reason": reason(status, reporter, waits),
+        "waits_for": waits,
+        "says": status.said,
+        "foreign_messages": status.foreign_messages,
         "pid": status.pid,
         "uptime": uptime,
         "restarts": status.restarts,
         "retry_in": retry_in,
-        "start_error": start_error,
+        "start_error": reporter.start_error(status.name),
         "stop_error": stop_error,
         "last_exit": last_exit,
         "cpu": usage.cpu.map(|cpu| cpu.as_secs_f64()),

@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BinaryHeap, HashMap};
 use std::time::{Duration, Instant};
 
 use childminder::restart::{Next, State};
-use childminder::{ProcessId, Reactor, TimerId};
+use childminder::{ProcessId, Reactor, Readiness, TimerId};
 
 use super::{Up, status};
 use crate::cli::control::ClientId;
@@ -188,7 +188,10 @@ impl Up {
             Goal::Running { instead_of } => {
                 let Some(status) = status else { return impossible("was removed") };
                 match status.state {
-                    State::Running { since } if instead_of.is_none() || status.process != instead_of => {
+                    State::Running { .. } if instead_of.is_some() && status.process == instead_of => Progress::Pending,
+                    State::Running { .. } if status.readiness == Readiness::Ready => Progress::Reached,
+                    State::Running { .. } if status.readiness != Readiness::Absent => Progress::Pending,
+                    State::Running { since } => {
                         let threshold = self.monitor.process_policy(name).map_or(Duration::ZERO, |it| it.threshold);
                         let now = reactor.now();
                         match since.checked_add(threshold) {
@@ -197,7 +200,11 @@ impl Up {
                         }
                     }
                     State::Stopped | State::Stopping { next: Next::Stay, .. } => impossible("was stopped"),
+                    State::Failed { why } => Progress::Impossible(format!("has failed: {why}")),
                     State::Exited | State::BackingOff { .. } => {
+                        if let Some(fault) = self.monitor.observer().fault(name) {
+                            return Progress::Impossible(format!("does not work: {fault}"));
+                        }
                         let error = self.monitor.observer().start_error(name);
                         match (error, status.last_exit, status.state) {
                             // The error is newer than the last exit, because a start that succeeds
@@ -212,7 +219,8 @@ impl Up {
                 }
             }
             Goal::Down { process } => {
-                let down = status.is_none_or(|status| matches!(status.state, State::Stopped | State::Exited));
+                let down = status
+                    .is_none_or(|status| matches!(status.state, State::Stopped | State::Exited | State::Failed { .. }));
                 // A process that was removed has no status and may still be exiting.
                 let gone = process.and_then(|id| reactor.process(id)).is_none_or(|process| process.exit().is_some());
                 match status.map(|status| status.state) {
@@ -265,6 +273,10 @@ impl Up {
         true
     }
 
+    fn readiness(&self, name: &str) -> Readiness {
+        self.monitor.status(name).map_or(Readiness::Absent, |status| status.readiness)
+    }
+
     fn time_is_up(&mut self, reactor: &mut Reactor, wait: Wait) {
         if let Some(ripe) = wait.ripe {
             reactor.cancel_timer(ripe);
@@ -273,11 +285,17 @@ impl Up {
             self.waits.forget(wait.number, name);
         }
         let missing = wait.pending.iter().map(|(name, goal)| match self.monitor.status(name).map(|it| it.state) {
+            Some(State::Waiting { .. }) => {
+                format!("{name} waits for {}", self.monitor.waits_for(name).join("; "))
+            }
+            Some(State::Running { .. }) if self.readiness(name) == Readiness::Pending => {
+                format!("{name} is not ready yet")
+            }
             Some(State::Running { since }) if matches!(goal, Goal::Running { .. }) => {
                 let lived = words::seconds(reactor.now().saturating_duration_since(since));
                 format!("{name} has run for {lived} s only, less than its threshold")
             }
-            Some(state) => format!("{name} is {}", status::state_name(state)),
+            Some(state) => format!("{name} is {}", status::state_name(state, self.readiness(name))),
             None => format!("{name} is on its way out"),
         });
         let mut missing: Vec<String> = missing.chain(wait.impossible.iter().cloned()).collect();

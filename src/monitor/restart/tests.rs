@@ -7,7 +7,7 @@
 mod pairs;
 mod random;
 
-use super::{Action, Input as I, Leader, Leftovers, Lifecycle, Next, Policy, PolicyError, State as S};
+use super::{Action, Input as I, Leader, Leftovers, Lifecycle, Next, Outcome, Policy, PolicyError, State as S};
 use super::{Duration, Instant, Restart};
 
 const CRASH: I = exited(false, false);
@@ -19,7 +19,8 @@ const TERM: Option<Action> = Some(Action::Terminate);
 const KILL: Option<Action> = Some(Action::Kill);
 
 const fn exited(success: bool, group_left: bool) -> I {
-    I::Exited { success, group_left }
+    let outcome = if success { Outcome::Success } else { Outcome::Failure };
+    I::Exited { outcome, group_left }
 }
 
 fn secs(seconds: u64) -> Duration {

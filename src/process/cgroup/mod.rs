@@ -1,9 +1,12 @@
 //! One cgroup for each process, below one directory for each reactor (`cgroups(7)`).
 //!
 //! This file knows what the kernel's files mean. The reactor decides when they are used. It needs
-//! no controller, and touches nothing that was there before. The one rule: a directory is never
+//! no controller, and touches nothing that was there before ([`limits`] has the one exception). The
+//! one rule: a directory is never
 //! removed if it does not have our kind of name, or if a living reactor has locked it.
 
+mod figures;
+mod limits;
 mod parent;
 
 use std::collections::HashSet;
@@ -17,8 +20,18 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use mio::Interest;
+
 use super::table;
 use crate::sys::{self, cgroup};
+use limits::Controllers;
+pub(crate) use limits::refused_processes;
+
+/// The readiness by which the event files of a cgroup report a change.
+#[cfg(target_os = "linux")]
+pub(crate) const CHANGES: Interest = Interest::PRIORITY;
+#[cfg(not(target_os = "linux"))]
+pub(crate) const CHANGES: Interest = Interest::READABLE;
 
 /// The prefix of the directories of all reactors.
 const PREFIX: &str = "childminder-";
@@ -47,6 +60,10 @@ impl Refused {
             _ => format!("{what}: {error}"),
         };
         Self { what: said.into(), kind, errno }
+    }
+
+    pub(crate) fn unsupported(what: String) -> Self {
+        Self { what: what.into(), kind: io::ErrorKind::Unsupported, errno: None }
     }
 
     /// Returns what was tried, and the system's error.
@@ -81,6 +98,7 @@ pub(crate) struct Home {
     name: CString,
     path: PathBuf,
     next: AtomicU64,
+    controllers: Controllers,
     /// The process that made it. A forked copy of this process does not touch it.
     owner: u32,
 }
@@ -117,7 +135,8 @@ impl Home {
             if !locked || cgroup::subdirs(parent.as_fd(), &name).is_err() {
                 continue;
             }
-            let home = Self { dir, parent, name, path, next: AtomicU64::new(0), owner };
+            let home =
+                Self { dir, parent, name, path, next: AtomicU64::new(0), controllers: Controllers::default(), owner };
             let kind = cgroup::read_at(home.dir.as_fd(), c"cgroup.type").map_err(|error| refuse(&error))?;
             // A cgroup below a threaded one cannot hold processes.
             return match kind.trim() {
@@ -155,6 +174,7 @@ impl Drop for Home {
         if self.owner == std::process::id() {
             let _ = remove_unpopulated(self.dir.as_fd());
             let _ = cgroup::remove_dir_at(self.parent.as_fd(), &self.name);
+            self.switch_off();
         }
     }
 }
@@ -271,6 +291,17 @@ impl Cgroup {
             }
         }
         failed.map_or(Ok(new.len()), Err)
+    }
+
+    /// Tells whether the kernel knows the process as a member, or as one that was a member to its
+    /// end. It is `false` for a member of a cgroup below this one.
+    pub(crate) fn has_id_of(&self, pidfd: &OwnedFd) -> bool {
+        sys::pidfd::cgroup_id(pidfd).is_some_and(|id| cgroup::id(self.home(), &self.file("")).ok() == Some(id))
+    }
+
+    /// Tells whether a process is a member now, in this cgroup or in one below it.
+    pub(crate) fn has(&self, pid: i32) -> bool {
+        self.pids().is_ok_and(|pids| pids.binary_search(&pid).is_ok())
     }
 
     /// Returns the process ids of its members, without zombies.

@@ -15,6 +15,7 @@ use super::Failure;
 use super::plan::Plan;
 use crate::command::Group;
 use crate::error::Stage;
+use crate::sys::clock;
 use crate::sys::limit::setrlimit;
 use crate::sys::signal;
 
@@ -51,7 +52,7 @@ fn errno() -> i32 {
     std::io::Error::last_os_error().raw_os_error().unwrap_or(0)
 }
 
-fn check(result: libc::c_long, stage: Stage, which: i32) -> Result<i32, Failure> {
+pub(super) fn check(result: libc::c_long, stage: Stage, which: i32) -> Result<i32, Failure> {
     #[allow(clippy::cast_possible_truncation)] // descriptors, pids and zeros
     if result == -1 { Err(Failure::new(stage, errno(), which)) } else { Ok(result as i32) }
 }
@@ -122,6 +123,10 @@ unsafe fn set_up(plan: &mut Plan, closing: Closing, keep: &mut Option<i32>) -> R
     if let Some(mask) = plan.umask {
         // SAFETY: it touches no memory and cannot fail.
         unsafe { libc::umask(mask) };
+    }
+    if let Some(conditions) = &mut plan.conditions {
+        // SAFETY: our caller keeps the conditions of `run`.
+        unsafe { conditions.set() }?;
     }
     if let Some(nice) = plan.nice {
         // SAFETY: it touches no memory.
@@ -300,6 +305,12 @@ unsafe fn change_user(plan: &Plan) -> Result<(), Failure> {
 /// Tries one path after another, as execvp(3) does. A path that does not exist or may not be
 /// executed is passed over, but EACCES is remembered as the better answer.
 unsafe fn exec(plan: &Plan) -> Failure {
+    #[cfg(target_os = "linux")]
+    if let Some(start) = &plan.start {
+        // The signals stay blocked until the program itself is executed.
+        // SAFETY: our caller keeps the conditions of `run`.
+        return Failure::new(Stage::Exec, unsafe { start.exec(plan.env.pointers.as_ptr()) }, 0);
+    }
     let nobody = signal::empty_set();
     // SAFETY: the set is ours. All handlers are at their default, so no code of the host can run.
     let unblocked = unsafe { libc::sigprocmask(libc::SIG_SETMASK, &raw const nobody, ptr::null_mut()) };
@@ -313,6 +324,11 @@ unsafe fn exec(plan: &Plan) -> Failure {
     for path in &plan.paths.pointers {
         if path.is_null() {
             break;
+        }
+        if !plan.stamp.is_null() {
+            // The clock cannot fail: the parent has read it before.
+            // SAFETY: the place is as large as that, and the parent keeps it until it has read it.
+            unsafe { plan.stamp.write(Some(clock())) };
         }
         // SAFETY: it reads a C string and two null-terminated arrays of C strings, all of the plan.
         unsafe { libc::execve(*path, plan.argv.pointers.as_ptr(), plan.env.pointers.as_ptr()) };

@@ -4,9 +4,11 @@
 //! It does not prepare the child. The one rule: end of file on that pipe means that the exec has
 //! succeeded.
 
+use std::mem::size_of;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
-use std::ptr;
+use std::ptr::{self, NonNull};
 use std::slice;
+use std::time::Instant;
 
 use super::Failure;
 use super::bound::Bound;
@@ -15,7 +17,53 @@ use super::plan::Plan;
 use crate::error::Stage;
 use crate::sys::{cvt, fd, signal::BlockAll, wait};
 
-pub(super) fn spawn(plan: &mut Plan, bound: &mut Bound<'_>) -> Result<i32, Failure> {
+/// Starts the child. Returns its pid, and the time just before its exec.
+pub(super) fn spawn(plan: &mut Plan, bound: &mut Bound<'_>) -> Result<(i32, Option<Instant>), Failure> {
+    // Without such memory the child has its program all the same.
+    let stamp = Stamp::new();
+    plan.stamp = stamp.as_ref().map_or(ptr::null_mut(), |stamp| stamp.0.as_ptr());
+    let spawned = spawn_stamped(plan, bound);
+    plan.stamp = ptr::null_mut();
+    // A child that was given up has a mapping of its own.
+    spawned.map(|pid| (pid, stamp.and_then(|stamp| stamp.read())))
+}
+
+/// Memory that a forked child shares with its parent, for the time of its exec.
+struct Stamp(NonNull<Option<Instant>>);
+
+impl Stamp {
+    const SIZE: usize = size_of::<Option<Instant>>();
+
+    fn new() -> Option<Self> {
+        let flags = libc::MAP_SHARED | libc::MAP_ANON;
+        // SAFETY: a new anonymous mapping touches nothing that exists.
+        let place =
+            unsafe { libc::mmap(ptr::null_mut(), Self::SIZE, libc::PROT_READ | libc::PROT_WRITE, flags, -1, 0) };
+        if place == libc::MAP_FAILED {
+            return None;
+        }
+        let stamp = Self(NonNull::new(place.cast())?);
+        // SAFETY: the mapping is ours and large enough.
+        unsafe { stamp.0.write(None) };
+        Some(stamp)
+    }
+
+    /// Reads what the child has written. The child is past its exec.
+    fn read(&self) -> Option<Instant> {
+        // SAFETY: the mapping is ours, and holds what this program has written, here or in the
+        // child.
+        unsafe { self.0.read_volatile() }
+    }
+}
+
+impl Drop for Stamp {
+    fn drop(&mut self) {
+        // SAFETY: the mapping is ours.
+        unsafe { libc::munmap(self.0.as_ptr().cast(), Self::SIZE) };
+    }
+}
+
+fn spawn_stamped(plan: &mut Plan, bound: &mut Bound<'_>) -> Result<i32, Failure> {
     let (status, theirs) = fd::pipe().map_err(|error| Failure::ours(Stage::Pipe, &error))?;
     let closing = Closing::Each(fd::highest_open());
     let blocked = BlockAll::new().map_err(|error| Failure::ours(Stage::Sigmask, &error))?;

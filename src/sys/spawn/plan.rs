@@ -10,8 +10,11 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::ptr;
+use std::time::Instant;
 
-use super::{ChildFile, Failure, denied::Who, environment::each_if_alone};
+#[cfg(target_os = "linux")]
+use super::starter::Start;
+use super::{ChildFile, Failure, conditions::Conditions, denied::Who, environment::each_if_alone};
 use crate::command::{Group, Parts};
 use crate::error::{SpawnError, Stage};
 use crate::limit::{Limit, Resource};
@@ -36,6 +39,8 @@ pub(super) struct Plan {
     pub(super) terminal: bool,
     pub(super) umask: Option<libc::mode_t>,
     pub(super) nice: Option<i32>,
+    /// Boxed because few commands set any.
+    pub(super) conditions: Option<Box<Conditions>>,
     pub(super) limits: Vec<(i32, limit::Raw)>,
     pub(super) dir: Option<CString>,
     pub(super) groups: Option<Vec<libc::gid_t>>,
@@ -52,6 +57,11 @@ pub(super) struct Plan {
     pub(super) born_in: Option<RawFd>,
     /// The `cgroup.procs` of the cgroup that the child enters by itself.
     pub(super) entrance: Option<OwnedFd>,
+    /// The start through the starter, if the child executes that.
+    #[cfg(target_os = "linux")]
+    pub(super) start: Option<Start>,
+    /// The place for the time of the exec in memory that the parent sees, or null.
+    pub(super) stamp: *mut Option<Instant>,
 }
 
 /// A descriptor of the child, and the descriptor of ours that it is made from.
@@ -70,6 +80,7 @@ impl Plan {
         files: &[ChildFile<'_>],
         terminal: bool,
         nofile: Option<Limit>,
+        notify: Option<&OsStr>,
     ) -> Result<Self, SpawnError> {
         let refuse = |what: String| {
             let error = io::Error::new(io::ErrorKind::InvalidInput, what);
@@ -92,6 +103,7 @@ impl Plan {
         argv.finish();
 
         let (mut env, path) = environment(command).map_err(refuse)?;
+        env.push_notify(command, notify).map_err(|Nul| nul("the address of the notify socket"))?;
         let listen_pid = env.push_listen(command).map_err(refuse)?;
         env.finish();
 
@@ -114,6 +126,8 @@ impl Plan {
             return Err(refuse("a negative process group".into()));
         }
 
+        let conditions = attributes.conditions.are_any().then(|| Conditions::new(&attributes.conditions)).transpose();
+        let conditions = conditions.map_err(|what| refuse(what.into()))?.map(Box::new);
         let mut limits: Vec<_> =
             attributes.limits.iter().map(|(resource, value)| (resource.raw(), limit::raw(*value))).collect();
         if let (Some(before), false) = (nofile, attributes.limits.contains_key(&Resource::OpenFiles)) {
@@ -131,6 +145,7 @@ impl Plan {
             terminal,
             umask: attributes.umask.map(|mask| mask as libc::mode_t),
             nice: attributes.nice,
+            conditions,
             limits,
             dir,
             groups,
@@ -142,6 +157,9 @@ impl Plan {
             guard: None,
             born_in: None,
             entrance: None,
+            #[cfg(target_os = "linux")]
+            start: None,
+            stamp: ptr::null_mut(),
         })
     }
 
@@ -194,22 +212,16 @@ impl Plan {
                     error.on(path).with_hint(hint)
                 }
             }
-            Stage::Wait => {
-                let (kind, what) = match failure.errno {
-                    libc::ECANCELED => (io::ErrorKind::Interrupted, "a signal has stopped it on its way"),
-                    libc::EINTR => {
-                        (io::ErrorKind::Interrupted, "a signal asked the host to end, and it was not there yet")
-                    }
-                    _ => (io::ErrorKind::TimedOut, "it was not there in time"),
-                };
-                let stuck = failure.stuck().map(|pid| format!("process {pid} was killed and is not gone yet"));
-                SpawnError::new(command.program.clone(), stage, io::Error::new(kind, what)).with_hint(stuck)
-            }
+            Stage::Wait => explain_wait(command, failure),
             Stage::Chdir => error.on(command.current_dir.clone().unwrap_or_default()),
             Stage::Dup2 => error.on(format!("to descriptor {}", failure.which)),
             Stage::Rlimit => {
                 let resource = Resource::ALL.iter().find(|resource| resource.raw() == failure.which);
                 error.on(resource.map_or("?", |resource| resource.name()))
+            }
+            Stage::Affinity => {
+                let cpus = &command.attributes().conditions.cpus;
+                error.on(cpus.as_ref().map_or_else(String::new, ToString::to_string))
             }
             Stage::Setuid | Stage::Setgid | Stage::Setgroups if failure.errno == libc::EPERM => {
                 let (uid, _) = user::own_ids();
@@ -218,6 +230,17 @@ impl Plan {
             _ => error,
         }
     }
+}
+
+/// Returns the error for a child that did not reach its exec.
+pub(super) fn explain_wait(command: &Parts, failure: Failure) -> SpawnError {
+    let (kind, what) = match failure.errno {
+        libc::ECANCELED => (io::ErrorKind::Interrupted, "a signal has stopped it on its way"),
+        libc::EINTR => (io::ErrorKind::Interrupted, "a signal asked the host to end, and it was not there yet"),
+        _ => (io::ErrorKind::TimedOut, "it was not there in time"),
+    };
+    let stuck = failure.stuck().map(|pid| format!("process {pid} was killed and is not gone yet"));
+    SpawnError::new(command.program.clone(), Stage::Wait, io::Error::new(kind, what)).with_hint(stuck)
 }
 
 /// C strings one after another in one allocation, and the null-terminated array of pointers to them
@@ -280,6 +303,16 @@ impl Strings {
         self.bytes.split(|byte| *byte == 0).map(OsStr::from_bytes)
     }
 
+    /// Adds `NOTIFY_SOCKET` and `WATCHDOG_USEC`.
+    fn push_notify(&mut self, command: &Parts, address: Option<&OsStr>) -> Result<(), Nul> {
+        let Some(address) = address else { return Ok(()) };
+        self.push(&[b"NOTIFY_SOCKET=", address.as_bytes()])?;
+        if let Some(within) = command.attributes().watchdog {
+            self.push(&[b"WATCHDOG_USEC=", within.as_micros().to_string().as_bytes()])?;
+        }
+        Ok(())
+    }
+
     /// Adds `LISTEN_FDS`, `LISTEN_FDNAMES` and `LISTEN_PID` if there are sockets to pass on. It
     /// returns the place for the digits of the pid.
     fn push_listen(&mut self, command: &Parts) -> Result<Option<*mut u8>, String> {
@@ -315,9 +348,11 @@ fn environment(command: &Parts) -> Result<(Strings, Option<OsString>), String> {
     let mut path = None;
     // If the child has sockets of its own, the host's variables are left out, because they would be
     // found first.
-    let has_sockets = !command.attributes().listen.is_empty();
-    let is_ours =
-        |key: &OsStr| has_sockets && ["LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES"].iter().any(|name| key == *name);
+    let (listens, notifies) = (!command.attributes().listen.is_empty(), command.attributes().notify);
+    let is_ours = |key: &OsStr| {
+        (listens && ["LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES"].iter().any(|name| key == *name))
+            || (notifies && ["NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID"].iter().any(|name| key == *name))
+    };
     if !command.env_clear {
         let mut inherits = |key: &OsStr, value: &OsStr| {
             // A name that is empty, or that starts with "=", as std allows, is never looked up.

@@ -15,6 +15,7 @@ use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::ptr::{self, NonNull};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
+use std::time::Instant;
 
 use super::Failure;
 use super::bound::Bound;
@@ -66,6 +67,8 @@ pub(super) struct Shared {
     pub(super) plan: Plan,
     closing: Closing,
     failure: Option<Failure>,
+    /// The time of the exec, once the child has tried it.
+    executed: Option<Instant>,
     /// Whether a child that is made in a cgroup is to have a pidfd from its birth on.
     pub(super) wants_pidfd: bool,
     pub(super) pidfd: Option<OwnedFd>,
@@ -79,10 +82,18 @@ impl Shared {
             plan,
             closing: Closing::Each(0),
             failure: None,
+            executed: None,
             wants_pidfd: false,
             pidfd: None,
             dumpable: None,
         })
+    }
+
+    /// Returns the time just before the exec of the child, which is gone from this memory.
+    pub(super) fn executed(&self) -> Option<Instant> {
+        // SAFETY: it is our own field. The read is volatile, because the compiler has not seen the
+        // child write.
+        unsafe { ptr::read_volatile(&raw const self.executed) }
     }
 }
 
@@ -181,6 +192,7 @@ impl Vfork {
         let files = if matches!(closing, Closing::Unshare(_)) { libc::CLONE_FILES } else { 0 };
         let flags = libc::CLONE_VM | libc::CLONE_CHILD_CLEARTID | files;
         (shared.closing, shared.failure) = (closing, None);
+        shared.plan.stamp = &raw mut shared.executed;
         let dumpable = shared.plan.changes_credentials().then(KeepDumpable::new);
         let blocked = BlockAll::new().map_err(|error| Failure::ours(Stage::Sigmask, &error))?;
         let (cloned, pidfd) = make(shared, stack, flags, hold.begin());

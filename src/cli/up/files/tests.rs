@@ -232,7 +232,7 @@ fn lines_wait_for_a_vanished_folder() {
     fs::remove_dir_all(&inner).unwrap();
     let said = write(&mut log, now, &[">two", "three"]).unwrap();
     let path = inner.join("web.log");
-    let why = "No such file or directory (os error 2); lines wait until it can be written, and are dropped if they become too many";
+    let why = "its folder does not exist; `make-folders = true` makes it; lines wait until it can be written, and are dropped if they become too many";
     assert_eq!(said, format!("{}: {why}", path.display()));
     assert_eq!(write(&mut log, now, &["four"]), None, "said once");
     assert_eq!(log.retry_at(), Some(now + PAUSE));
@@ -299,7 +299,10 @@ fn what_is_given_up_is_counted_once() {
     let mut it = log();
     push(&mut it, 'a', "two");
     let said = it.finish().unwrap();
-    assert!(said.ends_with("No such file or directory (os error 2); 1 line was dropped: 1 of a"), "{said}");
+    assert!(
+        said.ends_with("its folder does not exist; `make-folders = true` makes it; 1 line was dropped: 1 of a"),
+        "{said}"
+    );
 }
 
 #[test]

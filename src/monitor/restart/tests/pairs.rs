@@ -4,11 +4,16 @@
 //! These tests check single steps only. The one rule: a table names all inputs, in one order.
 
 use super::*;
+use crate::monitor::restart::WhyFailed;
 
 /// The wait after the next instant death, in seconds, in the tables. Before the step it was 4.
 const KEPT: u64 = 4;
 const FRESH: u64 = 1;
 const GROWN: u64 = 8;
+
+const FAULT: I = I::Fault { never_ready: false };
+const NEVER_READY: I = I::Fault { never_ready: true };
+const GROUP_FAILED: S = S::Failed { why: WhyFailed::Group };
 
 /// A row of a table: an input, the next state, the action, and the next wait.
 type Row = (I, S, Option<Action>, u64);
@@ -26,7 +31,7 @@ fn check(policy: &Policy, now: Instant, state: S, rows: &[Row]) {
 
 /// As `check`, with the default policy. The rows must be all inputs.
 #[track_caller]
-fn check_all(now: Instant, state: S, rows: [Row; 12]) {
+fn check_all(now: Instant, state: S, rows: [Row; 18]) {
     let inputs = rows.map(|(input, ..)| input);
     let all = [
         I::Start,
@@ -41,13 +46,19 @@ fn check_all(now: Instant, state: S, rows: [Row; 12]) {
         DONE_LEFT,
         I::GroupGone,
         I::Timeout,
+        I::Held,
+        I::Released,
+        FAULT,
+        NEVER_READY,
+        I::GiveUp,
+        I::Reset,
     ];
     assert_eq!(inputs, all);
     check(&Policy::default(), now, state, &rows);
 }
 
 fn stopping(since: Instant, kill_at: Instant, kills: u32, next: Next, leader: Leader) -> S {
-    S::Stopping { since, kill_at, kills, next, leader }
+    S::Stopping { since, step: 0, kill_at, kills, next, leader }
 }
 
 #[test]
@@ -71,6 +82,12 @@ fn every_pair_of_a_process_that_is_not_there() {
             (DONE_LEFT, S::Stopped, None, KEPT),
             (I::GroupGone, S::Stopped, None, KEPT),
             (I::Timeout, S::Stopped, None, KEPT),
+            (I::Held, S::Stopped, None, KEPT),
+            (I::Released, S::Stopped, None, KEPT),
+            (FAULT, S::Stopped, None, KEPT),
+            (NEVER_READY, S::Stopped, None, KEPT),
+            (I::GiveUp, S::Stopped, None, KEPT),
+            (I::Reset, S::Stopped, None, FRESH),
         ],
     );
     check_all(
@@ -89,6 +106,12 @@ fn every_pair_of_a_process_that_is_not_there() {
             (DONE_LEFT, S::Exited, None, KEPT),
             (I::GroupGone, S::Exited, None, KEPT),
             (I::Timeout, S::Exited, None, KEPT),
+            (I::Held, S::Exited, None, KEPT),
+            (I::Released, S::Exited, None, KEPT),
+            (FAULT, S::Exited, None, KEPT),
+            (NEVER_READY, S::Exited, None, KEPT),
+            (I::GiveUp, S::Exited, None, KEPT),
+            (I::Reset, S::Exited, None, FRESH),
         ],
     );
     check_all(
@@ -107,6 +130,12 @@ fn every_pair_of_a_process_that_is_not_there() {
             (DONE_LEFT, backing_off, KILL, GROWN),
             (I::GroupGone, S::Starting, None, KEPT),
             (I::Timeout, S::Starting, None, KEPT),
+            (I::Held, S::Waiting { since: now }, None, KEPT),
+            (I::Released, S::Starting, None, KEPT),
+            (FAULT, S::Starting, None, KEPT),
+            (NEVER_READY, S::Starting, None, KEPT),
+            (I::GiveUp, GROUP_FAILED, None, KEPT),
+            (I::Reset, S::Starting, None, FRESH),
         ],
     );
 }
@@ -136,6 +165,12 @@ fn every_pair_of_a_running_process() {
             (DONE_LEFT, clearing_up, KILL, FRESH),
             (I::GroupGone, running, None, KEPT),
             (I::Timeout, running, None, KEPT),
+            (I::Held, running, None, KEPT),
+            (I::Released, running, None, KEPT),
+            (FAULT, terminated(Next::Recover { instantly: false }), TERM, KEPT),
+            (NEVER_READY, terminated(Next::Recover { instantly: true }), TERM, KEPT),
+            (I::GiveUp, terminated(Next::Fail), TERM, KEPT),
+            (I::Reset, running, None, FRESH),
         ],
     );
 
@@ -158,6 +193,12 @@ fn every_pair_of_a_running_process() {
             (DONE_LEFT, backing_off, KILL, GROWN),
             (I::GroupGone, running, None, KEPT),
             (I::Timeout, running, None, KEPT),
+            (I::Held, running, None, KEPT),
+            (I::Released, running, None, KEPT),
+            (FAULT, terminated(Next::Recover { instantly: true }), TERM, KEPT),
+            (NEVER_READY, terminated(Next::Recover { instantly: true }), TERM, KEPT),
+            (I::GiveUp, terminated(Next::Fail), TERM, KEPT),
+            (I::Reset, running, None, FRESH),
         ],
     );
 }
@@ -183,11 +224,131 @@ fn every_pair_of_a_process_that_backs_off() {
             (DONE_LEFT, backing_off, None, KEPT),
             (I::GroupGone, backing_off, None, KEPT),
             (I::Timeout, backing_off, None, KEPT), // too early
+            (I::Held, backing_off, None, KEPT),
+            (I::Released, backing_off, None, KEPT),
+            (FAULT, backing_off, None, KEPT),
+            (NEVER_READY, backing_off, None, KEPT),
+            (I::GiveUp, GROUP_FAILED, None, KEPT),
+            (I::Reset, backing_off, None, FRESH),
         ],
     );
     for due in [until, until + secs(1)] {
         let rows = [(I::Timeout, S::Starting, SPAWN, KEPT)];
         check(&Policy::default(), due, backing_off, &rows);
+    }
+}
+
+#[test]
+fn every_pair_of_a_process_that_waits_for_others() {
+    let now = World::new(Policy::default()).now;
+    let waiting = S::Waiting { since: now };
+    check_all(
+        now + secs(1),
+        waiting,
+        [
+            (I::Start, waiting, None, KEPT),
+            (I::Stop, S::Stopped, None, KEPT),
+            (I::Restart, waiting, None, KEPT),
+            (I::Kill, S::Stopped, None, KEPT),
+            (I::Spawned, S::Running { since: now + secs(1) }, None, KEPT),
+            (I::SpawnFailed, waiting, None, KEPT),
+            (CRASH, waiting, None, KEPT),
+            (CRASH_LEFT, waiting, None, KEPT),
+            (DONE, waiting, None, KEPT),
+            (DONE_LEFT, waiting, None, KEPT),
+            (I::GroupGone, waiting, None, KEPT),
+            (I::Timeout, waiting, None, KEPT),
+            (I::Held, waiting, None, KEPT),
+            (I::Released, S::Starting, SPAWN, KEPT),
+            (FAULT, waiting, None, KEPT),
+            (NEVER_READY, waiting, None, KEPT),
+            (I::GiveUp, GROUP_FAILED, None, KEPT),
+            (I::Reset, waiting, None, FRESH),
+        ],
+    );
+}
+
+#[test]
+fn every_pair_of_a_process_that_has_failed() {
+    let now = World::new(Policy::default()).now;
+    let unwanted = stopping(now, now + secs(5), 0, Next::Stay, Leader::Alive);
+    for why in [WhyFailed::TooManyStarts, WhyFailed::FatalExit, WhyFailed::Group] {
+        let failed = S::Failed { why };
+        check_all(
+            now,
+            failed,
+            [
+                (I::Start, S::Starting, SPAWN, FRESH),
+                (I::Stop, S::Stopped, None, KEPT),
+                (I::Restart, S::Starting, SPAWN, FRESH),
+                (I::Kill, S::Stopped, None, KEPT),
+                (I::Spawned, unwanted, TERM, KEPT),
+                (I::SpawnFailed, failed, None, KEPT),
+                (CRASH, failed, None, KEPT),
+                (CRASH_LEFT, failed, None, KEPT),
+                (DONE, failed, None, KEPT),
+                (DONE_LEFT, failed, None, KEPT),
+                (I::GroupGone, failed, None, KEPT),
+                (I::Timeout, failed, None, KEPT),
+                (I::Held, failed, None, KEPT),
+                (I::Released, failed, None, KEPT),
+                (FAULT, failed, None, KEPT),
+                (NEVER_READY, failed, None, KEPT),
+                (I::GiveUp, failed, None, KEPT),
+                (I::Reset, S::Stopped, None, FRESH),
+            ],
+        );
+    }
+}
+
+#[test]
+fn every_pair_of_a_process_that_is_replaced_or_given_up() {
+    let since = World::new(Policy::default()).now;
+    let now = since + secs(1);
+    let kill_at = now + secs(2);
+    let alive = |next| stopping(since, kill_at, 0, next, Leader::Alive);
+    let gone = |next| stopping(since, kill_at, 0, next, Leader::Gone);
+    let killed = |next, leader| stopping(since, now + secs(1), 1, next, leader);
+    let backing_off = S::BackingOff { since: now, until: now + secs(4) };
+    for (next, end, taken_back) in [
+        (Next::Recover { instantly: true }, (backing_off, None, GROWN), KEPT),
+        (Next::Recover { instantly: false }, (S::Starting, SPAWN, FRESH), KEPT),
+        (Next::Fail, (GROUP_FAILED, None, KEPT), FRESH),
+    ] {
+        for (state, leader) in [(alive(next), Leader::Alive), (gone(next), Leader::Gone)] {
+            let with = |next| stopping(since, kill_at, 0, next, leader);
+            let (end_state, end_action, end_delay) = end;
+            let (group_gone, spawned) = match leader {
+                Leader::Alive => ((I::GroupGone, state, None, KEPT), (I::Spawned, state, None, KEPT)),
+                Leader::Gone => {
+                    ((I::GroupGone, end_state, end_action, end_delay), (I::Spawned, alive(next), TERM, KEPT))
+                }
+            };
+            check_all(
+                now,
+                state,
+                [
+                    (I::Start, with(Next::Start), None, taken_back),
+                    (I::Stop, with(Next::Stay), None, KEPT),
+                    (I::Restart, with(Next::Start), None, taken_back),
+                    (I::Kill, killed(Next::Stay, leader), KILL, KEPT),
+                    spawned,
+                    (I::SpawnFailed, state, None, KEPT),
+                    (CRASH, end_state, end_action, end_delay),
+                    (CRASH_LEFT, gone(next), None, KEPT),
+                    (DONE, end_state, end_action, end_delay),
+                    (DONE_LEFT, gone(next), None, KEPT),
+                    group_gone,
+                    (I::Timeout, state, None, KEPT), // too early
+                    (I::Held, state, None, KEPT),
+                    (I::Released, state, None, KEPT),
+                    (FAULT, state, None, KEPT),
+                    (NEVER_READY, state, None, KEPT),
+                    (I::GiveUp, with(Next::Fail), None, KEPT),
+                    (I::Reset, state, None, FRESH),
+                ],
+            );
+        }
     }
 }
 
@@ -215,6 +376,12 @@ fn every_pair_of_a_process_that_was_terminated() {
             (DONE_LEFT, gone(Next::Stay), None, KEPT),
             (I::GroupGone, alive(Next::Stay), None, KEPT),
             (I::Timeout, alive(Next::Stay), None, KEPT), // too early
+            (I::Held, alive(Next::Stay), None, KEPT),
+            (I::Released, alive(Next::Stay), None, KEPT),
+            (FAULT, alive(Next::Stay), None, KEPT),
+            (NEVER_READY, alive(Next::Stay), None, KEPT),
+            (I::GiveUp, alive(Next::Stay), None, KEPT),
+            (I::Reset, alive(Next::Stay), None, FRESH),
         ],
     );
     check_all(
@@ -233,6 +400,12 @@ fn every_pair_of_a_process_that_was_terminated() {
             (DONE_LEFT, gone(Next::Start), None, KEPT),
             (I::GroupGone, alive(Next::Start), None, KEPT),
             (I::Timeout, alive(Next::Start), None, KEPT), // too early
+            (I::Held, alive(Next::Start), None, KEPT),
+            (I::Released, alive(Next::Start), None, KEPT),
+            (FAULT, alive(Next::Start), None, KEPT),
+            (NEVER_READY, alive(Next::Start), None, KEPT),
+            (I::GiveUp, alive(Next::Fail), None, KEPT),
+            (I::Reset, alive(Next::Start), None, FRESH),
         ],
     );
     check_all(
@@ -251,6 +424,12 @@ fn every_pair_of_a_process_that_was_terminated() {
             (DONE_LEFT, gone(Next::Stay), None, KEPT),
             (I::GroupGone, S::Stopped, None, KEPT),
             (I::Timeout, gone(Next::Stay), None, KEPT), // too early
+            (I::Held, gone(Next::Stay), None, KEPT),
+            (I::Released, gone(Next::Stay), None, KEPT),
+            (FAULT, gone(Next::Stay), None, KEPT),
+            (NEVER_READY, gone(Next::Stay), None, KEPT),
+            (I::GiveUp, gone(Next::Stay), None, KEPT),
+            (I::Reset, gone(Next::Stay), None, FRESH),
         ],
     );
     check_all(
@@ -269,6 +448,12 @@ fn every_pair_of_a_process_that_was_terminated() {
             (DONE_LEFT, gone(Next::Start), None, KEPT),
             (I::GroupGone, S::Starting, SPAWN, KEPT),
             (I::Timeout, gone(Next::Start), None, KEPT), // too early
+            (I::Held, gone(Next::Start), None, KEPT),
+            (I::Released, gone(Next::Start), None, KEPT),
+            (FAULT, gone(Next::Start), None, KEPT),
+            (NEVER_READY, gone(Next::Start), None, KEPT),
+            (I::GiveUp, gone(Next::Fail), None, KEPT),
+            (I::Reset, gone(Next::Start), None, FRESH),
         ],
     );
     for due in [kill_at, kill_at + secs(1)] {
@@ -305,6 +490,12 @@ fn every_pair_of_a_process_that_was_killed() {
             (DONE_LEFT, gone(Next::Stay), None, KEPT),
             (I::GroupGone, alive(Next::Stay), None, KEPT),
             (I::Timeout, alive(Next::Stay), None, KEPT), // too early
+            (I::Held, alive(Next::Stay), None, KEPT),
+            (I::Released, alive(Next::Stay), None, KEPT),
+            (FAULT, alive(Next::Stay), None, KEPT),
+            (NEVER_READY, alive(Next::Stay), None, KEPT),
+            (I::GiveUp, alive(Next::Stay), None, KEPT),
+            (I::Reset, alive(Next::Stay), None, FRESH),
         ],
     );
     check_all(
@@ -323,6 +514,12 @@ fn every_pair_of_a_process_that_was_killed() {
             (DONE_LEFT, gone(Next::Start), None, KEPT),
             (I::GroupGone, alive(Next::Start), None, KEPT),
             (I::Timeout, alive(Next::Start), None, KEPT), // too early
+            (I::Held, alive(Next::Start), None, KEPT),
+            (I::Released, alive(Next::Start), None, KEPT),
+            (FAULT, alive(Next::Start), None, KEPT),
+            (NEVER_READY, alive(Next::Start), None, KEPT),
+            (I::GiveUp, alive(Next::Fail), None, KEPT),
+            (I::Reset, alive(Next::Start), None, FRESH),
         ],
     );
     check_all(
@@ -341,6 +538,12 @@ fn every_pair_of_a_process_that_was_killed() {
             (DONE_LEFT, gone(Next::Stay), None, KEPT),
             (I::GroupGone, S::Stopped, None, KEPT),
             (I::Timeout, gone(Next::Stay), None, KEPT), // too early
+            (I::Held, gone(Next::Stay), None, KEPT),
+            (I::Released, gone(Next::Stay), None, KEPT),
+            (FAULT, gone(Next::Stay), None, KEPT),
+            (NEVER_READY, gone(Next::Stay), None, KEPT),
+            (I::GiveUp, gone(Next::Stay), None, KEPT),
+            (I::Reset, gone(Next::Stay), None, FRESH),
         ],
     );
     check_all(
@@ -359,6 +562,12 @@ fn every_pair_of_a_process_that_was_killed() {
             (DONE_LEFT, gone(Next::Start), None, KEPT),
             (I::GroupGone, S::Starting, SPAWN, KEPT),
             (I::Timeout, gone(Next::Start), None, KEPT), // too early
+            (I::Held, gone(Next::Start), None, KEPT),
+            (I::Released, gone(Next::Start), None, KEPT),
+            (FAULT, gone(Next::Start), None, KEPT),
+            (NEVER_READY, gone(Next::Start), None, KEPT),
+            (I::GiveUp, gone(Next::Fail), None, KEPT),
+            (I::Reset, gone(Next::Start), None, FRESH),
         ],
     );
     for due in [kill_at, kill_at + secs(1)] {

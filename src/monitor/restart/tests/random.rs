@@ -36,11 +36,7 @@ impl Random {
 
 /// Checks what holds in every state.
 fn check_state(it: &Lifecycle) {
-    let has_deadline = match it.state() {
-        S::BackingOff { .. } => true,
-        S::Stopping { .. } => true,
-        S::Stopped | S::Starting | S::Running { .. } | S::Exited => false,
-    };
+    let has_deadline = matches!(it.state(), S::BackingOff { .. } | S::Stopping { .. });
     assert_eq!(it.deadline().is_some(), has_deadline);
     assert!(it.delay >= it.policy.min_restart_delay);
     assert!(it.delay <= it.policy.max_restart_delay);
@@ -80,7 +76,7 @@ fn step(it: &mut Lifecycle, now: Instant, input: I, kernel: &mut Kernel, random:
     let runs = match it.state() {
         S::Running { .. } => true,
         S::Stopping { leader, .. } => leader == Leader::Alive,
-        S::Stopped | S::Starting | S::BackingOff { .. } | S::Exited => false,
+        _ => false,
     };
     assert_eq!(runs, kernel.alive, "{:?}", it.state());
     if it.state() == S::Stopped {

@@ -1,0 +1,76 @@
+//! The socket on which the tree of a child tells its state, and the proof that a message comes from
+//! that tree.
+//!
+//! It reports nothing, because the reactor does that. The one rule: who sends is what the kernel
+//! says, and a number is believed only as long as it certainly belongs to the sender.
+
+use std::ffi::OsStr;
+use std::io;
+use std::os::fd::AsFd;
+
+use mio::Interest;
+
+use super::child::Child;
+use super::table;
+use crate::notify::{NotifySocket, Received};
+use crate::slab::Key;
+use crate::sources::{Source, Sources};
+use crate::sys;
+
+/// The longest chain of parents from a sender to the child.
+const GENERATIONS: u32 = 32;
+
+/// The socket of a child.
+#[derive(Debug)]
+pub(crate) struct Inbox {
+    pub(crate) socket: NotifySocket,
+    pub(crate) source: Key,
+    /// Whether it is on the ready list.
+    pub(crate) queued: bool,
+}
+
+impl Inbox {
+    pub(super) fn open(process: Key, sources: &mut Sources) -> io::Result<Box<Self>> {
+        let socket = NotifySocket::open()?;
+        let source = sources.register(socket.as_fd(), Interest::READABLE, Source::Notify { process })?;
+        Ok(Box::new(Self { socket, source, queued: false }))
+    }
+
+    pub(super) fn address(&self) -> &OsStr {
+        self.socket.address()
+    }
+}
+
+impl Child {
+    /// Tells whether the sender of a message is the child, or belongs to its tree.
+    pub(crate) fn is_sender(&self, message: &Received<'_>) -> bool {
+        let Some(pid) = message.pid.filter(|_| message.complete) else { return false };
+        if pid == self.pid {
+            return self.holds_number();
+        }
+        let pidfd = message.pidfd.as_ref();
+        if pidfd.is_none() && message.has_pidfds {
+            // It is gone, so its number proves nothing.
+            return false;
+        }
+        if let Some(cgroup) = &self.cgroup {
+            if pidfd.is_some_and(|pidfd| cgroup.has_id_of(pidfd)) {
+                return true;
+            }
+        }
+        // The numbers of the child and of its group are its own as long as it is not reaped.
+        let is_found = self.holds_number()
+            && (self.leads && sys::signal::group_of(pid) == Some(self.pid)
+                || self.cgroup.as_ref().is_some_and(|cgroup| cgroup.has(pid))
+                || table::descends(pid, self.pid, GENERATIONS));
+        // If the sender still has its number, it had it all the time.
+        is_found && pidfd.is_none_or(sys::pidfd::is_unreaped)
+    }
+
+    /// Closes the socket.
+    pub(crate) fn close_inbox(&mut self, sources: &mut Sources) {
+        if let Some(inbox) = self.inbox.take() {
+            sources.forget(inbox.source);
+        }
+    }
+}

@@ -1,0 +1,305 @@
+//! Tests the limits of a run: each one ends a program that was made for it, with its own reason, and
+//! nothing of the tree is left.
+//!
+//! The one rule: a limit that cannot be had is refused, and nothing is started.
+
+#![cfg(target_os = "linux")]
+
+mod util;
+
+#[path = "util/apart.rs"]
+mod apart;
+#[path = "util/cgroups.rs"]
+mod cgroups;
+#[path = "util/programs.rs"]
+mod programs;
+
+use std::fs;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use apart::expect_apart_in;
+use cgroups::{MOUNTED, Part, can_mount};
+use childminder::{
+    Command, Contain, Covers, EndedBy, Event, Finished, Limits, Reactor, Remains, RunError, RunMany, RunToEnd, Stage,
+    Stdio,
+};
+use programs::program;
+use util::{WATCHDOG, now, sh};
+
+const SECOND: Duration = Duration::from_secs(1);
+
+fn limits(set: impl FnOnce(&mut Limits)) -> Limits {
+    let mut limits = Limits::default();
+    set(&mut limits);
+    limits
+}
+
+/// Runs a test in a process that has a part of the hierarchy for itself. The controllers are on for
+/// the part, if the hierarchy has them.
+#[track_caller]
+fn in_a_cgroup(name: &str, test: impl FnOnce(&Part)) {
+    if !can_mount() {
+        return;
+    }
+    expect_apart_in(&MOUNTED, name, || {
+        for controller in ["memory", "pids", "io"] {
+            let _ = fs::write("/mnt/cgroup.subtree_control", format!("+{controller}"));
+        }
+        let part = Part::new();
+        test(&part);
+        assert_eq!(part.homes(), [] as [PathBuf; 0], "a directory is left");
+    });
+}
+
+/// Whether the version 2 hierarchy of this machine has a controller. If not, it records that a part
+/// of a test is left out.
+#[track_caller]
+fn has(part: &Part, controller: &str) -> bool {
+    let known = fs::read_to_string(part.0.join("cgroup.controllers")).unwrap();
+    let has = known.split_whitespace().any(|known| known == controller);
+    if !has {
+        util::left_out(&format!("the controller {controller} is not available in version 2"));
+    }
+    has
+}
+
+/// Runs the commands in cgroups below the part, and returns the results in the order of the
+/// commands.
+#[track_caller]
+fn run(part: &Part, limits: Limits, commands: Vec<Command>) -> Vec<Finished> {
+    let mut reactor = Reactor::new().unwrap();
+    reactor.set_cgroup_parent(&part.0);
+    let commands = commands.into_iter().map(|mut command| {
+        command.contain(Contain::Cgroup);
+        command
+    });
+    let mut many = RunMany::new(commands).jobs(2).limits(limits).kill_time(2 * SECOND);
+    let (mut finished, end) = (Vec::new(), now() + WATCHDOG);
+    many.start(&mut reactor);
+    while !many.is_over() {
+        assert!(now() < end, "the runs do not end");
+        reactor.turn(Some(SECOND), |reactor, event| _ = many.handle(reactor, &event)).unwrap();
+        finished.extend(std::iter::from_fn(|| many.next_finished()));
+    }
+    assert!(part.is_empty(), "a process is left");
+    finished.sort_by_key(|finished| finished.index);
+    finished
+}
+
+#[track_caller]
+fn reasons(finished: &[Finished]) -> Vec<EndedBy> {
+    let output = |finished: &Finished| finished.result.as_ref().expect("a run").ended_by;
+    finished.iter().map(output).collect()
+}
+
+#[test]
+fn a_run_without_limits_tells_how_it_ended() {
+    let output = |script: &str| RunToEnd::new(&sh(script)).run().unwrap();
+    assert_eq!(output("exit 3").ended_by, EndedBy::Exit);
+    assert_eq!(output("kill -SEGV $$").ended_by, EndedBy::Signal);
+}
+
+#[test]
+fn the_wall_time_ends_a_sleeper_and_its_tree() {
+    let limits = limits(|it| it.wall_time = Some(Duration::from_millis(50)));
+    let output = RunToEnd::new(&sh("sleep 1000 & sleep 1000")).limits(limits).run().unwrap();
+    assert_eq!((output.ended_by, output.exit.signal()), (EndedBy::WallTime, Some(libc::SIGTERM)));
+    assert!(output.timed_out && output.remains == Remains::Nobody, "{output:?}");
+}
+
+#[test]
+fn what_does_not_stop_is_killed() {
+    let limits = limits(|it| it.output = Some(0));
+    // It ignores the signal by the time that it reaches the limit.
+    let stubborn = sh("trap '' TERM; echo ready; while :; do sleep 0.01; done");
+    let output = RunToEnd::new(&stubborn).limits(limits).kill_time(Duration::from_millis(50)).run().unwrap();
+    assert_eq!((output.ended_by, output.exit.signal()), (EndedBy::Output, Some(libc::SIGKILL)));
+}
+
+#[test]
+fn the_output_limit_ends_a_flood() {
+    let limits = limits(|it| it.output = Some(100_000));
+    let flood = sh("yes & yes >&2 & wait");
+    let output = RunToEnd::new(&flood).limits(limits).output_limit(10).run().unwrap();
+    assert_eq!((output.ended_by, output.stdout.len()), (EndedBy::Output, 10));
+    assert!(output.stdout_dropped + output.stderr_dropped > 99_000, "{output:?}");
+    // Exactly the limit is no more than the limit.
+    let output = RunToEnd::new(&sh("head -c 100000 /dev/zero")).limits(limits).run().unwrap();
+    assert_eq!((output.ended_by, output.stdout.len()), (EndedBy::Exit, 100_000));
+}
+
+#[test]
+fn a_limit_that_cannot_be_had_is_refused_before_anything_starts() {
+    let folder = util::TempDir::new("refused");
+    let witness = folder.0.join("it-ran");
+    let command = |contain| {
+        let mut command = Command::new("touch");
+        command.arg(&witness).contain(contain);
+        command
+    };
+    let all: [Limits; 4] = [
+        limits(|it| it.cpu_time = Some(SECOND)),
+        limits(|it| it.soft_cpu_time = Some(SECOND)),
+        limits(|it| it.memory = Some(1 << 30)),
+        limits(|it| it.processes = Some(10)),
+    ];
+    for limits in all {
+        match RunToEnd::new(&command(Contain::Group)).limits(limits).run() {
+            Err(RunError::Spawn(error)) => {
+                assert_eq!(error.stage(), Stage::Limit);
+                assert!(error.to_string().contains("it needs a cgroup (the command asks for no cgroup"), "{error}");
+            }
+            other => panic!("{other:?}"),
+        }
+        let mut reactor = Reactor::new().unwrap();
+        reactor.set_cgroup_parent("/no/such/directory");
+        let mut many = RunMany::new([command(Contain::Auto)]).limits(limits);
+        many.start(&mut reactor);
+        match many.next_finished().map(|finished| finished.result) {
+            Some(Err(RunError::Spawn(error))) => {
+                assert_eq!(error.stage(), Stage::Limit);
+                assert!(error.to_string().contains("cannot use /no/such/directory"), "{error}");
+            }
+            other => panic!("{other:?}"),
+        }
+        assert!(many.is_over());
+    }
+    assert!(!witness.exists());
+}
+
+#[test]
+fn a_missing_controller_is_named() {
+    in_a_cgroup("a_missing_controller_is_named", |part| {
+        let mut reactor = Reactor::new().unwrap();
+        reactor.set_cgroup_parent(&part.0);
+        for (controller, mut command) in [("memory", sh("exit")), ("pids", sh("exit"))] {
+            if fs::read_to_string(part.0.join("cgroup.controllers")).unwrap().contains(controller) {
+                continue;
+            }
+            command.contain(Contain::Auto);
+            let command = if controller == "memory" { command.memory_limit(1 << 30) } else { command.process_limit(9) };
+            let error = reactor.spawn_process(command).unwrap_err();
+            assert_eq!(error.stage(), Stage::Limit);
+            assert!(error.to_string().contains(&format!("the controller `{controller}` is not available")), "{error}");
+        }
+        assert!(part.cgroups().is_empty() && part.is_empty());
+    });
+}
+
+#[test]
+fn the_cpu_time_ends_four_threads() {
+    in_a_cgroup("the_cpu_time_ends_four_threads", |part| {
+        let finished = run(part, limits(|it| it.cpu_time = Some(SECOND)), vec![program("burn 4")]);
+        let output = finished[0].result.as_ref().unwrap();
+        assert_eq!((output.ended_by, output.exit.signal()), (EndedBy::CpuTime, Some(libc::SIGKILL)));
+        let cpu = output.used.cpu_time().unwrap();
+        println!("{:?} of CPU, {:?} of wall", cpu.value, output.exit.wall_time);
+        assert_eq!(cpu.covers, Covers::Tree);
+        // A busy machine delays the timer.
+        assert!(cpu.value >= SECOND && cpu.value < 2 * SECOND, "{cpu:?}");
+    });
+}
+
+#[test]
+fn the_soft_cpu_time_lets_a_program_write_its_result() {
+    in_a_cgroup("the_soft_cpu_time_lets_a_program_write_its_result", |part| {
+        let limits = limits(|it| (it.soft_cpu_time, it.cpu_time) = (Some(SECOND / 5), Some(SECOND)));
+        let polite = sh("trap 'echo result; exit 7' TERM; while :; do :; done");
+        let stubborn = sh("trap '' TERM; while :; do :; done");
+        let finished = run(part, limits, vec![polite, stubborn]);
+        assert_eq!(reasons(&finished), [EndedBy::SoftCpuTime, EndedBy::CpuTime]);
+        let output = finished[0].result.as_ref().unwrap();
+        assert_eq!((output.exit.code(), &output.stdout[..]), (Some(7), &b"result\n"[..]));
+    });
+}
+
+/// A daemon burns the time, and the leader sleeps.
+#[test]
+fn the_cpu_time_of_a_daemon_counts() {
+    in_a_cgroup("the_cpu_time_of_a_daemon_counts", |part| {
+        let daemon = sh("(setsid sh -c 'while :; do :; done' &); exec sleep 1000");
+        let finished = run(part, limits(|it| it.cpu_time = Some(SECOND / 5)), vec![daemon]);
+        assert_eq!(reasons(&finished), [EndedBy::CpuTime]);
+    });
+}
+
+#[test]
+fn a_sleeper_with_a_cpu_limit_wakes_nobody_often() {
+    in_a_cgroup("a_sleeper_with_a_cpu_limit_wakes_nobody_often", |part| {
+        let before = switches();
+        let finished = run(part, limits(|it| it.cpu_time = Some(10 * SECOND)), vec![sh("sleep 1")]);
+        assert_eq!(reasons(&finished), [EndedBy::Exit]);
+        let wakes = switches() - before;
+        assert!(wakes < 30, "{wakes} wake-ups");
+    });
+}
+
+/// How often this thread has waited.
+fn switches() -> u64 {
+    util::status_field("thread-self", "voluntary_ctxt_switches").parse().unwrap()
+}
+
+#[test]
+fn too_much_memory_ends_the_tree() {
+    in_a_cgroup("too_much_memory_ends_the_tree", |part| {
+        if !has(part, "memory") {
+            return;
+        }
+        let limits = limits(|it| it.memory = Some(64 << 20));
+        let in_a_child = sh("sh -c 'exec sleep 1000' & \"$0\" \"$@\"; wait");
+        let greedy = program("touch 200");
+        let child = programs::after(in_a_child, &greedy);
+        let finished = run(part, limits, vec![greedy, child, program("touch 10")]);
+        assert_eq!(reasons(&finished), [EndedBy::Memory, EndedBy::Memory, EndedBy::Exit]);
+        for finished in &finished {
+            let peak = finished.result.as_ref().unwrap().used.peak_memory.unwrap();
+            assert!(peak.covers == Covers::Tree && peak.value <= 64 << 20, "{peak:?}");
+        }
+    });
+}
+
+#[test]
+fn a_fork_bomb_ends() {
+    in_a_cgroup("a_fork_bomb_ends", |part| {
+        if !has(part, "pids") {
+            return;
+        }
+        let bomb = sh("b() { b | b & }; b; sleep 1000");
+        let modest = sh("sleep 0 & sleep 0 & wait");
+        let finished = run(part, limits(|it| it.processes = Some(20)), vec![bomb, modest]);
+        assert_eq!(reasons(&finished), [EndedBy::Processes, EndedBy::Exit]);
+        let peak = finished[0].result.as_ref().unwrap().used.peak_processes.unwrap();
+        assert_eq!((peak.value, peak.covers), (20, Covers::Tree));
+    });
+}
+
+/// An event tells the host of a plain spawn, once.
+#[test]
+fn the_limit_of_processes_is_an_event() {
+    in_a_cgroup("the_limit_of_processes_is_an_event", |part| {
+        if !has(part, "pids") {
+            return;
+        }
+        let mut reactor = Reactor::new().unwrap();
+        reactor.set_cgroup_parent(&part.0);
+        let mut command = sh("for i in 1 2 3 4 5 6; do sleep 1000 & done; sleep 1000");
+        command.stderr(Stdio::null()).contain(Contain::Cgroup).process_limit(4);
+        let id = reactor.spawn_process(&command).unwrap();
+        let (mut told, mut gone, end) = (0, false, now() + WATCHDOG);
+        while !gone {
+            assert!(now() < end);
+            let turned = reactor.turn(Some(SECOND), |reactor, event| match event {
+                Event::ProcessLimit { process } => {
+                    assert_eq!(process, id);
+                    told += 1;
+                    reactor.tree(id).unwrap().kill().unwrap();
+                }
+                Event::TreeGone { .. } => gone = true,
+                _ => {}
+            });
+            turned.unwrap();
+        }
+        assert_eq!(told, 1);
+    });
+}

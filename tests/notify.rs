@@ -1,0 +1,463 @@
+//! Tests what processes say of their state on their `NOTIFY_SOCKET`, with programs that say it, and
+//! with other programs that have no right to.
+//!
+//! The one rule: a message that is counted as refused changes nothing else.
+
+#![cfg(target_os = "linux")]
+
+mod util;
+
+#[path = "util/apart.rs"]
+mod apart;
+#[path = "util/cgroups.rs"]
+mod cgroups;
+#[path = "util/speaker.rs"]
+mod speaker;
+
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::net::{SocketAddr, UnixDatagram};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use apart::{expect_apart, expect_apart_in};
+use cgroups::{MOUNTED, Part, can_mount};
+use childminder::{Command, Contain, Event, Notice, ProcessId, Stdio, Watchdog};
+use speaker::{send, speaker, words};
+use util::{COMBINATIONS, TempDir, World, needs_root, on_all_combinations, open_fds, sh};
+
+mod children {
+    /// The program that speaks, for the children of the tests.
+    #[test]
+    fn speaker() {
+        super::speaker::run();
+    }
+}
+
+const NOBODY: u32 = 65_534;
+
+/// What was said and what was refused, for one process each.
+#[derive(Debug, Default)]
+struct Heard {
+    notices: Vec<(ProcessId, Notice)>,
+    refused: Vec<(ProcessId, Option<u32>, usize)>,
+}
+
+impl Heard {
+    fn note(&mut self, event: &Event<'_>) {
+        match *event {
+            Event::Notified { process, notice } => self.notices.push((process, notice.clone())),
+            Event::NotifyRefused { process, pid, count } => self.refused.push((process, pid, count)),
+            _ => {}
+        }
+    }
+
+    fn statuses(&self) -> Vec<&str> {
+        self.notices.iter().filter_map(|(_, notice)| notice.status.as_deref()).collect()
+    }
+
+    fn is_ready(&self, id: ProcessId) -> bool {
+        self.notices.iter().any(|(process, notice)| *process == id && notice.ready)
+    }
+
+    fn count(&self) -> usize {
+        self.refused.iter().map(|(_, _, count)| count).sum()
+    }
+}
+
+/// Takes turns until the process has ended.
+#[track_caller]
+fn hear(world: &mut World, id: ProcessId) -> Heard {
+    let mut heard = Heard::default();
+    world.until_with(|_, event| heard.note(event), |log| log.ended(id));
+    heard
+}
+
+#[track_caller]
+fn hear_until(world: &mut World, heard: &mut Heard, mut wanted: impl FnMut(&Heard) -> bool) {
+    let end = util::now() + util::WATCHDOG;
+    while !wanted(heard) {
+        assert!(util::now() < end, "nothing came of it: {heard:?}");
+        world.turn_with(Duration::from_millis(50), |_, event| heard.note(event));
+    }
+}
+
+/// Waits without a turn until this process is gone, or a zombie.
+#[track_caller]
+fn until_dead(pid: u32) {
+    let end = util::now() + util::WATCHDOG;
+    let is_alive = || {
+        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"));
+        stat.is_ok_and(|stat| !stat.rsplit(')').next().is_some_and(|rest| rest.starts_with(" Z")))
+    };
+    while is_alive() {
+        assert!(util::now() < end, "it lives");
+        std::thread::yield_now();
+    }
+}
+
+/// Starts a shell that prints the address and waits. Returns the address.
+#[track_caller]
+fn start_quiet(world: &mut World) -> (ProcessId, String) {
+    let mut command = sh("echo at $NOTIFY_SOCKET; read x");
+    command.stdin(Stdio::piped()).notify(true);
+    let id = world.spawn(&command);
+    world.until_said(id, 1, "\n");
+    let address = world.log.text(id, 1).trim().trim_start_matches("at ").to_owned();
+    (id, address)
+}
+
+on_all_combinations! {
+    fn the_process_itself_is_heard(world: &mut World) {
+        let steps = ["say STATUS=starting", "say READY=1;STATUS=open;MAINPID=7", "say WATCHDOG=1;UNKNOWN=1", "say OTHER=1", "say STOPPING=1;ERRNO=2"];
+        let id = world.spawn(&speaker(&steps));
+        let heard = hear(world, id);
+        assert!(world.log.exit(id).unwrap().success());
+        assert_eq!(heard.refused, []);
+        assert_eq!(heard.statuses(), ["starting", "open"]);
+        let [_, (_, open), (_, alive), (_, stopping)] = &heard.notices[..] else { panic!("{heard:?}") };
+        assert!(open.ready && open.main_pid == Some(7) && !open.stopping);
+        assert_eq!(alive.watchdog, Some(Watchdog::Alive));
+        assert!(stopping.stopping && stopping.errno == Some(2));
+    }
+
+    // The messages of a process that is a zombie by now come before its exit.
+    fn the_last_words_come_before_the_exit(world: &mut World) {
+        let id = world.spawn(&speaker(&["say READY=1", "say STATUS=last"]));
+        until_dead(world.process(id).pid().unwrap());
+        let mut heard = Heard::default();
+        let mut at_exit = 0;
+        let hook = |_: &mut _, event: &Event<'_>| {
+            heard.note(event);
+            if matches!(event, Event::Exited { .. }) {
+                at_exit = heard.notices.len();
+            }
+        };
+        world.until_with(hook, |log| log.ended(id));
+        assert_eq!((heard.statuses(), at_exit), (vec!["last"], 2));
+        assert_eq!(heard.refused, []);
+    }
+
+    fn a_child_of_its_group_is_heard(world: &mut World) {
+        let script = format!("{} & wait", words(&["say READY=1", "barrier"]));
+        let id = world.spawn(sh(&script).notify(true));
+        let heard = hear(world, id);
+        assert!(heard.is_ready(id) && heard.refused.is_empty(), "{heard:?}");
+        assert!(world.log.text(id, 1).contains("answered"));
+    }
+
+    // A session of its own is outside of the group, but its parents lead to the process.
+    fn a_descendant_is_heard(world: &mut World) {
+        let script = format!("setsid -w {}; :", words(&["say READY=1", "barrier"]));
+        let id = world.spawn(sh(&script).notify(true));
+        let heard = hear(world, id);
+        assert!(heard.is_ready(id) && heard.refused.is_empty(), "{heard:?}");
+    }
+
+    // Nothing but a cgroup leads from a daemon to the process that has started it.
+    fn a_daemon_is_refused_without_a_cgroup(world: &mut World) {
+        let script = format!("(setsid {} >/dev/null 2>&1 &); read x", words(&["say READY=1", "barrier"]));
+        let mut command = sh(&script);
+        let id = world.spawn(command.stdin(Stdio::piped()).notify(true));
+        let mut heard = Heard::default();
+        hear_until(world, &mut heard, |heard| heard.count() == 2);
+        assert_eq!(heard.notices, []);
+        world.process(id).close_stdin();
+        world.until_ended(id);
+    }
+
+    // What is left of a sender that was reaped is its number, which proves nothing.
+    fn a_sender_that_is_gone_is_refused(world: &mut World) {
+        let dir = TempDir::new("gone");
+        let id = start_with_reaped_speaker(world, &dir, sh);
+        let mut heard = Heard::default();
+        hear_until(world, &mut heard, |heard| heard.count() > 0);
+        assert_eq!((heard.notices.len(), heard.count()), (0, 1));
+        world.process(id).close_stdin();
+        world.until_ended(id);
+    }
+
+    fn a_foreign_process_is_refused(world: &mut World) {
+        let (id, address) = start_quiet(world);
+        send(&address, b"READY=1", &[]);
+        send(&address, b"WATCHDOG=1\nSTATUS=taken over", &[]);
+        let mut heard = Heard::default();
+        hear_until(world, &mut heard, |heard| heard.count() == 2);
+        assert!(heard.refused.iter().all(|(process, pid, _)| *process == id && *pid == Some(std::process::id())));
+        assert_eq!(heard.notices, []);
+        world.process(id).close_stdin();
+        assert_eq!(hear(world, id).count(), 0);
+        // The socket is gone with the process.
+        let name = address.strip_prefix('@').unwrap();
+        let gone = UnixDatagram::unbound().unwrap().connect_addr(&SocketAddr::from_abstract_name(name).unwrap());
+        assert_eq!(gone.unwrap_err().raw_os_error(), Some(libc::ECONNREFUSED));
+    }
+
+    // Another process of the same reactor is a stranger, too.
+    fn a_sibling_is_refused(world: &mut World) {
+        let (id, address) = start_quiet(world);
+        let mut sibling = sh(&format!("NOTIFY_SOCKET={address} {}", words(&["say READY=1", "barrier"])));
+        let other = world.spawn(sibling.notify(true));
+        let heard = hear(world, other);
+        // Even a refused barrier is answered, so that nobody waits for ever.
+        assert_eq!((heard.notices.len(), heard.count()), (0, 2), "{heard:?}");
+        assert!(heard.refused.iter().all(|(process, ..)| *process == id));
+        world.process(id).close_stdin();
+        world.until_ended(id);
+    }
+
+    fn another_user_is_heard(world: &mut World) {
+        if !needs_root() {
+            return;
+        }
+        let own = std::env::current_exe().unwrap();
+        let dir = TempDir::new("speaker");
+        // The user may not enter the folder of the test itself.
+        let copy = std::path::Path::new("/tmp").join(format!("{}-{}", dir.0.file_name().unwrap().to_string_lossy(), "speaker"));
+        let _copy = Copy::of(&own, &copy);
+        let mut command = Command::new(&copy);
+        let speaks = speaker(&["say READY=1", "barrier"]);
+        command.args(speaks.get_args()).env("CHILDMINDER_TEST_STEPS", "say READY=1|barrier");
+        command.uid(NOBODY).current_dir("/").notify(true);
+        let id = world.spawn(&command);
+        let heard = hear(world, id);
+        assert!(heard.is_ready(id) && heard.refused.is_empty(), "{heard:?} {}", world.log.text(id, 2));
+    }
+
+    fn too_long_a_message_is_refused(world: &mut World) {
+        let id = world.spawn(&speaker(&["long 4096", "long 4097", "long 100000", "say STATUS=short"]));
+        let heard = hear(world, id);
+        assert_eq!((heard.statuses(), heard.count()), (vec!["short"], 2));
+    }
+
+    // The host's own variables do not reach the child, even if its command sets them.
+    fn the_variables(world: &mut World) {
+        let mut command = sh("echo \"$NOTIFY_SOCKET,$WATCHDOG_USEC,$WATCHDOG_PID,$(env | grep -c NOTIFY_SOCKET)\"");
+        command.env("NOTIFY_SOCKET", "/of/the/host").env("WATCHDOG_USEC", "7").env("WATCHDOG_PID", "1");
+        assert_eq!(world.output(&command), "/of/the/host,7,1,1\n");
+        command.notify(true);
+        let said = world.output(&command);
+        assert!(said.starts_with("@childminder-") && said.ends_with(",,,1\n"), "{said}");
+        command.watchdog(Duration::from_millis(2500));
+        assert!(world.output(&command).ends_with(",2500000,,1\n"));
+        command.notify(false);
+        assert_eq!(world.output(&command), "/of/the/host,7,1,1\n");
+    }
+}
+
+// The descriptors of a message are closed, and a message with too many of them is dropped.
+#[test]
+fn descriptors_are_closed() {
+    alone("descriptors_are_closed", |world| {
+        let id = world
+            .spawn(speaker(&["send 3", "send 16", "send 17", "say READY=1", "barrier", "wait"]).stdin(Stdio::piped()));
+        let mut heard = Heard::default();
+        hear_until(world, &mut heard, |heard| heard.is_ready(id));
+        let before = open_fds().len();
+        assert_eq!(heard.statuses(), ["with descriptors", "with descriptors"]);
+        assert_eq!(heard.count(), 1);
+        world.until_said(id, 1, "answered");
+        assert!(open_fds().len() <= before, "they are open");
+        world.process(id).close_stdin();
+        world.until_ended(id);
+    });
+}
+
+// A spawn that fails leaves no socket behind.
+#[test]
+fn a_failed_spawn_leaves_nothing() {
+    alone("a_failed_spawn_leaves_nothing", |world| {
+        let mut command = Command::new("/no/such/program");
+        command.notify(true);
+        assert!(world.reactor.spawn_process(&command).is_err());
+        let before = open_fds();
+        assert!(world.reactor.spawn_process(&command).is_err());
+        assert_eq!(open_fds(), before);
+        world.settle();
+    });
+}
+
+/// Runs a test in a process of its own, so that no other test opens descriptors there.
+#[track_caller]
+fn alone(name: &str, test: impl Fn(&mut World)) {
+    expect_apart(name, || {
+        for combination in COMBINATIONS {
+            test(&mut World::new(combination));
+        }
+    });
+}
+
+/// Runs a test in a part of the cgroup hierarchy, once for each way to spawn and to reap.
+#[track_caller]
+fn in_cgroups(name: &str, test: impl Fn(&mut World)) {
+    if !can_mount() {
+        return;
+    }
+    expect_apart_in(&MOUNTED, name, || {
+        let part = Part::new();
+        for combination in COMBINATIONS {
+            let mut world = World::new(combination);
+            world.reactor.set_cgroup_parent(&part.0);
+            test(&mut world);
+        }
+    });
+}
+
+#[track_caller]
+fn start_in_cgroup(world: &mut World, script: &str) -> ProcessId {
+    let mut command = sh(script);
+    command.stdin(Stdio::piped()).contain(Contain::Cgroup).notify(true);
+    world.reactor.spawn_process(&command).expect("a process in a cgroup")
+}
+
+#[test]
+fn a_daemon_in_a_cgroup_is_heard() {
+    in_cgroups("a_daemon_in_a_cgroup_is_heard", |world| {
+        let script = format!("(setsid {} >/dev/null 2>&1 &); read x", words(&["say READY=1", "barrier"]));
+        let id = start_in_cgroup(world, &script);
+        let mut heard = Heard::default();
+        hear_until(world, &mut heard, |heard| heard.is_ready(id));
+        assert_eq!(heard.refused, []);
+        send_as_stranger(world, id, &mut heard);
+        world.process(id).close_stdin();
+        world.until_ended(id);
+    });
+}
+
+/// Sends a message as this process, which is in no cgroup of the reactor's.
+#[track_caller]
+fn send_as_stranger(world: &mut World, id: ProcessId, heard: &mut Heard) {
+    let environment = std::fs::read(format!("/proc/{}/environ", world.process(id).pid().unwrap())).unwrap();
+    let mut variables = environment.split(|byte| *byte == 0);
+    let address = variables.find_map(|variable| variable.strip_prefix(b"NOTIFY_SOCKET=")).unwrap();
+    send(std::str::from_utf8(address).unwrap(), b"READY=1", &[]);
+    hear_until(world, heard, |heard| heard.count() == 1);
+}
+
+#[test]
+fn a_member_of_a_cgroup_below_is_heard() {
+    in_cgroups("a_member_of_a_cgroup_below_is_heard", |world| {
+        let own = "/mnt$(sed -n 's/^0:://p' /proc/self/cgroup)/below";
+        let enter = format!("mkdir {own}; echo 0 > {own}/cgroup.procs");
+        let speak = words(&["say READY=1", "barrier"]);
+        let id = start_in_cgroup(world, &format!("(setsid sh -c '{enter}; exec \"$0\" \"$@\"' {speak} &); read x"));
+        let mut heard = Heard::default();
+        hear_until(world, &mut heard, |heard| heard.is_ready(id));
+        assert_eq!(heard.refused, []);
+        world.process(id).close_stdin();
+        world.until_ended(id);
+    });
+}
+
+/// Starts a shell whose child speaks and is reaped before anything is read.
+#[track_caller]
+fn start_with_reaped_speaker(world: &mut World, dir: &TempDir, command: impl Fn(&str) -> Command) -> ProcessId {
+    let done = dir.0.join("done");
+    let _ = std::fs::remove_file(&done);
+    let script = format!("setsid -w {} >&2; : > {}; read x", words(&["say READY=1"]), done.display());
+    let id = world.reactor.spawn_process(command(&script).stdin(Stdio::piped()).notify(true)).expect("a process");
+    let end = util::now() + util::WATCHDOG;
+    while !done.exists() {
+        assert!(util::now() < end, "it does not speak");
+        std::thread::yield_now();
+    }
+    id
+}
+
+// The kernel keeps the cgroup of a process that is gone since Linux 6.15, and passes on a pidfd of
+// it since 6.17.
+#[test]
+fn a_member_of_a_cgroup_is_heard_after_its_end() {
+    in_cgroups("a_member_of_a_cgroup_is_heard_after_its_end", |world| {
+        let dir = TempDir::new("gone");
+        let id = start_with_reaped_speaker(world, &dir, |script| {
+            let mut command = sh(script);
+            command.contain(Contain::Cgroup);
+            command
+        });
+        let mut heard = Heard::default();
+        hear_until(world, &mut heard, |heard| heard.is_ready(id) || heard.count() > 0);
+        let expected = if kernel() >= (6, 17) { (1, 0) } else { (0, 1) };
+        assert_eq!((heard.notices.len(), heard.count()), expected);
+        world.process(id).close_stdin();
+        world.until_ended(id);
+    });
+}
+
+/// The version of the kernel.
+fn kernel() -> (u32, u32) {
+    let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap();
+    let mut numbers = release.split(['.', '-']).map(|number| number.parse().unwrap_or(0));
+    (numbers.next().unwrap(), numbers.next().unwrap())
+}
+
+/// Two threads of this process flood the socket of a process. Another process goes on, and the
+/// first one is heard among the strangers.
+#[test]
+fn a_flood_delays_nobody() {
+    let mut world = World::new(COMBINATIONS[0]);
+    let id = world.spawn(speaker(&["print up", "wait", "say READY=1", "stay"]).stdin(Stdio::piped()));
+    let other = world.spawn(Command::new("cat").stdin(Stdio::piped()));
+    world.until_said(id, 1, "up");
+    let environment = std::fs::read(format!("/proc/{}/environ", world.process(id).pid().unwrap())).unwrap();
+    let mut variables = environment.split(|byte| *byte == 0);
+    let address = variables.find_map(|variable| variable.strip_prefix(b"NOTIFY_SOCKET=")).unwrap();
+    let address = std::str::from_utf8(address).unwrap();
+    let (stop, sent) = (AtomicBool::new(false), AtomicUsize::new(0));
+    let mut heard = Heard::default();
+    std::thread::scope(|scope| {
+        let _stop = OnDrop(&stop);
+        for _ in 0..2 {
+            scope.spawn(|| {
+                while !stop.load(Ordering::SeqCst) {
+                    send(address, b"READY=1\nSTATUS=taken over", &[]);
+                    sent.fetch_add(1, Ordering::SeqCst);
+                }
+            });
+        }
+        hear_until(&mut world, &mut heard, |heard| heard.count() > 200);
+        for round in 0..100 {
+            world.process(other).write(0, b"x").unwrap();
+            let end = util::now() + util::WATCHDOG;
+            while world.log.data(other, 1).len() <= round {
+                assert!(util::now() < end, "the other process is not read");
+                world.turn_with(Duration::from_secs(1), |_, event| heard.note(event));
+            }
+        }
+        world.process(id).close_stdin();
+        hear_until(&mut world, &mut heard, |heard| heard.is_ready(id));
+        stop.store(true, Ordering::SeqCst);
+        // The last messages may find no room in the queue before they are read.
+        hear_until(&mut world, &mut heard, |heard| heard.count() >= sent.load(Ordering::SeqCst));
+    });
+    assert!(heard.refused.iter().all(|(_, _, count)| *count <= 16), "more than a turn's share");
+    assert_eq!(heard.notices.len(), 1);
+    for id in [id, other] {
+        world.process(id).signal(libc::SIGKILL).unwrap();
+        world.until_ended(id);
+    }
+}
+
+struct OnDrop<'a>(&'a AtomicBool);
+
+impl Drop for OnDrop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::SeqCst);
+    }
+}
+
+/// A copy of a file, removed when this value is dropped.
+struct Copy(std::path::PathBuf);
+
+impl Copy {
+    #[track_caller]
+    fn of(from: &std::path::Path, to: &std::path::Path) -> Self {
+        std::fs::copy(from, to).expect("a copy");
+        Self(to.to_owned())
+    }
+}
+
+impl Drop for Copy {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.0);
+    }
+}
