@@ -76,6 +76,7 @@ pub(crate) struct Attributes {
     pub(crate) limits: Map<Resource, Limit>,
     pub(crate) conditions: Conditions,
     pub(crate) tree_limits: TreeLimits,
+    pub(crate) own_peak: bool,
 }
 
 /// The limits of a whole tree that the kernel enforces, and whether the tree is to be measured as
@@ -109,6 +110,7 @@ static INHERITED: Attributes = Attributes {
     limits: Map::new(),
     conditions: conditions::NONE,
     tree_limits: TreeLimits { memory: None, processes: None, measured: false },
+    own_peak: false,
 };
 
 /// The process group and the session of the child.

@@ -121,6 +121,35 @@ impl Command {
         self
     }
 
+    /// Starts the child through a small program, so that [`Usage::max_rss`](crate::Usage::max_rss)
+    /// is its own and not at least the host's.
+    ///
+    /// The start takes about a third of a millisecond longer. The host gets one more SIGCHLD. Where
+    /// the small program cannot be used, the child is started in the ordinary way:
+    ///
+    /// - on other systems than Linux, and other architectures than x86-64;
+    /// - with [`SpawnMethod::Fork`](crate::SpawnMethod::Fork), [`pty`](Self::pty),
+    ///   [`listen_fd`](Self::listen_fd), or a process group that the child does not lead;
+    /// - under a [guard](crate::Reactor::kill_trees_at_death), unless the child is in a cgroup;
+    /// - if the system forbids programs in memory (`vm.memfd_noexec`).
+    ///
+    /// ```
+    /// use childminder::{Command, RunToEnd};
+    ///
+    /// let heap = std::hint::black_box(vec![1_u8; 100 << 20]);
+    /// let output = RunToEnd::new(Command::new("true").own_peak(true)).run()?;
+    /// # #[cfg(all(target_os = "linux", target_arch = "x86_64"))]
+    /// assert!(output.exit.usage.max_rss < 10 << 20);
+    /// # drop(heap);
+    /// # Ok::<(), childminder::RunError>(())
+    /// ```
+    #[doc(alias = "ru_maxrss")]
+    #[doc(alias = "CLONE_PARENT")]
+    pub fn own_peak(&mut self, own: bool) -> &mut Self {
+        self.attributes_mut().own_peak = own;
+        self
+    }
+
     /// Keeps the child, and everything that it starts, from getting more rights by an exec of a
     /// program that is setuid, setgid or has capabilities.
     #[doc(alias = "PR_SET_NO_NEW_PRIVS")]

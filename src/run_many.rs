@@ -189,6 +189,7 @@ impl<I: Iterator<Item = Command>> RunMany<I> {
     pub fn start(&mut self, reactor: &mut Reactor) {
         self.timer = self.timeout.take().map(|timeout| reactor.call_later(timeout));
         self.fill(reactor);
+        self.wake(reactor);
     }
 
     /// Takes an event, and returns whether it concerned one of the runs. Starts the next runs in the
@@ -203,7 +204,7 @@ impl<I: Iterator<Item = Command>> RunMany<I> {
             }
         }
         let is_meant = |slot: &&mut Slot| slot.job.as_ref().is_some_and(|(_, job)| job.is_meant(event));
-        let Some((number, slot)) = self.slots.iter_mut().enumerate().find(|(_, slot)| is_meant(&slot)) else {
+        let Some((number, slot)) = self.slots.iter_mut().enumerate().find(|(_, slot)| is_meant(slot)) else {
             return false;
         };
         let Some((_, job)) = &mut slot.job else { return false };
@@ -237,6 +238,7 @@ impl<I: Iterator<Item = Command>> RunMany<I> {
     /// not started are reported as [`RunError::NotStarted`], so the iterator must come to an end.
     pub fn stop(&mut self, reactor: &mut Reactor, request: Request) {
         self.end(reactor, request, EndedBy::Asked);
+        self.wake(reactor);
     }
 
     fn end(&mut self, reactor: &mut Reactor, request: Request, reason: EndedBy) {
@@ -322,13 +324,19 @@ impl<I: Iterator<Item = Command>> RunMany<I> {
         self.finish(reactor);
     }
 
-    /// Cancels the timer when nothing is left to do. A turn that begins before the last results are
-    /// taken must not wait for ever.
+    /// Cancels the timer when nothing is left to do.
     fn finish(&mut self, reactor: &mut Reactor) {
         if self.running == 0 && self.commands.is_none() {
             if let Some(timer) = self.timer.take() {
                 reactor.cancel_timer(timer);
             }
+        }
+    }
+
+    /// Has the next turn return at once if all that is left to do is to take results. A host that
+    /// takes them after each turn would wait for ever otherwise.
+    fn wake(&mut self, reactor: &mut Reactor) {
+        if self.running == 0 && !self.finished.is_empty() {
             self.timer = Some(reactor.call_later(Duration::ZERO));
         }
     }

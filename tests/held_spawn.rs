@@ -76,6 +76,24 @@ fn host(program: &Path) -> (Helper, impl Iterator<Item = String>) {
     (host, lines)
 }
 
+#[track_caller]
+fn no_answer(world: &mut World, own_peak: bool) {
+    let (folder, mut command) = program("held", "echo hello");
+    let lease = lease(&folder.0.join("program"));
+    command.current_dir(&folder.0).own_peak(own_peak);
+    world.reactor.set_spawn_timeout(Duration::from_millis(200));
+    let start = now();
+    let error = world.reactor.spawn_process(&command).unwrap_err();
+    assert!((Duration::from_millis(200)..Duration::from_secs(5)).contains(&start.elapsed()), "{:?}", start.elapsed());
+    assert_eq!((error.stage(), error.io_error().kind()), (Stage::Wait, std::io::ErrorKind::TimedOut), "{error}");
+    assert!(error.to_string().ends_with("program`: wait for its exec: it was not there in time"), "{error}");
+    // The child had reached its folder, and is gone now.
+    let is_there = |pid: i32| fs::read_link(format!("/proc/{pid}/cwd")).is_ok_and(|cwd| cwd == folder.0);
+    assert!(!children().iter().any(|(pid, _)| is_there(*pid)));
+    drop(lease);
+    assert_eq!(world.output(&command), "hello\n");
+}
+
 on_all_combinations! {
     // The user stops all of its processes again and again, including the ones on their way to their
     // exec.
@@ -91,7 +109,10 @@ on_all_combinations! {
         let count: usize = env::var(SPAWNS).map_or(100, |count| count.parse().unwrap());
         while spawned < count {
             let before = now();
-            let result = world.reactor.spawn_process(Command::new("true").uid(user).gid(user).groups(&[]));
+            let mut command = Command::new("true");
+            // Each of the two ways is stopped.
+            command.uid(user).gid(user).groups(&[]).own_peak(spawned % 2 == 1);
+            let result = world.reactor.spawn_process(&command);
             assert!(before.elapsed() < Duration::from_secs(5), "held up for {:?}", before.elapsed());
             match result {
                 Ok(id) => {
@@ -113,20 +134,9 @@ on_all_combinations! {
     }
 
     fn a_file_system_that_does_not_answer(world: &mut World) {
-        let (folder, mut command) = program("held", "echo hello");
-        let lease = lease(&folder.0.join("program"));
-        command.current_dir(&folder.0);
-        world.reactor.set_spawn_timeout(Duration::from_millis(200));
-        let start = now();
-        let error = world.reactor.spawn_process(&command).unwrap_err();
-        assert!((Duration::from_millis(200)..Duration::from_secs(5)).contains(&start.elapsed()), "{:?}", start.elapsed());
-        assert_eq!((error.stage(), error.io_error().kind()), (Stage::Wait, std::io::ErrorKind::TimedOut), "{error}");
-        assert!(error.to_string().ends_with("program`: wait for its exec: it was not there in time"), "{error}");
-        // The child had reached its folder, and is gone now.
-        let is_there = |pid: i32| fs::read_link(format!("/proc/{pid}/cwd")).is_ok_and(|cwd| cwd == folder.0);
-        assert!(!children().iter().any(|(pid, _)| is_there(*pid)));
-        drop(lease);
-        assert_eq!(world.output(&command), "hello\n");
+        for own_peak in [false, true] {
+            no_answer(world, own_peak);
+        }
     }
 
     fn who_is_only_slow_gets_there(world: &mut World) {

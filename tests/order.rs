@@ -119,7 +119,7 @@ fn a_kill_waits_for_nobody() {
         world.add(name, &sh(STUBBORN));
         world.watch(name, at_once());
     }
-    world.order(&wait_for(&[("b", "a")]));
+    world.order(&require(&[("b", "a")]));
     world.start();
     world.until_ready("b", 1);
     world.stop();

@@ -307,6 +307,18 @@ pub(crate) fn pipe() -> (File, File) {
     }
 }
 
+/// Binds this thread, and the threads and processes that it starts, to one processor, or to all.
+pub(crate) fn bind(processor: Option<usize>) {
+    // SAFETY: a zeroed set is empty.
+    let mut set: libc::cpu_set_t = unsafe { std::mem::zeroed() };
+    for number in processor.map_or(0..1024, |number| number..number + 1) {
+        // SAFETY: the number is below the size of the set.
+        unsafe { libc::CPU_SET(number, &mut set) };
+    }
+    // SAFETY: the set is a local.
+    unsafe { libc::sched_setaffinity(0, size_of::<libc::cpu_set_t>(), &raw const set) };
+}
+
 /// Makes a named pipe.
 pub(crate) fn mkfifo(path: &Path) {
     let path = CString::new(path.as_os_str().as_bytes()).expect("a path");

@@ -13,8 +13,19 @@ const BEGIN: &str = "<!-- benches: begin -->";
 const END: &str = "<!-- benches: end -->";
 
 /// The order of the rows, whichever bench ran last.
-const BENCHES: [&str; 10] =
-    ["spawn", "contain", "reap", "restart", "timers", "lines", "monitor", "footprint", "supervisors", "many"];
+const BENCHES: [&str; 11] = [
+    "spawn",
+    "contain",
+    "reap",
+    "restart",
+    "timers",
+    "lines",
+    "monitor",
+    "footprint",
+    "supervisors",
+    "many",
+    "run many",
+];
 
 /// The rows of the README: the title of a figure, and the other contestant or the unit. All are
 /// childminder's own figures.

@@ -94,7 +94,9 @@ pub(super) fn main(arguments: Parser) -> Result<u8, Failure> {
     // A signal that comes now must not change the exit code.
     signals::block();
     drop(reactor);
-    Ok(run.code.unwrap_or(0))
+    // The child of a command that never starts another one is the only one it stands for.
+    let code = run.code.or((restart == Restart::Never).then(|| run.monitor.observer().code));
+    Ok(code.unwrap_or(0))
 }
 
 /// Reads the command line. `None` if it only asks for help.
@@ -198,7 +200,8 @@ fn check_name(name: &str) -> Result<(), Failure> {
     }
 }
 
-fn seconds(arguments: &mut Parser, option: &str) -> Result<Duration, Failure> {
+/// Reads the number of seconds after an option.
+pub(super) fn seconds(arguments: &mut Parser, option: &str) -> Result<Duration, Failure> {
     let value = arguments.value()?;
     let number = value.to_str().and_then(|text| text.parse::<f64>().ok());
     let seconds = number.and_then(|number| Duration::try_from_secs_f64(number).ok());

@@ -260,6 +260,24 @@ pub(crate) fn open_for_child(path: &Path, new: Creation) -> io::Result<OwnedFd> 
     }
 }
 
+/// Opens a file for a child that reads it. The file is blocking, as a program expects of its stdin.
+///
+/// # Errors
+///
+/// The errors of [`find`], those of `openat(2)`, and a refusal as by [`Place::open`].
+pub(crate) fn open_to_read(path: &Path) -> io::Result<OwnedFd> {
+    match find(path)? {
+        Target::Own(number) => childminder::inherited_fd(number),
+        Target::Place(place) => {
+            let flags = if place.is_foreign { FILE | OFlags::RDONLY } else { FILE | OFlags::RDONLY | OFlags::NOFOLLOW };
+            let file = openat(&place.folder.fd, &place.name, flags, Mode::empty())?;
+            place.check(&fstat(&file)?, Creation::default())?;
+            ioctl_fionbio(&file, false)?;
+            Ok(file)
+        }
+    }
+}
+
 /// The reason why a file is refused, if an untrusted user may have put it, or a link on the way to
 /// it, where it is. Opens no file.
 pub(crate) fn refusal(path: &Path, new: Creation) -> Option<String> {

@@ -118,6 +118,7 @@ pub(crate) struct Job<R> {
     gone: Option<bool>,
     exit: Option<Exit>,
     used: Option<Used>,
+    has_own_peak: bool,
     ran_out_of_memory: bool,
     ended: bool,
     is_over: bool,
@@ -198,6 +199,7 @@ impl<R: Read> Job<R> {
             gone: None,
             exit: None,
             used: None,
+            has_own_peak: reactor.has_own_peak(process),
             ran_out_of_memory: false,
             ended: false,
             is_over: false,
@@ -487,7 +489,10 @@ impl<R: Read> Job<R> {
             self.ran_out_of_memory = was_killed && cgroup.oom_kills() > 0;
         }
         if used.peak_memory.is_none() {
-            let peak = sys::memory::own_peak(exit.usage.max_rss);
+            let peak = match self.has_own_peak {
+                true => Some(exit.usage.max_rss),
+                false => sys::memory::own_peak(exit.usage.max_rss),
+            };
             used.peak_memory = peak.map(|value| Figure { value, covers: Covers::Reaped });
         }
         self.used = Some(used);

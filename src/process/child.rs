@@ -28,6 +28,7 @@ use crate::sources::{Source, Sources};
 use crate::sys;
 use crate::sys::spawn::{Born, Order, Spawner};
 use crate::sys::wait::{State, StopChange, Wait};
+use crate::used::Used;
 
 /// The result of a call that an event must report in a later turn.
 #[derive(Debug, Clone, Copy)]
@@ -47,6 +48,8 @@ pub(crate) struct Child {
     /// Whether it is on a pseudo-terminal, which is read as descriptor 1 and written as descriptor
     /// 0.
     terminal: bool,
+    /// Whether its peak memory is certainly its own.
+    own_peak: bool,
     pub(super) pidfd: Option<(OwnedFd, Key)>,
     pub(super) pipes: Vec<(i32, Pipe)>,
     /// The socket on which its tree tells its state.
@@ -154,10 +157,11 @@ impl Child {
                     cgroup: around.cgroup,
                     guard: around.guard,
                     pidfd: around.pidfds,
+                    own_peak: command.attributes().own_peak,
                 };
                 around.spawner.spawn(&order, around.asked_to_end)
             });
-        let Born { pid, pidfd, executed, entered } = match spawned {
+        let Born { pid, pidfd, executed, own_peak, entered } = match spawned {
             Ok(born) => born,
             Err(error) => {
                 for (_, pipe) in pipes {
@@ -172,6 +176,7 @@ impl Child {
             pid,
             leads: command.group.leads() || files.terminal,
             terminal: files.terminal,
+            own_peak,
             pidfd,
             pipes,
             inbox: None,
@@ -220,7 +225,13 @@ impl Child {
 
     /// Tells whether it has exited and no event has reported this.
     pub(crate) fn has_ended(&self) -> bool {
-        self.exit.is_none() && sys::wait::state(self.pidfd(), self.pid) != State::Running
+        self.exit.is_none() && matches!(self.reported_state(), State::Zombie | State::Lost)
+    }
+
+    /// The same as [`has_ended`](Self::has_ended), but also `true` if only an attempt to reap it can
+    /// tell.
+    pub(crate) fn may_have_ended(&self) -> bool {
+        self.exit.is_none() && self.reported_state() != State::Running
     }
 
     /// Returns the last stop or continuation since the last call.
@@ -240,10 +251,24 @@ impl Child {
         self.pidfd.as_ref().map(|(pidfd, _)| pidfd.as_fd())
     }
 
+    /// Returns the state of the child with its number, as the wait reports it. A sandbox may refuse
+    /// the wait that does not reap, and then the process table has the state.
+    fn reported_state(&self) -> State {
+        let state = sys::wait::state(self.pidfd(), self.pid);
+        if state != State::Unknown {
+            return state;
+        }
+        match table::is_zombie(self.pid) {
+            Some(true) => State::Zombie,
+            Some(false) => State::Running,
+            None => State::Unknown,
+        }
+    }
+
     /// Returns its state. It is `Lost` also if its number belongs to another child of the host by
     /// now.
     fn state(&self) -> State {
-        let state = sys::wait::state(self.pidfd(), self.pid);
+        let state = self.reported_state();
         let is_anothers = || {
             let birth = self.birth?;
             Some(table::start_time(self.pid)? != birth)
@@ -383,6 +408,18 @@ impl Child {
         self.reason = reason.or(self.reason.take());
     }
 
+    /// Tells whether its peak memory is certainly its own, and not the host's.
+    pub(crate) fn has_own_peak(&self) -> bool {
+        self.own_peak
+    }
+
+    /// Returns what the process itself has used up to now, as far as `/proc` shows it.
+    pub(super) fn used(&self) -> Used {
+        let used = table::used(self.pid);
+        // Otherwise another process may have its number.
+        if self.holds_number() { used } else { Used::default() }
+    }
+
     /// Returns the cgroup in which it was started, until it is reaped.
     pub(crate) fn cgroup(&self) -> Option<&Cgroup> {
         self.cgroup.as_ref()
@@ -452,22 +489,20 @@ impl Child {
     }
 
     /// Returns the members of its group that are left after it was reaped, if the kernel can reach
-    /// them.
-    fn leftover_group(&self) -> Option<ProcessGroup> {
-        let (pidfd, _) = self.pidfd.as_ref().filter(|(pidfd, _)| self.has_leftovers(pidfd))?;
-        Some(ProcessGroup { pidfd: pidfd.try_clone().ok()?, number: self.pid })
-    }
-
-    /// Returns the [`leftover_group`](Self::leftover_group). It takes the pidfd if there is no
-    /// descriptor left for another one.
+    /// them. It takes the pidfd if there is no descriptor left for another one.
     pub(super) fn take_leftover_group(&mut self) -> Option<ProcessGroup> {
-        self.leftover_group().or_else(|| {
-            let (pidfd, source) = self.pidfd.take()?;
-            if self.has_leftovers(&pidfd) {
-                return Some(ProcessGroup { pidfd, number: self.pid });
-            }
+        let (pidfd, source) = self.pidfd.take()?;
+        if !self.has_leftovers(&pidfd) {
             self.pidfd = Some((pidfd, source));
-            None
+            return None;
+        }
+        let number = self.pid;
+        Some(match pidfd.try_clone() {
+            Ok(copy) => {
+                self.pidfd = Some((pidfd, source));
+                ProcessGroup { pidfd: copy, number }
+            }
+            Err(_) => ProcessGroup { pidfd, number },
         })
     }
 

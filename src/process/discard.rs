@@ -32,6 +32,7 @@ pub(crate) fn start(spawner: &Spawner, socket: OwnedFd) -> io::Result<(i32, Owne
         cgroup: None,
         guard: None,
         pidfd: true,
+        own_peak: false,
     };
     let born = spawner.spawn(&order, &mut || false).map_err(io::Error::other)?;
     let pidfd = born.pidfd.map_or_else(|| sys::pidfd::open(born.pid), Ok);

@@ -46,6 +46,7 @@ pub(crate) fn start(spawner: &Spawner) -> io::Result<Started> {
         cgroup: None,
         guard: None,
         pidfd: true,
+        own_peak: false,
     };
     let born = spawner.spawn(&order, &mut || false).map_err(io::Error::other)?;
     let pidfd = sys::pidfd::open(born.pid).inspect_err(|_| {

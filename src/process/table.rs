@@ -6,9 +6,11 @@
 use std::collections::{HashMap, HashSet};
 use std::fs;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use crate::contain::Member;
 use crate::sys;
+use crate::used::{Covers, Figure, Used};
 
 /// How many scans are made in a row before an incomplete one must do.
 const LOOKS: u32 = 3;
@@ -166,6 +168,12 @@ pub(crate) fn start_time(pid: i32) -> Option<u64> {
     fields(&stat)?.nth(19)?.parse().ok()
 }
 
+/// Tells whether a process has exited and is unreaped, or `None` if the system cannot tell.
+pub(crate) fn is_zombie(pid: i32) -> Option<bool> {
+    let stat = is_ours().then(|| fs::read(format!("/proc/{pid}/stat")).ok()).flatten()?;
+    state_and_group(&stat).map(|(state, _)| matches!(state, 'Z' | 'X' | 'x'))
+}
+
 /// Tells whether a process is alive and in this group.
 pub(crate) fn is_living_member(pid: i32, group: i32) -> bool {
     let stat = fs::read(format!("/proc/{pid}/stat")).ok();
@@ -245,6 +253,27 @@ pub(crate) fn children() -> Option<Vec<i32>> {
 pub(crate) fn name(pid: i32) -> Option<String> {
     let name = fs::read(format!("/proc/{pid}/comm")).ok()?;
     Some(String::from_utf8_lossy(name.strip_suffix(b"\n").unwrap_or(&name)).into_owned())
+}
+
+/// Returns what a process has used itself, as far as that is shown.
+pub(crate) fn used(pid: i32) -> Used {
+    fn leader<T>(value: T) -> Figure<T> {
+        Figure { value, covers: Covers::Leader }
+    }
+    let mut used = Used::default();
+    if !is_ours() {
+        return used;
+    }
+    let stat = fs::read(format!("/proc/{pid}/stat")).unwrap_or_default();
+    let number = |index: usize| fields(&stat)?.nth(index)?.parse::<u64>().ok();
+    let time = |ticks: u64| leader(Duration::from_nanos(ticks.saturating_mul(1_000_000_000 / sys::clock_ticks())));
+    (used.user_time, used.system_time) = (number(11).map(time), number(12).map(time));
+    (used.minor_faults, used.major_faults) = (number(7).map(leader), number(9).map(leader));
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+    let peak = peak.and_then(|text| text.trim().strip_suffix("kB")?.trim().parse::<u64>().ok());
+    used.peak_memory = peak.map(|kilobytes| leader(kilobytes * 1024));
+    used
 }
 
 /// Parses a line of `/proc/PID/stat`.

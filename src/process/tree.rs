@@ -19,6 +19,7 @@ use super::table::{self, Living, Moment};
 use crate::contain::{Containment, LAST_WAIT, Remains};
 use crate::error::SignalError;
 use crate::slab::Key;
+use crate::used::Used;
 
 /// A process and everything that it has started, as far as its [`Containment`] goes: see
 /// [`Reactor::tree`](crate::Reactor::tree).
@@ -305,6 +306,37 @@ impl Tree<'_> {
             Some(members) if members.is_empty() => Remains::Nobody,
             Some(members) => Remains::Members(members),
         }
+    }
+
+    /// Returns what the tree has used up to now.
+    ///
+    /// In a cgroup the CPU time, and with their controllers the peaks and the I/O, are those of all
+    /// that ever were members. The other figures that can be had are those of the leader as long as
+    /// it runs. Reading them takes some system calls. What a run has used in the end is told by
+    /// [`RunToEnd`](crate::RunToEnd) and [`RunMany`](crate::RunMany).
+    ///
+    /// ```
+    /// use childminder::{Command, Reactor};
+    ///
+    /// let mut reactor = Reactor::new()?;
+    /// let id = reactor.spawn_process(Command::new("sleep").arg("1000"))?;
+    /// let mut tree = reactor.tree(id).expect("it runs");
+    /// if let Some(peak) = tree.used().peak_memory {
+    ///     println!("{} bytes at most ({})", peak.value, peak.covers);
+    /// }
+    /// tree.kill()?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    #[must_use]
+    pub fn used(&self) -> Used {
+        let mut used = match &self.stem {
+            Stem::Led(child) => child.used(),
+            Stem::Left(_) => Used::default(),
+        };
+        if let (Some(cgroup), _) = self.stem.places() {
+            cgroup.measure(&mut used);
+        }
+        used
     }
 
     /// Tells whether it is certain that no member is left. The leader counts as a member until it

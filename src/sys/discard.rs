@@ -14,8 +14,7 @@ use super::program;
 /// The program, in a file in memory. The error is `Unsupported` on an architecture for which it is
 /// not written.
 pub(crate) fn program() -> io::Result<OwnedFd> {
-    let (machine, code) = code().ok_or(io::ErrorKind::Unsupported)?;
-    program::file(c"childminder-discard", machine, code)
+    program::make(c"childminder-discard", code())
 }
 
 /// The number of the architecture in an ELF file, and the code: `read(0, stack, 1)`,

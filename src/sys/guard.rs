@@ -14,7 +14,7 @@ use std::mem::{MaybeUninit, size_of};
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::ptr;
 
-use super::{cvt, cvt_retry, fd, program};
+use super::{cvt, cvt_retry, fd};
 
 /// The action to keep the descriptor in the message under this number.
 const PUT: u32 = 1;
@@ -133,8 +133,7 @@ unsafe fn send_raw(socket: RawFd, words: [u32; 2], file: Option<RawFd>, flags: i
 
 /// The program of the guard, in a file in memory that cannot be changed.
 pub(crate) fn program() -> io::Result<OwnedFd> {
-    let (machine, code) = code().ok_or(io::ErrorKind::Unsupported)?;
-    program::file(c"childminder-guard", machine, code)
+    super::program::make(c"childminder-guard", code())
 }
 
 /// The number of the architecture in an ELF file, and the code of the guard, which can run at any

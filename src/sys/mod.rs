@@ -48,6 +48,12 @@ pub(crate) fn page_size() -> u64 {
     u64::try_from(unsafe { libc::sysconf(libc::_SC_PAGESIZE) }).unwrap_or(4096)
 }
 
+/// The number of clock ticks in a second, in which `/proc` counts CPU time.
+pub(crate) fn clock_ticks() -> u64 {
+    // SAFETY: sysconf touches no memory.
+    u64::try_from(unsafe { libc::sysconf(libc::_SC_CLK_TCK) }).unwrap_or(0).max(1)
+}
+
 /// Asks `faccessat(2)` for the rights of the effective user. Android asks for those of the real
 /// one.
 #[cfg(not(target_os = "android"))]

@@ -1,7 +1,6 @@
-//! Makes small programs in memory, because a copy of the host would need as much memory as the host.
-//! Runs none.
+//! Programs of a few hundred bytes that are made in memory. Runs none of them.
 //!
-//! The one rule: a program cannot be changed after it was made.
+//! The one rule: the file of a program cannot be changed once it is made.
 
 use std::ffi::CStr;
 use std::fs::File;
@@ -10,11 +9,13 @@ use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 
 use super::{cvt, fd};
 
-/// A program that consists of this code, in a file in memory. The code can run at any address.
-/// `machine` is the number of the architecture in an ELF file.
-pub(super) fn file(name: &CStr, machine: u16, code: &[u8]) -> io::Result<OwnedFd> {
+/// Makes a program of this code, or fails if there is no code for this architecture. `code` has the
+/// number of the architecture in an ELF file, and instructions that can run at any address.
+pub(super) fn make(name: &CStr, code: Option<(u16, &[u8])>) -> io::Result<OwnedFd> {
     /// The flag exists since Linux 6.3, and a system may require it.
     const MFD_EXEC: libc::c_uint = 0x10;
+    let (machine, code) = code.ok_or(io::ErrorKind::Unsupported)?;
+    let image = image(machine, code);
     let flags = libc::MFD_CLOEXEC | libc::MFD_ALLOW_SEALING;
     let create = |flags: libc::c_uint| {
         // SAFETY: the name is a C string that lives through the call.
@@ -27,7 +28,7 @@ pub(super) fn file(name: &CStr, machine: u16, code: &[u8]) -> io::Result<OwnedFd
     #[allow(clippy::cast_possible_truncation)] // a descriptor is an int
     // SAFETY: memfd_create has just opened the descriptor for us.
     let mut file = unsafe { File::from_raw_fd(created as RawFd) };
-    file.write_all(&image(machine, code))?;
+    file.write_all(&image)?;
     let seals = libc::F_SEAL_WRITE | libc::F_SEAL_SHRINK | libc::F_SEAL_GROW | libc::F_SEAL_SEAL;
     // SAFETY: F_ADD_SEALS takes an int.
     cvt(unsafe { libc::fcntl(file.as_raw_fd(), libc::F_ADD_SEALS, seals) })?;

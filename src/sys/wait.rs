@@ -111,6 +111,8 @@ pub(crate) enum State {
     Zombie,
     /// It is not our child any more, and its pid may belong to another process.
     Lost,
+    /// The system has refused to answer. The caller must not take this for any of the other states.
+    Unknown,
 }
 
 /// Returns the state of a child without changing it. It uses the pidfd, or else the pid.
@@ -132,8 +134,8 @@ pub(crate) fn state(pidfd: Option<BorrowedFd<'_>>, pid: i32) -> State {
     match peek(libc::P_PID, pid as libc::id_t, libc::WEXITED) {
         Ok(Some(_)) => State::Zombie,
         Err(error) if error.raw_os_error() == Some(libc::ECHILD) => State::Lost,
-        // An error does not show that the child is gone.
-        Ok(None) | Err(_) => State::Running,
+        Ok(None) => State::Running,
+        Err(_) => State::Unknown,
     }
 }
 
@@ -156,6 +158,22 @@ pub(super) fn standing(pid: i32) -> Standing {
         Err(error) if error.raw_os_error() == Some(libc::ECHILD) => Standing::Gone,
         Ok(None) | Err(_) => Standing::Going,
     }
+}
+
+/// The pid of a child in this group that is stopped. Its stop is still reported by a later wait.
+#[cfg(target_os = "linux")]
+pub(super) fn stopped_in_group(group: i32) -> Option<i32> {
+    let mut info = MaybeUninit::<libc::siginfo_t>::zeroed();
+    let flags = libc::WSTOPPED | libc::WNOHANG | libc::WNOWAIT;
+    #[allow(clippy::cast_sign_loss)] // groups are positive
+    let id = group as libc::id_t;
+    // SAFETY: `info` has room for what waitid writes, and WNOHANG never blocks.
+    cvt_retry(|| unsafe { libc::waitid(libc::P_PGID, id, info.as_mut_ptr(), flags) }).ok()?;
+    // SAFETY: zeroed is a valid siginfo_t, and it stays zero if nothing has happened.
+    let info = unsafe { info.assume_init() };
+    // SAFETY: waitid fills in the fields of SIGCHLD, or leaves them zero.
+    let pid = unsafe { info.si_pid() };
+    (pid != 0).then_some(pid)
 }
 
 /// The latest change of a child among the kinds that `flags` name: its `CLD_` code, and the signal

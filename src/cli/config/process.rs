@@ -16,6 +16,7 @@ use childminder::{Command, Contain, Limit, Policy, Ready, Resource, Stdio, Watch
 
 use super::care::Care;
 use super::render::Values;
+use super::stdin::Stdin;
 use super::value::Id;
 use crate::cli::child;
 use crate::cli::dress::{Dress, Stamp};
@@ -82,6 +83,7 @@ pub(crate) struct Settings {
     pub(crate) umask: Option<u32>,
     /// Sorted; each resource appears once.
     pub(crate) limits: Vec<(Resource, Limit)>,
+    pub(crate) stdin: Stdin,
     pub(crate) stdout: Output,
     pub(crate) stderr: Output,
     /// The sockets that it gets, which are opened once and outlive it.
@@ -203,7 +205,11 @@ impl ProcessConfig {
         }
         child::confine(&mut command, kills_at_death);
         listeners.add(&mut command, &settings.listen);
-        command.contain(settings.contain).stdout(settings.stdout.stdio()?).stderr(settings.stderr.stdio()?);
+        command.contain(settings.contain);
+        settings.stdin.apply(&mut command);
+        if settings.stdin != Stdin::Terminal {
+            command.stdout(settings.stdout.stdio()?).stderr(settings.stderr.stdio()?);
+        }
         Ok(command)
     }
 }

@@ -25,7 +25,9 @@ use super::instances::{Table, numbered, numbers};
 use super::links::Links;
 use super::report::{self, Findings, Report};
 use super::section::{POLICY, Section};
+use super::socket::{Access, SocketPath};
 use super::source::{self, NotText};
+use super::stdin::Stdin;
 use super::value::{self, Parsed};
 use super::{Config, Look, Output, Scope, Settings, socket, syntax, text, warnings};
 use crate::cli::descriptor::is_inherited;
@@ -33,7 +35,7 @@ use crate::cli::paths;
 use crate::cli::safe_path::{Creation, OwnFinder};
 
 const ROOT: [&str; 4] = ["monitor", "process", "group", INCLUDE];
-pub(super) const PROCESS: [&str; 21] = [
+pub(super) const PROCESS: [&str; 23] = [
     "command",
     "shell",
     "directory",
@@ -47,6 +49,8 @@ pub(super) const PROCESS: [&str; 21] = [
     "limits",
     "autostart",
     "instances",
+    "stdin",
+    "tty",
     "stdout",
     "stderr",
     "listen",
@@ -111,6 +115,7 @@ pub(super) fn config(documents: &[Document], scope: Scope) -> Result<(Config, Fi
     let findings = findings.into_result()?;
     let config = Config {
         socket: shared.socket,
+        access: shared.access,
         kills_at_death: shared.kills_at_death,
         cgroup: shared.cgroup,
         kill_time: shared.defaults.0.kill_time,
@@ -143,7 +148,7 @@ fn mend<'t>(text: &'t Text<'_>, report: &mut Report<'_>) -> Option<Cow<'t, str>>
 
 /// The path of the socket, if one of the files sets it. The error holds the mistakes that hide the
 /// socket; all others are ignored.
-pub(super) fn socket(documents: &[Document]) -> Result<Option<PathBuf>, Findings> {
+pub(super) fn socket(documents: &[Document]) -> Result<Option<SocketPath>, Findings> {
     let mut findings = Findings::default();
     for document in documents {
         let text = source::text(&document.bytes);
@@ -159,10 +164,12 @@ pub(super) fn socket(documents: &[Document]) -> Result<Option<PathBuf>, Findings
         let socket = monitor.and_then(|monitor| {
             let monitor = Section::monitor(&mut report, monitor);
             let written = monitor.value("socket").filter(|value| !report.is_spoiled(&value.span()));
-            written.and_then(|_| monitor.read(&mut report, "socket", value::some_text))
+            written.and_then(|_| monitor.read(&mut report, "socket", value::socket))
         });
-        if let Some(socket) = socket {
-            return Ok(Some(paths::resolve(&document.base, Path::new(&socket))));
+        match socket {
+            Some(SocketPath::At(path)) => return Ok(Some(SocketPath::At(paths::resolve(&document.base, &path)))),
+            Some(SocketPath::None) => return Ok(socket),
+            None => {}
         }
         findings.append(report.finish(&document.shown));
     }
@@ -185,7 +192,8 @@ pub(super) struct Reader<'r, 't> {
 
 /// What the files of a configuration share.
 pub(super) struct Shared {
-    socket: Option<PathBuf>,
+    socket: Option<SocketPath>,
+    access: Access,
     kills_at_death: bool,
     /// The policy of all processes that set none, and whether it is free of mistakes.
     defaults: (Arc<Policy>, bool),
@@ -217,6 +225,7 @@ impl Default for Shared {
     fn default() -> Self {
         Self {
             socket: None,
+            access: Access::default(),
             kills_at_death: true,
             defaults: (Arc::default(), true),
             contain: Contain::Auto,
@@ -251,6 +260,9 @@ impl Reader<'_, '_> {
             let monitor = Section::monitor(self.report, table);
             let before = self.report.count();
             self.shared.socket = self.socket(&monitor);
+            let mode = monitor.read(self.report, "socket-mode", value::mode);
+            let group = monitor.read(self.report, "socket-group", value::group);
+            self.shared.access = Access { mode, gid: group.and_then(|group| group.gid().ok()) };
             let kills = monitor.read(self.report, "when-killed", value::kill_or_leave);
             self.shared.kills_at_death = kills.unwrap_or(true);
             self.shared.cgroup = self.cgroup(&monitor);
@@ -309,22 +321,24 @@ impl Reader<'_, '_> {
         }
     }
 
-    fn socket(&mut self, monitor: &Section<'_>) -> Option<PathBuf> {
-        let written = monitor.read(self.report, "socket", value::some_text)?;
+    fn socket(&mut self, monitor: &Section<'_>) -> Option<SocketPath> {
+        let SocketPath::At(written) = monitor.read(self.report, "socket", value::socket)? else {
+            return Some(SocketPath::None);
+        };
         let span = monitor.value("socket")?.span();
-        let path = paths::resolve(self.base, Path::new(&written));
+        let path = paths::resolve(self.base, &written);
         match socket::check_length(&path) {
             Err(what) => self.report.add(span, format!("`socket` is {what}")),
             Ok(()) => {
                 if self.scope >= Scope::Machine {
-                    text::path(self.report, &span, &written);
+                    text::path(self.report, &span, &written.to_string_lossy());
                 }
                 if self.scope >= Scope::Start {
                     warnings::socket(self.report, span, "`socket`", &path);
                 }
             }
         }
-        Some(path)
+        Some(SocketPath::At(path))
     }
 
     fn cgroup(&mut self, monitor: &Section<'_>) -> Option<PathBuf> {
@@ -404,6 +418,7 @@ impl Reader<'_, '_> {
             groups: section.list(self.report, "groups", "a list of groups", value::group),
             umask: section.read(self.report, "umask", value::umask),
             limits: self.limits(&section),
+            stdin: self.stdin(&section),
             stdout: self.output(&section, "stdout", instances),
             stderr: self.output(&section, "stderr", instances),
             listen: self.listen(&section, instances),
@@ -463,6 +478,28 @@ impl Reader<'_, '_> {
             Some(shell) => vec!["/bin/sh".into(), "-c".into(), shell.into()],
             None => command.unwrap_or_default().into_iter().map(OsString::from).collect(),
         }
+    }
+
+    /// The stdin of a process. A terminal is its stdout and its stderr, too.
+    fn stdin(&mut self, section: &Section<'_>) -> Stdin {
+        let stdin = section.read(self.report, "stdin", Stdin::parse).unwrap_or(Stdin::Null);
+        if !section.read(self.report, "tty", value::boolean).unwrap_or(false) {
+            return stdin;
+        }
+        for key in ["stdin", "stderr"] {
+            if let Some(span) = section.span(key) {
+                self.report.add(span, format!("both `tty` and `{key}`, allowed is one of them"));
+            }
+        }
+        let passes_us = |value: &DeValue<'_>| match value {
+            DeValue::Table(table) => table.get("direct").is_none_or(|direct| direct.get_ref().as_bool() != Some(true)),
+            value => !matches!(value.as_str(), Some("null" | "inherit")),
+        };
+        if let Some(value) = section.value("stdout").filter(|value| !passes_us(value.get_ref())) {
+            let message = "`tty` with such a `stdout`, allowed are \"prefix\" and a file that we write";
+            self.report.add(value.span(), message.into());
+        }
+        Stdin::Terminal
     }
 
     fn limits(&mut self, section: &Section<'_>) -> Vec<(Resource, Limit)> {

@@ -93,10 +93,8 @@ fn check(report: &mut Report<'_>, span: &Range<usize>, text: &str, kind: Kind, n
         }
         Kind::Script => {}
     }
-    if kind != Kind::Script {
-        if text == "~" || text.starts_with("~/") {
-            warn("~", "only `shell` replaces it");
-        }
+    if kind != Kind::Script && (text == "~" || text.starts_with("~/")) {
+        warn("~", "only `shell` replaces it");
     }
     let placeholder = placeholders(text).find(|name| match *name {
         "instance" => !numbered,

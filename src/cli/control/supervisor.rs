@@ -98,6 +98,15 @@ impl Supervisor {
         }
     }
 
+    /// Whether a whole line has been read that was not returned yet.
+    pub(super) fn has_line(&self) -> bool {
+        self.input.contains(&b'\n')
+    }
+
+    pub(super) fn stream(&self) -> &UnixStream {
+        &self.stream
+    }
+
     /// Waits until the supervisor has closed the connection. `false` if it has not by the deadline.
     pub(super) fn wait_for_end(&mut self, deadline: Instant) -> bool {
         let mut piece = [0; PIECE];

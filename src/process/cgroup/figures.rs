@@ -33,7 +33,7 @@ impl Cgroup {
             used.bytes_read = Some(tree(sum_of(&io, "rbytes=")));
             used.bytes_written = Some(tree(sum_of(&io, "wbytes=")));
         }
-        let pressure = |file| Some(micros(&self.read(file)?.replace('=', " "), "total")?);
+        let pressure = |file| micros(&self.read(file)?.replace('=', " "), "total");
         let pressures = (pressure("cpu.pressure"), pressure("memory.pressure"), pressure("io.pressure"));
         if let (Some(cpu), Some(memory), Some(io)) = pressures {
             used.pressure = Some(Pressure { cpu, memory, io });

@@ -62,6 +62,10 @@ impl Refused {
         Self { what: said.into(), kind, errno }
     }
 
+    pub(crate) fn unsupported(what: String) -> Self {
+        Self { what: what.into(), kind: io::ErrorKind::Unsupported, errno: None }
+    }
+
     /// Returns what was tried, and the system's error.
     pub(crate) fn reason(&self) -> Arc<str> {
         Arc::clone(&self.what)
@@ -168,6 +172,7 @@ impl Home {
 impl Drop for Home {
     fn drop(&mut self) {
         if self.owner == std::process::id() {
+            self.move_host_out();
             let _ = remove_unpopulated(self.dir.as_fd());
             let _ = cgroup::remove_dir_at(self.parent.as_fd(), &self.name);
             self.switch_off();

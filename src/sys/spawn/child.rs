@@ -305,6 +305,12 @@ unsafe fn change_user(plan: &Plan) -> Result<(), Failure> {
 /// Tries one path after another, as execvp(3) does. A path that does not exist or may not be
 /// executed is passed over, but EACCES is remembered as the better answer.
 unsafe fn exec(plan: &Plan) -> Failure {
+    #[cfg(target_os = "linux")]
+    if let Some(start) = &plan.start {
+        // The signals stay blocked until the program itself is executed.
+        // SAFETY: our caller keeps the conditions of `run`.
+        return Failure::new(Stage::Exec, unsafe { start.exec(plan.env.pointers.as_ptr()) }, 0);
+    }
     let nobody = signal::empty_set();
     // SAFETY: the set is ours. All handlers are at their default, so no code of the host can run.
     let unblocked = unsafe { libc::sigprocmask(libc::SIG_SETMASK, &raw const nobody, ptr::null_mut()) };

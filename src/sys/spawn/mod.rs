@@ -17,12 +17,14 @@ mod environment;
 mod fork;
 mod plan;
 #[cfg(target_os = "linux")]
+mod starter;
+#[cfg(target_os = "linux")]
 mod vfork;
 
 use std::cell::RefCell;
 use std::ffi::OsStr;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::time::{Duration, Instant};
 
 use super::{fd, wait};
@@ -64,6 +66,8 @@ pub(crate) struct Order<'a> {
     pub(crate) guard: Option<(BorrowedFd<'a>, u32)>,
     /// Whether a pidfd is wanted, if the child can have one from its birth on.
     pub(crate) pidfd: bool,
+    /// Whether its peak memory is to be its own, if that can be had.
+    pub(crate) own_peak: bool,
 }
 
 /// A child that runs its program.
@@ -74,6 +78,8 @@ pub(crate) struct Born {
     pub(crate) pidfd: Option<OwnedFd>,
     /// The time just before its exec, or `None` if the child could not report it.
     pub(crate) executed: Option<Instant>,
+    /// Whether its peak memory is certainly its own.
+    pub(crate) own_peak: bool,
     /// The reason why the child entered its cgroup itself before its exec, if it was not born
     /// there.
     pub(crate) entered: Option<io::Error>,
@@ -89,6 +95,8 @@ pub(crate) struct Spawner {
     timeout: Duration,
     #[cfg(target_os = "linux")]
     vfork: Option<vfork::Vfork>,
+    #[cfg(target_os = "linux")]
+    starter: starter::Starter,
     stuck: RefCell<Vec<Stuck>>,
 }
 
@@ -120,6 +128,8 @@ impl Spawner {
             timeout: TIMEOUT,
             #[cfg(target_os = "linux")]
             vfork,
+            #[cfg(target_os = "linux")]
+            starter: starter::Starter::default(),
             stuck: RefCell::default(),
         })
     }
@@ -141,7 +151,76 @@ impl Spawner {
     /// seconds after the time-out.
     pub(crate) fn spawn(&self, order: &Order<'_>, asked_to_end: &mut dyn FnMut() -> bool) -> Result<Born, SpawnError> {
         self.reap_stuck();
+        #[cfg(target_os = "linux")]
+        if let Some(born) = self.spawn_through_starter(order, asked_to_end)? {
+            return Ok(born);
+        }
+        self.spawn_directly(order, asked_to_end, None)
+    }
+
+    /// Starts the command through the starter, if its peak memory is to be its own. Returns `None`
+    /// if that cannot be had, or if the command fails, so that the ordinary way finds out why.
+    #[cfg(target_os = "linux")]
+    fn spawn_through_starter(
+        &self,
+        order: &Order<'_>,
+        asked_to_end: &mut dyn FnMut() -> bool,
+    ) -> Result<Option<Born>, SpawnError> {
+        if !order.own_peak || !self.vfork.as_ref().is_some_and(vfork::Vfork::works) {
+            return Ok(None);
+        }
+        let Some(start) = self.starter.prepare(order) else { return Ok(None) };
+        let mut files = order.files.to_vec();
+        files.extend([(start.numbers[0], start.theirs.as_fd()), (start.numbers[1], start.program)]);
+        let first =
+            self.spawn_directly(&Order { files: &files, pidfd: false, ..*order }, asked_to_end, Some(start.numbers));
+        let first = match first {
+            Ok(first) => first,
+            Err(error) => {
+                starter::give_up(start);
+                // A second attempt would take as long again.
+                return if error.stage() == Stage::Wait { Err(error) } else { Ok(None) };
+            }
+        };
+        let shares_group = order.command.group == Group::Inherit;
+        let mut bound = Bound { timeout: self.timeout, shares_group, asked_to_end };
+        match starter::finish(start, first.pid, &mut bound) {
+            Ok(starter::Started::Child(pid, executed)) => {
+                Ok(Some(Born { pid, pidfd: None, executed, own_peak: true, entered: first.entered }))
+            }
+            Ok(starter::Started::Failed) => Ok(None),
+            Err(failure) => {
+                self.note_stuck(failure);
+                Err(plan::explain_wait(order.command, failure))
+            }
+        }
+    }
+
+    /// Notes a child that was killed and is not gone, unless the failure is another one.
+    fn note_stuck(&self, failure: Failure) {
+        if let Some(pid) = failure.stuck() {
+            self.stuck.borrow_mut().push(Stuck {
+                pid,
+                #[cfg(target_os = "linux")]
+                memory: None,
+            });
+        }
+    }
+
+    /// Starts the command, or with `start` the starter, whose own descriptors these are.
+    fn spawn_directly(
+        &self,
+        order: &Order<'_>,
+        asked_to_end: &mut dyn FnMut() -> bool,
+        start: Option<[RawFd; 2]>,
+    ) -> Result<Born, SpawnError> {
         let mut plan = Plan::new(order.command, order.files, order.terminal, order.nofile, order.notify)?;
+        #[cfg(target_os = "linux")]
+        if let Some(numbers) = start {
+            plan.start = starter::Start::new(&plan, numbers);
+        }
+        #[cfg(not(target_os = "linux"))]
+        let _ = start;
         let shares_group = order.command.group == Group::Inherit;
         let mut bound = Bound { timeout: self.timeout, shares_group, asked_to_end };
         plan.guard = order.guard.map(|(socket, number)| (socket.as_raw_fd(), number));
@@ -177,7 +256,13 @@ impl Spawner {
             }
             match result {
                 Ok(pid) => {
-                    return Ok(Born { pid, pidfd: shared.pidfd.take(), executed: shared.executed(), entered });
+                    return Ok(Born {
+                        pid,
+                        pidfd: shared.pidfd.take(),
+                        executed: shared.executed(),
+                        own_peak: false,
+                        entered,
+                    });
                 }
                 Err(failure) if vfork.works() => {
                     let error = shared.plan.explain(order.command, failure);
@@ -191,17 +276,11 @@ impl Spawner {
             }
         }
         let spawned = fork::spawn(&mut plan, &mut bound).map_err(|failure| {
-            if let Some(pid) = failure.stuck() {
-                self.stuck.borrow_mut().push(Stuck {
-                    pid,
-                    #[cfg(target_os = "linux")]
-                    memory: None,
-                });
-            }
+            self.note_stuck(failure);
             plan.explain(order.command, failure)
         });
         let (pid, executed) = spawned?;
-        Ok(Born { pid, pidfd: None, executed, entered })
+        Ok(Born { pid, pidfd: None, executed, own_peak: false, entered })
     }
 
     /// Whether a child can start in a cgroup, as far as can be told without starting one.

@@ -12,6 +12,8 @@ use std::path::{Path, PathBuf};
 use std::ptr;
 use std::time::Instant;
 
+#[cfg(target_os = "linux")]
+use super::starter::Start;
 use super::{ChildFile, Failure, conditions::Conditions, denied::Who, environment::each_if_alone};
 use crate::command::{Group, Parts};
 use crate::error::{SpawnError, Stage};
@@ -55,6 +57,9 @@ pub(super) struct Plan {
     pub(super) born_in: Option<RawFd>,
     /// The `cgroup.procs` of the cgroup that the child enters by itself.
     pub(super) entrance: Option<OwnedFd>,
+    /// The start through the starter, if the child executes that.
+    #[cfg(target_os = "linux")]
+    pub(super) start: Option<Start>,
     /// The place for the time of the exec in memory that the parent sees, or null.
     pub(super) stamp: *mut Option<Instant>,
 }
@@ -152,6 +157,8 @@ impl Plan {
             guard: None,
             born_in: None,
             entrance: None,
+            #[cfg(target_os = "linux")]
+            start: None,
             stamp: ptr::null_mut(),
         })
     }
@@ -205,17 +212,7 @@ impl Plan {
                     error.on(path).with_hint(hint)
                 }
             }
-            Stage::Wait => {
-                let (kind, what) = match failure.errno {
-                    libc::ECANCELED => (io::ErrorKind::Interrupted, "a signal has stopped it on its way"),
-                    libc::EINTR => {
-                        (io::ErrorKind::Interrupted, "a signal asked the host to end, and it was not there yet")
-                    }
-                    _ => (io::ErrorKind::TimedOut, "it was not there in time"),
-                };
-                let stuck = failure.stuck().map(|pid| format!("process {pid} was killed and is not gone yet"));
-                SpawnError::new(command.program.clone(), stage, io::Error::new(kind, what)).with_hint(stuck)
-            }
+            Stage::Wait => explain_wait(command, failure),
             Stage::Chdir => error.on(command.current_dir.clone().unwrap_or_default()),
             Stage::Dup2 => error.on(format!("to descriptor {}", failure.which)),
             Stage::Rlimit => {
@@ -233,6 +230,17 @@ impl Plan {
             _ => error,
         }
     }
+}
+
+/// Returns the error for a child that did not reach its exec.
+pub(super) fn explain_wait(command: &Parts, failure: Failure) -> SpawnError {
+    let (kind, what) = match failure.errno {
+        libc::ECANCELED => (io::ErrorKind::Interrupted, "a signal has stopped it on its way"),
+        libc::EINTR => (io::ErrorKind::Interrupted, "a signal asked the host to end, and it was not there yet"),
+        _ => (io::ErrorKind::TimedOut, "it was not there in time"),
+    };
+    let stuck = failure.stuck().map(|pid| format!("process {pid} was killed and is not gone yet"));
+    SpawnError::new(command.program.clone(), Stage::Wait, io::Error::new(kind, what)).with_hint(stuck)
 }
 
 /// C strings one after another in one allocation, and the null-terminated array of pointers to them
