@@ -23,7 +23,7 @@ use apart::{expect_apart, expect_apart_in};
 use cgroups::{MOUNTED, Part, can_mount};
 use childminder::{Command, Contain, Event, Notice, ProcessId, Stdio, Watchdog};
 use speaker::{send, speaker, words};
-use util::{COMBINATIONS, TempDir, World, needs_root, on_all_combinations, open_fds, sh};
+use util::{COMBINATIONS, TempDir, World, left_out, needs_root, on_all_combinations, open_fds, sh};
 
 mod children {
     /// The program that speaks, for the children of the tests.
@@ -172,6 +172,17 @@ on_all_combinations! {
         assert_eq!(heard.notices, []);
         world.process(id).close_stdin();
         world.until_ended(id);
+    }
+
+    // The program of systemd, from a script. It waits until its message was read.
+    fn systemd_notify_is_heard(world: &mut World) {
+        if !std::path::Path::new("/usr/bin/systemd-notify").exists() {
+            return left_out("it takes systemd-notify");
+        }
+        let id = world.spawn(sh("systemd-notify --ready --status='it is up'; echo $?").notify(true));
+        let heard = hear(world, id);
+        assert!(heard.is_ready(id) && heard.refused.is_empty(), "{heard:?} {}", world.log.text(id, 2));
+        assert_eq!((heard.statuses(), world.log.text(id, 1)), (vec!["it is up"], "0\n".into()));
     }
 
     // What is left of a sender that was reaped is its number, which proves nothing.
