@@ -449,6 +449,32 @@ fn a_member_of_a_cgroup_below_is_heard() {
     });
 }
 
+// Names alone do not make a cgroup the process's own.
+#[test]
+fn a_cgroup_of_the_same_name_is_another_one() {
+    in_cgroups("a_cgroup_of_the_same_name_is_another_one", |world| {
+        let id = start_in_cgroup(world, "echo $NOTIFY_SOCKET; cat /proc/self/cgroup; read x");
+        world.until_said(id, 1, "0::");
+        let said = world.log.text(id, 1);
+        let (_, own) = said.trim().rsplit_once("0::").unwrap();
+        let names: Vec<_> = own.rsplit('/').take(2).collect();
+        let fake =
+            format!("/mnt/{}/fake/{}/{}", own.trim_start_matches('/').rsplit_once('/').unwrap().0, names[1], names[0]);
+        let speak = words(&["say READY=1", "barrier"]);
+        let address = said.lines().next().unwrap();
+        let script = format!("mkdir -p {fake} && echo 0 >{fake}/cgroup.procs && NOTIFY_SOCKET={address} {speak}");
+        let other = world.spawn(&sh(&script));
+        let heard = hear(world, other);
+        assert_eq!((heard.notices.len(), heard.count()), (0, 1), "{heard:?} {}", world.log.text(other, 2));
+        let below = fake.split_once("/fake").unwrap().0;
+        for path in [&fake, fake.rsplit_once('/').unwrap().0, &format!("{below}/fake")] {
+            std::fs::remove_dir(path).unwrap();
+        }
+        world.process(id).close_stdin();
+        world.until_ended(id);
+    });
+}
+
 /// Starts a shell whose child speaks and is reaped before anything is read.
 #[track_caller]
 fn start_with_reaped_speaker(world: &mut World, dir: &TempDir, command: impl Fn(&str) -> Command) -> ProcessId {

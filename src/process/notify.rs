@@ -63,7 +63,7 @@ impl Child {
         // The numbers of the child and of its group are its own as long as it is not reaped.
         let is_found = self.holds_number()
             && (self.leads && sys::signal::group_of(pid) == Some(self.pid)
-                || self.cgroup.as_ref().is_some_and(|cgroup| cgroup.has(pid))
+                || self.cgroup.as_ref().is_some_and(|cgroup| cgroup.has(pid, self.pid))
                 || table::descends(pid, self.pid, GENERATIONS));
         // If the sender still has its number, it had it all the time.
         is_found && pidfd.is_none_or(sys::pidfd::is_unreaped)
