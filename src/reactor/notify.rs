@@ -19,6 +19,8 @@ const LAST_MESSAGES: usize = 512;
 struct Refused {
     pid: Option<u32>,
     count: usize,
+    /// The last one that is not of the tree. It need not be checked again in this turn.
+    stranger: Option<i32>,
 }
 
 impl Reactor {
@@ -80,7 +82,7 @@ impl Reactor {
             Next::Nothing => {}
         }
         if refused.count > 0 {
-            let Refused { pid, count } = refused;
+            let Refused { pid, count, .. } = refused;
             handler(self, Event::NotifyRefused { process: ProcessId(process), pid, count });
         }
     }
@@ -105,7 +107,10 @@ impl Reactor {
         let notice = Notice::parse(message.text);
         if notice.is_empty() && message.is_queued && message.complete {
             // Anybody may ask for the end of a barrier.
-        } else if !child.is_sender(&message) {
+        } else if message.pid.is_some() && message.pid == refused.stranger || !child.is_sender(&message) {
+            if message.complete && !message.is_queued {
+                refused.stranger = message.pid;
+            }
             refused.pid = message.pid.map(i32::unsigned_abs);
             refused.count += 1;
         } else if !notice.is_empty() {
