@@ -226,8 +226,10 @@ fn with_on_failure_the_command_ends_with_its_childs_success() {
 
 #[test]
 fn with_on_failure_what_is_not_there_is_not_announced_again() {
-    let (code, _, err) = run(&["--restart", "on-failure", "/no/such/program"]);
+    let (code, _, mut err) = run(&["--restart", "on-failure", "/no/such/program"]);
     assert_eq!(code, Some(127));
+    // A sandbox may refuse the guard, which is told first.
+    err.retain(|line| !line.contains("cannot start the guard"));
     assert_eq!(err.len(), 1, "{err:?}");
     assert!(err[0].contains("could not start"), "{err:?}");
 }

@@ -23,9 +23,10 @@
 //! 19. [In a container](containers)
 //! 20. [In a cluster](clusters)
 //! 21. [Who is trusted with what](trust)
-//! 22. [Dependencies](dependencies)
-//! 23. [How it is built](design)
-//! 24. [Contributing](contributing)
+//! 22. [Where each promise holds](platforms)
+//! 23. [Dependencies](dependencies)
+//! 24. [How it is built](design)
+//! 25. [Contributing](contributing)
 
 #[doc = include_str!("first_program.md")]
 pub mod first_program {}
@@ -92,6 +93,9 @@ pub mod clusters {}
 
 #[doc = include_str!("trust.md")]
 pub mod trust {}
+
+#[doc = include_str!("platforms.md")]
+pub mod platforms {}
 
 #[doc = include_str!("dependencies.md")]
 pub mod dependencies {}

@@ -79,3 +79,13 @@ pub(crate) fn needs_descriptors(number: u64) -> bool {
     }
     raised
 }
+
+/// Whether limits can be set. If not, it records that the test is left out.
+#[track_caller]
+pub(crate) fn needs_limits() -> bool {
+    let can = Resource::Core.current_limit().is_ok();
+    if !can {
+        left_out("a sandbox refuses prlimit64");
+    }
+    can
+}

@@ -172,6 +172,7 @@ impl Home {
 impl Drop for Home {
     fn drop(&mut self) {
         if self.owner == std::process::id() {
+            self.move_host_out();
             let _ = remove_unpopulated(self.dir.as_fd());
             let _ = cgroup::remove_dir_at(self.parent.as_fd(), &self.name);
             self.switch_off();
