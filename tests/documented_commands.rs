@@ -111,6 +111,29 @@ fn expect_examples(document: &'static str, least: usize) {
     assert_eq!(up.wait().code(), Some(0));
 }
 
+/// The blocks of this language in a chapter, wherever they stand.
+fn all_blocks(chapter: &'static str, language: &str) -> Vec<&'static str> {
+    let blocks = chapter.split("```").skip(1).step_by(2);
+    blocks.filter_map(|block| block.strip_prefix(language)?.strip_prefix('\n')).collect()
+}
+
+#[test]
+fn every_file_and_environment_file_of_the_guide_has_no_mistake() {
+    let environment = all_blocks(CHAPTER, "text").into_iter().find(|block| block.contains("export ")).unwrap();
+    let files = all_blocks(CHAPTER, "toml");
+    assert!(files.len() >= 3, "{files:?}");
+    for file in files {
+        let folder = Folder::new();
+        folder.write("app.env", environment);
+        std::fs::create_dir(folder.join("conf.d")).unwrap();
+        folder.write("conf.d/a.toml", "[process.a]\ncommand = [\"true\"]\n");
+        folder.write("childminder.toml", file);
+        let output = Command::new(PROGRAM).arg("check").current_dir(&folder.0).output().unwrap();
+        let said = text(&output.stderr);
+        assert!(output.status.success() && !said.contains("app.env"), "{said}\n{file}");
+    }
+}
+
 #[test]
 fn the_protocol_is_as_the_guide_says() {
     let processes = blocks(CHAPTER, "toml")[0].split_once("[process.worker]").unwrap().1;

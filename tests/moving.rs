@@ -98,8 +98,9 @@ fn several_workers_that_may_end() {
     up.until_state("worker:1", "running");
     up.until_state("worker:2", "exited");
     let calls = calls(&up, 4);
-    assert_eq!((&*calls[0], &*calls[1], &*calls[2]), ("worker --id 1", "worker --id 2", "worker --id 3"));
-    assert!(up.status("worker:3")["state"] == "backing-off" || up.status("worker:3")["state"] == "running");
+    let of = |call: &str| calls.iter().filter(|known| *known == call).count();
+    assert_eq!((of("worker --id 1"), of("worker --id 2")), (1, 1));
+    assert!(of("worker --id 3") > 1, "{calls:?}");
     up.shutdown();
 }
 

@@ -123,31 +123,32 @@ fn a_prompt_and_a_progress_bar_are_shown_before_their_newline() {
     let folder = Folder::new();
     let long = "x".repeat(300);
     let steps = format!(
-        "printf 'password? '; read a <go; echo; printf '10%%'; read a <go; printf '\\r20%%'; read a <go; printf '\\r100%%\\n'; \
-         printf '{long}?'; read a <go; echo; echo ready; exec sleep 1000"
+        "wait_for() {{ while ! [ -e $1 ]; do sleep 0.02; done; }}; printf 'password? '; wait_for 1; echo; printf '10%%'; \
+         wait_for 2; printf '\r20%%'; wait_for 3; printf '\r100%%\n'; printf '{long}?'; wait_for 4; echo; echo ready; \
+         exec sleep 1000"
     );
     folder.write("steps", &steps);
     folder.write(
         "childminder.toml",
         "[monitor]\nsocket = \"s\"\n[process.it]\ncommand = [\"sh\", \"./steps\"]\ndirectory = \".\"\n\
-         [process.other]\nshell = \"read a <go2; echo between; exec sleep 1000\"\ndirectory = \".\"\n",
+         [process.other]\nshell = \"while ! [ -e 0 ]; do sleep 0.02; done; echo between; exec sleep 1000\"\ndirectory = \".\"\n",
     );
-    for name in ["go", "go2"] {
-        assert!(Command::new("mkfifo").arg(folder.join(name)).status().unwrap().success());
-    }
     for columns in [40, 80, 200] {
-        let go = |name: &str| std::fs::write(folder.join(name), "\n").unwrap();
+        let go = |name: &str| folder.write(name, "");
+        for name in ["0", "1", "2", "3", "4"] {
+            let _ = std::fs::remove_file(folder.join(name));
+        }
         let mark = "\x1b[36m[it]\x1b[0m ";
         let end = format!("{}?", "x".repeat(usize::from(columns) - 7));
         let long_prompt = format!("{mark}{end}");
         let first = format!("{mark}password? ");
         let steps: [(&str, &dyn Fn()); 6] = [
             // The line of another process comes above it.
-            (&first, &|| go("go2")),
-            (&format!("between\r\n{mark}password? "), &|| go("go")),
-            (&format!("{mark}10%"), &|| go("go")),
-            (&format!("{mark}20%"), &|| go("go")),
-            (&long_prompt, &|| go("go")),
+            (&first, &|| go("0")),
+            (&format!("between\r\n{mark}password? "), &|| go("1")),
+            (&format!("{mark}10%"), &|| go("2")),
+            (&format!("{mark}20%"), &|| go("3")),
+            (&long_prompt, &|| go("4")),
             (&format!("{mark}ready\r\n"), &|| {}),
         ];
         let drawn = up_util::steps_on_a_terminal(&folder.0, &["up"], &steps, columns);

@@ -79,9 +79,8 @@ impl Page {
             let trimmed = line.trim_start();
             let Some((spec, text)) = trimmed.strip_prefix('-').and_then(|_| trimmed.split_once("  ")) else {
                 // A text goes on in lines that are indented further.
-                match options.last_mut().filter(|_| line.starts_with("            ")) {
-                    Some(last) => last.text += &format!(" {trimmed}"),
-                    None => {}
+                if let Some(last) = options.last_mut().filter(|_| line.starts_with("            ")) {
+                    last.text += &format!(" {trimmed}");
                 }
                 continue;
             };

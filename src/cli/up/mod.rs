@@ -198,8 +198,8 @@ enum Stage {
 impl Up {
     /// Adds all processes and starts none.
     fn new(reactor: &mut Reactor, file: FileName, config: Config, look: Look) -> Result<Self, Failure> {
-        let lock = Lock::on_configuration(file.path());
-        let lock = lock.map_err(|held| Failure::Other(format!("{}: {held}", file.path().display())))?;
+        let lock = Lock::on_configuration(&config.file);
+        let lock = lock.map_err(|held| Failure::Other(format!("{}: {held}", config.file.display())))?;
         let path = SocketPath::of(config.socket.clone());
         let server = Server::bind(path.as_deref(), config.access).map_err(|error| {
             let path = path.unwrap_or_default();
