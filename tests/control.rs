@@ -417,6 +417,10 @@ fn without_a_file_the_socket_is_the_user_s() {
     // be executed.
     assert!(Command::new("cp").arg(PROGRAM).arg(&program).status().unwrap().success());
     let own = rustix::process::geteuid();
+    // In a user namespace, root may not become every user.
+    if own.is_root() && !needs_root() {
+        return;
+    }
     let uid = if own.is_root() { 65534 } else { own.as_raw() };
     let where_it_is = |runtime_dir: Option<&str>| {
         let mut command = Command::new(&program);
