@@ -135,6 +135,7 @@ pub use run_to_end::RunToEnd;
 pub use service::{MultiService, Service};
 pub use stdio::Stdio;
 pub use sys::fd::inherited_fd;
+pub use sys::heap::trim_heap;
 pub use sys::spawn::SpawnMethod;
 pub use used::{Covers, Figure, Pressure, Used};
 

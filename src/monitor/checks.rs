@@ -26,6 +26,8 @@ pub(super) struct Helpers {
     /// Each with its entry, or `None` if it has been ended.
     commands: HashMap<ProcessId, Option<u64>>,
     connects: HashMap<SourceId, u64>,
+    /// The command of a step of a stop, by its entry.
+    stops: HashMap<u64, ProcessId>,
 }
 
 impl Watched {
@@ -74,24 +76,14 @@ impl Entry {
         helpers: &mut Helpers,
         observer: &mut impl Observer,
     ) {
-        if let Some(earlier) = self.stop_helper.take() {
-            helpers.end(reactor, RunningCheck::Command(earlier));
-        }
+        helpers.end_stop_command(reactor, key);
         let Some(command) = self.command.helper(words, self.pid) else { return };
         match reactor.spawn_process(&command) {
             Ok(process) => {
                 helpers.commands.insert(process, Some(key));
-                self.stop_helper = Some(process);
+                helpers.stops.insert(key, process);
             }
             Err(error) => observer.helper_failed(&self.name, &error),
-        }
-    }
-
-    /// Ends the command of its stop when the stop is over, or goes on with another step.
-    pub(super) fn end_stop_command(&mut self, reactor: &mut Reactor, helpers: &mut Helpers) {
-        let helper = self.stop_helper.take_if(|_| !matches!(self.life.state(), State::Stopping { kills: 0, .. }));
-        if let Some(process) = helper {
-            helpers.end(reactor, RunningCheck::Command(process));
         }
     }
 }
@@ -108,6 +100,13 @@ impl Helpers {
     /// Whether commands are still running.
     pub(super) fn are_any(&self) -> bool {
         !self.commands.is_empty()
+    }
+
+    /// Ends the command of an entry's stop, if there is one.
+    pub(super) fn end_stop_command(&mut self, reactor: &mut Reactor, key: u64) {
+        if let Some(process) = self.stops.remove(&key) {
+            self.end(reactor, RunningCheck::Command(process));
+        }
     }
 
     /// Ends a check that is under way.
@@ -237,7 +236,9 @@ impl<O: Observer> ProcessMonitor<O> {
             let _ = tree.kill();
         }
         let Some((key, entry)) = key.and_then(|key| Some((key, self.entries.get_mut(&key)?))) else { return };
-        entry.stop_helper.take_if(|helper| *helper == process);
+        if self.helpers.stops.get(&key) == Some(&process) {
+            self.helpers.stops.remove(&key);
+        }
         let check = entry.watched.as_ref().and_then(|watched| watched.check.as_ref());
         if matches!(check, Some(RunningCheck::Command(checking)) if *checking == process) {
             entry.take_check();

@@ -54,8 +54,6 @@ pub(super) struct Entry {
     pub(super) changed: Instant,
     /// What tells whether it is ready and well, if anybody asks.
     pub(super) watched: Option<Box<Watched>>,
-    /// The command of a step of its stop, while it runs.
-    pub(super) stop_helper: Option<ProcessId>,
 }
 
 /// What tells whether a process is ready and well.

@@ -126,7 +126,9 @@ impl<O: Observer> ProcessMonitor<O> {
         }
         if entry.life.state() != first {
             entry.changed = now;
-            entry.end_stop_command(reactor, &mut self.helpers);
+            if !matches!(entry.life.state(), State::Stopping { kills: 0, .. }) {
+                self.helpers.end_stop_command(reactor, key);
+            }
             entry.prepare_exit(reactor);
             self.observer.changed(&entry.name, entry.life.state());
             let ended = matches!(entry.life.state(), State::Exited | State::Failed { .. });

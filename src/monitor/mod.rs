@@ -429,7 +429,6 @@ impl<O: Observer> ProcessMonitor<O> {
             last_exit: None,
             changed: now,
             watched: None,
-            stop_helper: None,
         };
         self.entries.insert(key, Box::new(entry));
         key

@@ -18,6 +18,7 @@ mod futex;
 #[cfg(target_os = "linux")]
 pub(crate) mod guard;
 pub(crate) mod handler;
+pub(crate) mod heap;
 pub(crate) mod limit;
 pub(crate) mod memory;
 pub(crate) mod net;

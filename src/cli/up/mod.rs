@@ -434,6 +434,8 @@ impl Service for Up {
         let names = std::mem::take(&mut self.autostart);
         self.parent_awaits(&names);
         self.start_all(reactor, &names);
+        // What the reading of the file has taken.
+        childminder::trim_heap();
         self.after_event(reactor);
     }
 

@@ -186,6 +186,7 @@ impl Up {
         reporter.events.note("reloaded", None, || Value::Object(changes.names()));
         reporter.say(&format!("reloaded: {}", changes.summary()));
         changes.notes.iter().for_each(|note| reporter.say(note));
+        childminder::trim_heap();
         Ok(changes)
     }
 

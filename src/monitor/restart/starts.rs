@@ -7,33 +7,40 @@ use std::time::{Duration, Instant};
 
 use super::{StartLimit, after};
 
-/// The times of the latest starts, the earliest first.
+/// The times of the latest starts.
 #[derive(Debug, Default)]
-pub(super) struct Starts(VecDeque<Instant>);
+pub(super) struct Starts(Option<Box<Times>>);
+
+/// The earliest first. A box of its own, because most processes have no limit.
+#[derive(Debug, Default)]
+struct Times {
+    all: VecDeque<Instant>,
+}
 
 impl Starts {
     /// Notes a start at this time, and forgets those that no longer count.
     pub(super) fn note(&mut self, now: Instant, limit: Option<StartLimit>) {
         let Some(limit) = limit else { return self.forget() };
-        self.0.push_back(now);
-        while self.0.len() > limit.starts as usize {
-            self.0.pop_front();
+        let times = &mut self.0.get_or_insert_default().all;
+        times.push_back(now);
+        while times.len() > limit.starts as usize {
+            times.pop_front();
         }
     }
 
     /// Whether a further start at this time would be above the limit.
     pub(super) fn is_full(&self, at: Instant, limit: Option<StartLimit>) -> bool {
-        let Some(limit) = limit else { return false };
-        let counted = self.0.iter().filter(|time| after(**time, limit.within) > at).count();
+        let (Some(limit), Some(times)) = (limit, &self.0) else { return false };
+        let counted = times.all.iter().filter(|time| after(**time, limit.within) > at).count();
         counted >= limit.starts as usize
     }
 
     pub(super) fn forget(&mut self) {
-        self.0 = VecDeque::new();
+        self.0 = None;
     }
 
     pub(super) fn put_off(&mut self, by: Duration) {
-        for time in &mut self.0 {
+        for time in self.0.iter_mut().flat_map(|times| times.all.iter_mut()) {
             *time = after(*time, by);
         }
     }
