@@ -7,10 +7,10 @@ mod support;
 use std::hint::black_box;
 use std::time::Duration;
 
-use childminder::restart::{Action, Input, Lifecycle, Policy};
+use childminder::restart::{Action, Input, Lifecycle, Outcome, Policy};
 use support::{Bench, Target, clock, raw};
 
-const CRASH: Input = Input::Exited { success: false, group_left: false };
+const CRASH: Input = Input::Exited { outcome: Outcome::Failure, group_left: false };
 
 /// Millions of restarts a second, each after a run of `lived`. After an instant death, the restart
 /// delay passes first.

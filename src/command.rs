@@ -5,6 +5,7 @@
 
 use std::ffi::{OsStr, OsString};
 use std::fmt;
+use std::io;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -63,7 +64,7 @@ pub(crate) struct Parts {
 #[derive(Debug, Clone)]
 pub(crate) struct Attributes {
     pub(crate) arg0: Option<OsString>,
-    pub(crate) listen: Vec<(String, Arc<OwnedFd>)>,
+    pub(crate) listen: Vec<(String, Stdio)>,
     pub(crate) notify: bool,
     pub(crate) watchdog: Option<Duration>,
     pub(crate) pty: Option<Pty>,
@@ -193,7 +194,7 @@ impl Command {
         (parts.program, parts.args) = (program.clone(), args.to_vec());
         parts.fds = Map::new();
         if let Some(attributes) = &mut parts.attributes {
-            (attributes.arg0, attributes.pty) = (None, None);
+            (attributes.arg0, attributes.pty, attributes.notify) = (None, None, false);
             attributes.listen.clear();
         }
         helper.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
@@ -334,7 +335,45 @@ impl Command {
     /// The spawn refuses a name that contains a colon or a NUL.
     #[doc(alias = "LISTEN_FDS")]
     pub fn listen_fd(&mut self, name: impl Into<String>, socket: impl Into<OwnedFd>) -> &mut Self {
-        self.attributes_mut().listen.push((name.into(), Arc::new(socket.into())));
+        self.attributes_mut().listen.push((name.into(), Stdio::from(socket.into())));
+        self
+    }
+
+    /// Hands a listening socket to the child, as [`listen_fd`](Self::listen_fd) does, that a function
+    /// of the host opens.
+    ///
+    /// The function is called at each spawn, with `what`, which also names the socket in errors. It
+    /// returns a duplicate of a socket that the host keeps, so that the socket outlives the child. If
+    /// it fails, the spawn fails at [`Stage::Open`](crate::Stage::Open), and a later one may succeed.
+    ///
+    /// ```
+    /// use std::net::TcpListener;
+    /// use std::sync::Mutex;
+    ///
+    /// use childminder::{Command, Reactor};
+    ///
+    /// let mut command = Command::new("sh");
+    /// command.args(["-c", "test $LISTEN_FDS = 1 && test -S /proc/self/fd/3"]);
+    /// let kept: Mutex<Option<TcpListener>> = Mutex::new(None);
+    /// command.listen_with("web", "127.0.0.1:0", move |address| {
+    ///     let mut kept = kept.lock().expect("no panic");
+    ///     if kept.is_none() {
+    ///         *kept = Some(TcpListener::bind(address.to_str().expect("an address"))?);
+    ///     }
+    ///     Ok(kept.as_ref().expect("just opened").try_clone()?.into())
+    /// });
+    /// let mut reactor = Reactor::new()?;
+    /// reactor.spawn_process(&command)?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    #[doc(alias = "LISTEN_FDS")]
+    pub fn listen_with(
+        &mut self,
+        name: impl Into<String>,
+        what: impl Into<PathBuf>,
+        open: impl Fn(&Path) -> io::Result<OwnedFd> + Send + Sync + 'static,
+    ) -> &mut Self {
+        self.attributes_mut().listen.push((name.into(), Stdio::open_with(what, open)));
         self
     }
 

@@ -19,13 +19,14 @@ pub struct Pty {
     pub(crate) columns: u16,
     pub(crate) echo: bool,
     pub(crate) raw: bool,
+    pub(crate) plain_newlines: bool,
 }
 
 impl Pty {
     /// Makes the settings of a terminal of 24 rows and 80 columns with the system's usual modes.
     #[must_use]
     pub fn new() -> Self {
-        Self { rows: 24, columns: 80, echo: true, raw: false }
+        Self { rows: 24, columns: 80, echo: true, raw: false, plain_newlines: false }
     }
 
     /// Sets the initial size, in characters.
@@ -38,6 +39,12 @@ impl Pty {
     #[must_use]
     pub fn echo(self, echo: bool) -> Self {
         Self { echo, ..self }
+    }
+
+    /// Leaves the line ends of the child as they are: `\n`, not `\r\n`. That is what a log wants.
+    #[must_use]
+    pub fn plain_newlines(self) -> Self {
+        Self { plain_newlines: true, ..self }
     }
 
     /// Passes every byte unchanged in both directions: no echo, no line editing, no signals by

@@ -22,7 +22,7 @@ fn blocks(document: &'static str, language: &str) -> Vec<&'static str> {
 fn essence(output: &str) -> String {
     let word =
         |word: &str| if word.starts_with(|c: char| c.is_ascii_digit()) { "#".to_owned() } else { word.to_owned() };
-    let line = |line: &str| match line.starts_with("[{") {
+    let line = |line: &str| match line.starts_with("[{") || line.starts_with("{\"") {
         // Of JSON, each number is one.
         true => {
             let parts = line.split(|c: char| c.is_ascii_digit() || c == '.');
@@ -118,6 +118,7 @@ fn the_protocol_is_as_the_guide_says() {
     let stream = connect(&up.socket());
     let lines: Vec<&str> = blocks(CHAPTER, "json")[0].lines().collect();
     for pair in lines.chunks(2) {
-        assert_eq!(ask_on(&stream, pair[0]).unwrap().to_string(), pair[1], "{}", pair[0]);
+        let answer = ask_on(&stream, pair[0]).unwrap().to_string();
+        assert_eq!(essence(&answer), essence(pair[1]), "{}", pair[0]);
     }
 }

@@ -6,6 +6,8 @@
 
 #![cfg(target_os = "linux")]
 
+#[path = "util/cargo.rs"]
+mod cargo;
 mod util;
 
 use std::collections::HashSet;
@@ -239,9 +241,8 @@ const TESTS_OF_THE_COMMAND: &[&str] = &["control", "control_hostile", "run", "ru
 /// records it, if this user has no cargo.
 #[track_caller]
 fn build(tests: &[&str]) -> Option<Vec<PathBuf>> {
-    let target = Path::new(env!("CARGO_TARGET_TMPDIR")).parent().unwrap();
-    let mut cargo = StdCommand::new(env!("CARGO"));
-    cargo.args(["test", "--no-run", "--quiet", "--offline", "--message-format=json", "--target-dir"]).arg(target);
+    let mut cargo = cargo::cargo("test");
+    cargo.args(["--no-run", "--message-format=json"]);
     cargo.args(tests.iter().flat_map(|test| ["--test", test]));
     if cfg!(feature = "cli") {
         cargo.args(["--features", "cli"]);
@@ -249,7 +250,6 @@ fn build(tests: &[&str]) -> Option<Vec<PathBuf>> {
     if !cfg!(debug_assertions) {
         cargo.arg("--release");
     }
-    cargo.current_dir(env!("CARGO_MANIFEST_DIR")).env_remove("CARGO_BUILD_TARGET");
     let output = match cargo.output() {
         Ok(output) => output,
         Err(error) => {

@@ -6,7 +6,6 @@ mod monitor_util;
 
 use std::fs;
 
-use childminder::ReapMethod;
 use monitor_util::{Dir, each_way, group, leaving, no_instant_deaths, sh};
 
 fn open_descriptors() -> usize {
@@ -45,17 +44,17 @@ fn leftover_processes_are_watched_by_descriptors_for_the_last_few_only() {
         let open = open_descriptors() - before;
         let trees = if monitor_util::in_cgroups() { 8 + 2 } else { 8 * 2 };
         assert!(open <= trees + 4, "{open}");
-        let unknown = match (monitor_util::in_cgroups(), world.reap) {
+        let unknown = match (monitor_util::in_cgroups(), monitor_util::reaches_leftovers(world.reap)) {
             (true, _) => {
                 assert_eq!((watched, released), (19, 11));
                 0
             }
-            (false, ReapMethod::Pidfd) => {
+            (false, true) => {
                 assert_eq!((watched, released), (8, 11));
                 11
             }
-            // Without a pidfd nothing leads to what is left of a group.
-            (false, _) => {
+            // Nothing leads to what is left of a group.
+            (false, false) => {
                 assert_eq!((watched, released), (0, 0));
                 0
             }

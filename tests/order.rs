@@ -5,10 +5,12 @@
 
 mod monitor_util;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use childminder::restart::{StartLimit, State, WhyFailed};
-use childminder::{Group, Order, Policy, Readiness, Ready, Restart, Service, Strategy, Watch, When};
+use childminder::simulation::{Imagined, Run, Step, simulate_all};
+use childminder::{Command, Group, Order, Policy, Readiness, Ready, Restart, Service, Strategy, Watch, When};
 use monitor_util::{IDLE, STUBBORN, Told, World, each_way, no_instant_deaths, now, sh, short_kill_time};
 
 /// Says at descriptor 3 that it is ready when it gets SIGUSR1.
@@ -117,7 +119,7 @@ fn a_kill_waits_for_nobody() {
         world.add(name, &sh(STUBBORN));
         world.watch(name, at_once());
     }
-    world.order(&wait_for(&[("b", "a")]));
+    world.order(&require(&[("b", "a")]));
     world.start();
     world.until_ready("b", 1);
     world.stop();
@@ -392,6 +394,93 @@ fn a_rolling_restart_ends_with_the_first_that_does_not_come_back() {
     world.monitor.restart_rolling(&mut world.reactor, &["a", "b", "c"]).unwrap();
     world.until_told("rolled", "b", 1);
     assert_eq!((world.count("started", "a"), world.count("started", "c")), (2, 1));
+}
+
+/// A box that is started, in which one process dies, and that is stopped: the starts and exits of the
+/// processes, in order, in virtual time.
+fn imagined(names: &[String], order: &Order, dies: &str) -> Vec<(String, bool)> {
+    let ten = Duration::from_secs(10);
+    let processes = names.iter().map(|name| {
+        let dies = name == dies;
+        let mut process = Imagined::new(name, move |run| if dies && run == 1 { Run::Fails(ten) } else { Run::Stays });
+        process.ready = Ready::Started;
+        process.policy = no_instant_deaths();
+        process
+    });
+    let course = simulate_all(processes, order, 2 * ten).unwrap();
+    let step = |(_, name, step): &(Duration, Arc<str>, Step)| match step {
+        Step::Start { .. } => Some((name.to_string(), true)),
+        Step::Exit { .. } => Some((name.to_string(), false)),
+        _ => None,
+    };
+    course.steps().iter().filter_map(step).collect()
+}
+
+/// The same with real processes.
+fn real(names: &[String], order: &Order, dies: &str) -> Vec<(String, bool)> {
+    let mut world = World::new();
+    for name in names {
+        world.add(name, Command::new("sleep").arg("1000"));
+        world.watch(name, at_once());
+    }
+    world.order(order);
+    world.start();
+    assert!(names.iter().all(|name| is_running(&world, name)));
+    let process = world.monitor.status(dies).unwrap().process.unwrap();
+    world.reactor.process(process).unwrap().signal(libc::SIGKILL).unwrap();
+    world.until("all are back", |world| {
+        world.count("exited", dies) == 1 && names.iter().all(|name| is_running(world, name))
+    });
+    world.stop();
+    world.until_down();
+    let step = |(_, told): &(_, Told)| match told {
+        Told::Started { name, .. } => Some((name.clone(), true)),
+        Told::Exited { name, .. } => Some((name.clone(), false)),
+        _ => None,
+    };
+    world.monitor.observer().0.iter().filter_map(step).collect()
+}
+
+#[test]
+fn real_processes_start_and_stop_in_the_order_of_the_simulation() {
+    let mut seed = 1_u64;
+    let mut below = |limit: u64| {
+        seed = seed.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+        (seed >> 33) % limit
+    };
+    for _ in 0..200 {
+        let names: Vec<String> = (0..2 + below(5)).map(|number| format!("p{number}")).collect();
+        let mut order = Order::new();
+        // Whether one process depends on another, if only by others.
+        let mut depends = vec![vec![false; names.len()]; names.len()];
+        for number in 1..names.len() {
+            for _ in 0..below(3) {
+                let on = below(number as u64) as usize;
+                match below(2) {
+                    0 => order.requires(&*names[number], &*names[on], When::Ready),
+                    _ => order.after(&*names[number], &*names[on], When::Started),
+                };
+                let through = depends[on].clone();
+                depends[number][on] = true;
+                depends[number].iter_mut().zip(through).for_each(|(depends, through)| *depends |= through);
+            }
+        }
+        if below(2) == 0 {
+            let strategy = [Strategy::All, Strategy::Rest][below(2) as usize];
+            order.group(Group::new("group", strategy, names.iter().map(String::as_str)));
+        }
+        let dies = &names[below(names.len() as u64) as usize];
+        let (imagined, real) = (imagined(&names, &order, dies), real(&names, &order, dies));
+        let of = |trace: &[(String, bool)], pair: [&String; 2]| -> Vec<(String, bool)> {
+            trace.iter().filter(|(name, _)| pair.contains(&name)).cloned().collect()
+        };
+        for (one, name) in names.iter().enumerate() {
+            assert_eq!(of(&imagined, [name, name]), of(&real, [name, name]), "{order:?}, {dies} dies");
+            for (_, on) in names.iter().enumerate().filter(|(other, _)| depends[one][*other]) {
+                assert_eq!(of(&imagined, [name, on]), of(&real, [name, on]), "{order:?}, {dies} dies");
+            }
+        }
+    }
 }
 
 #[test]

@@ -48,15 +48,27 @@ fn orphans_are_named_once_and_reaped() {
         reactor.adopt_orphans(Orphans::Leave).unwrap();
         reactor.kill_trees_at_death(true).unwrap();
         let mut told = HashMap::new();
-        let id = reactor.spawn_process(&sh("setsid sleep 0.3 & setsid sleep 0.15 & sleep 0.1; exit 7")).unwrap();
+        // It does not end before both of its children are what they are to become.
+        let script = "setsid sleep 1000 & one=$!; setsid sleep 1000 & two=$!
+            for child in $one $two; do until [ $(cat /proc/$child/comm) = sleep ]; do :; done; done; exit 7";
+        let id = reactor.spawn_process(&sh(script)).unwrap();
         let mut code = None;
         turn_until(&mut reactor, &mut told, |event| {
-            if let Event::Ended { process, exit } = event {
+            if let Event::Exited { process, exit } = event {
                 assert_eq!(*process, id);
                 code = exit.code();
             }
-            code.is_some() && children().len() == 1
+            code.is_some()
         });
+        while told.len() < 2 {
+            turn_until(&mut reactor, &mut told, |event| matches!(event, Event::Orphan { .. }));
+        }
+        for (pid, _) in told.keys() {
+            let pid = rustix::process::Pid::from_raw(i32::try_from(*pid).unwrap()).unwrap();
+            rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
+        }
+        // The guard is left.
+        turn_until(&mut reactor, &mut told, |_| children().len() == 1);
         assert_eq!(code, Some(7), "its own exits are its own");
         assert_eq!(told.len(), 2, "{told:?}");
         assert!(told.iter().all(|((_, name), count)| *count == 1 && name == "sleep"), "{told:?}");

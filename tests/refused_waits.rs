@@ -14,8 +14,9 @@ use childminder::{Command, ReapMethod, RunToEnd, Service, SpawnMethod, Stdio};
 use monitor_util::{STUBBORN, Told, World, group, no_instant_deaths, sh, short_kill_time};
 use seccomp::{Refused, refuse};
 
-/// mio uses one of these calls.
-const WAITS: [Refused; 3] = [
+/// mio uses one of these calls. Newer architectures do not have the oldest one.
+const WAITS: &[Refused] = &[
+    #[cfg(any(target_arch = "x86_64", target_arch = "x86", target_arch = "arm"))]
     (libc::SYS_epoll_wait, None, libc::EIO),
     (libc::SYS_epoll_pwait, None, libc::EIO),
     (libc::SYS_epoll_pwait2, None, libc::EIO),
@@ -33,7 +34,7 @@ fn a_service_is_stopped_without_the_wait() {
                 world.until_ready("stubborn", 1);
                 let pid = world.pid("stubborn");
                 let before = world.count("started", "brief");
-                refuse(&WAITS);
+                refuse(WAITS);
                 let error = world.reactor.run_service(&mut world.monitor).unwrap_err();
                 assert_eq!(
                     error.to_string(),
@@ -57,7 +58,7 @@ fn a_service_is_stopped_without_the_wait() {
 fn a_run_to_the_end_comes_to_its_end() {
     thread::scope(|scope| {
         scope.spawn(|| {
-            refuse(&WAITS);
+            refuse(WAITS);
             let mut command = Command::new("cat");
             command.stdin(Stdio::piped());
             let text = "x".repeat(1 << 20);

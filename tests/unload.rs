@@ -4,31 +4,23 @@
 
 #![cfg(all(target_os = "linux", not(target_feature = "crt-static")))]
 
+#[path = "util/cargo.rs"]
+mod cargo;
 mod embed_util;
 
-use std::env;
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::Command;
 use std::thread;
 
+use cargo::{cargo, outputs};
 use embed_util::{ROUNDS, children, dispositions, open_fds, plugin, threads, watchdog};
 
 /// Builds the library. Cargo has built it with all tests, but not with this one alone. Returns
 /// `None`, and records it, if that is not possible.
 fn build() -> Option<PathBuf> {
-    let outputs = Path::new(env!("CARGO_TARGET_TMPDIR")).parent().unwrap();
-    let mut cargo = Command::new(env!("CARGO"));
-    cargo.args(["build", "--quiet", "--offline", "--example", "unloadable", "--target-dir"]);
-    match outputs.file_name().and_then(|name| name.to_str()) {
-        // This is a build for another target than the machine's own.
-        Some(target) if target.contains("-linux-") => {
-            cargo.arg(outputs.parent().unwrap()).args(["--target", target]);
-        }
-        _ => _ = cargo.arg(outputs),
-    }
-    let library = outputs.join("debug/examples/libunloadable.so");
-    match cargo.current_dir(env!("CARGO_MANIFEST_DIR")).env_remove("CARGO_BUILD_TARGET").status() {
+    let library = outputs().join("debug/examples/libunloadable.so");
+    match cargo("build").args(["--example", "unloadable"]).status() {
         Ok(built) => assert!(built.success()),
         // Another user, or another machine, may have the tests without cargo.
         Err(_) if library.exists() => {}

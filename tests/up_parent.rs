@@ -88,6 +88,28 @@ fn it_is_ready_reloads_and_stops() {
     assert_eq!(manager.heard, ["STOPPING=1\n", "STATUS=0 of 1 processes run"]);
 }
 
+// It waits for what starts by itself, but not for what fails.
+#[test]
+fn it_is_ready_when_its_processes_are() {
+    let folder = Folder::new();
+    let mut manager = Manager::new(&folder);
+    let slow = "[process.slow]\nshell = \"until test -e go; do sleep 0.02; done; echo now; sleep 1000\"\n\
+                ready = { line = \"now\" }\ndirectory = \".\"\n";
+    let after = "[process.after]\ncommand = [\"sleep\", \"1000\"]\nafter = [\"slow\"]\n";
+    let bad = "[process.bad]\ncommand = [\"false\"]\n[process.none]\ncommand = [\"./none\"]\n";
+    let manual = "[process.manual]\ncommand = [\"true\"]\nautostart = false\nafter = [\"slow\"]\n";
+    let mut up = start(folder, &format!("{slow}{after}{bad}{manual}"), &[]);
+    up.wait_for_socket();
+    up.until_state("slow", "starting");
+    up.until_state("bad", "backing-off");
+    manager.until("STATUS=1 of 5 processes run");
+    assert!(!manager.heard.iter().any(|message| message.contains("READY")), "{:?}", manager.heard);
+    up.folder.write("go", "");
+    manager.until("READY=1");
+    assert_eq!(up.status("slow")["state"], "ready");
+    up.until_state("after", "running");
+}
+
 #[test]
 fn its_processes_do_not_get_the_socket() {
     let folder = Folder::new();

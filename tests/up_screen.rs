@@ -117,3 +117,46 @@ fn the_status_fits_any_terminal() {
     }
     up.shutdown();
 }
+
+#[test]
+fn a_prompt_and_a_progress_bar_are_shown_before_their_newline() {
+    let folder = Folder::new();
+    let long = "x".repeat(300);
+    let steps = format!(
+        "printf 'password? '; read a <go; echo; printf '10%%'; read a <go; printf '\\r20%%'; read a <go; printf '\\r100%%\\n'; \
+         printf '{long}?'; read a <go; echo; echo ready; exec sleep 1000"
+    );
+    folder.write("steps", &steps);
+    folder.write(
+        "childminder.toml",
+        "[monitor]\nsocket = \"s\"\n[process.it]\ncommand = [\"sh\", \"./steps\"]\ndirectory = \".\"\n\
+         [process.other]\nshell = \"read a <go2; echo between; exec sleep 1000\"\ndirectory = \".\"\n",
+    );
+    for name in ["go", "go2"] {
+        assert!(Command::new("mkfifo").arg(folder.join(name)).status().unwrap().success());
+    }
+    for columns in [40, 80, 200] {
+        let go = |name: &str| std::fs::write(folder.join(name), "\n").unwrap();
+        let mark = "\x1b[36m[it]\x1b[0m ";
+        let end = format!("{}?", "x".repeat(usize::from(columns) - 7));
+        let long_prompt = format!("{mark}{end}");
+        let first = format!("{mark}password? ");
+        let steps: [(&str, &dyn Fn()); 6] = [
+            // The line of another process comes above it.
+            (&first, &|| go("go2")),
+            (&format!("between\r\n{mark}password? "), &|| go("go")),
+            (&format!("{mark}10%"), &|| go("go")),
+            (&format!("{mark}20%"), &|| go("go")),
+            (&long_prompt, &|| go("go")),
+            (&format!("{mark}ready\r\n"), &|| {}),
+        ];
+        let drawn = up_util::steps_on_a_terminal(&folder.0, &["up"], &steps, columns);
+        // Each line comes once when it is complete, and nothing is left of what was drawn before.
+        let lines: Vec<&str> = drawn.split("\r\n").map(|line| line.rsplit("\r\x1b[K").next().unwrap()).collect();
+        for line in ["password? ", "100%", &format!("{long}?"), "ready"] {
+            let line = format!("{mark}{line}");
+            assert_eq!(lines.iter().filter(|shown| **shown == line).count(), 1, "{line} {drawn:?}");
+        }
+        assert!(!lines.iter().any(|line| line.ends_with("10%") || line.ends_with("20%")), "{drawn:?}");
+    }
+}

@@ -92,7 +92,9 @@ pub(crate) fn confine(command: &mut Command, kill: bool) {
 pub(crate) fn kill_trees_at_death(reactor: &mut Reactor) -> Option<String> {
     #[cfg(target_os = "linux")]
     if let Err(error) = reactor.kill_trees_at_death(true) {
-        return (error.kind() != io::ErrorKind::Unsupported).then(|| words::no_guard(&error));
+        // A system call that the system does not have is of the same kind, and has a number.
+        let is_unwritten = error.kind() == io::ErrorKind::Unsupported && error.raw_os_error().is_none();
+        return (!is_unwritten).then(|| words::no_guard(&error));
     }
     #[cfg(not(target_os = "linux"))]
     let _ = reactor;

@@ -13,9 +13,12 @@ pub(crate) mod config;
 mod control;
 mod descriptor;
 mod dress;
+mod listen;
 mod measure;
 mod output;
 mod paths;
+mod peer;
+mod reference;
 mod run;
 mod safe_path;
 mod screen;
@@ -30,18 +33,19 @@ use std::ffi::OsString;
 use std::fmt;
 use std::process::ExitCode;
 
-use control::client;
+use control::{client, send};
 use lexopt::{Arg, Parser};
 
 const HELP: &str = "\
 childminder runs, watches and restarts processes.
 
 usage: childminder run [OPTION]... [--] COMMAND [ARG]...   one process
-       childminder measure [OPTION]... [--] COMMAND [ARG]...   measures and limits runs; has a --help
-       childminder up [-c FILE]                            all processes of a file
-       childminder check [-c FILE] [--effective]           reports the mistakes of the file, or its settings
-       childminder status | start | stop | restart | signal | reload | reopen | shutdown | logs
-                                                           talks to `up`; each has a --help
+       childminder measure [OPTION]... [--] COMMAND...     measures and limits runs; has a --help
+       childminder up [OPTION]...                          all processes of a file; has a --help
+       childminder check [OPTION]...                       reports the mistakes of the file, or its settings
+       childminder status | start | stop | restart | signal | reset | reload | reopen | shutdown |
+                   logs | events | send | attach           each talks to `up`, and has a --help
+       childminder completions SHELL | man                 what a shell completes, and the manual page
 
 childminder run:
 
@@ -71,7 +75,8 @@ What the process has started is stopped with it, and if this command is killed, 
 process of a container this command is the parent of each process that has lost its own, and reaps it.
 
 With `--restart never` this command ends with its child, and with `on-failure` as soon as the child succeeds: with the
-child's exit code, 128+N for signal N, 127 if it was not found, 126 if it is not executable. Exit code 2 means a mistake
+child's exit code, 128+N for signal N, 127 if it was not found, 126 if it is not executable. With `never` that is so
+also if a signal has ended it. Exit code 2 means a mistake
 in the command line, and 125 any other failure of this command.
 
   -h, --help                   this text
@@ -137,9 +142,16 @@ fn dispatch(mut arguments: Parser) -> Result<u8, Failure> {
         Some(Arg::Value(command)) if client::COMMANDS.iter().any(|known| command == *known) => {
             return client::main(&command.to_string_lossy(), arguments);
         }
+        Some(Arg::Value(command)) if send::COMMANDS.iter().any(|known| command == *known) => {
+            return send::main(&command.to_string_lossy(), arguments);
+        }
+        Some(Arg::Value(command)) if command == "completions" || command == "man" => {
+            return reference::main(&command.to_string_lossy(), arguments);
+        }
         Some(Arg::Value(other)) => {
             let other = other.to_string_lossy();
-            let known = [&["run", "up", "check"], &client::COMMANDS[..]].concat();
+            let known =
+                [&["run", "up", "check", "completions", "man"], &client::COMMANDS[..], &send::COMMANDS].concat();
             let near = config::nearest(&other, &known).map(|near| format!("the nearest one is `{near}`; "));
             let message = format!("no such command: {other}; {}try --help", near.unwrap_or_default());
             return Err(Failure::Usage(message));

@@ -94,7 +94,9 @@ pub(super) fn main(arguments: Parser) -> Result<u8, Failure> {
     // A signal that comes now must not change the exit code.
     signals::block();
     drop(reactor);
-    Ok(run.code.unwrap_or(0))
+    // The child of a command that never starts another one is the only one it stands for.
+    let code = run.code.or((restart == Restart::Never).then(|| run.monitor.observer().code));
+    Ok(code.unwrap_or(0))
 }
 
 /// Reads the command line. `None` if it only asks for help.

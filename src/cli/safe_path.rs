@@ -10,6 +10,8 @@
 //! Elsewhere only a regular file is opened, and only if no hard link can make it the file of
 //! another user.
 
+mod socket;
+
 use std::ffi::{OsStr, OsString};
 use std::fmt::{self, Display, Formatter};
 use std::fs::File;
@@ -28,6 +30,7 @@ use rustix::io::{Errno, ioctl_fionbio};
 use rustix::process::geteuid;
 
 use super::{acl, descriptor};
+pub(crate) use socket::SocketFile;
 
 /// The error for a file whose folder is missing.
 const NO_FOLDER: &str = "its folder does not exist; `make-folders = true` makes it";
@@ -48,7 +51,7 @@ const APPEND: OFlags = FILE.union(OFlags::WRONLY).union(OFlags::APPEND);
 
 /// The mode and the owner of a new file. An existing file keeps its own: another user may have put
 /// it there, and would be given a file that this user may not read.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
 pub(crate) struct Creation {
     /// If it is `None`, the mode is 0666 without the bits of the umask.
     pub(crate) mode: Option<u32>,
@@ -253,6 +256,24 @@ pub(crate) fn open_for_child(path: &Path, new: Creation) -> io::Result<OwnedFd> 
             let file = place.open(new)?;
             ioctl_fionbio(&file, false)?;
             Ok(file.into())
+        }
+    }
+}
+
+/// Opens a file for a child that reads it. The file is blocking, as a program expects of its stdin.
+///
+/// # Errors
+///
+/// The errors of [`find`], those of `openat(2)`, and a refusal as by [`Place::open`].
+pub(crate) fn open_to_read(path: &Path) -> io::Result<OwnedFd> {
+    match find(path)? {
+        Target::Own(number) => childminder::inherited_fd(number),
+        Target::Place(place) => {
+            let flags = if place.is_foreign { FILE | OFlags::RDONLY } else { FILE | OFlags::RDONLY | OFlags::NOFOLLOW };
+            let file = openat(&place.folder.fd, &place.name, flags, Mode::empty())?;
+            place.check(&fstat(&file)?, Creation::default())?;
+            ioctl_fionbio(&file, false)?;
+            Ok(file)
         }
     }
 }

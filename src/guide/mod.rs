@@ -6,21 +6,27 @@
 //! 2. [Your own loop](own_loop)
 //! 3. [Talking to a child](talking_to_a_child)
 //! 4. [Whole trees of processes](trees)
-//! 5. [A harness](harness)
-//! 6. [What each figure means](figures)
-//! 7. [Terminals](terminals)
-//! 8. [Your policy in virtual time](virtual_time)
-//! 9. [In other people's programs](embedding)
-//! 10. [Coming from Twisted](from_twisted)
-//! 11. [Coming from supervisord](from_supervisord)
-//! 12. [Coming from tokio::process](from_tokio)
-//! 13. [`childminder run`](run)
-//! 14. [`childminder measure`](measure)
-//! 15. [`childminder up`](up)
-//! 16. [Who is trusted with what](trust)
-//! 17. [Dependencies](dependencies)
-//! 18. [How it is built](design)
-//! 19. [Contributing](contributing)
+//! 5. [Order, readiness, and giving up](order)
+//! 6. [A harness](harness)
+//! 7. [What each figure means](figures)
+//! 8. [Terminals](terminals)
+//! 9. [Your policy in virtual time](virtual_time)
+//! 10. [In other people's programs](embedding)
+//! 11. [Coming from Twisted](from_twisted)
+//! 12. [Coming from supervisord](from_supervisord)
+//! 13. [Coming from tokio::process](from_tokio)
+//! 14. [`childminder run`](run)
+//! 15. [`childminder measure`](measure)
+//! 16. [`childminder up`](up)
+//! 17. [Configurations of other tools](moving)
+//! 18. [As a service of systemd](systemd)
+//! 19. [In a container](containers)
+//! 20. [In a cluster](clusters)
+//! 21. [Who is trusted with what](trust)
+//! 22. [Where each promise holds](platforms)
+//! 23. [Dependencies](dependencies)
+//! 24. [How it is built](design)
+//! 25. [Contributing](contributing)
 
 #[doc = include_str!("first_program.md")]
 pub mod first_program {}
@@ -33,6 +39,9 @@ pub mod talking_to_a_child {}
 
 #[doc = include_str!("trees.md")]
 pub mod trees {}
+
+#[doc = include_str!("order.md")]
+pub mod order {}
 
 #[doc = include_str!("harness.md")]
 pub mod harness {}
@@ -70,8 +79,23 @@ pub mod measure {}
 #[doc = "```"]
 pub mod up {}
 
+#[doc = include_str!("moving.md")]
+pub mod moving {}
+
+#[doc = include_str!("systemd.md")]
+pub mod systemd {}
+
+#[doc = include_str!("containers.md")]
+pub mod containers {}
+
+#[doc = include_str!("clusters.md")]
+pub mod clusters {}
+
 #[doc = include_str!("trust.md")]
 pub mod trust {}
+
+#[doc = include_str!("platforms.md")]
+pub mod platforms {}
 
 #[doc = include_str!("dependencies.md")]
 pub mod dependencies {}

@@ -304,9 +304,11 @@ impl<O: Observer> Service for ProcessMonitor<O> {
 
     fn kill_service(&mut self, reactor: &mut Reactor) {
         self.running = false;
-        for key in self.keys() {
-            self.tell_at(reactor, key, Input::Kill, reactor.now());
+        let keys = self.keys();
+        if let Some(ordered) = &mut self.order {
+            ordered.machine.kill_all(&keys);
         }
+        keys.into_iter().for_each(|key| self.tell_at(reactor, key, Input::Kill, reactor.now()));
         self.settle_order(reactor);
     }
 

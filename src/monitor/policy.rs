@@ -328,6 +328,11 @@ pub enum Leftovers {
     /// processes that have left something behind. A stop does not reach leftover processes of a
     /// process group after that. It always reaches those in a cgroup.
     Leave,
+    /// They have taken over, as after a program has replaced itself: nginx does that on SIGUSR2.
+    /// The process counts as running until the last of them is gone. A stop ends them.
+    ///
+    /// Its exit status is that of the first process, because the system does not tell the others'.
+    TakeOver,
 }
 
 /// The error of a [`Policy`] that is refused.

@@ -300,6 +300,9 @@ pub struct Lifecycle {
     delay: Duration,
     /// Whether members of its group are known to have outlived it.
     group_left: bool,
+    /// Whether the process has exited while it runs on as the members of its group that have taken
+    /// over.
+    taken_over: bool,
     /// How the last process ended.
     outcome: Outcome,
     /// While a restart waits for leftover processes: when the process would start without them.
@@ -331,6 +334,7 @@ impl Lifecycle {
             state: State::Stopped,
             delay,
             group_left: false,
+            taken_over: false,
             outcome: Outcome::Failure,
             ready: None,
             starts: Starts::default(),
@@ -578,6 +582,7 @@ impl Lifecycle {
         }
         let (state, action) = self.decide(now, input);
         self.group_left &= state != State::Stopped;
+        self.taken_over &= matches!(state, State::Running { .. });
         if !matches!(state, State::BackingOff { .. }) {
             self.ready = None;
         }

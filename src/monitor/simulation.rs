@@ -4,13 +4,15 @@
 //! It starts nothing and waits for nothing. The one rule: every decision comes from `restart`, and
 //! none is made here.
 
-#[cfg(test)]
 pub(super) mod crew;
+mod several;
 
 use std::fmt;
 use std::time::{Duration, Instant};
 
-use super::restart::{Action, Input, Lifecycle, Outcome, Policy, PolicyError, State};
+use super::restart::{Action, Input, Lifecycle, Outcome, Policy, PolicyError, State, WhyFailed};
+
+pub use several::{Course, Imagined, Refused, simulate_all};
 
 /// What one run of the imaginary process does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -48,6 +50,18 @@ pub enum Step {
     Wait(Duration),
     /// The policy does not restart the process any more.
     Over,
+    /// It waits for others before it starts.
+    Held,
+    /// It is ready.
+    Ready,
+    /// It is asked to stop.
+    Stop,
+    /// It is killed.
+    Kill,
+    /// It has failed for good.
+    Failed(WhyFailed),
+    /// The group has given up.
+    GaveUp,
 }
 
 /// The steps of a simulation and their times: see [`simulate`].
@@ -227,6 +241,12 @@ impl fmt::Display for Step {
             }
             Self::Wait(delay) => write!(f, "wait {:.3} s", delay.as_secs_f64()),
             Self::Over => f.write_str("over"),
+            Self::Held => f.write_str("waits"),
+            Self::Ready => f.write_str("ready"),
+            Self::Stop => f.write_str("asked to stop"),
+            Self::Kill => f.write_str("killed"),
+            Self::Failed(why) => write!(f, "failed: {why}"),
+            Self::GaveUp => f.write_str("gives up"),
         }
     }
 }

@@ -226,7 +226,13 @@ impl Child {
 
     /// Tells whether it has exited and no event has reported this.
     pub(crate) fn has_ended(&self) -> bool {
-        self.exit.is_none() && sys::wait::state(self.pidfd(), self.pid) != State::Running
+        self.exit.is_none() && matches!(self.reported_state(), State::Zombie | State::Lost)
+    }
+
+    /// The same as [`has_ended`](Self::has_ended), but also `true` if only an attempt to reap it can
+    /// tell.
+    pub(crate) fn may_have_ended(&self) -> bool {
+        self.exit.is_none() && self.reported_state() != State::Running
     }
 
     /// Returns the last stop or continuation since the last call.
@@ -246,10 +252,24 @@ impl Child {
         self.pidfd.as_ref().map(|(pidfd, _)| pidfd.as_fd())
     }
 
+    /// Returns the state of the child with its number, as the wait reports it. A sandbox may refuse
+    /// the wait that does not reap, and then the process table has the state.
+    fn reported_state(&self) -> State {
+        let state = sys::wait::state(self.pidfd(), self.pid);
+        if state != State::Unknown {
+            return state;
+        }
+        match table::is_zombie(self.pid) {
+            Some(true) => State::Zombie,
+            Some(false) => State::Running,
+            None => State::Unknown,
+        }
+    }
+
     /// Returns its state. It is `Lost` also if its number belongs to another child of the host by
     /// now.
     fn state(&self) -> State {
-        let state = sys::wait::state(self.pidfd(), self.pid);
+        let state = self.reported_state();
         let is_anothers = || {
             let birth = self.birth?;
             Some(table::start_time(self.pid)? != birth)

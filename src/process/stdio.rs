@@ -74,9 +74,10 @@ impl<'a> Files<'a> {
             files.add(command, *fd, stdio, null)?;
         }
         for (fd, (_, socket)) in (3..).zip(&command.attributes().listen) {
-            if files.theirs.insert(fd, Theirs::Lent(socket.as_fd())).is_some() {
+            if files.theirs.contains_key(&fd) {
                 return Err(refuse("a descriptor that is also a listening socket's"));
             }
+            files.add(command, fd, socket, null)?;
         }
         for (_, theirs) in files.theirs.iter() {
             if let Theirs::SameAs(other) = theirs {

@@ -168,6 +168,12 @@ pub(crate) fn start_time(pid: i32) -> Option<u64> {
     fields(&stat)?.nth(19)?.parse().ok()
 }
 
+/// Tells whether a process has exited and is unreaped, or `None` if the system cannot tell.
+pub(crate) fn is_zombie(pid: i32) -> Option<bool> {
+    let stat = is_ours().then(|| fs::read(format!("/proc/{pid}/stat")).ok()).flatten()?;
+    state_and_group(&stat).map(|(state, _)| matches!(state, 'Z' | 'X' | 'x'))
+}
+
 /// Tells whether a process is alive and in this group.
 pub(crate) fn is_living_member(pid: i32, group: i32) -> bool {
     let stat = fs::read(format!("/proc/{pid}/stat")).ok();

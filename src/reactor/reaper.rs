@@ -69,7 +69,7 @@ impl Reactor {
     /// the ones that were to be checked again. They have exited by now, so a later read of their
     /// pipes finds everything that they wrote.
     pub(super) fn find_exited(&mut self) {
-        let died = |child: &Child| child.needs_sweep() && child.has_ended();
+        let died = |child: &Child| child.needs_sweep() && child.may_have_ended();
         if std::mem::take(&mut self.sweep) {
             self.newborn.clear();
             self.exited.extend(self.processes.iter().filter(|(_, child)| died(child)).map(|(key, _)| key));

@@ -231,7 +231,7 @@ impl Reactor {
         self.find_stops();
         let inboxes = self.processes.iter().filter(|(_, child)| child.inbox.is_some()).map(|(process, _)| process);
         inboxes.collect::<Vec<_>>().into_iter().for_each(|process| self.notify_ready(process));
-        let ended = self.processes.iter().filter(|(_, child)| child.has_ended());
+        let ended = self.processes.iter().filter(|(_, child)| child.may_have_ended());
         self.exited.extend(ended.map(|(key, _)| key));
         self.trees.stir_all(self.woke);
         let limited = self.processes.iter().filter(|(_, child)| child.process_limit.is_some());

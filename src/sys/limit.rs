@@ -32,8 +32,28 @@ pub(super) fn raw(limit: Limit) -> Raw {
     Raw { rlim_cur: value(limit.soft), rlim_max: value(limit.hard) }
 }
 
+impl Resource {
+    /// Returns the limit that this process has now. Children have the same, unless
+    /// [`Command::rlimit`](crate::Command::rlimit) sets another one.
+    ///
+    /// # Errors
+    ///
+    /// The error of `getrlimit(2)`, which only a sandbox refuses.
+    ///
+    /// ```
+    /// use childminder::Resource;
+    ///
+    /// let limit = Resource::OpenFiles.current_limit()?;
+    /// assert!(limit.soft.is_none_or(|soft| soft > 0));
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
+    #[doc(alias = "getrlimit")]
+    pub fn current_limit(self) -> io::Result<Limit> {
+        get(self)
+    }
+}
+
 /// The limit that holds for this process now.
-#[doc(alias = "getrlimit")]
 pub(crate) fn get(resource: Resource) -> io::Result<Limit> {
     let mut limit = MaybeUninit::<Raw>::zeroed();
     // SAFETY: `limit` has room for what getrlimit writes.

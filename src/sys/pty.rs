@@ -62,6 +62,9 @@ fn set_termios(slave: &OwnedFd, pty: Pty) -> io::Result<()> {
     if !pty.echo {
         termios.c_lflag &= !libc::ECHO;
     }
+    if pty.plain_newlines {
+        termios.c_oflag &= !libc::ONLCR;
+    }
     if pty.raw {
         // SAFETY: `termios` is a valid local.
         unsafe { libc::cfmakeraw(&raw mut termios) };

@@ -111,6 +111,8 @@ pub(crate) enum State {
     Zombie,
     /// It is not our child any more, and its pid may belong to another process.
     Lost,
+    /// The system has refused to answer. The caller must not take this for any of the other states.
+    Unknown,
 }
 
 /// Returns the state of a child without changing it. It uses the pidfd, or else the pid.
@@ -132,8 +134,8 @@ pub(crate) fn state(pidfd: Option<BorrowedFd<'_>>, pid: i32) -> State {
     match peek(libc::P_PID, pid as libc::id_t, libc::WEXITED) {
         Ok(Some(_)) => State::Zombie,
         Err(error) if error.raw_os_error() == Some(libc::ECHILD) => State::Lost,
-        // An error does not show that the child is gone.
-        Ok(None) | Err(_) => State::Running,
+        Ok(None) => State::Running,
+        Err(_) => State::Unknown,
     }
 }
 

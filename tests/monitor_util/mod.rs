@@ -15,6 +15,8 @@ use childminder::{
     ReapMethod, Service, SpawnError, SpawnMethod, Watch,
 };
 
+#[path = "../util/kernel.rs"]
+mod kernel;
 #[path = "../util/mod.rs"]
 mod util;
 use util::contained;
@@ -161,6 +163,13 @@ pub(crate) struct World {
     pub(crate) reactor: Reactor,
     pub(crate) monitor: ProcessMonitor<Diary>,
     pub(crate) reap: ReapMethod,
+}
+
+/// Whether this world reaches the members of a group after its leader was reaped. If not, a stop
+/// keeps the leader unreaped until its group is empty, and leftover processes that were left alone
+/// are out of reach.
+pub(crate) fn reaches_leftovers(reap: ReapMethod) -> bool {
+    in_cgroups() || reap == ReapMethod::Pidfd && kernel::reaches_groups_by_pidfd()
 }
 
 /// Runs a test with each way to spawn and each way to reap.

@@ -59,10 +59,7 @@ mod linux {
     use std::process::{Command, Stdio};
 
     use rustix::event::{PollFd, PollFlags, Timespec, poll};
-    use rustix::process::{
-        Pid, PidfdFlags, Resource, Rlimit, Signal, getpid, getppid, getrlimit, pidfd_open, pidfd_send_signal,
-        setrlimit, setsid,
-    };
+    use rustix::process::{Pid, PidfdFlags, Signal, getpid, getppid, pidfd_open, pidfd_send_signal, setsid};
 
     /// The variable that tells the guard its mark. Only guards have this variable, and no other but
     /// [`TEMP`].
@@ -80,6 +77,8 @@ mod linux {
 
     // SAFETY: the C library calls the functions of this section before `main`, in the only thread.
     #[used]
+    // Under Miri there are no processes.
+    #[cfg(not(miri))]
     #[unsafe(link_section = ".init_array")]
     static START: extern "C" fn() = start;
 
@@ -100,7 +99,19 @@ mod linux {
 
     /// The mark that this process carries.
     pub(crate) fn mark() -> Option<u64> {
-        getrlimit(Resource::Locks).current.filter(|limit| limit >> 48 == TAG)
+        locks(None).ok().map(|[soft, _]| soft).filter(|limit| limit >> 48 == TAG)
+    }
+
+    /// The soft and hard limit of locks, which are replaced by `new`. A sandbox may refuse this, and
+    /// rustix panics then.
+    fn locks(new: Option<[u64; 2]>) -> io::Result<[u64; 2]> {
+        let new = new.as_ref().map_or(std::ptr::null(), std::ptr::from_ref);
+        let mut old = [0_u64; 2];
+        // SAFETY: both pointers are null or to two integers, as the kernel has them.
+        match unsafe { libc::syscall(libc::SYS_prlimit64, 0, libc::RLIMIT_LOCKS, new, old.as_mut_ptr()) } {
+            -1 => Err(io::Error::last_os_error()),
+            _ => Ok(old),
+        }
     }
 
     /// The mark that another process carries. A zombie keeps its mark.
@@ -138,7 +149,8 @@ mod linux {
         let _ = guard.spawn()?.wait();
         // The limit is set after the spawn, so that the guard does not carry the mark and kill
         // itself.
-        setrlimit(Resource::Locks, Rlimit { current: Some(mark), ..getrlimit(Resource::Locks) })?;
+        let [_, hard] = locks(None)?;
+        locks(Some([mark, hard]))?;
         Ok(())
     }
 

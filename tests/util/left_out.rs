@@ -10,7 +10,8 @@ use std::io::Write;
 use std::panic::Location;
 use std::path::PathBuf;
 
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use childminder::{Limit, Resource};
+use rustix::process::{Rlimit, setrlimit};
 
 /// The variable that names the file of the records. Its default is a file beside the folder of the
 /// test's program.
@@ -65,13 +66,26 @@ pub(crate) fn needs_root() -> bool {
 /// may not be raised so far, it records that the test is left out.
 #[track_caller]
 pub(crate) fn needs_descriptors(number: u64) -> bool {
-    let limit = getrlimit(Resource::Nofile);
-    if limit.current.is_none_or(|soft| soft >= number) {
+    let Ok(Limit { soft, hard }) = Resource::OpenFiles.current_limit() else {
+        left_out("the limit of file descriptors cannot be read");
+        return false;
+    };
+    if soft.is_none_or(|soft| soft >= number) {
         return true;
     }
-    let raised = setrlimit(Resource::Nofile, Rlimit { current: Some(number), ..limit }).is_ok();
+    let raised = setrlimit(rustix::process::Resource::Nofile, Rlimit { current: Some(number), maximum: hard }).is_ok();
     if !raised {
         left_out(&format!("it takes {number} file descriptors"));
     }
     raised
+}
+
+/// Whether limits can be set. If not, it records that the test is left out.
+#[track_caller]
+pub(crate) fn needs_limits() -> bool {
+    let can = Resource::Core.current_limit().is_ok();
+    if !can {
+        left_out("a sandbox refuses prlimit64");
+    }
+    can
 }

@@ -54,6 +54,9 @@ pub(super) struct Wait {
     pub(super) requires: bool,
 }
 
+/// What a process waits for, each with its place in the text.
+pub(super) type Waits = Vec<(Wait, Range<usize>)>;
+
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum ReadyText {
     Threshold,
@@ -80,7 +83,7 @@ enum CheckText {
 
 impl Care {
     /// Reads the keys of a table. `None` if it has none of them. Also returns what it waits for, with the places in the text.
-    pub(super) fn read(report: &mut Report<'_>, section: &Section<'_>) -> Option<(Self, Vec<(Wait, Range<usize>)>)> {
+    pub(super) fn read(report: &mut Report<'_>, section: &Section<'_>) -> Option<(Self, Waits)> {
         if CARE.iter().all(|key| section.value(key).is_none()) {
             return None;
         }
@@ -146,7 +149,7 @@ fn expand_words(words: &[String], base: &Path, instance: Option<u32>) -> Arc<Vec
 }
 
 /// The address of a server on this machine, or by its number.
-fn address(text: &str) -> Option<SocketAddr> {
+pub(super) fn address(text: &str) -> Option<SocketAddr> {
     let local = text.strip_prefix("localhost:").or_else(|| text.strip_prefix(':'));
     match local {
         Some(port) => Some(SocketAddr::from(([127, 0, 0, 1], port.parse().ok()?))),
@@ -225,12 +228,7 @@ fn read_words(report: &mut Report<'_>, section: &Section<'_>) -> Option<Vec<Stri
     report.check(value.span(), "command", value.get_ref(), is_there.then_some(words).ok_or(COMMAND))
 }
 
-fn read_waits(
-    report: &mut Report<'_>,
-    section: &Section<'_>,
-    key: &'static str,
-    requires: bool,
-) -> Vec<(Wait, Range<usize>)> {
+fn read_waits(report: &mut Report<'_>, section: &Section<'_>, key: &'static str, requires: bool) -> Waits {
     const ALLOWED: &str = "a list of names of processes, or of tables such as { name = \"job\", when = \"completed\" }";
     let Some(value) = section.value(key) else { return Vec::new() };
     let Some(list) = report.check(value.span(), key, value.get_ref(), value.get_ref().as_array().ok_or(ALLOWED)) else {

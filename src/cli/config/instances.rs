@@ -129,8 +129,10 @@ impl Settings {
             groups: self.groups.clone(),
             umask: self.umask,
             limits: self.limits.clone(),
+            stdin: self.stdin.expand(base, instance),
             stdout: self.stdout.expand(base, instance),
             stderr: self.stderr.expand(base, instance),
+            listen: self.listen.iter().map(|listener| listener.expand(base, instance)).collect(),
             contain: self.contain,
         }
     }

@@ -200,8 +200,8 @@ impl Links {
             }
             OrderError::TwoGroups(name) => {
                 let table = self.table_of(name);
-                let uses = self.references.iter().filter(|it| it.key == "members" && self.table_of(&it.name) == table);
-                let reference = uses.last()?;
+                let is_use = |it: &&Reference| it.key == "members" && self.table_of(&it.name) == table;
+                let reference = self.references.iter().rfind(is_use)?;
                 (reference.document, reference.span.clone(), error.to_string())
             }
             _ => return None,

@@ -11,6 +11,8 @@ mod environment;
 mod expand;
 mod instances;
 mod links;
+mod listen;
+
 mod process;
 mod program;
 mod read;
@@ -20,6 +22,7 @@ mod rights;
 mod section;
 pub(crate) mod socket;
 mod source;
+mod stdin;
 mod syntax;
 mod text;
 mod trust;
@@ -35,7 +38,9 @@ use links::Links;
 pub(crate) use process::{Change, Commands, Fingerprint, Look, Output, ProcessConfig, Settings};
 pub(crate) use render::Values;
 pub(crate) use report::{Findings, nearest};
+pub(crate) use socket::{Access, SocketPath};
 pub(crate) use source::{FileName, Unreadable};
+pub(crate) use stdin::Stdin;
 pub(crate) use value::{parse_contain, parse_duration, parse_size};
 
 /// The name of the file if the command line gives none.
@@ -44,8 +49,10 @@ pub(crate) const DEFAULT_FILE: &str = "childminder.toml";
 /// The settings of the whole file.
 #[derive(Debug)]
 pub(crate) struct Config {
-    /// The path of the control socket, if the file sets it. Absolute.
-    pub(crate) socket: Option<PathBuf>,
+    /// The control socket, if the file sets it.
+    pub(crate) socket: Option<SocketPath>,
+    /// Who may use it besides root and our own user.
+    pub(crate) access: Access,
     /// Whether the processes are killed if the supervisor is.
     pub(crate) kills_at_death: bool,
     /// The directory in which the cgroups of the processes are made, if the file sets it. Absolute.
@@ -90,7 +97,7 @@ impl Config {
     /// # Errors
     ///
     /// The file cannot be read, or mistakes in it hide the socket.
-    pub(crate) fn find_socket(file: &FileName) -> Result<(PathBuf, Option<PathBuf>), NoSocket> {
+    pub(crate) fn find_socket(file: &FileName) -> Result<(PathBuf, Option<SocketPath>), NoSocket> {
         let (path, documents) = documents::named(file).map_err(NoSocket::Unreadable)?;
         let socket = read::socket(&documents).map_err(NoSocket::Hidden)?;
         Ok((path, socket))

@@ -16,9 +16,11 @@ use childminder::{Command, Contain, Limit, Policy, Ready, Resource, Stdio, Watch
 
 use super::care::Care;
 use super::render::Values;
+use super::stdin::Stdin;
 use super::value::Id;
 use crate::cli::child;
 use crate::cli::dress::{Dress, Stamp};
+use crate::cli::listen::{Listener, Listeners};
 use crate::cli::safe_path::{self, Creation, Target};
 
 /// One process, or one instance of a table with `instances`.
@@ -81,8 +83,11 @@ pub(crate) struct Settings {
     pub(crate) umask: Option<u32>,
     /// Sorted; each resource appears once.
     pub(crate) limits: Vec<(Resource, Limit)>,
+    pub(crate) stdin: Stdin,
     pub(crate) stdout: Output,
     pub(crate) stderr: Output,
+    /// The sockets that it gets, which are opened once and outlive it.
+    pub(crate) listen: Vec<Listener>,
     /// The means by which the process and all its descendants are kept together.
     pub(crate) contain: Contain,
 }
@@ -179,7 +184,7 @@ impl ProcessConfig {
 
     /// The command that the settings describe. Opens no files: a file that the process writes
     /// itself is opened at each start.
-    fn command(&self, kills_at_death: bool) -> io::Result<Command> {
+    fn command(&self, kills_at_death: bool, listeners: &Listeners) -> io::Result<Command> {
         let settings = &self.settings;
         let (program, args) = settings.command.split_first().ok_or(io::ErrorKind::InvalidInput)?;
         let mut command = child::command(program, settings.user.as_ref().map(Id::uid).transpose()?);
@@ -199,7 +204,12 @@ impl ProcessConfig {
             command.rlimit(*resource, *limit);
         }
         child::confine(&mut command, kills_at_death);
-        command.contain(settings.contain).stdout(settings.stdout.stdio()?).stderr(settings.stderr.stdio()?);
+        listeners.add(&mut command, &settings.listen);
+        command.contain(settings.contain);
+        settings.stdin.apply(&mut command);
+        if settings.stdin != Stdin::Terminal {
+            command.stdout(settings.stdout.stdio()?).stderr(settings.stderr.stdio()?);
+        }
         Ok(command)
     }
 }
@@ -210,12 +220,13 @@ impl ProcessConfig {
 pub(crate) struct Commands {
     /// Whether the processes are killed if the supervisor is.
     kills_at_death: bool,
+    listeners: Rc<Listeners>,
     last: Option<(Rc<Settings>, Command)>,
 }
 
 impl Commands {
-    pub(crate) fn new(kills_at_death: bool) -> Self {
-        Self { kills_at_death, last: None }
+    pub(crate) fn new(kills_at_death: bool, listeners: Rc<Listeners>) -> Self {
+        Self { kills_at_death, listeners, last: None }
     }
 
     /// The command of a process.
@@ -228,7 +239,7 @@ impl Commands {
         if let Some((_, command)) = self.last.as_ref().filter(|(last, _)| last == settings) {
             return Ok(command.clone());
         }
-        let command = process.command(self.kills_at_death)?;
+        let command = process.command(self.kills_at_death, &self.listeners)?;
         self.last = Some((Rc::clone(settings), command.clone()));
         Ok(command)
     }
@@ -322,6 +333,7 @@ mod tests {
             "stdout = \"null\"",
             "user = 0",
             "contain = \"group\"",
+            "listen = [\"unix:/run/x\"]",
         ] {
             assert_eq!(old.change(read(rest)), Change::Process, "{rest}");
         }
@@ -337,7 +349,7 @@ mod tests {
              umask = \"027\"\nlimits = {{ core = 0 }}\nenvironment = {{ A = \"1\" }}\nclear-environment = true\n\
              stdout = {{ file = {file:?}, direct = true }}\nstderr = \"null\"\n"
         );
-        let command = Commands::new(true).of(&only_process(&text)).unwrap();
+        let command = Commands::new(true, Rc::default()).of(&only_process(&text)).unwrap();
         let mut reactor = childminder::Reactor::new().unwrap();
         reactor.spawn_process(&command).unwrap();
         let mut ended = false;

@@ -25,7 +25,9 @@ use super::instances::{Table, numbered, numbers};
 use super::links::Links;
 use super::report::{self, Findings, Report};
 use super::section::{POLICY, Section};
+use super::socket::{Access, SocketPath};
 use super::source::{self, NotText};
+use super::stdin::Stdin;
 use super::value::{self, Parsed};
 use super::{Config, Look, Output, Scope, Settings, socket, syntax, text, warnings};
 use crate::cli::descriptor::is_inherited;
@@ -33,7 +35,7 @@ use crate::cli::paths;
 use crate::cli::safe_path::{Creation, OwnFinder};
 
 const ROOT: [&str; 4] = ["monitor", "process", "group", INCLUDE];
-pub(super) const PROCESS: [&str; 20] = [
+pub(super) const PROCESS: [&str; 23] = [
     "command",
     "shell",
     "directory",
@@ -47,8 +49,11 @@ pub(super) const PROCESS: [&str; 20] = [
     "limits",
     "autostart",
     "instances",
+    "stdin",
+    "tty",
     "stdout",
     "stderr",
+    "listen",
     "raw",
     "contain",
     "timestamps",
@@ -110,6 +115,7 @@ pub(super) fn config(documents: &[Document], scope: Scope) -> Result<(Config, Fi
     let findings = findings.into_result()?;
     let config = Config {
         socket: shared.socket,
+        access: shared.access,
         kills_at_death: shared.kills_at_death,
         cgroup: shared.cgroup,
         kill_time: shared.defaults.0.kill_time,
@@ -142,7 +148,7 @@ fn mend<'t>(text: &'t Text<'_>, report: &mut Report<'_>) -> Option<Cow<'t, str>>
 
 /// The path of the socket, if one of the files sets it. The error holds the mistakes that hide the
 /// socket; all others are ignored.
-pub(super) fn socket(documents: &[Document]) -> Result<Option<PathBuf>, Findings> {
+pub(super) fn socket(documents: &[Document]) -> Result<Option<SocketPath>, Findings> {
     let mut findings = Findings::default();
     for document in documents {
         let text = source::text(&document.bytes);
@@ -158,10 +164,12 @@ pub(super) fn socket(documents: &[Document]) -> Result<Option<PathBuf>, Findings
         let socket = monitor.and_then(|monitor| {
             let monitor = Section::monitor(&mut report, monitor);
             let written = monitor.value("socket").filter(|value| !report.is_spoiled(&value.span()));
-            written.and_then(|_| monitor.read(&mut report, "socket", value::some_text))
+            written.and_then(|_| monitor.read(&mut report, "socket", value::socket))
         });
-        if let Some(socket) = socket {
-            return Ok(Some(paths::resolve(&document.base, Path::new(&socket))));
+        match socket {
+            Some(SocketPath::At(path)) => return Ok(Some(SocketPath::At(paths::resolve(&document.base, &path)))),
+            Some(SocketPath::None) => return Ok(socket),
+            None => {}
         }
         findings.append(report.finish(&document.shown));
     }
@@ -184,7 +192,8 @@ pub(super) struct Reader<'r, 't> {
 
 /// What the files of a configuration share.
 pub(super) struct Shared {
-    socket: Option<PathBuf>,
+    socket: Option<SocketPath>,
+    access: Access,
     kills_at_death: bool,
     /// The policy of all processes that set none, and whether it is free of mistakes.
     defaults: (Arc<Policy>, bool),
@@ -199,6 +208,8 @@ pub(super) struct Shared {
     names: HashMap<String, (Rc<str>, Rc<Path>)>,
     /// All output files so far.
     files: HashMap<PathBuf, Output>,
+    /// All sockets in the file system that processes listen on so far.
+    pub(super) sockets: HashMap<PathBuf, Creation>,
     own: OwnFinder,
     /// The directory in which cgroups are made, if a file sets it.
     cgroup: Option<PathBuf>,
@@ -214,6 +225,7 @@ impl Default for Shared {
     fn default() -> Self {
         Self {
             socket: None,
+            access: Access::default(),
             kills_at_death: true,
             defaults: (Arc::default(), true),
             contain: Contain::Auto,
@@ -223,6 +235,7 @@ impl Default for Shared {
             has_processes: false,
             names: HashMap::new(),
             files: HashMap::new(),
+            sockets: HashMap::new(),
             own: OwnFinder::default(),
             cgroup: None,
             no_cgroup: OnceCell::new(),
@@ -247,6 +260,9 @@ impl Reader<'_, '_> {
             let monitor = Section::monitor(self.report, table);
             let before = self.report.count();
             self.shared.socket = self.socket(&monitor);
+            let mode = monitor.read(self.report, "socket-mode", value::mode);
+            let group = monitor.read(self.report, "socket-group", value::group);
+            self.shared.access = Access { mode, gid: group.and_then(|group| group.gid().ok()) };
             let kills = monitor.read(self.report, "when-killed", value::kill_or_leave);
             self.shared.kills_at_death = kills.unwrap_or(true);
             self.shared.cgroup = self.cgroup(&monitor);
@@ -305,22 +321,24 @@ impl Reader<'_, '_> {
         }
     }
 
-    fn socket(&mut self, monitor: &Section<'_>) -> Option<PathBuf> {
-        let written = monitor.read(self.report, "socket", value::some_text)?;
+    fn socket(&mut self, monitor: &Section<'_>) -> Option<SocketPath> {
+        let SocketPath::At(written) = monitor.read(self.report, "socket", value::socket)? else {
+            return Some(SocketPath::None);
+        };
         let span = monitor.value("socket")?.span();
-        let path = paths::resolve(self.base, Path::new(&written));
+        let path = paths::resolve(self.base, &written);
         match socket::check_length(&path) {
             Err(what) => self.report.add(span, format!("`socket` is {what}")),
             Ok(()) => {
                 if self.scope >= Scope::Machine {
-                    text::path(self.report, &span, &written);
+                    text::path(self.report, &span, &written.to_string_lossy());
                 }
                 if self.scope >= Scope::Start {
                     warnings::socket(self.report, span, "`socket`", &path);
                 }
             }
         }
-        Some(path)
+        Some(SocketPath::At(path))
     }
 
     fn cgroup(&mut self, monitor: &Section<'_>) -> Option<PathBuf> {
@@ -400,8 +418,10 @@ impl Reader<'_, '_> {
             groups: section.list(self.report, "groups", "a list of groups", value::group),
             umask: section.read(self.report, "umask", value::umask),
             limits: self.limits(&section),
+            stdin: self.stdin(&section),
             stdout: self.output(&section, "stdout", instances),
             stderr: self.output(&section, "stderr", instances),
+            listen: self.listen(&section, instances),
             contain: self.contain(&section, contain),
         };
         let (policy, _) = self.policy(&section, defaults);
@@ -411,6 +431,7 @@ impl Reader<'_, '_> {
         let look = section.look(self.report);
         let recent = section.read(self.report, "recent", value::recent).or(self.shared.recent);
         let (care, waits) = Care::read(self.report, &section).unzip();
+        self.check_sockets(&section, &settings.listen, care.as_ref());
         self.shared.links.add(self.document, name, instances, waits.unwrap_or_default());
         let (name, base, care) = (name.to_string(), Rc::clone(&self.rc_base), care.map(Rc::new));
         let table = Table { name, base, instances, settings, policy, autostart, raw, look, recent, care };
@@ -459,6 +480,28 @@ impl Reader<'_, '_> {
         }
     }
 
+    /// The stdin of a process. A terminal is its stdout and its stderr, too.
+    fn stdin(&mut self, section: &Section<'_>) -> Stdin {
+        let stdin = section.read(self.report, "stdin", Stdin::parse).unwrap_or(Stdin::Null);
+        if !section.read(self.report, "tty", value::boolean).unwrap_or(false) {
+            return stdin;
+        }
+        for key in ["stdin", "stderr"] {
+            if let Some(span) = section.span(key) {
+                self.report.add(span, format!("both `tty` and `{key}`, allowed is one of them"));
+            }
+        }
+        let passes_us = |value: &DeValue<'_>| match value {
+            DeValue::Table(table) => table.get("direct").is_none_or(|direct| direct.get_ref().as_bool() != Some(true)),
+            value => !matches!(value.as_str(), Some("null" | "inherit")),
+        };
+        if let Some(value) = section.value("stdout").filter(|value| !passes_us(value.get_ref())) {
+            let message = "`tty` with such a `stdout`, allowed are \"prefix\" and a file that we write";
+            self.report.add(value.span(), message.into());
+        }
+        Stdin::Terminal
+    }
+
     fn limits(&mut self, section: &Section<'_>) -> Vec<(Resource, Limit)> {
         let Some(table) = section.table(self.report, "limits", "a table of limits, such as { nofile = 1024 }") else {
             return Vec::new();
@@ -494,7 +537,7 @@ impl Reader<'_, '_> {
                     break;
                 }
                 Ok(Some(_)) => "a descriptor that was open when this command was started",
-                _ if is_folder(&output) => "a file, not a directory",
+                _ if output.path().is_some_and(is_folder) => "a file, not a directory",
                 // A file that the process writes itself is opened at each start. A failure there
                 // concerns this process alone.
                 _ if matches!(placed, Output::File { .. }) && there.as_ref().is_some_and(Metadata::is_dir) => {
@@ -542,8 +585,8 @@ impl Reader<'_, '_> {
 }
 
 /// Whether the path ends in a way that only a folder's path does.
-fn is_folder(output: &Output) -> bool {
-    let bytes = output.path().map_or(&b""[..], |path| path.as_os_str().as_bytes());
+pub(super) fn is_folder(path: &Path) -> bool {
+    let bytes = path.as_os_str().as_bytes();
     bytes.ends_with(b"/") || bytes.ends_with(b"/.") || bytes.ends_with(b"/..")
 }
 

@@ -11,7 +11,9 @@ use childminder::{Check, Leftovers, Limit, Policy, Probe, Ready, Watch};
 
 use super::links::show_start_limit;
 
-use super::value::{Id, show_contain, show_duration, show_kill_or_leave, show_max_size, show_restart};
+use super::SocketPath;
+use super::stdin::Stdin;
+use super::value::{Id, show_contain, show_duration, show_kill_or_leave, show_max_size, show_restart, show_stop_scope};
 use super::{Config, Look, Output, ProcessConfig, Settings, Table};
 use crate::cli::safe_path::Creation;
 
@@ -33,8 +35,16 @@ impl Config {
             text += "# Of variables only the lengths are shown, as --show-environment was not given.\n";
         }
         text += "[monitor]\n";
-        if let Some(socket) = &self.socket {
-            text += &format!("socket = {}\n", Quoted(&socket.to_string_lossy()));
+        match &self.socket {
+            Some(SocketPath::At(path)) => text += &format!("socket = {}\n", Quoted(&path.to_string_lossy())),
+            Some(SocketPath::None) => text += "socket = false\n",
+            None => {}
+        }
+        if let Some(mode) = self.access.mode {
+            text += &format!("socket-mode = \"{mode:04o}\"\n");
+        }
+        if let Some(gid) = self.access.gid {
+            text += &format!("socket-group = {gid}\n");
         }
         if let Some(cgroup) = &self.cgroup {
             text += &format!("cgroup = {}\n", Quoted(&cgroup.to_string_lossy()));
@@ -75,8 +85,11 @@ impl ProcessConfig {
         writeln!(f, "max-restart-delay = \"{}\"", show_duration(policy.max_restart_delay))?;
         writeln!(f, "restart = \"{}\"", show_restart(policy.restart))?;
         writeln!(f, "stop-signal = \"{}\"", show_signal(policy.stop_signal))?;
-        let kills_leftovers = policy.leftovers != Leftovers::Leave;
-        writeln!(f, "leftovers = \"{}\"", show_kill_or_leave(kills_leftovers))?;
+        match policy.leftovers {
+            Leftovers::TakeOver => writeln!(f, "successor = true")?,
+            leftovers => writeln!(f, "leftovers = \"{}\"", show_kill_or_leave(leftovers != Leftovers::Leave))?,
+        }
+        writeln!(f, "stop-scope = \"{}\"", show_stop_scope(policy.stop_scope))?;
         write_policy(f, policy)?;
         if let Some(watch) = &self.watch {
             write_watch(f, watch)?;
@@ -187,7 +200,20 @@ impl Settings {
         let limits =
             self.limits.iter().map(|(resource, limit)| format!("{} = {}", resource.name(), show_limit(*limit)));
         writeln!(f, "limits = {{{}}}", join(limits))?;
-        writeln!(f, "stdout = {}\nstderr = {}", self.stdout, self.stderr)?;
+        match self.stdin {
+            Stdin::Terminal => writeln!(f, "stdout = {}", self.stdout)?,
+            _ => writeln!(f, "stdout = {}\nstderr = {}", self.stdout, self.stderr)?,
+        }
+        match &self.stdin {
+            Stdin::Null => {}
+            Stdin::Inherit => writeln!(f, "stdin = \"inherit\"")?,
+            Stdin::Pipe => writeln!(f, "stdin = \"pipe\"")?,
+            Stdin::File(path) => writeln!(f, "stdin = {}", Quoted(&path.to_string_lossy()))?,
+            Stdin::Terminal => writeln!(f, "tty = true")?,
+        }
+        if !self.listen.is_empty() {
+            writeln!(f, "listen = [{}]", join(self.listen.iter()))?;
+        }
         writeln!(f, "contain = \"{}\"", show_contain(self.contain))
     }
 }
@@ -244,7 +270,7 @@ fn show_age(age: Option<Duration>) -> String {
     age.map(|age| format!(", max-age = \"{}\"", show_duration(age))).unwrap_or_default()
 }
 
-fn show_creation(new: Creation) -> String {
+pub(super) fn show_creation(new: Creation) -> String {
     let mut text = new.mode.map(|mode| format!(", mode = \"{mode:04o}\"")).unwrap_or_default();
     if new.folders {
         text += ", make-folders = true";

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use childminder::{Command, Limit, Resource};
 use rustix::fs::{Access, AtFlags, CWD, accessat};
-use rustix::process::{Gid, Uid, getegid, geteuid, getgroups, getrlimit};
+use rustix::process::{Gid, Uid, getegid, geteuid, getgid, getgroups, getuid};
 
 use super::Settings;
 use super::value::Id;
@@ -41,8 +41,12 @@ const BY_EFFECTIVE_USER: AtFlags = AtFlags::empty();
 
 fn may(path: &Path, access: Access) -> bool {
     match accessat(CWD, path, access, BY_EFFECTIVE_USER) {
-        // Linux before 5.8 can only answer for the real user.
-        Err(rustix::io::Errno::NOSYS) => true,
+        // Linux before 5.8 can only answer for the real user, and a sandbox may refuse the newer
+        // call by either of these.
+        Err(rustix::io::Errno::NOSYS | rustix::io::Errno::PERM) => {
+            let is_real = getuid() == geteuid() && getgid() == getegid();
+            !is_real || accessat(CWD, path, access, AtFlags::empty()).is_ok()
+        }
         result => result.is_ok(),
     }
 }
@@ -156,29 +160,7 @@ pub(super) fn lower_hard_limit(resource: Resource, limit: Limit) -> Option<u64> 
     if geteuid().is_root() {
         return None;
     }
-    hard_limit(resource).filter(|own| limit.hard.is_none_or(|wanted| wanted > *own))
-}
-
-/// This process's own hard limit. `None` means no limit.
-fn hard_limit(resource: Resource) -> Option<u64> {
-    use rustix::process::Resource as Raw;
-    let raw = match resource {
-        #[cfg(not(target_os = "openbsd"))]
-        Resource::AddressSpace => Raw::As,
-        Resource::Core => Raw::Core,
-        Resource::Cpu => Raw::Cpu,
-        Resource::Data => Raw::Data,
-        Resource::FileSize => Raw::Fsize,
-        #[cfg(not(any(target_os = "illumos", target_os = "solaris")))]
-        Resource::Memlock => Raw::Memlock,
-        Resource::OpenFiles => Raw::Nofile,
-        #[cfg(not(any(target_os = "illumos", target_os = "solaris")))]
-        Resource::Processes => Raw::Nproc,
-        #[cfg(not(any(target_os = "illumos", target_os = "solaris")))]
-        Resource::ResidentSet => Raw::Rss,
-        Resource::Stack => Raw::Stack,
-        // The limits that only Linux has.
-        _ => return None,
-    };
-    getrlimit(raw).maximum
+    // A sandbox may refuse the question.
+    let own = resource.current_limit().ok()?.hard;
+    own.filter(|own| limit.hard.is_none_or(|wanted| wanted > *own))
 }

@@ -16,7 +16,7 @@ use super::report::{Report, nearest};
 use super::value::{self, Parsed, show_duration};
 
 /// The keys of a [`Policy`].
-pub(super) const POLICY: [&str; 12] = [
+pub(super) const POLICY: [&str; 14] = [
     "threshold",
     "kill-time",
     "min-restart-delay",
@@ -24,6 +24,8 @@ pub(super) const POLICY: [&str; 12] = [
     "restart",
     "stop-signal",
     "leftovers",
+    "successor",
+    "stop-scope",
     "restart-limit",
     "success-codes",
     "fatal-codes",
@@ -32,8 +34,18 @@ pub(super) const POLICY: [&str; 12] = [
 ];
 
 /// The keys of `[monitor]` besides those of a [`Policy`].
-pub(super) const MONITOR: [&str; 8] =
-    ["socket", "when-killed", "cgroup", "contain", "timestamps", "format", "recent", "start-limit"];
+pub(super) const MONITOR: [&str; 10] = [
+    "socket",
+    "socket-mode",
+    "socket-group",
+    "when-killed",
+    "cgroup",
+    "contain",
+    "timestamps",
+    "format",
+    "recent",
+    "start-limit",
+];
 
 pub(super) struct Section<'t> {
     table: &'t DeTable<'t>,
@@ -129,6 +141,16 @@ impl<'t> Section<'t> {
         let leftovers = self.read(report, "leftovers", value::kill_or_leave);
         let leftovers = leftovers.map(|kill| if kill { Leftovers::Kill } else { Leftovers::Leave });
         policy.leftovers = leftovers.unwrap_or(policy.leftovers);
+        match self.read(report, "successor", value::boolean) {
+            Some(_) if self.value("leftovers").is_some() => {
+                let span = self.span("successor").unwrap_or(0..0);
+                report.add(span, "both `successor` and `leftovers`, allowed is one of them".into());
+            }
+            Some(true) => policy.leftovers = Leftovers::TakeOver,
+            Some(false) if policy.leftovers == Leftovers::TakeOver => policy.leftovers = Leftovers::Kill,
+            Some(false) | None => {}
+        }
+        policy.stop_scope = self.read(report, "stop-scope", value::stop_scope).unwrap_or(policy.stop_scope);
         care::read_policy(report, self, base, &mut policy);
         policy
     }

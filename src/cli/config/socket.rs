@@ -15,6 +15,45 @@ pub(super) const LONGEST: usize = size_of::<libc::sockaddr_un>() - offset_of!(li
 /// The environment variable that names the folder for a user's sockets.
 const RUNTIME_DIR: &str = "XDG_RUNTIME_DIR";
 
+/// What a file says of the socket.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum SocketPath {
+    /// `false`: there is none.
+    None,
+    /// Absolute, but as it is written until the file has been read.
+    At(PathBuf),
+}
+
+impl SocketPath {
+    /// The path, where a file has been read or not.
+    pub(crate) fn of(setting: Option<Self>) -> Option<PathBuf> {
+        match setting {
+            None => Some(default_path()),
+            Some(Self::None) => None,
+            Some(Self::At(path)) => Some(path),
+        }
+    }
+}
+
+/// Who may use the socket besides root and our own user.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Access {
+    /// The mode of its file; 0660 if there is a group, and 0600 otherwise.
+    pub(crate) mode: Option<u32>,
+    pub(crate) gid: Option<u32>,
+}
+
+impl Access {
+    pub(crate) fn mode(self) -> u32 {
+        self.mode.unwrap_or(if self.gid.is_some() { 0o660 } else { 0o600 })
+    }
+
+    /// Whether all those are trusted whom the mode and the group of the file let connect.
+    pub(crate) fn is_open(self) -> bool {
+        self.mode() & 0o077 != 0
+    }
+}
+
 /// The path of the socket if neither the file nor the command line sets one.
 pub(crate) fn default_path() -> PathBuf {
     let uid = rustix::process::geteuid();

@@ -39,19 +39,20 @@ fn errors(text: &str) -> Vec<String> {
 
 /// The single mistake of a process that has a command and these further keys.
 #[track_caller]
-fn error(rest: &str) -> String {
+pub(super) fn error(rest: &str) -> String {
     let mut errors = errors(&format!("[process.a]\ncommand = [\"true\"]\n{rest}\n"));
     assert_eq!(errors.len(), 1, "{errors:#?}");
     errors.remove(0)
 }
 
 #[track_caller]
-fn expect_round_trip(config: &Config) {
+pub(super) fn expect_round_trip(config: &Config) {
     let text = config.effective(Values::Shown);
     // The text is read as a file of another folder.
     let again = parse_as("/usr/other.toml", text.as_bytes());
     let again = again.map_err(|errors| format!("{errors}\n{text}")).unwrap();
-    let monitor = |config: &Config| (config.socket.clone(), config.kills_at_death, config.cgroup.clone());
+    let monitor =
+        |config: &Config| (config.socket.clone(), config.access, config.kills_at_death, config.cgroup.clone());
     assert_eq!(monitor(&again), monitor(config));
     assert_eq!(again.into_processes().collect::<Vec<_>>(), config.processes().collect::<Vec<_>>(), "{text}");
 }
@@ -59,11 +60,12 @@ fn expect_round_trip(config: &Config) {
 #[test]
 fn the_example_says_what_its_comments_say() {
     let config = parse(EXAMPLE).map_err(|errors| errors.to_string()).unwrap();
-    assert_eq!(config.socket.as_deref(), Some(Path::new("/tmp/childminder.sock")));
+    assert_eq!(config.socket, Some(SocketPath::At("/tmp/childminder.sock".into())));
+    assert_eq!(config.access, Access { mode: Some(0o600), gid: Some(0) });
     let processes: Vec<_> = config.processes().collect();
     let names: Vec<_> = processes.iter().map(|process| process.name.as_str()).collect();
-    assert_eq!(names, ["web", "worker:1", "worker:2"]);
-    let [web, _, worker] = &processes[..] else { unreachable!() };
+    assert_eq!(names, ["web", "worker:1", "worker:2", "job"]);
+    let [web, _, worker, _] = &processes[..] else { unreachable!() };
     assert_eq!(web.settings.command, ["python3", "-m", "http.server", "8000"]);
     assert_eq!((&*web.policy, web.autostart), (&Policy::default(), true));
     // Everything that the file sets for `web` is the default.
@@ -91,13 +93,13 @@ fn the_example_says_what_its_comments_say() {
     assert_eq!(worker.policy.min_restart_delay, Duration::from_millis(500));
     assert_eq!(worker.policy.max_restart_delay, Duration::from_secs(90));
     assert_eq!((worker.policy.restart, worker.policy.stop_signal), (Restart::OnFailure, 2));
-    assert!(Commands::new(true).of(worker).is_ok());
+    assert!(Commands::new(true, Default::default()).of(worker).is_ok());
 }
 
 #[test]
 fn the_example_has_every_key() {
     let has = |key: &str| EXAMPLE.lines().any(|line| line.starts_with(&format!("{key} = ")));
-    for key in read::PROCESS.iter().chain(&section::POLICY).chain(&section::MONITOR) {
+    for key in read::PROCESS.iter().chain(&care::CARE).chain(&section::POLICY).chain(&section::MONITOR) {
         assert!(has(key), "{key}");
     }
 }
@@ -126,7 +128,7 @@ fn paths_count_from_the_file_and_processes_keep_its_order() {
     let text = "[process.z]\ncommand = [\"x\"]\ndirectory = \"usr\"\n[process.a]\ncommand = [\"x\"]\nstdout = \"tmp/x\"\n\
                 [monitor]\nsocket = \"run/s\"\nkill-time = 9\n";
     let config = parse_as("/file", text.as_bytes()).unwrap();
-    assert_eq!(config.socket.as_deref(), Some(Path::new("/run/s")));
+    assert_eq!(config.socket, Some(SocketPath::At("/run/s".into())));
     let processes: Vec<_> = config.processes().collect();
     assert_eq!(processes.iter().map(|process| &process.name[..]).collect::<Vec<_>>(), ["z", "a"]);
     assert_eq!(processes[0].settings.directory.as_deref(), Some(Path::new("/usr")));
@@ -166,7 +168,7 @@ fn paths_are_not_glued() {
 fn a_socket_s_path_has_to_fit() {
     let longest = format!("/{}", "s".repeat(socket::LONGEST - 1));
     let read = |socket: &str| parse(&format!("[monitor]\nsocket = \"{socket}\"\n[process]\n"));
-    assert_eq!(read(&longest).unwrap().socket.unwrap().as_os_str().len(), socket::LONGEST);
+    assert_eq!(SocketPath::of(read(&longest).unwrap().socket).unwrap().as_os_str().len(), socket::LONGEST);
     assert!(read(&format!("/./{longest}")).is_ok(), "what is left out does not count");
     let error = read(&format!("{longest}s")).unwrap_err().to_string();
     let (count, limit) = (socket::LONGEST + 1, socket::LONGEST);

@@ -73,6 +73,11 @@ pub(super) fn path(report: &mut Report<'_>, span: &Range<usize>, path: &str) {
     check(report, span, path, Kind::Plain, false);
 }
 
+/// Warns of a path of a table. `numbered` says whether the table has `instances`.
+pub(super) fn numbered_path(report: &mut Report<'_>, span: &Range<usize>, path: &str, numbered: bool) {
+    check(report, span, path, Kind::Plain, numbered);
+}
+
 fn check(report: &mut Report<'_>, span: &Range<usize>, text: &str, kind: Kind, numbered: bool) {
     let mut warn = |what: &str, why: &str| report.warn(span.clone(), format!("`{what}` stays as it is written: {why}"));
     match kind {
@@ -88,10 +93,8 @@ fn check(report: &mut Report<'_>, span: &Range<usize>, text: &str, kind: Kind, n
         }
         Kind::Script => {}
     }
-    if kind != Kind::Script {
-        if text == "~" || text.starts_with("~/") {
-            warn("~", "only `shell` replaces it");
-        }
+    if kind != Kind::Script && (text == "~" || text.starts_with("~/")) {
+        warn("~", "only `shell` replaces it");
     }
     let placeholder = placeholders(text).find(|name| match *name {
         "instance" => !numbered,

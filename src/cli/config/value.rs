@@ -8,9 +8,11 @@ use std::borrow::Cow;
 use std::io;
 use std::time::Duration;
 
+use childminder::restart::StopScope;
 use childminder::{Command, Contain, Limit, Restart, signal};
 use toml::de::DeValue;
 
+use super::socket::SocketPath;
 use crate::cli::dress::Stamp;
 
 pub(super) type Parsed<T> = Result<T, &'static str>;
@@ -21,6 +23,7 @@ const MAX_SIZE: &str = "a size such as \"10MiB\", \"10MB\", \"512k\", a number o
 const UNLIMITED: &str = "unlimited";
 const TIMESTAMPS: &str = "true, false, \"local\", \"utc\" or \"monotonic\"";
 const RECENT: &str = "0 or a size from \"16KiB\" to \"64MiB\"";
+const SOCKET: &str = "a path, or false for none";
 const UMASK: &str = "a mask in octal, such as \"022\" or 0o022, up to 0o777";
 const MODE: &str = "a mode in octal without bits above 0777, such as \"0640\" or 0o640";
 const OWNER: &str = "\"USER\", \"USER:GROUP\" or \":GROUP\", each a name or a number of this system";
@@ -125,6 +128,15 @@ pub(super) fn text(value: &DeValue<'_>) -> Parsed<String> {
 /// Text that is not blank: a program, a script or a path.
 pub(super) fn some_text(value: &DeValue<'_>) -> Parsed<String> {
     text(value).ok().filter(|text| !text.trim().is_empty()).ok_or("a string that is not empty")
+}
+
+/// A path that is kept as it is written, or `false`.
+pub(super) fn socket(value: &DeValue<'_>) -> Parsed<SocketPath> {
+    match value.as_bool() {
+        Some(false) => Ok(SocketPath::None),
+        Some(true) => Err(SOCKET),
+        None => some_text(value).map(|path| SocketPath::At(path.into())).map_err(|_| SOCKET),
+    }
 }
 
 pub(super) fn boolean(value: &DeValue<'_>) -> Parsed<bool> {
@@ -279,6 +291,21 @@ pub(super) fn show_contain(contain: Contain) -> &'static str {
         Contain::Cgroup => "cgroup",
         Contain::Group => "group",
         _ => "auto",
+    }
+}
+
+pub(super) fn stop_scope(value: &DeValue<'_>) -> Parsed<StopScope> {
+    match value.as_str() {
+        Some("group") => Ok(StopScope::All),
+        Some("main") => Ok(StopScope::Main),
+        _ => Err("\"group\" or \"main\""),
+    }
+}
+
+pub(super) fn show_stop_scope(scope: StopScope) -> &'static str {
+    match scope {
+        StopScope::All => "group",
+        StopScope::Main => "main",
     }
 }
 

@@ -16,7 +16,11 @@ use super::instances::{Table, numbers};
 use super::report::{Report, describe};
 use super::section::Section;
 use super::{Output, Settings, program, rights, text};
+use crate::cli::safe_path::Creation;
 use crate::cli::{safe_path, words};
+
+/// What follows if there is no socket.
+const NO_CLIENT: &str = "no client reaches `up` until it can be made";
 
 /// Adds the warnings about one table.
 pub(super) fn table(report: &mut Report<'_>, section: &Section<'_>, table: &Table, base: &Path) {
@@ -69,6 +73,12 @@ fn problems(section: &Section<'_>, settings: &Settings) -> Vec<(&'static str, St
         };
         if let Some(message) = message {
             problems.push(("directory", format!("`directory` is {directory:?}, which {message}")));
+        }
+    }
+    if let Some(path) = settings.stdin.path() {
+        if let Err(error) = safe_path::open_to_read(path) {
+            let message = format!("`stdin` is the file {path:?}, which cannot be read: {error}");
+            problems.push(("stdin", format!("{message}: the process cannot be started until it can")));
         }
     }
     for (key, output) in [("stdout", &settings.stdout), ("stderr", &settings.stderr)] {
@@ -157,16 +167,34 @@ pub(super) fn no_cgroup(parent: Option<&Path>) -> Option<String> {
     if containment.strength() == Strength::Cgroup { None } else { containment.reason().map(str::to_owned) }
 }
 
-/// Adds a mistake if the socket cannot be made at this path, because `up` would not start without
-/// it. `what` names the socket in the message.
+/// The reason why a socket on which a process listens cannot be made, if there is one.
+pub(super) fn listener_problem(path: &Path, new: Creation) -> Option<String> {
+    let folder = path.parent()?;
+    let no_socket = fs::symlink_metadata(path).is_ok_and(|there| !there.file_type().is_socket());
+    if no_socket {
+        Some("there is a file already, which is no socket".into())
+    } else if let Some(problem) = folder_problem(folder) {
+        Some(format!("its folder {problem}"))
+    } else if !rights::may_make_files_in(folder) {
+        Some(format!("{} may not make files in its folder", rights::who()))
+    } else if !rights::may_give(new) {
+        Some(format!("{} may not make files with its `owner`", rights::who()))
+    } else {
+        None
+    }
+}
+
+/// Adds a mistake if there is another file at the path of the socket, and a warning if the socket
+/// cannot be made there now. `what` names the socket in the message.
 pub(super) fn socket(report: &mut Report<'_>, span: Range<usize>, what: &str, path: &Path) {
     let folder = path.parent().unwrap_or(path);
     let no_socket = fs::symlink_metadata(path).is_ok_and(|there| !there.file_type().is_socket());
     if no_socket {
         report.add(span, format!("{what} is {path:?}, and there is a file already, which is no socket"));
     } else if let Some(problem) = folder_problem(folder) {
-        report.add(span, format!("{what} is {path:?}, and its folder {problem}"));
+        report.warn(span, format!("{what} is {path:?}, and its folder {problem}: {NO_CLIENT}"));
     } else if !rights::may_make_files_in(folder) {
-        report.add(span, format!("{what} is {path:?}, and {} may not make files in its folder", rights::who()));
+        let who = rights::who();
+        report.warn(span, format!("{what} is {path:?}, and {who} may not make files in its folder: {NO_CLIENT}"));
     }
 }

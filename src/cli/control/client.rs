@@ -23,8 +23,8 @@ use crate::cli::{Failure, clock, output, path_of, user, words};
 const TIMEOUT: Duration = Duration::from_secs(60);
 
 /// The commands that a supervisor carries out.
-pub(crate) const COMMANDS: [&str; 10] =
-    ["status", "start", "stop", "restart", "signal", "reload", "reopen", "shutdown", "logs", "reset"];
+pub(crate) const COMMANDS: [&str; 11] =
+    ["status", "start", "stop", "restart", "signal", "reload", "reopen", "shutdown", "logs", "events", "reset"];
 /// The exit code of `status` if a process is not up, as that of supervisorctl.
 const NOT_UP: u8 = 3;
 /// The commands that concern the supervisor as a whole.
@@ -62,12 +62,17 @@ pub(crate) fn main(command: &str, arguments: Parser) -> Result<u8, Failure> {
             if shows_progress {
                 show::progress(progress);
             }
+        } else if answer.get("event").is_some() {
+            if !style.event(answer)? {
+                return Ok(0);
+            }
         } else if answer.get("line").is_none() {
             break;
         } else if !style.line(&answer)? {
             return Ok(0);
         }
         let deadline = match (request.action, request.wait) {
+            (Action::Events, _) => None,
             (Action::Logs(query), _) if query.follow => None,
             (_, Some(wait)) => Some(start + wait + PATIENCE),
             // This was a line of a log. Printing it may have taken any time, so the wait starts
@@ -158,10 +163,14 @@ fn parse(command: &str, mut arguments: Parser) -> Result<Option<Arguments>, Fail
         ("reopen", _) => Action::Reopen,
         ("shutdown", _) => Action::Shutdown,
         ("logs", _) => Action::Logs(query),
+        ("events", _) => Action::Events,
         (_, Some(signal)) => Action::Signal(signal),
         (_, None) => return usage("which signal?"),
     };
-    if names.is_empty() && !all && !matches!(command, "status" | "logs" | "reload") && !WITHOUT_NAMES.contains(&command)
+    if names.is_empty()
+        && !all
+        && !matches!(command, "status" | "logs" | "events" | "reload")
+        && !WITHOUT_NAMES.contains(&command)
     {
         return usage("which processes? NAME… or --all");
     }
@@ -177,12 +186,12 @@ fn parse(command: &str, mut arguments: Parser) -> Result<Option<Arguments>, Fail
     let wait = wait.then_some(timeout.unwrap_or(TIMEOUT));
     // With progress the first answer comes at once, and shows that the supervisor is there.
     let progress = wait.is_some() || query.follow;
-    let request = Request { action, names, all, wait, progress };
+    let request = Request { names, all, wait, progress, ..Request::new(action) };
     let place = Place::find(socket, &file)?;
     Ok(Some(Arguments { request, place, owner, style: Style::new(json, stamp), watch, waiting }))
 }
 
-fn owner_of(text: &str) -> Result<u32, Failure> {
+pub(super) fn owner_of(text: &str) -> Result<u32, Failure> {
     user::uid(text).map_err(|error| Failure::Usage(format!("--owner {text}: {error}")))
 }
 
@@ -200,7 +209,8 @@ fn since(text: &str) -> Result<u64, Failure> {
     })
 }
 
-fn help(command: &str) -> String {
+/// The help of one of [`COMMANDS`].
+pub(crate) fn help(command: &str) -> String {
     let (what, arguments, options) = match command {
         "status" => (
             "shows the state of processes",
@@ -230,6 +240,9 @@ fn help(command: &str) -> String {
         ),
         "reopen" => ("closes the output files; the next line opens them anew, as after logrotate(8)", "", ""),
         "shutdown" => ("stops all processes and the supervisor; a second time kills them", "", WAIT_FOR_STOP),
+        "events" => {
+            ("prints each change of a process as a line of JSON, as it happens, until Ctrl-C", " [NAME... | --all]", "")
+        }
         _ => ("prints the last lines that processes have written", " [NAME... | --all]", LOGS),
     };
     let names = if arguments.is_empty() { "" } else { "In NAME, `*` stands for any characters and `?` for one.\n" };
@@ -242,9 +255,10 @@ fn help(command: &str) -> String {
         }
         _ => "1 if it was refused or not reached, 2 for a mistake in the command line or about the socket in the file",
     };
+    let every = if arguments.contains("--all") { "      --all           all processes\n" } else { "" };
     let zero = if command == "status" { "all of them run" } else { "it is done" };
     format!(
-        "childminder {command} {what}.\n\nusage: childminder {command} [OPTION]...{arguments}\n\n{options}\
+        "childminder {command} {what}.\n\nusage: childminder {command} [OPTION]...{arguments}\n\n{options}{every}\
          \x20     --json          prints JSON, for programs\n\
          \x20     --socket PATH   where the supervisor listens (default: what the file says)\n\
          \x20     --owner USER    trusts a supervisor of this user, too, beside root's and your own\n\

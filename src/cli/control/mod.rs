@@ -10,6 +10,7 @@ pub(super) mod glob;
 mod lock;
 mod place;
 pub(super) mod protocol;
+pub(super) mod send;
 pub(super) mod server;
 mod show;
 mod socket;

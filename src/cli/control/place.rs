@@ -5,7 +5,7 @@
 
 use std::path::PathBuf;
 
-use crate::cli::config::{self, Config, FileName, NoSocket};
+use crate::cli::config::{self, Config, FileName, NoSocket, SocketPath};
 use crate::cli::{Failure, paths};
 
 /// The socket at which a client looks for a supervisor.
@@ -32,7 +32,10 @@ impl Place {
     fn in_file(file: &FileName) -> Result<Self, Failure> {
         let default = |why: String| Self { path: config::socket::default_path(), default_because: Some(why) };
         match Config::find_socket(file) {
-            Ok((_, Some(path))) => Ok(Self { path, default_because: None }),
+            Ok((_, Some(SocketPath::At(path)))) => Ok(Self { path, default_because: None }),
+            Ok((file, Some(SocketPath::None))) => {
+                Err(Failure::Other(format!("no supervisor can be asked, as {} says `socket = false`", file.display())))
+            }
             Ok((file, None)) => Ok(default(format!("{} sets no `socket`", file.display()))),
             Err(NoSocket::Unreadable(error)) if error.is_missing && !file.is_named() => {
                 Ok(default(format!("there is no {}", error.path.display())))

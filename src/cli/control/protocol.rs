@@ -18,6 +18,19 @@
 //! | `"shutdown"` | nothing more; the supervisor closes the connection when it is down |
 //! | `"logs"`, `"follow":true` if wanted | before it, an object `"name"`, `"stream"`, `"line"`, `"time"` for each line; when following, there is no end |
 //!
+//! `"events"` is answered by an object for each change of a process, without an end: `"event"` says
+//! what has happened, `"sequence"` is its number, and `"time"` its time. The first object is
+//! `"listening"`, with the number of the last event before it. The events are `started` (`pid`),
+//! `start-failed` (`error`), `exited` (`pid`, `code`, `signal`, `text`, `seconds`), `restarting`
+//! (`delay`), `terminating` (`signal`), `killing`, `ready`, `unready`, `fault` (`error`), and `state` (`state`) for a new
+//! state, each with `name`, and `reloaded` with the names of the answer to `reload`.
+//!
+//! `"send"` writes `"data":"text\n"` to the stdin of one process, or `"bytes"`, a string with one
+//! character up to U+00FF for each byte; `"end":true` closes the stdin after that. `"attach"` is
+//! answered by `{"attached":"web","input":"tty"}` (or `"pipe"` or `null`), and then by an object with
+//! `"stream"` and `"data"` or `"bytes"` for each piece of output of one process, until the client
+//! closes its sending end. `"resize"` sets the `"rows"` and the `"columns"` of a process's terminal.
+//!
 //! For `logs`, `"lines":10` means the last lines of each process, `"since":1795677600.5` those since
 //! this time in seconds since 1970, and `"stream":"stderr"` those of one stream. When following, a
 //! pattern may match no process yet.
@@ -99,6 +112,10 @@ pub(crate) enum Action {
     Reopen,
     Shutdown,
     Logs(Query),
+    Events,
+    Send { end: bool },
+    Attach,
+    Resize { rows: u16, columns: u16 },
 }
 
 /// The lines that `logs` asks for.
@@ -127,9 +144,16 @@ pub(crate) struct Request {
     pub(crate) all: bool,
     pub(crate) wait: Option<Duration>,
     pub(crate) progress: bool,
+    /// What `send` writes.
+    pub(crate) data: Vec<u8>,
 }
 
 impl Request {
+    /// A request without any option.
+    pub(crate) fn new(action: Action) -> Self {
+        Self { action, names: Vec::new(), all: false, wait: None, progress: false, data: Vec::new() }
+    }
+
     /// Parses a line. The error is a message for the client.
     pub(crate) fn parse(line: &[u8]) -> Result<Self, String> {
         let value: Value = serde_json::from_slice(line).map_err(|error| format!("not JSON: {error}"))?;
@@ -139,9 +163,9 @@ impl Request {
             Some(_) => return Err(format!("only version {VERSION} of the protocol is known here")),
             None => return Err("`version` is missing".into()),
         }
-        const KNOWN: [&str; 13] = [
+        const KNOWN: [&str; 18] = [
             "version", "command", "names", "all", "wait", "progress", "signal", "follow", "tree", "lines", "since",
-            "stream", "rolling",
+            "stream", "rolling", "data", "bytes", "end", "rows", "columns",
         ];
         if let Some(unknown) = object.keys().find(|key| !KNOWN.contains(&key.as_str())) {
             return Err(format!("unknown key `{}`", shortened(unknown)));
@@ -173,6 +197,10 @@ impl Request {
             "reopen" => Action::Reopen,
             "shutdown" => Action::Shutdown,
             "logs" => Action::Logs(query),
+            "events" => Action::Events,
+            "send" => Action::Send { end: flag("end")? },
+            "attach" => Action::Attach,
+            "resize" => Action::Resize { rows: cells(object.get("rows"))?, columns: cells(object.get("columns"))? },
             other => return Err(format!("unknown command `{}`", shortened(other))),
         };
         let request = Self {
@@ -181,6 +209,7 @@ impl Request {
             all: flag("all")?,
             wait: wait(object.get("wait"))?,
             progress: flag("progress")?,
+            data: decode(&object).unwrap_or_default(),
         };
         request.check()
     }
@@ -191,6 +220,9 @@ impl Request {
         }
         let named = !self.names.is_empty() || self.all;
         match self.action {
+            Action::Send { .. } | Action::Attach | Action::Resize { .. } if !named => {
+                Err("which process? `names` is missing".into())
+            }
             Action::Start | Action::Stop | Action::Restart { .. } | Action::Reset | Action::Signal(_) if !named => {
                 Err("which processes? `names` or `all` is missing".into())
             }
@@ -215,6 +247,10 @@ impl Request {
             Action::Reopen => "reopen",
             Action::Shutdown => "shutdown",
             Action::Logs(_) => "logs",
+            Action::Events => "events",
+            Action::Send { .. } => "send",
+            Action::Attach => "attach",
+            Action::Resize { .. } => "resize",
         };
         let mut object = Map::new();
         object.insert("version".into(), VERSION.into());
@@ -240,7 +276,16 @@ impl Request {
                 object.insert("stream".into(), stream_name(stream).into());
             }
         }
+        if let Action::Resize { rows, columns } = self.action {
+            object.insert("rows".into(), rows.into());
+            object.insert("columns".into(), columns.into());
+        }
+        if !self.data.is_empty() {
+            let (key, text) = encode(&self.data);
+            object.insert(key.into(), text.into());
+        }
         for (key, flag) in [
+            ("end", self.action == Action::Send { end: true }),
             ("all", self.all),
             ("progress", self.progress),
             ("follow", follow),
@@ -259,6 +304,31 @@ fn names(value: Option<&Value>) -> Result<Vec<String>, String> {
     let Some(value) = value else { return Ok(Vec::new()) };
     let texts = value.as_array().map(|names| names.iter().map(|name| name.as_str().map(str::to_owned)));
     texts.and_then(Iterator::collect).ok_or_else(|| "`names` is an array of strings".into())
+}
+
+/// The number of rows or columns of a terminal.
+fn cells(value: Option<&Value>) -> Result<u16, String> {
+    let number = value.and_then(Value::as_u64).and_then(|number| u16::try_from(number).ok());
+    number.filter(|number| *number > 0).ok_or_else(|| "`rows` and `columns` are numbers from 1 to 65535".into())
+}
+
+/// Bytes as a key and a value: as `data` if they are text, and otherwise as `bytes`, with one
+/// character for each byte, up to U+00FF.
+pub(crate) fn encode(bytes: &[u8]) -> (&'static str, String) {
+    match std::str::from_utf8(bytes) {
+        Ok(text) => ("data", text.to_owned()),
+        Err(_) => ("bytes", bytes.iter().map(|byte| char::from(*byte)).collect()),
+    }
+}
+
+/// The bytes of `data` or `bytes`, if there are any.
+pub(crate) fn decode(object: &Object) -> Option<Vec<u8>> {
+    let text = |key| object.get(key).and_then(Value::as_str);
+    match (text("data"), text("bytes")) {
+        (Some(text), _) => Some(text.as_bytes().to_vec()),
+        (None, Some(bytes)) => bytes.chars().map(|char| u8::try_from(char).ok()).collect(),
+        (None, None) => None,
+    }
 }
 
 fn lines(value: Option<&Value>) -> Result<Option<u64>, String> {
@@ -397,6 +467,10 @@ mod tests {
             Action::Restart { rolling: true },
             Action::Reset,
             Action::Signal(9),
+            Action::Events,
+            Action::Send { end: true },
+            Action::Attach,
+            Action::Resize { rows: 24, columns: 80 },
             Action::Reload,
             Action::Reopen,
             Action::Shutdown,
@@ -410,6 +484,7 @@ mod tests {
                 all: false,
                 wait: Some(Duration::from_millis(1500)),
                 progress: true,
+                data: if action == (Action::Send { end: true }) { b"\xffa\n".to_vec() } else { b"text".to_vec() },
             };
             assert_eq!(Request::parse(&request.to_line()), Ok(request));
         }

@@ -16,9 +16,11 @@ use childminder::{Event, Interest, Reactor, SourceId, TimerId};
 
 use super::connection::{Connection, Input};
 use super::protocol::{self, MAX_REQUEST, Object, Request};
-use super::socket::{Peer, SocketFile};
+use super::socket::SocketFile;
 #[cfg(target_os = "linux")]
 use super::watch::FileWatch;
+use crate::cli::config::Access;
+use crate::cli::peer::Peer;
 
 /// The number of clients at a time. If another one comes, the one that has been idle longest is
 /// dropped.
@@ -44,8 +46,10 @@ fn spare() -> Option<OwnedFd> {
 
 #[derive(Debug)]
 pub(crate) struct Server {
-    listener: Arc<UnixListener>,
-    file: SocketFile,
+    /// `None` as long as it has not been made.
+    listener: Option<Arc<UnixListener>>,
+    /// `None` if there is to be no socket.
+    file: Option<SocketFile>,
     source: Option<SourceId>,
     #[cfg(target_os = "linux")]
     watch: Option<FileWatch>,
@@ -71,11 +75,25 @@ pub(crate) struct Server {
 }
 
 impl Server {
-    /// Listens at this path. No client is answered before [`restore`](Self::restore).
-    pub(crate) fn bind(path: &Path) -> io::Result<Self> {
-        let (listener, file) = SocketFile::bind(path)?;
+    /// Listens at this path, if there is to be a socket. No client is answered before
+    /// [`restore`](Self::restore), which also makes a socket that cannot be made now.
+    ///
+    /// # Errors
+    ///
+    /// Another process listens there, or there is a file that is no socket.
+    pub(crate) fn bind(path: Option<&Path>, access: Access) -> io::Result<Self> {
+        let (listener, file) = match path.map(|path| (SocketFile::bind(path, access), path)) {
+            None => (None, None),
+            Some((Ok((listener, file)), _)) => (Some(Arc::new(listener)), Some(file)),
+            Some((Err(error), _))
+                if matches!(error.kind(), io::ErrorKind::AddrInUse | io::ErrorKind::AlreadyExists) =>
+            {
+                return Err(error);
+            }
+            Some((Err(_), path)) => (None, Some(SocketFile::unbound(path, access))),
+        };
         Ok(Self {
-            listener: Arc::new(listener),
+            listener,
             file,
             source: None,
             #[cfg(target_os = "linux")]
@@ -93,16 +111,22 @@ impl Server {
         })
     }
 
-    pub(crate) fn path(&self) -> &Path {
-        self.file.path()
+    pub(crate) fn path(&self) -> Option<&Path> {
+        self.file.as_ref().map(SocketFile::path)
+    }
+
+    /// Who may use the socket, if there is to be one.
+    pub(crate) fn access(&self) -> Option<Access> {
+        self.file.as_ref().map(SocketFile::access)
     }
 
     /// Makes the socket available to clients. Call it at the start, and whenever the socket may
     /// have been removed. A failure is tried again later.
     pub(crate) fn restore(&mut self, reactor: &mut Reactor) {
+        let Some(path) = self.path().map(Path::to_owned) else { return };
+        let path = path.display();
         let before = self.missing;
         let restored = self.try_restore(reactor);
-        let path = self.file.path().display();
         match (restored, before) {
             (Ok(true), _) => self.messages.push(format!("the control socket {path} was taken away; it is there again")),
             (Ok(false), Some(_)) => self.messages.push(format!("the control socket {path} is there again")),
@@ -121,7 +145,8 @@ impl Server {
         self.check_at = None;
         // It counts as missing until all steps have succeeded.
         let before = self.missing.replace((reactor.now() + pause, pause));
-        let gone = !self.file.is_there();
+        let Some(file) = &mut self.file else { return Ok(false) };
+        let gone = !file.is_there();
         if gone {
             if let Some(source) = self.source.take() {
                 reactor.deregister(source);
@@ -130,10 +155,10 @@ impl Server {
             if let Some(watch) = self.watch.take() {
                 watch.end(reactor);
             }
-            self.listener = Arc::new(self.file.bind_again()?);
+            self.listener = Some(Arc::new(file.bind_again()?));
         }
-        if self.source.is_none() {
-            self.source = Some(reactor.register(Arc::clone(&self.listener), Interest::Readable)?);
+        if let (None, Some(listener)) = (self.source, &self.listener) {
+            self.source = Some(reactor.register(Arc::clone(listener), Interest::Readable)?);
         }
         self.missing = None;
         self.watch_or_check(reactor);
@@ -144,10 +169,8 @@ impl Server {
     fn watch_or_check(&mut self, reactor: &mut Reactor) {
         #[cfg(target_os = "linux")]
         {
-            if self.watch.is_some() {
-                return;
-            }
-            match FileWatch::new(self.file.path(), reactor) {
+            let (None, Some(file)) = (&self.watch, &self.file) else { return };
+            match FileWatch::new(file.path(), reactor) {
                 Ok(watch) => {
                     self.watch = Some(watch);
                     return;
@@ -160,7 +183,7 @@ impl Server {
                 Err(_) if self.unwatched_reported => {}
                 Err(error) => {
                     self.unwatched_reported = true;
-                    let (path, seconds) = (self.file.path().display(), CHECK_PAUSE.as_secs());
+                    let (path, seconds) = (file.path().display(), CHECK_PAUSE.as_secs());
                     self.messages.push(format!(
                         "the control socket {path} cannot be watched by inotify: {error}; it is looked at every {seconds} s"
                     ));
@@ -220,8 +243,9 @@ impl Server {
 
     fn accept(&mut self, reactor: &mut Reactor) {
         self.accept_at = None;
+        let Some(listener) = self.listener.clone() else { return };
         for _ in 0..CLIENTS {
-            match self.listener.accept() {
+            match listener.accept() {
                 // A failure with one client concerns that client alone.
                 Ok((stream, _)) => drop(self.admit(reactor, stream)),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
@@ -247,7 +271,7 @@ impl Server {
             // The line fits into an empty socket buffer. A failure is ignored.
             let _ = io::Write::write(&mut &*stream, &protocol::line(protocol::refused(why)));
         };
-        if !Peer::of(&stream).is_some_and(Peer::is_trusted) {
+        if !self.file.as_ref().is_some_and(|file| file.trusts(Peer::of(&stream))) {
             refuse(&stream, "you are neither root nor the user that this supervisor runs as");
             return Ok(());
         }

@@ -105,6 +105,14 @@ impl Style {
         output::say(&text)
     }
 
+    /// Prints an event. Returns whether stdout still has a reader.
+    pub(super) fn event(self, mut event: Value) -> io::Result<bool> {
+        if let Some(object) = event.as_object_mut() {
+            object.remove("version");
+        }
+        output::say(&(self.json(&event) + "\n"))
+    }
+
     /// The time in front of a line, if one is wanted.
     fn time(self, time: &Value) -> String {
         match (self.stamp, time.as_str()) {
@@ -202,7 +210,7 @@ fn plain_line(text: &str) -> Cow<'_, str> {
 }
 
 /// The size of the terminal: columns and rows.
-fn terminal_size() -> (usize, usize) {
+pub(super) fn terminal_size() -> (usize, usize) {
     match rustix::termios::tcgetwinsize(io::stdout()) {
         Ok(size) if size.ws_col > 0 && size.ws_row > 0 => (size.ws_col.into(), size.ws_row.into()),
         _ => (80, 24),

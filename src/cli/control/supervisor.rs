@@ -15,8 +15,8 @@ use rustix::net::{SocketAddrUnix, connect};
 use serde_json::Value;
 
 use super::place::Place;
-use super::socket::{Peer, try_connect};
 use crate::cli::Failure;
+use crate::cli::peer::{self, Peer, try_connect};
 
 /// The time that a supervisor may take to answer.
 pub(super) const PATIENCE: Duration = Duration::from_secs(10);
@@ -98,6 +98,15 @@ impl Supervisor {
         }
     }
 
+    /// Whether a whole line has been read that was not returned yet.
+    pub(super) fn has_line(&self) -> bool {
+        self.input.contains(&b'\n')
+    }
+
+    pub(super) fn stream(&self) -> &UnixStream {
+        &self.stream
+    }
+
     /// Waits until the supervisor has closed the connection. `false` if it has not by the deadline.
     pub(super) fn wait_for_end(&mut self, deadline: Instant) -> bool {
         let mut piece = [0; PIECE];
@@ -153,7 +162,7 @@ pub(super) fn now() -> Instant {
 
 /// Connects. The error is `WouldBlock` if the supervisor accepts no connection for [`PATIENCE`].
 fn open(place: &Place) -> io::Result<UnixStream> {
-    let socket = super::socket::new()?;
+    let socket = peer::new()?;
     // This limits the wait for a connection, and the wait for room for a long request.
     set_socket_timeout(&socket, Timeout::Send, Some(PATIENCE))?;
     rustix::io::retry_on_intr(|| connect(&socket, &SocketAddrUnix::new(&place.path)?))?;

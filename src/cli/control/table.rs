@@ -72,10 +72,10 @@ fn fit(widths: &mut [usize; 8], width: usize) {
 fn coloured(line: &str, start: usize, row: &[String; 8], process: &Value) -> String {
     let failed = !process["last_exit"].is_null() && process["last_exit"]["code"] != 0;
     let colour = match row[1].as_str() {
-        "running" => "32",
-        "unkillable" => "31",
+        "running" | "ready" => "32",
+        "unkillable" | "failed" => "31",
         "exited" if failed => "31",
-        "backing-off" | "stopping" => "33",
+        "backing-off" | "stopping" | "starting" | "waiting" => "33",
         _ => return line.to_owned(),
     };
     // The name may have been cut, and has a character of several bytes then.

@@ -23,7 +23,7 @@ use super::signals;
 use super::{FAILURE, Failure, child};
 use arguments::{Arguments, Json};
 
-const HELP: &str = "\
+pub(super) const HELP: &str = "\
 childminder measure runs a command, limits it, and tells what it used with everything that it started.
 
 usage: childminder measure [OPTION]... [--] COMMAND [ARG]...

@@ -12,7 +12,7 @@ use super::logs::Log;
 use super::waits::Goal;
 use super::{Stage, Up, status};
 use crate::cli::config::nearest;
-use crate::cli::control::protocol::{self, Action, Object, Request};
+use crate::cli::control::protocol::{self, Action, Object, Query, Request};
 use crate::cli::control::{ClientId, glob};
 use crate::cli::text::visible;
 
@@ -70,6 +70,23 @@ impl Up {
                 self.logs.push(Log::new(client, names, request.names, query));
                 return Ok(None);
             }
+            Action::Send { end } => {
+                self.feed(reactor, &request, end)?;
+                return Ok(Some(protocol::line(protocol::done())));
+            }
+            Action::Resize { rows, columns } => {
+                self.resize(reactor, &request, (rows, columns))?;
+                return Ok(Some(protocol::line(protocol::done())));
+            }
+            Action::Attach => {
+                self.attach(reactor, client, &request)?;
+                return Ok(None);
+            }
+            Action::Events => {
+                self.select(&request)?;
+                self.listen(reactor, client, request.names);
+                return Ok(None);
+            }
             Action::Shutdown => {
                 if self.stage == Stage::Stopping {
                     self.monitor.kill_service(reactor);
@@ -112,7 +129,7 @@ impl Up {
     }
 
     /// The names that the request selects, in the order of the file.
-    fn select(&self, request: &Request) -> Result<Vec<String>, Refusal> {
+    pub(super) fn select(&self, request: &Request) -> Result<Vec<String>, Refusal> {
         let all = || self.processes.iter().map(|process| &process.name);
         if request.names.is_empty() {
             return Ok(all().cloned().collect());
@@ -126,7 +143,7 @@ impl Up {
         let (globs, plain): (Vec<&String>, Vec<_>) = request.names.iter().partition(|name| glob::is_glob(name));
         let plain: HashSet<&String> = plain.into_iter().collect();
         let known: HashSet<&String> = all().filter(|name| plain.contains(name)).collect();
-        let follows = matches!(request.action, Action::Logs(query) if query.follow);
+        let follows = matches!(request.action, Action::Logs(Query { follow: true, .. }) | Action::Events);
         let is_known = |pattern: &&String| match glob::is_glob(pattern) {
             // A process of this name may come later.
             true if follows => true,

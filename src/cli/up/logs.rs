@@ -11,7 +11,7 @@ use childminder::Reactor;
 
 use super::Up;
 use super::recent::{Position, Recent};
-use super::reporter::News;
+use super::streams::News;
 use crate::cli::control::protocol::{self, Query};
 use crate::cli::control::{ClientId, Server, glob};
 

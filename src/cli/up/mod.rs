@@ -12,19 +12,24 @@ mod commands;
 mod console;
 mod end;
 mod ends;
+mod events;
 mod files;
+mod input;
 mod log_files;
 mod logs;
 mod parent;
+mod prompt;
 mod recent;
 mod reload;
 mod reporter;
 mod status;
+mod streams;
 mod usage;
 mod waits;
 
 use std::collections::HashMap;
 use std::path::PathBuf;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -32,16 +37,20 @@ use childminder::restart::State;
 use childminder::{Event, ProcessId, ProcessMonitor, Reactor, Service, Status};
 use lexopt::{Arg, Parser, ValueExt};
 
-use super::config::{Commands, Config, FileName, Fingerprint, Look, ProcessConfig, Scope};
+use super::config::{Commands, Config, FileName, Fingerprint, Look, ProcessConfig, Scope, SocketPath};
 use super::control::Lock;
 use super::control::Server;
 use super::dress::Stamp;
+use super::listen::Listeners;
 use super::signals::{self, Signals, Wish};
-use super::{Failure, child, config, descriptor, output, path_of, words};
+use super::{Failure, child, descriptor, output, path_of, words};
 use console::Console;
 use ends::{Ends, ExitWhen};
+use events::Subscriber;
+use input::Attached;
 use logs::Log;
 use parent::Parent;
+use prompt::Prompt;
 use reporter::Reporter;
 use waits::Waits;
 
@@ -50,7 +59,7 @@ const LAST_WORDS: Duration = Duration::from_secs(1);
 /// If more processes than this start or stop on a terminal, they are shown as progress.
 const MANY: usize = 10;
 
-const HELP: &str = "\
+pub(super) const HELP: &str = "\
 childminder up runs the processes of a file, and keeps them running.
 
 usage: childminder up [OPTION]...
@@ -64,10 +73,10 @@ SIGTERM, SIGINT (Ctrl-C), SIGQUIT, a closed terminal and any other signal that w
 and SIGXFSZ, stop all processes and end it with 0; a second one, at least 0.2 s later, kills them. SIGPIPE and SIGXFSZ
 do nothing. SIGHUP reads the file again and touches only what has changed, SIGUSR1 writes the status to stderr, SIGUSR2
 closes the output files, which the next line opens anew, and SIGTSTP (Ctrl-Z) suspends this command and the processes
-until `fg`. `childminder status` and the other subcommands talk to it. The stdin of the processes is /dev/null. If this
-command is killed, its processes and all that they have started are killed, too, unless the file says otherwise
-(`when-killed`). As the first process of a container it is the parent of each process that has lost its own, reaps it,
-and ends it in the end.
+until `fg`. `childminder status` and the other subcommands talk to it. The stdin of the processes is /dev/null, unless
+the file says otherwise. If this command is killed, its processes and all that they have started are killed, too, unless
+the file says otherwise (`when-killed`). As the first process of a container it is the parent of each process that has
+lost its own, reaps it, and ends it in the end.
 
 A process has ended when it exited by itself, or could not be started, and is not to be restarted. With `--exit-when
 all` the exit code is that of the first process that failed, or 0; otherwise it is that of the process that ended. It is
@@ -143,7 +152,12 @@ struct Up {
     waits: Waits,
     /// The service manager that has started this command, if it wants to know our state.
     parent: Option<Box<Parent>>,
+    /// The sockets of the processes.
+    listeners: Rc<Listeners>,
     logs: Vec<Log>,
+    subscribers: Vec<Subscriber>,
+    attached: Vec<Attached>,
+    prompt: Prompt,
     ends: Ends,
     /// What the command line says of how lines are written.
     look: Look,
@@ -186,9 +200,11 @@ impl Up {
     fn new(reactor: &mut Reactor, file: FileName, config: Config, look: Look) -> Result<Self, Failure> {
         let lock = Lock::on_configuration(file.path());
         let lock = lock.map_err(|held| Failure::Other(format!("{}: {held}", file.path().display())))?;
-        let path = config.socket.clone().unwrap_or_else(config::socket::default_path);
-        let server = Server::bind(&path)
-            .map_err(|error| Failure::Other(format!("cannot listen at {}: {error}", path.display())))?;
+        let path = SocketPath::of(config.socket.clone());
+        let server = Server::bind(path.as_deref(), config.access).map_err(|error| {
+            let path = path.unwrap_or_default();
+            Failure::Other(format!("cannot listen at {}: {error}", path.display()))
+        })?;
         // If the limit stays lower, only fewer processes fit.
         let _ = reactor.raise_fd_limit();
         let console = Console::new(reactor)?;
@@ -206,7 +222,8 @@ impl Up {
         let mut processes = Vec::new();
         let mut autostart = Vec::new();
         let (kills_at_death, cgroup, order) = (config.kills_at_death, config.cgroup.clone(), config.order.clone());
-        let mut commands = Commands::new(kills_at_death);
+        let listeners = Rc::<Listeners>::default();
+        let mut commands = Commands::new(kills_at_death, Rc::clone(&listeners));
         for process in config.into_processes() {
             let failed = |error: &dyn std::fmt::Display| Failure::Other(format!("[{}] {error}", process.name));
             let command = commands.of(&process).map_err(|error| failed(&error))?;
@@ -234,7 +251,11 @@ impl Up {
             server,
             waits: Waits::default(),
             parent: Parent::new(reactor),
+            listeners,
             logs: Vec::new(),
+            subscribers: Vec::new(),
+            attached: Vec::new(),
+            prompt: Prompt::default(),
             ends: Ends::default(),
             look,
             kills_at_death,
@@ -322,6 +343,7 @@ impl Up {
         }
         if self.reporter().is_overfull() {
             self.settle_logs(reactor);
+            self.settle_events(reactor);
             self.reporter().flush(reactor.now());
             self.hold_or_release(reactor);
         }
@@ -334,6 +356,8 @@ impl Up {
         self.look_for_end(reactor);
         self.settle_waits(reactor);
         self.settle_logs(reactor);
+        self.settle_events(reactor);
+        self.settle_attached(reactor);
         self.show_stopping();
         self.settle_parent(reactor);
         for news in self.server.take_news() {
@@ -408,6 +432,7 @@ impl Service for Up {
         self.stage = Stage::Running;
         self.server.restore(reactor);
         let names = std::mem::take(&mut self.autostart);
+        self.parent_awaits(&names);
         self.start_all(reactor, &names);
         self.after_event(reactor);
     }
@@ -435,14 +460,26 @@ impl Service for Up {
                 self.reporter().say(&words::orphan(*pid, name));
                 true
             }
-            (None, Event::Timer(id)) if self.wait_timer(reactor, *id) || self.parent_timer(reactor, *id) => true,
+            (None, Event::Timer(id))
+                if self.wait_timer(reactor, *id) || self.parent_timer(reactor, *id) || self.prompt_timer(*id) =>
+            {
+                true
+            }
             _ if self.server.handle(reactor, event) => {
                 // Which client may be dropped for another one is known only when all clients have
                 // been heard.
                 self.settle(reactor);
                 return true;
             }
-            _ => self.reporter().handle(reactor, event) || self.monitor.handle(reactor, event),
+            _ => {
+                if !self.attached.is_empty() {
+                    self.pass_to_attached(reactor, event);
+                }
+                if self.reporter().console.shows_progress() {
+                    self.look_for_prompt(reactor, event);
+                }
+                self.reporter().handle(reactor, event) || self.monitor.handle(reactor, event)
+            }
         };
         self.after_event(reactor);
         handled

@@ -7,7 +7,8 @@ use std::collections::VecDeque;
 use std::io;
 use std::time::Duration;
 
-use childminder::{Reactor, TimerId, notify_parent, parent_watchdog};
+use childminder::restart::State;
+use childminder::{Reactor, Readiness, TimerId, notify_parent, parent_watchdog};
 use rustix::time::{ClockId, clock_gettime};
 
 use super::{Stage, Up};
@@ -21,6 +22,8 @@ const WAITING: usize = 8;
 #[derive(Debug)]
 pub(super) struct Parent {
     ready: bool,
+    /// The processes that start by themselves and are not up yet.
+    awaited: Vec<String>,
     stopping: bool,
     /// How many processes run, of how many.
     counts: Option<(usize, usize)>,
@@ -37,6 +40,7 @@ impl Parent {
         let watchdog = parent_watchdog().map(|within| (reactor.call_later(within / 2), within / 2));
         Some(Box::new(Self {
             ready: false,
+            awaited: Vec::new(),
             stopping: false,
             counts: None,
             waiting: VecDeque::new(),
@@ -121,9 +125,30 @@ impl Up {
         }
     }
 
-    /// Whether everything has been started that starts by itself.
-    fn is_ready(&self) -> bool {
-        self.stage == Stage::Running
+    /// Notes that we are ready when these processes are up.
+    pub(super) fn parent_awaits(&mut self, names: &[String]) {
+        if let Some(parent) = &mut self.parent {
+            parent.awaited = names.to_vec();
+        }
+    }
+
+    /// Whether all processes are up that start by themselves. A process that has failed, or backs
+    /// off, does not keep us from being ready for all others.
+    fn is_ready(&mut self) -> bool {
+        let monitor = &self.monitor;
+        let Some(parent) = &mut self.parent else { return false };
+        let is_awaited = |name: &String| {
+            monitor.status(name).is_some_and(|status| match status.state {
+                State::Waiting { .. } | State::Starting => true,
+                State::Running { .. } => status.readiness == Readiness::Pending,
+                _ => false,
+            })
+        };
+        // The first one that is not up is enough, so that a start of many stays cheap.
+        while parent.awaited.last().is_some_and(|name| !is_awaited(name)) {
+            parent.awaited.pop();
+        }
+        self.stage == Stage::Running && parent.awaited.is_empty()
     }
 
     /// Tells the service manager that the file is read again.

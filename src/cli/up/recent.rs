@@ -76,6 +76,13 @@ impl Default for Recent {
 }
 
 impl Recent {
+    /// One that keeps so many bytes of lines, or the default.
+    pub(super) fn of(bytes: Option<u32>) -> Self {
+        let mut recent = Self::default();
+        recent.set_most(bytes);
+        recent
+    }
+
     /// Sets how many bytes of lines are kept, or the default.
     pub(super) fn set_most(&mut self, bytes: Option<u32>) {
         let before = self.most_bytes;

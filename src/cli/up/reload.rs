@@ -3,15 +3,16 @@
 //! The one rule: everything that can fail is done before anything is changed.
 
 use std::collections::HashMap;
-use std::path::PathBuf;
+use std::rc::Rc;
 use std::sync::Arc;
 
 use childminder::restart::State;
 use childminder::{Command, Reactor};
+use serde_json::Value;
 
 use super::waits::Goal;
 use super::{KnownProcess, Up};
-use crate::cli::config::{self, Change, Commands, Config, Fingerprint, ProcessConfig, Scope};
+use crate::cli::config::{Access, Change, Commands, Config, Fingerprint, ProcessConfig, Scope, SocketPath};
 use crate::cli::control::Lock;
 use crate::cli::control::protocol::{self, Object};
 
@@ -37,15 +38,22 @@ impl Changes {
 
     pub(super) fn into_answer(self) -> Object {
         let mut answer = protocol::done();
-        for (key, names) in
-            [("added", self.added), ("removed", self.removed), ("restarted", self.restarted), ("updated", self.updated)]
-        {
-            answer.insert(key.into(), names.into());
-        }
+        answer.append(&mut self.names());
         if !self.notes.is_empty() {
             answer.insert("notes".into(), self.notes.into());
         }
         answer
+    }
+
+    /// The names by what has become of their processes.
+    fn names(&self) -> Object {
+        let lists = [
+            ("added", &self.added),
+            ("removed", &self.removed),
+            ("restarted", &self.restarted),
+            ("updated", &self.updated),
+        ];
+        lists.into_iter().map(|(key, names)| (key.to_owned(), names.clone().into())).collect()
     }
 
     fn summary(&self) -> String {
@@ -82,9 +90,9 @@ impl Up {
         let mut errors = Vec::new();
         let mut plan = Vec::new();
         let mut known = Vec::new();
-        let mut commands = Commands::new(self.kills_at_death);
+        let mut commands = Commands::new(self.kills_at_death, Rc::clone(&self.listeners));
         let (socket, kills_at_death, cgroup) = (new.socket.clone(), new.kills_at_death, new.cgroup.clone());
-        let (look, order) = (new.look, new.order.clone());
+        let (look, access, order) = (new.look, new.access, new.order.clone());
         for process in new.into_processes() {
             let now = KnownProcess::new(&process);
             let change = old.get(process.name.as_str()).map(|old| old.change(now.fingerprint));
@@ -165,7 +173,7 @@ impl Up {
         }
         changes.notes.extend(warnings.to_string().lines().map(str::to_owned));
         changes.notes.extend(self.renew_lock());
-        changes.notes.extend(self.compare_socket(socket));
+        changes.notes.extend(self.compare_socket(socket, access));
         for (key, changed) in
             [("when-killed", kills_at_death != self.kills_at_death), ("cgroup", cgroup != self.cgroup)]
         {
@@ -174,6 +182,7 @@ impl Up {
             }
         }
         let reporter = self.reporter();
+        reporter.events.note("reloaded", None, || Value::Object(changes.names()));
         reporter.say(&format!("reloaded: {}", changes.summary()));
         changes.notes.iter().for_each(|note| reporter.say(note));
         Ok(changes)
@@ -195,11 +204,20 @@ impl Up {
     }
 
     /// A message if the file sets another socket than the one in use.
-    fn compare_socket(&self, socket: Option<PathBuf>) -> Option<String> {
-        let (now, next) = (self.server.path(), socket.unwrap_or_else(config::socket::default_path));
-        let (shown, shown_next) = (now.display(), next.display());
-        (now != next)
-            .then(|| format!("the socket stays at {shown} until the next start, although the file says {shown_next}"))
+    fn compare_socket(&self, socket: Option<SocketPath>, access: Access) -> Option<String> {
+        let (now, next) = (self.server.path(), SocketPath::of(socket));
+        if now == next.as_deref() {
+            let is_same = self.server.access().is_none_or(|now| now == access);
+            let note = "`socket-mode` or `socket-group` has changed, and takes effect at the next start";
+            return (!is_same).then(|| note.to_owned());
+        }
+        Some(match (now, next) {
+            (Some(now), Some(next)) => {
+                let (now, next) = (now.display(), next.display());
+                format!("the socket stays at {now} until the next start, although the file says {next}")
+            }
+            _ => "`socket` has changed, and takes effect at the next start".into(),
+        })
     }
 
     fn add(&mut self, reactor: &mut Reactor, process: &ProcessConfig, command: &Command) {

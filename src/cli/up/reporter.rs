@@ -9,15 +9,21 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use childminder::restart::State;
-use childminder::{Event, Exit, Fault, Line, Lines, Observer, ProcessId, Reactor, Remains, SpawnError, TimerId};
+use childminder::{
+    Event, Exit, Fault, Line, Lines, Observer, ProcessId, Reactor, Readiness, Remains, SpawnError, TimerId,
+};
+use serde_json::{Value, json};
 
 use super::console::{Console, Speaker};
 use super::end::Piece;
-use super::log_files::{FileId, LogFiles};
+use super::events::Events;
+use super::input::Input;
+use super::log_files::LogFiles;
 use super::recent::Recent;
+use super::status::{self, signal_name};
+use super::streams::{Heard, News, Sink, Streams, dress, log_line, stream};
 use crate::cli::config::{Look, Output, ProcessConfig};
-use crate::cli::control::protocol::LogLine;
-use crate::cli::dress::{Dress, Record};
+use crate::cli::dress::Dress;
 use crate::cli::safe_path::OwnFinder;
 use crate::cli::text::visible;
 use crate::cli::{clock, code, words};
@@ -61,100 +67,9 @@ pub(super) struct Reporter {
     /// The processes that have ended since they were last taken, each with the exit code that
     /// stands for its end.
     pub(super) ended: Vec<(String, u8)>,
+    pub(super) events: Events,
     /// An essential process or group that has ended, and the exit code for it.
     pub(super) essential: Option<(String, u8)>,
-}
-
-/// The output of a process, as the monitor reports it.
-#[derive(Debug, Clone, Copy)]
-enum Heard<'a> {
-    Line(&'a Line<'a>),
-    Lines(&'a Lines<'a>),
-}
-
-/// The number of the stream under which clients get a descriptor's lines.
-fn stream(fd: i32) -> u8 {
-    if fd == 2 { 2 } else { 1 }
-}
-
-fn log_line<'a>(line: &Line<'a>, time: u64) -> LogLine<'a> {
-    LogLine { stream: stream(line.fd), continued: line.continued, cut: line.cut, text: line.bytes, time }
-}
-
-/// A new line for clients that follow.
-#[derive(Debug)]
-pub(super) struct News {
-    stream: u8,
-    continued: bool,
-    cut: bool,
-    text: Vec<u8>,
-    time: u64,
-}
-
-impl News {
-    fn new(LogLine { stream, continued, cut, text, time }: LogLine<'_>) -> Self {
-        Self { stream, continued, cut, text: text.to_vec(), time }
-    }
-
-    pub(super) fn lend(&self) -> LogLine<'_> {
-        LogLine { stream: self.stream, continued: self.continued, cut: self.cut, text: &self.text, time: self.time }
-    }
-}
-
-/// The output of one process, and what is reported of it.
-#[derive(Debug)]
-struct Streams {
-    speaker: Speaker,
-    out: Sink,
-    err: Sink,
-    recent: Recent,
-    /// The error of its last start, if that failed.
-    start_error: Option<Box<str>>,
-    /// Why its last process had to be replaced, if it had.
-    fault: Option<Box<str>>,
-    /// Whether the file says how it becomes ready, so that this is of interest.
-    tells_readiness: bool,
-    /// Whether some of its processes were still there after they were killed.
-    remains: bool,
-    /// The pid of the last process, and whether it has not written yet. Otherwise `writer` is this
-    /// process. They are kept up for JSON only.
-    pid: u32,
-    is_new: bool,
-    writer: Option<ProcessId>,
-    /// The exit code that stands for the last exit, or for the failure of the last start.
-    code: u8,
-    /// The time of the last exit, in milliseconds since 1970. 0 if there was none.
-    exited_at: u64,
-    /// Whether the process was removed. It is forgotten when it has exited.
-    removed: bool,
-}
-
-impl Streams {
-    /// The pid of a process that writes, if it is known: the first one that writes after a start is
-    /// the one that was started, unless it has written before.
-    fn pid_of(&mut self, process: ProcessId) -> Option<u32> {
-        if self.is_new {
-            if self.writer == Some(process) {
-                return None;
-            }
-            (self.writer, self.is_new) = (Some(process), false);
-        }
-        Some(self.pid).filter(|_| self.writer == Some(process))
-    }
-
-    fn sink(&self, fd: i32) -> Sink {
-        if fd == 2 { self.err } else { self.out }
-    }
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Sink {
-    Console,
-    /// Our own descriptor of this number, which gets the lines as they are.
-    Own(i32),
-    File(FileId),
-    /// The output does not come to us.
-    Elsewhere,
 }
 
 impl Reporter {
@@ -178,6 +93,7 @@ impl Reporter {
             quiet_starts: false,
             alive: 0,
             ended: Vec::new(),
+            events: Events::default(),
             essential: None,
         }
     }
@@ -202,17 +118,19 @@ impl Reporter {
             self.next_number += 1;
             let (look, dress) = (Look::default(), Dress::default());
             let speaker = Speaker { author: Some(name), number: next, raw: process.raw, look, dress };
-            let (recent, start_error) = (Recent::default(), None);
+            let (recent, most_recent, start_error) = (None, None, None);
             let (remains, removed) = (false, false);
             Box::new(Streams {
                 speaker,
                 out,
                 err,
                 recent,
+                most_recent,
                 start_error,
                 fault: None,
                 tells_readiness: false,
                 remains,
+                input: Input::None,
                 pid: 0,
                 is_new: false,
                 writer: None,
@@ -223,7 +141,8 @@ impl Reporter {
         });
         streams.speaker.raw = process.raw;
         streams.speaker.set_look(process.look, self.look);
-        streams.recent.set_most(process.recent);
+        streams.set_most_recent(process.recent);
+        streams.input = Input::of(&process.settings.stdin);
         streams.tells_readiness = process.watch.is_some();
         streams.removed = false;
         let before = [std::mem::replace(&mut streams.out, out), std::mem::replace(&mut streams.err, err)];
@@ -237,7 +156,7 @@ impl Reporter {
         if let Some(streams) = self.streams.get_mut(&*process.name) {
             streams.speaker.raw = process.raw;
             streams.speaker.set_look(process.look, self.look);
-            streams.recent.set_most(process.recent);
+            streams.set_most_recent(process.recent);
             streams.tells_readiness = process.watch.is_some();
         }
     }
@@ -298,12 +217,28 @@ impl Reporter {
 
     /// The last lines of a process.
     pub(super) fn recent(&mut self, name: &str) -> Option<&mut Recent> {
-        self.streams.get_mut(name).map(|streams| &mut streams.recent)
+        self.streams.get_mut(name)?.recent.as_deref_mut()
     }
 
     /// The error of the last start of a process, if that failed.
     pub(super) fn start_error(&self, name: &str) -> Option<&str> {
         self.streams.get(name)?.start_error.as_deref()
+    }
+
+    /// Shows the start of a line of a process, if it goes to a terminal with the name in front. Returns
+    /// whether it does.
+    pub(super) fn show_unfinished(&mut self, name: &str, fd: i32, text: &[u8]) -> bool {
+        match self.streams.get(name) {
+            Some(streams) if streams.sink(fd) == Sink::Console => {
+                self.console.set_unfinished(name, text, &streams.speaker, fd)
+            }
+            _ => false,
+        }
+    }
+
+    /// Where the input of a process comes from.
+    pub(super) fn input(&self, name: &str) -> Input {
+        self.streams.get(name).map_or(Input::None, |streams| streams.input)
     }
 
     /// The time of the last exit of a process, in milliseconds since 1970, if it is known.
@@ -335,7 +270,7 @@ impl Reporter {
 
     /// Whether so much is waiting that it has to be passed on before the end of the turn.
     pub(super) fn is_overfull(&self) -> bool {
-        self.news_bytes > MUCH_NEWS || self.console.is_any_overfull()
+        self.news_bytes > MUCH_NEWS || self.events.is_much() || self.console.is_any_overfull()
     }
 
     /// Passes on the output of this turn, and sets the timer for the next attempt at a file that
@@ -400,8 +335,8 @@ impl Reporter {
         let (sink, speaker) = match self.streams.get_mut(name) {
             Some(streams) => {
                 match heard {
-                    Heard::Line(line) => streams.recent.push(log_line(line, time)),
-                    Heard::Lines(lines) => streams.recent.push_lines(stream(fd), lines.bytes, time),
+                    Heard::Line(line) => streams.recent().push(log_line(line, time)),
+                    Heard::Lines(lines) => streams.recent().push_lines(stream(fd), lines.bytes, time),
                 }
                 if streams.speaker.dress.json {
                     pid = streams.pid_of(process);
@@ -475,38 +410,6 @@ impl Reporter {
     }
 }
 
-/// The text of lines, or of a piece of one, as it is written with this dress. It is whole lines,
-/// unless a piece of one was heard and is not written as JSON.
-fn dress(heard: Heard<'_>, dress: Dress, pid: Option<u32>) -> Vec<u8> {
-    let mut text = Vec::new();
-    if dress.json {
-        let time = dress.time();
-        let mut add = |line: &Line<'_>| {
-            let stream = if line.fd == 2 { "stderr" } else { "stdout" };
-            let Line { bytes, continued, cut, .. } = *line;
-            Record { name: Some(line.name), stream, pid, text: bytes, continued, cut }.write(&time, &mut text);
-        };
-        match heard {
-            Heard::Line(line) => add(line),
-            Heard::Lines(lines) => lines.for_each(|line| add(&line)),
-        }
-        return text;
-    }
-    let front = dress.front();
-    match heard {
-        Heard::Line(line) => {
-            text.extend_from_slice(if line.continued { b"" } else { front.as_bytes() });
-            text.extend_from_slice(line.bytes);
-        }
-        Heard::Lines(lines) => lines.for_each(|line| {
-            text.extend_from_slice(front.as_bytes());
-            text.extend_from_slice(line.bytes);
-            text.push(b'\n');
-        }),
-    }
-    text
-}
-
 impl Observer for Reporter {
     fn line(&mut self, line: &Line<'_>) {
         let time = clock::now();
@@ -523,6 +426,7 @@ impl Observer for Reporter {
     }
 
     fn started(&mut self, name: &str, pid: u32) {
+        self.events.note("started", Some(name), || json!({ "pid": pid }));
         self.alive += 1;
         if let Some(streams) = self.streams.get_mut(name) {
             streams.start_error = None;
@@ -536,6 +440,7 @@ impl Observer for Reporter {
     fn start_failed(&mut self, name: &str, error: &SpawnError) {
         let code = code::of_failed_start(error);
         let error = error.to_string();
+        self.events.note("start-failed", Some(name), || json!({ "error": error }));
         self.report(name, &format!("could not start: {error}"));
         if let Some(streams) = self.streams.get_mut(name) {
             streams.code = code;
@@ -545,6 +450,11 @@ impl Observer for Reporter {
 
     fn exited(&mut self, name: &str, exit: &Exit) {
         self.alive -= 1;
+        let pid = self.streams.get(name).map(|streams| streams.pid);
+        self.events.note("exited", Some(name), || {
+            let (code, seconds) = (exit.code(), exit.wall_time.as_secs_f64());
+            json!({ "pid": pid, "code": code, "signal": signal_name(exit), "text": exit.to_string(), "seconds": seconds })
+        });
         self.report(name, &words::exited(exit));
         if let Some(streams) = self.streams.get_mut(name) {
             streams.remains = false;
@@ -556,6 +466,7 @@ impl Observer for Reporter {
     }
 
     fn ready(&mut self, name: &str) {
+        self.events.note("ready", Some(name), || Value::Null);
         let Some(streams) = self.streams.get_mut(name) else { return };
         streams.fault = None;
         if streams.tells_readiness {
@@ -564,10 +475,12 @@ impl Observer for Reporter {
     }
 
     fn unready(&mut self, name: &str) {
+        self.events.note("unready", Some(name), || Value::Null);
         self.report(name, "not ready any more");
     }
 
     fn fault(&mut self, name: &str, fault: &Fault) {
+        self.events.note("fault", Some(name), || json!({ "error": fault.to_string() }));
         self.report(name, &format!("does not work: {fault}"));
         if let Some(streams) = self.streams.get_mut(name) {
             streams.fault = Some(fault.to_string().into());
@@ -607,14 +520,18 @@ impl Observer for Reporter {
     }
 
     fn restarting(&mut self, name: &str, delay: Duration) {
+        self.events.note("restarting", Some(name), || json!({ "delay": delay.as_secs_f64() }));
         self.report(name, &words::restarting(delay));
     }
 
     fn terminating(&mut self, name: &str, signal: i32) {
+        let signal_name = || childminder::signal::name(signal).unwrap_or_else(|| signal.to_string());
+        self.events.note("terminating", Some(name), || json!({ "signal": signal_name() }));
         self.report(name, &words::terminating(signal));
     }
 
     fn killing(&mut self, name: &str) {
+        self.events.note("killing", Some(name), || Value::Null);
         self.report(name, words::killing());
     }
 
@@ -645,6 +562,7 @@ impl Observer for Reporter {
     }
 
     fn changed(&mut self, name: &str, state: State) {
+        self.events.note("state", Some(name), || json!({ "state": status::state_name(state, Readiness::Absent) }));
         if let State::Failed { why } = state {
             self.report(name, &format!("has failed: {why}"));
         }

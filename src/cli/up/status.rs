@@ -5,7 +5,7 @@
 use std::time::Instant;
 
 use childminder::restart::State;
-use childminder::{Member, Reactor, Readiness, Remains, Status};
+use childminder::{Exit, Member, Reactor, Readiness, Remains, Status};
 use serde_json::{Value, json};
 
 use super::Up;
@@ -43,6 +43,11 @@ pub(super) fn state_name(state: State, readiness: Readiness) -> &'static str {
     }
 }
 
+/// The signal that has ended a process, by its name.
+pub(super) fn signal_name(exit: &Exit) -> Option<String> {
+    exit.signal().map(|number| childminder::signal::name(number).unwrap_or_else(|| number.to_string()))
+}
+
 /// Why a process is in its state, if that is not plain from the state alone.
 fn reason(status: &Status<'_>, reporter: &Reporter, waits: &[String]) -> Option<String> {
     match status.state {
@@ -64,15 +69,13 @@ pub(super) fn object(status: &Status<'_>, reporter: &Reporter, now: Instant, wai
         _ => None,
     };
     let last_exit = status.last_exit.map(|exit| {
-        let signal =
-            exit.signal().map(|number| childminder::signal::name(number).unwrap_or_else(|| number.to_string()));
         let at = reporter.exited_at(status.name);
         json!({
             "ago": at.map(|at| clock::now().saturating_sub(at) as f64 / 1000.0),
             "code": exit.code(),
             "cpu": exit.usage.cpu_time().as_secs_f64(),
             "peak_memory": exit.usage.max_rss,
-            "signal": signal,
+            "signal": signal_name(exit),
             "text": exit.to_string(),
             "time": at.map(|at| clock::rfc3339(at, None)),
         })

@@ -270,6 +270,17 @@ impl Machine {
         self.leave_all(keys, Leaving::Stop);
     }
 
+    /// Notes that all these are killed now, whoever depends on them.
+    pub(in crate::monitor) fn kill_all(&mut self, keys: &[u64]) {
+        self.rolling = None;
+        self.requests.clear();
+        for key in keys {
+            if let Some(node) = self.nodes.get_mut(key).filter(|node| node.phase != Phase::Down) {
+                (node.leaving, node.asked) = (Some(Leaving::Stop), true);
+            }
+        }
+    }
+
     /// Asks for a restart of these, one after the other.
     pub(in crate::monitor) fn roll(&mut self, keys: Vec<u64>) {
         let mut rolling = Rolling::new(keys);

@@ -105,15 +105,21 @@ impl Lifecycle {
     fn decide_running(&mut self, now: Instant, input: Input, since: Instant) -> Decision {
         let lived = now.saturating_duration_since(since);
         let instantly = lived < self.policy.threshold;
+        let leader = if self.taken_over { Leader::Gone } else { Leader::Alive };
         match input {
-            Input::Stop => self.terminate(now, Next::Stay, Leader::Alive),
-            Input::Restart => self.terminate(now, Next::Start, Leader::Alive),
-            Input::Kill => kill_now(self.stop_of(now, Next::Stay, Leader::Alive), now),
-            Input::GiveUp => self.terminate(now, Next::Fail, Leader::Alive),
+            Input::Stop => self.terminate(now, Next::Stay, leader),
+            Input::Restart => self.terminate(now, Next::Start, leader),
+            Input::Kill => kill_now(self.stop_of(now, Next::Stay, leader), now),
+            Input::GiveUp => self.terminate(now, Next::Fail, leader),
             Input::Fault { never_ready } => {
                 self.outcome = Outcome::Failure;
-                self.terminate(now, Next::Recover { instantly: instantly || never_ready }, Leader::Alive)
+                self.terminate(now, Next::Recover { instantly: instantly || never_ready }, leader)
             }
+            Input::Exited { group_left: true, .. } if self.policy.leftovers == Leftovers::TakeOver => {
+                self.taken_over = true;
+                (self.state, None)
+            }
+            Input::GroupGone if self.taken_over => self.died(now, self.outcome, instantly),
             Input::Exited { outcome, group_left } => {
                 let died = self.died(now, outcome, instantly);
                 self.kill_leftovers(now, group_left, died)
@@ -295,7 +301,7 @@ impl Lifecycle {
 
     /// Kills the leftover processes after such an exit, before anything else happens.
     fn kill_leftovers(&mut self, now: Instant, group_left: bool, died: Decision) -> Decision {
-        if !group_left || self.policy.leftovers == Leftovers::Leave {
+        if !group_left || self.policy.leftovers != Leftovers::Kill {
             return died;
         }
         let ready = match died.0 {

@@ -81,6 +81,14 @@ impl<K: Kernel> Crew<K> {
         self.settle(now);
     }
 
+    #[cfg(test)]
+    pub(in crate::monitor) fn kill_all(&mut self, now: Instant) {
+        let keys: Vec<u64> = (0..self.actors.len() as u64).collect();
+        self.machine.kill_all(&keys);
+        keys.into_iter().for_each(|key| self.tell_at(now, key, Input::Kill));
+        self.settle(now);
+    }
+
     pub(in crate::monitor) fn tell(&mut self, now: Instant, key: u64, input: Input) {
         self.tell_at(now, key, input);
         self.settle(now);
