@@ -119,7 +119,8 @@ impl<'a> RunToEnd<'a> {
     /// second signal. Then the signal ends this program. Signals that the program handles, ignores
     /// or blocks are left to it.
     ///
-    /// A time-out is not an error: the output reports it, and [`Exit::requested`] holds the signal
+    /// A time-out is not an error: the output reports it, and
+    /// [`Exit::requested`](crate::Exit::requested) holds the signal
     /// that was sent last. Output at descriptors other than 1 and 2 is read and dropped. What
     /// remains of the tree is killed after a time-out, and is left running after an exit in time:
     /// see [`Output::remains`].

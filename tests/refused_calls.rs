@@ -8,7 +8,7 @@
 mod seccomp;
 mod util;
 
-use childminder::{Command, Limit, Pty, Resource, Stage, Stdio};
+use childminder::{Command, IoPriority, Limit, Pty, Resource, Scheduler, Stage, Stdio, Topology};
 use seccomp::{Refused, refuse};
 use util::{COMBINATIONS, World, needs_root, open_fds};
 
@@ -42,6 +42,7 @@ fn cases() -> Vec<(Command, Vec<Refused>, Stage)> {
     #[allow(clippy::unnecessary_cast)] // its type differs between C libraries
     let core = libc::RLIMIT_CORE as u32;
     let limit = Limit { soft: Some(0), hard: Some(0) };
+    let cpus = Topology::of_this_machine().unwrap().cpus();
     let mut all = vec![
         (plain(), vec![(libc::SYS_pipe2, None, libc::ENFILE)], Stage::Pipe),
         (plain(), vec![(libc::SYS_epoll_ctl, None, libc::ENOSPC)], Stage::Pipe),
@@ -66,6 +67,25 @@ fn cases() -> Vec<(Command, Vec<Refused>, Stage)> {
         // exited in between.
         (command(|c| c.parent_death_signal(libc::SIGTERM)), vec![(libc::SYS_getppid, None, 0)], Stage::ParentDeath),
         (plain(), vec![(libc::SYS_execve, None, libc::ENOMEM)], Stage::Exec),
+        (command(|c| c.own_peak(true)), vec![(libc::SYS_execve, None, libc::ENOMEM)], Stage::Exec),
+        (command(|c| c.cpus(&cpus)), vec![(libc::SYS_sched_setaffinity, None, libc::EPERM)], Stage::Affinity),
+        (command(|c| c.memory_nodes(&[0])), vec![(libc::SYS_set_mempolicy, None, libc::ENOSYS)], Stage::MemoryPolicy),
+        (command(|c| c.no_aslr(true)), vec![(libc::SYS_personality, None, libc::EPERM)], Stage::Personality),
+        (
+            command(|c| c.scheduler(Scheduler::Batch)),
+            vec![(libc::SYS_sched_setscheduler, None, libc::EPERM)],
+            Stage::Scheduler,
+        ),
+        (
+            command(|c| c.io_priority(IoPriority::Idle)),
+            vec![(libc::SYS_ioprio_set, None, libc::EPERM)],
+            Stage::IoPriority,
+        ),
+        (
+            command(|c| c.no_new_privs(true)),
+            vec![(libc::SYS_prctl, Some((0, libc::PR_SET_NO_NEW_PRIVS as u32)), libc::EINVAL)],
+            Stage::NoNewPrivs,
+        ),
         // Signals cannot be blocked in the first case. In the second, they cannot be unblocked
         // again, in the child and in the host.
         (plain(), vec![(libc::SYS_rt_sigprocmask, None, libc::EPERM)], Stage::Sigmask),

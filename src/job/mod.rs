@@ -119,6 +119,7 @@ pub(crate) struct Job<R> {
     exit: Option<Exit>,
     used: Option<Used>,
     has_own_peak: bool,
+    has_memory_limit: bool,
     ran_out_of_memory: bool,
     ended: bool,
     is_over: bool,
@@ -200,6 +201,7 @@ impl<R: Read> Job<R> {
             exit: None,
             used: None,
             has_own_peak: reactor.has_own_peak(process),
+            has_memory_limit: command.parts().attributes().tree_limits.memory.is_some(),
             ran_out_of_memory: false,
             ended: false,
             is_over: false,
@@ -485,7 +487,7 @@ impl<R: Read> Job<R> {
         };
         if let Some(cgroup) = &self.cgroup {
             cgroup.measure(&mut used);
-            let was_killed = exit.signal() == Some(libc::SIGKILL) && self.settings.limits.memory.is_some();
+            let was_killed = exit.signal() == Some(libc::SIGKILL) && self.has_memory_limit;
             self.ran_out_of_memory = was_killed && cgroup.oom_kills() > 0;
         }
         if used.peak_memory.is_none() {

@@ -12,6 +12,9 @@ use lexopt::{Arg, Parser, ValueExt};
 use super::super::config::parse_size;
 use super::super::{Failure, path_of, run};
 
+/// The largest number of runs, whose figures are all kept until the end.
+const MOST_RUNS: u64 = 1_000_000;
+
 /// The settings of the command line.
 #[derive(Debug)]
 pub(super) struct Arguments {
@@ -53,7 +56,12 @@ pub(super) fn parse(mut parser: Parser) -> Result<Option<Arguments>, Failure> {
                 let list = parser.value()?.string()?.parse::<CpuSet>();
                 cores = Some(list.map_err(|error| Failure::Usage(format!("--cores: {error}")))?);
             }
-            Some(Arg::Long("runs")) => runs = count(&mut parser, "runs")?,
+            Some(Arg::Long("runs")) => {
+                runs = count(&mut parser, "runs")?;
+                if runs > MOST_RUNS {
+                    return Err(Failure::Usage(format!("--runs wants a number up to {MOST_RUNS}, not `{runs}`")));
+                }
+            }
             Some(Arg::Long("jobs")) => jobs = count(&mut parser, "jobs")?,
             Some(Arg::Long("input")) => input = Some(path_of(&mut parser, "input")?.into()),
             Some(Arg::Long("stdout")) => stdout = Some(path_of(&mut parser, "stdout")?.into()),
@@ -141,7 +149,7 @@ mod tests {
 
     #[test]
     fn mistakes_are_named() {
-        let cases: [(&[&str], &str); 10] = [
+        let cases: [(&[&str], &str); 11] = [
             (&[], "no command to run"),
             (&[""], "the command to run is empty"),
             (&["--wall", "x", "true"], "--wall wants"),
@@ -149,6 +157,7 @@ mod tests {
             (&["--cpu", "-1", "true"], "--cpu wants"),
             (&["--memory", "much", "true"], "--memory wants a size"),
             (&["--runs", "0", "true"], "--runs wants a number from 1 on, not `0`"),
+            (&["--runs", "1000001", "true"], "--runs wants a number up to 1000000"),
             (&["--cores", "1-", "true"], "--cores: `1-` is no list"),
             (&["--json", "", "true"], "--json is empty"),
             (&["--nonsense", "true"], "--nonsense"),

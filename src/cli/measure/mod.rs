@@ -19,6 +19,7 @@ use childminder::{
 use lexopt::Parser;
 
 use super::output::{self, Output};
+use super::signals;
 use super::{FAILURE, Failure, child};
 use arguments::{Arguments, Json};
 
@@ -93,7 +94,7 @@ pub(super) fn main(parser: Parser) -> Result<u8, Failure> {
         None => many.jobs(arguments.jobs),
     };
     let mut progress = Progress::new(&arguments);
-    let mut all = Vec::with_capacity(arguments.runs);
+    let (mut all, mut is_stopped) = (Vec::new(), false);
     if let Some(copies) = &mut copies {
         copies.watch(&mut reactor);
     }
@@ -107,12 +108,19 @@ pub(super) fn main(parser: Parser) -> Result<u8, Failure> {
         }
         progress.show(all.len(), many.running());
         reactor.turn(None, |reactor, event| match control.handle(reactor, &event) {
-            Some(request @ (Request::Stop | Request::Kill)) => many.stop(reactor, request),
+            Some(request @ (Request::Stop | Request::Kill)) => {
+                is_stopped = true;
+                many.stop(reactor, request);
+            }
             _ if copies.as_mut().is_some_and(|copies| copies.handle(reactor, &event)) => {}
             _ => _ = many.handle(reactor, &event),
         })?;
     }
     progress.clear();
+    if is_stopped {
+        // One more of the same signals must not keep the figures from being written.
+        signals::block();
+    }
     control.release(&mut reactor);
     if let Some(copies) = &mut copies {
         copies.finish(&reactor);

@@ -66,8 +66,8 @@ fn show([wall, cpu, user, system, peak]: [Option<f64>; 5]) -> [String; 5] {
 /// At most eight columns.
 fn show_seconds(seconds: f64) -> String {
     match seconds {
-        ..1_000.0 => format!("{seconds:.3}s"),
-        ..100_000.0 => format!("{seconds:.1}s"),
+        ..999.9995 => format!("{seconds:.3}s"),
+        ..99_999.95 => format!("{seconds:.1}s"),
         ..1_000_000.0 => format!("{seconds:.0}s"),
         _ => format!("{:.0}h", (seconds / 3600.0).min(999_999.0)),
     }

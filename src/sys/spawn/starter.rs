@@ -64,6 +64,8 @@ impl Starter {
     pub(super) fn prepare(&self, order: &Order<'_>) -> Option<Files<'_>> {
         let attributes = order.command.attributes();
         let is_alone = order.command.group.leads() && !order.terminal;
+        // The starter and the child are two processes for a moment.
+        let is_alone = is_alone && attributes.tree_limits.processes.is_none_or(|limit| limit > 1);
         if !is_alone || order.guard.is_some() || !attributes.listen.is_empty() {
             return None;
         }
