@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use rustix::process::Signal;
 use serde_json::Value;
-use up_util::{Folder, PROGRAM, Up, is_alive, needs_root, now, text, until};
+use up_util::{Folder, PROGRAM, Up, is_alive, left_out, needs_root, now, text, until};
 
 const SLEEPS: &str = "
 [process.web]
@@ -390,7 +390,7 @@ fn another_user_is_refused() {
     if output.status.success() {
         assert!(text(&output.stdout).contains("you are neither root nor the user"), "{}", text(&output.stdout));
     } else {
-        eprintln!("not asked by python3: {}", text(&output.stderr));
+        left_out(&format!("python3 cannot ask: {}", text(&output.stderr).trim()));
     }
     let socket = up.socket();
     let shutdown = [program.to_str().unwrap(), "shutdown", "--socket", socket.to_str().unwrap()];
@@ -417,6 +417,10 @@ fn without_a_file_the_socket_is_the_user_s() {
     // be executed.
     assert!(Command::new("cp").arg(PROGRAM).arg(&program).status().unwrap().success());
     let own = rustix::process::geteuid();
+    // In a user namespace, root may not become every user.
+    if own.is_root() && !needs_root() {
+        return;
+    }
     let uid = if own.is_root() { 65534 } else { own.as_raw() };
     let where_it_is = |runtime_dir: Option<&str>| {
         let mut command = Command::new(&program);

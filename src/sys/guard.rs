@@ -435,9 +435,14 @@ mod tests {
         (child, pidfd)
     }
 
-    fn end(mut child: Child, pidfd: &OwnedFd) {
-        let _ = pidfd::send_to_group(pidfd, libc::SIGKILL);
-        child.wait().unwrap();
+    /// Signals the group of an unreaped leader, on every kernel.
+    fn signal(leader: &Child, signal: i32) -> io::Result<()> {
+        super::super::signal::send_to_group(i32::try_from(leader.id()).unwrap(), signal)
+    }
+
+    fn end(mut leader: Child) {
+        signal(&leader, libc::SIGKILL).unwrap();
+        leader.wait().unwrap();
     }
 
     #[test]
@@ -456,8 +461,8 @@ mod tests {
         let mut bytes = [0; 8];
         assert_eq!(fd::read(kill.as_fd(), &mut bytes).unwrap(), 1);
         assert_eq!(bytes[0], b'1');
-        assert!(pidfd::send_to_group(&second, 0).is_ok(), "it was dropped");
-        end(dropped, &second);
+        assert!(signal(&dropped, 0).is_ok(), "it was dropped");
+        end(dropped);
     }
 
     #[test]
@@ -473,9 +478,9 @@ mod tests {
         assert!(status.contains("SigBlk:\tfffffffffffbfeff\n"), "{status}");
         send(socket.as_fd(), Message::Leave).unwrap();
         assert!(guard.wait().unwrap().success());
-        assert!(pidfd::send_to_group(&pidfd, 0).is_ok());
+        assert!(signal(&child, 0).is_ok());
         let error = send(socket.as_fd(), Message::Drop(LOWEST)).unwrap_err();
         assert!(matches!(error.raw_os_error(), Some(libc::EPIPE | libc::ECONNRESET)), "{error}");
-        end(child, &pidfd);
+        end(child);
     }
 }

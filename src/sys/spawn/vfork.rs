@@ -42,7 +42,7 @@ pub(super) struct Vfork {
     room: RefCell<Option<Room>>,
     /// `/dev/null` at low numbers, kept open so that no other file gets these numbers.
     slots: Vec<OwnedFd>,
-    /// Whether the system has no such children (as under qemu-user).
+    /// Whether the system has no such children (as under qemu-user and valgrind).
     refused: Cell<bool>,
     /// Whether a child can be made in a cgroup, and the errno if not, once that has been checked.
     clone3: Cell<Option<Result<(), i32>>>,
@@ -101,7 +101,9 @@ impl Vfork {
     pub(super) fn new(null: BorrowedFd<'_>) -> io::Result<Self> {
         let slots = (0..SLOTS).map(|_| fd::duplicate(null, 3)).collect::<io::Result<_>>()?;
         let room = RefCell::new(Some(Room::new()?));
-        Ok(Self { room, slots, refused: Cell::new(false), clone3: Cell::new(None) })
+        let refused = clone::on_valgrind();
+        let clone3 = refused.then_some(Err(libc::ENOSYS));
+        Ok(Self { room, slots, refused: Cell::new(refused), clone3: Cell::new(clone3) })
     }
 
     /// Whether the system has such children, as far as is known.
