@@ -100,7 +100,10 @@ def read(line):
     if named == (command in ("reload", "reopen", "shutdown")) and command not in ("status", "logs"):
         refuse()
     meant = [name for name in NAMES if any(fits(pattern, name) for pattern in names)] if names else NAMES
-    if any(not any(fits(pattern, name) for name in NAMES) for pattern in names):
+    # Who follows may wait for processes that come later.
+    waits = command == "logs" and request.get("follow", False)
+    later = [pattern for pattern in names if waits and re.search("[*?]", pattern)]
+    if any(not any(fits(pattern, name) for name in NAMES) for pattern in names if pattern not in later):
         refuse()
     return command, meant, request
 
