@@ -89,3 +89,17 @@ pub(crate) fn needs_limits() -> bool {
     }
     can
 }
+
+/// The variable that is set when an emulator runs this program (`.ci/suite-for`).
+const EMULATED: &str = "CHILDMINDER_TEST_EMULATED";
+
+/// Whether the kernel itself gets the system calls of this program. Under an emulator, which does
+/// not have `what`, it records that the test is left out.
+#[track_caller]
+pub(crate) fn needs_the_kernel(what: &str) -> bool {
+    let emulated = std::env::var_os(EMULATED).is_some();
+    if emulated {
+        left_out(&format!("the emulator has no {what}"));
+    }
+    !emulated
+}
