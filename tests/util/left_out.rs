@@ -35,7 +35,7 @@ pub(crate) fn left_out(why: &str) {
     // A test has a thread of its own with its name, unless there is only one thread.
     let name = thread.name().filter(|name| *name != "main").map_or_else(String::new, |name| format!(" {name}"));
     eprintln!("left out: {why}");
-    let line = format!("{}:{}{name}: {why}\n", place.file(), place.line());
+    let line = format!("{}:{}{name}: {}\n", place.file(), place.line(), why.replace('\n', " "));
     let recorded = OpenOptions::new().append(true).create(true).open(file()).and_then(|mut file| {
         // One call, so that the lines of several tests do not mix.
         file.write_all(line.as_bytes())
