@@ -9,6 +9,9 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
+#[cfg(target_os = "linux")]
+use crate::sys;
+
 /// The longest message, in bytes, as with systemd.
 pub(crate) const LONGEST: usize = 4096;
 /// The longest status, in bytes.
@@ -147,10 +150,10 @@ fn plain(value: &[u8]) -> String {
 /// The socket on which the tree of one process tells its state.
 #[derive(Debug)]
 pub(crate) struct NotifySocket {
-    socket: OwnedFd,
+    /// It is there until the drop.
+    socket: Option<OwnedFd>,
     address: OsString,
     /// Whether the kernel gives a pidfd of each sender that it can still find.
-    #[cfg(target_os = "linux")]
     pidfds: bool,
 }
 
@@ -166,8 +169,9 @@ pub(crate) struct Received<'a> {
     /// Whether the message was not shortened.
     pub(crate) complete: bool,
     pub(crate) text: &'a [u8],
-    /// They are closed when the message was handled. That is the answer to `BARRIER=1`.
-    _descriptors: Vec<OwnedFd>,
+    /// Whether it came with descriptors, and is still in the queue. Taking it out closes them, which
+    /// is the answer to `BARRIER=1`, and which may wait for the sender.
+    pub(crate) is_queued: bool,
 }
 
 #[cfg(target_os = "linux")]
@@ -179,16 +183,22 @@ impl NotifySocket {
 
         let name = format!("childminder-{}-{:016x}{:016x}", std::process::id(), random(), random());
         let socket = UnixDatagram::bind_addr(&SocketAddr::from_abstract_name(&name)?)?;
-        let socket = crate::sys::fd::above_stdio(socket.into())?;
-        let pidfds = crate::sys::notify::credentials(socket.as_fd())?;
-        Ok(Self { socket, address: format!("@{name}").into(), pidfds })
+        let socket = sys::fd::above_stdio(socket.into())?;
+        sys::fd::set_nonblocking(socket.as_fd())?;
+        let pidfds = sys::notify::credentials(socket.as_fd())?;
+        Ok(Self { socket: Some(socket), address: format!("@{name}").into(), pidfds })
     }
 
     /// Receives a message without waiting. It is `None` if there is none.
     pub(crate) fn receive<'b>(&self, buffer: &'b mut [u8]) -> io::Result<Option<Received<'b>>> {
+        let Some(socket) = self.socket.as_ref().map(AsFd::as_fd) else { return Ok(None) };
         let len = buffer.len().min(LONGEST);
         let buffer = &mut buffer[..len];
-        let message = match crate::sys::notify::receive(self.socket.as_fd(), buffer) {
+        let message = sys::notify::peek(socket, buffer, self.pidfds).and_then(|peeked| match peeked.has_more {
+            true => Ok((peeked, true)),
+            false => Ok((sys::notify::receive(socket, buffer)?, false)),
+        });
+        let (message, is_queued) = match message {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(None),
             message => message?,
         };
@@ -198,8 +208,35 @@ impl NotifySocket {
             has_pidfds: self.pidfds,
             complete: message.complete,
             text: &buffer[..message.len.min(len)],
-            _descriptors: message.descriptors,
+            is_queued,
         }))
+    }
+
+    /// Takes a message out of the queue that came with descriptors. This may wait for its sender.
+    pub(crate) fn drop_message(&self) {
+        if let Some(socket) = &self.socket {
+            let _ = sys::notify::receive(socket.as_fd(), &mut [0]);
+        }
+    }
+
+    /// Lets no further message in. Returns the socket if there are messages in its queue, whose
+    /// descriptors would be closed with it.
+    pub(crate) fn close(mut self) -> Option<OwnedFd> {
+        self.take_unread()
+    }
+
+    fn take_unread(&mut self) -> Option<OwnedFd> {
+        let socket = self.socket.take()?;
+        sys::notify::stop(socket.as_fd());
+        sys::notify::peek(socket.as_fd(), &mut [0], self.pidfds).is_ok().then_some(socket)
+    }
+}
+
+/// A close that may wait is left to the end of this program, where it does not.
+#[cfg(target_os = "linux")]
+impl Drop for NotifySocket {
+    fn drop(&mut self) {
+        std::mem::forget(self.take_unread());
     }
 }
 
@@ -220,11 +257,9 @@ impl NotifySocket {
     pub(crate) fn address(&self) -> &OsStr {
         &self.address
     }
-}
 
-impl AsFd for NotifySocket {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.socket.as_fd()
+    pub(crate) fn fd(&self) -> Option<BorrowedFd<'_>> {
+        self.socket.as_ref().map(AsFd::as_fd)
     }
 }
 

@@ -33,6 +33,9 @@ pub(crate) enum Source {
     Guard,
     /// The leftover processes of a child's tree.
     Tree { process: Key },
+    /// The exit of a process that takes a message out of a queue.
+    #[cfg(target_os = "linux")]
+    Discard,
     /// The messages of a child's tree.
     Notify { process: Key },
     /// The limit of processes of a child's tree.

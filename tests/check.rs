@@ -253,7 +253,7 @@ fn a_file_that_hides_its_socket_names_none() {
     for (file, told) in [
         ("[monitor\nsocket = \"s\"\n[process]\n", "1:1: unclosed table"),
         ("[monitor]\nsocket = \"s\n[process]\n", "2:12: invalid basic string"),
-        ("[monitor]\nsocket = 3\n[process]\n", "2:10: `socket` is 3, allowed is a string that is not empty"),
+        ("[monitor]\nsocket = 3\n[process]\n", "2:10: `socket` is 3, allowed is a path, or false for none"),
         (
             "[monitor]\nsokcet = \"s\"\n[process]\n",
             "2:1: unknown key `sokcet` in [monitor], the nearest known one is `socket`",

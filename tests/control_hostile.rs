@@ -178,7 +178,10 @@ fn a_refusal_quotes_no_control_characters() {
     let up = Up::start(SERVICES);
     let stream = connect(&up.socket());
     for (request, error) in [
-        (json!({ "version": 1, "command": "stop", "names": ["to\u{1b}y"] }), r"there is no process `to\x1by`"),
+        (
+            json!({ "version": 1, "command": "stop", "names": ["to\u{1b}y"] }),
+            r"there is no process `to\x1by`; the nearest one is `toy`",
+        ),
         (json!({ "version": 1, "command": "to\ry" }), r"unknown command `to\ry`"),
         (
             json!({ "version": 1, "command": "signal", "names": ["toy"], "signal": "\u{9b}" }),

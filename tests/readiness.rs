@@ -73,7 +73,7 @@ fn a_newline_at_a_descriptor() {
     each_way(|world| {
         world.add(
             "it",
-            &sh("printf half >&4; echo ready; read it; echo >&4; read it").stdin(childminder::Stdio::piped()),
+            sh("printf half >&4; echo ready; read it; echo >&4; read it").stdin(childminder::Stdio::piped()),
         );
         world.watch("it", ready_by(Ready::Fd(4)));
         world.start();

@@ -34,12 +34,17 @@ fn finish<I: Iterator<Item = Command>>(
     many: &mut RunMany<I>,
     mut each: impl FnMut(&mut Reactor, &mut RunMany<I>, &[Finished]),
 ) -> Vec<Finished> {
-    let (mut all, end) = (Vec::new(), now() + WATCHDOG);
+    let (mut all, mut end) = (Vec::new(), now() + WATCHDOG);
     many.start(reactor);
     while !many.is_over() {
         assert!(now() < end, "they do not end: {many:?}");
         reactor.turn(Some(WATCHDOG), |reactor, event| _ = many.handle(reactor, &event)).unwrap();
+        let before = all.len();
         all.extend(std::iter::from_fn(|| many.next_finished()));
+        if all.len() > before {
+            // Each result shows that they go on.
+            end = now() + WATCHDOG;
+        }
         each(reactor, many, &all);
     }
     all
@@ -58,7 +63,7 @@ fn reason(finished: &Finished) -> Option<EndedBy> {
 #[test]
 fn never_more_than_the_slots_and_each_result_once() {
     let _alone = alone();
-    const COUNT: usize = 500;
+    const COUNT: usize = 300;
     let mut reactor = Reactor::new().unwrap();
     let asked = Cell::new(0);
     let commands = (0..COUNT).map(|number| {

@@ -212,6 +212,9 @@ fn a_folder_is_a_configuration() {
     assert_eq!(up.ok(&["check", "-c", "services", "--effective"]).matches("threshold = \"7ms\"").count(), 2);
     up.folder.write("services/10-web.toml", "");
     assert_eq!(up.ok(&["reload", "-c", "services", "--wait"]), "removed web\n");
+    // No second supervisor runs the folder.
+    let (code, said) = up.fails(&["up", "-c", "services"]);
+    assert!(code == 125 && said.contains("another instance is running"), "{said}");
     up.folder.write("services/00.toml", "[monitor]\n");
     let (code, said) = up.fails(&["check", "-c", "services"]);
     assert!(code == 2 && said.contains("services/99-monitor.toml:1:2: [monitor] again"), "{said}");

@@ -9,7 +9,6 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::io::{ErrorKind, Read, Write};
 use std::net::{TcpListener, TcpStream};
-use std::os::fd::OwnedFd;
 use std::os::unix::fs::{MetadataExt, symlink};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
@@ -35,7 +34,7 @@ mod children {
         let socket = TcpListener::from(socket);
         loop {
             let client = match rustix::net::accept(&socket) {
-                Ok(client) => fs::File::from(OwnedFd::from(client)),
+                Ok(client) => fs::File::from(client),
                 Err(error) => panic!("{error}"),
             };
             // A client may have gone.

@@ -117,3 +117,47 @@ fn the_status_fits_any_terminal() {
     }
     up.shutdown();
 }
+
+#[test]
+fn a_prompt_and_a_progress_bar_are_shown_before_their_newline() {
+    let folder = Folder::new();
+    let long = "x".repeat(300);
+    let steps = format!(
+        "wait_for() {{ while ! [ -e $1 ]; do sleep 0.02; done; }}; printf 'password? '; wait_for 1; echo; printf '10%%'; \
+         wait_for 2; printf '\r20%%'; wait_for 3; printf '\r100%%\n'; printf '{long}?'; wait_for 4; echo; echo ready; \
+         exec sleep 1000"
+    );
+    folder.write("steps", &steps);
+    folder.write(
+        "childminder.toml",
+        "[monitor]\nsocket = \"s\"\n[process.it]\ncommand = [\"sh\", \"./steps\"]\ndirectory = \".\"\n\
+         [process.other]\nshell = \"while ! [ -e 0 ]; do sleep 0.02; done; echo between; exec sleep 1000\"\ndirectory = \".\"\n",
+    );
+    for columns in [40, 80, 200] {
+        let go = |name: &str| folder.write(name, "");
+        for name in ["0", "1", "2", "3", "4"] {
+            let _ = std::fs::remove_file(folder.join(name));
+        }
+        let mark = "\x1b[36m[it]\x1b[0m ";
+        let end = format!("{}?", "x".repeat(usize::from(columns) - 7));
+        let long_prompt = format!("{mark}{end}");
+        let first = format!("{mark}password? ");
+        let steps: [(&str, &dyn Fn()); 6] = [
+            // The line of another process comes above it.
+            (&first, &|| go("0")),
+            (&format!("between\r\n{mark}password? "), &|| go("1")),
+            (&format!("{mark}10%"), &|| go("2")),
+            (&format!("{mark}20%"), &|| go("3")),
+            (&long_prompt, &|| go("4")),
+            (&format!("{mark}ready\r\n"), &|| {}),
+        ];
+        let drawn = up_util::steps_on_a_terminal(&folder.0, &["up"], &steps, columns);
+        // Each line comes once when it is complete, and nothing is left of what was drawn before.
+        let lines: Vec<&str> = drawn.split("\r\n").map(|line| line.rsplit("\r\x1b[K").next().unwrap()).collect();
+        for line in ["password? ", "100%", &format!("{long}?"), "ready"] {
+            let line = format!("{mark}{line}");
+            assert_eq!(lines.iter().filter(|shown| **shown == line).count(), 1, "{line} {drawn:?}");
+        }
+        assert!(!lines.iter().any(|line| line.ends_with("10%") || line.ends_with("20%")), "{drawn:?}");
+    }
+}

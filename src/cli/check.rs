@@ -7,7 +7,7 @@ use lexopt::{Arg, Parser};
 use super::config::{Config, FileName, Scope, Values};
 use super::{Failure, descriptor, output, path_of};
 
-const HELP: &str = "\
+pub(super) const HELP: &str = "\
 childminder check prints each mistake in the file of `childminder up`, with line and column. It also warns of what may
 keep a process from running and can be mended until the start, such as a program or a folder that is missing or a right
 that its user does not have, and of a `$NAME` that nothing replaces.

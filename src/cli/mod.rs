@@ -18,6 +18,7 @@ mod measure;
 mod output;
 mod paths;
 mod peer;
+mod reference;
 mod run;
 mod safe_path;
 mod screen;
@@ -39,11 +40,12 @@ const HELP: &str = "\
 childminder runs, watches and restarts processes.
 
 usage: childminder run [OPTION]... [--] COMMAND [ARG]...   one process
-       childminder measure [OPTION]... [--] COMMAND [ARG]...   measures and limits runs; has a --help
-       childminder up [-c FILE]                            all processes of a file
-       childminder check [-c FILE] [--effective]           reports the mistakes of the file, or its settings
-       childminder status | start | stop | restart | signal | reload | reopen | shutdown | logs | events | send | attach
-                                                           talks to `up`; each has a --help
+       childminder measure [OPTION]... [--] COMMAND...     measures and limits runs; has a --help
+       childminder up [OPTION]...                          all processes of a file; has a --help
+       childminder check [OPTION]...                       reports the mistakes of the file, or its settings
+       childminder status | start | stop | restart | signal | reset | reload | reopen | shutdown |
+                   logs | events | send | attach           each talks to `up`, and has a --help
+       childminder completions SHELL | man                 what a shell completes, and the manual page
 
 childminder run:
 
@@ -143,9 +145,13 @@ fn dispatch(mut arguments: Parser) -> Result<u8, Failure> {
         Some(Arg::Value(command)) if send::COMMANDS.iter().any(|known| command == *known) => {
             return send::main(&command.to_string_lossy(), arguments);
         }
+        Some(Arg::Value(command)) if command == "completions" || command == "man" => {
+            return reference::main(&command.to_string_lossy(), arguments);
+        }
         Some(Arg::Value(other)) => {
             let other = other.to_string_lossy();
-            let known = [&["run", "up", "check"], &client::COMMANDS[..], &send::COMMANDS].concat();
+            let known =
+                [&["run", "up", "check", "completions", "man"], &client::COMMANDS[..], &send::COMMANDS].concat();
             let near = config::nearest(&other, &known).map(|near| format!("the nearest one is `{near}`; "));
             let message = format!("no such command: {other}; {}try --help", near.unwrap_or_default());
             return Err(Failure::Usage(message));

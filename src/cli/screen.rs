@@ -67,6 +67,28 @@ pub(crate) fn shown(bytes: &[u8]) -> Cow<'_, [u8]> {
     shown.into()
 }
 
+/// The characters of a line as a terminal shows them, without colours.
+pub(crate) fn plain(bytes: &[u8]) -> String {
+    let shown = shown(bytes);
+    let (mut plain, mut rest) = (Vec::with_capacity(shown.len()), &*shown);
+    while let [first, ..] = rest {
+        let length = Sequence::at(rest).map_or(0, |sequence| sequence.length);
+        if length == 0 {
+            plain.push(*first);
+        }
+        rest = &rest[length.max(1)..];
+    }
+    String::from_utf8_lossy(&plain).into_owned()
+}
+
+/// The number of columns of the terminal on stderr.
+pub(crate) fn columns() -> usize {
+    match rustix::termios::tcgetwinsize(std::io::stderr()) {
+        Ok(size) if size.ws_col > 0 => size.ws_col.into(),
+        _ => 80,
+    }
+}
+
 /// Whether a line that is shown would look like a message of our own.
 pub(crate) fn looks_like_ours(shown: &[u8]) -> bool {
     let mut text = Vec::new();
@@ -198,6 +220,11 @@ mod tests {
         is_shown(b"\rchildminder: x", "childminder: x");
         is_shown(b"\r\x1b[K50%", "50%");
         is_shown(b"\r\r", "");
+    }
+
+    #[test]
+    fn a_plain_line_has_no_sequences() {
+        assert_eq!(plain(b"\r10%\r\x1b[31m20%\x1b[0m \x1b[2Jdone\x07"), "20% done\\x07");
     }
 
     #[test]

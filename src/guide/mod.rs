@@ -18,11 +18,15 @@
 //! 14. [`childminder run`](run)
 //! 15. [`childminder measure`](measure)
 //! 16. [`childminder up`](up)
-//! 17. [Who is trusted with what](trust)
-//! 18. [Where each promise holds](platforms)
-//! 19. [Dependencies](dependencies)
-//! 20. [How it is built](design)
-//! 21. [Contributing](contributing)
+//! 17. [Configurations of other tools](moving)
+//! 18. [As a service of systemd](systemd)
+//! 19. [In a container](containers)
+//! 20. [In a cluster](clusters)
+//! 21. [Who is trusted with what](trust)
+//! 22. [Where each promise holds](platforms)
+//! 23. [Dependencies](dependencies)
+//! 24. [How it is built](design)
+//! 25. [Contributing](contributing)
 
 #[doc = include_str!("first_program.md")]
 pub mod first_program {}
@@ -74,6 +78,18 @@ pub mod measure {}
 #[doc = include_str!("../cli/config/example.toml")]
 #[doc = "```"]
 pub mod up {}
+
+#[doc = include_str!("moving.md")]
+pub mod moving {}
+
+#[doc = include_str!("systemd.md")]
+pub mod systemd {}
+
+#[doc = include_str!("containers.md")]
+pub mod containers {}
+
+#[doc = include_str!("clusters.md")]
+pub mod clusters {}
 
 #[doc = include_str!("trust.md")]
 pub mod trust {}

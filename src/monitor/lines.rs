@@ -50,6 +50,11 @@ pub(crate) struct LineBuffer {
 }
 
 impl LineBuffer {
+    /// The bytes of a line that has no newline yet.
+    pub(crate) fn partial(&self) -> &[u8] {
+        &self.partial
+    }
+
     /// Makes a buffer that cuts lines after `max_len` bytes (at least one).
     pub(crate) fn new(max_len: usize) -> Self {
         Self { partial: Vec::new(), max_len: max_len.max(1), continued: false }

@@ -350,6 +350,39 @@ impl<O: Observer> ProcessMonitor<O> {
         }
     }
 
+    /// Returns the line that a process has begun on one of its descriptors, without a newline yet,
+    /// or `None` if there is none. It is passed to the observer when it is complete, or at the end
+    /// of the stream: this shows a prompt before that.
+    ///
+    /// Of a line that is longer than [`set_max_line`](Self::set_max_line), only the part is here
+    /// that has not been passed on.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use childminder::{Command, ProcessMonitor, Reactor, Service};
+    ///
+    /// let mut reactor = Reactor::new()?;
+    /// let mut monitor = ProcessMonitor::new();
+    /// monitor.add_process(&mut reactor, "ask", Command::new("sh").args(["-c", "printf 'name? '; sleep 60"]))?;
+    /// monitor.start_service(&mut reactor);
+    /// let process = monitor.status("ask").and_then(|status| status.process).unwrap();
+    /// while monitor.unfinished_line(process, 1).is_none() {
+    ///     reactor.turn(None, |reactor, event| {
+    ///         monitor.handle(reactor, &event);
+    ///     })?;
+    /// }
+    /// assert_eq!(monitor.unfinished_line(process, 1), Some(&b"name? "[..]));
+    /// # monitor.kill_service(&mut reactor);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    #[must_use]
+    pub fn unfinished_line(&self, process: ProcessId, fd: i32) -> Option<&[u8]> {
+        let streams = &self.outputs.get(&process)?.streams;
+        let (_, buffer) = streams.iter().find(|(number, _)| *number == fd)?;
+        Some(buffer.partial()).filter(|partial| !partial.is_empty())
+    }
+
     /// Returns the names, in the order in which they were added.
     pub fn names(&self) -> impl Iterator<Item = &str> {
         self.entries.values().filter(|entry| !entry.removed).map(|entry| &*entry.name)

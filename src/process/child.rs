@@ -208,7 +208,6 @@ impl Child {
             None => Ok(()),
         };
         sys::wait::kill_and_reap(self.pid);
-        self.close_inbox(sources);
         for (_, pipe) in self.pipes {
             sources.forget(pipe.source());
         }
@@ -333,7 +332,6 @@ impl Child {
         if let Some((_, source)) = &self.pidfd {
             sources.forget(*source);
         }
-        self.close_inbox(sources);
         Reap::Exited(exit)
     }
 

@@ -6,6 +6,8 @@
 
 pub(crate) mod cgroup;
 mod child;
+#[cfg(target_os = "linux")]
+pub(crate) mod discard;
 mod frozen;
 mod group;
 #[cfg(target_os = "linux")]

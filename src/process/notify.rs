@@ -6,7 +6,6 @@
 
 use std::ffi::OsStr;
 use std::io;
-use std::os::fd::AsFd;
 
 use mio::Interest;
 
@@ -27,13 +26,16 @@ pub(crate) struct Inbox {
     pub(crate) source: Key,
     /// Whether it is on the ready list.
     pub(crate) queued: bool,
+    /// Whether nothing is read, because a message is being taken out of its queue elsewhere.
+    pub(crate) paused: bool,
 }
 
 impl Inbox {
     pub(super) fn open(process: Key, sources: &mut Sources) -> io::Result<Box<Self>> {
         let socket = NotifySocket::open()?;
-        let source = sources.register(socket.as_fd(), Interest::READABLE, Source::Notify { process })?;
-        Ok(Box::new(Self { socket, source, queued: false }))
+        let fd = socket.fd().ok_or(io::ErrorKind::NotConnected)?;
+        let source = sources.register(fd, Interest::READABLE, Source::Notify { process })?;
+        Ok(Box::new(Self { socket, source, queued: false, paused: false }))
     }
 
     pub(super) fn address(&self) -> &OsStr {
@@ -50,7 +52,7 @@ impl Child {
         }
         let pidfd = message.pidfd.as_ref();
         if pidfd.is_none() && message.has_pidfds {
-            // It is gone, so its number proves nothing.
+            // It is gone, or the message came with descriptors. Its number alone proves nothing.
             return false;
         }
         if let Some(cgroup) = &self.cgroup {
@@ -61,16 +63,9 @@ impl Child {
         // The numbers of the child and of its group are its own as long as it is not reaped.
         let is_found = self.holds_number()
             && (self.leads && sys::signal::group_of(pid) == Some(self.pid)
-                || self.cgroup.as_ref().is_some_and(|cgroup| cgroup.has(pid))
+                || self.cgroup.as_ref().is_some_and(|cgroup| cgroup.has(pid, self.pid))
                 || table::descends(pid, self.pid, GENERATIONS));
         // If the sender still has its number, it had it all the time.
         is_found && pidfd.is_none_or(sys::pidfd::is_unreaped)
-    }
-
-    /// Closes the socket.
-    pub(crate) fn close_inbox(&mut self, sources: &mut Sources) {
-        if let Some(inbox) = self.inbox.take() {
-            sources.forget(inbox.source);
-        }
     }
 }

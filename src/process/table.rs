@@ -215,6 +215,12 @@ fn parent_and_start(pid: i32) -> Option<(i32, u64)> {
     Some((parent, fields.nth(17)?.parse().ok()?))
 }
 
+/// Returns the path of the cgroup v2 of a process, living or zombie.
+pub(crate) fn cgroup_of(pid: i32) -> Option<String> {
+    let text = is_ours().then(|| fs::read_to_string(format!("/proc/{pid}/cgroup")).ok()).flatten()?;
+    text.lines().find_map(|line| line.strip_prefix("0::")).map(str::to_owned)
+}
+
 /// Returns what `/proc` says of these processes. It leaves out zombies and processes that are gone.
 pub(crate) fn members(pids: &[i32]) -> Vec<Member> {
     if !is_ours() {

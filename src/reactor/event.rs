@@ -119,10 +119,15 @@ pub enum Event<'a> {
     /// process.
     ///
     /// A message counts only if the kernel names a sender that is the process itself, a member of
-    /// its cgroup or of the process group that it leads, or a descendant of it. A message longer
-    /// than 4096 bytes is dropped, too. A sender that is gone before its message was read can
-    /// only be found in a cgroup, on Linux 6.17 or later; programs that exit after their message wait until it
-    /// was read, as `systemd-notify` does (`sd_notify_barrier(3)`).
+    /// its cgroup or of the process group that it leads, or a descendant of it. A sender that is
+    /// gone before its message was read can only be found in a cgroup, on Linux 6.17 or later;
+    /// programs that exit after their message wait until it was read, as `systemd-notify` does
+    /// (`sd_notify_barrier(3)`). A message longer than 4096 bytes is dropped, too.
+    ///
+    /// A message that comes with descriptors counts only if the process itself has sent it. The
+    /// descriptors are closed, which answers a barrier. A small process does that, because a close
+    /// may wait for as long as the sender likes (on x86-64 and aarch64; elsewhere the reactor does
+    /// it).
     NotifyRefused {
         /// The process that was given the socket.
         process: ProcessId,

@@ -5,6 +5,8 @@
 //! the moment when it is set or started. The one rule: an event is never delivered from inside a
 //! call, only from a turn.
 
+#[cfg(target_os = "linux")]
+mod discards;
 mod event;
 #[cfg(target_os = "linux")]
 mod guard;
@@ -115,6 +117,8 @@ pub struct Reactor {
     guard: guard::Guarding,
     #[cfg(target_os = "linux")]
     orphans: Option<orphans::Orphanage>,
+    #[cfg(target_os = "linux")]
+    discards: discards::Discards,
     stops: Stops,
     /// How long the program was suspended, until that is reported.
     resumed: Option<Duration>,
@@ -197,6 +201,8 @@ impl Reactor {
             guard: guard::Guarding::default(),
             #[cfg(target_os = "linux")]
             orphans: None,
+            #[cfg(target_os = "linux")]
+            discards: discards::Discards::default(),
             stops: None,
             resumed: None,
             suspensions: stops::suspensions(),
@@ -505,6 +511,8 @@ impl Reactor {
     /// Returns when a timer is due, or a child must be checked again.
     fn next_due(&mut self) -> Option<Instant> {
         let looks = self.rechecks.iter().map(|recheck| recheck.at).chain(self.trees.next_due());
+        #[cfg(target_os = "linux")]
+        let looks = looks.chain(self.discards.due());
         #[cfg(target_os = "linux")]
         let looks = looks.chain(self.guard.retry_at).chain(self.orphans.as_ref().and_then(orphans::Orphanage::due));
         looks.chain(self.timers.next_deadline()).min()

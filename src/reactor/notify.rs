@@ -19,13 +19,15 @@ const LAST_MESSAGES: usize = 512;
 struct Refused {
     pid: Option<u32>,
     count: usize,
+    /// The last one that is not of the tree. It need not be checked again in this turn.
+    stranger: Option<i32>,
 }
 
 impl Reactor {
     /// Puts the socket of a process on the ready list.
     pub(super) fn notify_ready(&mut self, process: Key) {
         if let Some(inbox) = self.processes.get_mut(process).and_then(|child| child.inbox.as_mut()) {
-            if !std::mem::replace(&mut inbox.queued, true) {
+            if !inbox.paused && !std::mem::replace(&mut inbox.queued, true) {
                 self.sources.push_ready(inbox.source);
             }
         }
@@ -67,42 +69,72 @@ impl Reactor {
     ) {
         self.hearing = Some(process);
         let mut refused = Refused::default();
-        let drained = (0..limit).any(|_| !self.read_message(process, &mut refused, buffer, handler));
+        let mut next = Next::Message;
+        for _ in 0..limit {
+            if next == Next::Message {
+                next = self.read_message(process, &mut refused, buffer, handler);
+            }
+        }
         self.hearing = None;
-        if !drained {
-            self.notify_ready(process);
+        match next {
+            Next::Message => self.notify_ready(process),
+            Next::Queued => self.discard_message(process),
+            Next::Nothing => {}
         }
         if refused.count > 0 {
-            let Refused { pid, count } = refused;
+            let Refused { pid, count, .. } = refused;
             handler(self, Event::NotifyRefused { process: ProcessId(process), pid, count });
         }
     }
 
-    /// Reads one message. Returns whether there may be another one.
+    /// Reads one message.
     fn read_message(
         &mut self,
         process: Key,
         refused: &mut Refused,
         buffer: &mut [u8],
         handler: &mut dyn FnMut(&mut Self, Event<'_>),
-    ) -> bool {
-        let Some(child) = self.processes.get(process) else { return false };
-        let Some(inbox) = &child.inbox else { return false };
-        // An error is that of a message that could not be received, and there may be another one.
-        let Some(message) = inbox.socket.receive(buffer).transpose() else { return false };
-        match message {
-            Ok(message) if child.is_sender(&message) => {
-                let notice = Notice::parse(message.text);
-                if !notice.is_empty() {
-                    handler(self, Event::Notified { process: ProcessId(process), notice: &notice });
-                }
+    ) -> Next {
+        let Some(child) = self.processes.get(process) else { return Next::Nothing };
+        let Some(inbox) = child.inbox.as_ref().filter(|inbox| !inbox.paused) else { return Next::Nothing };
+        let message = match inbox.socket.receive(buffer) {
+            Ok(Some(message)) => message,
+            Ok(None) => return Next::Nothing,
+            // There may be another message behind the one that could not be received.
+            Err(_) => return Next::Message,
+        };
+        let next = if message.is_queued { Next::Queued } else { Next::Message };
+        let notice = Notice::parse(message.text);
+        if notice.is_empty() && message.is_queued && message.complete {
+            // Anybody may ask for the end of a barrier.
+        } else if message.pid.is_some() && message.pid == refused.stranger || !child.is_sender(&message) {
+            if message.complete && !message.is_queued {
+                refused.stranger = message.pid;
             }
-            Ok(message) => {
-                refused.pid = message.pid.map(i32::unsigned_abs);
-                refused.count += 1;
-            }
-            Err(_) => {}
+            refused.pid = message.pid.map(i32::unsigned_abs);
+            refused.count += 1;
+        } else if !notice.is_empty() {
+            handler(self, Event::Notified { process: ProcessId(process), notice: &notice });
         }
-        true
+        next
     }
+}
+
+/// What follows a message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Next {
+    /// There may be another one.
+    Message,
+    /// There is none.
+    Nothing,
+    /// It is still in the queue, because it came with descriptors.
+    Queued,
+}
+
+/// On other systems there is no such socket.
+#[cfg(not(target_os = "linux"))]
+impl Reactor {
+    pub(super) fn close_inbox(&mut self, _: Key) {}
+
+    fn discard_message(&mut self, _: Key) {}
 }

@@ -56,6 +56,7 @@ impl Reactor {
 
     /// Kills and reaps a child that cannot be watched.
     pub(super) fn give_up(&mut self, process: Key, error: SpawnError) -> Result<(), SpawnError> {
+        self.close_inbox(process);
         if let Some(child) = self.processes.remove(process) {
             let cgroup = child.abandon(&mut self.sources);
             self.trees.remove_later(cgroup, clock());
@@ -99,6 +100,7 @@ impl Reactor {
             Reap::Exited(exit) => {
                 self.rechecks.retain(|recheck| recheck.process != process);
                 self.hang_up(process);
+                self.close_inbox(process);
                 self.leader_gone(process);
                 handler(self, Event::Exited { process: ProcessId(process), exit: &exit });
                 self.tell_gone(handler);

@@ -51,6 +51,36 @@ impl Reactor {
         self.trees.home = None;
     }
 
+    /// Moves this program into a cgroup of its own below the one in which it is now, so that the
+    /// controllers can be switched on for the cgroups of this reactor's processes: see [the
+    /// guide](crate::guide::figures).
+    ///
+    /// The kernel refuses to switch a controller on in a cgroup that has processes, the root
+    /// excepted. So a program needs this for memory limits, process limits and their figures if it
+    /// is alone in a cgroup that was delegated to it. It is moved back when the reactor is dropped.
+    /// Processes that it starts in the meantime, other than in cgroups of this reactor, are in its
+    /// new cgroup.
+    ///
+    /// # Errors
+    ///
+    /// `ResourceBusy` if other processes are in the cgroup. `InvalidInput` if
+    /// [`set_cgroup_parent`](Self::set_cgroup_parent) has named another directory. `Unsupported`,
+    /// or another error of the system, if the reactor can have no cgroups.
+    ///
+    /// ```
+    /// let mut reactor = childminder::Reactor::new()?;
+    /// if let Err(error) = reactor.enter_leaf_cgroup() {
+    ///     println!("limits of memory may be refused: {error}");
+    /// }
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
+    #[doc(alias = "Delegate")]
+    pub fn enter_leaf_cgroup(&mut self) -> io::Result<()> {
+        let home =
+            self.home().map_err(|refused| io::Error::new(refused.error().kind(), refused.reason().to_string()))?;
+        home.move_host_in()
+    }
+
     /// Returns what would keep a process of this command together, and why it would not be
     /// stronger.
     ///

@@ -92,6 +92,8 @@ impl Turn<'_> {
         self.note_poll();
         self.reactor.tell_stops(handler);
         self.dispatch(handler);
+        #[cfg(target_os = "linux")]
+        self.reactor.settle_discards();
         // The rest of each child's output is read just before it is reaped. So if many exit at
         // once, the first can be started again before the last is read.
         self.reap_exited(handler);
@@ -132,6 +134,8 @@ impl Turn<'_> {
                 Some(Source::Pidfd { process }) => reactor.exited.push_back(process),
                 #[cfg(target_os = "linux")]
                 Some(Source::Guard) => reactor.guard.ended = true,
+                #[cfg(target_os = "linux")]
+                Some(Source::Discard) => reactor.discards.stirred = true,
                 Some(Source::Notify { process }) => reactor.notify_ready(process),
                 Some(Source::Tree { process }) => reactor.trees.stir(process, reactor.woke),
                 Some(Source::Limit { process }) => reactor.trees.limits.push(process),
@@ -229,6 +233,10 @@ impl Reactor {
     fn check_everything(&mut self) {
         self.arrived_signals.extend(self.signals.as_mut().map(Signals::drain).unwrap_or_default());
         self.find_stops();
+        #[cfg(target_os = "linux")]
+        {
+            self.discards.stirred = true;
+        }
         let inboxes = self.processes.iter().filter(|(_, child)| child.inbox.is_some()).map(|(process, _)| process);
         inboxes.collect::<Vec<_>>().into_iter().for_each(|process| self.notify_ready(process));
         let ended = self.processes.iter().filter(|(_, child)| child.may_have_ended());

@@ -10,6 +10,8 @@ pub(crate) mod cgroup;
 #[cfg(target_os = "linux")]
 mod clone;
 pub(crate) mod cpus;
+#[cfg(target_os = "linux")]
+pub(crate) mod discard;
 pub(crate) mod fd;
 #[cfg(target_os = "linux")]
 mod futex;

@@ -1,11 +1,11 @@
 //! A datagram socket whose kernel says who has sent each message (Linux, `unix(7)`). Judges no
 //! sender and reads no message.
 //!
-//! The one rule: a message is complete only if the kernel has shortened neither its text nor what
-//! came along with it.
+//! The one rule: no descriptor that comes with a message is ever received, because its close may
+//! wait for its sender.
 
 #[cfg(target_os = "linux")]
-pub(crate) use linux::{credentials, receive};
+pub(crate) use linux::{credentials, peek, receive, stop};
 
 #[cfg(target_os = "linux")]
 mod linux {
@@ -25,16 +25,14 @@ mod linux {
     /// The type of the control message that holds the pidfd.
     const SCM_PIDFD: libc::c_int = 4;
 
-    /// The number of descriptors that may come along with a message. If there are more, the kernel
-    /// closes them and the message is not complete.
-    const DESCRIPTORS: usize = 16;
+    /// The room for the credentials.
+    const CREDENTIALS: usize = space(size_of::<libc::ucred>());
+    /// The room for the credentials and a pidfd.
+    const ALL: usize = CREDENTIALS + space(size_of::<RawFd>());
 
     /// The room for control messages, aligned as their headers are.
     #[repr(C, align(8))]
-    struct Control([u8; CONTROL]);
-
-    const CONTROL: usize =
-        space(size_of::<libc::ucred>()) + space(size_of::<RawFd>()) + space(DESCRIPTORS * size_of::<RawFd>());
+    struct Control([u8; ALL]);
 
     /// The room that a control message with so many bytes takes.
     const fn space(bytes: usize) -> usize {
@@ -49,25 +47,24 @@ mod linux {
     pub(crate) struct Message {
         /// The length of the text.
         pub(crate) len: usize,
-        /// Whether the kernel has shortened nothing.
+        /// Whether the kernel has not shortened the text.
         pub(crate) complete: bool,
+        /// Whether there was more than the credentials, and a pidfd if it was asked for.
+        pub(crate) has_more: bool,
         /// The pid of the sender. It is `None` if the sender has no number in our PID namespace.
         pub(crate) pid: Option<i32>,
         /// A pidfd of the sender, where the kernel gives one.
         pub(crate) pidfd: Option<OwnedFd>,
-        /// The descriptors that the sender has sent along.
-        pub(crate) descriptors: Vec<OwnedFd>,
     }
 
     /// Makes the kernel name the sender of each message. Returns whether it also gives a pidfd of
     /// the sender.
     pub(crate) fn credentials(socket: BorrowedFd<'_>) -> io::Result<bool> {
-        set(socket, libc::SO_PASSCRED)?;
-        Ok(set(socket, SO_PASSPIDFD).is_ok())
+        set(socket, libc::SO_PASSCRED, 1)?;
+        Ok(set(socket, SO_PASSPIDFD, 1).is_ok())
     }
 
-    fn set(socket: BorrowedFd<'_>, option: libc::c_int) -> io::Result<()> {
-        let on: libc::c_int = 1;
+    fn set(socket: BorrowedFd<'_>, option: libc::c_int, on: libc::c_int) -> io::Result<()> {
         #[allow(clippy::cast_possible_truncation)] // four bytes
         let len = size_of::<libc::c_int>() as libc::socklen_t;
         // SAFETY: the option reads one int, which lives through the call.
@@ -75,9 +72,36 @@ mod linux {
         Ok(())
     }
 
-    /// Receives a message without waiting. The error is `WouldBlock` if there is none.
+    /// Lets no further message in. The ones that have come can still be read.
+    pub(crate) fn stop(socket: BorrowedFd<'_>) {
+        // SAFETY: shutdown touches no memory.
+        unsafe { libc::shutdown(socket.as_raw_fd(), libc::SHUT_RD) };
+    }
+
+    /// Looks at a message without waiting, and leaves it in the queue. The error is `WouldBlock` if
+    /// there is none.
+    ///
+    /// The kernel cannot hand over any descriptor, because there is no room for one. So it reports
+    /// that it has left something out if and only if there are some.
+    pub(crate) fn peek(socket: BorrowedFd<'_>, buffer: &mut [u8], pidfds: bool) -> io::Result<Message> {
+        if pidfds {
+            set(socket, SO_PASSPIDFD, 0)?;
+        }
+        let message = receive_with(socket, buffer, CREDENTIALS, libc::MSG_PEEK);
+        if pidfds {
+            set(socket, SO_PASSPIDFD, 1)?;
+        }
+        message
+    }
+
+    /// Receives a message that comes without descriptors. The error is `WouldBlock` if there is
+    /// none.
     pub(crate) fn receive(socket: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<Message> {
-        let mut control = Control([0; CONTROL]);
+        receive_with(socket, buffer, ALL, 0)
+    }
+
+    fn receive_with(socket: BorrowedFd<'_>, buffer: &mut [u8], room: usize, flags: i32) -> io::Result<Message> {
+        let mut control = Control([0; ALL]);
         let mut text = IoSliceMut::new(buffer);
         let mut header = MaybeUninit::<libc::msghdr>::zeroed();
         // SAFETY: a msghdr is plain data, for which zeros are valid.
@@ -86,14 +110,15 @@ mod linux {
         header.msg_iov = (&raw mut text).cast();
         header.msg_iovlen = 1;
         header.msg_control = control.0.as_mut_ptr().cast();
-        header.msg_controllen = CONTROL as _;
-        let flags = libc::MSG_DONTWAIT | libc::MSG_CMSG_CLOEXEC;
+        header.msg_controllen = room as _;
+        let flags = flags | libc::MSG_DONTWAIT | libc::MSG_CMSG_CLOEXEC;
         // SAFETY: the header leads to the buffer and the room for control messages, which both live
         // through the call.
         let len = cvt_retry(|| unsafe { libc::recvmsg(socket.as_raw_fd(), &raw mut *header, flags) })?;
-        let complete = header.msg_flags & (libc::MSG_TRUNC | libc::MSG_CTRUNC) == 0;
+        let is_set = |flag| header.msg_flags & flag != 0;
+        let (complete, has_more) = (!is_set(libc::MSG_TRUNC), is_set(libc::MSG_CTRUNC));
         let len = usize::try_from(len).unwrap_or(0);
-        let mut message = Message { len, complete, pid: None, pidfd: None, descriptors: Vec::new() };
+        let mut message = Message { len, complete, has_more, pid: None, pidfd: None };
         // SAFETY: the kernel has filled in the header.
         let mut next = unsafe { libc::CMSG_FIRSTHDR(header) };
         while !next.is_null() {
@@ -122,25 +147,16 @@ mod linux {
                 let sender = unsafe { ptr::read_unaligned(data.cast::<libc::ucred>()) };
                 message.pid = Some(sender.pid).filter(|pid| *pid > 0);
             }
-            SCM_PIDFD if len >= size_of::<RawFd>() => message.pidfd = own(data.cast()),
-            libc::SCM_RIGHTS => {
-                let fds =
-                    (0..len / size_of::<RawFd>()).filter_map(|index| own(data.cast::<RawFd>().wrapping_add(index)));
-                message.descriptors.extend(fds);
+            SCM_PIDFD if len >= size_of::<RawFd>() => {
+                // SAFETY: the kernel has written an int there.
+                let number = unsafe { ptr::read_unaligned(data.cast::<RawFd>()) };
+                // The number is negative if the kernel could not open one.
+                if number >= 0 {
+                    // SAFETY: the kernel has just opened the descriptor for us.
+                    message.pidfd = above_stdio(unsafe { OwnedFd::from_raw_fd(number) }).ok();
+                }
             }
             _ => {}
         }
-    }
-
-    /// Takes a descriptor that came with a message. The kernel writes a negative number where it
-    /// could not open one.
-    fn own(place: *const RawFd) -> Option<OwnedFd> {
-        // SAFETY: the caller has made sure that the kernel has written an int there.
-        let number = unsafe { ptr::read_unaligned(place) };
-        if number < 0 {
-            return None;
-        }
-        // SAFETY: the kernel has just opened the descriptor for us.
-        above_stdio(unsafe { OwnedFd::from_raw_fd(number) }).ok()
     }
 }

@@ -327,19 +327,33 @@ pub(crate) fn on_a_terminal(folder: &Path, args: &[&str], parts: &[&str]) -> Str
 
 /// The same as [`on_a_terminal`], for a terminal of so many columns.
 pub(crate) fn on_a_terminal_of(folder: &Path, args: &[&str], parts: &[&str], columns: u16) -> String {
+    let steps: Vec<(&str, &dyn Fn())> = parts.iter().map(|part| (*part, &(|| {}) as &dyn Fn())).collect();
+    draw_on_a_terminal(folder, args, &steps, columns, false)
+}
+
+/// Runs the command on a terminal, and does each step as soon as its text has been drawn behind the
+/// one before it. Ends the command by Ctrl-C after the last one. Returns everything that was drawn.
+pub(crate) fn steps_on_a_terminal(folder: &Path, args: &[&str], steps: &[(&str, &dyn Fn())], columns: u16) -> String {
+    draw_on_a_terminal(folder, args, steps, columns, true)
+}
+
+fn draw_on_a_terminal(
+    folder: &Path,
+    args: &[&str],
+    steps: &[(&str, &dyn Fn())],
+    columns: u16,
+    in_order: bool,
+) -> String {
     let mut reactor = Reactor::new().unwrap();
     let mut command = childminder::Command::new(PROGRAM);
-    command
-        .args(args)
-        .current_dir(folder)
-        .env("TERM", "xterm")
-        .env_remove("NO_COLOR")
-        .pty(Pty::new().size(24, columns));
+    command.args(args).current_dir(folder).env("TERM", "xterm").env_remove("NO_COLOR");
+    command.pty(Pty::new().size(24, columns));
     let id = reactor.spawn_process(&command).unwrap();
     let (mut drawn, mut over, mut asked) = (Vec::new(), false, false);
+    let (mut done, mut seen) = (0, 0);
     let start = now();
     while !over {
-        assert!(start.elapsed() < WATCHDOG, "{}", text(&drawn));
+        assert!(start.elapsed() < WATCHDOG, "{:?} of {}", steps.get(done).map(|step| step.0), text(&drawn));
         reactor
             .turn(Some(Duration::from_secs(1)), |_, event| match event {
                 Event::Data { data, .. } => drawn.extend_from_slice(data),
@@ -348,7 +362,13 @@ pub(crate) fn on_a_terminal_of(folder: &Path, args: &[&str], parts: &[&str], col
             })
             .unwrap();
         let drawn = text(&drawn);
-        if !asked && parts.iter().all(|part| drawn.contains(part)) {
+        while let (true, Some((part, step))) = (in_order, steps.get(done)) {
+            let Some(at) = drawn[seen..].find(part) else { break };
+            (done, seen) = (done + 1, seen + at + part.len());
+            step();
+        }
+        let is_done = if in_order { done == steps.len() } else { steps.iter().all(|(part, _)| drawn.contains(part)) };
+        if !asked && is_done {
             asked = true;
             // It may have ended by itself.
             if let Some(mut process) = reactor.process(id) {

@@ -77,6 +77,8 @@ mod linux {
 
     // SAFETY: the C library calls the functions of this section before `main`, in the only thread.
     #[used]
+    // Under Miri there are no processes.
+    #[cfg(not(miri))]
     #[unsafe(link_section = ".init_array")]
     static START: extern "C" fn() = start;
 

@@ -8,23 +8,24 @@ use std::time::Duration;
 use childminder::Command;
 
 /// The variable that holds the words of the program.
-const PROGRAM: &str = "CHILDMINDER_TEST_PROGRAM";
+pub(crate) const PROGRAM: &str = "CHILDMINDER_TEST_PROGRAM";
 
 /// A command that runs one of these programs:
 ///
 /// - `burn THREADS`: so many threads compute for ever.
 /// - `burn-for MILLIS THREADS`: each thread uses so much CPU time.
 /// - `touch MEGABYTES`: it uses so much memory, and exits.
+/// - `both MILLIS MEGABYTES`: it uses so much memory, and then so much CPU time.
 pub(crate) fn program(words: &str) -> Command {
     let mut command = Command::new(std::env::current_exe().expect("this program"));
     command.args(["--exact", "programs::is_a_program", "--nocapture", "--quiet"]).env(PROGRAM, words);
     command
 }
 
-/// The command with the words of another one as further arguments.
-pub(crate) fn after(mut command: Command, other: &Command) -> Command {
-    command.arg(other.get_program()).args(other.get_args());
-    command.env(PROGRAM, "touch 200");
+/// The command with the program of these words as further arguments.
+pub(crate) fn after(mut command: Command, words: &str) -> Command {
+    let other = program(words);
+    command.arg(other.get_program()).args(other.get_args()).env(PROGRAM, words);
     command
 }
 
@@ -37,6 +38,10 @@ fn is_a_program() {
         "burn" => burn(number(1), None),
         "burn-for" => burn(number(2), Some(Duration::from_millis(number(1)))),
         "touch" => touch(number(1)),
+        "both" => {
+            touch(number(2));
+            burn(1, Some(Duration::from_millis(number(1))));
+        }
         other => panic!("{other}"),
     }
     // The rest of the test program would take memory and time.

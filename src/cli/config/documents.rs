@@ -34,6 +34,8 @@ pub(super) enum Role {
 pub(super) struct Document {
     /// The path in messages.
     pub(super) shown: PathBuf,
+    /// Absolute.
+    pub(super) path: PathBuf,
     /// The folder that relative paths start from. Absolute.
     pub(super) base: PathBuf,
     pub(super) bytes: Vec<u8>,
@@ -45,7 +47,7 @@ impl Document {
     pub(super) fn new(shown: &Path, source: Source, role: Role) -> Self {
         let Source { path, bytes, warning } = source;
         let base = path.parent().unwrap_or(&path).to_owned();
-        Self { shown: shown.to_owned(), base, bytes, role, warning }
+        Self { shown: shown.to_owned(), path, base, bytes, role, warning }
     }
 }
 

@@ -49,6 +49,8 @@ pub(crate) const DEFAULT_FILE: &str = "childminder.toml";
 /// The settings of the whole file.
 #[derive(Debug)]
 pub(crate) struct Config {
+    /// The file itself, or the first one of a folder. Absolute.
+    pub(crate) file: PathBuf,
     /// The control socket, if the file sets it.
     pub(crate) socket: Option<SocketPath>,
     /// Who may use it besides root and our own user.

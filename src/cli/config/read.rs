@@ -114,6 +114,7 @@ pub(super) fn config(documents: &[Document], scope: Scope) -> Result<(Config, Fi
     findings.append(shared.findings);
     let findings = findings.into_result()?;
     let config = Config {
+        file: documents.first().map(|document| document.path.clone()).unwrap_or_default(),
         socket: shared.socket,
         access: shared.access,
         kills_at_death: shared.kills_at_death,

@@ -209,7 +209,8 @@ fn since(text: &str) -> Result<u64, Failure> {
     })
 }
 
-fn help(command: &str) -> String {
+/// The help of one of [`COMMANDS`].
+pub(crate) fn help(command: &str) -> String {
     let (what, arguments, options) = match command {
         "status" => (
             "shows the state of processes",
@@ -254,9 +255,10 @@ fn help(command: &str) -> String {
         }
         _ => "1 if it was refused or not reached, 2 for a mistake in the command line or about the socket in the file",
     };
+    let every = if arguments.contains("--all") { "      --all           all processes\n" } else { "" };
     let zero = if command == "status" { "all of them run" } else { "it is done" };
     format!(
-        "childminder {command} {what}.\n\nusage: childminder {command} [OPTION]...{arguments}\n\n{options}\
+        "childminder {command} {what}.\n\nusage: childminder {command} [OPTION]...{arguments}\n\n{options}{every}\
          \x20     --json          prints JSON, for programs\n\
          \x20     --socket PATH   where the supervisor listens (default: what the file says)\n\
          \x20     --owner USER    trusts a supervisor of this user, too, beside root's and your own\n\

@@ -115,6 +115,11 @@ impl Lock {
         fs::metadata(&self.path).is_ok_and(|there| id(&there) == self.id)
     }
 
+    /// Whether this is the lock on the file that is at this path now.
+    pub(crate) fn is_on(&self, path: &Path) -> bool {
+        self.path == path && self.is_there()
+    }
+
     /// Removes the lock file of a socket.
     pub(super) fn remove(self) {
         // The lock is still held here, so that no other process has taken it on this file.

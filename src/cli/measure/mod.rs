@@ -22,7 +22,7 @@ use super::output::{self, Output};
 use super::{FAILURE, Failure, child};
 use arguments::{Arguments, Json};
 
-const HELP: &str = "\
+pub(super) const HELP: &str = "\
 childminder measure runs a command, limits it, and tells what it used with everything that it started.
 
 usage: childminder measure [OPTION]... [--] COMMAND [ARG]...
@@ -78,6 +78,8 @@ pub(super) fn main(parser: Parser) -> Result<u8, Failure> {
     // Without a cgroup, a guard would keep us from measuring the memory of a small program. The
     // kernel kills the process itself in any case.
     if reactor.containment(&command).strength() == Strength::Cgroup {
+        // If other processes are in our cgroup, its controllers are not available.
+        let _ = reactor.enter_leaf_cgroup();
         if let Some(problem) = child::kill_trees_at_death(&mut reactor) {
             output::complain(&problem);
         }

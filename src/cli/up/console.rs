@@ -31,7 +31,7 @@ pub(super) struct Console {
     /// Whether stderr is a terminal, where progress can be drawn.
     terminal: bool,
     /// The text that is drawn on stderr's last line now.
-    progress: Option<String>,
+    progress: Option<Vec<u8>>,
     drawn: bool,
     /// How our own messages are written.
     pub(super) dress: Dress,
@@ -255,6 +255,29 @@ impl Console {
 
     /// Keeps this as the last line of the terminal until a call with `None`.
     pub(super) fn set_progress(&mut self, progress: Option<String>) {
+        self.draw(progress.map(|progress| format!("{}{progress}", screen::OWN).into_bytes()));
+    }
+
+    /// Keeps the start of a line of a process as the last line of the terminal. Returns whether its
+    /// output is the terminal.
+    pub(super) fn set_unfinished(&mut self, name: &str, text: &[u8], speaker: &Speaker, fd: i32) -> bool {
+        let number = if fd == STDERR { STDERR } else { STDOUT };
+        let Shared { output, colour, .. } = &self.outputs[self.index(number)];
+        if !self.terminal || !output.is_terminal() || speaker.dress.json {
+            return false;
+        }
+        let mark = mark(name, false, speaker, *colour);
+        let plain = mark_width(name, speaker);
+        let text = screen::plain(text);
+        // Only one row can be drawn over. The end of a prompt is what matters.
+        let columns = screen::columns().saturating_sub(1 + plain);
+        let text: Vec<char> = text.chars().collect();
+        let text: String = text[text.len().saturating_sub(columns)..].iter().collect();
+        self.draw(Some([&mark, text.as_bytes()].concat()));
+        true
+    }
+
+    fn draw(&mut self, progress: Option<Vec<u8>>) {
         if self.terminal && self.progress != progress {
             self.erase_progress();
             self.progress = progress;
@@ -280,7 +303,7 @@ impl Console {
         if !self.drawn && !self.err().output.is_full() {
             if let Some(progress) = self.progress.take() {
                 let Shared { output, end, .. } = self.err();
-                output.push(&None, &[end.finish(), b"childminder: ", progress.as_bytes()]);
+                output.push(&None, &[end.finish(), &progress]);
                 (self.progress, self.drawn) = (Some(progress), true);
             }
         }
@@ -333,6 +356,11 @@ impl Console {
         reports.iter().for_each(|report| self.say(report));
         self.err().output.finish(reactor, Some(deadline));
     }
+}
+
+/// The number of columns that a mark takes on a terminal.
+fn mark_width(name: &str, speaker: &Speaker) -> usize {
+    speaker.dress.front().chars().count() + name.chars().count() + "[] ".len()
 }
 
 /// The text in front of a line.

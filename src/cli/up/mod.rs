@@ -18,6 +18,7 @@ mod input;
 mod log_files;
 mod logs;
 mod parent;
+mod prompt;
 mod recent;
 mod reload;
 mod reporter;
@@ -49,6 +50,7 @@ use events::Subscriber;
 use input::Attached;
 use logs::Log;
 use parent::Parent;
+use prompt::Prompt;
 use reporter::Reporter;
 use waits::Waits;
 
@@ -57,7 +59,7 @@ const LAST_WORDS: Duration = Duration::from_secs(1);
 /// If more processes than this start or stop on a terminal, they are shown as progress.
 const MANY: usize = 10;
 
-const HELP: &str = "\
+pub(super) const HELP: &str = "\
 childminder up runs the processes of a file, and keeps them running.
 
 usage: childminder up [OPTION]...
@@ -71,11 +73,10 @@ SIGTERM, SIGINT (Ctrl-C), SIGQUIT, a closed terminal and any other signal that w
 and SIGXFSZ, stop all processes and end it with 0; a second one, at least 0.2 s later, kills them. SIGPIPE and SIGXFSZ
 do nothing. SIGHUP reads the file again and touches only what has changed, SIGUSR1 writes the status to stderr, SIGUSR2
 closes the output files, which the next line opens anew, and SIGTSTP (Ctrl-Z) suspends this command and the processes
-until `fg`. `childminder status` and the other subcommands talk to it. The stdin of the processes is /dev/null, unless the
-file says otherwise. If this
-command is killed, its processes and all that they have started are killed, too, unless the file says otherwise
-(`when-killed`). As the first process of a container it is the parent of each process that has lost its own, reaps it,
-and ends it in the end.
+until `fg`. `childminder status` and the other subcommands talk to it. The stdin of the processes is /dev/null, unless
+the file says otherwise. If this command is killed, its processes and all that they have started are killed, too, unless
+the file says otherwise (`when-killed`). As the first process of a container it is the parent of each process that has
+lost its own, reaps it, and ends it in the end.
 
 A process has ended when it exited by itself, or could not be started, and is not to be restarted. With `--exit-when
 all` the exit code is that of the first process that failed, or 0; otherwise it is that of the process that ended. It is
@@ -156,6 +157,7 @@ struct Up {
     logs: Vec<Log>,
     subscribers: Vec<Subscriber>,
     attached: Vec<Attached>,
+    prompt: Prompt,
     ends: Ends,
     /// What the command line says of how lines are written.
     look: Look,
@@ -196,8 +198,8 @@ enum Stage {
 impl Up {
     /// Adds all processes and starts none.
     fn new(reactor: &mut Reactor, file: FileName, config: Config, look: Look) -> Result<Self, Failure> {
-        let lock = Lock::on_configuration(file.path());
-        let lock = lock.map_err(|held| Failure::Other(format!("{}: {held}", file.path().display())))?;
+        let lock = Lock::on_configuration(&config.file);
+        let lock = lock.map_err(|held| Failure::Other(format!("{}: {held}", config.file.display())))?;
         let path = SocketPath::of(config.socket.clone());
         let server = Server::bind(path.as_deref(), config.access).map_err(|error| {
             let path = path.unwrap_or_default();
@@ -253,6 +255,7 @@ impl Up {
             logs: Vec::new(),
             subscribers: Vec::new(),
             attached: Vec::new(),
+            prompt: Prompt::default(),
             ends: Ends::default(),
             look,
             kills_at_death,
@@ -457,7 +460,11 @@ impl Service for Up {
                 self.reporter().say(&words::orphan(*pid, name));
                 true
             }
-            (None, Event::Timer(id)) if self.wait_timer(reactor, *id) || self.parent_timer(reactor, *id) => true,
+            (None, Event::Timer(id))
+                if self.wait_timer(reactor, *id) || self.parent_timer(reactor, *id) || self.prompt_timer(*id) =>
+            {
+                true
+            }
             _ if self.server.handle(reactor, event) => {
                 // Which client may be dropped for another one is known only when all clients have
                 // been heard.
@@ -467,6 +474,9 @@ impl Service for Up {
             _ => {
                 if !self.attached.is_empty() {
                     self.pass_to_attached(reactor, event);
+                }
+                if self.reporter().console.shows_progress() {
+                    self.look_for_prompt(reactor, event);
                 }
                 self.reporter().handle(reactor, event) || self.monitor.handle(reactor, event)
             }

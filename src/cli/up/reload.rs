@@ -3,6 +3,7 @@
 //! The one rule: everything that can fail is done before anything is changed.
 
 use std::collections::HashMap;
+use std::path::Path;
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -92,7 +93,7 @@ impl Up {
         let mut known = Vec::new();
         let mut commands = Commands::new(self.kills_at_death, Rc::clone(&self.listeners));
         let (socket, kills_at_death, cgroup) = (new.socket.clone(), new.kills_at_death, new.cgroup.clone());
-        let (look, access, order) = (new.look, new.access, new.order.clone());
+        let (look, access, order, main) = (new.look, new.access, new.order.clone(), new.file.clone());
         for process in new.into_processes() {
             let now = KnownProcess::new(&process);
             let change = old.get(process.name.as_str()).map(|old| old.change(now.fingerprint));
@@ -172,7 +173,7 @@ impl Up {
             let _ = self.monitor.start_process(reactor, &name);
         }
         changes.notes.extend(warnings.to_string().lines().map(str::to_owned));
-        changes.notes.extend(self.renew_lock());
+        changes.notes.extend(self.renew_lock(&main));
         changes.notes.extend(self.compare_socket(socket, access));
         for (key, changed) in
             [("when-killed", kills_at_death != self.kills_at_death), ("cgroup", cgroup != self.cgroup)]
@@ -190,16 +191,16 @@ impl Up {
 
     /// Locks the file that is now at the path, if it is another one. Returns a message if that
     /// fails.
-    fn renew_lock(&mut self) -> Option<String> {
-        if self.lock.as_ref().is_some_and(Lock::is_there) {
+    fn renew_lock(&mut self, file: &Path) -> Option<String> {
+        if self.lock.as_ref().is_some_and(|lock| lock.is_on(file)) {
             return None;
         }
-        match Lock::on_configuration(self.file.path()) {
+        match Lock::on_configuration(file) {
             Ok(lock) => {
                 self.lock = lock;
                 None
             }
-            Err(held) => Some(format!("{}: {held}", self.file.path().display())),
+            Err(held) => Some(format!("{}: {held}", file.display())),
         }
     }
 

@@ -225,6 +225,17 @@ impl Reporter {
         self.streams.get(name)?.start_error.as_deref()
     }
 
+    /// Shows the start of a line of a process, if it goes to a terminal with the name in front. Returns
+    /// whether it does.
+    pub(super) fn show_unfinished(&mut self, name: &str, fd: i32, text: &[u8]) -> bool {
+        match self.streams.get(name) {
+            Some(streams) if streams.sink(fd) == Sink::Console => {
+                self.console.set_unfinished(name, text, &streams.speaker, fd)
+            }
+            _ => false,
+        }
+    }
+
     /// Where the input of a process comes from.
     pub(super) fn input(&self, name: &str) -> Input {
         self.streams.get(name).map_or(Input::None, |streams| streams.input)

@@ -4,6 +4,7 @@
 //! They spawn nothing. The one rule: every loop has a bound, so that a broken machine fails its
 //! test instead of hanging it.
 
+mod failing;
 mod pairs;
 mod random;
 

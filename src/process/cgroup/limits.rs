@@ -4,6 +4,7 @@
 //! on there only for a limit or for a measured run. The one rule: a limit that was asked for is set
 //! before a process is in the cgroup, or the start is refused.
 
+use std::ffi::CStr;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Mutex;
@@ -16,9 +17,15 @@ use crate::sys::cgroup;
 /// The controllers that limit or measure a tree. The time on the processors needs none.
 const CONTROLLERS: [&str; 3] = ["memory", "pids", "io"];
 
+/// The cgroup in a home that holds the host itself.
+const HOST: &CStr = c"host";
+const HOST_PROCS: &CStr = c"host/cgroup.procs";
+
 /// What was switched on for a reactor.
 #[derive(Debug, Default)]
 pub(super) struct Controllers {
+    /// Whether the host was moved into the home.
+    has_host: Mutex<bool>,
     /// The controllers that are on for the cgroups of its processes, and the ones that it has
     /// switched on in the parent, once that was tried.
     state: Mutex<Option<Vec<&'static str>>>,
@@ -44,6 +51,43 @@ impl Home {
             let _ = switch(self.dir.as_fd(), '+', controller);
         }
         *state = Some(ours);
+    }
+
+    /// Moves this process from the parent into a cgroup in the home, because no controller can be
+    /// switched on in a cgroup that has processes. The error is `ResourceBusy` if others are there.
+    pub(crate) fn move_host_in(&self) -> io::Result<()> {
+        let Ok(mut has_host) = self.controllers.has_host.lock() else { return Ok(()) };
+        if *has_host {
+            return Ok(());
+        }
+        let own = std::process::id().to_string();
+        let members = cgroup::read_at(self.parent.as_fd(), c"cgroup.procs")?;
+        if members.lines().any(|pid| pid != own) {
+            return Err(io::Error::new(io::ErrorKind::ResourceBusy, "there are other processes in the cgroup"));
+        }
+        if members.is_empty() {
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, "this process is not in that cgroup"));
+        }
+        cgroup::make_dir_at(self.dir.as_fd(), HOST)?;
+        let moved = cgroup::write_at(self.dir.as_fd(), HOST_PROCS, b"0");
+        match moved {
+            Ok(()) => *has_host = true,
+            Err(_) => _ = cgroup::remove_dir_at(self.dir.as_fd(), HOST),
+        }
+        moved
+    }
+
+    /// Moves this process back, if it was moved.
+    pub(super) fn move_host_out(&self) {
+        if self.controllers.has_host.lock().is_ok_and(|has_host| *has_host) {
+            // While a controller is on, no process can be in the parent.
+            for controller in CONTROLLERS {
+                let _ = switch(self.dir.as_fd(), '-', controller);
+            }
+            self.switch_off();
+            let _ = cgroup::write_at(self.parent.as_fd(), c"cgroup.procs", b"0");
+            let _ = cgroup::remove_dir_at(self.dir.as_fd(), HOST);
+        }
     }
 
     /// Switches off in the parent what was switched on there. It fails if others use it by now.
@@ -108,7 +152,7 @@ pub(crate) fn refused_processes(events: BorrowedFd<'_>) -> u64 {
     field(&String::from_utf8_lossy(&buffer[..len]), "max").unwrap_or(0)
 }
 
-fn is_listed(dir: BorrowedFd<'_>, file: &std::ffi::CStr, controller: &str) -> bool {
+fn is_listed(dir: BorrowedFd<'_>, file: &CStr, controller: &str) -> bool {
     cgroup::read_at(dir, file).is_ok_and(|list| list.split_ascii_whitespace().any(|known| known == controller))
 }
 

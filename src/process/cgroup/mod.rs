@@ -172,6 +172,7 @@ impl Home {
 impl Drop for Home {
     fn drop(&mut self) {
         if self.owner == std::process::id() {
+            self.move_host_out();
             let _ = remove_unpopulated(self.dir.as_fd());
             let _ = cgroup::remove_dir_at(self.parent.as_fd(), &self.name);
             self.switch_off();
@@ -299,9 +300,12 @@ impl Cgroup {
         sys::pidfd::cgroup_id(pidfd).is_some_and(|id| cgroup::id(self.home(), &self.file("")).ok() == Some(id))
     }
 
-    /// Tells whether a process is a member now, in this cgroup or in one below it.
-    pub(crate) fn has(&self, pid: i32) -> bool {
-        self.pids().is_ok_and(|pids| pids.binary_search(&pid).is_ok())
+    /// Tells whether a process is a member now, in this cgroup or in one below it. `member` is a
+    /// process that was started in it. The cost does not grow with the number of members.
+    pub(crate) fn has(&self, pid: i32, member: i32) -> bool {
+        let (Some(there), Some(known)) = (table::cgroup_of(pid), table::cgroup_of(member)) else { return false };
+        let own = format!("/{}/{}", self.home.name.to_string_lossy(), self.number);
+        is_below(&there, &known, &own)
     }
 
     /// Returns the process ids of its members, without zombies.
@@ -345,6 +349,14 @@ impl Cgroup {
 /// moment until all stand still.
 pub(crate) fn freeze(freezer: BorrowedFd<'_>, freeze: bool) -> io::Result<()> {
     cgroup::write(freezer, if freeze { b"1" } else { b"0" })
+}
+
+/// Tells whether the path of a cgroup leads to, or through, the one that `known` is in or below. That
+/// one's path ends in `own`, which alone proves nothing: anybody may use such names elsewhere.
+fn is_below(path: &str, known: &str, own: &str) -> bool {
+    let ends = |path: &str| path.is_empty() || path.starts_with('/');
+    let end = known.match_indices(own).map(|(start, _)| start + own.len()).find(|end| ends(&known[*end..]));
+    end.and_then(|end| path.strip_prefix(&known[..end])).is_some_and(ends)
 }
 
 fn is_populated(events: &str) -> bool {
@@ -449,6 +461,23 @@ mod tests {
         assert!(!is_populated("populated 0\nfrozen 0\n"));
         assert!(is_populated("populated 1\nfrozen 0\n"));
         assert!(is_populated(""));
+    }
+
+    #[test]
+    fn only_the_same_path_is_below() {
+        let is_below = |path, known| is_below(path, known, "/childminder-7-0/3");
+        let known = "/a/childminder-7-0/3";
+        assert!(is_below(known, known) && is_below("/a/childminder-7-0/3/b/c", known));
+        assert!(
+            is_below(known, "/a/childminder-7-0/3/moved")
+                && is_below("/a/childminder-7-0/3/b", "/a/childminder-7-0/3/c")
+        );
+        for other in ["/a/childminder-7-0/33", "/b/childminder-7-0/3", "/b/a/childminder-7-0/3", "/a", "/", ""] {
+            assert!(!is_below(other, known), "{other}");
+        }
+        for known in ["/a", "", "/a/childminder-7-0/33"] {
+            assert!(!is_below("/a/childminder-7-0/3", known), "{known}");
+        }
     }
 
     #[test]

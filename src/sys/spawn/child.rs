@@ -52,9 +52,9 @@ fn errno() -> i32 {
     std::io::Error::last_os_error().raw_os_error().unwrap_or(0)
 }
 
-pub(super) fn check(result: libc::c_long, stage: Stage, which: i32) -> Result<i32, Failure> {
+pub(super) fn check(result: libc::c_long, stage: Stage, subject: i32) -> Result<i32, Failure> {
     #[allow(clippy::cast_possible_truncation)] // descriptors, pids and zeros
-    if result == -1 { Err(Failure::new(stage, errno(), which)) } else { Ok(result as i32) }
+    if result == -1 { Err(Failure::new(stage, errno(), subject)) } else { Ok(result as i32) }
 }
 
 unsafe fn set_up(plan: &mut Plan, closing: Closing, keep: &mut Option<i32>) -> Result<(), Failure> {
@@ -320,7 +320,7 @@ unsafe fn exec(plan: &Plan) -> Failure {
 
     let mut failure = Failure::new(Stage::Exec, libc::ENOENT, 0);
     let only = plan.paths.pointers.len() == 2;
-    let mut which = 0;
+    let mut subject = 0;
     for path in &plan.paths.pointers {
         if path.is_null() {
             break;
@@ -334,16 +334,16 @@ unsafe fn exec(plan: &Plan) -> Failure {
         unsafe { libc::execve(*path, plan.argv.pointers.as_ptr(), plan.env.pointers.as_ptr()) };
         let errno = errno();
         match errno {
-            _ if only => return Failure::new(Stage::Exec, errno, which),
+            _ if only => return Failure::new(Stage::Exec, errno, subject),
             libc::ENOENT | libc::ENOTDIR | libc::ESTALE | libc::ENODEV | libc::ETIMEDOUT => {}
             libc::EACCES => {
                 if failure.errno != libc::EACCES {
-                    failure = Failure::new(Stage::Exec, errno, which);
+                    failure = Failure::new(Stage::Exec, errno, subject);
                 }
             }
-            _ => return Failure::new(Stage::Exec, errno, which),
+            _ => return Failure::new(Stage::Exec, errno, subject),
         }
-        which = which.wrapping_add(1);
+        subject = subject.wrapping_add(1);
     }
     failure
 }

@@ -312,13 +312,16 @@ impl Spawner {
 struct Failure {
     stage: i32,
     errno: i32,
-    /// Which one of several: the number of the path, the limit or the descriptor.
-    which: i32,
+    /// What it failed on, by its number: at [`Stage::Exec`] a path of the plan, at [`Stage::Dup2`] a
+    /// descriptor, at [`Stage::Rlimit`] a resource, and at [`Stage::Wait`] the pid of a child that
+    /// still exists. 0 at the other stages. It is no enum, because any bytes of the child's have to
+    /// be valid.
+    subject: i32,
 }
 
 impl Failure {
-    fn new(stage: Stage, errno: i32, which: i32) -> Self {
-        Self { stage: stage as i32, errno, which }
+    fn new(stage: Stage, errno: i32, subject: i32) -> Self {
+        Self { stage: stage as i32, errno, subject }
     }
 
     /// A failure of the parent itself.
@@ -341,7 +344,7 @@ impl Failure {
 
     /// Returns the pid of a child that was killed and still exists.
     fn stuck(self) -> Option<i32> {
-        (self.stage() == Stage::Wait && self.which > 0).then_some(self.which)
+        (self.stage() == Stage::Wait && self.subject > 0).then_some(self.subject)
     }
 
     fn stage(self) -> Stage {

@@ -193,7 +193,7 @@ impl Plan {
         let error = SpawnError::new(command.program.clone(), stage, io::Error::from_raw_os_error(failure.errno));
         match stage {
             Stage::Exec => {
-                let path = self.paths.get(failure.which);
+                let path = self.paths.get(failure.subject);
                 let hint = exec_hint(command, path, failure.errno, &self.who());
                 if path == command.program {
                     error.with_hint(hint)
@@ -214,9 +214,9 @@ impl Plan {
             }
             Stage::Wait => explain_wait(command, failure),
             Stage::Chdir => error.on(command.current_dir.clone().unwrap_or_default()),
-            Stage::Dup2 => error.on(format!("to descriptor {}", failure.which)),
+            Stage::Dup2 => error.on(format!("to descriptor {}", failure.subject)),
             Stage::Rlimit => {
-                let resource = Resource::ALL.iter().find(|resource| resource.raw() == failure.which);
+                let resource = Resource::ALL.iter().find(|resource| resource.raw() == failure.subject);
                 error.on(resource.map_or("?", |resource| resource.name()))
             }
             Stage::Affinity => {

@@ -87,7 +87,7 @@ fn step(it: &mut Lifecycle, now: Instant, input: I, kernel: &mut Kernel, random:
 #[test]
 fn a_random_life_keeps_its_invariants() {
     let mut random = Random(1);
-    for _ in 0..300 {
+    for _ in 0..if cfg!(miri) { 3 } else { 300 } {
         let mut it = Lifecycle::new(random.policy());
         let mut now = World::new(Policy::default()).now;
         let mut kernel = Kernel { alive: false, stragglers: false };
@@ -150,7 +150,7 @@ fn impossible_inputs_do_no_harm() {
     for _ in 0..100 {
         let mut it = Lifecycle::new(random.policy());
         let epoch = World::new(Policy::default()).now;
-        for _ in 0..500 {
+        for _ in 0..if cfg!(miri) { 20 } else { 500 } {
             // The clock is not monotonic either.
             let now = epoch + Duration::from_millis(random.below(20_000));
             it.handle(now, random.pick(&inputs));
