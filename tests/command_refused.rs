@@ -25,6 +25,9 @@ fn run_without(calls: &[libc::c_long], errno: i32, folder: &Folder, args: &[&str
 #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 #[test]
 fn no_guard_is_told_once() {
+    if !up_util::needs_the_kernel("seccomp filters") {
+        return;
+    }
     for calls in [&[libc::SYS_pidfd_open][..], &[libc::SYS_memfd_create]] {
         for errno in [libc::ENOSYS, libc::EPERM] {
             let run = ["run", "--restart", "never", "--", "sh", "-c", "exit 7"];
@@ -39,6 +42,9 @@ fn no_guard_is_told_once() {
 // Container runtimes refuse calls that they do not know by EPERM, which is no answer about a file.
 #[test]
 fn a_check_takes_no_refusal_for_an_answer() {
+    if !up_util::needs_the_kernel("seccomp filters") {
+        return;
+    }
     let folder = Folder::new();
     folder.write("childminder.toml", "[monitor]\nsocket = \"s\"\n[process.it]\ncommand = [\"sh\"]\n");
     for errno in [libc::ENOSYS, libc::EPERM] {
@@ -49,6 +55,9 @@ fn a_check_takes_no_refusal_for_an_answer() {
 
 #[test]
 fn a_check_goes_on_without_the_limits() {
+    if !up_util::needs_the_kernel("seccomp filters") {
+        return;
+    }
     let Some(nobody) = Nobody::new() else { return };
     let file = "[monitor]\nsocket = \"s\"\n[process.it]\ncommand = [\"sh\"]\nlimits = { core = 0 }\n";
     nobody.folder.write("childminder.toml", file);

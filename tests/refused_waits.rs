@@ -24,6 +24,9 @@ const WAITS: &[Refused] = &[
 
 #[test]
 fn a_service_is_stopped_without_the_wait() {
+    if !monitor_util::needs_the_kernel("seccomp filters") {
+        return;
+    }
     thread::scope(|scope| {
         for reap in [ReapMethod::Pidfd, ReapMethod::Sigchld] {
             scope.spawn(move || {
@@ -56,6 +59,9 @@ fn a_service_is_stopped_without_the_wait() {
 
 #[test]
 fn a_run_to_the_end_comes_to_its_end() {
+    if !monitor_util::needs_the_kernel("seccomp filters") {
+        return;
+    }
     thread::scope(|scope| {
         scope.spawn(|| {
             refuse(WAITS);

@@ -282,6 +282,9 @@ on_all_combinations! {
     }
 
     fn peak_memory_agrees_with_gnu_time(harness: &mut Harness) {
+    if !util::needs_the_kernel("memory of its own processes alone") {
+        return;
+    }
         // This is far more than the memory of this process, with which the peak of a child starts.
         // One case is a single buffer, and the other is data that waits in a pipeline.
         let mut dd = Command::new("dd");

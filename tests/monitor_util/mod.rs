@@ -21,7 +21,7 @@ mod kernel;
 mod util;
 use util::contained;
 #[allow(unused_imports)]
-pub(crate) use util::{WATCHDOG, in_cgroups, left_out, needs_root, now, sh};
+pub(crate) use util::{WATCHDOG, in_cgroups, left_out, needs_root, needs_the_kernel, now, sh};
 
 /// A report of the monitor.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -35,7 +35,7 @@ pub(crate) fn left_out(why: &str) {
     // A test has a thread of its own with its name, unless there is only one thread.
     let name = thread.name().filter(|name| *name != "main").map_or_else(String::new, |name| format!(" {name}"));
     eprintln!("left out: {why}");
-    let line = format!("{}:{}{name}: {why}\n", place.file(), place.line());
+    let line = format!("{}:{}{name}: {}\n", place.file(), place.line(), why.replace('\n', " "));
     let recorded = OpenOptions::new().append(true).create(true).open(file()).and_then(|mut file| {
         // One call, so that the lines of several tests do not mix.
         file.write_all(line.as_bytes())
@@ -88,4 +88,18 @@ pub(crate) fn needs_limits() -> bool {
         left_out("a sandbox refuses prlimit64");
     }
     can
+}
+
+/// The variable that is set when an emulator runs this program (`.ci/suite-for`).
+const EMULATED: &str = "CHILDMINDER_TEST_EMULATED";
+
+/// Whether the kernel itself gets the system calls of this program. Under an emulator, which does
+/// not have `what`, it records that the test is left out.
+#[track_caller]
+pub(crate) fn needs_the_kernel(what: &str) -> bool {
+    let emulated = std::env::var_os(EMULATED).is_some();
+    if emulated {
+        left_out(&format!("the emulator has no {what}"));
+    }
+    !emulated
 }

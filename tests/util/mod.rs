@@ -15,7 +15,7 @@ pub(crate) mod guard;
 pub(crate) mod left_out;
 
 #[allow(unused_imports)]
-pub(crate) use left_out::{left_out, needs_descriptors, needs_limits, needs_root};
+pub(crate) use left_out::{left_out, needs_descriptors, needs_limits, needs_root, needs_the_kernel};
 
 /// Both ways to spawn, each with both ways to reap.
 pub(crate) const COMBINATIONS: [(SpawnMethod, ReapMethod); 4] = [
