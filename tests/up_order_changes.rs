@@ -9,7 +9,7 @@ mod up_util;
 use std::fs;
 use std::process::{Command, Stdio};
 
-use up_util::{Folder, PROGRAM, Up, until};
+use up_util::{Folder, PROGRAM, Up, run, until};
 
 #[test]
 fn a_reload_replaces_what_others_require() {
@@ -98,5 +98,33 @@ fn a_code_that_counts_as_success_is_no_failure() {
     let up =
         Up::start("[process.fine]\nshell = \"exit 5\"\nsuccess-codes = [5]\nrestart = \"never\"\nautostart = false\n");
     up.ok(&["start", "fine", "--wait"]);
+    up.shutdown();
+}
+
+#[test]
+fn values_that_make_no_sense_are_refused() {
+    let folder = Folder::new();
+    let mistakes = [
+        ("watchdog = 0", "3:12: `watchdog` is 0, allowed is a duration above zero"),
+        ("ready-timeout = \"0s\"", "3:17: `ready-timeout` is \"0s\", allowed is a duration above zero"),
+        ("health = { command = [\"true\"], interval = 0 }", "3:43: `interval` is 0, allowed is a duration above zero"),
+        ("restart-limit = { starts = 1, within = 0 }", "3:40: `within` is 0, allowed is a duration above zero"),
+        ("ready = { line = \"up\", tcp = \":80\" }", "3:9: `ready` has another key beside `line`"),
+    ];
+    for (line, message) in mistakes {
+        folder.write("childminder.toml", &format!("[process.a]\ncommand = [\"sleep\", \"1\"]\n{line}\n"));
+        let (code, said) = run(&folder, &["check"]);
+        assert!(code == 2 && said.contains(message), "{line}: {code} {said}");
+    }
+}
+
+#[test]
+fn the_command_that_stops_an_instance_has_its_number() {
+    let up = Up::start(
+        "[process.web]\nshell = \"exec sleep 1000\"\ninstances = 2\n\
+         stop = [{ command = [\"touch\", \"stopped-{instance}\"], wait = \"1s\" }]\n",
+    );
+    up.ok(&["stop", "web:2", "--wait"]);
+    assert!(up.folder.join("stopped-2").exists());
     up.shutdown();
 }

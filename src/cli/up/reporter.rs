@@ -131,6 +131,7 @@ impl Reporter {
                 most_recent,
                 start_error,
                 fault: None,
+                foreign: 0,
                 tells_readiness: false,
                 remains,
                 input: Input::None,
@@ -499,8 +500,15 @@ impl Observer for Reporter {
     }
 
     fn message_refused(&mut self, name: &str, count: usize) {
-        let messages = if count == 1 { "a message" } else { "messages" };
-        self.report(name, &format!("dropped {messages} that others have sent in its name"));
+        let Some(streams) = self.streams.get_mut(name) else { return };
+        let before = streams.foreign;
+        streams.foreign = before.saturating_add(count as u64);
+        // Anybody may send any number of them, so the reports become rarer.
+        if before.checked_ilog2() != streams.foreign.checked_ilog2() {
+            let messages = if streams.foreign == 1 { "a message" } else { "messages" };
+            let all = streams.foreign;
+            self.report(name, &format!("dropped {messages} that others have sent in its name, {all} so far"));
+        }
     }
 
     fn helper_failed(&mut self, name: &str, error: &SpawnError) {
