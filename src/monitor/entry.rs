@@ -11,7 +11,7 @@ use std::time::Instant;
 use super::connect::Connect;
 use super::lines::{LineBuffer, Piece};
 use super::observer::{Line, Lines, Observer};
-use super::order::machine::Phase;
+use super::order::phase::Phase;
 use super::restart::{Leftovers, Lifecycle, State, StopScope};
 use super::watch::{Readiness, Ready, Watch, Watcher};
 use crate::command::Command;

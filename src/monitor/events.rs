@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use super::entry::{Output, Writer};
 use super::lines::Run;
 use super::observer::Observer;
-use super::order::machine::is_death;
+use super::order::phase::is_death;
 use super::restart::{Action, Input, Leftovers, State, StopAction};
 use super::watch::{Effect, Ready, Sign};
 use super::{ProcessMonitor, checks};
@@ -120,6 +120,14 @@ impl<O: Observer> ProcessMonitor<O> {
             }
             break;
         }
+        self.settle_entry(reactor, key, (first, was_down), now);
+    }
+
+    /// Does what follows from a change of an entry's machine. `before` is its earlier state, and
+    /// whether the entry was down.
+    pub(super) fn settle_entry(&mut self, reactor: &mut Reactor, key: u64, before: (State, bool), now: Instant) {
+        let Some(entry) = self.entries.get_mut(&key) else { return };
+        let (first, was_down) = before;
         entry.arm(reactor, key, &mut self.timers);
         if !matches!(entry.life.state(), State::Stopping { .. }) {
             entry.refusal = None;

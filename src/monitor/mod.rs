@@ -218,14 +218,12 @@ impl<O: Observer> ProcessMonitor<O> {
         policy.validate()?;
         let key = self.key(name)?;
         if let Some(entry) = self.entries.get_mut(&key) {
-            let before = entry.life.state();
+            let (before, was_down) = (entry.life.state(), entry.is_down());
             entry.life.set_policy(policy);
             entry.prepare_exit(reactor);
-            entry.arm(reactor, key, &mut self.timers);
-            if entry.life.state() != before {
-                self.observer.changed(&entry.name, entry.life.state());
-            }
+            self.settle_entry(reactor, key, (before, was_down), reactor.now());
         }
+        self.tell_order(reactor, key);
         Ok(())
     }
 
@@ -277,7 +275,9 @@ impl<O: Observer> ProcessMonitor<O> {
         let (name, policy) = (name.into(), policy.into());
         policy.validate()?;
         let key = match self.names.get(name.as_str()) {
-            Some(key) if self.entries.get(key).is_some_and(|entry| entry.removed) => self.reuse(*key, command, policy),
+            Some(key) if self.entries.get(key).is_some_and(|entry| entry.removed) => {
+                self.reuse(reactor, *key, command, policy)
+            }
             Some(_) => return Err(MonitorError::Duplicate(name)),
             None => self.insert(name.into(), command, policy, reactor.now()),
         };
@@ -436,13 +436,19 @@ impl<O: Observer> ProcessMonitor<O> {
 
     /// Adds a name again while its old process is still stopping. The entry becomes the new one's,
     /// and moves to the last place.
-    fn reuse(&mut self, old: u64, command: &Command, policy: Arc<Policy>) -> u64 {
+    fn reuse(&mut self, reactor: &mut Reactor, old: u64, command: &Command, policy: Arc<Policy>) -> u64 {
         let Some(mut entry) = self.entries.remove(&old) else { return old };
         let key = self.next_key;
         self.next_key += 1;
         entry.command = command.clone();
         entry.life.set_policy(policy);
         entry.removed = false;
+        if let Some(ordered) = &mut self.order {
+            ordered.machine.renew(old, key);
+        }
+        if let Some(check) = entry.take_check() {
+            self.helpers.end(reactor, check);
+        }
         entry.watched = None;
         entry.starts = 0;
         entry.last_exit = None;

@@ -7,6 +7,7 @@
 mod cycles;
 mod groups;
 pub(super) mod machine;
+pub(super) mod phase;
 mod rate;
 mod rolling;
 

@@ -7,7 +7,8 @@ use std::sync::Arc;
 
 use super::entry::Watched;
 use super::observer::Observer;
-use super::order::machine::{Machine, Obstacle, Phase, Request};
+use super::order::machine::{Machine, Obstacle, Request};
+use super::order::phase::Phase;
 use super::order::{Order, When};
 use super::restart::{Input, Lifecycle, Policy};
 use super::watch::{Ready, Watch};

@@ -95,8 +95,8 @@ impl Care {
         }
         let care = Self {
             ready,
-            ready_timeout: section.read(report, "ready-timeout", value::duration),
-            watchdog: section.read(report, "watchdog", value::duration),
+            ready_timeout: section.read(report, "ready-timeout", value::some_time),
+            watchdog: section.read(report, "watchdog", value::some_time),
             health,
             waits: waits.iter().map(|(wait, _)| wait.clone()).collect(),
             essential: section.read(report, "essential", value::boolean).unwrap_or(false),
@@ -148,6 +148,22 @@ fn expand_words(words: &[String], base: &Path, instance: Option<u32>) -> Arc<Vec
     Arc::new(program.into_iter().chain(args.iter().map(|arg| expand(arg, instance).into())).collect())
 }
 
+/// The policy of an instance, whose number may be in the commands that stop it.
+pub(super) fn policy_of(policy: &Arc<Policy>, base: &Path, instance: Option<u32>) -> Arc<Policy> {
+    let is_command = |step: &StopStep| matches!(step.action, StopAction::Command(_));
+    if instance.is_none() || !policy.stop.iter().any(is_command) {
+        return Arc::clone(policy);
+    }
+    let mut own = Policy::clone(policy);
+    for step in &mut own.stop {
+        if let StopAction::Command(words) = &mut step.action {
+            let texts: Vec<String> = words.iter().map(|word| word.to_string_lossy().into_owned()).collect();
+            *words = expand_words(&texts, base, instance);
+        }
+    }
+    own.into()
+}
+
 /// The address of a server on this machine, or by its number.
 pub(super) fn address(text: &str) -> Option<SocketAddr> {
     let local = text.strip_prefix("localhost:").or_else(|| text.strip_prefix(':'));
@@ -162,6 +178,9 @@ fn read_ready(report: &mut Report<'_>, value: &Spanned<DeValue<'_>>) -> Option<R
     if let DeValue::Table(table) = value.get_ref() {
         let known = ["line", "tcp", "unix", "command", "interval", "timeout"];
         let section = Section::new(report, "`ready`", table, &known);
+        if section.value("line").is_some() && known[1..].iter().any(|key| section.value(key).is_some()) {
+            report.add(value.span(), "`ready` has another key beside `line`, which is none of a check".to_owned());
+        }
         if let Some(line) = section.read(report, "line", value::some_text) {
             return Some(ReadyText::Line(line));
         }
@@ -215,8 +234,8 @@ fn read_probe(
     let tcp = section.read(report, "tcp", tcp);
     let unix = section.read(report, "unix", value::some_text).map(|path| CheckText::Unix(path.into()));
     let command = read_words(report, section).map(CheckText::Command);
-    let interval = section.read(report, "interval", value::duration);
-    let timeout = section.read(report, "timeout", value::duration);
+    let interval = section.read(report, "interval", value::some_time);
+    let timeout = section.read(report, "timeout", value::some_time);
     tcp.or(unix).or(command).map(|check| ProbeText { check, interval, timeout })
 }
 
@@ -271,7 +290,7 @@ pub(super) fn start_limit(report: &mut Report<'_>, section: &Section<'_>) -> Opt
     let span = section.span("restart-limit")?;
     let limit = Section::new(report, "`restart-limit`", table, &["starts", "within"]);
     let starts = limit.read(report, "starts", |value| value::number(value, 1, 1_000_000, "a number from 1 on"));
-    let within = limit.read(report, "within", value::duration);
+    let within = limit.read(report, "within", value::some_time);
     if ["starts", "within"].iter().any(|key| limit.value(key).is_none() && !limit.is_misspelt(key)) {
         report.add(span, format!("`restart-limit` without `starts` or `within`, allowed is {ALLOWED}"));
     }

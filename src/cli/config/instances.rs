@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use childminder::Policy;
 
-use super::care::Care;
+use super::care::{Care, policy_of};
 use super::{Config, Look, Output, ProcessConfig, Settings};
 use crate::cli::paths;
 
@@ -55,7 +55,7 @@ impl Table {
         ProcessConfig {
             name: numbered(&self.name, instance),
             settings: self.settings.expand(&self.base, instance).into(),
-            policy: Arc::clone(&self.policy),
+            policy: policy_of(&self.policy, &self.base, instance),
             autostart: self.autostart,
             raw: self.raw,
             look: self.look,

@@ -19,6 +19,7 @@ pub(super) type Parsed<T> = Result<T, &'static str>;
 
 const DURATION: &str =
     "a duration such as \"500ms\", \"5s\", \"1m30s\", \"1.5h\", or a number of seconds, up to 100 years";
+const SOME_TIME: &str = "a duration above zero, such as \"500ms\", \"5s\" or \"1m30s\"";
 const MAX_SIZE: &str = "a size such as \"10MiB\", \"10MB\", \"512k\", a number of bytes, at least 1, or \"unlimited\"";
 const UNLIMITED: &str = "unlimited";
 const TIMESTAMPS: &str = "true, false, \"local\", \"utc\" or \"monotonic\"";
@@ -169,6 +170,11 @@ pub(super) fn duration(value: &DeValue<'_>) -> Parsed<Duration> {
         _ => None,
     }
     .ok_or(DURATION)
+}
+
+/// A duration in which something has to happen.
+pub(super) fn some_time(value: &DeValue<'_>) -> Parsed<Duration> {
+    duration(value).ok().filter(|time| !time.is_zero()).ok_or(SOME_TIME)
 }
 
 /// The largest size of a file. The highest number means no limit.

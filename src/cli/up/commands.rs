@@ -195,6 +195,7 @@ impl Up {
             let goal = match action {
                 Action::Start => Goal::Running { instead_of: None },
                 Action::Stop => Goal::Down { process },
+                Action::Restart { rolling: true } => Goal::Rolled { instead_of: process },
                 _ => Goal::Running { instead_of: process },
             };
             (name.clone(), goal)

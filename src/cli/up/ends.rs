@@ -4,6 +4,7 @@
 //! The one rule: a process has ended when it exited by itself, or could not be started, and is not
 //! to be started again. A process that a client has stopped has not ended, and a restart is no end.
 
+use childminder::restart::State;
 use childminder::{Reactor, Service};
 
 use super::{Stage, Up};
@@ -54,12 +55,15 @@ impl Up {
         }
         for (name, code) in ended {
             self.ends.any = true;
-            if code != 0 {
+            let status = self.monitor.status(&name).filter(|status| status.state == State::Exited);
+            let exit = status.and_then(|status| status.last_exit);
+            let has_failed = code != 0 && !exit.is_some_and(|exit| self.is_success(&name, exit));
+            if has_failed {
                 self.ends.failure.get_or_insert(code);
             }
             let why = match self.ends.when {
                 Some(ExitWhen::First) => "has ended",
-                Some(ExitWhen::Failed) if code != 0 => "has failed",
+                Some(ExitWhen::Failed) if has_failed => "has failed",
                 _ => continue,
             };
             return self.end_with(reactor, code, &format!("[{name}] {why}; stopping all"));

@@ -34,7 +34,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use childminder::restart::State;
-use childminder::{Event, ProcessId, ProcessMonitor, Reactor, Service, Status};
+use childminder::{Event, Exit, ProcessId, ProcessMonitor, Reactor, Service, Status};
 use lexopt::{Arg, Parser, ValueExt};
 
 use super::config::{Commands, Config, FileName, Fingerprint, Look, ProcessConfig, Scope, SocketPath};
@@ -293,6 +293,13 @@ impl Up {
     /// The running process of this name.
     fn process(&self, name: &str) -> Option<ProcessId> {
         self.monitor.status(name).and_then(|status| status.process)
+    }
+
+    /// Whether this exit is a success, by the policy of the process.
+    fn is_success(&self, name: &str, exit: &Exit) -> bool {
+        let counts =
+            |code| self.monitor.process_policy(name).is_some_and(|policy| policy.success_codes.contains(&code));
+        exit.success() || exit.code().is_some_and(counts)
     }
 
     /// Reports at the end the processes that could not be stopped.

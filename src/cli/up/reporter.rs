@@ -70,6 +70,8 @@ pub(super) struct Reporter {
     pub(super) events: Events,
     /// An essential process or group that has ended, and the exit code for it.
     pub(super) essential: Option<(String, u8)>,
+    /// The process that has not come back in a rolling restart, which is broken off.
+    pub(super) broken: Option<String>,
 }
 
 impl Reporter {
@@ -95,6 +97,7 @@ impl Reporter {
             ended: Vec::new(),
             events: Events::default(),
             essential: None,
+            broken: None,
         }
     }
 
@@ -128,6 +131,7 @@ impl Reporter {
                 most_recent,
                 start_error,
                 fault: None,
+                foreign: 0,
                 tells_readiness: false,
                 remains,
                 input: Input::None,
@@ -496,16 +500,23 @@ impl Observer for Reporter {
     }
 
     fn message_refused(&mut self, name: &str, count: usize) {
-        let messages = if count == 1 { "a message" } else { "messages" };
-        self.report(name, &format!("dropped {messages} that others have sent in its name"));
+        let Some(streams) = self.streams.get_mut(name) else { return };
+        let before = streams.foreign;
+        streams.foreign = before.saturating_add(count as u64);
+        // Anybody may send any number of them, so the reports become rarer.
+        if before.checked_ilog2() != streams.foreign.checked_ilog2() {
+            let messages = if streams.foreign == 1 { "a message" } else { "messages" };
+            let all = streams.foreign;
+            self.report(name, &format!("dropped {messages} that others have sent in its name, {all} so far"));
+        }
     }
 
     fn helper_failed(&mut self, name: &str, error: &SpawnError) {
         self.report(name, &error.to_string());
     }
 
-    fn essential_ended(&mut self, name: &str, exit: Option<&Exit>) {
-        let code = exit.map_or(1, code::of_exit);
+    fn essential_ended(&mut self, name: &str, _: Option<&Exit>) {
+        let code = self.streams.get(name).map_or(1, |streams| streams.code);
         self.essential.get_or_insert((name.to_owned(), code));
     }
 
@@ -516,6 +527,7 @@ impl Observer for Reporter {
     fn rolled(&mut self, broken: Option<&str>) {
         if let Some(name) = broken {
             self.report(name, "has not come back; those after it are not restarted");
+            self.broken = Some(name.to_owned());
         }
     }
 
@@ -565,6 +577,10 @@ impl Observer for Reporter {
         self.events.note("state", Some(name), || json!({ "state": status::state_name(state, Readiness::Absent) }));
         if let State::Failed { why } = state {
             self.report(name, &format!("has failed: {why}"));
+            // It has failed even if its last exit was a success.
+            if let Some(streams) = self.streams.get_mut(name) {
+                streams.code = streams.code.max(1);
+            }
         }
         if matches!(state, State::Exited | State::Failed { .. }) {
             let code = self.streams.get(name).map_or(0, |streams| streams.code);

@@ -61,6 +61,8 @@ pub(super) struct Streams {
     pub(super) start_error: Option<Box<str>>,
     /// Why its last process had to be replaced, if it had.
     pub(super) fault: Option<Box<str>>,
+    /// The messages that others have sent in its name.
+    pub(super) foreign: u64,
     /// Whether the file says how it becomes ready, so that this is of interest.
     pub(super) tells_readiness: bool,
     /// Whether some of its processes were still there after they were killed.

@@ -22,6 +22,8 @@ pub(super) enum Goal {
     /// The process runs, is not the process `instead_of`, and has passed the time of an instant
     /// death. Or it has exited with success, and the policy wants no more of it.
     Running { instead_of: Option<ProcessId> },
+    /// The same, when its turn comes in a rolling restart.
+    Rolled { instead_of: Option<ProcessId> },
     /// The process is down or removed, and `process` has exited.
     Down { process: Option<ProcessId> },
 }
@@ -155,6 +157,9 @@ impl Up {
     /// complete.
     pub(super) fn settle_waits(&mut self, reactor: &mut Reactor) {
         let changed = std::mem::take(&mut self.reporter().changed);
+        if let Some(broken) = self.reporter().broken.take() {
+            self.break_off(reactor, &broken);
+        }
         for (number, names) in self.waits.concerned(&changed) {
             let Some(mut wait) = self.waits.take(number) else { continue };
             for name in &names {
@@ -163,6 +168,32 @@ impl Up {
             self.settle_wait(reactor, wait);
         }
         self.reporter().awaited = !self.waits.is_empty();
+    }
+
+    /// Ends the waits for those that a rolling restart has not reached.
+    fn break_off(&mut self, reactor: &mut Reactor, broken: &str) {
+        let mut numbers: Vec<u64> = self.waits.waits.keys().copied().collect();
+        numbers.sort_unstable();
+        for number in numbers {
+            let Some(mut wait) = self.waits.take(number) else { continue };
+            let is_left = |(name, goal): (&String, &Goal)| match goal {
+                Goal::Rolled { instead_of } if name != broken => self.is_still(name, *instead_of).then(|| name.clone()),
+                _ => None,
+            };
+            let mut left: Vec<String> = wait.pending.iter().filter_map(is_left).collect();
+            left.sort_unstable();
+            for name in left {
+                wait.pending.remove(&name);
+                self.waits.forget(number, &name);
+                wait.impossible.push(format!("{name} is not restarted, because {broken} has not come back"));
+            }
+            self.settle_wait(reactor, wait);
+        }
+    }
+
+    /// Whether the process of this name is still this one.
+    fn is_still(&self, name: &str, process: Option<ProcessId>) -> bool {
+        process.is_some() && self.process(name) == process
     }
 
     /// Checks the goal of this process.
@@ -185,7 +216,7 @@ impl Up {
         let status = self.monitor.status(name);
         let impossible = |why: &str| Progress::Impossible(why.to_owned());
         match goal {
-            Goal::Running { instead_of } => {
+            Goal::Running { instead_of } | Goal::Rolled { instead_of } => {
                 let Some(status) = status else { return impossible("was removed") };
                 match status.state {
                     State::Running { .. } if instead_of.is_some() && status.process == instead_of => Progress::Pending,
@@ -210,7 +241,7 @@ impl Up {
                             // The error is newer than the last exit, because a start that succeeds
                             // clears it.
                             (Some(error), ..) => Progress::Impossible(format!("could not be started: {error}")),
-                            (None, Some(exit), State::Exited) if exit.success() => Progress::Reached,
+                            (None, Some(exit), State::Exited) if self.is_success(name, exit) => Progress::Reached,
                             (None, Some(exit), _) => Progress::Impossible(words::exited(exit)),
                             (None, None, _) => impossible("has ended"),
                         }
@@ -291,7 +322,10 @@ impl Up {
             Some(State::Running { .. }) if self.readiness(name) == Readiness::Pending => {
                 format!("{name} is not ready yet")
             }
-            Some(State::Running { since }) if matches!(goal, Goal::Running { .. }) => {
+            Some(State::Running { .. }) if matches!(goal, Goal::Rolled { instead_of } if self.is_still(name, *instead_of)) => {
+                format!("{name} is not restarted yet")
+            }
+            Some(State::Running { since }) if !matches!(goal, Goal::Down { .. }) => {
                 let lived = words::seconds(reactor.now().saturating_duration_since(since));
                 format!("{name} has run for {lived} s only, less than its threshold")
             }

@@ -102,6 +102,20 @@ impl Groups {
         free
     }
 
+    /// Gives a process another key.
+    pub(super) fn rename(&mut self, old: u64, new: u64) {
+        let Some(group) = self.of.remove(&old) else { return };
+        self.of.insert(new, group);
+        for state in &mut self.states {
+            state.members.iter_mut().filter(|member| **member == Member::Process(old)).for_each(|member| {
+                *member = Member::Process(new);
+            });
+            if state.draining.remove(&old) {
+                state.draining.insert(new);
+            }
+        }
+    }
+
     pub(super) fn put_off(&mut self, by: Duration) {
         for death in self.states.iter_mut().flat_map(|state| state.deaths.iter_mut()) {
             *death = after(*death, by);
@@ -151,14 +165,15 @@ impl Groups {
     }
 }
 
-/// What follows from the death of a process: it will be started again, or has failed for good.
-pub(super) fn death(groups: &mut Groups, now: Instant, key: u64, failed: bool) -> Death {
+/// What follows from the death of a process: it will be started again, or has failed for good. A
+/// death that is not new has been counted before.
+pub(super) fn death(groups: &mut Groups, now: Instant, key: u64, failed: bool, is_new: bool) -> Death {
     let mut death = Death::default();
     let Some(mut group) = groups.of.get(&key).copied() else { return death };
     let mut member = Member::Process(key);
-    let mut failed = failed;
+    let (mut failed, mut counts) = (failed, is_new);
     loop {
-        let too_many = groups.count(group, now);
+        let too_many = std::mem::replace(&mut counts, true) && groups.count(group, now);
         let strategy = groups.states[group].strategy;
         if too_many || failed && strategy == Strategy::All {
             groups.states[group].draining.clear();

@@ -8,90 +8,10 @@ use std::collections::{HashMap, HashSet, VecDeque};
 use std::time::{Duration, Instant};
 
 use super::groups::{self, Death, Groups};
+use super::phase::Phase;
 use super::rate::Rate;
 use super::rolling::{Rolling, Step};
 use super::{Order, When};
-use crate::monitor::restart::{Input, Outcome, State};
-use crate::monitor::watch::Readiness;
-
-/// What a process is doing, as far as others wait for it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub(in crate::monitor) enum Phase {
-    /// Not started, or stopped on purpose.
-    #[default]
-    Down,
-    /// It waits until it may start.
-    Waiting,
-    /// It is about to be started.
-    Starting,
-    /// It is started and not ready yet.
-    Started,
-    Ready,
-    /// It was ready.
-    Lost,
-    BackingOff,
-    Stopping,
-    /// It has exited with success, and is not started again.
-    Completed,
-    /// It has exited without success, and is not started again.
-    Exited,
-    Failed,
-}
-
-impl Phase {
-    /// The phase of a process whose machines are in these states.
-    pub(in crate::monitor) fn of(state: State, readiness: Readiness, outcome: Outcome) -> Self {
-        match (state, readiness) {
-            (State::Stopped, _) => Self::Down,
-            (State::Waiting { .. }, _) => Self::Waiting,
-            (State::Starting, _) => Self::Starting,
-            (State::Running { .. }, Readiness::Absent | Readiness::Pending) => Self::Started,
-            (State::Running { .. }, Readiness::Ready) => Self::Ready,
-            (State::Running { .. }, Readiness::Lost) => Self::Lost,
-            (State::BackingOff { .. }, _) => Self::BackingOff,
-            (State::Stopping { .. }, _) => Self::Stopping,
-            (State::Exited, _) if outcome == Outcome::Success => Self::Completed,
-            (State::Exited, _) => Self::Exited,
-            (State::Failed { .. }, _) => Self::Failed,
-        }
-    }
-
-    /// Whether there is a process.
-    fn is_up(self) -> bool {
-        matches!(self, Self::Started | Self::Ready | Self::Lost | Self::Stopping)
-    }
-
-    /// Whether it is wanted, and is or will be there.
-    fn is_wanted(self) -> bool {
-        matches!(self, Self::Waiting | Self::Starting | Self::Started | Self::Ready | Self::Lost | Self::BackingOff)
-    }
-
-    /// Whether those that require it can run.
-    fn carries(self) -> bool {
-        matches!(self, Self::Started | Self::Ready | Self::Lost | Self::Completed)
-    }
-
-    fn satisfies(self, when: When) -> bool {
-        match when {
-            When::Started => self.carries(),
-            When::Ready => matches!(self, Self::Ready | Self::Completed),
-            When::Completed => self == Self::Completed,
-        }
-    }
-}
-
-/// Whether a process that ran, or was to run, has died on its own, and will be started again or has
-/// failed.
-pub(in crate::monitor) fn is_death(before: State, input: Input, now: State) -> bool {
-    match input {
-        Input::Fault { .. } => matches!(before, State::Running { .. }),
-        Input::Exited { .. } | Input::SpawnFailed => {
-            matches!(before, State::Running { .. } | State::Starting)
-                && matches!(now, State::Starting | State::BackingOff { .. } | State::Failed { .. })
-        }
-        _ => false,
-    }
-}
 
 /// What is to be done with a process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -144,6 +64,21 @@ struct Node {
     leaving: Option<Leaving>,
     /// Whether it has been asked to leave.
     asked: bool,
+    /// Whether the process that is there is that of a removed one, whose name was added again.
+    renewed: bool,
+}
+
+impl Node {
+    /// Whether there is nothing to know of it.
+    fn is_idle(&self) -> bool {
+        self.phase == Phase::Down && self.leaving.is_none()
+    }
+
+    /// Refers to a neighbour by another key.
+    fn rename(&mut self, old: u64, new: u64) {
+        let lists = [&mut self.requires, &mut self.dependents, &mut self.requirers].into_iter().flatten();
+        lists.chain(self.waits.iter_mut().map(|(on, _)| on)).filter(|key| **key == old).for_each(|key| *key = new);
+    }
 }
 
 #[derive(Debug, Default)]
@@ -192,9 +127,12 @@ impl Machine {
     /// Takes over what the machine of an earlier order knows of the processes that are under way.
     pub(in crate::monitor) fn take_over(&mut self, now: Instant, old: Self) {
         for (key, before) in old.nodes {
+            if before.is_idle() && !self.nodes.contains_key(&key) {
+                continue;
+            }
             let node = self.nodes.entry(key).or_default();
             (node.phase, node.held) = (before.phase, before.held);
-            (node.leaving, node.asked) = (before.leaving, before.asked);
+            (node.leaving, node.asked, node.renewed) = (before.leaving, before.asked, before.renewed);
             if before.counted {
                 node.counted = true;
                 self.rate.count();
@@ -203,7 +141,25 @@ impl Machine {
         self.rolling = old.rolling;
         let mut keys: Vec<u64> = self.nodes.keys().copied().collect();
         keys.sort_unstable();
-        keys.into_iter().for_each(|key| self.look(now, key));
+        for key in keys {
+            self.look(now, key);
+            // Those that had to go before it may not depend on it any more.
+            self.ask_to_leave(key);
+        }
+    }
+
+    /// Notes that a removed process was added again under this key before it was gone. Whatever is
+    /// asked for from now on, its present process has to go.
+    pub(in crate::monitor) fn renew(&mut self, old: u64, new: u64) {
+        let Some(mut node) = self.nodes.remove(&old) else { return };
+        node.renewed = true;
+        let others: Vec<u64> = node.waits.iter().map(|(on, _)| *on).chain(node.dependents.iter().copied()).collect();
+        others.into_iter().for_each(|key| self.nodes.entry(key).or_default().rename(old, new));
+        self.nodes.insert(new, node);
+        self.groups.rename(old, new);
+        if self.essential.remove(&old) {
+            self.essential.insert(new);
+        }
     }
 
     /// The next request, until there is none.
@@ -245,7 +201,8 @@ impl Machine {
         let carried = node.requires.iter().all(|on| self.satisfies(*on, When::Started));
         let dependents = node.dependents.clone();
         if let Some(node) = self.nodes.get_mut(&key) {
-            node.leaving = (node.phase.is_up() && !carried).then_some(Leaving::Restart);
+            let has_to_go = node.phase.is_up() && (node.renewed || !carried);
+            node.leaving = has_to_go.then_some(Leaving::Restart);
             node.asked = false;
         }
         dependents.into_iter().for_each(|other| self.look(now, other));
@@ -253,6 +210,9 @@ impl Machine {
 
     /// Asks for a stop, after those that require it.
     pub(in crate::monitor) fn stop(&mut self, key: u64) {
+        if let Some(rolling) = &mut self.rolling {
+            rolling.skip(key);
+        }
         self.leave_all(&[key], Leaving::Stop);
     }
 
@@ -332,15 +292,18 @@ impl Machine {
         if phase != Phase::Waiting && phase != Phase::Starting {
             (node.held, node.granted) = (false, false);
         }
-        if !phase.is_up() && (node.asked || node.leaving == Some(Leaving::Restart)) {
-            (node.leaving, node.asked) = (None, false);
+        if !phase.is_up() {
+            node.renewed = false;
+            if node.asked || node.leaving == Some(Leaving::Restart) {
+                (node.leaving, node.asked) = (None, false);
+            }
         }
         let is_under_way = matches!(phase, Phase::Starting | Phase::Started) || node.granted;
         if !is_under_way {
             self.uncount(key);
         }
         if died {
-            self.died(now, key, phase == Phase::Failed);
+            self.died(now, key, phase == Phase::Failed, before != Phase::Stopping);
         }
         if before != phase {
             self.changed(now, key, before, phase);
@@ -553,8 +516,8 @@ impl Machine {
     }
 
     /// Does what the strategies of its groups ask for.
-    fn died(&mut self, now: Instant, key: u64, failed: bool) {
-        let Death { restart, give_up, failed } = groups::death(&mut self.groups, now, key, failed);
+    fn died(&mut self, now: Instant, key: u64, failed: bool, is_new: bool) {
+        let Death { restart, give_up, failed } = groups::death(&mut self.groups, now, key, failed, is_new);
         let restart: Vec<u64> = restart.into_iter().filter(|other| self.phase(*other).is_up()).collect();
         self.groups.drain(key, &restart);
         self.leave_all(&restart, Leaving::Restart);

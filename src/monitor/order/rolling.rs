@@ -4,7 +4,7 @@
 
 use std::collections::VecDeque;
 
-use super::machine::Phase;
+use super::phase::Phase;
 
 /// A rolling restart that is under way.
 #[derive(Debug)]
@@ -36,6 +36,11 @@ impl Rolling {
         self.current = self.left.pop_front();
         self.was_away = false;
         self.current.map_or(Step::Done, Step::Restart)
+    }
+
+    /// Leaves out a process that is not to run any more.
+    pub(super) fn skip(&mut self, key: u64) {
+        self.left.retain(|left| *left != key);
     }
 
     pub(super) fn told(&mut self, key: u64, phase: Phase) -> Step {

@@ -181,7 +181,11 @@ impl Lifecycle {
             (Input::Exited { .. }, _) | (Input::GroupGone, Leader::Gone) => match next {
                 Next::Stay => (State::Stopped, None),
                 Next::Start => start(),
-                Next::Recover { instantly } => self.died(now, Outcome::Failure, instantly),
+                Next::Recover { instantly } => {
+                    // A process that exits with success when it is stopped has not completed.
+                    self.outcome = Outcome::Failure;
+                    self.died(now, Outcome::Failure, instantly)
+                }
                 Next::Fail => (State::Failed { why: WhyFailed::Group }, None),
             },
             (Input::Timeout, _) if now >= kill_at => self.next_step(now),

@@ -8,7 +8,8 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use crate::monitor::order::Order;
-use crate::monitor::order::machine::{Machine, Phase, Request, is_death};
+use crate::monitor::order::machine::{Machine, Request};
+use crate::monitor::order::phase::{Phase, is_death};
 use crate::monitor::restart::{Action, Input, Lifecycle, Policy, State};
 use crate::monitor::watch::{Effect, Readiness, Sign, Watch, Watcher};
 
