@@ -203,7 +203,7 @@ impl<O: Observer> ProcessMonitor<O> {
     }
 
     /// Sets the policy of one process. Everything that is pending follows it: see
-    /// [`Lifecycle::set_policy`].
+    /// [`Lifecycle::set_policy`](restart::Lifecycle::set_policy).
     ///
     /// # Errors
     ///
