@@ -27,7 +27,6 @@ use super::report::{self, Findings, Report};
 use super::section::{POLICY, Section};
 use super::socket::{Access, SocketPath};
 use super::source::{self, NotText};
-use super::stdin::Stdin;
 use super::value::{self, Parsed};
 use super::{Config, Look, Output, Scope, Settings, socket, syntax, text, warnings};
 use crate::cli::descriptor::is_inherited;
@@ -479,28 +478,6 @@ impl Reader<'_, '_> {
             Some(shell) => vec!["/bin/sh".into(), "-c".into(), shell.into()],
             None => command.unwrap_or_default().into_iter().map(OsString::from).collect(),
         }
-    }
-
-    /// The stdin of a process. A terminal is its stdout and its stderr, too.
-    fn stdin(&mut self, section: &Section<'_>) -> Stdin {
-        let stdin = section.read(self.report, "stdin", Stdin::parse).unwrap_or(Stdin::Null);
-        if !section.read(self.report, "tty", value::boolean).unwrap_or(false) {
-            return stdin;
-        }
-        for key in ["stdin", "stderr"] {
-            if let Some(span) = section.span(key) {
-                self.report.add(span, format!("both `tty` and `{key}`, allowed is one of them"));
-            }
-        }
-        let passes_us = |value: &DeValue<'_>| match value {
-            DeValue::Table(table) => table.get("direct").is_none_or(|direct| direct.get_ref().as_bool() != Some(true)),
-            value => !matches!(value.as_str(), Some("null" | "inherit")),
-        };
-        if let Some(value) = section.value("stdout").filter(|value| !passes_us(value.get_ref())) {
-            let message = "`tty` with such a `stdout`, allowed are \"prefix\" and a file that we write";
-            self.report.add(value.span(), message.into());
-        }
-        Stdin::Terminal
     }
 
     fn limits(&mut self, section: &Section<'_>) -> Vec<(Resource, Limit)> {

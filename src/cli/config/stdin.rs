@@ -9,7 +9,9 @@ use childminder::{Command, Pty, Stdio};
 use toml::de::DeValue;
 
 use super::instances::expand_path;
-use super::value::{Parsed, some_text};
+use super::read::Reader;
+use super::section::Section;
+use super::value::{self, Parsed, some_text};
 use crate::cli::safe_path;
 
 const STDIN: &str = "\"null\", \"inherit\", \"pipe\", or the path of a file with a slash in it";
@@ -66,5 +68,29 @@ impl Stdin {
             Self::File(path) => Some(path),
             _ => None,
         }
+    }
+}
+
+impl Reader<'_, '_> {
+    /// The stdin of a process. A terminal is its stdout and its stderr, too.
+    pub(super) fn stdin(&mut self, section: &Section<'_>) -> Stdin {
+        let stdin = section.read(self.report, "stdin", Stdin::parse).unwrap_or(Stdin::Null);
+        if !section.read(self.report, "tty", value::boolean).unwrap_or(false) {
+            return stdin;
+        }
+        for key in ["stdin", "stderr"] {
+            if let Some(span) = section.span(key) {
+                self.report.add(span, format!("both `tty` and `{key}`, allowed is one of them"));
+            }
+        }
+        let passes_us = |value: &DeValue<'_>| match value {
+            DeValue::Table(table) => table.get("direct").is_none_or(|direct| direct.get_ref().as_bool() != Some(true)),
+            value => !matches!(value.as_str(), Some("null" | "inherit")),
+        };
+        if let Some(value) = section.value("stdout").filter(|value| !passes_us(value.get_ref())) {
+            let message = "`tty` with such a `stdout`, allowed are \"prefix\" and a file that we write";
+            self.report.add(value.span(), message.into());
+        }
+        Stdin::Terminal
     }
 }
