@@ -36,8 +36,8 @@ min-restart-delay = "10ms"
 max-restart-delay = "20ms"
 """
 NAMES = ["precious:1", "precious:2", "asleep", "toy", "talker"]
-KEYS = {"version", "command", "names", "all", "wait", "progress", "signal", "follow"}
-WORDS = ["status", "start", "stop", "restart", "signal", "reload", "reopen", "logs"]
+KEYS = {"version", "command", "names", "all", "wait", "progress", "signal", "follow", "rolling"}
+WORDS = ["status", "start", "stop", "restart", "reset", "signal", "reload", "reopen", "logs"]
 # The longest line, and what may come with it in one read: in between, both answers are right.
 LONGEST, READ = 64 << 10, 16 << 10
 YEAR = 365 * 86_400
@@ -82,7 +82,7 @@ def read(line):
         refuse()
     if type(request.get("version")) is not int or request["version"] != 1:
         refuse()
-    for flag in ("all", "progress", "follow"):
+    for flag in ("all", "progress", "follow", "rolling"):
         if not isinstance(request.get(flag, False), bool):
             refuse()
     names, command = request.get("names", []), request.get("command")
@@ -142,6 +142,8 @@ def request(random):
         asked["signal"] = random.choice(["HUP", "SIGTERM", "9", "CONT", "RTMIN+1", *NO_SIGNALS])
     if random.random() < 0.1:
         asked["wait"] = random.choice([0, 0.001, 0.5, -1, 1e300, YEAR, YEAR + 1, "5", None, True])
+    if random.random() < 0.1:
+        asked["rolling"] = random.choice([True, False, 1])
     if random.random() < 0.1:
         asked["progress"] = random.choice([True, False, 1, None])
     return asked
@@ -255,7 +257,7 @@ class Conversation:
                 names = [process["name"] for process in answer["processes"]]
                 if names != meaning[1]:
                     self.wrong("the status of other processes", sent)
-            if answer.get("ok") and meaning and meaning[0] in ("start", "stop", "restart") and answer["names"] != meaning[1]:
+            if answer.get("ok") and meaning and meaning[0] in ("start", "stop", "restart", "reset") and answer["names"] != meaning[1]:
                 self.wrong("other processes are meant", sent)
         return True
 
