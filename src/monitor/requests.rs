@@ -10,7 +10,7 @@ use super::observer::Observer;
 use super::order::machine::{Machine, Obstacle, Request};
 use super::order::phase::Phase;
 use super::order::{Order, When};
-use super::restart::{Input, Lifecycle, Policy};
+use super::restart::{Input, Lifecycle, Policy, State};
 use super::watch::{Ready, Watch};
 use super::{MonitorError, Ordered, ProcessMonitor};
 use crate::reactor::Reactor;
@@ -89,7 +89,10 @@ impl<O: Observer> ProcessMonitor<O> {
                 entry.command.watchdog(interval);
             }
             let mut watched = Watched::new(Arc::new(watch));
-            watched.watcher.take_over(reactor.now(), readiness);
+            if let State::Running { since } = entry.life.state() {
+                let threshold = entry.life.policy().threshold;
+                watched.watcher.take_over(reactor.now(), since, threshold, readiness);
+            }
             entry.watched = Some(watched);
             if readiness == super::Readiness::Absent {
                 entry.begin_watch(reactor.now());

@@ -295,6 +295,8 @@ pub(super) struct Watcher {
     checks: Checks,
     /// The checks that have failed in a row.
     failures: u32,
+    /// Whether it has said itself that it is not ready any more. A check does not know better.
+    said_unready: bool,
 }
 
 impl Watcher {
@@ -308,6 +310,7 @@ impl Watcher {
             alive_until: None,
             checks: Checks::Off,
             failures: 0,
+            said_unready: false,
         }
     }
 
@@ -319,10 +322,11 @@ impl Watcher {
         self.readiness
     }
 
-    /// Goes on with a process that was watched in another way before.
-    pub(super) fn take_over(&mut self, now: Instant, readiness: Readiness) {
+    /// Goes on with a process that was started at `since`, and was watched in another way before.
+    pub(super) fn take_over(&mut self, now: Instant, since: Instant, threshold: Duration, readiness: Readiness) {
         if readiness != Readiness::Absent {
-            self.spawned(now, Duration::ZERO);
+            self.spawned(now, threshold);
+            self.ready_at = self.ready_at.map(|_| after(since, threshold));
         }
         if matches!(readiness, Readiness::Ready | Readiness::Lost) {
             self.become_ready(now);
@@ -360,9 +364,10 @@ impl Watcher {
             (Readiness::Absent, _) => None,
             (_, Sign::Triggered) => Some(Effect::Fault(Fault::Triggered)),
             (Readiness::Pending | Readiness::Lost, Sign::Ready) => self.become_ready(now),
-            (Readiness::Ready, Sign::Unready) => {
-                self.readiness = Readiness::Lost;
-                Some(Effect::Lost)
+            (Readiness::Ready | Readiness::Lost, Sign::Unready) => {
+                self.said_unready = true;
+                let before = std::mem::replace(&mut self.readiness, Readiness::Lost);
+                (before == Readiness::Ready).then_some(Effect::Lost)
             }
             (_, Sign::Ready | Sign::Unready) => None,
             (Readiness::Pending, Sign::Extend(time)) => {
@@ -385,6 +390,11 @@ impl Watcher {
             (_, Sign::Passed | Sign::Failed) if !matches!(self.checks, Checks::UnderWay { .. }) => None,
             (_, Sign::Passed) => {
                 self.checks = Checks::Off;
+                if self.said_unready {
+                    self.failures = 0;
+                    self.check_again(now);
+                    return None;
+                }
                 let was_ready = self.readiness == Readiness::Ready;
                 self.become_ready(now).filter(|_| !was_ready)
             }
@@ -411,7 +421,7 @@ impl Watcher {
     }
 
     fn become_ready(&mut self, now: Instant) -> Option<Effect> {
-        self.readiness = Readiness::Ready;
+        (self.readiness, self.said_unready) = (Readiness::Ready, false);
         (self.ready_at, self.ready_until, self.failures) = (None, None, 0);
         if self.alive_until.is_none() {
             self.alive_until = self.watch.watchdog.map(|_| after(now, self.interval));

@@ -70,7 +70,12 @@ impl Turn<'_> {
             timeout.into_iter().chain(due).min()
         };
         let Some(events) = &mut self.events else { return Ok(()) };
-        let polled = self.reactor.poll.poll(events, timeout);
+        let mut polled = self.reactor.poll.poll(events, timeout);
+        if polled.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::Interrupted) {
+            // After SIGSTOP and SIGCONT, the timers are late, and what has happened before they were
+            // due must not come after them.
+            polled = self.reactor.poll.poll(events, Some(Duration::ZERO));
+        }
         self.reactor.woke = clock();
         self.reactor.living = None;
         let polled = match polled {

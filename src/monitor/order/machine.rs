@@ -389,8 +389,11 @@ impl Machine {
         }
         if !phase.is_up() {
             self.ask_to_leave(key);
-            let before: Vec<u64> = self.through_absent(key, |node| node.waits.iter().map(|(on, _)| *on)).collect();
-            before.into_iter().for_each(|on| self.ask_to_leave(on));
+            // One that was not there before has kept nobody from leaving.
+            if before.is_up() {
+                let before: Vec<u64> = self.through_absent(key, |node| node.waits.iter().map(|(on, _)| *on)).collect();
+                before.into_iter().for_each(|on| self.ask_to_leave(on));
+            }
             self.groups.gone(key).into_iter().for_each(|member| self.look(now, member));
         }
     }

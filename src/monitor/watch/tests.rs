@@ -279,3 +279,23 @@ fn a_suspension_does_not_count() {
     world.it.put_off(secs(3600));
     assert_eq!(world.it.deadline(), Some(due + secs(3600)));
 }
+
+#[test]
+fn a_check_does_not_make_ready_what_says_that_it_is_not() {
+    let mut world = World::started(full(Ready::Notify));
+    assert_eq!(world.tell(Sign::Ready), READY);
+    assert_eq!(world.tell(Sign::Unready), Some(Effect::Lost));
+    assert_eq!(world.wait(), (secs(1), CHECK));
+    assert_eq!(world.tell(Sign::Passed), None);
+    assert_eq!(world.it.readiness(), Readiness::Lost);
+    assert_eq!(world.tell(Sign::Ready), READY);
+}
+
+#[test]
+fn another_watch_does_not_shorten_the_threshold() {
+    let mut world = World::new(full(Ready::Threshold));
+    let since = world.now;
+    world.now += THRESHOLD / 4;
+    world.it.take_over(world.now, since, THRESHOLD, Readiness::Pending);
+    assert_eq!(world.wait(), (THRESHOLD - THRESHOLD / 4, READY));
+}
