@@ -11,7 +11,7 @@ use std::time::Duration;
 use childminder::restart::{StartLimit, State, WhyFailed};
 use childminder::simulation::{Imagined, Run, Step, simulate_all};
 use childminder::{Command, Group, Order, Policy, Readiness, Ready, Restart, Service, Strategy, Watch, When};
-use monitor_util::{IDLE, STUBBORN, Told, World, each_way, no_instant_deaths, now, sh, short_kill_time};
+use monitor_util::{IDLE, STUBBORN, Told, World, each_way, long_backoff, no_instant_deaths, now, sh, short_kill_time};
 
 /// Says at descriptor 3 that it is ready when it gets SIGUSR1.
 const READY_ON_SIGNAL: &str = "trap 'echo >&3' USR1; echo ready; while :; do sleep 1000 & wait; done";
@@ -494,4 +494,112 @@ fn a_new_order_replaces_the_old_one() {
     assert!(is_waiting(&world, "web"));
     world.order(&Order::new());
     world.until_ready("web", 1);
+}
+
+#[test]
+fn a_stop_that_is_taken_back_does_not_hold_up_its_group() {
+    let mut world = World::new();
+    for name in ["a", "b", "c"] {
+        world.add_with(name, &sh(if name == "c" { STUBBORN } else { IDLE }), short_kill_time());
+        world.watch(name, at_once());
+    }
+    let mut order = wait_for(&[("c", "b")]);
+    order.group(Group::new("pair", Strategy::All, ["a", "b"]));
+    world.order(&order);
+    world.start();
+    for name in ["a", "b", "c"] {
+        world.until_ready(name, 1);
+    }
+    world.stop_process("c");
+    world.stop_process("b");
+    assert_eq!(world.monitor.waits_for("b"), ["c, which has to stop first"]);
+    let a = world.monitor.status("a").unwrap().process.unwrap();
+    world.reactor.process(a).unwrap().signal(libc::SIGKILL).unwrap();
+    world.until_told("exited", "a", 1);
+    world.start_process("b");
+    world.until("both are back", |world| world.count("started", "a") == 2 && world.count("started", "b") == 2);
+}
+
+#[test]
+fn waiting_in_vain_is_seen() {
+    let mut world = World::new();
+    world.add_with("job", &sh("exit 1"), job());
+    world.add("db", &sh(IDLE));
+    world.watch("db", ready_by_fd());
+    for name in ["web", "proxy", "other"] {
+        world.add(name, &sh(IDLE));
+    }
+    let mut order = wait_for(&[("proxy", "web"), ("other", "db")]);
+    order.after("web", "job", When::Completed);
+    world.order(&order);
+    world.start();
+    world.until_told("exited", "job", 1);
+    let vain = ["web", "proxy", "other", "db"].map(|name| world.monitor.waits_in_vain(name));
+    assert_eq!(vain, [true, true, false, false]);
+}
+
+#[test]
+fn an_essential_group_is_over_with_its_last_process() {
+    let mut world = World::new();
+    for (name, script) in [("a", "exit 0"), ("b", "exit 4")] {
+        world.add_with(name, &sh(script), job());
+    }
+    let mut order = wait_for(&[("b", "a")]);
+    order.group(Group::new("jobs", Strategy::Each, ["a", "b"])).essential("jobs");
+    world.order(&order);
+    world.start();
+    world.until_told("essential ended", "jobs", 1);
+    let ended = world.told("jobs").last().unwrap().1.clone();
+    assert_eq!(ended, Told::EssentialEnded { name: "jobs".into(), code: Some(4) });
+}
+
+#[test]
+fn restarts_because_of_others_are_no_failures() {
+    let mut world = World::new();
+    let mut policy = no_instant_deaths();
+    policy.restart_limit = Some(StartLimit { starts: 2, within: Duration::from_secs(100) });
+    world.add("db", &sh(IDLE));
+    world.add_with("web", &sh(IDLE), policy);
+    world.watch("db", at_once());
+    world.order(&require(&[("web", "db")]));
+    world.start();
+    for count in 1..6 {
+        world.until_ready("web", count);
+        world.restart_process("db");
+        world.until("web is another one", |world| world.count("started", "web") > count);
+    }
+    assert!(is_running(&world, "web"));
+}
+
+#[test]
+fn one_rolling_restart_at_a_time() {
+    let mut world = World::new();
+    world.add("a", &sh(READY_ON_SIGNAL));
+    world.watch("a", ready_by_fd());
+    world.start();
+    world.until_ready("a", 1);
+    world.monitor.restart_rolling(&mut world.reactor, &["a"]).unwrap();
+    let refused = world.monitor.restart_rolling(&mut world.reactor, &["a"]).unwrap_err();
+    assert_eq!(refused.to_string(), "a rolling restart is under way already");
+}
+
+#[test]
+fn a_new_order_goes_on_counting_the_deaths_of_a_group() {
+    let mut world = World::new();
+    world.add("a", &sh("exit 1"));
+    let mut policy = long_backoff();
+    policy.min_restart_delay = Duration::from_secs(1000);
+    world.add_with("b", &sh("exit 1"), policy.clone());
+    world.add_with("c", &sh("exit 1"), policy);
+    let mut group = Group::new("all", Strategy::Each, ["b", "c"]);
+    group.limit = Some(StartLimit { starts: 1, within: Duration::from_secs(1000) });
+    let mut order = Order::new();
+    order.group(group);
+    world.order(&order);
+    world.start_process("b");
+    world.until_told("exited", "b", 1);
+    order.after("a", "b", When::Started);
+    world.order(&order);
+    world.start_process("c");
+    world.until_told("group failed", "all", 1);
 }

@@ -269,3 +269,41 @@ fn a_reload_changes_order_and_health_and_lets_processes_run() {
     assert_eq!(up.status("web")["reason"], "waits for db, which is stopped");
     up.shutdown();
 }
+
+#[test]
+fn the_reason_of_a_failing_check_is_told() {
+    let up = Up::start(
+        "[process.web]\nshell = \"exec sleep 1000\"\nready = { command = [\"false\"], interval = \"10ms\" }\n",
+    );
+    until("a check has failed", || {
+        (up.status("web")["reason"] == "its last check has failed: exit status 1").then_some(())
+    });
+    up.shutdown();
+}
+
+#[test]
+fn all_have_ended_if_the_rest_waits_in_vain() {
+    let folder = Folder::new();
+    folder.write(
+        "childminder.toml",
+        "[monitor]\nsocket = \"s\"\n[process.job]\nshell = \"exit 6\"\nrestart = \"never\"\n\
+         [process.web]\nshell = \"exec sleep 1000\"\nafter = [{ name = \"job\", when = \"completed\" }]\n",
+    );
+    let (code, said) = run(&folder, &["up", "--exit-when", "all"]);
+    assert_eq!(code, 6, "{said}");
+}
+
+#[test]
+fn what_makes_no_sense_is_refused() {
+    let folder = Folder::new();
+    let process = "[process.a]\ncommand = [\"true\"]\n";
+    for (keys, part) in [
+        ("reload-signal = \"KILL\"", "`reload-signal` is \"KILL\", allowed is a signal that a process can act on"),
+        ("success-codes = [3]\nfatal-codes = [3]", "the exit code 3 is a success and fatal"),
+        ("ready = { line = \"up\" }\nstdout = \"null\"\nstderr = \"inherit\"", "only where we read its output"),
+    ] {
+        folder.write("childminder.toml", &format!("{process}{keys}\n"));
+        let (code, told) = run(&folder, &["check"]);
+        assert!(code == 2 && told.contains(part), "{part} is not in\n{told}");
+    }
+}

@@ -18,7 +18,7 @@ pub mod restart;
 pub mod simulation;
 mod watch;
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::error::Error;
 use std::fmt;
 use std::sync::Arc;
@@ -92,6 +92,8 @@ pub struct ProcessMonitor<O = Log> {
 struct Ordered {
     order: Order,
     machine: Machine,
+    /// The names of those that others wait for to be ready.
+    awaited: HashSet<String>,
     timer: Option<(TimerId, Instant)>,
 }
 
@@ -107,6 +109,8 @@ pub enum MonitorError {
     Policy(PolicyError),
     /// The order is not valid.
     Order(OrderErrors),
+    /// A rolling restart is under way already.
+    Rolling,
 }
 
 impl fmt::Display for MonitorError {
@@ -116,6 +120,7 @@ impl fmt::Display for MonitorError {
             Self::Unknown(name) => write!(f, "there is no process `{name}`"),
             Self::Policy(error) => error.fmt(f),
             Self::Order(errors) => errors.fmt(f),
+            Self::Rolling => f.write_str("a rolling restart is under way already"),
         }
     }
 }
@@ -125,7 +130,7 @@ impl Error for MonitorError {
         match self {
             Self::Policy(error) => Some(error),
             Self::Order(errors) => Some(errors),
-            Self::Duplicate(_) | Self::Unknown(_) => None,
+            Self::Rolling | Self::Duplicate(_) | Self::Unknown(_) => None,
         }
     }
 }

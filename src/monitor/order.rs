@@ -1,4 +1,4 @@
-//! The order of processes: who waits for whom, who goes down with whom, and how many may start at
+//! The order of processes: which process waits for which, which goes down with which, and how many may start at
 //! once. These are the settings; `machine` decides.
 //!
 //! It starts and stops nothing. The one rule: an order is accepted as a whole or refused as a whole,
@@ -167,7 +167,7 @@ impl fmt::Display for OrderErrors {
 impl Error for OrderErrors {}
 
 impl Order {
-    /// Makes an order in which nobody waits for anybody.
+    /// Makes an order in which no process waits for another.
     #[must_use]
     pub fn new() -> Self {
         Self::default()

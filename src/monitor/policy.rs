@@ -62,8 +62,8 @@ pub struct Policy {
     /// The steps of a stop, one after the other, before the kill. If there are none, which is the
     /// default, a stop has one step: `stop_signal`, `stop_scope` and `kill_time`.
     pub stop: Vec<StopStep>,
-    /// How often the process may be started before it has failed for good. Without limit by
-    /// default.
+    /// How often the process may be started before it has failed for good. A restart on request
+    /// does not count. Without limit by default.
     pub restart_limit: Option<StartLimit>,
     /// The exit codes that are a success beside 0.
     pub success_codes: Vec<i32>,

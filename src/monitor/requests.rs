@@ -3,6 +3,7 @@
 //! It decides nothing; `order` does. The one rule: a request for one process goes through the order,
 //! if there is one, so that those that depend on it come first.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use super::entry::Watched;
@@ -22,7 +23,7 @@ impl<O: Observer> ProcessMonitor<O> {
     /// runs already goes on, even if the new order would not have started it yet.
     ///
     /// The order refers to processes by name, so they are added first. A process that is added
-    /// later waits for nobody.
+    /// later waits for no other.
     ///
     /// # Errors
     ///
@@ -49,12 +50,13 @@ impl<O: Observer> ProcessMonitor<O> {
             }
             machine.told(now, *key, entry.phase(), false);
         }
-        self.order = Some(Box::new(Ordered { order: order.clone(), machine, timer }));
+        let awaited = awaited.into_iter().map(str::to_owned).collect();
+        self.order = Some(Box::new(Ordered { order: order.clone(), machine, awaited, timer }));
         self.settle_order(reactor);
         Ok(())
     }
 
-    /// Sets how the monitor knows that a process is ready and well, or with `None` that nobody asks.
+    /// Sets how the monitor knows that a process is ready and well, or with `None` that this is of no interest.
     /// [`Ready::Fd`], [`Ready::Notify`] and [`Watch::watchdog`] apply from its next start on.
     ///
     /// # Errors
@@ -70,7 +72,7 @@ impl<O: Observer> ProcessMonitor<O> {
         let awaited = self
             .order
             .as_ref()
-            .is_some_and(|ordered| ordered.order.counts_starts_under_way() || ordered.order.awaited().contains(name));
+            .is_some_and(|ordered| ordered.order.counts_starts_under_way() || ordered.awaited.contains(name));
         let watch: Option<Watch> = watch.into().or_else(|| awaited.then(Watch::default));
         let Some(entry) = self.entries.get_mut(&key) else { return Ok(()) };
         let (check, readiness) = (entry.take_check(), entry.readiness());
@@ -127,9 +129,12 @@ impl<O: Observer> ProcessMonitor<O> {
     ///
     /// # Errors
     ///
-    /// [`MonitorError::Unknown`], and nothing is restarted then.
+    /// [`MonitorError::Unknown`], or [`MonitorError::Rolling`]. Nothing is restarted then.
     pub fn restart_rolling(&mut self, reactor: &mut Reactor, names: &[&str]) -> Result<(), MonitorError> {
         let keys = names.iter().map(|name| self.key(name)).collect::<Result<Vec<_>, _>>()?;
+        if self.order.as_ref().is_some_and(|ordered| ordered.machine.is_rolling()) {
+            return Err(MonitorError::Rolling);
+        }
         let now = reactor.now();
         for key in &keys {
             let Some(entry) = self.entries.get_mut(key) else { continue };
@@ -142,7 +147,7 @@ impl<O: Observer> ProcessMonitor<O> {
         if self.order.is_none() {
             let mut machine = Machine::default();
             self.entries.iter().for_each(|(key, entry)| machine.told(now, *key, entry.phase(), false));
-            self.order = Some(Box::new(Ordered { order: Order::new(), machine, timer: None }));
+            self.order = Some(Box::new(Ordered { order: Order::new(), machine, awaited: HashSet::new(), timer: None }));
         }
         if let Some(ordered) = &mut self.order {
             ordered.machine.roll(keys);
@@ -151,8 +156,16 @@ impl<O: Observer> ProcessMonitor<O> {
         Ok(())
     }
 
+    /// Whether a process waits for another one that will not come without a request: it is stopped,
+    /// or has ended, or waits in vain itself.
+    #[must_use]
+    pub fn waits_in_vain(&self, name: &str) -> bool {
+        let (Ok(key), Some(ordered)) = (self.key(name), &self.order) else { return false };
+        ordered.machine.waits_in_vain(key)
+    }
+
     /// Returns what keeps a process from starting, or from being stopped, in words. It is empty if
-    /// the process waits for nobody.
+    /// the process waits for nothing.
     #[must_use]
     pub fn waits_for(&self, name: &str) -> Vec<String> {
         let (Ok(key), Some(ordered)) = (self.key(name), &self.order) else { return Vec::new() };
@@ -218,6 +231,14 @@ impl<O: Observer> ProcessMonitor<O> {
                 Request::GiveUp(key) => (key, Input::GiveUp),
                 Request::GroupFailed(group) => {
                     self.report_failed_group(group);
+                    continue;
+                }
+                Request::GroupEnded(group, key) => {
+                    let name = self.order.as_ref().and_then(|ordered| ordered.order.group_name(group));
+                    let exit = self.entries.get(&key).and_then(|entry| entry.last_exit.as_deref());
+                    if let Some(name) = name {
+                        self.observer.essential_ended(name, exit);
+                    }
                     continue;
                 }
                 Request::Rolled(broken) => {

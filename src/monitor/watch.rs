@@ -182,7 +182,7 @@ pub struct Health {
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Readiness {
-    /// There is no process, or nobody asks whether it is ready.
+    /// There is no process, or whether it is ready is of no interest.
     #[default]
     Absent,
     /// It has been started and is not ready yet.

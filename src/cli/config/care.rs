@@ -100,9 +100,14 @@ impl Care {
             health,
             waits: waits.iter().map(|(wait, _)| wait.clone()).collect(),
             essential: section.read(report, "essential", value::boolean).unwrap_or(false),
-            reload_signal: section.read(report, "reload-signal", value::stop_signal),
+            reload_signal: section.read(report, "reload-signal", value::reload_signal),
         };
         Some((care, waits))
+    }
+
+    /// Whether a line of its output makes it ready.
+    pub(super) fn reads_lines(&self) -> bool {
+        matches!(self.ready, Some(ReadyText::Line(_)))
     }
 
     /// How an instance is watched, if the file says anything about it.
@@ -305,6 +310,11 @@ pub(super) fn read_policy(report: &mut Report<'_>, section: &Section<'_>, base: 
         if let Some(list) = section.list(report, key, CODES, code) {
             *codes = list.into_iter().map(|code| code as i32).collect();
         }
+    }
+    let both = policy.fatal_codes.iter().find(|code| **code == 0 || policy.success_codes.contains(code));
+    let span = section.span("fatal-codes").or_else(|| section.span("success-codes"));
+    if let (Some(code), Some(span)) = (both, span) {
+        report.add(span, format!("the exit code {code} is a success and fatal, allowed is one of them"));
     }
     policy.jitter = section.read(report, "jitter", value::percent).unwrap_or(policy.jitter);
     if let Some(steps) = read_stop(report, section, base) {

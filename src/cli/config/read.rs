@@ -431,6 +431,14 @@ impl Reader<'_, '_> {
         let look = section.look(self.report);
         let recent = section.read(self.report, "recent", value::recent).or(self.shared.recent);
         let (care, waits) = Care::read(self.report, &section).unzip();
+        if care.as_ref().is_some_and(Care::reads_lines) {
+            let is_read = |output: &Output| matches!(output, Output::Prefix | Output::File { .. });
+            if !is_read(&settings.stdout) && !is_read(&settings.stderr) {
+                let span = section.span("ready").unwrap_or(key.span());
+                self.report
+                    .add(span, "`ready` is a line of its output, allowed is that only where we read its output".into());
+            }
+        }
         self.check_sockets(&section, &settings.listen, care.as_ref());
         self.shared.links.add(self.document, name, instances, waits.unwrap_or_default());
         let (name, base, care) = (name.to_string(), Rc::clone(&self.rc_base), care.map(Rc::new));

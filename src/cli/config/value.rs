@@ -269,6 +269,13 @@ pub(super) fn stop_signal(value: &DeValue<'_>) -> Parsed<i32> {
     text.and_then(signal::from_name).ok_or("a signal's name or number, such as \"TERM\", \"SIGINT\", \"RTMIN+3\" or 15")
 }
 
+/// A signal that a process can act on.
+pub(super) fn reload_signal(value: &DeValue<'_>) -> Parsed<i32> {
+    let signal = stop_signal(value)?;
+    let can_act = !matches!(signal, libc::SIGKILL | libc::SIGSTOP);
+    can_act.then_some(signal).ok_or("a signal that a process can act on, such as \"HUP\"")
+}
+
 pub(super) fn restart(value: &DeValue<'_>) -> Parsed<Restart> {
     let known = [Restart::Always, Restart::OnFailure, Restart::Never];
     let meant = known.into_iter().find(|restart| Some(show_restart(*restart)) == value.as_str());

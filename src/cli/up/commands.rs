@@ -119,7 +119,7 @@ impl Up {
             }
             Action::Start | Action::Stop | Action::Restart { .. } => {
                 let names = self.select(&request)?;
-                let goals = self.control(reactor, request.action, &names);
+                let goals = self.control(reactor, request.action, &names)?;
                 (with(protocol::done(), "names", names.into()), goals)
             }
         };
@@ -180,14 +180,19 @@ impl Up {
         }
     }
 
-    fn control(&mut self, reactor: &mut Reactor, action: Action, names: &[String]) -> Vec<(String, Goal)> {
+    fn control(
+        &mut self,
+        reactor: &mut Reactor,
+        action: Action,
+        names: &[String],
+    ) -> Result<Vec<(String, Goal)>, Refusal> {
         let before: Vec<Option<ProcessId>> = names.iter().map(|name| self.process(name)).collect();
         match action {
             Action::Start => self.start_all(reactor, names),
             Action::Stop => names.iter().for_each(|name| drop(self.monitor.stop_process(reactor, name))),
             Action::Restart { rolling: true } => {
                 let names: Vec<&str> = names.iter().map(String::as_str).collect();
-                let _ = self.monitor.restart_rolling(reactor, &names);
+                self.monitor.restart_rolling(reactor, &names).map_err(|error| Refusal::from(error.to_string()))?;
             }
             _ => names.iter().for_each(|name| drop(self.monitor.restart_process(reactor, name))),
         }
@@ -200,7 +205,7 @@ impl Up {
             };
             (name.clone(), goal)
         };
-        names.iter().zip(before).map(goal).collect()
+        Ok(names.iter().zip(before).map(goal).collect())
     }
 
     /// Sends processes the signals by which they read their own configuration again.

@@ -68,7 +68,7 @@ impl Up {
             };
             return self.end_with(reactor, code, &format!("[{name}] {why}; stopping all"));
         }
-        let is_idle = self.monitor.is_down();
+        let is_idle = self.monitor.is_down() || self.monitor.observer().alive == 0 && self.wait_in_vain();
         if std::mem::replace(&mut self.ends.was_idle, is_idle) || !is_idle {
             return;
         }
@@ -79,6 +79,15 @@ impl Up {
             "no process runs, and none will be started by itself; `childminder start NAME` starts one, and `childminder \
              shutdown` ends this command",
         );
+    }
+
+    /// Whether those that are not down wait for others that will not come.
+    fn wait_in_vain(&self) -> bool {
+        self.monitor.statuses().all(|status| match status.state {
+            State::Stopped | State::Exited | State::Failed { .. } => true,
+            State::Waiting { .. } => self.monitor.waits_in_vain(status.name),
+            _ => false,
+        })
     }
 
     fn end_with(&mut self, reactor: &mut Reactor, code: u8, why: &str) {

@@ -34,7 +34,7 @@ pub(super) struct Parent {
 }
 
 impl Parent {
-    /// Returns `None` if nobody wants to know anything.
+    /// Returns `None` without a service manager that wants to know.
     pub(super) fn new(reactor: &mut Reactor) -> Option<Box<Self>> {
         std::env::var_os("NOTIFY_SOCKET")?;
         let watchdog = parent_watchdog().map(|within| (reactor.call_later(within / 2), within / 2));
@@ -49,7 +49,7 @@ impl Parent {
         }))
     }
 
-    /// Sends a message, or keeps it until there is room. The error means that nobody hears it.
+    /// Sends a message, or keeps it until there is room. The error means that it cannot be told.
     fn say(&mut self, reactor: &mut Reactor, state: String) -> io::Result<()> {
         let is_status = |state: &String| state.starts_with("STATUS=");
         if is_status(&state) {
@@ -133,13 +133,14 @@ impl Up {
     }
 
     /// Whether all processes are up that start by themselves. A process that has failed, or backs
-    /// off, does not keep us from being ready for all others.
+    /// off, or waits for one that will not come, does not keep us from being ready for all others.
     fn is_ready(&mut self) -> bool {
         let monitor = &self.monitor;
         let Some(parent) = &mut self.parent else { return false };
         let is_awaited = |name: &String| {
             monitor.status(name).is_some_and(|status| match status.state {
-                State::Waiting { .. } | State::Starting => true,
+                State::Waiting { .. } => !monitor.waits_in_vain(name),
+                State::Starting => true,
                 State::Running { .. } => status.readiness == Readiness::Pending,
                 _ => false,
             })

@@ -130,7 +130,7 @@ impl Reporter {
                 recent,
                 most_recent,
                 start_error,
-                fault: None,
+                trouble: None,
                 foreign: 0,
                 tells_readiness: false,
                 remains,
@@ -252,7 +252,12 @@ impl Reporter {
 
     /// Why the last process had to be replaced, if it had.
     pub(super) fn fault(&self, name: &str) -> Option<&str> {
-        self.streams.get(name)?.fault.as_deref()
+        self.streams.get(name)?.trouble.as_ref()?.fault.as_deref()
+    }
+
+    /// Why its last check has failed, if it has.
+    pub(super) fn failed_check(&self, name: &str) -> Option<&str> {
+        self.streams.get(name)?.trouble.as_ref()?.check.as_deref()
     }
 
     /// The new lines since the last call, if a client follows.
@@ -472,7 +477,7 @@ impl Observer for Reporter {
     fn ready(&mut self, name: &str) {
         self.events.note("ready", Some(name), || Value::Null);
         let Some(streams) = self.streams.get_mut(name) else { return };
-        streams.fault = None;
+        streams.trouble = None;
         if streams.tells_readiness {
             self.report(name, "ready");
         }
@@ -487,13 +492,17 @@ impl Observer for Reporter {
         self.events.note("fault", Some(name), || json!({ "error": fault.to_string() }));
         self.report(name, &format!("does not work: {fault}"));
         if let Some(streams) = self.streams.get_mut(name) {
-            streams.fault = Some(fault.to_string().into());
+            streams.trouble().fault = Some(fault.to_string());
         }
     }
 
     fn said(&mut self, _: &str, _: &str) {}
 
-    fn check_failed(&mut self, _: &str, _: &dyn std::fmt::Display) {}
+    fn check_failed(&mut self, name: &str, why: &dyn std::fmt::Display) {
+        if let Some(streams) = self.streams.get_mut(name) {
+            streams.trouble().check = Some(why.to_string());
+        }
+    }
 
     fn store_refused(&mut self, name: &str) {
         self.report(name, "asks for its descriptors to be kept (FDSTORE=1), which is not done here");

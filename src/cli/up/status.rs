@@ -54,7 +54,10 @@ fn reason(status: &Status<'_>, reporter: &Reporter, waits: &[String]) -> Option<
         State::Failed { why } => Some(why.to_string()),
         State::Waiting { .. } if !waits.is_empty() => Some(format!("waits for {}", waits.join("; "))),
         State::Running { .. } if !waits.is_empty() => Some(format!("stops after {}", waits.join("; "))),
-        _ => reporter.fault(status.name).map(str::to_owned),
+        _ => {
+            let check = reporter.failed_check(status.name).map(|why| format!("its last check has failed: {why}"));
+            reporter.fault(status.name).map(str::to_owned).or(check)
+        }
     }
 }
 

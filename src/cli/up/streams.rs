@@ -59,8 +59,8 @@ pub(super) struct Streams {
     pub(super) most_recent: Option<u32>,
     /// The error of its last start, if that failed.
     pub(super) start_error: Option<Box<str>>,
-    /// Why its last process had to be replaced, if it had.
-    pub(super) fault: Option<Box<str>>,
+    /// What is known of its faults since it was ready.
+    pub(super) trouble: Option<Box<Trouble>>,
     /// The messages that others have sent in its name.
     pub(super) foreign: u64,
     /// Whether the file says how it becomes ready, so that this is of interest.
@@ -82,7 +82,20 @@ pub(super) struct Streams {
     pub(super) removed: bool,
 }
 
+/// Why a process does not work.
+#[derive(Debug, Default)]
+pub(super) struct Trouble {
+    /// Why its last process had to be replaced, if it had.
+    pub(super) fault: Option<String>,
+    /// Why its last check has failed, if it has.
+    pub(super) check: Option<String>,
+}
+
 impl Streams {
+    pub(super) fn trouble(&mut self) -> &mut Trouble {
+        self.trouble.get_or_insert_default()
+    }
+
     /// The pid of a process that writes, if it is known: the first one that writes after a start is
     /// the one that was started, unless it has written before.
     pub(super) fn pid_of(&mut self, process: ProcessId) -> Option<u32> {

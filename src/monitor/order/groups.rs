@@ -17,6 +17,7 @@ enum Member {
 
 #[derive(Debug)]
 struct State {
+    name: String,
     members: Vec<Member>,
     strategy: Strategy,
     limit: Option<StartLimit>,
@@ -65,7 +66,8 @@ impl Groups {
             let essential = order.essential.contains(&group.name);
             let (strategy, limit) = (group.strategy, group.limit);
             let (deaths, draining) = (VecDeque::new(), BTreeSet::new());
-            states.push(State { members, strategy, limit, essential, parent: None, deaths, draining });
+            let name = group.name.clone();
+            states.push(State { name, members, strategy, limit, essential, parent: None, deaths, draining });
         }
         for (inner, parent) in parents {
             states[inner].parent = Some(parent);
@@ -75,6 +77,31 @@ impl Groups {
 
     pub(super) fn is_essential(&self, group: usize) -> bool {
         self.states.get(group).is_some_and(|state| state.essential)
+    }
+
+    /// Goes on with the deaths, and with those that have to stop, of the groups of an earlier order
+    /// that have the same names.
+    pub(super) fn take_over(&mut self, old: Self) {
+        let mut before: HashMap<String, State> =
+            old.states.into_iter().map(|state| (state.name.clone(), state)).collect();
+        for number in 0..self.states.len() {
+            let Some(earlier) = before.remove(&self.states[number].name) else { continue };
+            let members: BTreeSet<u64> = self.processes(number).into_iter().collect();
+            let state = &mut self.states[number];
+            state.deaths = earlier.deaths;
+            state.draining = earlier.draining.into_iter().filter(|key| members.contains(key)).collect();
+        }
+    }
+
+    /// The essential groups around a process of which all processes are over.
+    pub(super) fn essential_of(&self, key: u64, is_over: impl Fn(u64) -> bool) -> Vec<usize> {
+        let essential = self.above(key).filter(|group| self.states[*group].essential);
+        essential.filter(|group| self.processes(*group).into_iter().all(&is_over)).collect()
+    }
+
+    /// Whether others wait until this process has stopped.
+    pub(super) fn drains(&self, key: u64) -> bool {
+        self.above(key).any(|group| self.states[group].draining.contains(&key))
     }
 
     /// Whether a process has to wait until others of its groups have stopped.

@@ -25,6 +25,8 @@ pub(in crate::monitor) enum Request {
     GiveUp(u64),
     /// Report that this group has given up.
     GroupFailed(usize),
+    /// Report that all processes of this essential group have ended, the last one of them this one.
+    GroupEnded(usize, u64),
     /// Report that a rolling restart is over. The process is the one that has not come back.
     Rolled(Option<u64>),
 }
@@ -139,8 +141,12 @@ impl Machine {
             }
         }
         self.rolling = old.rolling;
+        self.groups.take_over(old.groups);
+        self.rate.take_over(&old.rate);
+        // Those that wait for their turn keep it.
         let mut keys: Vec<u64> = self.nodes.keys().copied().collect();
         keys.sort_unstable();
+        let keys: Vec<u64> = old.queue.into_iter().chain(keys).collect();
         for key in keys {
             self.look(now, key);
             // Those that had to go before it may not depend on it any more.
@@ -200,8 +206,9 @@ impl Machine {
         // It still has to go down if what it requires does.
         let carried = node.requires.iter().all(|on| self.satisfies(*on, When::Started));
         let dependents = node.dependents.clone();
+        let drains = self.groups.drains(key);
         if let Some(node) = self.nodes.get_mut(&key) {
-            let has_to_go = node.phase.is_up() && (node.renewed || !carried);
+            let has_to_go = node.phase.is_up() && (node.renewed || !carried || drains);
             node.leaving = has_to_go.then_some(Leaving::Restart);
             node.asked = false;
         }
@@ -230,7 +237,7 @@ impl Machine {
         self.leave_all(keys, Leaving::Stop);
     }
 
-    /// Notes that all these are killed now, whoever depends on them.
+    /// Notes that all these are killed now, even if others depend on them.
     pub(in crate::monitor) fn kill_all(&mut self, keys: &[u64]) {
         self.rolling = None;
         self.requests.clear();
@@ -239,6 +246,10 @@ impl Machine {
                 (node.leaving, node.asked) = (Some(Leaving::Stop), true);
             }
         }
+    }
+
+    pub(in crate::monitor) fn is_rolling(&self) -> bool {
+        self.rolling.is_some()
     }
 
     /// Asks for a restart of these, one after the other.
@@ -308,6 +319,11 @@ impl Machine {
         if before != phase {
             self.changed(now, key, before, phase);
         }
+        if before != phase && matches!(phase, Phase::Completed | Phase::Exited | Phase::Failed) {
+            let is_over = |other: u64| matches!(self.phase(other), Phase::Completed | Phase::Exited | Phase::Failed);
+            let over = self.groups.essential_of(key, is_over);
+            self.requests.extend(over.into_iter().map(|group| Request::GroupEnded(group, key)));
+        }
         if let Some(step) = self.rolling.as_mut().map(|rolling| rolling.told(key, phase)) {
             self.roll_on(step);
         }
@@ -350,6 +366,22 @@ impl Machine {
         all
     }
 
+    /// Whether a process waits for one that will not come without a request.
+    pub(in crate::monitor) fn waits_in_vain(&self, key: u64) -> bool {
+        let (mut seen, mut work) = (HashSet::new(), vec![key]);
+        while let Some(key) = work.pop() {
+            let Some(node) = self.nodes.get(&key).filter(|node| node.held) else { continue };
+            for (on, _) in node.waits.iter().filter(|(on, when)| !self.satisfies(*on, *when)) {
+                match self.phase(*on) {
+                    Phase::Down | Phase::Completed | Phase::Exited | Phase::Failed => return true,
+                    Phase::Waiting if seen.insert(*on) => work.push(*on),
+                    _ => {}
+                }
+            }
+        }
+        false
+    }
+
     /// The processes that have to be gone before this one is stopped.
     pub(in crate::monitor) fn stops_after(&self, key: u64) -> Vec<u64> {
         let node = self.nodes.get(&key).filter(|node| node.leaving.is_some() && !node.asked);
@@ -389,7 +421,7 @@ impl Machine {
         }
         if !phase.is_up() {
             self.ask_to_leave(key);
-            // One that was not there before has kept nobody from leaving.
+            // One that was not there before has kept no other from leaving.
             if before.is_up() {
                 let before: Vec<u64> = self.through_absent(key, |node| node.waits.iter().map(|(on, _)| *on)).collect();
                 before.into_iter().for_each(|on| self.ask_to_leave(on));
@@ -499,7 +531,7 @@ impl Machine {
         node.is_some_and(|node| node.phase == Phase::Stopping || node.phase.is_up() && node.leaving.is_some())
     }
 
-    /// Asks a process to go down, if it is to do so and nobody has to go before it.
+    /// Asks a process to go down, if it is to do so and no other has to go before it.
     fn ask_to_leave(&mut self, key: u64) {
         let Some(node) = self.nodes.get(&key) else { return };
         let Some(leaving) = node.leaving.filter(|_| !node.asked) else { return };

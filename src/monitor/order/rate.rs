@@ -42,6 +42,11 @@ impl Rate {
         true
     }
 
+    /// Goes on from where the rate of an earlier order was.
+    pub(super) fn take_over(&mut self, old: &Self) {
+        self.next = old.next.filter(|_| self.interval.is_some());
+    }
+
     /// Counts a start that is under way already.
     pub(super) fn count(&mut self) {
         self.under_way += 1;

@@ -35,7 +35,7 @@ impl Lifecycle {
     /// For a process that is not there and is not to be started.
     fn decide_down(&mut self, now: Instant, input: Input) -> Decision {
         match input {
-            Input::Start | Input::Restart => self.start_on_request(),
+            Input::Start | Input::Restart => self.start_on_request(now),
             Input::Stop if self.group_left => self.terminate(now, Next::Stay, Leader::Gone),
             Input::Kill if self.group_left => kill_now(self.stop_of(now, Next::Stay, Leader::Gone), now),
             Input::Stop | Input::Kill => (State::Stopped, None),
@@ -61,7 +61,7 @@ impl Lifecycle {
             Input::Released => start(),
             Input::GiveUp => self.fail(now),
             // The process is alive and wanted, so another one must not be spawned beside it.
-            Input::Spawned => self.spawned(now),
+            Input::Spawned => Self::spawned(now),
             Input::Start
             | Input::Restart
             | Input::SpawnFailed
@@ -80,13 +80,10 @@ impl Lifecycle {
             Input::Stop | Input::Kill => (State::Stopped, None),
             Input::GiveUp => (State::Failed { why: WhyFailed::Group }, None),
             Input::Held => (State::Waiting { since: now }, None),
-            Input::Spawned => self.spawned(now),
+            Input::Spawned => Self::spawned(now),
             // This is an instant death whatever the threshold. Otherwise a threshold of zero would
             // try again without end.
-            Input::SpawnFailed => {
-                self.starts.note(now, self.policy.restart_limit);
-                self.died(now, Outcome::Failure, true)
-            }
+            Input::SpawnFailed => self.died(now, Outcome::Failure, true),
             Input::Exited { outcome, group_left } => {
                 let died = self.died(now, outcome, true);
                 self.kill_leftovers(now, group_left, died)
@@ -138,12 +135,12 @@ impl Lifecycle {
     /// For a process that will be started after a wait.
     fn decide_backing_off(&mut self, now: Instant, input: Input, since: Instant, until: Instant) -> Decision {
         match input {
-            Input::Start => self.start_on_request(),
+            Input::Start => self.start_on_request(now),
             Input::Stop | Input::Kill => self.decide_down(now, input),
             Input::GiveUp => self.fail(now),
             Input::Restart => start(),
             // The process is alive and wanted, so another one must not be spawned beside it.
-            Input::Spawned => self.spawned(now),
+            Input::Spawned => Self::spawned(now),
             Input::Timeout if now >= until => start(),
             Input::GroupGone => match self.ready.take() {
                 Some(ready) if now >= ready => start(),
@@ -180,7 +177,7 @@ impl Lifecycle {
             (Input::Exited { group_left: true, .. }, _) => (self.stopping(next, Leader::Gone), None),
             (Input::Exited { .. }, _) | (Input::GroupGone, Leader::Gone) => match next {
                 Next::Stay => (State::Stopped, None),
-                Next::Start => start(),
+                Next::Start => self.start_next(now),
                 Next::Recover { instantly } => {
                     // A process that exits with success when it is stopped has not completed.
                     self.outcome = Outcome::Failure;
@@ -246,14 +243,22 @@ impl Lifecycle {
         }
     }
 
-    fn spawned(&mut self, now: Instant) -> Decision {
-        self.starts.note(now, self.policy.restart_limit);
+    fn spawned(now: Instant) -> Decision {
         (State::Running { since: now }, None)
     }
 
     /// Starts on request: earlier failures do not count.
-    fn start_on_request(&mut self) -> Decision {
+    fn start_on_request(&mut self, now: Instant) -> Decision {
         self.forget_failures();
+        self.starts.note(now, self.policy.restart_limit);
+        start()
+    }
+
+    /// Starts after a stop. Such a start counts only if it is the first one after a request.
+    fn start_next(&mut self, now: Instant) -> Decision {
+        if self.starts.are_forgotten() {
+            self.starts.note(now, self.policy.restart_limit);
+        }
         start()
     }
 
@@ -282,6 +287,7 @@ impl Lifecycle {
         if self.starts.is_full(until, self.policy.restart_limit) {
             return (State::Failed { why: WhyFailed::TooManyStarts }, None);
         }
+        self.starts.note(until, self.policy.restart_limit);
         match instantly || until > now {
             true => (State::BackingOff { since: now, until }, None),
             false => start(),

@@ -35,6 +35,10 @@ impl Starts {
         counted >= limit.starts as usize
     }
 
+    pub(super) fn are_forgotten(&self) -> bool {
+        self.0.is_none()
+    }
+
     pub(super) fn forget(&mut self) {
         self.0 = None;
     }

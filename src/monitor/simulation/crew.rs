@@ -150,7 +150,7 @@ impl<K: Kernel> Crew<K> {
                 Request::Stop(key) => self.tell_at(now, key, Input::Stop),
                 Request::Restart(key) => self.tell_at(now, key, Input::Restart),
                 Request::GiveUp(key) => self.tell_at(now, key, Input::GiveUp),
-                Request::GroupFailed(_) | Request::Rolled(_) => self.kernel.note(request),
+                Request::GroupFailed(_) | Request::GroupEnded(..) | Request::Rolled(_) => self.kernel.note(request),
             }
         }
     }

@@ -47,13 +47,19 @@ fn failed_spawns_and_restarts_on_request_count_as_they_should() {
     world.broken = true;
     world.tell(I::Start).wait();
     assert_eq!(world.it.state(), TOO_MANY);
-    // Restarts on request are not limited, but they are starts.
+    // Restarts on request are not limited, and do not count.
     let mut world = World::running(limited(2, 10));
     for _ in 0..5 {
         world.tell(I::Restart).tell(CRASH);
         assert!(matches!(world.it.state(), S::Running { .. }));
     }
     world.after(1.0).tell(CRASH);
+    assert!(matches!(world.it.state(), S::Running { .. }));
+    world.after(1.0).tell(CRASH);
+    assert_eq!(world.it.state(), TOO_MANY);
+    // A start after a stop is the first one.
+    let mut world = World::running(limited(2, 10));
+    world.tell(I::Stop).tell(I::Start).tell(CRASH).tell(CRASH).wait().tell(CRASH);
     assert_eq!(world.it.state(), TOO_MANY);
 }
 
