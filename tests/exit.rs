@@ -126,7 +126,7 @@ on_all_combinations! {
 
     fn usage_and_wall_time(world: &mut World) {
         let before = util::now();
-        let script = "import time; a = bytearray(b'x') * 150_000_000\nwhile time.process_time() < .1: pass\ntime.sleep(.05)";
+        let script = "import os, time; a = bytearray(b'x') * 150_000_000\nwhile time.process_time() < .1 or os.times().user < .03: pass\ntime.sleep(.05)";
         let mut command = Command::new("/usr/bin/env");
         let exit = world.run(command.args(["python3", "-c", script])).exit;
         let around = before.elapsed();
