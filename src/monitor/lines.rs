@@ -281,8 +281,10 @@ mod tests {
         let stream = b"one\n\ntwelve bytes\nabcd\nabcde\nabcdefgh\nabcdefghi\n\nlast one";
         for max_len in [1, 3, 4, 5, 8, 100] {
             let expected = pieces(max_len, [&stream[..]]);
-            for i in 0..=stream.len() {
-                for j in i..=stream.len() {
+            // Miri takes minutes for what takes a millisecond otherwise.
+            let step = if cfg!(miri) { 19 } else { 1 };
+            for i in (0..=stream.len()).step_by(step) {
+                for j in (i..=stream.len()).step_by(step) {
                     let chunks = [&stream[..i], &stream[i..j], &stream[j..]];
                     assert_eq!(pieces(max_len, chunks), expected, "{max_len} {i} {j}");
                 }
@@ -462,8 +464,7 @@ mod tests {
             seed = seed.wrapping_mul(6364136223846793005).wrapping_add(1);
             (seed >> 33) as usize % below
         };
-        // Miri takes minutes for what takes a millisecond otherwise.
-        for _ in 0..if cfg!(miri) { 3 } else { 300 } {
+        for _ in 0..if cfg!(miri) { 1 } else { 300 } {
             let letters = 2 + random(30);
             let stream: Vec<u8> = (0..random(400))
                 .map(|_| match random(letters) {
