@@ -157,6 +157,15 @@ fn the_output_limit_passes_on_what_is_below_it() {
 }
 
 #[test]
+fn a_run_that_a_limit_ended_has_not_succeeded() {
+    let polite = "trap 'exit 0' TERM; echo too much; while :; do sleep 0.01; done";
+    let output = run(&["--json", "-", "--output-limit", "1", "--", "sh", "-c", polite]);
+    let run = &runs(&output)[0];
+    assert_eq!((run["ended_by"].as_str(), run["code"].as_i64()), (Some("output"), Some(0)));
+    assert_eq!(output.status.code(), Some(1));
+}
+
+#[test]
 fn jobs_have_cores_of_their_own() {
     let cpus = std::thread::available_parallelism().unwrap().get();
     if cpus < 2 {
@@ -284,6 +293,22 @@ fn the_progress_is_shown_on_a_terminal_and_goes() {
     assert!(terminal.said.contains("\r\x1b[K   run  ended by"), "{}", terminal.said);
     let table = terminal.said.rsplit("\x1b[K").next().unwrap();
     assert!(table.lines().count() == 7 && table.lines().all(|line| line.len() <= 80), "{table}");
+}
+
+#[test]
+fn what_a_run_writes_without_a_newline_stays_on_the_terminal() {
+    for args in [&["--runs", "2", "--", "printf", "written"][..], &["--", "printf", "written"]] {
+        let mut terminal = Terminal::start(args);
+        assert_eq!(terminal.wait(), Some(0));
+        let (line, table) = terminal.said.rsplit_once("\r\x1b[K").unwrap();
+        assert!(table.starts_with("   run  ended by"), "{}", terminal.said);
+        // Spaces up to the right edge take the cursor to the next line, unless it is in the first column.
+        assert!(line.contains("written") && line.ends_with(&" ".repeat(79)), "{}", terminal.said);
+        for after in terminal.said.split("written").skip(1) {
+            let kept = after.split("\x1b[K").next().unwrap();
+            assert!(kept == after || !kept.ends_with('\r') || kept.contains(&" ".repeat(79)), "{after:?}");
+        }
+    }
 }
 
 #[test]

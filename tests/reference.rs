@@ -15,13 +15,21 @@ fn childminder(args: &[&str]) -> Output {
 /// What bash completes at the end of these words.
 #[track_caller]
 fn completed(up: &Up, words: &[&str]) -> Vec<String> {
+    completed_in(up, words, &words.join(" "))
+}
+
+/// What bash completes at the end of this line, which it has cut into these words.
+#[track_caller]
+fn completed_in(up: &Up, words: &[&str], line: &str) -> Vec<String> {
     let folder = std::path::Path::new(PROGRAM).parent().unwrap();
     let path = format!("{}:{}", folder.display(), std::env::var("PATH").unwrap());
     let quoted: Vec<String> = words.iter().map(|word| format!("'{word}'")).collect();
     let script = format!(
-        "source <(childminder completions bash); COMP_WORDS=({}); COMP_CWORD={}; _childminder; printf '%s\\n' \"${{COMPREPLY[@]}}\"",
+        "source <(childminder completions bash); COMP_WORDS=({}); COMP_CWORD={}; COMP_LINE='{line}'; \
+         COMP_POINT={}; _childminder; printf '%s\\n' \"${{COMPREPLY[@]}}\"",
         quoted.join(" "),
-        words.len() - 1
+        words.len() - 1,
+        line.len()
     );
     let output =
         Command::new("bash").args(["-c", &script]).env("PATH", path).current_dir(&up.folder.0).output().unwrap();
@@ -51,7 +59,35 @@ fn bash_completes_commands_options_files_and_names() {
     ] {
         assert_eq!(completed(&up, words), expected, "{words:?}");
     }
+    // As bash does it: the `:` is a word of its own, and only what comes after it is replaced.
+    for (words, line) in [
+        (&["childminder", "stop", "worker", ":"][..], "childminder stop worker:"),
+        (&["childminder", "stop", "web", "worker", ":", "1"], "childminder stop web worker:1"),
+    ] {
+        let expected = if line.ends_with(':') { &["1", "2"][..] } else { &["1"] };
+        assert_eq!(completed_in(&up, words, line), expected, "{line}");
+    }
     up.shutdown();
+}
+
+/// A zsh that knows no more of completion than what the script asks for.
+const ZSH: &str = r#"
+compdef() { print -r -- "compdef $*" }
+_describe() { print -rl -- "${(@P)2}" }
+childminder() { print -l 'NAME  STATE' 'web  running' 'worker:1  running' }
+source $1
+_childminder_names
+"#;
+
+#[test]
+fn zsh_reads_its_completions_and_takes_the_colon_of_an_instance_for_a_part_of_the_name() {
+    let file = std::env::temp_dir().join(format!("childminder-zsh-{}", std::process::id()));
+    std::fs::write(&file, childminder(&["completions", "zsh"]).stdout).unwrap();
+    let output = Command::new("zsh").args(["-f", "-c", ZSH, "zsh"]).arg(&file).output();
+    std::fs::remove_file(file).unwrap();
+    let Ok(output) = output else { return eprintln!("skipped: there is no zsh") };
+    assert_eq!(text(&output.stderr), "");
+    assert_eq!(text(&output.stdout), "compdef _childminder childminder\nweb\nworker\\:1\n");
 }
 
 #[test]

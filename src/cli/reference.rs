@@ -168,15 +168,21 @@ fn bash() -> String {
         let shells = if page.name == "completions" { " bash zsh fish" } else { "" };
         let _ = writeln!(text, "    {}) words=\"{}{shells}{names}\" ;;", page.name, options.join(" "));
     }
-    text + "    esac\n    COMPREPLY=($(compgen -W \"$words\" -- \"$cur\"))\n}\ncomplete -o default -F _childminder childminder\n"
+    // Readline takes the `:` of an instance for the end of a word, so it wants only what follows.
+    text + "    esac\n    local typed=${COMP_LINE:0:COMP_POINT}\n    typed=${typed##*[[:space:]]}\n    \
+            [[ $typed == *:* ]] && cur=$typed\n    COMPREPLY=($(compgen -W \"$words\" -- \"$cur\"))\n    \
+            [[ $cur == *:* && $COMP_WORDBREAKS == *:* ]] && COMPREPLY=(\"${COMPREPLY[@]#\"${cur%:*}:\"}\")\n    return 0\n}\n\
+            complete -o default -F _childminder childminder\n"
 }
 
 fn zsh() -> String {
     let quoted = |text: &str| text.replace('\'', "'\\''").replace('[', "\\[").replace(']', "\\]").replace(':', "\\:");
     let pages = pages();
     let mut text = String::from("#compdef childminder\n\n_childminder_names() {\n    local -a names\n");
-    let _ =
-        writeln!(text, "    names=(${{(f)\"$({NAMES})\"}})\n    _describe 'process' names\n}}\n\n_childminder() {{");
+    let _ = writeln!(
+        text,
+        "    names=(${{(f)\"$({NAMES})\"}})\n    names=(\"${{(@)names//:/\\\\:}}\")\n    _describe 'process' names\n}}\n\n_childminder() {{"
+    );
     text += "    local -a commands\n    commands=(\n";
     for page in &pages {
         let _ = writeln!(text, "        '{}:{}'", page.name, quoted(&page.summary()));
@@ -206,7 +212,9 @@ fn zsh() -> String {
         };
         let _ = writeln!(text, "            {rest}\n        ;;");
     }
-    text + "    esac\n}\n\n_childminder \"$@\"\n"
+    // As a file of $fpath it is called, and in a startup file it is read.
+    text + "    esac\n}\n\nif [[ $funcstack[1] == _childminder ]]; then\n    _childminder \"$@\"\nelse\n    \
+            compdef _childminder childminder\nfi\n"
 }
 
 fn fish() -> String {

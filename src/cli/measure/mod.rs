@@ -19,8 +19,7 @@ use childminder::{
 use lexopt::Parser;
 
 use super::output::{self, Output};
-use super::signals;
-use super::{FAILURE, Failure, child};
+use super::{FAILURE, Failure, child, screen, signals};
 use arguments::{Arguments, Json};
 
 pub(super) const HELP: &str = "\
@@ -53,8 +52,9 @@ The table on stderr has a line for each run. `covers` tells what the figures cou
 the descendants that were waited for (reaped), or the process alone (leader).
 
 The exit code of one run is the command's, 128+N for signal N, 124 if a time limit ended it, 127 if it was not found,
-126 if it is not executable. The exit code of several runs is 0 if all succeeded, and 1 otherwise. Exit code 2 means a
-mistake in the command line, and 125 any other failure of this command, among them a limit that cannot be had.
+126 if it is not executable. If another limit ended it, the command's 0 becomes 1. The exit code of several runs is 0 if
+all succeeded, and 1 otherwise. Exit code 2 means a mistake in the command line, and 125 any other failure of this
+command, among them a limit that cannot be had.
 ";
 
 /// The exit code of a run that a time limit has ended.
@@ -139,6 +139,9 @@ pub(super) fn main(parser: Parser) -> Result<u8, Failure> {
     }
     let lines = table::lines(&all);
     if !arguments.quiet && !lines.is_empty() {
+        if io::stderr().is_terminal() {
+            let _ = io::stderr().write_all(fresh_line().as_bytes());
+        }
         output::complain_plainly(&lines.join("\n"));
     }
     for problem in report::problems(&all) {
@@ -291,13 +294,14 @@ impl Progress {
 
     fn show(&mut self, done: usize, running: usize) {
         if self.is_wanted && self.shown.replace((done, running)) != Some((done, running)) {
-            self.write(&format!("\r\x1b[K{done} of {} runs are over, {running} in progress", self.runs));
+            // The next output of a run comes in its place.
+            self.write(&format!("{}{done} of {} runs are over, {running} in progress\r", fresh_line(), self.runs));
         }
     }
 
     fn clear(&mut self) {
         if self.shown.take().is_some() {
-            self.write("\r\x1b[K");
+            self.write("\x1b[K");
         }
     }
 
@@ -307,11 +311,19 @@ impl Progress {
     }
 }
 
+/// Moves a terminal to the start of an empty line: this one, if the cursor is in its first column,
+/// or else the next one. What a run has written without a newline stays.
+fn fresh_line() -> String {
+    format!("{}\r\x1b[K", " ".repeat(screen::columns() - 1))
+}
+
 fn exit_code(all: &[Finished]) -> u8 {
     let [one] = all else { return u8::from(!all.iter().all(Finished::success)) };
     match &one.result {
         Ok(output) if report::is_time_limit(output.ended_by) => TIME_LIMIT,
         Ok(output) => match (output.exit.code(), output.exit.signal()) {
+            // It has exited before it could be killed, or has caught SIGTERM.
+            (Some(0), _) if report::is_limit(output.ended_by) => 1,
             (Some(code), _) => u8::try_from(code).unwrap_or(FAILURE),
             (None, Some(signal)) => u8::try_from(128 + signal).unwrap_or(FAILURE),
             (None, None) => FAILURE,

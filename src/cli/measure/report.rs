@@ -12,6 +12,11 @@ pub(super) fn is_time_limit(ended_by: EndedBy) -> bool {
     matches!(ended_by, EndedBy::WallTime | EndedBy::CpuTime | EndedBy::SoftCpuTime)
 }
 
+/// Tells whether a limit of any kind has ended a run.
+pub(super) fn is_limit(ended_by: EndedBy) -> bool {
+    is_time_limit(ended_by) || matches!(ended_by, EndedBy::Memory | EndedBy::Processes | EndedBy::Output)
+}
+
 /// Returns an array with one object for each run. `set_of` returns the processors of a run that had
 /// its own.
 pub(super) fn json(all: &[Finished], set_of: impl Fn(&Finished) -> Option<String>) -> String {
