@@ -161,3 +161,14 @@ fn a_prompt_and_a_progress_bar_are_shown_before_their_newline() {
         assert!(!lines.iter().any(|line| line.ends_with("10%") || line.ends_with("20%")), "{drawn:?}");
     }
 }
+
+#[test]
+fn a_prompt_is_shown_although_another_process_never_ends_its_line() {
+    let folder = Folder::new();
+    folder.write(
+        "childminder.toml",
+        "[monitor]\nsocket = \"s\"\n[process.asks]\nshell = \"printf 'password? '; exec sleep 1000\"\n\
+         [process.draws]\nshell = \"while :; do printf .; sleep 0.01; done\"\n",
+    );
+    drop(up_util::steps_on_a_terminal(&folder.0, &["up"], &[("password? ", &|| {})], 80));
+}

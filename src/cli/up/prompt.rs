@@ -18,8 +18,8 @@ type Stream = (ProcessId, i32);
 
 #[derive(Debug, Default)]
 pub(super) struct Prompt {
-    /// The stream that has begun a line last, and the timer for the moment.
-    begun: Option<(Stream, TimerId)>,
+    /// The streams that have begun a line, each with the timer for its moment.
+    begun: Vec<(Stream, TimerId)>,
     shown: Option<Stream>,
 }
 
@@ -39,21 +39,19 @@ impl Up {
             self.prompt.shown = None;
             self.reporter().console.set_progress(None);
         }
-        match self.prompt.begun {
-            Some((begun, timer)) if goes_on || begun == stream => {
-                reactor.cancel_timer(timer);
-                self.prompt.begun = None;
-            }
-            _ => {}
+        let begun = &mut self.prompt.begun;
+        if let Some(index) = begun.iter().position(|(begun, _)| *begun == stream) {
+            reactor.cancel_timer(begun.swap_remove(index).1);
         }
         if goes_on && self.stage == Stage::Running {
-            self.prompt.begun = Some((stream, reactor.call_later(QUIET)));
+            begun.push((stream, reactor.call_later(QUIET)));
         }
     }
 
     /// Handles a timer that has expired. `false` if it is not that of a prompt.
     pub(super) fn prompt_timer(&mut self, timer: TimerId) -> bool {
-        let Some((stream, _)) = self.prompt.begun.take_if(|(_, begun)| *begun == timer) else { return false };
+        let Some(index) = self.prompt.begun.iter().position(|(_, begun)| *begun == timer) else { return false };
+        let (stream, _) = self.prompt.begun.swap_remove(index);
         let (process, fd) = stream;
         let named = self.monitor.statuses().find(|status| status.process == Some(process));
         let name = named.map(|status| status.name.to_owned());
