@@ -5,6 +5,10 @@
 
 /// The index of the first `needle` in `haystack`.
 pub(crate) fn find_byte(needle: u8, haystack: &[u8]) -> Option<usize> {
+    // The pointer of an empty slice points to nothing, which C does not allow even then.
+    if haystack.is_empty() {
+        return None;
+    }
     let start = haystack.as_ptr();
     // SAFETY: `start` is valid for reads of `haystack.len()` bytes, and `memchr` reads no further.
     let found = unsafe { libc::memchr(start.cast(), i32::from(needle), haystack.len()) };
