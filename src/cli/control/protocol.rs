@@ -179,7 +179,7 @@ impl Request {
             Some(None) => Err(format!("`{key}` is a string")),
             None => Err(format!("`{key}` is missing")),
         };
-        let tree = flag("tree")?;
+        let (tree, rolling) = (flag("tree")?, flag("rolling")?);
         let query = Query {
             follow: flag("follow")?,
             lines: lines(object.get("lines"))?,
@@ -190,7 +190,7 @@ impl Request {
             "status" => Action::Status { tree },
             "start" => Action::Start,
             "stop" => Action::Stop,
-            "restart" => Action::Restart { rolling: flag("rolling")? },
+            "restart" => Action::Restart { rolling },
             "reset" => Action::Reset,
             "signal" => Action::Signal(signal(text("signal")?)?),
             "reload" => Action::Reload,
