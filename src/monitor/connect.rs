@@ -117,7 +117,6 @@ fn answer(socket: &OwnedFd, tcp: bool) -> Option<io::Result<()>> {
 #[cfg(test)]
 mod tests {
     use std::net::TcpListener;
-    use std::os::fd::AsRawFd;
     use std::os::unix::net::UnixListener;
     use std::time::Duration;
 
@@ -187,7 +186,7 @@ mod tests {
         assert_eq!(kind(&path), Err(io::ErrorKind::NotFound));
         let server = UnixListener::bind(&path).unwrap();
         assert_eq!(kind(&path), Ok(()));
-        listen(server.as_raw_fd(), 0);
+        rustix::net::listen(&server, 0).unwrap();
         // The first connection is still in the queue.
         assert_eq!(kind(&path), Err(io::ErrorKind::WouldBlock));
         drop(server);
@@ -200,18 +199,11 @@ mod tests {
     fn the_callers_timer_ends_the_wait() {
         let mut reactor = Reactor::new().unwrap();
         let server = TcpListener::bind("127.0.0.1:0").unwrap();
-        listen(server.as_raw_fd(), 0);
+        rustix::net::listen(&server, 0).unwrap();
         let address = server.local_addr().unwrap();
         let limit = Duration::from_millis(50);
         let mut limits = (0..10).map(|_| ask(&mut reactor, |reactor| Connect::tcp(reactor, address), limit));
         assert!(limits.any(|answer| answer.is_none()), "its queue takes them all");
         assert!(format!("{reactor:?}").contains("hosts: 0"), "{reactor:?}");
-    }
-
-    /// Makes the queue of a server this long.
-    #[allow(unsafe_code)]
-    fn listen(server: i32, queue: i32) {
-        // SAFETY: listen touches no memory.
-        assert_eq!(unsafe { libc::listen(server, queue) }, 0);
     }
 }
