@@ -544,7 +544,8 @@ fn an_essential_group_is_over_with_its_last_process() {
     for (name, script) in [("a", "exit 0"), ("b", "exit 4")] {
         world.add_with(name, &sh(script), job());
     }
-    let mut order = wait_for(&[("b", "a")]);
+    let mut order = Order::new();
+    order.after("b", "a", When::Completed);
     order.group(Group::new("jobs", Strategy::Each, ["a", "b"])).essential("jobs");
     world.order(&order);
     world.start();
