@@ -86,7 +86,9 @@ fn a_rolling_restart_leaves_out_what_is_stopped_meanwhile() {
     world.until_ready("c", 1);
     world.monitor.restart_rolling(&mut world.reactor, &["a", "b", "c"]).unwrap();
     world.stop_process("b");
-    world.until("all but it are restarted", |world| world.count("started", "c") == 2);
+    world.until("all but it are restarted", |world| {
+        world.count("started", "c") == 2 && world.state("b") == State::Stopped
+    });
     assert_eq!((world.state("b"), world.count("started", "b")), (State::Stopped, 1));
     world.stop();
     world.until_down();

@@ -64,10 +64,14 @@ fn a_box_comes_up_and_goes_down_in_order() {
     assert_eq!(run(&up.folder, &["status"]).0, 3, "the job has exited");
     assert_eq!(run(&up.folder, &["status", "web", "app", "db"]).0, 0);
 
+    let is_another = |name: &str, pid: i32| {
+        let status = up.status(name);
+        status["state"] == "ready" && status["pid"] != pid
+    };
     // What requires it goes down with it and comes back after it.
     let (app, web) = (up.pid_of("app"), up.pid_of("web"));
     kill(up.pid_of("db"), Signal::KILL);
-    until("app is another one", || (up.status("app")["state"] == "ready" && up.pid_of("app") != app).then_some(()));
+    until("app is another one", || is_another("app", app).then_some(()));
     assert_eq!(up.pid_of("web"), web);
     up.signal(Signal::TERM);
     assert_eq!(up.wait().code(), Some(0));

@@ -46,6 +46,11 @@ pub(crate) fn run() {
                 print("answered");
             }
             "wait" => drop(std::io::stdin().read_to_end(&mut Vec::new())),
+            // Again and again, from one process.
+            "repeat" => loop {
+                say(rest.replace(';', "\n").as_bytes(), 0);
+                std::thread::park_timeout(std::time::Duration::from_millis(50));
+            },
             "stay" => loop {
                 std::thread::park();
             },
