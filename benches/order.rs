@@ -11,8 +11,8 @@ use support::{Bench, Target, clock, raw};
 /// The length of the chain in a box of 200.
 const CHAIN: usize = 50;
 
-/// An order for this many processes, by their numbers: in each 200 of them a chain of 50, a diamond,
-/// and the rest behind the first one.
+/// An order for this many processes, by their numbers: in each 200 of them a chain of 50, a
+/// diamond, and the rest behind the first one.
 fn order(count: usize) -> Order {
     let mut order = Order::new();
     for first in (0..count).step_by(200) {

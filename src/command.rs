@@ -339,12 +339,13 @@ impl Command {
         self
     }
 
-    /// Hands a listening socket to the child, as [`listen_fd`](Self::listen_fd) does, that a function
-    /// of the host opens.
+    /// Hands a listening socket to the child, as [`listen_fd`](Self::listen_fd) does, that a
+    /// function of the host opens.
     ///
     /// The function is called at each spawn, with `what`, which also names the socket in errors. It
-    /// returns a duplicate of a socket that the host keeps, so that the socket outlives the child. If
-    /// it fails, the spawn fails at [`Stage::Open`](crate::Stage::Open), and a later one may succeed.
+    /// returns a duplicate of a socket that the host keeps, so that the socket outlives the child.
+    /// If it fails, the spawn fails at [`Stage::Open`](crate::Stage::Open), and a later one may
+    /// succeed.
     ///
     /// ```
     /// use std::net::TcpListener;
@@ -377,12 +378,12 @@ impl Command {
         self
     }
 
-    /// Sets whether the child can tell its state by systemd's protocol (`sd_notify(3)`). The default
-    /// is no.
+    /// Sets whether the child can tell its state by systemd's protocol (`sd_notify(3)`). The
+    /// default is no.
     ///
-    /// Each process gets a socket of its own, whose address is in its variable `NOTIFY_SOCKET`. What
-    /// it says there is [`Event::Notified`](crate::Event::Notified), until its exit. Every process
-    /// of its tree may say it, and nobody else: see
+    /// Each process gets a socket of its own, whose address is in its variable `NOTIFY_SOCKET`.
+    /// What it says there is [`Event::Notified`](crate::Event::Notified), until its exit. Every
+    /// process of its tree may say it, and no other process: see
     /// [`Event::NotifyRefused`](crate::Event::NotifyRefused).
     ///
     /// The address is an abstract one, so it leaves no file behind and needs no rights. It is known
@@ -564,9 +565,9 @@ impl Command {
     /// (`memory.max`, `memory.swap.max` and `memory.oom.group`). At the limit the kernel kills them
     /// all.
     ///
-    /// It needs a cgroup (see [`contain`](Self::contain)) and the controller `memory`. Otherwise the
-    /// spawn is refused at [`Stage::Limit`](crate::Stage::Limit). To limit the address space of each
-    /// process instead, use [`rlimit`](Self::rlimit) with
+    /// It needs a cgroup (see [`contain`](Self::contain)) and the controller `memory`. Otherwise
+    /// the spawn is refused at [`Stage::Limit`](crate::Stage::Limit). To limit the address space of
+    /// each process instead, use [`rlimit`](Self::rlimit) with
     /// [`Resource::AddressSpace`](crate::Resource::AddressSpace).
     #[doc(alias = "memory.max")]
     pub fn memory_limit(&mut self, bytes: u64) -> &mut Self {

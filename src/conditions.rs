@@ -47,8 +47,8 @@ pub enum Scheduler {
     RoundRobin(u8),
 }
 
-/// The I/O priority of a process (`ioprio_set(2)`). Only some of the kernel's I/O schedulers respect
-/// it.
+/// The I/O priority of a process (`ioprio_set(2)`). Only some of the kernel's I/O schedulers
+/// respect it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum IoPriority {

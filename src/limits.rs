@@ -58,7 +58,7 @@ pub struct Limits {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum EndedBy {
-    /// `exit`: it exited by itself, or nobody knows how it ended.
+    /// `exit`: it exited by itself, or how it ended is not known.
     Exit,
     /// `signal`: a signal ended it that was not sent because of a limit or a request.
     Signal,

@@ -169,14 +169,14 @@ pub(crate) struct Received<'a> {
     /// Whether the message was not shortened.
     pub(crate) complete: bool,
     pub(crate) text: &'a [u8],
-    /// Whether it came with descriptors, and is still in the queue. Taking it out closes them, which
-    /// is the answer to `BARRIER=1`, and which may wait for the sender.
+    /// Whether it came with descriptors, and is still in the queue. Taking it out closes them,
+    /// which is the answer to `BARRIER=1`, and which may wait for the sender.
     pub(crate) is_queued: bool,
 }
 
 #[cfg(target_os = "linux")]
 impl NotifySocket {
-    /// Opens a socket with an address that nobody can have taken before.
+    /// Opens a socket with an address that no other socket can have.
     pub(crate) fn open() -> io::Result<Self> {
         use std::os::linux::net::SocketAddrExt;
         use std::os::unix::net::{SocketAddr, UnixDatagram};
@@ -263,7 +263,7 @@ impl NotifySocket {
     }
 }
 
-/// A number that nobody can guess.
+/// A number that cannot be guessed.
 #[cfg(target_os = "linux")]
 fn random() -> u64 {
     use std::hash::{BuildHasher, Hasher, RandomState};

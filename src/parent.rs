@@ -115,7 +115,7 @@ mod tests {
         let mut buffer = [0; 100];
         let len = parent.recv(&mut buffer).unwrap();
         assert_eq!(&buffer[..len], b"READY=1\nSTATUS=up");
-        // Nobody reads it.
+        // It has no reader.
         let full = (0..10_000).find_map(|_| tell(path.as_os_str(), b"WATCHDOG=1").err());
         assert_eq!(full.map(|error| error.kind()), Some(io::ErrorKind::WouldBlock));
         drop(parent);

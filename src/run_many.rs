@@ -192,8 +192,8 @@ impl<I: Iterator<Item = Command>> RunMany<I> {
         self.wake(reactor);
     }
 
-    /// Takes an event, and returns whether it concerned one of the runs. Starts the next runs in the
-    /// slots that are free.
+    /// Takes an event, and returns whether it concerned one of the runs. Starts the next runs in
+    /// the slots that are free.
     pub fn handle(&mut self, reactor: &mut Reactor, event: &Event<'_>) -> bool {
         if let Event::Timer(id) = event {
             if self.timer.take_if(|timer| timer == id).is_some() {

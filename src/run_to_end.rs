@@ -83,8 +83,8 @@ impl<'a> RunToEnd<'a> {
         self
     }
 
-    /// Sets the limits of the run. They replace the [`timeout`](Self::timeout), which is the limit of
-    /// the wall time.
+    /// Sets the limits of the run. They replace the [`timeout`](Self::timeout), which is the limit
+    /// of the wall time.
     pub fn limits(mut self, limits: Limits) -> Self {
         self.settings.limits = limits;
         self

@@ -160,7 +160,8 @@ fn whoever_leaves_the_group_stays_in_the_cgroup() {
         world.until_said(id, 1, "ready");
         assert!(!world.reactor.tree(id).expect("somebody is left").is_empty());
         until_true(world, |world| names(world, id) == ["sleep", "sleep"]);
-        // The kernel counts memory in batches, so a process that has just started shows none at first.
+        // The kernel counts memory in batches, so a process that has just started shows none at
+        // first.
         until_true(world, |world| {
             let Remains::Members(members) = world.reactor.tree(id).unwrap().members() else { panic!("members") };
             members.iter().any(|member| member.memory > 100 * 1024)

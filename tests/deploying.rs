@@ -1,5 +1,5 @@
-//! Runs what the chapters on systemd, containers and clusters print: the unit is verified, the files
-//! are run, and the commands of probes and entry points do what the chapters say of them.
+//! Runs what the chapters on systemd, containers and clusters print: the unit is verified, the
+//! files are run, and the commands of probes and entry points do what the chapters say of them.
 #![cfg(feature = "cli")]
 
 mod up_util;

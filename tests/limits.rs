@@ -1,5 +1,5 @@
-//! Tests the limits of a run: each one ends a program that was made for it, with its own reason, and
-//! nothing of the tree is left.
+//! Tests the limits of a run: each one ends a program that was made for it, with its own reason,
+//! and nothing of the tree is left.
 //!
 //! The one rule: a limit that cannot be had is refused, and nothing is started.
 

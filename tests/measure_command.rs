@@ -302,7 +302,8 @@ fn what_a_run_writes_without_a_newline_stays_on_the_terminal() {
         assert_eq!(terminal.wait(), Some(0));
         let (line, table) = terminal.said.rsplit_once("\r\x1b[K").unwrap();
         assert!(table.starts_with("   run  ended by"), "{}", terminal.said);
-        // Spaces up to the right edge take the cursor to the next line, unless it is in the first column.
+        // Spaces up to the right edge take the cursor to the next line, unless it is in the first
+        // column.
         assert!(line.contains("written") && line.ends_with(&" ".repeat(79)), "{}", terminal.said);
         for after in terminal.said.split("written").skip(1) {
             let kept = after.split("\x1b[K").next().unwrap();

@@ -1,5 +1,5 @@
-//! Runs the configurations of the guide that stand beside those of other tools, and checks that they
-//! do what those do.
+//! Runs the configurations of the guide that stand beside those of other tools, and checks that
+//! they do what those do.
 #![cfg(feature = "cli")]
 
 mod up_util;

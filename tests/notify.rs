@@ -222,7 +222,7 @@ on_all_combinations! {
         let mut sibling = sh(&format!("NOTIFY_SOCKET={address} {}", words(&["say READY=1", "barrier"])));
         let other = world.spawn(sibling.notify(true));
         let heard = hear(world, other);
-        // The barrier of a stranger is answered, too, so that nobody waits for ever.
+        // The barrier of a stranger is answered, too, so that it does not wait for ever.
         assert_eq!((heard.notices.len(), heard.count()), (0, 1), "{heard:?}");
         assert!(heard.refused.iter().all(|(process, ..)| *process == id));
         world.process(id).close_stdin();
@@ -308,7 +308,7 @@ fn until_childless(world: &mut World) {
     }
 }
 
-/// A TCP connection with data that nobody reads, whose close waits for an hour.
+/// A TCP connection with data that is never read, whose close waits for an hour.
 #[allow(unsafe_code)]
 fn lingering() -> (std::os::fd::OwnedFd, std::net::TcpStream) {
     use std::io::Write;
@@ -327,8 +327,8 @@ fn lingering() -> (std::os::fd::OwnedFd, std::net::TcpStream) {
     (client.into(), deaf)
 }
 
-// A stranger sends descriptors whose close waits. Whoever takes such a message out of the queue waits
-// with it, so the reactor does not do that.
+// A stranger sends descriptors whose close waits. A process that takes such a message out of the
+// queue waits with it, so the reactor does not do that.
 #[test]
 fn a_stranger_cannot_block_the_host() {
     alone("a_stranger_cannot_block_the_host", |world| {

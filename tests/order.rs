@@ -1,5 +1,5 @@
-//! Tests the order of real processes: who waits for whom, who goes down with whom, groups, limits,
-//! and rolling restarts.
+//! Tests the order of real processes: which one waits for which, which goes down with which,
+//! groups, limits, and rolling restarts.
 //!
 //! The one rule: the order in which things happen is read from the diary, not from clocks.
 
@@ -396,8 +396,8 @@ fn a_rolling_restart_ends_with_the_first_that_does_not_come_back() {
     assert_eq!((world.count("started", "a"), world.count("started", "c")), (2, 1));
 }
 
-/// A box that is started, in which one process dies, and that is stopped: the starts and exits of the
-/// processes, in order, in virtual time.
+/// A box that is started, in which one process dies, and that is stopped: the starts and exits of
+/// the processes, in order, in virtual time.
 fn imagined(names: &[String], order: &Order, dies: &str) -> Vec<(String, bool)> {
     let ten = Duration::from_secs(10);
     let processes = names.iter().map(|name| {

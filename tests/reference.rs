@@ -1,5 +1,5 @@
-//! Tests what shells complete, and the manual page. The shells themselves read the completions, as far
-//! as they are installed.
+//! Tests what shells complete, and the manual page. The shells themselves read the completions, as
+//! far as they are installed.
 #![cfg(feature = "cli")]
 
 mod up_util;

@@ -127,8 +127,8 @@ fn a_hundred_idle_services_cost_next_to_nothing() {
         std::thread::park_timeout(Duration::from_secs(1));
     }
     assert_eq!(switches(), before, "no wake-up in 20 s");
-    // Of what is mapped, a program's and a library's own data is left out: its size depends on how the
-    // program was built, and its share on other programs.
+    // Of what is mapped, a program's and a library's own data is left out: its size depends on how
+    // the program was built, and its share on other programs.
     let (mut own, mut is_own) = (0, false);
     for line in read("smaps").lines() {
         let words: Vec<&str> = line.split_whitespace().collect();

@@ -1,5 +1,5 @@
-//! Tests who may use the control socket of `childminder up`, what happens without one, and the events
-//! that it tells.
+//! Tests who may use the control socket of `childminder up`, what happens without one, and the
+//! events that it tells.
 #![cfg(feature = "cli")]
 
 mod up_util;

@@ -52,7 +52,7 @@ fn server(name: &str, listen: &str, rest: &str) -> String {
     )
 }
 
-/// A port that nobody listens on.
+/// A port without a listener.
 fn free_port() -> u16 {
     TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }

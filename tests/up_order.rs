@@ -1,5 +1,5 @@
-//! Tests order, readiness, health, groups and limits of `childminder up`, as the file says them, and
-//! what clients see of them.
+//! Tests order, readiness, health, groups and limits of `childminder up`, as the file says them,
+//! and what clients see of them.
 //!
 //! The one rule: a state is waited for, and the order of events is read from what was written.
 #![cfg(feature = "cli")]

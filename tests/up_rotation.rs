@@ -1,5 +1,5 @@
-//! Tests what `childminder up` does around output files: missing folders, and rotated files that are
-//! too old.
+//! Tests what `childminder up` does around output files: missing folders, and rotated files that
+//! are too old.
 #![cfg(feature = "cli")]
 
 mod up_util;

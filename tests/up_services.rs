@@ -27,8 +27,8 @@ fn exists(program: &str) -> bool {
     std::env::split_paths(&path).chain(["/usr/sbin".into()]).any(|folder| folder.join(program).exists())
 }
 
-/// A folder with an empty database and the files of the others. Returns the processes and the port of
-/// nginx, too.
+/// A folder with an empty database and the files of the others. Returns the processes and the port
+/// of nginx, too.
 fn prepare(bin: &Path) -> (Folder, String, u16) {
     let folder = Folder::new();
     let own = folder.join("db");

@@ -1,5 +1,5 @@
-//! Tests whom `childminder up` asks to stop, processes that leave a successor, and the exit code of
-//! `run` after a signal.
+//! Tests which processes `childminder up` asks to stop, processes that leave a successor, and the
+//! exit code of `run` after a signal.
 #![cfg(feature = "cli")]
 
 mod up_util;

@@ -1,5 +1,5 @@
-//! Tests the figures of a run against independent witnesses: the files of the cgroup above the run's
-//! own, its `memory.peak` read from outside, and GNU time.
+//! Tests the figures of a run against independent witnesses: the files of the cgroup above the
+//! run's own, its `memory.peak` read from outside, and GNU time.
 //!
 //! The one rule: a figure agrees with its witness within one percent, 10 ms or 1 MB.
 

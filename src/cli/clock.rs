@@ -44,8 +44,8 @@ pub(crate) fn rfc3339(millis: u64, offset: Option<i32>) -> String {
     format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{milli:03}{zone}")
 }
 
-/// A time that a user has written: `2026-11-26`, `2026-11-26T07:20`, `2026-11-26 07:20:00.5+01:00`. One
-/// without a zone is local. Times before 1970 are not accepted.
+/// A time that a user has written: `2026-11-26`, `2026-11-26T07:20`, `2026-11-26 07:20:00.5+01:00`.
+/// One without a zone is local. Times before 1970 are not accepted.
 pub(crate) fn parse(text: &str) -> Option<u64> {
     let (date, rest) = text.split_at_checked(10)?;
     let number =

@@ -1,5 +1,5 @@
-//! What the lines of a process get before they are written: the time in front, or the form of a JSON
-//! object. Writes nothing itself.
+//! What the lines of a process get before they are written: the time in front, or the form of a
+//! JSON object. Writes nothing itself.
 //!
 //! The one rule: lines without either are not touched, and the clock is not read for them.
 

@@ -97,7 +97,7 @@ struct Open {
 impl Kept {
     fn duplicate(&self) -> io::Result<OwnedFd> {
         let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
-        // Nobody can connect to a socket whose file was removed.
+        // No client can connect to a socket whose file was removed.
         let is_lost = |open: &mut Open| open.file.as_ref().is_some_and(SocketFile::is_gone);
         drop(open.take_if(is_lost));
         let open = match &mut *open {

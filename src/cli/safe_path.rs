@@ -136,8 +136,8 @@ pub(crate) fn find(path: &Path) -> io::Result<Target> {
     walk(path, None)
 }
 
-/// The same as [`find`] for a file that is about to be opened: if that is asked for, missing folders
-/// are made.
+/// The same as [`find`] for a file that is about to be opened: if that is asked for, missing
+/// folders are made.
 ///
 /// # Errors
 ///
@@ -468,8 +468,8 @@ impl Place {
         (there.st_dev, there.st_ino) == (open.st_dev, open.st_ino)
     }
 
-    /// Removes the rotated file with this number, if it was written to for the last time before this
-    /// moment. A failure leaves it there.
+    /// Removes the rotated file with this number, if it was written to for the last time before
+    /// this moment. A failure leaves it there.
     pub(crate) fn remove_if_older(&self, number: u32, than: SystemTime) {
         let name = self.numbered(number);
         let Ok(there) = self.folder.look(&name) else { return };

@@ -50,8 +50,8 @@ pub(crate) fn visible_output(text: &str) -> Cow<'_, str> {
     show(text, rearranges)
 }
 
-/// The text of JSON with all control characters escaped, not only those of ASCII, and characters that
-/// would rearrange the text.
+/// The text of JSON with all control characters escaped, not only those of ASCII, and characters
+/// that would rearrange the text.
 pub(crate) fn escaped_json(text: &str) -> String {
     let is_hidden = |char: char| char.is_control() || rearranges(char);
     if !text.contains(is_hidden) {

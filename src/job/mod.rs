@@ -83,8 +83,8 @@ pub struct Output {
     pub stdout_dropped: u64,
     /// The number of bytes of stderr that came after the limit was reached and were dropped.
     pub stderr_dropped: u64,
-    /// Whether the wall time was up before it exited. It was then asked to end, and killed if it did
-    /// not.
+    /// Whether the wall time was up before it exited. It was then asked to end, and killed if it
+    /// did not.
     pub timed_out: bool,
     /// What remains of its tree. After a stop or a kill, that is only processes that still existed
     /// two seconds after SIGKILL. Otherwise leftover processes of a [`RunToEnd`](crate::RunToEnd)

@@ -1,5 +1,5 @@
-//! Carries out what shows whether processes are ready and well: checks, messages and faults, and the
-//! commands that stop a process.
+//! Carries out what shows whether processes are ready and well: checks, messages and faults, and
+//! the commands that stop a process.
 //!
 //! It decides nothing; `watch` does. The one rule: a check is ended, with all that it has started,
 //! before another one of the same process begins, and when the process goes.
@@ -115,8 +115,7 @@ impl Helpers {
             RunningCheck::Command(process) => {
                 self.commands.insert(process, None);
                 if let Some(mut tree) = reactor.tree(process) {
-                    // It is reaped in any case, and there is nobody to tell that it may not be
-                    // killed.
+                    // If it may not be killed, it goes on, and is reaped at its exit.
                     let _ = tree.kill();
                 }
             }

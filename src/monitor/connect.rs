@@ -19,7 +19,7 @@ pub(crate) enum Progress {
     Pending(Connect),
     /// The server has accepted the connection, which is closed again.
     Accepted,
-    /// Nobody accepts connections there. A server whose queue of connections is full gives
+    /// No server accepts connections there. A server whose queue of connections is full gives
     /// `WouldBlock` on a Unix socket, and no answer on TCP.
     Refused(io::Error),
 }

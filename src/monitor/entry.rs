@@ -98,8 +98,8 @@ pub struct Status<'a> {
     pub state: State,
     /// When its state changed last.
     pub since: Instant,
-    /// Whether it is ready. [`Readiness::Absent`] if nobody asks: it has no
-    /// [`Watch`](crate::Watch), and nobody waits for it.
+    /// Whether it is ready. [`Readiness::Absent`] if that is of no interest: it has no
+    /// [`Watch`](crate::Watch), and no other process waits for it.
     pub readiness: Readiness,
     /// What it has said about itself: the last `STATUS=` of `sd_notify(3)`.
     pub said: Option<&'a str>,

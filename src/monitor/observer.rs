@@ -232,14 +232,16 @@ pub trait Observer {
         }
     }
 
-    /// The state of a process has changed. The monitor calls this after the events that led to the
-    /// change. It does not report a state that does not last until the end of a call.
+    /// The state of a process has changed, or whether it is ready. The monitor calls this after the
+    /// events that led to the change. It does not report a state that does not last until the end
+    /// of a call.
     fn changed(&mut self, name: &str, state: State) {
         let _ = (name, state);
     }
 
     /// The signal of the event just before could not be sent to all of the process, for example
-    /// because it runs as a user to whom we may not send signals. It is killed again after a while.
+    /// because it runs as a user whose processes we may not signal. It is killed again after a
+    /// while.
     fn signal_refused(&mut self, name: &str, signal: i32, error: &io::Error) {
         let signal = signal::name(signal).unwrap_or_else(|| signal.to_string());
         warn!(target: "childminder::monitor", name; "[{name}] cannot send {signal}: {error}");

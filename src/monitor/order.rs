@@ -1,8 +1,8 @@
-//! The order of processes: which process waits for which, which goes down with which, and how many may start at
-//! once. These are the settings; `machine` decides.
+//! The order of processes: which process waits for which, which goes down with which, and how many
+//! may start at once. These are the settings; `machine` decides.
 //!
-//! It starts and stops nothing. The one rule: an order is accepted as a whole or refused as a whole,
-//! with all of its mistakes.
+//! It starts and stops nothing. The one rule: an order is accepted as a whole or refused as a
+//! whole, with all of its mistakes.
 
 mod cycles;
 mod groups;
@@ -69,7 +69,8 @@ pub enum When {
     /// The other process has been started, or has completed.
     Started,
     /// The other process has exited with success and is not started again. It is a job, with
-    /// [`Restart::Never`](crate::Restart::Never) or [`Restart::OnFailure`](crate::Restart::OnFailure).
+    /// [`Restart::Never`](crate::Restart::Never) or
+    /// [`Restart::OnFailure`](crate::Restart::OnFailure).
     Completed,
 }
 

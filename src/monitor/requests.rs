@@ -1,7 +1,7 @@
 //! Requests of the host that concern more than one process: order, groups, readiness.
 //!
-//! It decides nothing; `order` does. The one rule: a request for one process goes through the order,
-//! if there is one, so that those that depend on it come first.
+//! It decides nothing; `order` does. The one rule: a request for one process goes through the
+//! order, if there is one, so that those that depend on it come first.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -56,8 +56,9 @@ impl<O: Observer> ProcessMonitor<O> {
         Ok(())
     }
 
-    /// Sets how the monitor knows that a process is ready and well, or with `None` that this is of no interest.
-    /// [`Ready::Fd`], [`Ready::Notify`] and [`Watch::watchdog`] apply from its next start on.
+    /// Sets how the monitor knows that a process is ready and well, or with `None` that this is of
+    /// no interest. [`Ready::Fd`], [`Ready::Notify`] and [`Watch::watchdog`] apply from its next
+    /// start on.
     ///
     /// # Errors
     ///

@@ -549,9 +549,9 @@ impl Lifecycle {
     ///   until they are gone, but two seconds at most. With [`Leftovers::Leave`] they are left
     ///   alone. A later stop ends them too.
     ///
-    /// - A process that was started as often as [`Policy::restart_limit`] allows, or whose exit code
-    ///   is one of [`Policy::fatal_codes`], has failed. Only a request starts it again, which also
-    ///   forgets the earlier starts.
+    /// - A process that was started as often as [`Policy::restart_limit`] allows, or whose exit
+    ///   code is one of [`Policy::fatal_codes`], has failed. Only a request starts it again, which
+    ///   also forgets the earlier starts.
     ///
     /// Inputs that make no sense in a state do nothing, with one exception: a process that was
     /// spawned although it is no longer wanted is terminated.

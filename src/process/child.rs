@@ -228,8 +228,8 @@ impl Child {
         self.exit.is_none() && matches!(self.reported_state(), State::Zombie | State::Lost)
     }
 
-    /// The same as [`has_ended`](Self::has_ended), but also `true` if only an attempt to reap it can
-    /// tell.
+    /// The same as [`has_ended`](Self::has_ended), but also `true` if only an attempt to reap it
+    /// can tell.
     pub(crate) fn may_have_ended(&self) -> bool {
         self.exit.is_none() && self.reported_state() != State::Running
     }

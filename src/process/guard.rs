@@ -6,13 +6,11 @@
 use std::io;
 use std::os::fd::OwnedFd;
 
-use super::stdio::Files;
-use crate::command::Command;
+use super::program;
 use crate::limit::{Limit, Resource};
-use crate::stdio::Stdio;
 use crate::sys;
 use crate::sys::guard::PROGRAM;
-use crate::sys::spawn::{Order, Spawner};
+use crate::sys::spawn::Spawner;
 
 /// A guard that is running.
 #[derive(Debug)]
@@ -30,28 +28,11 @@ pub(crate) struct Started {
 pub(crate) fn start(spawner: &Spawner) -> io::Result<Started> {
     let (socket, theirs) = sys::guard::socket_pair()?;
     let hard = sys::limit::get(Resource::OpenFiles)?.hard;
-    let mut command = Command::new(format!("/proc/self/fd/{PROGRAM}"));
-    command.arg0("childminder-guard").env_clear().current_dir("/").setsid(true);
-    command.rlimit(Resource::OpenFiles, Limit { soft: hard, hard });
-    command.stdin(theirs).stdout(Stdio::closed()).stderr(Stdio::closed()).fd(PROGRAM, sys::guard::program()?);
-    let parts = command.parts();
-    let files = Files::open(parts, spawner.null()).map_err(io::Error::other)?;
-    let files = files.for_child();
-    let order = Order {
-        command: parts,
-        files: &files,
-        terminal: false,
-        nofile: None,
-        notify: None,
-        cgroup: None,
-        guard: None,
-        pidfd: true,
-        own_peak: false,
-    };
-    let born = spawner.spawn(&order, &mut || false).map_err(io::Error::other)?;
-    let pidfd = sys::pidfd::open(born.pid).inspect_err(|_| {
-        sys::wait::kill_and_reap(born.pid);
-    })?;
+    let limit = Limit { soft: hard, hard };
+    let (pid, pidfd) =
+        program::start(spawner, "childminder-guard", (PROGRAM, sys::guard::program()?), theirs, |command| {
+            command.rlimit(Resource::OpenFiles, limit);
+        })?;
     let numbers = hard.map_or(u32::MAX, |hard| u32::try_from(hard).unwrap_or(u32::MAX));
-    Ok(Started { pid: born.pid, pidfd, socket, numbers })
+    Ok(Started { pid, pidfd, socket, numbers })
 }

@@ -16,6 +16,8 @@ mod killed;
 mod left;
 mod notify;
 mod pipe;
+#[cfg(target_os = "linux")]
+mod program;
 mod stdio;
 #[cfg_attr(not(target_os = "linux"), allow(dead_code))]
 pub(crate) mod table;

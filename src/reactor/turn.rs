@@ -72,8 +72,8 @@ impl Turn<'_> {
         let Some(events) = &mut self.events else { return Ok(()) };
         let mut polled = self.reactor.poll.poll(events, timeout);
         if polled.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::Interrupted) {
-            // After SIGSTOP and SIGCONT, the timers are late, and what has happened before they were
-            // due must not come after them.
+            // After SIGSTOP and SIGCONT, the timers are late, and what has happened before they
+            // were due must not come after them.
             polled = self.reactor.poll.poll(events, Some(Duration::ZERO));
         }
         self.reactor.woke = clock();

@@ -1,8 +1,8 @@
 //! A program that reads one message from its stdin and ends.
 //!
-//! Whoever takes a message with descriptors out of the queue of a socket closes them, even without
-//! receiving them, and a close may wait: a TCP socket may linger (`SO_LINGER`) for as long as its
-//! sender likes. So this program does it. Its own end never waits.
+//! A process that takes a message with descriptors out of the queue of a socket closes them, even
+//! without receiving them, and a close may wait: a TCP socket may linger (`SO_LINGER`) for as long
+//! as its sender likes. So this program does it. Its own end never waits.
 //!
 //! The one rule: the program reads once.
 

@@ -278,8 +278,8 @@ pub(crate) fn is_root() -> bool {
     status(std::process::id(), "Uid").starts_with("0\t")
 }
 
-/// Checks the gaps between starts that were reported at `times`. `before` is a time before the first
-/// start.
+/// Checks the gaps between starts that were reported at `times`. `before` is a time before the
+/// first start.
 #[track_caller]
 pub(crate) fn assert_gaps(before: Instant, times: &[Instant], planned: &[u64]) {
     let gaps: Vec<_> = times.windows(2).map(|pair| pair[1] - pair[0]).collect();

@@ -102,8 +102,8 @@ mod linux {
         locks(None).ok().map(|[soft, _]| soft).filter(|limit| limit >> 48 == TAG)
     }
 
-    /// The soft and hard limit of locks, which are replaced by `new`. A sandbox may refuse this, and
-    /// rustix panics then.
+    /// The soft and hard limit of locks, which are replaced by `new`. A sandbox may refuse this,
+    /// and rustix panics then.
     fn locks(new: Option<[u64; 2]>) -> io::Result<[u64; 2]> {
         let new = new.as_ref().map_or(std::ptr::null(), std::ptr::from_ref);
         let mut old = [0_u64; 2];

@@ -1,5 +1,5 @@
-//! What the kernel has here, as far as a sandbox lets it through. A test asserts what holds with it,
-//! and otherwise what holds without it.
+//! What the kernel has here, as far as a sandbox lets it through. A test asserts what holds with
+//! it, and otherwise what holds without it.
 
 #![allow(dead_code, unsafe_code, reason = "each test uses a part of it")]
 

@@ -1,7 +1,7 @@
 //! How a process is watched, what it waits for, and how it is asked to stop, as the file says it.
 //!
-//! It checks the values and starts nothing. The one rule: a value is kept as it is written until the
-//! processes are made, because each instance has its own number in it.
+//! It checks the values and starts nothing. The one rule: a value is kept as it is written until
+//! the processes are made, because each instance has its own number in it.
 
 use std::ffi::OsString;
 use std::net::SocketAddr;
@@ -82,7 +82,8 @@ enum CheckText {
 }
 
 impl Care {
-    /// Reads the keys of a table. `None` if it has none of them. Also returns what it waits for, with the places in the text.
+    /// Reads the keys of a table. `None` if it has none of them. Also returns what it waits for,
+    /// with the places in the text.
     pub(super) fn read(report: &mut Report<'_>, section: &Section<'_>) -> Option<(Self, Waits)> {
         if CARE.iter().all(|key| section.value(key).is_none()) {
             return None;

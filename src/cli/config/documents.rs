@@ -128,8 +128,8 @@ fn expanded(base: &Path, pattern: &str) -> Vec<PathBuf> {
     }
 }
 
-/// The names in a folder that match a pattern, sorted. As in a shell, `*` matches no name with a dot
-/// in front.
+/// The names in a folder that match a pattern, sorted. As in a shell, `*` matches no name with a
+/// dot in front.
 fn matching(folder: &Path, pattern: &str) -> std::io::Result<Vec<String>> {
     let mut names = Vec::new();
     for entry in fs::read_dir(folder)? {

@@ -26,8 +26,8 @@ pub(super) fn parse(text: &str) -> Parsed {
 }
 
 impl Parsed {
-    /// Parses the line that begins here, and the following lines if its value goes on. Returns where
-    /// the next line begins.
+    /// Parses the line that begins here, and the following lines if its value goes on. Returns
+    /// where the next line begins.
     fn line(&mut self, text: &str, start: usize) -> usize {
         let end = text[start..].find('\n').map_or(text.len(), |newline| start + newline);
         let next = (end + 1).min(text.len()).max(end);

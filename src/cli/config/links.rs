@@ -1,5 +1,5 @@
-//! What connects the processes of a file: who waits for whom, the groups, and how many may start at
-//! once. Checks the names and starts nothing.
+//! What connects the processes of a file: which one waits for which, the groups, and how many may
+//! start at once. Checks the names and starts nothing.
 //!
 //! The one rule: the connections are checked when all files are read, because a name may be in any
 //! of them. A table with `instances` stands for all of them.

@@ -47,8 +47,8 @@ pub(crate) struct ProcessConfig {
     pub(crate) care: Option<Rc<Care>>,
 }
 
-/// How the lines of a process, or our own messages, are written. `None` means that the file does not
-/// say it.
+/// How the lines of a process, or our own messages, are written. `None` means that the file does
+/// not say it.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Look {
     /// The time in front of a line: `Some(None)` for none.

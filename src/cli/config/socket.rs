@@ -48,7 +48,7 @@ impl Access {
         self.mode.unwrap_or(if self.gid.is_some() { 0o660 } else { 0o600 })
     }
 
-    /// Whether all those are trusted whom the mode and the group of the file let connect.
+    /// Whether other users than root and our own may connect.
     pub(crate) fn is_open(self) -> bool {
         self.mode() & 0o077 != 0
     }

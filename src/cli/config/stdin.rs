@@ -1,7 +1,7 @@
 //! What a process has as its stdin. Opens nothing by itself.
 //!
-//! The one rule: a process that says nothing has `/dev/null`, so that none waits for a user who is not
-//! there.
+//! The one rule: a process that says nothing has `/dev/null`, so that none waits for a user who is
+//! not there.
 
 use std::path::{Path, PathBuf};
 

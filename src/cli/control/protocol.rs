@@ -22,18 +22,20 @@
 //! what has happened, `"sequence"` is its number, and `"time"` its time. The first object is
 //! `"listening"`, with the number of the last event before it. The events are `started` (`pid`),
 //! `start-failed` (`error`), `exited` (`pid`, `code`, `signal`, `text`, `seconds`), `restarting`
-//! (`delay`), `terminating` (`signal`), `killing`, `ready`, `unready`, `fault` (`error`), and `state` (`state`) for a new
-//! state, each with `name`, and `reloaded` with the names of the answer to `reload`.
+//! (`delay`), `terminating` (`signal`), `killing`, `ready`, `unready`, `fault` (`error`), and
+//! `state` (`state`) for a new state, each with `name`, and `reloaded` with the names of the answer
+//! to `reload`.
 //!
 //! `"send"` writes `"data":"text\n"` to the stdin of one process, or `"bytes"`, a string with one
 //! character up to U+00FF for each byte; `"end":true` closes the stdin after that. `"attach"` is
-//! answered by `{"attached":"web","input":"tty"}` (or `"pipe"` or `null`), and then by an object with
-//! `"stream"` and `"data"` or `"bytes"` for each piece of output of one process, until the client
-//! closes its sending end. `"resize"` sets the `"rows"` and the `"columns"` of a process's terminal.
+//! answered by `{"attached":"web","input":"tty"}` (or `"pipe"` or `null`), and then by an object
+//! with `"stream"` and `"data"` or `"bytes"` for each piece of output of one process, until the
+//! client closes its sending end. `"resize"` sets the `"rows"` and the `"columns"` of a process's
+//! terminal.
 //!
-//! For `logs`, `"lines":10` means the last lines of each process, `"since":1795677600.5` those since
-//! this time in seconds since 1970, and `"stream":"stderr"` those of one stream. When following, a
-//! pattern may match no process yet.
+//! For `logs`, `"lines":10` means the last lines of each process, `"since":1795677600.5` those
+//! since this time in seconds since 1970, and `"stream":"stderr"` those of one stream. When
+//! following, a pattern may match no process yet.
 //!
 //! A line of more than 16 KiB comes in pieces, one object each. All but the first have
 //! `"continued":true`, and all but the last `"cut":true`.
@@ -58,14 +60,14 @@
 //!
 //! - `name`, and `pid`.
 //! - `restarts`, the number of its restarts.
-//! - `state`, one of `running`, `stopped`, `backing-off`, `stopping`, `unkillable`, `exited`, `failed`,
-//!   `waiting`, and where somebody asks whether it is ready, `starting` and `ready`, and `running` if it
-//!   is not ready any more.
+//! - `state`, one of `running`, `stopped`, `backing-off`, `stopping`, `unkillable`, `exited`,
+//!   `failed`, `waiting`, and where somebody asks whether it is ready, `starting` and `ready`, and
+//!   `running` if it is not ready any more.
 //! - `ready`, true or false, if somebody asks for it.
 //! - `since`, the seconds since its state changed, and `reason`, why it is in this state.
 //! - `waits_for`, an array of texts: what has to happen before it starts or stops.
-//! - `says`, what it says of itself (`STATUS=` of `sd_notify(3)`), and `foreign_messages`, the number of
-//!   messages that others have sent in its name and that were dropped.
+//! - `says`, what it says of itself (`STATUS=` of `sd_notify(3)`), and `foreign_messages`, the
+//!   number of messages that others have sent in its name and that were dropped.
 //! - `uptime` and `cpu`, in seconds, and `peak_memory`, in bytes.
 //! - `retry_in`, the seconds until a process that backs off is started.
 //! - `start_error`, the reason why the last start failed.

@@ -111,7 +111,8 @@ impl Arguments {
         Request { names, data: data.to_vec(), ..Request::new(action) }.to_line()
     }
 
-    /// Sends a request that is answered at once. `false` if it was refused, which has been reported.
+    /// Sends a request that is answered at once. `false` if it was refused, which has been
+    /// reported.
     fn ask(&self, supervisor: &mut Supervisor, action: Action, data: &[u8]) -> Result<bool, Failure> {
         supervisor.send(&self.request(action, data));
         let answer = supervisor.receive(Some(supervisor::now() + PATIENCE))?;

@@ -163,7 +163,7 @@ pub(super) fn processes(answer: &Value) -> Option<&Vec<Value>> {
 
 /// Whether a process is up, by its object in the answer to `status`.
 pub(super) fn is_up(process: &Value) -> bool {
-    // Where nobody asks whether it is ready, it is up as soon as it runs.
+    // Without a question of readiness, it is up as soon as it runs.
     matches!(process["state"].as_str(), Some("running" | "ready"))
 }
 

@@ -102,7 +102,7 @@ fn listen(path: &Path, access: Access) -> io::Result<(UnixListener, (u64, u64))>
     bound?;
     let identity = identity(path)?;
     let ready = access.gid.map_or(Ok(()), |gid| give_to_group(path, identity, gid));
-    // Nobody can connect before this.
+    // No client can connect before this.
     if let Err(error) = ready.and_then(|()| Ok(rustix::net::listen(&socket, BACKLOG)?)) {
         let _ = fs::remove_file(path);
         return Err(error);

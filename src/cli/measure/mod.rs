@@ -1,7 +1,8 @@
-//! `childminder measure`: runs a command once or several times, with limits, and tells what it used.
+//! `childminder measure`: runs a command once or several times, with limits, and tells what it
+//! used.
 //!
-//! It keeps nothing running and restarts nothing. The one rule: what cannot be had is refused before
-//! anything starts, and each run that has started is reported, however it ended.
+//! It keeps nothing running and restarts nothing. The one rule: what cannot be had is refused
+//! before anything starts, and each run that has started is reported, however it ended.
 
 mod arguments;
 mod report;

@@ -74,8 +74,8 @@ fn figures(output: &Output) -> Map<String, Value> {
     }
 }
 
-/// Returns what went wrong with the runs themselves: a failure once, with the number of runs that it
-/// has hit, and the processes that could not be killed.
+/// Returns what went wrong with the runs themselves: a failure once, with the number of runs that
+/// it has hit, and the processes that could not be killed.
 pub(super) fn problems(all: &[Finished]) -> Vec<String> {
     let mut problems: Vec<(String, usize)> = Vec::new();
     for finished in all {

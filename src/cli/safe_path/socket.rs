@@ -1,7 +1,7 @@
 //! Makes the file of a socket that listens, in a folder that was walked safely.
 //!
-//! The one rule: nothing but a socket that no process listens on is replaced, and another user's file
-//! is never given a mode or an owner.
+//! The one rule: nothing but a socket that no process listens on is replaced, and another user's
+//! file is never given a mode or an owner.
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -54,8 +54,8 @@ impl Place {
     /// # Errors
     ///
     /// `AddrInUse` if a process listens there, `AlreadyExists` if there is something else than a
-    /// socket, the error of `bind(2)`, or a refusal: an untrusted user could exchange the folder, or
-    /// the socket cannot be given its owner.
+    /// socket, the error of `bind(2)`, or a refusal: an untrusted user could exchange the folder,
+    /// or the socket cannot be given its owner.
     pub(crate) fn bind(self, path: &Path, new: Creation) -> io::Result<(OwnedFd, SocketFile)> {
         self.make_room(path)?;
         // No other user may connect before the socket has its mode and its owner. No other thread

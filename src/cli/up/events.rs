@@ -1,8 +1,8 @@
 //! Tells clients of each change of the processes as it happens, so that none of them needs to ask
 //! again and again.
 //!
-//! The one rule: each event has the next number, whether a client listens or not. A client that does
-//! not read is dropped, and sees by the numbers what it has missed.
+//! The one rule: each event has the next number, whether a client listens or not. A client that
+//! does not read is dropped, and sees by the numbers what it has missed.
 
 use childminder::Reactor;
 use serde_json::{Map, Value};

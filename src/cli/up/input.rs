@@ -1,8 +1,8 @@
 //! What clients write to the stdin of a process, and clients that are attached to one: they get its
 //! output byte by byte, as it comes.
 //!
-//! The one rule: a process that does not read costs no more than a bounded memory, and a client that
-//! does not read is dropped.
+//! The one rule: a process that does not read costs no more than a bounded memory, and a client
+//! that does not read is dropped.
 
 use childminder::{Event, ProcessId, Reactor};
 use serde_json::{Map, json};

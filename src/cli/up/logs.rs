@@ -29,8 +29,8 @@ pub(super) struct Log {
     is_waiting: HashSet<Rc<str>>,
     patterns: Vec<String>,
     query: Query,
-    /// How far the last lines of the first process in `waiting` have been sent, and where they ended
-    /// when that began.
+    /// How far the last lines of the first process in `waiting` have been sent, and where they
+    /// ended when that began.
     at: Option<(Position, Position)>,
 }
 

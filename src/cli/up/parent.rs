@@ -1,7 +1,8 @@
 //! Tells the service manager that has started this command how the command is: ready, reloading,
 //! stopping, how many processes run, and that it is alive.
 //!
-//! Decides nothing. The one rule: without `NOTIFY_SOCKET` in the environment it does nothing at all.
+//! Decides nothing. The one rule: without `NOTIFY_SOCKET` in the environment it does nothing at
+//! all.
 
 use std::collections::VecDeque;
 use std::io;

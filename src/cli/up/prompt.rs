@@ -1,5 +1,5 @@
-//! Shows the line that a process has begun, once it has been quiet for a moment: a prompt, or the last
-//! state of a progress bar. On a terminal only; files and clients get whole lines.
+//! Shows the line that a process has begun, once it has been quiet for a moment: a prompt, or the
+//! last state of a progress bar. On a terminal only; files and clients get whole lines.
 //!
 //! The one rule: what is shown here is drawn over by the next output, so that the line itself comes
 //! once, when it is complete.

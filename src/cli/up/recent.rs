@@ -172,8 +172,8 @@ impl Recent {
     }
 
     /// Calls `see` with each line from a place on, the oldest first, until it returns `false`.
-    /// Returns the place behind the last line that it has seen. Lines that are not kept any more are
-    /// left out.
+    /// Returns the place behind the last line that it has seen. Lines that are not kept any more
+    /// are left out.
     pub(super) fn read(&mut self, from: Position, mut see: impl FnMut(LogLine<'_>) -> bool) -> Position {
         let mut at = if from.line < self.start.line { self.start } else { from };
         let skipped = |at: u64, start: u64| usize::try_from(at - start).unwrap_or(usize::MAX);

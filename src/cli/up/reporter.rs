@@ -229,8 +229,8 @@ impl Reporter {
         self.streams.get(name)?.start_error.as_deref()
     }
 
-    /// Shows the start of a line of a process, if it goes to a terminal with the name in front. Returns
-    /// whether it does.
+    /// Shows the start of a line of a process, if it goes to a terminal with the name in front.
+    /// Returns whether it does.
     pub(super) fn show_unfinished(&mut self, name: &str, fd: i32, text: &[u8]) -> bool {
         match self.streams.get(name) {
             Some(streams) if streams.sink(fd) == Sink::Console => {

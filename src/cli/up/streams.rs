@@ -54,7 +54,8 @@ pub(super) struct Streams {
     pub(super) speaker: Speaker,
     pub(super) out: Sink,
     pub(super) err: Sink,
-    /// Its last lines, once there is one, and how many bytes of them are kept, if its settings say it.
+    /// Its last lines, once there is one, and how many bytes of them are kept, if its settings say
+    /// it.
     pub(super) recent: Option<Box<Recent>>,
     pub(super) most_recent: Option<u32>,
     /// The error of its last start, if that failed.
@@ -70,8 +71,8 @@ pub(super) struct Streams {
     pub(super) input: Input,
     /// The pid of the last process.
     pub(super) pid: u32,
-    /// Whether that process has not written yet. Otherwise `writer` is this process. Both are kept up
-    /// only if lines are written as JSON.
+    /// Whether that process has not written yet. Otherwise `writer` is this process. Both are kept
+    /// up only if lines are written as JSON.
     pub(super) is_new: bool,
     pub(super) writer: Option<Box<ProcessId>>,
     /// The exit code that stands for the last exit, or for the failure of the last start.

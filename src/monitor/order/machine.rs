@@ -483,7 +483,8 @@ impl Machine {
             let node = self.nodes.entry(key).or_default();
             concerned.push(key);
             let known = node.leaving;
-            // A stop stays a stop. It is asked for again, because it may have been taken back since.
+            // A stop stays a stop. It is asked for again, because it may have been taken back
+            // since.
             if known != Some(Leaving::Stop) {
                 node.leaving = Some(leaving);
             }

@@ -1,7 +1,7 @@
 //! Shows what an order and the policies do to several processes, in virtual time.
 //!
-//! It starts nothing and waits for nothing. The one rule: every decision comes from the machines, by
-//! way of `crew`, and none is made here.
+//! It starts nothing and waits for nothing. The one rule: every decision comes from the machines,
+//! by way of `crew`, and none is made here.
 
 use std::collections::HashMap;
 use std::fmt;

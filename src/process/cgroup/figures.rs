@@ -11,8 +11,8 @@ use crate::sys::cgroup;
 use crate::used::{Covers, Figure, Pressure, Used};
 
 impl Cgroup {
-    /// Returns the CPU time of all that ever were members: in user mode, and in the kernel. It needs
-    /// no controller.
+    /// Returns the CPU time of all that ever were members: in user mode, and in the kernel. It
+    /// needs no controller.
     pub(crate) fn cpu_time(&self) -> Option<(Duration, Duration)> {
         let stat = self.read("cpu.stat")?;
         Some((micros(&stat, "user_usec")?, micros(&stat, "system_usec")?))

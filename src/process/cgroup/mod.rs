@@ -351,8 +351,8 @@ pub(crate) fn freeze(freezer: BorrowedFd<'_>, freeze: bool) -> io::Result<()> {
     cgroup::write(freezer, if freeze { b"1" } else { b"0" })
 }
 
-/// Tells whether the path of a cgroup leads to, or through, the one that `known` is in or below. That
-/// one's path ends in `own`, which alone proves nothing: anybody may use such names elsewhere.
+/// Tells whether the path of a cgroup leads to, or through, the one that `known` is in or below.
+/// That one's path ends in `own`, which alone proves nothing: anybody may use such names elsewhere.
 fn is_below(path: &str, known: &str, own: &str) -> bool {
     let ends = |path: &str| path.is_empty() || path.starts_with('/');
     let end = known.match_indices(own).map(|(start, _)| start + own.len()).find(|end| ends(&known[*end..]));

@@ -312,10 +312,10 @@ impl Spawner {
 struct Failure {
     stage: i32,
     errno: i32,
-    /// What it failed on, by its number: at [`Stage::Exec`] a path of the plan, at [`Stage::Dup2`] a
-    /// descriptor, at [`Stage::Rlimit`] a resource, and at [`Stage::Wait`] the pid of a child that
-    /// still exists. 0 at the other stages. It is no enum, because any bytes of the child's have to
-    /// be valid.
+    /// What it failed on, by its number: at [`Stage::Exec`] a path of the plan, at [`Stage::Dup2`]
+    /// a descriptor, at [`Stage::Rlimit`] a resource, and at [`Stage::Wait`] the pid of a child
+    /// that still exists. 0 at the other stages. It is no enum, because any bytes of the child's
+    /// have to be valid.
     subject: i32,
 }
 

@@ -2,9 +2,9 @@
 //!
 //! At the exec the kernel takes the peak of the memory that a process leaves for a peak of the
 //! process. A child that leaves the host's memory is therefore never smaller than the host. Here
-//! the first child carries out the plan and executes the starter, a program of one page. The starter
-//! makes a second child in its own memory, as a child of the host (`CLONE_PARENT`), which executes
-//! the program, and the starter ends.
+//! the first child carries out the plan and executes the starter, a program of one page. The
+//! starter makes a second child in its own memory, as a child of the host (`CLONE_PARENT`), which
+//! executes the program, and the starter ends.
 //!
 //! The one rule: whatever goes wrong, no process is left, and the ordinary way is taken instead.
 

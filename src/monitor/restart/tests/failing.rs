@@ -1,6 +1,7 @@
 //! Limits of starts, exit codes that settle it, jitter, and stops in steps, in virtual time.
 //!
-//! The one rule: what is expected is written as numbers, and not computed by the code's own formula.
+//! The one rule: what is expected is written as numbers, and not computed by the code's own
+//! formula.
 
 use super::*;
 use crate::monitor::restart::{StartLimit, StopAction, StopScope, StopStep, WhyFailed};
