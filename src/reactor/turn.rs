@@ -63,17 +63,25 @@ impl Turn<'_> {
         timeout: Option<Duration>,
         handler: &mut dyn FnMut(&mut Reactor, Event<'_>),
     ) -> io::Result<()> {
+        // Only what is due before the poll is called is fired after its events. Otherwise a timer
+        // that has become due while the program was stopped would overtake what had happened before
+        // that.
+        let mut asked = clock();
         let timeout = if self.reactor.has_work() {
             Some(Duration::ZERO)
         } else {
-            let due = self.reactor.next_due().map(|deadline| deadline.saturating_duration_since(clock()));
+            let due = self.reactor.next_due().map(|deadline| deadline.saturating_duration_since(asked));
             timeout.into_iter().chain(due).min()
         };
         let Some(events) = &mut self.events else { return Ok(()) };
         let mut polled = self.reactor.poll.poll(events, timeout);
-        if polled.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::Interrupted) {
-            // After SIGSTOP and SIGCONT, the timers are late, and what has happened before they
-            // were due must not come after them.
+        let nothing = match &polled {
+            Ok(()) => events.is_empty(),
+            Err(error) => error.kind() == io::ErrorKind::Interrupted,
+        };
+        if nothing && timeout != Some(Duration::ZERO) {
+            // The wait is over because a timer is due, or because of a signal.
+            asked = clock();
             polled = self.reactor.poll.poll(events, Some(Duration::ZERO));
         }
         self.reactor.woke = clock();
@@ -113,7 +121,7 @@ impl Turn<'_> {
                 handler(self.reactor, Event::Signal(signal));
             }
         }
-        while let Some(id) = self.reactor.timers.pop_due(self.reactor.woke, mark) {
+        while let Some(id) = self.reactor.timers.pop_due(asked, mark) {
             handler(self.reactor, Event::Timer(id));
         }
         // All signals from before these suspensions have been reported now.
