@@ -13,6 +13,7 @@ use std::sync::mpsc::channel;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::command::Command;
+use crate::error::into_io_error;
 use crate::exit::Exit;
 use crate::monitor::restart::{Policy, State};
 use crate::monitor::{Log, MonitorError, Observer, ProcessMonitor, Status};
@@ -224,6 +225,11 @@ impl Error for HandleError {
         }
     }
 }
+
+into_io_error!(HandleError, |error| match error {
+    HandleError::Gone => ErrorKind::NotConnected,
+    HandleError::Monitor(error) => error.kind(),
+});
 
 impl From<MonitorError> for HandleError {
     fn from(error: MonitorError) -> Self {

@@ -16,6 +16,7 @@ use std::error::Error;
 use std::fmt;
 
 use super::restart::StartLimit;
+use crate::error::into_io_error;
 
 /// The order in which the processes of a monitor start and stop: see
 /// [`ProcessMonitor::set_order`](crate::ProcessMonitor::set_order).
@@ -166,6 +167,8 @@ impl fmt::Display for OrderErrors {
 }
 
 impl Error for OrderErrors {}
+
+into_io_error!(OrderErrors, |_| std::io::ErrorKind::InvalidInput);
 
 impl Order {
     /// Makes an order in which no process waits for another.

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::restart::Outcome;
+use crate::error::into_io_error;
 use crate::exit::Exit;
 
 /// The wait after a second instant death is at least this long, and so is the upper limit of the
@@ -394,3 +395,5 @@ impl fmt::Display for PolicyError {
 }
 
 impl Error for PolicyError {}
+
+into_io_error!(PolicyError, |_| std::io::ErrorKind::InvalidInput);
