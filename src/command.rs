@@ -3,6 +3,8 @@
 //!
 //! The one rule: a command can be spawned any number of times and means the same each time.
 
+mod show;
+
 use std::ffi::{OsStr, OsString};
 use std::fmt;
 use std::io;
@@ -600,34 +602,5 @@ impl Command {
     pub fn parent_death_signal(&mut self, signal: i32) -> &mut Self {
         self.parts_mut().parent_death_signal = Some(signal);
         self
-    }
-
-    /// Returns the program as given.
-    #[must_use]
-    pub fn get_program(&self) -> &OsStr {
-        &self.0.program
-    }
-
-    /// Returns the arguments, without the program's own name.
-    pub fn get_args(&self) -> impl ExactSizeIterator<Item = &OsStr> {
-        self.0.args.iter().map(OsString::as_os_str)
-    }
-
-    /// Returns the user id that the child runs as, if one was set.
-    #[must_use]
-    pub fn get_uid(&self) -> Option<u32> {
-        self.0.attributes().uid
-    }
-
-    /// Returns the group id that the child runs as, if one was set.
-    #[must_use]
-    pub fn get_gid(&self) -> Option<u32> {
-        self.0.attributes().gid
-    }
-
-    /// Returns the supplementary groups of the child, if they were set.
-    #[must_use]
-    pub fn get_groups(&self) -> Option<&[u32]> {
-        self.0.attributes().groups.as_deref()
     }
 }
