@@ -47,6 +47,23 @@ pub(crate) use tree::{Agenda, Stem, Sweep};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ProcessId(pub(crate) Key);
 
+impl ProcessId {
+    /// Makes an id that no reactor gives to a process, for tests of a host. Equal numbers make equal
+    /// ids.
+    ///
+    /// ```
+    /// use childminder::{ProcessId, Reactor};
+    ///
+    /// assert_ne!(ProcessId::dummy(1), ProcessId::dummy(2));
+    /// assert!(Reactor::new()?.process(ProcessId::dummy(1)).is_none());
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
+    #[must_use]
+    pub fn dummy(number: u32) -> Self {
+        Self(Key::unused(number))
+    }
+}
+
 /// A process of a reactor: see [`Reactor::process`](crate::Reactor::process).
 ///
 /// ```
