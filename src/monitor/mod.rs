@@ -13,6 +13,7 @@ pub(crate) mod lines;
 mod observer;
 mod order;
 mod policy;
+mod policy_builder;
 mod requests;
 pub mod restart;
 pub mod simulation;
