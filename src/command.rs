@@ -432,7 +432,8 @@ impl Command {
     /// Runs the child on a pseudo-terminal of its own, in a new session.
     ///
     /// The terminal is the child's stdin, stdout, stderr and controlling terminal. The child's
-    /// output arrives as data of descriptor 1, and its input is written to descriptor 0.
+    /// output arrives as data of descriptor 1, and its input is written to descriptor 0. Only
+    /// [`stderr`](Self::stderr) can be set apart from it, for example to [`Stdio::piped`].
     ///
     /// Closing both descriptors hangs up: the child gets SIGHUP. Otherwise the terminal ends with
     /// the child, and is read to its end then. A process on the terminal that outlives the child
