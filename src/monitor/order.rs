@@ -63,6 +63,7 @@ struct Edge {
 
 /// What a process waits for: see [`Order::after`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
 pub enum When {
     /// The other process is [ready](crate::Ready), or has completed.
     #[default]

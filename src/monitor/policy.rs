@@ -141,6 +141,7 @@ pub struct StopStep {
 /// assert_ne!(stop, StopAction::Signal(15));
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum StopAction {
     /// A signal, by its number.
     Signal(i32),
@@ -159,6 +160,7 @@ pub enum StopAction {
 /// assert_eq!(Policy::default().stop_scope, StopScope::All);
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
 pub enum StopScope {
     /// The process and everything that it has started, as far as its containment reaches.
     #[default]

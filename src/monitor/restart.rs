@@ -224,6 +224,7 @@ impl fmt::Display for WhyFailed {
 /// assert!(matches!(web.state(), State::Stopping { next: Next::Start, .. }));
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Next {
     /// The process stays stopped.
     Stay,
