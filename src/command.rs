@@ -3,6 +3,8 @@
 //!
 //! The one rule: a command can be spawned any number of times and means the same each time.
 
+mod show;
+
 use std::ffi::{OsStr, OsString};
 use std::fmt;
 use std::io;
@@ -430,7 +432,8 @@ impl Command {
     /// Runs the child on a pseudo-terminal of its own, in a new session.
     ///
     /// The terminal is the child's stdin, stdout, stderr and controlling terminal. The child's
-    /// output arrives as data of descriptor 1, and its input is written to descriptor 0.
+    /// output arrives as data of descriptor 1, and its input is written to descriptor 0. Only
+    /// [`stderr`](Self::stderr) can be set apart from it, for example to [`Stdio::piped`].
     ///
     /// Closing both descriptors hangs up: the child gets SIGHUP. Otherwise the terminal ends with
     /// the child, and is read to its end then. A process on the terminal that outlives the child
@@ -600,34 +603,5 @@ impl Command {
     pub fn parent_death_signal(&mut self, signal: i32) -> &mut Self {
         self.parts_mut().parent_death_signal = Some(signal);
         self
-    }
-
-    /// Returns the program as given.
-    #[must_use]
-    pub fn get_program(&self) -> &OsStr {
-        &self.0.program
-    }
-
-    /// Returns the arguments, without the program's own name.
-    pub fn get_args(&self) -> impl ExactSizeIterator<Item = &OsStr> {
-        self.0.args.iter().map(OsString::as_os_str)
-    }
-
-    /// Returns the user id that the child runs as, if one was set.
-    #[must_use]
-    pub fn get_uid(&self) -> Option<u32> {
-        self.0.attributes().uid
-    }
-
-    /// Returns the group id that the child runs as, if one was set.
-    #[must_use]
-    pub fn get_gid(&self) -> Option<u32> {
-        self.0.attributes().gid
-    }
-
-    /// Returns the supplementary groups of the child, if they were set.
-    #[must_use]
-    pub fn get_groups(&self) -> Option<&[u32]> {
-        self.0.attributes().groups.as_deref()
     }
 }

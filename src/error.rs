@@ -6,10 +6,25 @@
 use std::error::Error;
 use std::ffi::OsString;
 use std::fmt;
-use std::io;
+use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 
 use crate::contain::LAST_WAIT;
+
+/// Makes `?` turn an error into an [`io::Error`] in a function that returns [`io::Result`]. The error
+/// stays inside, with its message and its source. `kind` tells the kind.
+macro_rules! into_io_error {
+    ($Error:ty, $kind:expr) => {
+        /// The error stays inside, with its message: see [`io::Error::downcast`](std::io::Error::downcast).
+        impl From<$Error> for std::io::Error {
+            fn from(error: $Error) -> Self {
+                let kind: fn(&$Error) -> std::io::ErrorKind = $kind;
+                Self::new(kind(&error), error)
+            }
+        }
+    };
+}
+pub(crate) use into_io_error;
 
 macro_rules! stages {
     ($($(#[$doc:meta])* $variant:ident => $name:literal,)*) => {
@@ -101,6 +116,9 @@ stages! {
 
 /// The error of a spawn that failed. Nothing is left behind: no process, no zombie, no descriptor.
 ///
+/// As all errors of this crate, it becomes an [`io::Error`] by `?`, with the same message, and the
+/// kind of [`io_error`](Self::io_error).
+///
 /// ```
 /// use childminder::{Command, Reactor, Stage};
 ///
@@ -176,6 +194,8 @@ impl Error for SpawnError {
     }
 }
 
+into_io_error!(SpawnError, |error| error.source.kind());
+
 /// The error of a signal that could not be sent.
 #[derive(Debug)]
 #[non_exhaustive]
@@ -211,6 +231,11 @@ impl From<io::Error> for SignalError {
         if error.raw_os_error() == Some(libc::ESRCH) { Self::AlreadyExited } else { Self::Os(error) }
     }
 }
+
+into_io_error!(SignalError, |error| match error {
+    SignalError::AlreadyExited => ErrorKind::NotFound,
+    SignalError::Os(error) => error.kind(),
+});
 
 /// An error of the system, preceded by what was tried.
 #[derive(Debug)]
@@ -264,6 +289,8 @@ impl fmt::Display for WriteError {
 
 impl Error for WriteError {}
 
+into_io_error!(WriteError, |_| ErrorKind::BrokenPipe);
+
 /// The error of a second producer for a pipe that already has one (Twisted's `RuntimeError`): see
 /// [`Feed::register_producer`](crate::Feed::register_producer).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -277,6 +304,8 @@ impl fmt::Display for AlreadyRegistered {
 }
 
 impl Error for AlreadyRegistered {}
+
+into_io_error!(AlreadyRegistered, |_| ErrorKind::AlreadyExists);
 
 /// The error of [`RunToEnd::run`](crate::RunToEnd::run).
 #[derive(Debug)]
@@ -340,3 +369,12 @@ impl From<SpawnError> for RunError {
         Self::Spawn(error)
     }
 }
+
+into_io_error!(RunError, |error| match error {
+    RunError::Spawn(error) => error.source.kind(),
+    RunError::Input(error) | RunError::Wait(error) | RunError::StillRunning { refusal: Some(error), .. } =>
+        error.kind(),
+    RunError::StillRunning { refusal: None, .. } => ErrorKind::TimedOut,
+    // The kind `Interrupted` would make a caller run the command again.
+    RunError::Interrupted { .. } | RunError::NotStarted => ErrorKind::Other,
+});

@@ -13,6 +13,7 @@ pub(crate) mod lines;
 mod observer;
 mod order;
 mod policy;
+mod policy_builder;
 mod requests;
 pub mod restart;
 pub mod simulation;
@@ -21,10 +22,12 @@ mod watch;
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::error::Error;
 use std::fmt;
+use std::io::ErrorKind;
 use std::sync::Arc;
 use std::time::Instant;
 
 use crate::command::Command;
+use crate::error::into_io_error;
 use crate::process::ProcessId;
 use crate::reactor::Reactor;
 use crate::reactor::timers::TimerId;
@@ -134,6 +137,19 @@ impl Error for MonitorError {
         }
     }
 }
+
+impl MonitorError {
+    pub(crate) fn kind(&self) -> ErrorKind {
+        match self {
+            Self::Duplicate(_) => ErrorKind::AlreadyExists,
+            Self::Unknown(_) => ErrorKind::NotFound,
+            Self::Policy(_) | Self::Order(_) => ErrorKind::InvalidInput,
+            Self::Rolling => ErrorKind::ResourceBusy,
+        }
+    }
+}
+
+into_io_error!(MonitorError, MonitorError::kind);
 
 impl From<PolicyError> for MonitorError {
     fn from(error: PolicyError) -> Self {

@@ -346,9 +346,9 @@ impl Child {
         }
     }
 
-    /// Returns the terminal of a child that is reaped, to be read to its end.
-    pub(crate) fn hung_up_terminal(&mut self) -> Option<&mut Reader> {
-        if self.terminal { self.reader(1) } else { None }
+    /// Tells whether it was started on a pseudo-terminal.
+    pub(crate) fn is_on_terminal(&self) -> bool {
+        self.terminal
     }
 
     pub(super) fn writer(&mut self, fd: i32) -> Option<&mut Writer> {

@@ -55,8 +55,8 @@ impl<'a> Files<'a> {
         let mut files = Self { ours: Vec::new(), theirs: Map::new(), owner, terminal: false };
 
         match command.attributes().pty {
-            Some(_) if command.fds.keys().any(|fd| *fd <= 2) => {
-                return Err(refuse("descriptors 0, 1 and 2 are the pseudo-terminal's"));
+            Some(_) if command.fds.keys().any(|fd| (0..2).contains(fd)) => {
+                return Err(refuse("descriptors 0 and 1 are the pseudo-terminal's"));
             }
             Some(pty) => files.open_terminal(pty).map_err(|error| fail(Stage::Pipe, error))?,
             None => {
