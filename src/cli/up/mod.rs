@@ -9,6 +9,7 @@
 //! stderr belongs into `reporter`.
 
 mod commands;
+mod compress;
 mod console;
 mod end;
 mod ends;
@@ -44,6 +45,7 @@ use super::dress::Stamp;
 use super::listen::Listeners;
 use super::signals::{self, Signals, Wish};
 use super::{Failure, child, descriptor, output, path_of, words};
+use compress::Compressor;
 use console::Console;
 use ends::{Ends, ExitWhen};
 use events::Subscriber;
@@ -127,6 +129,7 @@ pub(super) fn main(mut arguments: Parser) -> Result<u8, Failure> {
     up.say_left();
     let deadline = reactor.now() + LAST_WORDS;
     up.read_rest(&mut reactor, deadline);
+    up.give_up_compression(&mut reactor);
     up.reporter().finish(&reactor, deadline);
     let code = up.ends.code.unwrap_or(0);
     drop(up);
@@ -158,6 +161,7 @@ struct Up {
     subscribers: Vec<Subscriber>,
     attached: Vec<Attached>,
     prompt: Prompt,
+    compressor: Compressor,
     ends: Ends,
     /// What the command line says of how lines are written.
     look: Look,
@@ -256,6 +260,7 @@ impl Up {
             subscribers: Vec::new(),
             attached: Vec::new(),
             prompt: Prompt::default(),
+            compressor: Compressor::default(),
             ends: Ends::default(),
             look,
             kills_at_death,
@@ -371,6 +376,7 @@ impl Up {
             self.reporter().say(&news);
         }
         self.reporter().settle(reactor);
+        self.settle_compression(reactor);
         self.hold_or_release(reactor);
         self.server.settle(reactor);
     }
@@ -474,6 +480,7 @@ impl Service for Up {
             {
                 true
             }
+            _ if self.heed_compression(event) => true,
             _ if self.server.handle(reactor, event) => {
                 // Which client may be dropped for another one is known only when all clients have
                 // been heard.
