@@ -18,6 +18,7 @@ mod measure;
 mod output;
 mod paths;
 mod peer;
+mod prompt;
 mod reference;
 mod run;
 mod safe_path;

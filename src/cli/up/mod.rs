@@ -43,6 +43,7 @@ use super::control::Lock;
 use super::control::Server;
 use super::dress::Stamp;
 use super::listen::Listeners;
+use super::prompt::Prompts;
 use super::signals::{self, Signals, Wish};
 use super::{Failure, child, descriptor, output, path_of, words};
 use compress::Compressor;
@@ -52,7 +53,6 @@ use events::Subscriber;
 use input::Attached;
 use logs::Log;
 use parent::Parent;
-use prompt::Prompt;
 use reporter::Reporter;
 use waits::Waits;
 
@@ -160,7 +160,7 @@ struct Up {
     logs: Vec<Log>,
     subscribers: Vec<Subscriber>,
     attached: Vec<Attached>,
-    prompt: Prompt,
+    prompts: Prompts,
     compressor: Compressor,
     ends: Ends,
     /// What the command line says of how lines are written.
@@ -259,7 +259,7 @@ impl Up {
             logs: Vec::new(),
             subscribers: Vec::new(),
             attached: Vec::new(),
-            prompt: Prompt::default(),
+            prompts: Prompts::default(),
             compressor: Compressor::default(),
             ends: Ends::default(),
             look,
