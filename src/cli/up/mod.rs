@@ -68,7 +68,7 @@ usage: childminder up [OPTION]...
 
   -c, --config FILE          the file, or a folder with *.toml files (childminder.toml)
       --exit-when WHICH      ends when `all` processes have ended, when the `first` has, or when one has `failed`
-      --timestamps[=CLOCK]   puts the time in front of each line: local (the default), utc or monotonic
+      --timestamps[=CLOCK]   puts the time in front of each line: `local` (the default), `utc` or `monotonic`
   -h, --help                 this text
 
 SIGTERM, SIGINT (Ctrl-C), SIGQUIT, a closed terminal and any other signal that would end this command, except SIGPIPE
