@@ -183,11 +183,12 @@ pub(super) fn zsh() -> String {
     let pages = pages();
     let names = ZSH_NAMES.replace("PLACE", &PLACE.join(" | "));
     let mut text = names.replace("ATTACHED", &attached()).replace("NAMES", NAMES);
-    text += "_childminder() {\n    local -a commands\n    commands=(\n";
+    // `commands` is a variable of zsh itself.
+    text += "_childminder() {\n    local -a pages\n    pages=(\n";
     for page in &pages {
         let _ = writeln!(text, "        '{}:{}'", page.name, quoted(&page.summary()));
     }
-    text += "    )\n    if (( CURRENT == 2 )); then\n        _describe 'command' commands\n        return\n    fi\n    \
+    text += "    )\n    if (( CURRENT == 2 )); then\n        _describe 'command' pages\n        return\n    fi\n    \
              local command=$words[2]\n    shift words\n    (( CURRENT-- ))\n    case $command in\n";
     for page in &pages {
         let _ = writeln!(text, "    {})\n        _arguments \\", page.name);
