@@ -41,7 +41,10 @@ const LARGE: i32 = if cfg!(target_env = "musl") { libc::O_LARGEFILE } else { 0 }
 
 type Case = (&'static str, fn(i32) -> Vec<Refused>, Option<Strength>, &'static str);
 
-const CASES: [Case; 6] = [
+/// The reason for no cgroup if its members could not be killed.
+const UNKILLABLE: &str = "neither cgroup.kill nor a pidfd";
+
+const CASES: [Case; 7] = [
     ("clone3", |errno| vec![(libc::SYS_clone3, None, errno)], Some(Strength::Cgroup), "clone3: "),
     // `cgroup.kill` and `cgroup.freeze` are refused, so each member is killed by its pidfd, again
     // and again.
@@ -61,6 +64,12 @@ const CASES: [Case; 6] = [
         Some(Strength::Group),
         "no process can start in ",
     ),
+    (
+        "cgroup.kill and pidfds",
+        |errno| [vec![(libc::SYS_openat, Some((2, WRITES)), errno)], pidfds(errno)].concat(),
+        Some(Strength::Group),
+        UNKILLABLE,
+    ),
 ];
 
 fn pidfds(errno: i32) -> Vec<Refused> {
@@ -68,6 +77,11 @@ fn pidfds(errno: i32) -> Vec<Refused> {
 }
 
 fn play(part: &Part, (name, refused, strength, reason): Case, errno: i32) {
+    // Before Linux 5.14 only pidfds reach the members of a cgroup.
+    let (strength, reason) = match name {
+        "pidfds" if !part.0.join("cgroup.kill").exists() => (Some(Strength::Group), UNKILLABLE),
+        _ => (strength, reason),
+    };
     let mark = format!("{name}-{errno}-{}", std::process::id());
     refuse(&refused(errno));
     for combination in COMBINATIONS {
@@ -198,4 +212,5 @@ cases! {
     without_cgroups: 3
     without_cgroups_and_pidfds: 4
     without_any_way_into_a_cgroup: 5
+    without_cgroup_kill_and_pidfds: 6
 }

@@ -118,27 +118,21 @@ fn the_status_fits_any_terminal() {
     up.shutdown();
 }
 
-#[test]
-fn a_prompt_and_a_progress_bar_are_shown_before_their_newline() {
-    let folder = Folder::new();
+/// Runs a process that shows prompts and a progress bar, by this command on terminals of several
+/// widths. `between` is what the process does besides while its first prompt is shown.
+fn expect_prompts(folder: &Folder, args: &[&str], mark: &str, between: &str) {
     let long = "x".repeat(300);
     let steps = format!(
-        "wait_for() {{ while ! [ -e $1 ]; do sleep 0.02; done; }}; printf 'password? '; wait_for 1; echo; printf '10%%'; \
-         wait_for 2; printf '\r20%%'; wait_for 3; printf '\r100%%\n'; printf '{long}?'; wait_for 4; echo; echo ready; \
-         exec sleep 1000"
+        "wait_for() {{ while ! [ -e $1 ]; do sleep 0.02; done; }}; printf 'password? '; {between} wait_for 1; echo; \
+         printf '10%%'; wait_for 2; printf '\r20%%'; wait_for 3; printf '\r100%%\n'; printf '{long}?'; wait_for 4; echo; \
+         echo ready; exec sleep 1000"
     );
     folder.write("steps", &steps);
-    folder.write(
-        "childminder.toml",
-        "[monitor]\nsocket = \"s\"\n[process.it]\ncommand = [\"sh\", \"./steps\"]\ndirectory = \".\"\n\
-         [process.other]\nshell = \"while ! [ -e 0 ]; do sleep 0.02; done; echo between; exec sleep 1000\"\ndirectory = \".\"\n",
-    );
     for columns in [40, 80, 200] {
         let go = |name: &str| folder.write(name, "");
         for name in ["0", "1", "2", "3", "4"] {
             let _ = std::fs::remove_file(folder.join(name));
         }
-        let mark = "\x1b[36m[it]\x1b[0m ";
         let end = format!("{}?", "x".repeat(usize::from(columns) - 7));
         let long_prompt = format!("{mark}{end}");
         let first = format!("{mark}password? ");
@@ -151,7 +145,7 @@ fn a_prompt_and_a_progress_bar_are_shown_before_their_newline() {
             (&long_prompt, &|| go("4")),
             (&format!("{mark}ready\r\n"), &|| {}),
         ];
-        let drawn = up_util::steps_on_a_terminal(&folder.0, &["up"], &steps, columns);
+        let drawn = up_util::steps_on_a_terminal(&folder.0, args, &steps, columns);
         // Each line comes once when it is complete, and nothing is left of what was drawn before.
         let lines: Vec<&str> = drawn.split("\r\n").map(|line| line.rsplit("\r\x1b[K").next().unwrap()).collect();
         for line in ["password? ", "100%", &format!("{long}?"), "ready"] {
@@ -160,6 +154,34 @@ fn a_prompt_and_a_progress_bar_are_shown_before_their_newline() {
         }
         assert!(!lines.iter().any(|line| line.ends_with("10%") || line.ends_with("20%")), "{drawn:?}");
     }
+}
+
+#[test]
+fn a_prompt_and_a_progress_bar_are_shown_before_their_newline() {
+    let folder = Folder::new();
+    folder.write(
+        "childminder.toml",
+        "[monitor]\nsocket = \"s\"\n[process.it]\ncommand = [\"sh\", \"./steps\"]\ndirectory = \".\"\n\
+         [process.other]\nshell = \"while ! [ -e 0 ]; do sleep 0.02; done; echo between; exec sleep 1000\"\ndirectory = \".\"\n",
+    );
+    expect_prompts(&folder, &["up"], "\x1b[36m[it]\x1b[0m ", "");
+}
+
+#[test]
+fn run_shows_a_prompt_and_a_progress_bar_before_their_newline() {
+    let folder = Folder::new();
+    expect_prompts(&folder, &["run", "--name", "it", "sh", "./steps"], "[it] ", "wait_for 0; echo between >&2;");
+}
+
+#[test]
+fn run_shows_the_prompt_of_a_process_that_ends_once() {
+    let folder = Folder::new();
+    folder.write("steps", "printf 'password? '; while ! [ -e go ]; do sleep 0.02; done");
+    let go = || folder.write("go", "");
+    let steps: [(&str, &dyn Fn()); 2] = [("[sh] password? ", &go), ("exited: exit status 0", &|| {})];
+    let drawn = up_util::steps_on_a_terminal(&folder.0, &["run", "--restart", "never", "sh", "./steps"], &steps, 80);
+    let lines: Vec<&str> = drawn.split("\r\n").map(|line| line.rsplit("\r\x1b[K").next().unwrap()).collect();
+    assert_eq!(lines.iter().filter(|line| **line == "[sh] password? ").count(), 1, "{drawn:?}");
 }
 
 #[test]

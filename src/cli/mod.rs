@@ -18,6 +18,7 @@ mod measure;
 mod output;
 mod paths;
 mod peer;
+mod prompt;
 mod reference;
 mod run;
 mod safe_path;
@@ -58,12 +59,12 @@ childminder run:
       --env KEY=VALUE          a variable added to its environment; may be repeated
       --clear-env              starts from an empty environment
       --raw                    a terminal gets its control characters as they are
-      --timestamps[=CLOCK]     puts the time in front of each line: local (the default), utc or monotonic
+      --timestamps[=CLOCK]     puts the time in front of each line: `local` (the default), `utc` or `monotonic`
       --user USER[:GROUP]      the user it runs as, by name or number; a number that is not in
                                the user database needs the group
-      --restart WHEN           always (the default), on-failure or never
-      --contain HOW            what keeps it and all that it starts together: cgroup, group (its process group), or auto
-                               (the default), the first of these that can be had
+      --restart WHEN           `always` (the default), `on-failure` or `never`
+      --contain HOW            what keeps it and all that it starts together: `cgroup`, `group` (its process group),
+                               or `auto` (the default), the first of these that can be had
 
 This command prints each line of the process as `[NAME] line`. The process has a session of its own, without a terminal,
 and its stdin is /dev/null. SIGTERM, SIGINT (Ctrl-C), SIGQUIT, a closed terminal and any other signal that would end

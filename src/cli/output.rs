@@ -15,6 +15,7 @@ use childminder::{Event, Interest, Reactor, SourceId, TimerId};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 
+use super::screen;
 use super::text::{fit, visible};
 use super::waiting::{Author, Waiting};
 
@@ -106,6 +107,11 @@ impl Output {
 
     pub(crate) fn is_terminal(&self) -> bool {
         self.kind == Kind::Terminal
+    }
+
+    /// The number of columns, if it is a terminal.
+    pub(crate) fn columns(&self) -> usize {
+        screen::columns(&self.file)
     }
 
     /// Has the reactor report when there is room again.

@@ -1,8 +1,10 @@
 //! `childminder completions` and `childminder man`: what shells complete, and the manual page. Both
 //! are made from the help texts.
 //!
-//! The one rule: nothing about an option is written here. What a help text does not say, a shell
+//! The one rule: nothing about an option is written here, but how the supervisor is chosen. What a help text does not say, a shell
 //! does not complete and the manual does not have.
+
+mod shells;
 
 use std::fmt::Write;
 
@@ -29,10 +31,6 @@ usage: childminder man
 
   -h, --help   this text
 ";
-
-/// The commands that complete names of processes after their options.
-const WITH_NAMES: [&str; 10] =
-    ["status", "start", "stop", "restart", "reset", "signal", "logs", "events", "send", "attach"];
 
 /// An option, as a help text describes it.
 struct Opt<'h> {
@@ -72,6 +70,16 @@ impl Page {
         after.split_once(". ").map_or(after, |(sentence, _)| sentence).trim_end_matches('.').to_owned()
     }
 
+    /// Whether it takes the names of processes after its options.
+    fn takes_names(&self) -> bool {
+        usage(&self.help, self.name).iter().any(|line| line.contains(" NAME") || line.contains("[NAME"))
+    }
+
+    /// Whether it takes a command after its options.
+    fn takes_a_command(&self) -> bool {
+        usage(&self.help, self.name).iter().any(|line| line.contains(" COMMAND"))
+    }
+
     /// The options, with their texts in one line.
     fn options(&self) -> Vec<Opt<'_>> {
         let mut options: Vec<Opt<'_>> = Vec::new();
@@ -104,6 +112,15 @@ impl Opt<'_> {
         matches!(self.value, Some("FILE" | "PATH" | "DIR"))
     }
 
+    /// The words that its value may be: those between backquotes in its text.
+    fn values(&self) -> Vec<&str> {
+        if self.value.is_none() || self.is_path() {
+            return Vec::new();
+        }
+        let quoted = self.text.split('`').skip(1).step_by(2);
+        quoted.filter(|word| word.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'-')).collect()
+    }
+
     fn names(&self) -> impl Iterator<Item = &str> {
         self.short.into_iter().chain([self.long])
     }
@@ -124,9 +141,9 @@ pub(super) fn main(command: &str, mut arguments: Parser) -> Result<u8, Failure> 
     }
     let text = match shell.as_deref() {
         _ if command == "man" => man(),
-        Some("bash") => bash(),
-        Some("zsh") => zsh(),
-        Some("fish") => fish(),
+        Some("bash") => shells::bash(),
+        Some("zsh") => shells::zsh(),
+        Some("fish") => shells::fish(),
         Some(other) => {
             return Err(Failure::Usage(format!("no completions for `{other}`; bash, zsh and fish are known")));
         }
@@ -134,122 +151,6 @@ pub(super) fn main(command: &str, mut arguments: Parser) -> Result<u8, Failure> 
     };
     output::say(&text)?;
     Ok(0)
-}
-
-/// The names of the processes, asked of the supervisor of the folder.
-const NAMES: &str = "childminder status 2>/dev/null | tail -n +2 | cut -d' ' -f1";
-
-fn bash() -> String {
-    let pages = pages();
-    let commands: Vec<&str> = pages.iter().map(|page| page.name).collect();
-    let mut text = format!(
-        "_childminder() {{\n    local cur=${{COMP_WORDS[COMP_CWORD]}} prev=${{COMP_WORDS[COMP_CWORD-1]}} words=\n    \
-         if [ \"$COMP_CWORD\" = 1 ]; then\n        COMPREPLY=($(compgen -W '{} --help --version' -- \"$cur\"))\n        \
-         return\n    fi\n    case \"${{COMP_WORDS[1]}} $prev\" in\n",
-        commands.join(" ")
-    );
-    let mut paths = Vec::new();
-    for page in &pages {
-        for option in page.options().iter().filter(|option| option.is_path()) {
-            paths.extend(option.names().map(|name| format!("'{} {name}'", page.name)));
-        }
-    }
-    // Writing to a string does not fail.
-    let _ = write!(
-        text,
-        "    {})\n        COMPREPLY=($(compgen -f -- \"$cur\")); return ;;\n    esac\n",
-        paths.join(" | ")
-    );
-    text += "    case \"${COMP_WORDS[1]}\" in\n";
-    for page in &pages {
-        let options: Vec<String> =
-            page.options().iter().flat_map(|option| option.names().map(str::to_owned).collect::<Vec<_>>()).collect();
-        let names = if WITH_NAMES.contains(&page.name) { format!(" $({NAMES})") } else { String::new() };
-        let shells = if page.name == "completions" { " bash zsh fish" } else { "" };
-        let _ = writeln!(text, "    {}) words=\"{}{shells}{names}\" ;;", page.name, options.join(" "));
-    }
-    // Readline takes the `:` of an instance for the end of a word, so it wants only what follows.
-    text + "    esac\n    local typed=${COMP_LINE:0:COMP_POINT}\n    typed=${typed##*[[:space:]]}\n    \
-            [[ $typed == *:* ]] && cur=$typed\n    COMPREPLY=($(compgen -W \"$words\" -- \"$cur\"))\n    \
-            [[ $cur == *:* && $COMP_WORDBREAKS == *:* ]] && COMPREPLY=(\"${COMPREPLY[@]#\"${cur%:*}:\"}\")\n    return 0\n}\n\
-            complete -o default -F _childminder childminder\n"
-}
-
-fn zsh() -> String {
-    let quoted = |text: &str| text.replace('\'', "'\\''").replace('[', "\\[").replace(']', "\\]").replace(':', "\\:");
-    let pages = pages();
-    let mut text = String::from("#compdef childminder\n\n_childminder_names() {\n    local -a names\n");
-    let _ = writeln!(
-        text,
-        "    names=(${{(f)\"$({NAMES})\"}})\n    names=(\"${{(@)names//:/\\\\:}}\")\n    _describe 'process' names\n}}\n\n_childminder() {{"
-    );
-    text += "    local -a commands\n    commands=(\n";
-    for page in &pages {
-        let _ = writeln!(text, "        '{}:{}'", page.name, quoted(&page.summary()));
-    }
-    text += "    )\n    if (( CURRENT == 2 )); then\n        _describe 'command' commands\n        return\n    fi\n    \
-             local command=$words[2]\n    shift words\n    (( CURRENT-- ))\n    case $command in\n";
-    for page in &pages {
-        let _ = writeln!(text, "    {})\n        _arguments \\", page.name);
-        for option in page.options() {
-            let about = quoted(&option.text);
-            let files = if option.is_path() { "_files" } else { "" };
-            for name in option.names() {
-                let value = match (option.value, option.is_optional) {
-                    (None, _) => String::new(),
-                    (Some(value), false) => format!(":{value}:{files}"),
-                    (Some(value), true) => format!("::{value}:{files}"),
-                };
-                let joins = if option.is_optional { "=-" } else { "" };
-                let _ = writeln!(text, "            '{name}{joins}[{about}]{value}' \\");
-            }
-        }
-        let rest = match page.name {
-            "completions" => "'1:shell:(bash zsh fish)'",
-            "run" | "measure" => "'*::command:_normal'",
-            name if WITH_NAMES.contains(&name) => "'*:process:_childminder_names'",
-            _ => "",
-        };
-        let _ = writeln!(text, "            {rest}\n        ;;");
-    }
-    // As a file of $fpath it is called, and in a startup file it is read.
-    text + "    esac\n}\n\nif [[ $funcstack[1] == _childminder ]]; then\n    _childminder \"$@\"\nelse\n    \
-            compdef _childminder childminder\nfi\n"
-}
-
-fn fish() -> String {
-    let quoted = |text: &str| text.replace('\\', "\\\\").replace('\'', "\\'");
-    let mut text = String::from("complete -c childminder -f\n");
-    for page in &pages() {
-        let (name, summary) = (page.name, quoted(&page.summary()));
-        let _ = writeln!(text, "complete -c childminder -n __fish_use_subcommand -a {name} -d '{summary}'");
-        for option in page.options() {
-            let short = option.short.map(|short| format!(" -s {}", short.trim_start_matches('-')));
-            let value = match (option.is_path(), option.value) {
-                (true, _) => " -r -F",
-                (false, Some(_)) if !option.is_optional => " -x",
-                _ => "",
-            };
-            let (long, about) = (option.long.trim_start_matches('-'), quoted(&option.text));
-            let short = short.unwrap_or_default();
-            let _ = writeln!(
-                text,
-                "complete -c childminder -n '__fish_seen_subcommand_from {name}'{short} -l {long}{value} -d '{about}'"
-            );
-        }
-        if WITH_NAMES.contains(&name) {
-            let _ = writeln!(
-                text,
-                "complete -c childminder -n '__fish_seen_subcommand_from {name}' -a '({})'",
-                quoted(NAMES)
-            );
-        }
-        if name == "completions" {
-            let _ =
-                writeln!(text, "complete -c childminder -n '__fish_seen_subcommand_from {name}' -a 'bash zsh fish'");
-        }
-    }
-    text
 }
 
 /// A text for troff: nothing in it is a command.
@@ -352,9 +253,26 @@ mod tests {
         );
         assert_eq!((of("--timestamps").value, of("--timestamps").is_optional), (Some("CLOCK"), true));
         assert_eq!((of("--exit-when").value, of("--exit-when").is_path()), (Some("WHICH"), false));
+        assert_eq!(of("--exit-when").values(), ["all", "first", "failed"]);
+        assert_eq!(of("--timestamps").values(), ["local", "utc", "monotonic"]);
+        assert!(of("--config").values().is_empty());
         let run = Page { name: "run", help: HELP.to_owned() };
         let user = run.options().into_iter().find(|option| option.long == "--user").unwrap().text;
         assert!(user.ends_with("needs the group") && !user.contains("  "), "{user}");
+    }
+
+    #[test]
+    fn what_comes_after_the_options_is_known() {
+        let pages = pages();
+        let of = |takes: fn(&Page) -> bool| {
+            pages.iter().filter(|page| takes(page)).map(|page| page.name).collect::<Vec<_>>()
+        };
+        assert_eq!(of(Page::takes_a_command), ["run", "measure"]);
+        let mut names = of(Page::takes_names);
+        names.sort_unstable();
+        let expected =
+            ["attach", "events", "logs", "reload", "reset", "restart", "send", "signal", "start", "status", "stop"];
+        assert_eq!(names, expected);
     }
 
     #[test]

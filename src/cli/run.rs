@@ -2,6 +2,8 @@
 //!
 //! The one rule: the child is watched, whatever happens to our own output.
 
+mod console;
+
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
@@ -9,18 +11,19 @@ use std::time::{Duration, Instant};
 
 use childminder::restart::State;
 use childminder::{
-    Command, Contain, Event, Exit, Leftovers, Line, Observer, Policy, PolicyError, ProcessId, ProcessMonitor, Reactor,
-    Remains, Restart, Service, SpawnError, Strength, TimerId,
+    Command, Contain, Event, Leftovers, Policy, PolicyError, ProcessMonitor, Reactor, Restart, Service, Strength,
+    TimerId,
 };
 use lexopt::{Arg, Parser, ValueExt};
 
 use super::config::{parse_contain, parse_duration};
 use super::dress::{Dress, Stamp};
-use super::output::{self, Output, time_left};
+use super::output::{self, time_left};
+use super::prompt::Prompts;
 use super::signals::{self, Signals, Wish};
 use super::text::visible;
-use super::waiting::Author;
-use super::{Failure, HELP, child, code, path_of, paths, screen, user, words};
+use super::{Failure, HELP, child, path_of, paths, user, words};
+use console::Console;
 
 /// The time for reading the pipes of an exited child, which other processes may still hold open.
 const GRACE: Duration = Duration::from_millis(50);
@@ -68,8 +71,18 @@ pub(super) fn main(arguments: Parser) -> Result<u8, Failure> {
     let mut monitor = ProcessMonitor::with_observer(console);
     let added = monitor.add_process_with(&mut reactor, name.as_str(), &command, policy);
     added.map_err(|error| Failure::Other(error.to_string()))?;
-    let mut run =
-        Run { monitor, name, restart, signals, code: None, over: None, done: false, held: false, reads_rest: false };
+    let mut run = Run {
+        monitor,
+        name,
+        restart,
+        signals,
+        code: None,
+        over: None,
+        done: false,
+        held: false,
+        reads_rest: false,
+        prompts: Prompts::default(),
+    };
     if let Err(error) = reactor.run_service(&mut run) {
         run.say_left();
         return Err(Failure::Other(words::stopped_because(&error)));
@@ -284,144 +297,6 @@ fn mistake(user: &str, what: &str) -> Failure {
     Failure::Usage(format!("--user {user}: {what}"))
 }
 
-/// Writes the events of the monitor and the output of the child for people to read.
-#[derive(Debug)]
-struct Console {
-    author: Author,
-    raw: bool,
-    dress: Dress,
-    out: Output,
-    err: Output,
-    restart: Restart,
-    started: bool,
-    /// Whether some processes were still there after they were killed.
-    remains: bool,
-    /// The exit code of this command if it ended with its child now.
-    code: u8,
-}
-
-impl Console {
-    fn new(name: &str, restart: Restart, raw: bool, dress: Dress) -> Result<Self, Failure> {
-        let (out, err) = (Output::stdout()?, Output::stderr()?);
-        Ok(Self { author: Some(name.into()), raw, dress, out, err, restart, started: false, remains: false, code: 0 })
-    }
-
-    /// A program that was not found or cannot be executed will fail at the next try, too.
-    fn gives_up(&self) -> bool {
-        self.restart == Restart::OnFailure && !self.started && matches!(self.code, 126 | 127)
-    }
-
-    fn report(&mut self, name: &str, what: &str) {
-        self.say(&format!("[{name}] {what}"));
-    }
-
-    fn say(&mut self, what: &str) {
-        let front = self.dress.front();
-        self.err.push(&None, &[front.as_bytes(), screen::OWN.as_bytes(), visible(what).as_bytes(), b"\n"]);
-    }
-
-    /// Whether so much is waiting that the child has to wait.
-    fn is_full(&self) -> bool {
-        self.out.is_full() || self.err.is_full()
-    }
-
-    fn flush(&mut self) {
-        self.out.flush();
-        self.err.flush();
-        let news = [("stdout", self.out.take_news()), ("stderr", self.err.take_news())];
-        for (name, news) in news {
-            if let Some(news) = news {
-                self.say(&format!("{name}: {news}"));
-            }
-        }
-        self.err.flush();
-    }
-
-    /// Writes what is left, at the end, and reports the lines that were dropped.
-    fn finish(&mut self, reactor: &Reactor, deadline: Option<Instant>) {
-        self.out.finish(reactor, deadline);
-        self.err.finish(reactor, deadline);
-        let reports = [("stdout", self.out.final_report()), ("stderr", self.err.final_report())];
-        for (name, report) in reports {
-            if let Some(report) = report {
-                self.say(&format!("{name}: {report}"));
-            }
-        }
-        self.err.finish(reactor, deadline);
-    }
-}
-
-impl Observer for Console {
-    fn line(&mut self, line: &Line<'_>) {
-        let output = if line.fd == 2 { &mut self.err } else { &mut self.out };
-        let mark: &[u8] = if line.continued { b"+] " } else { b"] " };
-        let text = match output.is_terminal() && !self.raw {
-            true => screen::shown(line.bytes),
-            false => line.bytes.into(),
-        };
-        let front = self.dress.front();
-        output.push(&self.author, &[front.as_bytes(), b"[", line.name.as_bytes(), mark, &text, b"\n"]);
-    }
-
-    fn started(&mut self, name: &str, pid: u32) {
-        self.started = true;
-        self.report(name, &words::started(pid));
-    }
-
-    fn start_failed(&mut self, name: &str, error: &SpawnError) {
-        self.code = code::of_failed_start(error);
-        self.report(name, &format!("could not start: {error}"));
-    }
-
-    fn exited(&mut self, name: &str, exit: &Exit) {
-        self.code = code::of_exit(exit);
-        self.remains = false;
-        self.report(name, &words::exited(exit));
-    }
-
-    fn restarting(&mut self, name: &str, delay: Duration) {
-        if self.gives_up() {
-            return;
-        }
-        self.report(name, &words::restarting(delay));
-    }
-
-    fn terminating(&mut self, name: &str, signal: i32) {
-        self.report(name, &words::terminating(signal));
-    }
-
-    fn signal_refused(&mut self, name: &str, signal: i32, error: &std::io::Error) {
-        self.report(name, &words::refused(signal, error));
-    }
-
-    fn killing(&mut self, name: &str) {
-        self.report(name, words::killing());
-    }
-
-    fn pipes_closed(&mut self, name: &str, _: ProcessId) {
-        self.report(name, words::pipes_closed());
-    }
-
-    fn tree_released(&mut self, name: &str, _: ProcessId) {
-        self.report(name, words::tree_released());
-    }
-
-    fn killing_leftovers(&mut self, name: &str, leftovers: &Remains) {
-        self.report(name, &words::killing_leftovers(leftovers));
-    }
-
-    fn tree_remains(&mut self, name: &str, remains: &Remains) {
-        self.remains = true;
-        self.report(name, &words::tree_remains(remains));
-    }
-
-    fn tree_gone(&mut self, name: &str, certain: bool) {
-        if let Some(said) = words::tree_gone(certain, std::mem::take(&mut self.remains)) {
-            self.report(name, said);
-        }
-    }
-}
-
 /// The monitor, and the ways in which this command ends.
 struct Run {
     monitor: ProcessMonitor<Console>,
@@ -438,6 +313,7 @@ struct Run {
     held: bool,
     /// Whether they are read in any case, because a signal ends the command.
     reads_rest: bool,
+    prompts: Prompts,
 }
 
 impl Run {
@@ -531,6 +407,18 @@ impl Run {
         }
     }
 
+    /// Shows the line that the child has begun, if this is the timer for it.
+    fn prompt_timer(&mut self, timer: TimerId) -> bool {
+        let Some((process, fd)) = self.prompts.quiet(timer) else { return false };
+        let text = self.monitor.unfinished_line(process, fd).map(<[u8]>::to_vec);
+        if let (Some(text), true) = (text, self.monitor.is_running()) {
+            if self.monitor.observer_mut().set_unfinished(&self.name, &text, fd) {
+                self.prompts.set_shown((process, fd));
+            }
+        }
+        true
+    }
+
     /// Ends the command, unless the pipes could not be read because our output is full.
     fn grace_is_over(&mut self, reactor: &mut Reactor) {
         if self.held {
@@ -581,8 +469,13 @@ impl Service for Run {
                 self.grace_is_over(reactor);
                 true
             }
+            (None, Event::Timer(id)) if self.prompt_timer(*id) => true,
             _ => {
+                let running = self.monitor.is_running();
                 let console = self.monitor.observer_mut();
+                if console.shows_unfinished() && self.prompts.note(reactor, event, running) {
+                    console.clear_unfinished();
+                }
                 console.out.handle(reactor, event)
                     || console.err.handle(reactor, event)
                     || self.monitor.handle(reactor, event)

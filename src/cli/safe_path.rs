@@ -10,6 +10,7 @@
 //! Elsewhere only a regular file is opened, and only if no hard link can make it the file of
 //! another user.
 
+mod rotated;
 mod socket;
 
 use std::ffi::{OsStr, OsString};
@@ -20,16 +21,16 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path, PathBuf};
 use std::sync::OnceLock;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use rustix::fs::{
     AtFlags, CWD, FileType, Gid, Mode, OFlags, Stat, Uid, chownat, fchmod, fchown, fstat, mkdirat, openat, readlinkat,
-    renameat, stat, statat, unlinkat,
+    stat, statat, unlinkat,
 };
 use rustix::io::{Errno, ioctl_fionbio};
 use rustix::process::geteuid;
 
 use super::{acl, descriptor};
+pub(crate) use rotated::Uncompressed;
 pub(crate) use socket::SocketFile;
 
 /// The error for a file whose folder is missing.
@@ -468,42 +469,13 @@ impl Place {
         (there.st_dev, there.st_ino) == (open.st_dev, open.st_ino)
     }
 
-    /// Removes the rotated file with this number, if it was written to for the last time before
-    /// this moment. A failure leaves it there.
-    pub(crate) fn remove_if_older(&self, number: u32, than: SystemTime) {
-        let name = self.numbered(number);
-        let Ok(there) = self.folder.look(&name) else { return };
-        let than = than.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
-        if u64::try_from(there.st_mtime).is_ok_and(|written| written < than) {
-            let _ = unlinkat(&self.folder.fd, &name, AtFlags::empty());
-        }
-    }
-
     /// Whether the entry can be renamed, because it is an entry of an ordinary folder.
     pub(crate) fn can_be_renamed(&self) -> bool {
         !self.is_foreign
     }
 
-    /// Whether an entry exists with this number appended to the name.
-    pub(crate) fn is_taken(&self, number: u32) -> bool {
-        self.folder.look(&self.numbered(number)).is_ok()
-    }
-
-    /// Renames the file, or the one with the number `from` appended to its name, to the name with
-    /// the number `to`. A file that has that name already is replaced.
-    pub(crate) fn renumber(&self, from: Option<u32>, to: u32) -> io::Result<()> {
-        let from = from.map_or_else(|| self.name.clone(), |number| self.numbered(number));
-        Ok(renameat(&self.folder.fd, from, &self.folder.fd, self.numbered(to))?)
-    }
-
     pub(crate) fn remove(&self) -> io::Result<()> {
         Ok(unlinkat(&self.folder.fd, &self.name, AtFlags::empty())?)
-    }
-
-    fn numbered(&self, number: u32) -> OsString {
-        let mut name = self.name.clone();
-        name.push(format!(".{number}"));
-        name
     }
 
     fn look(&self) -> Result<Stat, Errno> {

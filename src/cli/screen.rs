@@ -4,6 +4,7 @@
 //! screen, set the title or write over its mark, and its colours end with it.
 
 use std::borrow::Cow;
+use std::os::fd::AsFd;
 
 use super::text::{is_zero_width, rearranges};
 
@@ -81,9 +82,9 @@ pub(crate) fn plain(bytes: &[u8]) -> String {
     String::from_utf8_lossy(&plain).into_owned()
 }
 
-/// The number of columns of the terminal on stderr.
-pub(crate) fn columns() -> usize {
-    match rustix::termios::tcgetwinsize(std::io::stderr()) {
+/// The number of columns of a terminal.
+pub(crate) fn columns(terminal: impl AsFd) -> usize {
+    match rustix::termios::tcgetwinsize(terminal) {
         Ok(size) if size.ws_col > 0 => size.ws_col.into(),
         _ => 80,
     }

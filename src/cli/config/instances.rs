@@ -99,9 +99,8 @@ impl Output {
     /// The output of one instance.
     pub(super) fn expand(&self, base: &Path, instance: Option<u32>) -> Self {
         match self {
-            Self::File { path, new, max_size, keep, max_age } => {
-                let path = expand_path(path, base, instance);
-                Self::File { path, new: *new, max_size: *max_size, keep: *keep, max_age: *max_age }
+            Self::File { path, new, rotation } => {
+                Self::File { path: expand_path(path, base, instance), new: *new, rotation: *rotation }
             }
             Self::Direct { path, new } => Self::Direct { path: expand_path(path, base, instance), new: *new },
             Self::Prefix | Self::Null | Self::Inherit => self.clone(),

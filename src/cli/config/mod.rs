@@ -35,7 +35,7 @@ use std::time::Duration;
 use childminder::Order;
 use instances::Table;
 use links::Links;
-pub(crate) use process::{Change, Commands, Fingerprint, Look, Output, ProcessConfig, Settings};
+pub(crate) use process::{Change, Commands, Fingerprint, Look, Output, ProcessConfig, Rotation, Settings};
 pub(crate) use render::Values;
 pub(crate) use report::{Findings, nearest};
 pub(crate) use socket::{Access, SocketPath};

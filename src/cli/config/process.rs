@@ -106,12 +106,7 @@ pub(crate) enum Output {
         /// Absolute.
         path: PathBuf,
         new: Creation,
-        /// In bytes. The file is rotated before it would grow larger than this.
-        max_size: u64,
-        /// The number of rotated files that are kept.
-        keep: u32,
-        /// The age from which rotated files are removed.
-        max_age: Option<Duration>,
+        rotation: Rotation,
     },
     /// A file that the process is given and writes to itself.
     Direct {
@@ -119,6 +114,25 @@ pub(crate) enum Output {
         path: PathBuf,
         new: Creation,
     },
+}
+
+/// How a file is rotated.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Rotation {
+    /// In bytes. The file is rotated before it would grow larger than this.
+    pub(crate) max_size: u64,
+    /// The number of rotated files that are kept.
+    pub(crate) keep: u32,
+    /// The age from which rotated files are removed.
+    pub(crate) max_age: Option<Duration>,
+    /// Whether rotated files are compressed.
+    pub(crate) compress: bool,
+}
+
+impl Default for Rotation {
+    fn default() -> Self {
+        Self { max_size: 10 << 20, keep: 5, max_age: None, compress: false }
+    }
 }
 
 /// What a reload has to do for a process that is in both versions of the file.

@@ -64,6 +64,12 @@ fn find(program: &OsStr, settings: &Settings) -> Result<(), String> {
     Err(first.unwrap_or_else(|| format!(", which is in no folder of its PATH, {}", search_path.to_string_lossy())))
 }
 
+/// Whether the supervisor itself finds a program of this name in its `PATH`.
+pub(super) fn is_ours(program: &str) -> bool {
+    let search_path = env::var_os("PATH").unwrap_or(DEFAULT_PATH.into());
+    env::split_paths(&search_path).any(|entry| executable(&entry.join(program)).is_ok())
+}
+
 /// The `PATH` that the process will have.
 fn search_path(settings: &Settings) -> OsString {
     let own = settings.environment.iter().find(|(name, _)| name == "PATH").map(|(_, value)| value.into());

@@ -28,7 +28,7 @@ use super::section::{POLICY, Section};
 use super::socket::{Access, SocketPath};
 use super::source::{self, NotText};
 use super::value::{self, Parsed};
-use super::{Config, Look, Output, Scope, Settings, socket, syntax, text, warnings};
+use super::{Config, Look, Output, Rotation, Scope, Settings, socket, syntax, text, warnings};
 use crate::cli::descriptor::is_inherited;
 use crate::cli::paths;
 use crate::cli::safe_path::{Creation, OwnFinder};
@@ -60,14 +60,12 @@ pub(super) const PROCESS: [&str; 23] = [
     "recent",
 ];
 
-const FILE: [&str; 8] = ["file", "direct", "max-size", "max-age", "keep", "mode", "owner", "make-folders"];
+const FILE: [&str; 9] = ["file", "direct", "max-size", "max-age", "keep", "compress", "mode", "owner", "make-folders"];
 
 const COMMAND: &str = "a list of strings: the program and its arguments; see also `shell`";
 const NO_PROCESS: &str = "there is no process in the file; allowed are tables such as [process.web], or an empty table \
                           [process] if there shall be none";
 const OUTPUT: &str = "\"prefix\", \"null\", \"inherit\", the path of a file with a slash in it, or a table with `file`";
-const MAX_SIZE: u64 = 10 << 20;
-const KEEP: u32 = 5;
 
 /// The settings in these files, with the warnings that `scope` asks for.
 pub(super) fn config(documents: &[Document], scope: Scope) -> Result<(Config, Findings), Findings> {
@@ -552,11 +550,15 @@ impl Reader<'_, '_> {
         }
         let path = section.read(self.report, "file", value::some_text).map(PathBuf::from);
         let direct = section.read(self.report, "direct", value::boolean).unwrap_or(false);
-        let max_size = section.read(self.report, "max-size", value::max_size).unwrap_or(MAX_SIZE);
-        let keep = section.read(self.report, "keep", value::keep).unwrap_or(KEEP);
-        let max_age = section.read(self.report, "max-age", value::duration);
-        let rotation = ["max-size", "keep", "max-age"].into_iter().find_map(|key| section.span(key));
-        if let (true, Some(span)) = (direct, rotation) {
+        let default = Rotation::default();
+        let rotation = Rotation {
+            max_size: section.read(self.report, "max-size", value::max_size).unwrap_or(default.max_size),
+            keep: section.read(self.report, "keep", value::keep).unwrap_or(default.keep),
+            max_age: section.read(self.report, "max-age", value::duration),
+            compress: section.read(self.report, "compress", value::boolean).unwrap_or(default.compress),
+        };
+        let set = ["max-size", "keep", "max-age", "compress"].into_iter().find_map(|key| section.span(key));
+        if let (true, Some(span)) = (direct, set) {
             let message = "rotation of a file with `direct = true`, allowed is it only for files that we write";
             self.report.add(span, message.into());
         }
@@ -564,9 +566,7 @@ impl Reader<'_, '_> {
         let (uid, gid) = section.read(self.report, "owner", value::owner).unwrap_or_default();
         let folders = section.read(self.report, "make-folders", value::boolean).unwrap_or(false);
         let new = Creation { mode, uid, gid, folders };
-        path.map(|path| {
-            if direct { Output::Direct { path, new } } else { Output::File { path, new, max_size, keep, max_age } }
-        })
+        path.map(|path| if direct { Output::Direct { path, new } } else { Output::File { path, new, rotation } })
     }
 }
 
@@ -582,13 +582,10 @@ fn simple_output(value: &DeValue<'_>) -> Parsed<Output> {
         "prefix" => Ok(Output::Prefix),
         "null" => Ok(Output::Null),
         "inherit" => Ok(Output::Inherit),
-        path if path.contains('/') => Ok(Output::File {
-            path: path.into(),
-            new: Creation::default(),
-            max_size: MAX_SIZE,
-            keep: KEEP,
-            max_age: None,
-        }),
+        path if path.contains('/') => {
+            let (new, rotation) = (Creation::default(), Rotation::default());
+            Ok(Output::File { path: path.into(), new, rotation })
+        }
         _ => Err(OUTPUT),
     }
 }

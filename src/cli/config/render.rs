@@ -4,7 +4,6 @@
 
 use std::ffi::OsString;
 use std::fmt::{self, Display, Formatter, Write};
-use std::time::Duration;
 
 use childminder::restart::{StopAction, StopScope};
 use childminder::{Check, Leftovers, Limit, Policy, Probe, Ready, Watch};
@@ -14,7 +13,7 @@ use super::links::show_start_limit;
 use super::SocketPath;
 use super::stdin::Stdin;
 use super::value::{Id, show_contain, show_duration, show_kill_or_leave, show_max_size, show_restart, show_stop_scope};
-use super::{Config, Look, Output, ProcessConfig, Settings, Table};
+use super::{Config, Look, Output, ProcessConfig, Rotation, Settings, Table};
 use crate::cli::safe_path::Creation;
 
 /// How the values of variables are shown, since they may be secrets.
@@ -241,15 +240,9 @@ impl Display for Output {
             Self::Prefix => f.write_str("\"prefix\""),
             Self::Null => f.write_str("\"null\""),
             Self::Inherit => f.write_str("\"inherit\""),
-            Self::File { path, new, max_size, keep, max_age } => {
-                let (path, max_size) = (path.to_string_lossy(), show_max_size(*max_size));
-                let path = Quoted(&path);
-                write!(
-                    f,
-                    "{{ file = {path}, max-size = \"{max_size}\", keep = {keep}{}{} }}",
-                    show_age(*max_age),
-                    show_creation(*new)
-                )
+            Self::File { path, new, rotation } => {
+                let path = path.to_string_lossy();
+                write!(f, "{{ file = {}{}{} }}", Quoted(&path), show_rotation(*rotation), show_creation(*new))
             }
             Self::Direct { path, new } => {
                 let path = path.to_string_lossy();
@@ -268,8 +261,15 @@ impl Display for Id {
     }
 }
 
-fn show_age(age: Option<Duration>) -> String {
-    age.map(|age| format!(", max-age = \"{}\"", show_duration(age))).unwrap_or_default()
+fn show_rotation(Rotation { max_size, keep, max_age, compress }: Rotation) -> String {
+    let mut text = format!(", max-size = \"{}\", keep = {keep}", show_max_size(max_size));
+    if let Some(age) = max_age {
+        text += &format!(", max-age = \"{}\"", show_duration(age));
+    }
+    if compress {
+        text += ", compress = true";
+    }
+    text
 }
 
 pub(super) fn show_creation(new: Creation) -> String {

@@ -85,8 +85,10 @@ fn the_example_says_what_its_comments_say() {
     ];
     assert_eq!(settings.limits, limits);
     let path = "/tmp/worker-2.log".into();
-    let (new, max_age) = (Creation { folders: true, ..Creation::default() }, Some(Duration::from_secs(30 * 86_400)));
-    assert_eq!(settings.stdout, Output::File { path, new, max_size: 10 << 20, keep: 5, max_age });
+    let new = Creation { folders: true, ..Creation::default() };
+    let max_age = Some(Duration::from_secs(30 * 86_400));
+    let rotation = Rotation { max_size: 10 << 20, keep: 5, max_age, compress: true };
+    assert_eq!(settings.stdout, Output::File { path, new, rotation });
     let new = Creation { mode: Some(0o640), uid: Some(0), gid: Some(0), folders: false };
     assert_eq!(settings.stderr, Output::Direct { path: "/tmp/worker-2.err".into(), new });
     assert_eq!(worker.policy.kill_time, Duration::from_secs(20));

@@ -84,6 +84,9 @@ fn problems(section: &Section<'_>, settings: &Settings) -> Vec<(&'static str, St
     for (key, output) in [("stdout", &settings.stdout), ("stderr", &settings.stderr)] {
         if let (Some(path), Some(problem)) = (output.path(), output_problem(output)) {
             problems.push((key, format!("`{key}` is the file {path:?}, and {problem}")));
+        } else if matches!(output, Output::File { rotation, .. } if rotation.compress) && !program::is_ours("gzip") {
+            let problem = "there is no program `gzip` in PATH: rotated files stay as they are";
+            problems.push((key, format!("`{key}` has `compress = true`, and {problem}")));
         }
     }
     problems

@@ -275,7 +275,7 @@ const LOGS: &str =
       --since TIME    only lines since then: 10m (ago), 2026-11-26, or 2026-11-26T07:20:00+01:00
       --stdout        only lines of stdout
       --stderr        only lines of stderr
-      --timestamps[=CLOCK]  puts the time in front of each line: local (the default) or utc
+      --timestamps[=CLOCK]  puts the time in front of each line: `local` (the default) or `utc`
 ";
 const WAIT_FOR_START: &str =
     "      --wait          waits until they are ready, or have run for their threshold, or have succeeded sooner

@@ -315,7 +315,7 @@ impl Progress {
 /// Moves a terminal to the start of an empty line: this one, if the cursor is in its first column,
 /// or else the next one. What a run has written without a newline stays.
 fn fresh_line() -> String {
-    format!("{}\r\x1b[K", " ".repeat(screen::columns() - 1))
+    format!("{}\r\x1b[K", " ".repeat(screen::columns(io::stderr()) - 1))
 }
 
 fn exit_code(all: &[Finished]) -> u8 {

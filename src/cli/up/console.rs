@@ -14,9 +14,9 @@ use super::end::{End, Piece};
 use crate::cli::config::Look;
 use crate::cli::dress::{Dress, Record};
 use crate::cli::output::Output;
-use crate::cli::screen;
 use crate::cli::text::visible;
 use crate::cli::waiting::Author;
+use crate::cli::{prompt, screen};
 
 /// The colours of names on a terminal: those that are readable on black and on white.
 const COLOURS: [u8; 6] = [36, 33, 32, 35, 34, 31];
@@ -267,12 +267,7 @@ impl Console {
             return false;
         }
         let mark = mark(name, false, speaker, *colour);
-        let plain = mark_width(name, speaker);
-        let text = screen::plain(text);
-        // Only one row can be drawn over. The end of a prompt is what matters.
-        let columns = screen::columns().saturating_sub(1 + plain);
-        let text: Vec<char> = text.chars().collect();
-        let text: String = text[text.len().saturating_sub(columns)..].iter().collect();
+        let text = prompt::on_a_row(text, mark_width(name, speaker), output.columns());
         self.draw(Some([&mark, text.as_bytes()].concat()));
         true
     }

@@ -16,7 +16,8 @@ use std::time::{Duration, Instant, SystemTime};
 use memchr::memrchr;
 
 use super::end::{End, Piece};
-use crate::cli::safe_path::{self, Creation, Place, Target};
+use crate::cli::config::Rotation;
+use crate::cli::safe_path::{self, Creation, Place, Target, Uncompressed};
 use crate::cli::text::fit;
 use crate::cli::waiting::{Author, Waiting};
 use crate::cli::words;
@@ -33,7 +34,8 @@ const DIRECT: usize = 8 * 1024;
 /// no line among them is torn.
 const PIPE_BUF: usize = 4096;
 
-/// One file and the files rotated from it: `web.log`, `web.log.1` (the last one), `web.log.2`…
+/// One file and the files rotated from it: `web.log`, `web.log.1` (the last one), `web.log.2`…, or
+/// `web.log.1.gz` where they are compressed.
 ///
 /// The file is rotated at the end of a line. A line that is longer than a whole file continues in
 /// the next one. A shorter line stays in one file; if it comes in pieces, it may make this file
@@ -42,10 +44,10 @@ const PIPE_BUF: usize = 4096;
 pub(super) struct LogFile<S> {
     path: Rc<Path>,
     new: Creation,
-    max_size: u64,
-    keep: u32,
-    /// The age from which rotated files are removed. It is looked at when a file is opened.
-    pub(super) max_age: Option<Duration>,
+    /// The age in it is looked at when a file is opened.
+    rotation: Rotation,
+    /// Whether there may be rotated files to compress that were not there before.
+    rotated: bool,
     open: Option<Open>,
     /// Device and inode of the file that was opened last.
     last: Option<(u64, u64)>,
@@ -88,13 +90,13 @@ struct Trouble {
 
 impl<S: PartialEq> LogFile<S> {
     /// Opens nothing yet.
-    pub(super) fn new(path: Rc<Path>, new: Creation, max_size: u64, keep: u32) -> Self {
+    pub(super) fn new(path: Rc<Path>, new: Creation, rotation: Rotation) -> Self {
         Self {
             path,
             new,
-            max_size,
-            keep,
-            max_age: None,
+            rotation,
+            // A supervisor that was killed may have left some.
+            rotated: rotation.compress,
             open: None,
             last: None,
             pending: Waiting::new(KEPT),
@@ -110,8 +112,19 @@ impl<S: PartialEq> LogFile<S> {
     }
 
     /// Sets new settings, from the next line on.
-    pub(super) fn set(&mut self, new: Creation, max_size: u64, keep: u32) {
-        (self.new, self.max_size, self.keep) = (new, max_size, keep);
+    pub(super) fn set(&mut self, new: Creation, rotation: Rotation) {
+        self.rotated |= rotation.compress && !self.rotation.compress;
+        (self.new, self.rotation) = (new, rotation);
+    }
+
+    /// Whether there may be rotated files to compress that were not there at the last call.
+    pub(super) fn take_rotated(&mut self) -> bool {
+        std::mem::take(&mut self.rotated)
+    }
+
+    /// Opens the next rotated file to compress, if there is one.
+    pub(super) fn uncompressed(&self) -> io::Result<Option<Uncompressed>> {
+        if self.rotation.compress { self.find()?.uncompressed(self.rotation.keep) } else { Ok(None) }
     }
 
     /// Takes a line, or a piece of one, of a stream.
@@ -276,12 +289,12 @@ impl<S: PartialEq> LogFile<S> {
             self.open()?;
             let Some(Open { file, rotates, size, .. }) = &mut self.open else { break };
             let rest = self.pending.bytes();
-            if self.torn && (!*rotates || *size < self.max_size) {
+            if self.torn && (!*rotates || *size < self.rotation.max_size) {
                 *size += write_once(file, &[b"\n"])? as u64;
                 self.torn = false;
             } else if !*rotates {
                 self.write_stream()?;
-            } else if let Some(piece) = next_piece(rest, self.max_size, *size, self.line) {
+            } else if let Some(piece) = next_piece(rest, self.rotation.max_size, *size, self.line) {
                 let count = write_once(file, &[piece])?;
                 *size += count as u64;
                 self.note(count);
@@ -300,7 +313,7 @@ impl<S: PartialEq> LogFile<S> {
         let Some(Open { file, rotates: true, size, .. }) = self.open.as_mut().filter(|_| !self.torn) else {
             return Ok(0);
         };
-        if *size + (waiting.len() + lines.len()) as u64 > self.max_size {
+        if *size + (waiting.len() + lines.len()) as u64 > self.rotation.max_size {
             return Ok(0);
         }
         let count = write_once(file, &[waiting, lines])?;
@@ -356,9 +369,10 @@ impl<S: PartialEq> LogFile<S> {
         let there = file.metadata()?;
         let id = id(&there);
         let is_file = there.is_file();
-        if let Some(than) = self.max_age.and_then(|age| SystemTime::now().checked_sub(age)) {
-            for number in 1..=self.keep {
-                place.remove_if_older(number, than);
+        let Rotation { keep, max_age, compress, .. } = self.rotation;
+        if let Some(than) = max_age.and_then(|age| SystemTime::now().checked_sub(age)) {
+            for number in 1..=keep {
+                place.remove_if_older(number, than, compress);
             }
         }
         if self.last.replace(id) != Some(id) || !is_file {
@@ -386,15 +400,17 @@ impl<S: PartialEq> LogFile<S> {
         let place = self.find()?;
         // Another program may have moved it already.
         if self.open.take().is_some_and(|open| place.is(&open.file)) {
-            if self.keep == 0 {
+            let Rotation { keep, compress, .. } = self.rotation;
+            if keep == 0 {
                 place.remove()?;
             } else {
                 // Only the files up to the first free number have to move.
-                let free = (1..self.keep).find(|number| !place.is_taken(*number));
-                for number in (1..free.unwrap_or(self.keep)).rev() {
-                    absent_is_fine(place.renumber(Some(number), number + 1))?;
+                let free = (1..keep).find(|number| !place.is_taken(*number, compress));
+                for number in (1..free.unwrap_or(keep)).rev() {
+                    place.renumber(Some(number), number + 1, compress)?;
                 }
-                absent_is_fine(place.renumber(None, 1))?;
+                place.renumber(None, 1, compress)?;
+                self.rotated |= compress;
             }
         }
         self.open = Some(self.open_anew(&place)?);
@@ -438,13 +454,6 @@ fn ends_in_newline(place: &Place, size: u64) -> bool {
     let Some(last) = size.checked_sub(1) else { return true };
     let mut byte = [0];
     place.open_to_read().and_then(|file| file.read_exact_at(&mut byte, last)).is_err() || byte == *b"\n"
-}
-
-fn absent_is_fine(result: io::Result<()>) -> io::Result<()> {
-    match result {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        result => result,
-    }
 }
 
 /// Writes these slices one after the other, as far as one call does.

@@ -4,13 +4,15 @@
 //! The one rule: the work at the end of a turn costs only the files that have something to write.
 
 use std::collections::HashMap;
+use std::io;
 use std::path::Path;
 use std::rc::Rc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use super::end::Piece;
 use super::files::LogFile;
-use crate::cli::safe_path::Creation;
+use crate::cli::config::Rotation;
+use crate::cli::safe_path::{Creation, Uncompressed};
 use crate::cli::waiting::Author;
 
 /// The id of a file. It is valid while the file is used.
@@ -24,6 +26,8 @@ pub(super) struct LogFiles<S> {
     by_path: HashMap<Rc<Path>, usize>,
     /// The files that were written in this turn or have something to write.
     busy: Vec<usize>,
+    /// The files that may have rotated files to compress.
+    rotated: Vec<usize>,
 }
 
 #[derive(Debug)]
@@ -37,15 +41,15 @@ struct Used<S> {
 
 impl<S: PartialEq> LogFiles<S> {
     pub(super) fn new() -> Self {
-        Self { files: Vec::new(), free: Vec::new(), by_path: HashMap::new(), busy: Vec::new() }
+        Self { files: Vec::new(), free: Vec::new(), by_path: HashMap::new(), busy: Vec::new(), rotated: Vec::new() }
     }
 
     /// Adds a stream that writes to a file. From now on the file is made and rotated with these
     /// settings.
-    pub(super) fn open(&mut self, path: &Path, (new, max_size, keep): (Creation, u64, u32)) -> FileId {
+    pub(super) fn open(&mut self, path: &Path, new: Creation, rotation: Rotation) -> FileId {
         if let Some(index) = self.by_path.get(path) {
             if let Some(Some(used)) = self.files.get_mut(*index) {
-                used.file.set(new, max_size, keep);
+                used.file.set(new, rotation);
                 used.users += 1;
             }
             return FileId(*index);
@@ -56,15 +60,8 @@ impl<S: PartialEq> LogFiles<S> {
         });
         let path: Rc<Path> = path.into();
         self.by_path.insert(Rc::clone(&path), index);
-        self.files[index] = Some(Used { file: LogFile::new(path, new, max_size, keep), users: 1, busy: false });
+        self.files[index] = Some(Used { file: LogFile::new(path, new, rotation), users: 1, busy: false });
         FileId(index)
-    }
-
-    /// Sets the age from which rotated files are removed.
-    pub(super) fn set_max_age(&mut self, id: FileId, age: Option<Duration>) {
-        if let Some(Some(used)) = self.files.get_mut(id.0) {
-            used.file.max_age = age;
-        }
     }
 
     /// Removes a stream from a file, and closes the file if no stream is left. Returns a message if
@@ -117,16 +114,35 @@ impl<S: PartialEq> LogFiles<S> {
     /// then.
     pub(super) fn flush(&mut self, now: Instant, mut say: impl FnMut(String)) -> Option<Instant> {
         let mut retry_at = None;
-        let Self { files, busy, .. } = self;
+        let Self { files, busy, rotated, .. } = self;
         busy.retain(|index| {
             let Some(Some(used)) = files.get_mut(*index) else { return false };
             used.file.flush(now).into_iter().for_each(&mut say);
+            if used.file.take_rotated() {
+                rotated.push(*index);
+            }
             let again = used.file.retry_at();
             retry_at = again.into_iter().chain(retry_at).min();
             used.busy = again.is_some();
             used.busy
         });
         retry_at
+    }
+
+    /// The next rotated file to compress, or the error of opening it, with the path of its file.
+    pub(super) fn next_uncompressed(&mut self) -> Option<(Rc<Path>, io::Result<Uncompressed>)> {
+        while let Some(index) = self.rotated.pop() {
+            let Some(Some(used)) = self.files.get(index) else { continue };
+            if let Some(next) = used.file.uncompressed().transpose() {
+                return Some((Rc::clone(used.file.path()), next));
+            }
+        }
+        None
+    }
+
+    /// Notes that this file may have further rotated files to compress.
+    pub(super) fn note_rotated(&mut self, path: &Path) {
+        self.rotated.extend(self.by_path.get(path));
     }
 
     /// All files, for rare work.
@@ -139,22 +155,22 @@ impl<S: PartialEq> LogFiles<S> {
 mod tests {
     use super::*;
 
-    fn output() -> (Creation, u64, u32) {
-        (Creation::default(), 1 << 20, 1)
+    fn open(files: &mut LogFiles<u8>, path: &Path) -> FileId {
+        files.open(path, Creation::default(), Rotation::default())
     }
 
     #[test]
     fn a_path_is_one_file_until_its_last_stream_is_gone() {
         let mut files = LogFiles::<u8>::new();
-        let [a, b] = ["/a", "/b"].map(|path| files.open(Path::new(path), output()));
-        assert_eq!(files.open(Path::new("/a"), output()), a);
+        let [a, b] = ["/a", "/b"].map(|path| open(&mut files, Path::new(path)));
+        assert_eq!(open(&mut files, Path::new("/a")), a);
         assert_ne!(a, b);
         files.close(a);
         assert_eq!((files.all().count(), files.by_path.len()), (2, 2));
         files.close(a);
         assert_eq!((files.all().count(), files.by_path.len()), (1, 1));
         // The slot is used again for another file.
-        assert_eq!(files.open(Path::new("/c"), output()), a);
+        assert_eq!(open(&mut files, Path::new("/c")), a);
         assert_eq!((files.files.len(), files.all().count()), (2, 2));
     }
 
@@ -165,8 +181,8 @@ mod tests {
         let folder = std::env::temp_dir().join(format!("childminder-log-files-{}", std::process::id()));
         std::fs::create_dir_all(&folder).unwrap();
         let mut files = LogFiles::<u8>::new();
-        let ids: Vec<_> = (0..100).map(|number| files.open(&folder.join(number.to_string()), output())).collect();
-        let missing = files.open(&folder.join("missing/file"), output());
+        let ids: Vec<_> = (0..100).map(|number| open(&mut files, &folder.join(number.to_string()))).collect();
+        let missing = open(&mut files, &folder.join("missing/file"));
         assert!(files.busy.is_empty());
         let piece = Piece { bytes: b"line", continued: false, newline: true };
         for _ in 0..3 {

@@ -9,6 +9,7 @@
 //! stderr belongs into `reporter`.
 
 mod commands;
+mod compress;
 mod console;
 mod end;
 mod ends;
@@ -42,15 +43,16 @@ use super::control::Lock;
 use super::control::Server;
 use super::dress::Stamp;
 use super::listen::Listeners;
+use super::prompt::Prompts;
 use super::signals::{self, Signals, Wish};
 use super::{Failure, child, descriptor, output, path_of, words};
+use compress::Compressor;
 use console::Console;
 use ends::{Ends, ExitWhen};
 use events::Subscriber;
 use input::Attached;
 use logs::Log;
 use parent::Parent;
-use prompt::Prompt;
 use reporter::Reporter;
 use waits::Waits;
 
@@ -66,7 +68,7 @@ usage: childminder up [OPTION]...
 
   -c, --config FILE          the file, or a folder with *.toml files (childminder.toml)
       --exit-when WHICH      ends when `all` processes have ended, when the `first` has, or when one has `failed`
-      --timestamps[=CLOCK]   puts the time in front of each line: local (the default), utc or monotonic
+      --timestamps[=CLOCK]   puts the time in front of each line: `local` (the default), `utc` or `monotonic`
   -h, --help                 this text
 
 SIGTERM, SIGINT (Ctrl-C), SIGQUIT, a closed terminal and any other signal that would end this command, except SIGPIPE
@@ -127,6 +129,7 @@ pub(super) fn main(mut arguments: Parser) -> Result<u8, Failure> {
     up.say_left();
     let deadline = reactor.now() + LAST_WORDS;
     up.read_rest(&mut reactor, deadline);
+    up.give_up_compression(&mut reactor);
     up.reporter().finish(&reactor, deadline);
     let code = up.ends.code.unwrap_or(0);
     drop(up);
@@ -157,7 +160,8 @@ struct Up {
     logs: Vec<Log>,
     subscribers: Vec<Subscriber>,
     attached: Vec<Attached>,
-    prompt: Prompt,
+    prompts: Prompts,
+    compressor: Compressor,
     ends: Ends,
     /// What the command line says of how lines are written.
     look: Look,
@@ -255,7 +259,8 @@ impl Up {
             logs: Vec::new(),
             subscribers: Vec::new(),
             attached: Vec::new(),
-            prompt: Prompt::default(),
+            prompts: Prompts::default(),
+            compressor: Compressor::default(),
             ends: Ends::default(),
             look,
             kills_at_death,
@@ -371,6 +376,7 @@ impl Up {
             self.reporter().say(&news);
         }
         self.reporter().settle(reactor);
+        self.settle_compression(reactor);
         self.hold_or_release(reactor);
         self.server.settle(reactor);
     }
@@ -474,6 +480,7 @@ impl Service for Up {
             {
                 true
             }
+            _ if self.heed_compression(event) => true,
             _ if self.server.handle(reactor, event) => {
                 // Which client may be dropped for another one is known only when all clients have
                 // been heard.

@@ -34,7 +34,7 @@ const MUCH_NEWS: usize = 256 * 1024;
 #[derive(Debug)]
 pub(super) struct Reporter {
     pub(super) console: Console,
-    files: LogFiles<(ProcessId, i32)>,
+    pub(super) files: LogFiles<(ProcessId, i32)>,
     /// Finds the log paths that lead to our own descriptors, among those set in this turn.
     own: OwnFinder,
     /// The time of the current event.
@@ -192,7 +192,7 @@ impl Reporter {
     }
 
     fn sink(&mut self, reactor: &mut Reactor, output: &Output) -> Sink {
-        let Output::File { path, new, max_size, keep, max_age } = output else {
+        let Output::File { path, new, rotation } = output else {
             return if *output == Output::Prefix { Sink::Console } else { Sink::Elsewhere };
         };
         if let Ok(Some(number)) = self.own.own(path) {
@@ -203,9 +203,7 @@ impl Reporter {
         }
         // All processes that write to a path share one file, so that they do not rotate it under
         // each other.
-        let id = self.files.open(path, (*new, *max_size, *keep));
-        self.files.set_max_age(id, *max_age);
-        Sink::File(id)
+        Sink::File(self.files.open(path, *new, *rotation))
     }
 
     /// The index of the console's output that gets this descriptor of a process, if one does.

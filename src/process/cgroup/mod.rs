@@ -44,6 +44,9 @@ const BATCH: usize = 64;
 /// How often new members are searched for while a signal is sent to all of them.
 const PASSES: usize = 16;
 
+/// The reason for no cgroup if its members could not be killed.
+const UNKILLABLE: &str = "the members of a cgroup could not be killed: there is neither cgroup.kill nor a pidfd";
+
 /// The reason why no cgroup can be used.
 #[derive(Debug, Clone)]
 pub(crate) struct Refused {
@@ -140,6 +143,7 @@ impl Home {
             let kind = cgroup::read_at(home.dir.as_fd(), c"cgroup.type").map_err(|error| refuse(&error))?;
             // A cgroup below a threaded one cannot hold processes.
             return match kind.trim() {
+                "domain" if !home.can_kill() => Err(Refused::unsupported(UNKILLABLE.into())),
                 "domain" => Ok(Arc::new(home)),
                 kind => Err(refuse(&io::Error::other(format!("it would be of type `{kind}`")))),
             };
@@ -160,6 +164,16 @@ impl Home {
         let dir =
             made.map_err(|error| Refused::new(format!("cannot make a cgroup in {}", self.path.display()), &error))?;
         Ok((cgroup, dir))
+    }
+
+    /// Tells whether the members of a cgroup can be killed here, all at once (Linux 5.14) or one by
+    /// one (Linux 5.3).
+    fn can_kill(&self) -> bool {
+        let has_pidfds = || {
+            i32::try_from(self.owner)
+                .is_ok_and(|own| sys::pidfd::open(own).is_ok_and(|own| sys::pidfd::is_unreaped(&own)))
+        };
+        self.open_kill().is_ok() || has_pidfds()
     }
 
     /// Opens the file that kills all processes in the home.

@@ -4,6 +4,10 @@ use std::path::PathBuf;
 
 use super::*;
 
+fn sized(max_size: u64, keep: u32) -> Rotation {
+    Rotation { max_size, keep, ..Rotation::default() }
+}
+
 struct Folder(PathBuf);
 
 impl Folder {
@@ -19,7 +23,7 @@ impl Folder {
     }
 
     fn log(&self, max_size: u64, keep: u32) -> LogFile<char> {
-        LogFile::new(self.path("web.log").into(), Creation::default(), max_size, keep)
+        LogFile::new(self.path("web.log").into(), Creation::default(), sized(max_size, keep))
     }
 
     fn read(&self, name: &str) -> String {
@@ -95,6 +99,37 @@ fn files_behind_a_free_number_stay_where_they_are() {
     let read = [1, 2, 3, 4, 5].map(|number| folder.read(&format!("web.log.{number}")));
     assert_eq!(read, ["one\n", "1", "2", "4", "(entity not found)"]);
     assert_eq!(folder.read("web.log"), "two\n");
+}
+
+#[test]
+fn compressed_files_count_if_they_are_made() {
+    let (folder, now) = (Folder::new("compressed"), epoch());
+    let old = SystemTime::now() - Duration::from_secs(100);
+    for compress in [true, false] {
+        for name in ["1", "2.gz", "3", "4.gz", "4"] {
+            let path = folder.path(&format!("web.log.{name}"));
+            fs::write(&path, name).unwrap();
+            if name.starts_with('4') {
+                File::options().append(true).open(path).unwrap().set_modified(old).unwrap();
+            }
+        }
+        let (max_size, keep, max_age) = (4, 4, Some(Duration::from_secs(60)));
+        let rotation = Rotation { max_size, keep, max_age, compress };
+        let mut log = LogFile::new(folder.path("web.log").into(), Creation::default(), rotation);
+        write(&mut log, now, &["new"]);
+        assert_eq!(log.take_rotated(), compress);
+        write(&mut log, now, &["two"]);
+        assert_eq!(log.take_rotated(), compress);
+        let names = ["1", "2", "3.gz", "4", "4.gz"].map(|name| folder.read(&format!("web.log.{name}")));
+        let gone = || "(entity not found)".to_owned();
+        let expected = match compress {
+            true => ["new\n".into(), "1".into(), "2.gz".into(), "3".into(), gone()],
+            // The files of another program stay as they are.
+            false => ["new\n".into(), "1".into(), gone(), gone(), "4.gz".into()],
+        };
+        assert_eq!(names, expected, "{compress}");
+        fs::read_dir(&folder.0).unwrap().for_each(|entry| fs::remove_file(entry.unwrap().path()).unwrap());
+    }
 }
 
 #[test]
@@ -227,7 +262,7 @@ fn lines_wait_for_a_vanished_folder() {
     let (folder, now) = (Folder::new("vanish"), epoch());
     let inner = folder.path("logs");
     fs::create_dir(&inner).unwrap();
-    let mut log = LogFile::new(inner.join("web.log").into(), Creation::default(), 1000, 1);
+    let mut log = LogFile::new(inner.join("web.log").into(), Creation::default(), sized(1000, 1));
     assert_eq!(write(&mut log, now, &["one", "begun <"]), None);
     fs::remove_dir_all(&inner).unwrap();
     let said = write(&mut log, now, &[">two", "three"]).unwrap();
@@ -249,7 +284,7 @@ fn lines_wait_for_a_vanished_folder() {
 fn what_waits_is_bounded_and_without_a_gap() {
     let (folder, now) = (Folder::new("bounded"), epoch());
     let inner = folder.path("logs");
-    let mut log = LogFile::new(inner.join("web.log").into(), Creation::default(), 1 << 30, 1);
+    let mut log = LogFile::new(inner.join("web.log").into(), Creation::default(), sized(1 << 30, 1));
     let line = "x".repeat(999);
     for _ in 0..70 {
         write(&mut log, now, &[&line]);
@@ -281,7 +316,7 @@ fn what_waits_is_bounded_and_without_a_gap() {
 fn what_is_given_up_is_counted_once() {
     let (folder, now) = (Folder::new("once"), epoch());
     let inner = folder.path("logs");
-    let log = || LogFile::new(inner.join("web.log").into(), Creation::default(), 1000, 1);
+    let log = || LogFile::new(inner.join("web.log").into(), Creation::default(), sized(1000, 1));
     let mut it = log();
     write(&mut it, now, &["one <"]);
     write(&mut it, now, &[">two <"]);
@@ -343,7 +378,7 @@ fn a_closed_file_is_opened_anew() {
 
     // The file is opened anew even if it has just failed.
     let inner = folder.path("logs");
-    let mut log = LogFile::new(inner.join("web.log").into(), Creation::default(), 1000, 1);
+    let mut log = LogFile::new(inner.join("web.log").into(), Creation::default(), sized(1000, 1));
     write(&mut log, now, &["one"]);
     fs::create_dir(&inner).unwrap();
     assert_eq!(write(&mut log, now, &["two"]), None);
@@ -372,13 +407,13 @@ fn what_is_no_file_is_never_rotated() {
     let reader = File::options().read(true).custom_flags(libc::O_NONBLOCK).open(&fifo).unwrap();
     for (there, name) in [("/dev/null", "null"), ("fifo", "link")] {
         symlink(there, folder.path(name)).unwrap();
-        let mut log = LogFile::new(folder.path(name).into(), Creation::default(), 8, 2);
+        let mut log = LogFile::new(folder.path(name).into(), Creation::default(), sized(8, 2));
         for _ in 0..10 {
             assert_eq!(write(&mut log, now, &["0123456789", "line"]), None);
         }
         assert!(folder.path(name).is_symlink());
     }
-    let mut log = LogFile::new(fifo.clone().into(), Creation::default(), 8, 2);
+    let mut log = LogFile::new(fifo.clone().into(), Creation::default(), sized(8, 2));
     assert_eq!(write(&mut log, now, &["0123456789", "line"]), None);
     assert!(fifo.metadata().unwrap().file_type().is_fifo());
     assert_eq!(fs::read_dir(&folder.0).unwrap().count(), 3);
@@ -388,7 +423,7 @@ fn what_is_no_file_is_never_rotated() {
 #[test]
 fn a_full_disk_drops_lines() {
     let now = epoch();
-    let mut log = LogFile::new(Path::new("/dev/full").into(), Creation::default(), 1000, 1);
+    let mut log = LogFile::new(Path::new("/dev/full").into(), Creation::default(), sized(1000, 1));
     let said = write(&mut log, now, &["one"]).unwrap();
     assert!(said.starts_with("/dev/full: No space left on device (os error 28); lines wait until "), "{said}");
     assert_eq!(write(&mut log, now, &["two"]), None);
