@@ -101,6 +101,7 @@ mod slab;
 mod sources;
 mod stdio;
 mod sys;
+mod talk;
 mod used;
 
 pub use command::Command;
@@ -137,6 +138,7 @@ pub use stdio::Stdio;
 pub use sys::fd::inherited_fd;
 pub use sys::heap::trim_heap;
 pub use sys::spawn::SpawnMethod;
+pub use talk::{Captured, Child, ChildOutput, Conversation, Found, TalkError};
 pub use used::{Covers, Figure, Pressure, Used};
 
 /// The README's examples are tests.

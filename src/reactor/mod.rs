@@ -24,6 +24,7 @@ mod stops;
 pub(crate) mod timers;
 mod trees;
 mod turn;
+mod until;
 
 use std::collections::VecDeque;
 use std::fmt;

@@ -15,6 +15,20 @@ pub(crate) fn find_byte(needle: u8, haystack: &[u8]) -> Option<usize> {
     (!found.is_null()).then(|| found.addr() - start.addr())
 }
 
+/// The index of the first place of `needle` in `haystack`. An empty one is found at the start.
+pub(crate) fn find(needle: &[u8], haystack: &[u8]) -> Option<usize> {
+    let Some(first) = needle.first() else { return Some(0) };
+    let mut start = 0;
+    while haystack.len() - start >= needle.len() {
+        let place = start + find_byte(*first, &haystack[start..=haystack.len() - needle.len()])?;
+        if haystack[place..].starts_with(needle) {
+            return Some(place);
+        }
+        start = place + 1;
+    }
+    None
+}
+
 /// Calls `each` with the index of every `needle` in `haystack`, in order. For many needles that are
 /// close together, as newlines are, this is several times as fast as repeated searches.
 #[inline]
@@ -98,6 +112,19 @@ mod tests {
                 bytes[at] = 0xff;
                 assert_eq!(find_byte(0xff, &bytes), Some(at));
                 assert_eq!(find_byte(0xff, &bytes[..at]), None);
+            }
+        }
+    }
+
+    #[test]
+    fn finds_a_text_at_its_first_place() {
+        let texts: [&[u8]; 8] = [b"", b"a", b"b", b"ab", b"aab", b"abaab", b"bb", b"abaabaabaabab"];
+        for number in 0..1_u32 << 13 {
+            let haystack: Vec<u8> =
+                (0..number % 14).map(|bit| if number >> bit & 1 == 0 { b'a' } else { b'b' }).collect();
+            for needle in texts {
+                let right = (0..=haystack.len()).find(|start| haystack[*start..].starts_with(needle));
+                assert_eq!(find(needle, &haystack), right, "{needle:?} in {haystack:?}");
             }
         }
     }

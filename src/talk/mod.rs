@@ -1,0 +1,15 @@
+//! Talking to a child: a buffer of what it says with answers that can be waited for, and on top of
+//! it a child in plain calls that wait.
+//!
+//! These are layers over the events. The reactor does not know them.
+
+mod child;
+mod conversation;
+mod error;
+mod inbox;
+mod plain;
+mod share;
+
+pub use child::{Captured, Child, ChildOutput};
+pub use conversation::{Conversation, Found};
+pub use error::TalkError;

@@ -1,0 +1,141 @@
+//! Something that only one thread can use at a time, and that waits while it is used: each thread
+//! that wants it gets it in its turn.
+//!
+//! It knows nothing of processes. The one rule: when something has happened, every thread that
+//! waits for it has a look before one of them waits again. Whoever arrives interrupts that wait
+//! once.
+
+use std::ops::{Deref, DerefMut};
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use crate::reactor::Waker;
+use crate::sys::clock;
+
+#[derive(Debug)]
+pub(super) struct Share<D> {
+    queue: Mutex<Queue<D>>,
+    moved: Condvar,
+    waker: Waker,
+}
+
+#[derive(Debug)]
+struct Queue<D> {
+    /// `None` while a thread has it.
+    shared: Option<D>,
+    /// The number of the next thread that arrives.
+    next: u64,
+    /// The number of the thread whose turn it is.
+    serving: u64,
+    /// How many threads in the queue have looked at all that has happened.
+    content: usize,
+    /// How many have not, or want to do something.
+    pressing: usize,
+    /// How often something has happened.
+    news: u64,
+}
+
+/// When a thread in the queue interrupts the wait of another one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Press {
+    /// At once: it has not looked at what has happened, or wants to do something.
+    AtOnce,
+    At(Instant),
+    Never,
+}
+
+/// What is shared, as long as one thread has it.
+#[derive(Debug)]
+pub(super) struct Turn<'a, D> {
+    share: &'a Share<D>,
+    shared: Option<D>,
+}
+
+impl<D> Share<D> {
+    /// The waker must end the wait of the thread that has `shared`.
+    pub(super) fn new(shared: D, waker: Waker) -> Self {
+        let queue = Queue { shared: Some(shared), next: 0, serving: 0, content: 0, pressing: 0, news: 0 };
+        Self { queue: Mutex::new(queue), moved: Condvar::new(), waker }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Queue<D>> {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Waits until it is this thread's turn.
+    pub(super) fn take(&self, press: Press) -> Turn<'_, D> {
+        let mut queue = self.lock();
+        let ticket = queue.next;
+        queue.next += 1;
+        queue.content += 1;
+        let (seen, mut woke) = (queue.news, false);
+        loop {
+            let presses = woke || queue.news != seen;
+            if queue.serving == ticket {
+                if let Some(shared) = queue.shared.take() {
+                    let counted = if presses { &mut queue.pressing } else { &mut queue.content };
+                    *counted -= 1;
+                    return Turn { share: self, shared: Some(shared) };
+                }
+            }
+            let left = match press {
+                _ if woke => None,
+                Press::Never => None,
+                Press::AtOnce => Some(Duration::ZERO),
+                Press::At(time) => Some(time.saturating_duration_since(clock())),
+            };
+            if left == Some(Duration::ZERO) {
+                woke = true;
+                if !presses {
+                    queue.content -= 1;
+                    queue.pressing += 1;
+                }
+                // If it fails, this thread gets its turn after the next event.
+                let _ = self.waker.wake();
+                continue;
+            }
+            queue = match left {
+                Some(time) => self.moved.wait_timeout(queue, time).unwrap_or_else(PoisonError::into_inner).0,
+                None => self.moved.wait(queue).unwrap_or_else(PoisonError::into_inner),
+            };
+        }
+    }
+}
+
+impl<D> Turn<'_, D> {
+    /// Notes that something may have happened that the others have not seen.
+    pub(super) fn has_news(&self) {
+        let mut queue = self.share.lock();
+        queue.news += 1;
+        queue.pressing += std::mem::take(&mut queue.content);
+    }
+
+    /// Tells whether another thread needs it first, so that this one must not wait with it.
+    pub(super) fn is_pressed(&self) -> bool {
+        self.share.lock().pressing > 0
+    }
+}
+
+impl<D> Deref for Turn<'_, D> {
+    type Target = D;
+
+    fn deref(&self) -> &D {
+        self.shared.as_ref().expect("it is given back only at the end")
+    }
+}
+
+impl<D> DerefMut for Turn<'_, D> {
+    fn deref_mut(&mut self) -> &mut D {
+        self.shared.as_mut().expect("it is given back only at the end")
+    }
+}
+
+impl<D> Drop for Turn<'_, D> {
+    fn drop(&mut self) {
+        let mut queue = self.share.lock();
+        queue.shared = self.shared.take();
+        queue.serving += 1;
+        drop(queue);
+        self.share.moved.notify_all();
+    }
+}
