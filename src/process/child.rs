@@ -128,7 +128,7 @@ pub(crate) struct Surroundings<'a> {
 impl Child {
     /// Starts the command as process `key`. An error leaves nothing behind.
     pub(crate) fn spawn(command: &Parts, key: Key, around: &mut Surroundings<'_>) -> Result<Self, SpawnError> {
-        let cannot_open = |error| SpawnError::new(command.program.clone(), Stage::Pipe, error);
+        let cannot_open = |error| SpawnError::new(command.program().to_owned(), Stage::Pipe, error);
         let inbox = command.attributes().notify.then(|| Inbox::open(key, around.sources)).transpose();
         let inbox = inbox.map_err(cannot_open)?;
         let spawned = Self::spawn_with(command, key, inbox.as_deref(), around);
@@ -154,7 +154,7 @@ impl Child {
             Ok(())
         });
         let spawned =
-            watched.map_err(|error| SpawnError::new(command.program.clone(), Stage::Pipe, error)).and_then(|()| {
+            watched.map_err(|error| SpawnError::new(command.program().to_owned(), Stage::Pipe, error)).and_then(|()| {
                 let files_of_child = files.for_child();
                 let order = Order {
                     command,

@@ -90,6 +90,9 @@ pub(super) fn main(arguments: Parser) -> Result<u8, Failure> {
         Prepared::Supervisor(reactor, up) => (reactor, up),
         Prepared::Nothing(code) => return Ok(code),
     };
+    // What the reading of the file has taken. The tables that grow with the starts then grow into
+    // memory that is not in use before they need it.
+    childminder::trim_heap();
     let result = reactor.run_service(&mut *up);
     up.say_left();
     let deadline = reactor.now() + LAST_WORDS;
@@ -461,7 +464,6 @@ impl Service for Up {
         self.parent_awaits(&names);
         self.start_all(reactor, &names);
         drop(names);
-        // What the reading of the file has taken.
         childminder::trim_heap();
         self.after_event(reactor);
     }
