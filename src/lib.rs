@@ -104,6 +104,7 @@ mod stdio;
 mod sys;
 mod talk;
 mod used;
+mod words;
 
 pub use command::Command;
 pub use conditions::{IoPriority, Scheduler};

@@ -3,7 +3,7 @@
 //! It changes nothing and starts nothing. The one rule: a shell that reads the line gets each byte
 //! of each word, and a terminal that shows it gets no control character but newlines and tabs.
 
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsStr;
 use std::fmt::{self, Write};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
@@ -14,12 +14,12 @@ impl Command {
     /// Returns the program as given.
     #[must_use]
     pub fn get_program(&self) -> &OsStr {
-        &self.0.program
+        self.0.program()
     }
 
     /// Returns the arguments, without the program's own name.
     pub fn get_args(&self) -> impl ExactSizeIterator<Item = &OsStr> {
-        self.0.args.iter().map(OsString::as_os_str)
+        self.0.args()
     }
 
     /// Returns the user id that the child runs as, if one was set.

@@ -265,7 +265,7 @@ impl<O: Observer> ProcessMonitor<O> {
                 }
                 Request::GroupEnded(group, key) => {
                     let name = self.order.as_ref().and_then(|ordered| ordered.order.group_name(group));
-                    let exit = self.entries.get(&key).and_then(|entry| entry.last_exit.as_deref());
+                    let exit = self.entries.get(&key).and_then(|entry| entry.past().last_exit.as_ref());
                     if let Some(name) = name {
                         self.observer.essential_ended(name, exit);
                     }
