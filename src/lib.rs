@@ -44,7 +44,7 @@
 )]
 #![cfg_attr(
     doc,
-    doc = "a policy, other people's programs, switching from Twisted, supervisord or tokio, the command, and how all this is built."
+    doc = "a policy, other people's programs, switching from Twisted, supervisord, std, duct or tokio, the command, and how all this is built."
 )]
 //!
 //! # Platforms
