@@ -95,6 +95,23 @@ fn run(program: &str) {
     }
 }
 
+/// The chapter shows each example as it is run here, in at most 15 lines.
+#[test]
+fn the_chapter_shows_these_examples() {
+    let (chapter, here) = (include_str!("../src/guide/talking_to_a_child.md"), include_str!("talk_programs.rs"));
+    let examples = |text: &'static str| {
+        let functions = text.split("\nfn ").skip(1).filter_map(|rest| Some(rest.split_once("\n}\n")?.0));
+        let mut examples: Vec<_> = functions.filter(|text| text.contains("() -> Result<(), TalkError> {")).collect();
+        examples.sort_unstable();
+        examples
+    };
+    let (shown, run) = (examples(chapter), examples(here));
+    assert_eq!((shown.len(), &shown), (EXAMPLES.len(), &run));
+    for example in run {
+        assert!(example.lines().count() - 2 <= 15, "{example}");
+    }
+}
+
 #[test]
 fn drives_python() {
     run("python3");
