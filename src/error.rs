@@ -10,6 +10,9 @@ use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 
 use crate::contain::LAST_WAIT;
+use crate::exit::Exit;
+use crate::limits::EndedBy;
+use crate::monitor::lines::Escaped;
 
 /// Makes `?` turn an error into an [`io::Error`] in a function that returns [`io::Result`]. The error
 /// stays inside, with its message and its source. `kind` tells the kind.
@@ -307,6 +310,23 @@ impl Error for AlreadyRegistered {}
 
 into_io_error!(AlreadyRegistered, |_| ErrorKind::AlreadyExists);
 
+/// How much of what a process has said is in a message, in bytes.
+const SHOWN: usize = 200;
+
+/// The end of what a process has said.
+pub(crate) struct Tail<'a>(pub(crate) &'a [u8]);
+
+impl fmt::Display for Tail<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.0.is_empty() {
+            return f.write_str("nothing");
+        }
+        let start = self.0.len().saturating_sub(SHOWN);
+        let text = Escaped(&self.0[start..]).to_string();
+        write!(f, "{}{text:?}", if start > 0 { "…" } else { "" })
+    }
+}
+
 /// The error of [`RunToEnd::run`](crate::RunToEnd::run).
 #[derive(Debug)]
 #[non_exhaustive]
@@ -327,6 +347,22 @@ pub enum RunError {
     },
     /// The command was not started, because [`RunMany`](crate::RunMany) was stopped before.
     NotStarted,
+    /// The command was not started, because its run was [cancelled](crate::Cancel) before.
+    Cancelled,
+    /// The command was not started, because the signal that is to stop it does not exist.
+    NotASignal {
+        /// The number.
+        signal: i32,
+    },
+    /// It ended without success: see [`Output::check`](crate::Output::check).
+    Failed {
+        /// How it ended.
+        exit: Exit,
+        /// Why it ended.
+        ended_by: EndedBy,
+        /// What it wrote to stderr.
+        stderr: Vec<u8>,
+    },
     /// The process was killed and is still there two seconds later: it has become another user's,
     /// or waits for a device in the kernel. It is left to itself.
     StillRunning {
@@ -344,6 +380,15 @@ impl fmt::Display for RunError {
             Self::Input(error) => write!(f, "cannot read the input: {error}"),
             Self::Wait(error) => write!(f, "cannot wait for the process: {error}"),
             Self::NotStarted => f.write_str("it was not started: all runs were stopped before"),
+            Self::Cancelled => f.write_str("it was not started: it was cancelled before"),
+            Self::NotASignal { signal } => write!(f, "it was not started: {signal} is not a signal to stop it with"),
+            Self::Failed { exit, ended_by, stderr } => {
+                match ended_by {
+                    EndedBy::Exit | EndedBy::Signal => write!(f, "it failed: {exit}")?,
+                    limit => write!(f, "it was ended ({limit}): {exit}")?,
+                }
+                if stderr.is_empty() { Ok(()) } else { write!(f, "; stderr is {}", Tail(stderr)) }
+            }
             Self::Interrupted { signal } => write!(f, "interrupted by signal {signal}"),
             Self::StillRunning { pid, refusal: Some(error) } => write!(f, "cannot kill process {pid}: {error}"),
             Self::StillRunning { pid, refusal: None } => {
@@ -359,7 +404,11 @@ impl Error for RunError {
             Self::Spawn(error) => error.source(),
             Self::Input(error) | Self::Wait(error) => Some(error),
             Self::StillRunning { refusal, .. } => refusal.as_ref().map(|error| error as &dyn Error),
-            Self::Interrupted { .. } | Self::NotStarted => None,
+            Self::Interrupted { .. }
+            | Self::NotStarted
+            | Self::Cancelled
+            | Self::NotASignal { .. }
+            | Self::Failed { .. } => None,
         }
     }
 }
@@ -376,5 +425,7 @@ into_io_error!(RunError, |error| match error {
         error.kind(),
     RunError::StillRunning { refusal: None, .. } => ErrorKind::TimedOut,
     // The kind `Interrupted` would make a caller run the command again.
-    RunError::Interrupted { .. } | RunError::NotStarted => ErrorKind::Other,
+    RunError::Interrupted { .. } | RunError::NotStarted | RunError::Cancelled | RunError::Failed { .. } =>
+        ErrorKind::Other,
+    RunError::NotASignal { .. } => ErrorKind::InvalidInput,
 });
