@@ -17,6 +17,7 @@ mod policy_builder;
 mod requests;
 pub mod restart;
 pub mod simulation;
+pub(crate) mod streams;
 mod watch;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -399,9 +400,7 @@ impl<O: Observer> ProcessMonitor<O> {
     /// ```
     #[must_use]
     pub fn unfinished_line(&self, process: ProcessId, fd: i32) -> Option<&[u8]> {
-        let streams = &self.outputs.get(&process)?.streams;
-        let (_, buffer) = streams.iter().find(|(number, _)| *number == fd)?;
-        Some(buffer.partial()).filter(|partial| !partial.is_empty())
+        self.outputs.get(&process)?.streams.unfinished(fd)
     }
 
     /// Returns the names, in the order in which they were added.

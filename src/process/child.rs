@@ -76,6 +76,8 @@ pub(crate) struct Child {
     /// Why its containment is not stronger.
     pub(super) reason: Option<Arc<str>>,
     pub(super) exit: Option<Box<Exit>>,
+    /// Whether its end was reported. It is only asked from then on.
+    ended: bool,
 }
 
 /// What happens to a child that is frozen, killed, or reaped late.
@@ -199,6 +201,7 @@ impl Child {
             process_limit: None,
             reason: entered.as_ref().map(Self::entry_reason),
             exit: None,
+            ended: false,
         })
     }
 
@@ -287,9 +290,25 @@ impl Child {
         self.exit.is_none() && self.state() != State::Lost
     }
 
-    /// Tells whether it has exited, every pipe is closed, and every close has been reported.
+    /// Tells whether it has exited, every pipe is closed, and every close has been reported, but not
+    /// its end.
     pub(crate) fn is_over(&self) -> bool {
-        self.exit.is_some() && self.pipes.is_empty() && self.unreported == 0
+        self.exit.is_some() && self.pipes.is_empty() && self.unreported == 0 && !self.ended
+    }
+
+    /// Notes that its end is reported, and returns its exit. From now on it holds no descriptor but
+    /// the one that reaches the rest of its group, if any is left.
+    pub(crate) fn end(&mut self, is_group_left: bool) -> Option<Exit> {
+        self.ended = true;
+        if !is_group_left {
+            self.pidfd = None;
+        }
+        self.exit().copied()
+    }
+
+    /// Tells whether its end was reported.
+    pub(crate) fn has_been_reported(&self) -> bool {
+        self.ended
     }
 
     /// Reaps it if it has exited. `living` is filled if it is needed and empty.

@@ -106,6 +106,9 @@ pub struct Reactor {
     notices: VecDeque<Notice>,
     /// Processes that have exited, or ended.
     exited: VecDeque<Key>,
+    /// Processes whose end was reported, the earliest first. They are kept until the end of the next
+    /// turn, so that they can still be asked.
+    ended: Vec<Key>,
     sweep: bool,
     /// Processes that were started without a pidfd and not checked since.
     newborn: Vec<Key>,
@@ -193,6 +196,7 @@ impl Reactor {
             hearing: None,
             notices: VecDeque::new(),
             exited: VecDeque::new(),
+            ended: Vec::new(),
             sweep: false,
             newborn: Vec::new(),
             rechecks: Vec::new(),
@@ -424,7 +428,26 @@ impl Reactor {
         Ok(ProcessId(key))
     }
 
-    /// Returns the process of this id, or `None` once it has ended.
+    /// Returns the process of this id.
+    ///
+    /// A process that has ended can still be asked how it exited, until the end of the turn after the
+    /// one that has delivered its [`Event::Ended`]. From then on the result is `None`. Whether its
+    /// exit and its end came in the same turn makes no difference. What is left of its group is its
+    /// [`tree`](Self::tree), until that is gone.
+    ///
+    /// ```
+    /// use childminder::{Command, Event, Reactor};
+    ///
+    /// let mut reactor = Reactor::new()?;
+    /// let id = reactor.spawn_process(Command::new("sh").args(["-c", "exit 3"]))?;
+    /// while reactor.processes().next().is_some() {
+    ///     reactor.turn(None, |_, _| {})?;
+    /// }
+    /// let exit = reactor.process(id).and_then(|process| process.exit().copied());
+    /// assert_eq!(exit.and_then(|exit| exit.code()), Some(3));
+    /// assert!(reactor.tree(id).is_none(), "nobody of its group is left");
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     #[must_use]
     pub fn process(&mut self, id: ProcessId) -> Option<Process<'_>> {
         let child = self.processes.get_mut(id.0)?;
@@ -433,7 +456,7 @@ impl Reactor {
 
     /// Returns the processes that have not ended.
     pub fn processes(&self) -> impl Iterator<Item = ProcessId> {
-        self.processes.iter().map(|(key, _)| ProcessId(key))
+        self.processes.iter().filter(|(_, child)| !child.has_been_reported()).map(|(key, _)| ProcessId(key))
     }
 
     /// Requests [`Event::Ready`] for a descriptor of the host's: anything that has one, such as an
@@ -571,7 +594,7 @@ impl AsFd for Reactor {
 impl fmt::Debug for Reactor {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Reactor")
-            .field("processes", &self.processes.len())
+            .field("processes", &(self.processes.len() - self.ended.len()))
             .field("timers", &self.timers.len())
             .field("hosts", &self.hosts.len())
             .field("woke", &self.woke)

@@ -86,6 +86,7 @@ impl Turn<'_> {
         }
         self.reactor.woke = clock();
         self.reactor.living = None;
+        let ended_before = self.reactor.ended.len();
         let polled = match polled {
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {
                 events.clear();
@@ -126,6 +127,7 @@ impl Turn<'_> {
         }
         // All signals from before these suspensions have been reported now.
         self.reactor.suspensions = self.reactor.suspensions.max(suspensions);
+        self.reactor.forget_ended(ended_before);
         polled
     }
 
@@ -356,10 +358,16 @@ impl Reactor {
 
     /// Reports `Ended`, if nothing else is left to report of this process.
     pub(super) fn end_if_over(&mut self, process: Key, handler: &mut dyn FnMut(&mut Self, Event<'_>)) {
-        if self.processes.get(process).is_some_and(Child::is_over) {
-            if let Some(exit) = self.processes.remove(process).and_then(|child| child.exit().copied()) {
-                handler(self, Event::Ended { process: ProcessId(process), exit: &exit });
-            }
+        let Some(child) = self.processes.get_mut(process).filter(|child| child.is_over()) else { return };
+        let Some(exit) = child.end(self.trees.left.contains_key(&process)) else { return };
+        self.ended.push(process);
+        handler(self, Event::Ended { process: ProcessId(process), exit: &exit });
+    }
+
+    /// Forgets the first of the ended processes.
+    fn forget_ended(&mut self, count: usize) {
+        for process in self.ended.drain(..count) {
+            self.processes.remove(process);
         }
     }
 }
