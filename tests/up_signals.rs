@@ -9,7 +9,7 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use childminder::{Event, Pty, Reactor};
-use rustix::process::{Pid, Resource, Rlimit, prlimit};
+use rustix::process::{Pid, Resource, Rlimit, Signal, prlimit};
 use up_util::{Folder, PROGRAM, Up, WATCHDOG, is_alive, now, text, until};
 
 /// A script that reports that it was asked to end, and needs a moment to end.
@@ -43,6 +43,13 @@ fn raise(up: &Up, signal: i32) {
     assert!(status.success());
 }
 
+/// The signals in a field of the command's status.
+fn signals(up: &Up, field: &str) -> u64 {
+    let status = fs::read_to_string(format!("/proc/{}/status", up.pid())).unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix(field)?.strip_prefix(':'));
+    u64::from_str_radix(line.unwrap().trim(), 16).unwrap()
+}
+
 #[test]
 fn each_signal_that_would_end_it_stops_all_in_order() {
     let signals = [
@@ -74,6 +81,54 @@ fn each_signal_that_would_end_it_stops_all_in_order() {
             assert_eq!(up.wait().code(), Some(0), "{command}, signal {signal}: {}", up.folder.read("err"));
             assert!(!is_alive(pid), "{command}, signal {signal}");
             assert_eq!(up.folder.read("bye"), "bye\n", "{command}, signal {signal}");
+        }
+    }
+}
+
+// All processes are down, and the reader of the output gets a moment for the rest of it.
+#[test]
+fn a_further_signal_does_not_change_the_exit_code_of_one_that_is_leaving() {
+    const FLOODS: &str = "echo $$ > pid; exec yes";
+    for command in ["up", "run"] {
+        for signal in [libc::SIGTERM, libc::SIGINT, libc::SIGQUIT, libc::SIGALRM, libc::SIGPWR, libc::SIGRTMIN()] {
+            let folder = Folder::new();
+            let file = "[monitor]\nsocket = \"s\"\n[process.it]\ndirectory = \".\"\n";
+            folder.write("childminder.toml", &format!("{file}shell = \"{FLOODS}\"\n"));
+            let arguments: &[&str] = if command == "up" { &["up"] } else { &["run", "--", "sh", "-c", FLOODS] };
+            let err = fs::File::create(folder.join("err")).unwrap();
+            let mut program = Command::new(PROGRAM);
+            program.args(arguments).current_dir(&folder.0).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(err);
+            let child = program.spawn().unwrap();
+            let mut up = Up { folder, child };
+            let pid = pid_in(&up);
+            // The pipe is full, so that all others wait for its reader.
+            until("a flood that waits", || {
+                let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+                (stat.contains("(yes) S")).then_some(())
+            });
+            up.signal(Signal::TERM);
+            until("the end of its process", || (!is_alive(pid)).then_some(()));
+            until("a blocked signal", || (signals(&up, "SigBlk") & (1 << (signal - 1)) != 0).then_some(()));
+            raise(&up, signal);
+            let status = up.wait();
+            assert_eq!(status.code(), Some(0), "{command}, signal {signal}: {status}, {}", up.folder.read("err"));
+        }
+    }
+}
+
+#[test]
+fn signals_all_the_time_leave_the_exit_code() {
+    for command in ["up", "run"] {
+        for _ in 0..10 {
+            let (mut up, pid) = start(command);
+            let status = loop {
+                if let Some(status) = up.child.try_wait().unwrap() {
+                    break status;
+                }
+                up.signal(Signal::TERM);
+            };
+            assert_eq!(status.code(), Some(0), "{command}: {status}, {}", up.folder.read("err"));
+            assert!(!is_alive(pid));
         }
     }
 }
@@ -241,12 +296,12 @@ fn in_the_background_of_a_script_ctrl_c_ends_nothing() {
     let mut shell = Command::new("sh").args(["-c", &script]).current_dir(&folder.0).spawn().unwrap();
     let number = |name: &str| until(name, || folder.read(name).strip_suffix('\n')?.parse::<i32>().ok());
     let (up, pid) = (number("up"), number("pid"));
-    for signal in [rustix::process::Signal::INT, rustix::process::Signal::QUIT, rustix::process::Signal::USR1] {
+    for signal in [Signal::INT, Signal::QUIT, Signal::USR1] {
         up_util::kill(up, signal);
     }
     until("the status", || folder.read("err").contains("NAME").then_some(()));
     assert!(is_alive(up) && is_alive(pid));
-    up_util::kill(up, rustix::process::Signal::TERM);
+    up_util::kill(up, Signal::TERM);
     assert_eq!(shell.wait().unwrap().code(), Some(0));
     assert!(!is_alive(pid));
 }
@@ -274,14 +329,14 @@ fn long_after_its_terminal_sighup_is_the_wish_to_reload() {
         terminal.turn();
     }
     for count in 1..=2 {
-        up_util::kill(up, rustix::process::Signal::HUP);
+        up_util::kill(up, Signal::HUP);
         until("a reload", || {
             let said = folder.read("err");
             assert!(!said.contains("terminal was closed"), "{said}");
             (said.matches("reloaded: nothing has changed").count() == count).then_some(())
         });
     }
-    up_util::kill(up, rustix::process::Signal::TERM);
+    up_util::kill(up, Signal::TERM);
     until("the end", || (!is_alive(up)).then_some(()));
 }
 
@@ -290,7 +345,7 @@ fn long_after_its_terminal_sighup_is_the_wish_to_reload() {
 fn a_terminal_that_is_closed_after_its_signal_stops_all() {
     let folder = Folder::new();
     let (mut terminal, up) = in_the_background(&folder, "disown");
-    up_util::kill(up, rustix::process::Signal::HUP);
+    up_util::kill(up, Signal::HUP);
     until("a reload", || folder.read("err").contains("reloaded").then_some(()));
     terminal.close();
     until("the end", || (!is_alive(up)).then_some(()));

@@ -93,8 +93,12 @@ pub(super) fn main(arguments: Parser) -> Result<u8, Failure> {
             Signals::release(&mut reactor);
             None
         }
-        // The command has to end because of a signal.
-        false => Some(reactor.now() + LAST_WORDS),
+        // The command has to end because of a signal, and a further one must not change the exit
+        // code.
+        false => {
+            signals::block();
+            Some(reactor.now() + LAST_WORDS)
+        }
     };
     // Output from before the end is still read, even if there was no room for it until now.
     if !run.done {

@@ -213,7 +213,14 @@ impl Up {
 
     #[track_caller]
     pub(crate) fn wait(&mut self) -> ExitStatus {
-        until("the end of the supervisor", || self.child.try_wait().unwrap())
+        let start = now();
+        loop {
+            if let Some(status) = self.child.try_wait().unwrap() {
+                return status;
+            }
+            assert!(start.elapsed() < WATCHDOG, "the supervisor does not end:\n{}", self.folder.read("err"));
+            std::thread::park_timeout(Duration::from_millis(10));
+        }
     }
 
     #[track_caller]

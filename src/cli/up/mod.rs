@@ -96,6 +96,9 @@ pub(super) fn main(arguments: Parser) -> Result<u8, Failure> {
     // memory that is not in use before they need it.
     childminder::trim_heap();
     let result = reactor.run_service(&mut *up);
+    // The readers of our outputs have a moment left. A signal that comes now must not change the
+    // exit code.
+    signals::block();
     up.say_left();
     let deadline = reactor.now() + LAST_WORDS;
     up.read_rest(&mut reactor, deadline);
@@ -103,8 +106,6 @@ pub(super) fn main(arguments: Parser) -> Result<u8, Failure> {
     up.reporter().finish(&reactor, deadline);
     let code = up.ends.code.unwrap_or(0);
     drop(up);
-    // A signal that comes now must not change the exit code.
-    signals::block();
     drop(reactor);
     result.map(|()| code).map_err(|error| Failure::Other(words::stopped_because(&error)))
 }
