@@ -107,6 +107,19 @@ impl LineReceiver {
 
     /// Returns the line that a process has begun on one of its descriptors, without a newline yet,
     /// or `None` if there is none. This shows a prompt.
+    ///
+    /// ```
+    /// use childminder::{Command, LineReceiver, Reactor};
+    ///
+    /// let (mut reactor, mut lines) = (Reactor::new()?, LineReceiver::new());
+    /// let ask = reactor.spawn_process(Command::new("sh").args(["-c", "printf 'name? '; exec sleep 60"]))?;
+    /// lines.add(ask, "ask");
+    /// while lines.unfinished_line(ask, 1) != Some(b"name? ") {
+    ///     reactor.turn(None, |reactor, event| _ = lines.handle(reactor, &event, |line| println!("{line}")))?;
+    /// }
+    /// # reactor.process(ask).expect("it runs").kill_group()?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     #[must_use]
     pub fn unfinished_line(&self, process: ProcessId, fd: i32) -> Option<&[u8]> {
         self.processes.get(&process)?.1.unfinished(fd)

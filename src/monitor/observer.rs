@@ -334,6 +334,14 @@ pub struct Lines<'a> {
 impl<'a> Lines<'a> {
     /// Makes lines of a process, for a test of an observer. Each line in `bytes` ends with a newline.
     /// A last one without a newline is not passed on.
+    ///
+    /// ```
+    /// use childminder::{Lines, ProcessId};
+    ///
+    /// let mut said = Vec::new();
+    /// Lines::new("web", ProcessId::dummy(1), 1, b"one\ntwo\n").for_each(|line| said.push(line.to_string()));
+    /// assert_eq!(said, ["[web] one", "[web] two"]);
+    /// ```
     #[must_use]
     pub fn new(name: &'a str, process: ProcessId, fd: i32, bytes: &'a [u8]) -> Self {
         Self { name, process, fd, bytes }
