@@ -76,8 +76,6 @@ pub(crate) struct Child {
     /// Why its containment is not stronger.
     pub(super) reason: Option<Arc<str>>,
     pub(super) exit: Option<Box<Exit>>,
-    /// Whether its end was reported. It is only asked from then on.
-    ended: bool,
 }
 
 /// What happens to a child that is frozen, killed, or reaped late.
@@ -201,7 +199,6 @@ impl Child {
             process_limit: None,
             reason: entered.as_ref().map(Self::entry_reason),
             exit: None,
-            ended: false,
         })
     }
 
@@ -224,6 +221,10 @@ impl Child {
 
     pub(crate) fn exit(&self) -> Option<&Exit> {
         self.exit.as_deref()
+    }
+
+    pub(crate) fn into_exit(self) -> Option<Box<Exit>> {
+        self.exit
     }
 
     /// Tells whether only SIGCHLD can report its exit.
@@ -290,25 +291,9 @@ impl Child {
         self.exit.is_none() && self.state() != State::Lost
     }
 
-    /// Tells whether it has exited, every pipe is closed, and every close has been reported, but not
-    /// its end.
+    /// Tells whether it has exited, every pipe is closed, and every close has been reported.
     pub(crate) fn is_over(&self) -> bool {
-        self.exit.is_some() && self.pipes.is_empty() && self.unreported == 0 && !self.ended
-    }
-
-    /// Notes that its end is reported, and returns its exit. From now on it holds no descriptor but
-    /// the one that reaches the rest of its group, if any is left.
-    pub(crate) fn end(&mut self, is_group_left: bool) -> Option<Exit> {
-        self.ended = true;
-        if !is_group_left {
-            self.pidfd = None;
-        }
-        self.exit().copied()
-    }
-
-    /// Tells whether its end was reported.
-    pub(crate) fn has_been_reported(&self) -> bool {
-        self.ended
+        self.exit.is_some() && self.pipes.is_empty() && self.unreported == 0
     }
 
     /// Reaps it if it has exited. `living` is filled if it is needed and empty.

@@ -44,7 +44,7 @@ pub use tree::Tree;
 pub(crate) use tree::{Agenda, Stem, Sweep};
 
 /// The id of a process in one reactor. It is never reused: the id of a process that has ended
-/// reaches no other one.
+/// reaches nothing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ProcessId(pub(crate) Key);
 
@@ -84,7 +84,7 @@ impl ProcessId {
 ///     })?;
 /// }
 /// assert_eq!(said, b"hello");
-/// assert!(reactor.process(id).is_some_and(|cat| cat.exit().is_some_and(|exit| exit.success())));
+/// assert!(reactor.process(id).is_none());
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 pub struct Process<'a> {

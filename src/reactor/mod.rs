@@ -37,6 +37,7 @@ use mio::{Events, Poll};
 
 use crate::command::Command;
 use crate::error::SpawnError;
+use crate::exit::Exit;
 use crate::limit::{Limit, Resource};
 use crate::process::{Child, Living, Notice, Process, ProcessId};
 use crate::slab::{Key, Slab};
@@ -106,9 +107,9 @@ pub struct Reactor {
     notices: VecDeque<Notice>,
     /// Processes that have exited, or ended.
     exited: VecDeque<Key>,
-    /// Processes whose end was reported, the earliest first. They are kept until the end of the next
-    /// turn, so that they can still be asked.
-    ended: Vec<Key>,
+    /// How the processes exited whose end was reported in this turn or the one before it, the
+    /// earliest first.
+    ended: Vec<(Key, Box<Exit>)>,
     sweep: bool,
     /// Processes that were started without a pidfd and not checked since.
     newborn: Vec<Key>,
@@ -428,35 +429,43 @@ impl Reactor {
         Ok(ProcessId(key))
     }
 
-    /// Returns the process of this id.
-    ///
-    /// A process that has ended can still be asked how it exited, until the end of the turn after the
-    /// one that has delivered its [`Event::Ended`]. From then on the result is `None`. Whether its
-    /// exit and its end came in the same turn makes no difference. What is left of its group is its
-    /// [`tree`](Self::tree), until that is gone.
-    ///
-    /// ```
-    /// use childminder::{Command, Event, Reactor};
-    ///
-    /// let mut reactor = Reactor::new()?;
-    /// let id = reactor.spawn_process(Command::new("sh").args(["-c", "exit 3"]))?;
-    /// while reactor.processes().next().is_some() {
-    ///     reactor.turn(None, |_, _| {})?;
-    /// }
-    /// let exit = reactor.process(id).and_then(|process| process.exit().copied());
-    /// assert_eq!(exit.and_then(|exit| exit.code()), Some(3));
-    /// assert!(reactor.tree(id).is_none(), "nobody of its group is left");
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// ```
+    /// Returns the process of this id, or `None` once it has ended.
     #[must_use]
     pub fn process(&mut self, id: ProcessId) -> Option<Process<'_>> {
         let child = self.processes.get_mut(id.0)?;
         Some(Process { id, child, sources: &mut self.sources, notices: &mut self.notices })
     }
 
+    /// Returns how a process has exited, or `None` if it has not.
+    ///
+    /// It can be asked until the end of the turn after the one that has delivered its
+    /// [`Event::Ended`]; from then on the result is `None`. So whoever asks in the turn after the
+    /// exit or after the end gets the answer, whether the two came in one turn or not. What is left of
+    /// its group is its [`tree`](Self::tree), which is there until the last member is gone.
+    ///
+    /// ```
+    /// use childminder::{Command, Reactor};
+    ///
+    /// let mut reactor = Reactor::new()?;
+    /// let id = reactor.spawn_process(Command::new("sh").args(["-c", "exit 3"]))?;
+    /// while reactor.process(id).is_some() {
+    ///     reactor.turn(None, |_, _| {})?;
+    /// }
+    /// assert_eq!(reactor.exit_of(id).and_then(|exit| exit.code()), Some(3));
+    /// assert!(reactor.tree(id).is_none(), "nobody of its group is left");
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    #[must_use]
+    pub fn exit_of(&self, id: ProcessId) -> Option<&Exit> {
+        match self.processes.get(id.0) {
+            Some(child) => child.exit(),
+            None => self.ended.iter().rev().find(|(key, _)| *key == id.0).map(|(_, exit)| &**exit),
+        }
+    }
+
     /// Returns the processes that have not ended.
     pub fn processes(&self) -> impl Iterator<Item = ProcessId> {
-        self.processes.iter().filter(|(_, child)| !child.has_been_reported()).map(|(key, _)| ProcessId(key))
+        self.processes.iter().map(|(key, _)| ProcessId(key))
     }
 
     /// Requests [`Event::Ready`] for a descriptor of the host's: anything that has one, such as an
@@ -594,7 +603,7 @@ impl AsFd for Reactor {
 impl fmt::Debug for Reactor {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Reactor")
-            .field("processes", &(self.processes.len() - self.ended.len()))
+            .field("processes", &self.processes.len())
             .field("timers", &self.timers.len())
             .field("hosts", &self.hosts.len())
             .field("woke", &self.woke)

@@ -127,7 +127,8 @@ impl Turn<'_> {
         }
         // All signals from before these suspensions have been reported now.
         self.reactor.suspensions = self.reactor.suspensions.max(suspensions);
-        self.reactor.forget_ended(ended_before);
+        self.reactor.ended.drain(..ended_before);
+        self.reactor.ended.shrink_to(EVENTS);
         polled
     }
 
@@ -358,16 +359,12 @@ impl Reactor {
 
     /// Reports `Ended`, if nothing else is left to report of this process.
     pub(super) fn end_if_over(&mut self, process: Key, handler: &mut dyn FnMut(&mut Self, Event<'_>)) {
-        let Some(child) = self.processes.get_mut(process).filter(|child| child.is_over()) else { return };
-        let Some(exit) = child.end(self.trees.left.contains_key(&process)) else { return };
-        self.ended.push(process);
-        handler(self, Event::Ended { process: ProcessId(process), exit: &exit });
-    }
-
-    /// Forgets the first of the ended processes.
-    fn forget_ended(&mut self, count: usize) {
-        for process in self.ended.drain(..count) {
-            self.processes.remove(process);
+        if self.processes.get(process).is_some_and(Child::is_over) {
+            if let Some(exit) = self.processes.remove(process).and_then(Child::into_exit) {
+                let told = *exit;
+                self.ended.push((process, exit));
+                handler(self, Event::Ended { process: ProcessId(process), exit: &told });
+            }
         }
     }
 }

@@ -250,8 +250,8 @@ impl World {
     pub(crate) fn until_ended(&mut self, id: ProcessId) -> Outcome {
         self.until(|log| log.ended(id));
         self.log.expect_in_order(id);
+        assert!(self.reactor.process(id).is_none());
         let exit = self.log.exit(id).expect("its exit");
-        assert!(self.reactor.process(id).is_none_or(|process| process.exit() == Some(&exit)));
         Outcome { out: self.log.text(id, 1), err: self.log.text(id, 2), exit }
     }
 
