@@ -3,6 +3,8 @@
 //!
 //! The one rule: a command can be spawned any number of times and means the same each time.
 
+mod show;
+
 use std::ffi::{OsStr, OsString};
 use std::fmt;
 use std::io;
@@ -17,6 +19,7 @@ use crate::limit::{Limit, Resource};
 use crate::map::Map;
 use crate::pty::Pty;
 use crate::stdio::Stdio;
+use crate::words::Words;
 
 /// A program to run, and the environment in which it runs.
 ///
@@ -46,11 +49,11 @@ pub struct Command(Arc<Parts>);
 /// The settings of a command. Its clones share them until one of them is changed.
 #[derive(Debug, Clone)]
 pub(crate) struct Parts {
-    pub(crate) program: OsString,
-    pub(crate) args: Vec<OsString>,
+    /// The program and its arguments.
+    words: Words,
     pub(crate) env_clear: bool,
     pub(crate) env: Map<OsString, Option<OsString>>,
-    pub(crate) current_dir: Option<PathBuf>,
+    pub(crate) current_dir: Option<Box<Path>>,
     /// The descriptors that were set. 0, 1 and 2 have defaults.
     pub(crate) fds: Map<i32, Stdio>,
     pub(crate) group: Group,
@@ -135,11 +138,9 @@ impl Group {
 
 impl fmt::Debug for Command {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Parts { program, args, env_clear, env, current_dir, fds, group, contain, parent_death_signal, .. } =
-            self.parts();
+        let Parts { words, env_clear, env, current_dir, fds, group, contain, parent_death_signal, .. } = self.parts();
         f.debug_struct("Command")
-            .field("program", program)
-            .field("args", args)
+            .field("words", words)
             .field("env_clear", env_clear)
             .field("env", env)
             .field("current_dir", current_dir)
@@ -153,6 +154,14 @@ impl fmt::Debug for Command {
 }
 
 impl Parts {
+    pub(crate) fn program(&self) -> &OsStr {
+        self.words.iter().next().unwrap_or_default()
+    }
+
+    pub(crate) fn args(&self) -> impl ExactSizeIterator<Item = &OsStr> {
+        self.words.iter().skip(1)
+    }
+
     pub(crate) fn attributes(&self) -> &Attributes {
         self.attributes.as_deref().unwrap_or(&INHERITED)
     }
@@ -170,9 +179,10 @@ impl Command {
     /// none), with every spawn method. A relative path is relative to the child's working
     /// directory.
     pub fn new(program: impl AsRef<OsStr>) -> Self {
+        let mut words = Words::default();
+        words.push(program.as_ref());
         Self(Arc::new(Parts {
-            program: program.as_ref().to_owned(),
-            args: Vec::new(),
+            words,
             env_clear: false,
             env: Map::new(),
             current_dir: None,
@@ -188,10 +198,13 @@ impl Command {
     /// limits and containment, but with `/dev/null` for its input and output. `None` if there is no
     /// program.
     pub(crate) fn helper(&self, words: &[OsString], main: Option<u32>) -> Option<Self> {
-        let (program, args) = words.split_first()?;
+        if words.is_empty() {
+            return None;
+        }
         let mut helper = self.clone();
         let parts = helper.parts_mut();
-        (parts.program, parts.args) = (program.clone(), args.to_vec());
+        parts.words = Words::default();
+        parts.words.extend(words);
         parts.fds = Map::new();
         if let Some(attributes) = &mut parts.attributes {
             (attributes.arg0, attributes.pty, attributes.notify) = (None, None, false);
@@ -218,18 +231,13 @@ impl Command {
 
     /// Adds an argument.
     pub fn arg(&mut self, arg: impl AsRef<OsStr>) -> &mut Self {
-        self.parts_mut().args.push(arg.as_ref().to_owned());
+        self.parts_mut().words.push(arg.as_ref());
         self
     }
 
     /// Adds arguments.
     pub fn args(&mut self, args: impl IntoIterator<Item = impl AsRef<OsStr>>) -> &mut Self {
-        let (known, new) = (&mut self.parts_mut().args, args.into_iter());
-        if known.is_empty() {
-            // As a rule, all come at once.
-            known.reserve_exact(new.size_hint().0);
-        }
-        known.extend(new.map(|arg| arg.as_ref().to_owned()));
+        self.parts_mut().words.extend(args);
         self
     }
 
@@ -280,7 +288,7 @@ impl Command {
     /// Sets the child's working directory. The child enters it after the user has changed, with
     /// that user's rights.
     pub fn current_dir(&mut self, dir: impl AsRef<Path>) -> &mut Self {
-        self.parts_mut().current_dir = Some(dir.as_ref().to_owned());
+        self.parts_mut().current_dir = Some(dir.as_ref().into());
         self
     }
 
@@ -430,7 +438,8 @@ impl Command {
     /// Runs the child on a pseudo-terminal of its own, in a new session.
     ///
     /// The terminal is the child's stdin, stdout, stderr and controlling terminal. The child's
-    /// output arrives as data of descriptor 1, and its input is written to descriptor 0.
+    /// output arrives as data of descriptor 1, and its input is written to descriptor 0. Only
+    /// [`stderr`](Self::stderr) can be set apart from it, for example to [`Stdio::piped`].
     ///
     /// Closing both descriptors hangs up: the child gets SIGHUP. Otherwise the terminal ends with
     /// the child, and is read to its end then. A process on the terminal that outlives the child
@@ -600,34 +609,5 @@ impl Command {
     pub fn parent_death_signal(&mut self, signal: i32) -> &mut Self {
         self.parts_mut().parent_death_signal = Some(signal);
         self
-    }
-
-    /// Returns the program as given.
-    #[must_use]
-    pub fn get_program(&self) -> &OsStr {
-        &self.0.program
-    }
-
-    /// Returns the arguments, without the program's own name.
-    pub fn get_args(&self) -> impl ExactSizeIterator<Item = &OsStr> {
-        self.0.args.iter().map(OsString::as_os_str)
-    }
-
-    /// Returns the user id that the child runs as, if one was set.
-    #[must_use]
-    pub fn get_uid(&self) -> Option<u32> {
-        self.0.attributes().uid
-    }
-
-    /// Returns the group id that the child runs as, if one was set.
-    #[must_use]
-    pub fn get_gid(&self) -> Option<u32> {
-        self.0.attributes().gid
-    }
-
-    /// Returns the supplementary groups of the child, if they were set.
-    #[must_use]
-    pub fn get_groups(&self) -> Option<&[u32]> {
-        self.0.attributes().groups.as_deref()
     }
 }

@@ -10,6 +10,8 @@ use std::fs;
 use std::io;
 use std::str::FromStr;
 
+use crate::error::into_io_error;
+
 /// A set of processors, by the numbers that Linux gives them (`sched_setaffinity(2)`).
 ///
 /// A hyper-thread counts as a processor. It is written as in `taskset -c` and in `cpuset(7)`:
@@ -100,6 +102,8 @@ impl fmt::Display for CpuSetError {
 
 impl Error for CpuSetError {}
 
+into_io_error!(CpuSetError, |_| io::ErrorKind::InvalidInput);
+
 /// The processors of a machine: which of them are threads of the same core, and which cores are on
 /// the same NUMA node.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -132,6 +136,8 @@ impl fmt::Display for TooFewCpus {
 }
 
 impl Error for TooFewCpus {}
+
+into_io_error!(TooFewCpus, |_| io::ErrorKind::InvalidInput);
 
 impl Topology {
     /// Reads the processors that this thread may use, from `sched_getaffinity(2)` and

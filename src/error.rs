@@ -6,10 +6,28 @@
 use std::error::Error;
 use std::ffi::OsString;
 use std::fmt;
-use std::io;
+use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 
 use crate::contain::LAST_WAIT;
+use crate::exit::Exit;
+use crate::limits::EndedBy;
+use crate::monitor::lines::Escaped;
+
+/// Makes `?` turn an error into an [`io::Error`] in a function that returns [`io::Result`]. The error
+/// stays inside, with its message and its source. `kind` tells the kind.
+macro_rules! into_io_error {
+    ($Error:ty, $kind:expr) => {
+        /// The error stays inside, with its message: see [`io::Error::downcast`](std::io::Error::downcast).
+        impl From<$Error> for std::io::Error {
+            fn from(error: $Error) -> Self {
+                let kind: fn(&$Error) -> std::io::ErrorKind = $kind;
+                Self::new(kind(&error), error)
+            }
+        }
+    };
+}
+pub(crate) use into_io_error;
 
 macro_rules! stages {
     ($($(#[$doc:meta])* $variant:ident => $name:literal,)*) => {
@@ -101,6 +119,9 @@ stages! {
 
 /// The error of a spawn that failed. Nothing is left behind: no process, no zombie, no descriptor.
 ///
+/// As all errors of this crate, it becomes an [`io::Error`] by `?`, with the same message, and the
+/// kind of [`io_error`](Self::io_error).
+///
 /// ```
 /// use childminder::{Command, Reactor, Stage};
 ///
@@ -176,6 +197,8 @@ impl Error for SpawnError {
     }
 }
 
+into_io_error!(SpawnError, |error| error.source.kind());
+
 /// The error of a signal that could not be sent.
 #[derive(Debug)]
 #[non_exhaustive]
@@ -211,6 +234,11 @@ impl From<io::Error> for SignalError {
         if error.raw_os_error() == Some(libc::ESRCH) { Self::AlreadyExited } else { Self::Os(error) }
     }
 }
+
+into_io_error!(SignalError, |error| match error {
+    SignalError::AlreadyExited => ErrorKind::NotFound,
+    SignalError::Os(error) => error.kind(),
+});
 
 /// An error of the system, preceded by what was tried.
 #[derive(Debug)]
@@ -264,6 +292,8 @@ impl fmt::Display for WriteError {
 
 impl Error for WriteError {}
 
+into_io_error!(WriteError, |_| ErrorKind::BrokenPipe);
+
 /// The error of a second producer for a pipe that already has one (Twisted's `RuntimeError`): see
 /// [`Feed::register_producer`](crate::Feed::register_producer).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -277,6 +307,25 @@ impl fmt::Display for AlreadyRegistered {
 }
 
 impl Error for AlreadyRegistered {}
+
+into_io_error!(AlreadyRegistered, |_| ErrorKind::AlreadyExists);
+
+/// How much of what a process has said is in a message, in bytes.
+const SHOWN: usize = 200;
+
+/// The end of what a process has said.
+pub(crate) struct Tail<'a>(pub(crate) &'a [u8]);
+
+impl fmt::Display for Tail<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.0.is_empty() {
+            return f.write_str("nothing");
+        }
+        let start = self.0.len().saturating_sub(SHOWN);
+        let text = Escaped(&self.0[start..]).to_string();
+        write!(f, "{}{text:?}", if start > 0 { "…" } else { "" })
+    }
+}
 
 /// The error of [`RunToEnd::run`](crate::RunToEnd::run).
 #[derive(Debug)]
@@ -298,6 +347,22 @@ pub enum RunError {
     },
     /// The command was not started, because [`RunMany`](crate::RunMany) was stopped before.
     NotStarted,
+    /// The command was not started, because its run was [cancelled](crate::Cancel) before.
+    Cancelled,
+    /// The command was not started, because the signal that is to stop it does not exist.
+    NotASignal {
+        /// The number.
+        signal: i32,
+    },
+    /// It ended without success: see [`Output::check`](crate::Output::check).
+    Failed {
+        /// How it ended.
+        exit: Exit,
+        /// Why it ended.
+        ended_by: EndedBy,
+        /// What it wrote to stderr.
+        stderr: Vec<u8>,
+    },
     /// The process was killed and is still there two seconds later: it has become another user's,
     /// or waits for a device in the kernel. It is left to itself.
     StillRunning {
@@ -315,6 +380,15 @@ impl fmt::Display for RunError {
             Self::Input(error) => write!(f, "cannot read the input: {error}"),
             Self::Wait(error) => write!(f, "cannot wait for the process: {error}"),
             Self::NotStarted => f.write_str("it was not started: all runs were stopped before"),
+            Self::Cancelled => f.write_str("it was not started: it was cancelled before"),
+            Self::NotASignal { signal } => write!(f, "it was not started: {signal} is not a signal to stop it with"),
+            Self::Failed { exit, ended_by, stderr } => {
+                match ended_by {
+                    EndedBy::Exit | EndedBy::Signal => write!(f, "it failed: {exit}")?,
+                    limit => write!(f, "it was ended ({limit}): {exit}")?,
+                }
+                if stderr.is_empty() { Ok(()) } else { write!(f, "; stderr is {}", Tail(stderr)) }
+            }
             Self::Interrupted { signal } => write!(f, "interrupted by signal {signal}"),
             Self::StillRunning { pid, refusal: Some(error) } => write!(f, "cannot kill process {pid}: {error}"),
             Self::StillRunning { pid, refusal: None } => {
@@ -330,7 +404,11 @@ impl Error for RunError {
             Self::Spawn(error) => error.source(),
             Self::Input(error) | Self::Wait(error) => Some(error),
             Self::StillRunning { refusal, .. } => refusal.as_ref().map(|error| error as &dyn Error),
-            Self::Interrupted { .. } | Self::NotStarted => None,
+            Self::Interrupted { .. }
+            | Self::NotStarted
+            | Self::Cancelled
+            | Self::NotASignal { .. }
+            | Self::Failed { .. } => None,
         }
     }
 }
@@ -340,3 +418,14 @@ impl From<SpawnError> for RunError {
         Self::Spawn(error)
     }
 }
+
+into_io_error!(RunError, |error| match error {
+    RunError::Spawn(error) => error.source.kind(),
+    RunError::Input(error) | RunError::Wait(error) | RunError::StillRunning { refusal: Some(error), .. } =>
+        error.kind(),
+    RunError::StillRunning { refusal: None, .. } => ErrorKind::TimedOut,
+    // The kind `Interrupted` would make a caller run the command again.
+    RunError::Interrupted { .. } | RunError::NotStarted | RunError::Cancelled | RunError::Failed { .. } =>
+        ErrorKind::Other,
+    RunError::NotASignal { .. } => ErrorKind::InvalidInput,
+});

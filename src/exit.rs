@@ -33,7 +33,24 @@ use crate::signal;
 /// assert_eq!(exit.to_string(), "exit status 3");
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+///
+/// A test of a host can make one: from an [`ExitStatus`], or with [`default`](Self::default), whose
+/// status is unknown. It has used nothing and took no time, unless the test sets that.
+///
+/// ```
+/// use std::os::unix::process::ExitStatusExt;
+/// use std::process::ExitStatus;
+/// use std::time::Duration;
+///
+/// use childminder::Exit;
+///
+/// let mut exit = Exit::from(ExitStatus::from_raw(libc::SIGKILL));
+/// exit.wall_time = Duration::from_secs(3);
+/// assert_eq!(exit.signal(), Some(9));
+/// assert_eq!(Exit::from(ExitStatus::from_raw(3 << 8)).code(), Some(3));
+/// assert!(!Exit::default().success());
+/// ```
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Exit {
     /// The status as `wait4(2)` gave it. It is `None` if it is unknown, because other code reaped
@@ -79,6 +96,12 @@ impl Exit {
     #[doc(alias = "WCOREDUMP")]
     pub fn core_dumped(&self) -> bool {
         self.status.is_some_and(|status| status.core_dumped())
+    }
+}
+
+impl From<ExitStatus> for Exit {
+    fn from(status: ExitStatus) -> Self {
+        Self { status: Some(status), ..Self::default() }
     }
 }
 
@@ -149,12 +172,7 @@ mod tests {
     use super::*;
 
     fn exit(raw: Option<i32>) -> Exit {
-        Exit {
-            status: raw.map(ExitStatus::from_raw),
-            usage: Usage::default(),
-            wall_time: Duration::ZERO,
-            requested: None,
-        }
+        raw.map(ExitStatus::from_raw).map(Exit::from).unwrap_or_default()
     }
 
     #[test]

@@ -1,18 +1,21 @@
 //! A monitor that other threads can control.
 //!
 //! It decides nothing and starts no thread: the thread that takes the reactor's turns carries out
-//! the requests of the others. The one rule: a caller waits for its answer, and the reactor waits
+//! the requests of the others. The one rule: a caller may wait for its answer, and the reactor waits
 //! for no caller. A caller whose reactor or monitor is dropped gets an error instead of an answer.
 
+use std::collections::VecDeque;
 use std::error::Error;
 use std::fmt;
 use std::io::{self, ErrorKind, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
-use std::sync::mpsc::channel;
+use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use crate::command::Command;
+use crate::error::into_io_error;
 use crate::exit::Exit;
 use crate::monitor::restart::{Policy, State};
 use crate::monitor::{Log, MonitorError, Observer, ProcessMonitor, Status};
@@ -22,23 +25,33 @@ use crate::sys;
 
 /// A request of a thread. If it is dropped without having been called, it drops the sender of its
 /// answer, which wakes the caller with an error.
-type Request<O> = Box<dyn FnOnce(&mut ProcessMonitor<O>, &mut Reactor) + Send>;
+type Request<O> = Box<dyn FnOnce(&mut ProcessMonitor<O>, &mut Reactor, &mut Vec<Wait<O>>) + Send>;
+
+/// The wait of a thread for a state of the monitor. It returns whether it is over. If it is dropped
+/// before, it wakes its caller with an error, as a request does.
+type Wait<O> = Box<dyn FnMut(&ProcessMonitor<O>) -> bool + Send>;
+
+/// What the threads have asked for and what is not answered.
+struct Open<O> {
+    requests: Vec<Request<O>>,
+    waits: VecDeque<Wait<O>>,
+}
 
 /// The state that the handles and the monitor share.
 struct Shared<O> {
     /// `None` once nothing is left that could answer.
-    requests: Mutex<Option<Vec<Request<O>>>>,
-    /// The writing end of the bell. The reading end is open as long as `requests` is `Some`.
+    open: Mutex<Option<Open<O>>>,
+    /// The writing end of the bell. The reading end is open as long as `open` is `Some`.
     button: UnixStream,
 }
 
 impl<O> Shared<O> {
-    fn requests(&self) -> MutexGuard<'_, Option<Vec<Request<O>>>> {
-        self.requests.lock().unwrap_or_else(PoisonError::into_inner)
+    fn open(&self) -> MutexGuard<'_, Option<Open<O>>> {
+        self.open.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn close(&self) {
-        let unanswered = self.requests().take();
+        let unanswered = self.open().take();
         // Dropped outside of the lock, because it may run any code of the host's.
         drop(unanswered);
     }
@@ -88,6 +101,8 @@ pub struct Controlled<O: Observer = Log> {
     monitor: ProcessMonitor<O>,
     source: SourceId,
     bell: Bell<O>,
+    /// Whether any thread waits for a state.
+    waited_for: bool,
 }
 
 impl<O: Observer + 'static> Controlled<O> {
@@ -99,11 +114,12 @@ impl<O: Observer + 'static> Controlled<O> {
     /// `EMFILE` or `ENFILE`, since it takes two descriptors.
     pub fn new(reactor: &mut Reactor, monitor: ProcessMonitor<O>) -> io::Result<(Self, Handle<O>)> {
         let (button, stream) = sys::fd::socket_pair()?;
-        let (shared, stream) = (Arc::new(Shared { requests: Mutex::new(Some(Vec::new())), button }), Arc::new(stream));
+        let open = Mutex::new(Some(Open { requests: Vec::new(), waits: VecDeque::new() }));
+        let (shared, stream) = (Arc::new(Shared { open, button }), Arc::new(stream));
         let bell = Bell { shared: Arc::clone(&shared), stream: Arc::clone(&stream) };
         let theirs = Bell { shared: Arc::clone(&shared), stream };
         let source = reactor.register(theirs, Interest::Readable)?;
-        Ok((Self { monitor, source, bell }, Handle { shared }))
+        Ok((Self { monitor, source, bell, waited_for: false }, Handle { shared }))
     }
 }
 
@@ -135,9 +151,36 @@ impl<O: Observer> Controlled<O> {
     fn serve(&mut self, reactor: &mut Reactor) {
         let mut rings = [0; 64];
         while matches!((&*self.bell.stream).read(&mut rings), Ok(1..)) {}
-        let requests = self.bell.shared.requests().as_mut().map(std::mem::take).unwrap_or_default();
-        for request in requests {
-            request(&mut self.monitor, reactor);
+        let requests = self.bell.shared.open().as_mut().map(|open| std::mem::take(&mut open.requests));
+        let mut waits = Vec::new();
+        for request in requests.unwrap_or_default() {
+            request(&mut self.monitor, reactor, &mut waits);
+        }
+        self.keep(waits);
+    }
+
+    /// Answers the threads whose states are reached.
+    fn check_waits(&mut self) {
+        if !self.waited_for {
+            return;
+        }
+        let count = self.bell.shared.open().as_ref().map_or(0, |open| open.waits.len());
+        for _ in 0..count {
+            // One at a time and outside of the lock: it is the host's code, and may panic.
+            let next = self.bell.shared.open().as_mut().and_then(|open| open.waits.pop_front());
+            let Some(mut wait) = next else { break };
+            if !wait(&self.monitor) {
+                self.keep([wait]);
+            }
+        }
+        self.keep([]);
+    }
+
+    /// Keeps these waits where a drop of the reactor ends them.
+    fn keep(&mut self, waits: impl IntoIterator<Item = Wait<O>>) {
+        if let Some(open) = self.bell.shared.open().as_mut() {
+            open.waits.extend(waits);
+            self.waited_for = !open.waits.is_empty();
         }
     }
 }
@@ -173,12 +216,17 @@ impl<O: Observer> Service for Controlled<O> {
 
     fn handle(&mut self, reactor: &mut Reactor, event: &Event<'_>) -> bool {
         match event {
-            Event::Ready { source, .. } if *source == self.source => {
-                self.serve(reactor);
-                true
-            }
-            event => self.monitor.handle(reactor, event),
+            Event::Ready { source, .. } if *source == self.source => self.serve(reactor),
+            event if !self.monitor.handle(reactor, event) => return false,
+            _ => {}
         }
+        self.check_waits();
+        true
+    }
+
+    fn turn_ended(&mut self, reactor: &mut Reactor) {
+        self.monitor.turn_ended(reactor);
+        self.check_waits();
     }
 }
 
@@ -191,7 +239,8 @@ impl<O: Observer> fmt::Debug for Controlled<O> {
 /// Controls a monitor from other threads: see [`Controlled`].
 ///
 /// Each call waits until a turn of the reactor has carried it out, and returns the result. Never
-/// call one on the thread that takes the turns: it would wait for itself.
+/// call one on the thread that takes the turns: it would wait for itself. Only
+/// [`post`](Self::post) does not wait.
 pub struct Handle<O = Log> {
     shared: Arc<Shared<O>>,
 }
@@ -204,6 +253,8 @@ pub enum HandleError {
     Gone,
     /// The monitor refused the request.
     Monitor(MonitorError),
+    /// The state was not reached within the timeout: see [`Handle::wait_until`].
+    TimedOut,
 }
 
 impl fmt::Display for HandleError {
@@ -211,6 +262,7 @@ impl fmt::Display for HandleError {
         match self {
             Self::Gone => f.write_str("the monitor or its reactor is gone"),
             Self::Monitor(error) => error.fmt(f),
+            Self::TimedOut => f.write_str("the monitor did not reach the state in time"),
         }
     }
 }
@@ -218,12 +270,18 @@ impl fmt::Display for HandleError {
 impl Error for HandleError {
     fn source(&self) -> Option<&(dyn Error + 'static)> {
         match self {
-            Self::Gone => None,
+            Self::Gone | Self::TimedOut => None,
             // The error is displayed in place of this one, so the next source is its own.
             Self::Monitor(error) => error.source(),
         }
     }
 }
+
+into_io_error!(HandleError, |error| match error {
+    HandleError::Gone => ErrorKind::NotConnected,
+    HandleError::Monitor(error) => error.kind(),
+    HandleError::TimedOut => ErrorKind::TimedOut,
+});
 
 impl From<MonitorError> for HandleError {
     fn from(error: MonitorError) -> Self {
@@ -273,18 +331,120 @@ impl<O: Observer + 'static> Handle<O> {
         request: impl FnOnce(&mut ProcessMonitor<O>, &mut Reactor) -> T + Send + 'static,
     ) -> Result<T, HandleError> {
         let (answer, answered) = channel();
-        let request = move |monitor: &mut ProcessMonitor<O>, reactor: &mut Reactor| {
+        self.post(move |monitor, reactor| {
             // This fails only if the caller is gone, which then needs no answer.
             let _ = answer.send(request(monitor, reactor));
-        };
-        {
-            let mut requests = self.shared.requests();
-            requests.as_mut().ok_or(HandleError::Gone)?.push(Box::new(request));
-            // Under the lock, so that the other end is still open. If it is full, the bell is
-            // ringing already.
-            ring(&self.shared.button);
-        }
+        })?;
         answered.recv().map_err(|_| HandleError::Gone)
+    }
+
+    /// Makes the reactor's thread call `request` in its next turn, and does not wait for that. It
+    /// can be called on any thread, also on that of the reactor. The request can pass on its result,
+    /// for example through a channel. If the reactor is dropped before, it is dropped uncalled.
+    ///
+    /// # Errors
+    ///
+    /// [`HandleError::Gone`] if the reactor or the monitor was dropped.
+    ///
+    /// ```
+    /// use std::sync::mpsc::channel;
+    /// use std::thread;
+    ///
+    /// use childminder::{Command, Controlled, ProcessMonitor, Reactor};
+    ///
+    /// let mut reactor = Reactor::new()?;
+    /// let (mut monitor, handle) = Controlled::new(&mut reactor, ProcessMonitor::new())?;
+    /// let (answer, answered) = channel();
+    /// handle.post(move |monitor, reactor| {
+    ///     let added = monitor.add_process(reactor, "web", Command::new("sleep").arg("60"));
+    ///     answer.send(added).expect("it is received below");
+    ///     reactor.stop();
+    /// })?;
+    /// reactor.run_service(&mut monitor)?;
+    /// answered.recv().expect("the request was called")?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn post(
+        &self,
+        request: impl FnOnce(&mut ProcessMonitor<O>, &mut Reactor) + Send + 'static,
+    ) -> Result<(), HandleError> {
+        self.send(Box::new(move |monitor, reactor, _| request(monitor, reactor)))
+    }
+
+    /// Waits until `condition` returns something, and returns that. Gives up after `timeout`, if
+    /// there is one.
+    ///
+    /// The reactor's thread calls `condition` at once, and then after each event of the monitor and
+    /// at the end of each turn. It takes no time of its own: nothing is called while nothing
+    /// happens. Other requests can be made at the same time.
+    ///
+    /// # Errors
+    ///
+    /// [`HandleError::TimedOut`], or [`HandleError::Gone`] if the reactor or the monitor was dropped
+    /// before.
+    ///
+    /// ```
+    /// use std::thread;
+    /// use std::time::Duration;
+    ///
+    /// use childminder::restart::{Policy, Restart, State};
+    /// use childminder::{Command, Controlled, ProcessMonitor, Reactor};
+    ///
+    /// let mut reactor = Reactor::new()?;
+    /// let (mut monitor, handle) = Controlled::new(&mut reactor, ProcessMonitor::new())?;
+    /// let reactor = thread::spawn(move || reactor.run_service(&mut monitor));
+    ///
+    /// let once = Policy::builder().restart(Restart::Never).build()?;
+    /// handle.add_process_with("job", Command::new("sh").args(["-c", "exit 3"]), once)?;
+    /// let exit = handle.wait_until(Some(Duration::from_secs(60)), |monitor| {
+    ///     let job = monitor.status("job")?;
+    ///     if job.state == State::Exited { job.last_exit.copied() } else { None }
+    /// })?;
+    /// assert_eq!(exit.code(), Some(3));
+    /// handle.shut_down()?;
+    /// reactor.join().unwrap()?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn wait_until<T: Send + 'static>(
+        &self,
+        timeout: Option<Duration>,
+        mut condition: impl FnMut(&ProcessMonitor<O>) -> Option<T> + Send + 'static,
+    ) -> Result<T, HandleError> {
+        let (answer, answered) = channel();
+        let here = Arc::new(());
+        let caller = Arc::downgrade(&here);
+        let mut wait = move |monitor: &ProcessMonitor<O>| {
+            let given_up = caller.strong_count() == 0;
+            let reached = if given_up { None } else { condition(monitor) };
+            given_up || reached.is_some_and(|reached| answer.send(reached).is_ok())
+        };
+        self.send(Box::new(move |monitor, _, waits| {
+            if !wait(monitor) {
+                waits.push(Box::new(wait));
+            }
+        }))?;
+        let reached = match timeout {
+            Some(timeout) => answered.recv_timeout(timeout),
+            None => answered.recv().map_err(RecvTimeoutError::from),
+        };
+        reached.map_err(|error| match error {
+            RecvTimeoutError::Disconnected => HandleError::Gone,
+            RecvTimeoutError::Timeout => {
+                drop(here);
+                // The reactor drops the wait, unless it is gone.
+                let _ = self.post(|_, _| {});
+                HandleError::TimedOut
+            }
+        })
+    }
+
+    fn send(&self, request: Request<O>) -> Result<(), HandleError> {
+        let mut open = self.shared.open();
+        open.as_mut().ok_or(HandleError::Gone)?.requests.push(request);
+        // Under the lock, so that the other end is still open. If it is full, the bell is ringing
+        // already.
+        ring(&self.shared.button);
+        Ok(())
     }
 
     /// Adds a process, as [`ProcessMonitor::add_process`] does.
@@ -396,7 +556,7 @@ impl<O> Clone for Handle<O> {
 
 impl<O> fmt::Debug for Handle<O> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let open = self.shared.requests().is_some();
+        let open = self.shared.open().is_some();
         f.debug_struct("Handle").field("open", &open).finish()
     }
 }

@@ -71,6 +71,7 @@
 #[cfg(not(unix))]
 compile_error!("childminder needs a Unix: processes, signals and pipes are what it is made of");
 
+mod cancel;
 mod command;
 mod conditions;
 mod contain;
@@ -103,7 +104,9 @@ mod stdio;
 mod sys;
 mod talk;
 mod used;
+mod words;
 
+pub use cancel::Cancel;
 pub use command::Command;
 pub use conditions::{IoPriority, Scheduler};
 pub use contain::{Contain, Containment, Member, Remains, Strength};

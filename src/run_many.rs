@@ -115,7 +115,7 @@ impl Finished {
     /// Tells whether the process exited with code 0, and no limit and no request has ended it.
     #[must_use]
     pub fn success(&self) -> bool {
-        self.result.as_ref().is_ok_and(|output| output.exit.success() && output.ended_by == EndedBy::Exit)
+        self.result.as_ref().is_ok_and(Output::success)
     }
 }
 

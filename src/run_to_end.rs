@@ -8,6 +8,7 @@ use std::fmt;
 use std::io::{self, Read};
 use std::time::Duration;
 
+use crate::cancel::Cancel;
 use crate::command::Command;
 use crate::error::RunError;
 use crate::job::{Input, Job, Output, Settings};
@@ -15,6 +16,7 @@ use crate::job_control::{ENDING, Request, Requests};
 use crate::limits::{EndedBy, Limits};
 use crate::monitor::restart::Leftovers;
 use crate::reactor::{Event, Patience, Reactor, ReapMethod, end_program, that_end_program};
+use crate::signal;
 use crate::sys::spawn::SpawnMethod;
 
 /// Runs a command to its end in one blocking call, and collects its output.
@@ -50,19 +52,31 @@ pub struct RunToEnd<'a> {
     input: Option<Box<dyn Read + 'a>>,
     settings: Settings,
     methods: (SpawnMethod, ReapMethod),
+    /// The signals that interrupt the run.
+    signals: Vec<i32>,
+    cancel: Option<Cancel>,
 }
 
 impl<'a> RunToEnd<'a> {
     /// Prepares a run of `command`.
     pub fn new(command: &'a Command) -> Self {
-        Self { command, input: None, settings: Settings::new(Leftovers::Leave), methods: Default::default() }
+        Self {
+            command,
+            input: None,
+            settings: Settings::new(Leftovers::Leave),
+            methods: Default::default(),
+            signals: ENDING.into(),
+            cancel: None,
+        }
     }
 
     /// Sets what the process reads from stdin: bytes, a file, or anything else that can be read. It
     /// replaces the stdin that the command sets.
     ///
     /// The input is read as the process takes it, so it can be of any size. A source that blocks
-    /// holds up everything, including the time-out. A pseudo-terminal cannot be closed, so there
+    /// holds up everything, including the time-out. So give a pipe, a socket or a terminal to the
+    /// process itself, by [`Command::stdin`]: then nothing is copied, and an input that never comes
+    /// holds up nothing. A pseudo-terminal cannot be closed, so there
     /// the input ends with the terminal's end-of-file character (Ctrl-D).
     pub fn input(mut self, input: impl Read + 'a) -> Self {
         self.input = Some(Box::new(input));
@@ -87,6 +101,26 @@ impl<'a> RunToEnd<'a> {
     /// of the wall time.
     pub fn limits(mut self, limits: Limits) -> Self {
         self.settings.limits = limits;
+        self
+    }
+
+    /// Sets the signal that asks its tree to exit, in place of SIGTERM.
+    pub fn stop_signal(mut self, signal: i32) -> Self {
+        self.settings.stop_signal = signal;
+        self
+    }
+
+    /// Sets the signals that interrupt the run, in place of SIGTERM, SIGINT, SIGQUIT and SIGHUP:
+    /// see [`run`](Self::run). With none of them, the run goes on after the program has ended.
+    pub fn interrupted_by(mut self, signals: &[i32]) -> Self {
+        self.signals = signals.to_vec();
+        self
+    }
+
+    /// Lets another thread end the run. Its tree is asked to exit, as after a time-out, and
+    /// [`Output::ended_by`] is [`EndedBy::Asked`].
+    pub fn cancelled_by(mut self, cancel: &Cancel) -> Self {
+        self.cancel = Some(cancel.clone());
         self
     }
 
@@ -128,6 +162,8 @@ impl<'a> RunToEnd<'a> {
     /// # Errors
     ///
     /// - [`RunError::Spawn`] if the command could not be started.
+    /// - [`RunError::Cancelled`] if it was cancelled before, and [`RunError::NotASignal`] if the
+    ///   [`stop_signal`](Self::stop_signal) does not exist. Nothing was started.
     /// - [`RunError::Input`] if the input could not be read.
     /// - [`RunError::Wait`] if the system refused what is needed to wait.
     /// - [`RunError::Interrupted`] if a signal ended the run, and this program goes on because
@@ -135,9 +171,19 @@ impl<'a> RunToEnd<'a> {
     /// - [`RunError::StillRunning`] if the process still exists two seconds after it was killed.
     pub fn run(mut self) -> Result<Output, RunError> {
         let (spawn, reap) = self.methods;
+        let signal = self.settings.stop_signal;
+        if !(1..=signal::max()).contains(&signal) {
+            return Err(RunError::NotASignal { signal });
+        }
         let mut reactor = Reactor::with_methods(spawn, reap).map_err(RunError::Wait)?;
-        let signals = that_end_program(ENDING.into());
-        let result = reactor.watch(&signals).map_err(RunError::Wait).and_then(|()| self.run_on(&mut reactor));
+        let cancel = self.cancel.take();
+        let _registered = match &cancel {
+            Some(cancel) => Some(cancel.register(reactor.waker().map_err(RunError::Wait)?)),
+            None => None,
+        };
+        let signals = that_end_program(std::mem::take(&mut self.signals));
+        let result =
+            reactor.watch(&signals).map_err(RunError::Wait).and_then(|()| self.run_on(&mut reactor, cancel.as_ref()));
         // The signals are released after an error, too. A signal that came too late for the process
         // is still meant for this program.
         let late = reactor.release_signals(&signals);
@@ -153,12 +199,20 @@ impl<'a> RunToEnd<'a> {
         result
     }
 
-    fn run_on(&mut self, reactor: &mut Reactor) -> Result<Output, RunError> {
+    fn run_on(&mut self, reactor: &mut Reactor, cancel: Option<&Cancel>) -> Result<Output, RunError> {
+        let is_cancelled = || cancel.is_some_and(Cancel::is_cancelled);
+        if is_cancelled() {
+            return Err(RunError::Cancelled);
+        }
         let input = self.input.take();
         let input = input.map_or_else(|| Input::Empty(Box::new(io::empty()) as Box<dyn Read>), Input::Given);
         let mut job = Job::start(reactor, self.command, &self.settings, input)?;
         let (mut requests, mut interrupted, mut patience) = (Requests::default(), None, Patience::default());
         while !job.is_over() {
+            // An exit that came before is the end of the run all the same.
+            if job.is_running() && is_cancelled() {
+                job.stop(reactor, EndedBy::Asked);
+            }
             let turned = reactor.turn_patiently(&mut patience, None, &mut |reactor, event| match event {
                 Event::Signal(signal) => match requests.hear(reactor.now()) {
                     Some(Request::Stop) => {

@@ -17,6 +17,11 @@ pub(crate) struct Key {
 }
 
 impl Key {
+    /// Returns a key that no slab gives out, because its generation is all ones.
+    pub(crate) const fn unused(slot: u32) -> Self {
+        Self { slot, generation: u32::MAX }
+    }
+
     pub(crate) const fn slot(self) -> u32 {
         self.slot
     }
@@ -156,7 +161,7 @@ mod tests {
         slab.remove(key);
         let vacant = Key { generation: key.generation + 1, ..key };
         let max = Key::from_usize(usize::MAX);
-        for key in [key, vacant, max, Key::from_usize(1), Key::from_usize(0)] {
+        for key in [key, vacant, max, Key::from_usize(1), Key::from_usize(0), Key::unused(key.slot)] {
             assert_eq!(slab.get(key), None);
             assert_eq!(slab.get_mut(key), None);
             assert_eq!(slab.remove(key), None);
@@ -176,6 +181,7 @@ mod tests {
             keys.push(key);
         }
         assert!(keys.iter().all(|key| slab.get(*key).is_none()));
+        assert!((0..4).all(|slot| slab.get(Key::unused(slot)).is_none()));
         keys.sort_unstable();
         keys.dedup();
         assert_eq!(keys.len(), 12);

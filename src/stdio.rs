@@ -4,7 +4,6 @@
 //! given again.
 
 use std::fmt;
-use std::fs::File;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
@@ -12,8 +11,25 @@ use std::sync::Arc;
 
 /// The file that a child has at one of its descriptors.
 ///
-/// Besides the constructors, `From` accepts anything that is or holds a descriptor. The child gets
-/// a duplicate, and the host's own stays open as long as the command (or a clone) lives.
+/// Besides the constructors, `From` accepts anything that holds a descriptor: a file, an end of a
+/// pipe, a socket. The child gets a duplicate, and the host's own stays open as long as the command
+/// (or a clone) lives. So the reader of a pipe sees its end only when the command is dropped, too.
+///
+/// The open file is the child's as it is. A socket or pipe that is non-blocking in the host is
+/// non-blocking in the child.
+///
+/// ```
+/// use std::process;
+///
+/// use childminder::{Command, RunToEnd};
+///
+/// let mut echo = process::Command::new("echo").arg("hello").stdout(process::Stdio::piped()).spawn()?;
+/// let mut upper = Command::new("tr");
+/// upper.args(["a-z", "A-Z"]).stdin(echo.stdout.take().expect("a pipe"));
+/// assert_eq!(RunToEnd::new(&upper).run()?.stdout, b"HELLO\n");
+/// echo.wait()?;
+/// # Ok::<(), std::io::Error>(())
+/// ```
 #[derive(Debug, Clone)]
 pub struct Stdio(pub(crate) Source);
 
@@ -92,6 +108,25 @@ impl Stdio {
         Self(Source::SameAs(fd))
     }
 
+    /// A descriptor that the host keeps, too.
+    ///
+    /// ```
+    /// use std::fs::File;
+    /// use std::os::fd::OwnedFd;
+    /// use std::sync::Arc;
+    ///
+    /// use childminder::{Command, Stdio};
+    ///
+    /// let null: Arc<OwnedFd> = Arc::new(File::open("/dev/null")?.into());
+    /// let mut command = Command::new("cat");
+    /// command.stdin(Stdio::shared(Arc::clone(&null)));
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
+    #[must_use]
+    pub fn shared(fd: Arc<OwnedFd>) -> Self {
+        Self(Source::Given(fd))
+    }
+
     /// A file that the child appends to by itself, for a log that does not go through the host.
     ///
     /// The file is opened at each spawn: after `logrotate(8)` has renamed it, the next process
@@ -159,20 +194,10 @@ impl Stdio {
     }
 }
 
-impl From<OwnedFd> for Stdio {
-    fn from(fd: OwnedFd) -> Self {
-        Self(Source::Given(Arc::new(fd)))
-    }
-}
-
-impl From<Arc<OwnedFd>> for Stdio {
-    fn from(fd: Arc<OwnedFd>) -> Self {
-        Self(Source::Given(fd))
-    }
-}
-
-impl From<File> for Stdio {
-    fn from(file: File) -> Self {
-        OwnedFd::from(file).into()
+/// Anything that holds a descriptor and can give it away: a [`File`](std::fs::File), an end of
+/// [`std::io::pipe`], the [`ChildStdout`](std::process::ChildStdout) of another child, a socket.
+impl<T: Into<OwnedFd>> From<T> for Stdio {
+    fn from(fd: T) -> Self {
+        Self::shared(Arc::new(fd.into()))
     }
 }

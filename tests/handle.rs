@@ -96,6 +96,8 @@ fn answers_every_request() {
     nobody_is_left_waiting();
     panics_are_the_reactors();
     taken_back();
+    waits_until_a_state_is_reached();
+    posts_do_not_wait();
     assert_eq!(open_fds(), before);
 }
 
@@ -161,4 +163,97 @@ fn taken_back() {
         assert_eq!(handle.statuses(), Err(HandleError::Gone));
     }
     assert_eq!(open_fds(), before);
+}
+
+/// The pid of a process, once it runs.
+fn pid(name: &'static str) -> impl Fn(&ProcessMonitor<Quiet>) -> Option<u32> + Send + 'static {
+    move |monitor| monitor.status(name)?.pid
+}
+
+/// A wait for a state ends with the state, with its timeout, or with the reactor or the monitor.
+fn waits_until_a_state_is_reached() {
+    for (spawn, reap) in METHODS {
+        let mut reactor = Reactor::with_methods(spawn, reap).unwrap();
+        let (mut monitor, handle) = Controlled::new(&mut reactor, ProcessMonitor::with_observer(Quiet)).unwrap();
+        let runs = thread::spawn(move || reactor.run_service(&mut monitor));
+        assert_eq!(handle.wait_until(None, |_| Some(7)), Ok(7), "it holds already");
+        let waiting: Vec<_> = (0..4)
+            .map(|_| {
+                let handle = handle.clone();
+                thread::spawn(move || handle.wait_until(None, pid("late")))
+            })
+            .collect();
+        let (dropped, is_dropped) = channel::<()>();
+        let never = handle.wait_until(Some(Duration::from_millis(20)), move |_| {
+            let _ = &dropped;
+            None::<()>
+        });
+        assert_eq!(never, Err(HandleError::TimedOut));
+        // The reactor lets go of what nobody waits for.
+        assert!(is_dropped.recv().is_err());
+        handle.add_process("late", &sleeper()).unwrap();
+        let pids: Vec<_> = waiting.into_iter().map(|thread| thread.join().unwrap().unwrap()).collect();
+        assert!(pids.iter().all(|pid| *pid == pids[0]));
+        handle.restart_process("late").unwrap();
+        let next = handle.wait_until(None, move |monitor| monitor.status("late")?.pid.filter(|pid| *pid != pids[0]));
+        assert!(next.is_ok());
+        // A change that the request itself makes is seen without an event.
+        let gone = thread::spawn({
+            let handle = handle.clone();
+            move || handle.wait_until(None, |monitor| monitor.status("late").is_none().then_some(()))
+        });
+        handle.remove_process("late").unwrap();
+        assert_eq!(gone.join().unwrap(), Ok(()));
+
+        let waiting = thread::spawn({
+            let handle = handle.clone();
+            move || handle.wait_until(None, pid("never"))
+        });
+        handle.shut_down().unwrap();
+        runs.join().unwrap().unwrap();
+        assert_eq!(waiting.join().unwrap(), Err(HandleError::Gone));
+        assert_eq!(handle.wait_until(None, pid("never")), Err(HandleError::Gone));
+    }
+    // One of the two stays.
+    for reactor_first in [true, false] {
+        let mut reactor = Reactor::new().unwrap();
+        let (mut monitor, handle) = Controlled::new(&mut reactor, ProcessMonitor::with_observer(Quiet)).unwrap();
+        let waiting = thread::spawn(move || handle.wait_until(None, pid("never")));
+        while !has_waits(&mut reactor, &mut monitor) {}
+        if reactor_first {
+            drop(reactor);
+            assert_eq!(waiting.join().unwrap(), Err(HandleError::Gone));
+            drop(monitor);
+        } else {
+            drop(monitor);
+            assert_eq!(waiting.join().unwrap(), Err(HandleError::Gone));
+            drop(reactor);
+        }
+    }
+}
+
+/// Takes a turn, and tells whether a request has arrived in it.
+fn has_waits(reactor: &mut Reactor, monitor: &mut Controlled<Quiet>) -> bool {
+    let mut arrived = false;
+    reactor.turn(None, |reactor, event| arrived |= monitor.handle(reactor, &event)).unwrap();
+    arrived
+}
+
+/// A posted request is carried out without anybody waiting, also for the reactor's own thread.
+fn posts_do_not_wait() {
+    let mut reactor = Reactor::new().unwrap();
+    let (mut monitor, handle) = Controlled::new(&mut reactor, ProcessMonitor::with_observer(Quiet)).unwrap();
+    let (told, tells) = channel();
+    for number in 0..100 {
+        let told = told.clone();
+        handle.post(move |monitor, _| told.send((number, monitor.names().count())).unwrap()).unwrap();
+    }
+    assert!(tells.try_recv().is_err());
+    while !has_waits(&mut reactor, &mut monitor) {}
+    assert_eq!(tells.try_iter().collect::<Vec<_>>(), (0..100).map(|number| (number, 0)).collect::<Vec<_>>());
+    let uncalled = told.clone();
+    handle.post(move |_, _| uncalled.send((0, 0)).unwrap()).unwrap();
+    drop((reactor, told));
+    assert!(tells.recv().is_err(), "it is dropped uncalled");
+    assert_eq!(handle.post(|_, _| {}), Err(HandleError::Gone));
 }

@@ -281,6 +281,27 @@ fn two_runs_are_both_ended_before_their_program() {
     assert!(said.contains(&"done 0".into()) && said.contains(&"done 0.5".into()), "{said:?}");
 }
 
+// The signals that interrupt a run can be chosen.
+#[test]
+fn a_run_is_interrupted_by_the_chosen_signals() {
+    const NAME: &str = "a_run_is_interrupted_by_the_chosen_signals";
+    if is_host(NAME) {
+        let script = "trap 'echo asked; exit' TERM; echo up; while kill -0 $PPID; do sleep 0.01; done; echo alone";
+        let mut command = Command::new("sh");
+        command.args(["-c", script]).stdout(childminder::Stdio::inherit()).stderr(childminder::Stdio::null());
+        let _ = RunToEnd::new(&command).interrupted_by(&[libc::SIGUSR1]).run();
+        unreachable!("the signal ends the program");
+    }
+    for (sent, said) in [(Signal::USR1, "asked"), (Signal::TERM, "alone")] {
+        let (mut host, lines) = host(NAME);
+        let mut lines = lines.map(Result::unwrap);
+        assert!(lines.any(|line| line == "up"));
+        signal(&host, sent);
+        assert_eq!(host.wait().unwrap().signal(), Some(sent.as_raw()));
+        assert_eq!(lines.last().as_deref(), Some(said));
+    }
+}
+
 // A fault's signal that another process sends is like any other signal. A real fault ends the
 // program.
 #[test]

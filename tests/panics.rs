@@ -27,7 +27,7 @@ const BYTES: usize = 300_000;
 // This is a single test, because it raises a signal.
 #[test]
 fn nothing_is_lost() {
-    watchdog(60);
+    watchdog(300);
     for (spawn, reap) in METHODS {
         let mut reactor = Reactor::with_methods(spawn, reap).unwrap();
         reactor.watch_signal(libc::SIGUSR1).unwrap();

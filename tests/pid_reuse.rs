@@ -57,7 +57,7 @@ fn until_ended(reactor: &mut Reactor) -> Exit {
 
 #[test]
 fn a_reused_number_is_not_ours() {
-    watchdog(60);
+    watchdog(300);
     let mut reactor = Reactor::with_methods(SpawnMethod::Vfork, ReapMethod::Pidfd).unwrap();
     for _ in 0..TRIES {
         let (_, pid) = stolen(&mut reactor);
@@ -78,7 +78,7 @@ fn a_reused_number_is_not_ours() {
 // Without a pidfd, the start time of the pid's new owner shows the reuse.
 #[test]
 fn a_reused_number_is_not_ours_without_a_pidfd() {
-    watchdog(60);
+    watchdog(300);
     let mut reactor = Reactor::with_methods(SpawnMethod::Vfork, ReapMethod::Sigchld).unwrap();
     for _ in 0..TRIES {
         let (id, pid) = stolen(&mut reactor);

@@ -4,6 +4,7 @@
 mod util;
 
 use childminder::{Command, Event, Pty, Stage, Stdio, WriteError};
+use rustix::termios::{LocalModes, tcgetattr, tcgetpgrp, tcgetwinsize, tcsetwinsize};
 use util::{COMBINATIONS, World, on_all_combinations, sh};
 
 fn on_pty(mut command: Command, pty: Pty) -> Command {
@@ -46,13 +47,61 @@ on_all_combinations! {
 
     // Twisted: test_badArgs.
     fn its_own_descriptors_are_taken(world: &mut World) {
-        for fd in 0..3 {
+        for fd in 0..2 {
             let mut command = pty_sh("true");
             command.fd(fd, Stdio::null());
             let error = world.reactor.spawn_process(&command).unwrap_err();
             assert_eq!(error.stage(), Stage::Command);
             assert!(error.to_string().contains("pseudo-terminal's"), "{error}");
         }
+    }
+
+    // stderr can be a pipe of its own, or anything else. The rest is the terminal.
+    fn stderr_apart(world: &mut World) {
+        let script = "test -t 0 -a -t 1 && echo screen; test -t 2 || echo apart >&2; echo seen >/dev/tty";
+        let mut command = pty_sh(script);
+        command.stderr(Stdio::piped());
+        let outcome = world.run(&command);
+        assert_eq!((outcome.out.as_str(), outcome.err.as_str()), ("screen\r\nseen\r\n", "apart\n"));
+        command.stderr(Stdio::null());
+        let outcome = world.run(&command);
+        assert_eq!((outcome.out.as_str(), outcome.err.as_str()), ("screen\r\nseen\r\n", ""));
+        // A program that keeps only stderr open does not keep the terminal open.
+        let mut command = pty_sh("exec sh -c 'echo last; exec >&- <&-; echo apart >&2'");
+        command.stderr(Stdio::piped());
+        let outcome = world.run(&command);
+        assert_eq!((outcome.out.as_str(), outcome.err.as_str()), ("last\r\n", "apart\n"));
+        command.stderr(Stdio::same_as(1));
+        assert_eq!(world.run(&pty_sh("echo both >&2")).out, "both\r\n");
+    }
+
+    // The host can ask the terminal for its modes, its size and its foreground group, until it is
+    // closed.
+    fn the_terminal_itself(world: &mut World) {
+        let script = "trap 'stty size' WINCH; stty -icanon; echo ready; while read line; do :; done";
+        let id = world.spawn(&on_pty(sh(script), Pty::new().echo(false).size(24, 80)));
+        world.until_said(id, 1, "ready");
+        let process = world.process(id);
+        let terminal = process.terminal().unwrap();
+        let modes = tcgetattr(terminal).unwrap().local_modes;
+        assert!(!modes.intersects(LocalModes::ECHO | LocalModes::ICANON), "{modes:?}");
+        let leader = tcgetpgrp(terminal).unwrap().as_raw_nonzero().get().unsigned_abs();
+        assert_eq!(leader, process.pid().unwrap());
+        let mut size = tcgetwinsize(terminal).unwrap();
+        assert_eq!((size.ws_row, size.ws_col), (24, 80));
+        size.ws_row = 30;
+        tcsetwinsize(terminal, size).unwrap();
+        world.until_said(id, 1, "30 80");
+        // Its input ends with the process, although nothing reads its output any more.
+        world.process(id).close(1);
+        assert!(world.process(id).terminal().is_none());
+        world.process(id).kill_group().unwrap();
+        world.until_ended(id);
+
+        let id = world.spawn(&sh("exec sleep 1000"));
+        assert!(world.process(id).terminal().is_none());
+        world.process(id).kill_group().unwrap();
+        world.until(|log| log.ended(id));
     }
 
     // The terminal echoes the input, and ends lines with CR LF.

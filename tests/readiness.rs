@@ -225,7 +225,7 @@ fn failing_health_checks_replace_a_process() {
         let path = dir.path("ill");
         world.add("it", sh(IDLE).env("ILL", &path));
         let mut watch = ready_by(Ready::Started);
-        watch.health = Some(Health { probe: probe(shell("test ! -e \"$ILL\"")), failures: 3 });
+        watch.health = Some(Health::new(probe(shell("test ! -e \"$ILL\"")), 3));
         world.watch("it", watch);
         world.start();
         world.until_ready("it", 1);
@@ -248,7 +248,7 @@ fn one_success_makes_up_for_failures() {
     let path = dir.path("ill");
     world.add("it", sh(IDLE).env("ILL", &path));
     let mut watch = ready_by(Ready::Started);
-    watch.health = Some(Health { probe: probe(shell("test ! -e \"$ILL\"")), failures: 1_000_000 });
+    watch.health = Some(Health::new(probe(shell("test ! -e \"$ILL\"")), 1_000_000));
     world.watch("it", watch);
     world.start();
     fs::write(&path, "").unwrap();

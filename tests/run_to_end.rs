@@ -3,12 +3,12 @@
 
 mod util;
 
-use std::io::{self, Read};
+use std::io::{self, BufRead, BufReader, Read};
 use std::path::Path;
 use std::sync::mpsc;
 use std::time::Duration;
 
-use childminder::{Command, Output, Pty, ReapMethod, RunError, RunToEnd, SpawnMethod, Stage, Stdio};
+use childminder::{Cancel, Command, EndedBy, Output, Pty, ReapMethod, RunError, RunToEnd, SpawnMethod, Stage, Stdio};
 use util::{COMBINATIONS, on_all_combinations, sh};
 
 /// One way to spawn and one to reap, which is all that a harness uses of a reactor.
@@ -43,6 +43,20 @@ fn within_30_s<T: Send + 'static>(what: impl FnOnce() -> T + Send + 'static) -> 
         Err(mpsc::RecvTimeoutError::Disconnected) => {
             std::panic::resume_unwind(thread.join().err().unwrap_or_else(|| Box::new("no result")))
         }
+    }
+}
+
+/// How long something is waited for that never comes.
+const WAIT: Duration = Duration::from_millis(20);
+
+/// Gives the command another stdout, and returns a function that waits for a line from there.
+fn told(command: &mut Command) -> impl FnOnce() + use<> {
+    let (reader, writer) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).unwrap();
+    command.stdout(writer);
+    move || {
+        let mut line = String::new();
+        BufReader::new(std::fs::File::from(reader)).read_line(&mut line).unwrap();
+        assert_eq!(line, "ready\n");
     }
 }
 
@@ -281,10 +295,66 @@ on_all_combinations! {
         assert!(ours < theirs * 3.0 && theirs < ours * 3.0, "CPU of two runs: {ours} here, {theirs} by {TIME}");
     }
 
-    fn peak_memory_agrees_with_gnu_time(harness: &mut Harness) {
-    if !util::needs_the_kernel("memory of its own processes alone") {
-        return;
+    fn the_signal_that_asks_it_to_end_can_be_chosen(harness: &mut Harness) {
+        let mut command = sh("trap 'exit 7' USR1; trap '' TERM; echo ready; while :; do sleep 0.01; done");
+        let is_ready = told(&mut command);
+        let cancel = Cancel::new();
+        let harness = *harness;
+        let run = || harness.run_to_end(&command).stop_signal(libc::SIGUSR1).cancelled_by(&cancel).run().unwrap();
+        let output = std::thread::scope(|scope| {
+            let run = scope.spawn(run);
+            is_ready();
+            cancel.cancel();
+            run.join().unwrap()
+        });
+        assert_eq!((output.exit.code(), output.ended_by), (Some(7), EndedBy::Asked));
+        for signal in [0, -1, 1000] {
+            let error = harness.run_to_end(&command).stop_signal(signal).run().unwrap_err();
+            assert_eq!(error.to_string(), format!("it was not started: {signal} is not a signal to stop it with"));
+        }
     }
+
+    fn another_thread_ends_it(harness: &mut Harness) {
+        let cancel = Cancel::new();
+        let mut quiet = sh("echo ready; exec sleep 1000");
+        let mut stubborn = sh("trap '' TERM; echo ready; while :; do sleep 0.01; done");
+        let are_ready = [told(&mut quiet), told(&mut stubborn)];
+        std::thread::scope(|scope| {
+            let runs = [(&quiet, libc::SIGTERM), (&stubborn, libc::SIGKILL)].map(|(command, signal)| {
+                let harness = *harness;
+                let cancel = &cancel;
+                let run = move || harness.run_to_end(command).kill_time(WAIT).cancelled_by(cancel).run().unwrap();
+                (scope.spawn(run), signal)
+            });
+            are_ready.into_iter().for_each(|is_ready| is_ready());
+            cancel.cancel();
+            for (run, signal) in runs {
+                let output = run.join().unwrap();
+                assert_eq!((output.exit.signal(), output.ended_by), (Some(signal), EndedBy::Asked));
+                assert!(matches!(output.check(), Err(RunError::Failed { ended_by: EndedBy::Asked, .. })));
+            }
+        });
+        // It stays, and nothing is started any more.
+        let error = harness.run_to_end(&quiet).cancelled_by(&cancel).run().unwrap_err();
+        assert_eq!(error.to_string(), "it was not started: it was cancelled before");
+    }
+
+    fn an_input_that_never_comes_does_not_hold_up_the_time_out(harness: &mut Harness) {
+        let (read, _write) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).unwrap();
+        let mut command = Command::new("cat");
+        command.stdin(read);
+        let run = harness.run_to_end(&command).timeout(WAIT).run().unwrap();
+        assert!(run.timed_out);
+        let error = run.check().unwrap_err().to_string();
+        assert_eq!(error, "it was ended (wall): signal 15 (SIGTERM)");
+        let error = harness.run(&sh("echo no >&2; exit 3")).check().unwrap_err().to_string();
+        assert_eq!(error, r#"it failed: exit status 3; stderr is "no\n""#);
+    }
+
+    fn peak_memory_agrees_with_gnu_time(harness: &mut Harness) {
+        if !util::needs_the_kernel("memory of its own processes alone") {
+            return;
+        }
         // This is far more than the memory of this process, with which the peak of a child starts.
         // One case is a single buffer, and the other is data that waits in a pipeline.
         let mut dd = Command::new("dd");

@@ -34,7 +34,7 @@ fn without_close_range_and_pidfds() {
     for (target, file) in [(&a, &c), (&b, &a), (&c, &b)] {
         let target = target.as_raw_fd();
         assert!(target >= 64);
-        ring.fd(target, Arc::clone(file)).arg(target.to_string());
+        ring.fd(target, Stdio::shared(Arc::clone(file))).arg(target.to_string());
         listed.push(target);
     }
     listed.sort_unstable();

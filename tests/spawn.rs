@@ -4,9 +4,11 @@
 mod util;
 
 use std::fs::{self, File};
-use std::io::{Read, Seek, Write};
-use std::net::TcpListener;
+use std::io::{Read, Seek, Write, read_to_string};
+use std::net::{TcpListener, TcpStream};
 use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
+use std::process;
 use std::sync::Arc;
 
 use childminder::{Command, Limit, Resource, Stage, Stdio};
@@ -94,7 +96,7 @@ on_all_combinations! {
         let map = [(number(&a), &b, "b"), (number(&b), &c, "c"), (number(&c), &a, "a"), (50, &a, "a"), (51, &b, "b"), (52, &a, "a")];
         let mut expected = String::new();
         for (target, file, name) in map {
-            command.fd(target, Arc::clone(file)).arg(target.to_string());
+            command.fd(target, Stdio::shared(Arc::clone(file))).arg(target.to_string());
             expected += &format!("{name}\n");
         }
         assert_eq!(world.output(&command), expected);
@@ -102,7 +104,7 @@ on_all_combinations! {
         assert_eq!(world.output(&command.clone()), expected);
         // A file that is given at its own number stays where it is.
         let mut command = sh(&format!("cat /proc/$$/fd/{}", number(&a)));
-        command.fd(number(&a), Arc::clone(&a));
+        command.fd(number(&a), Stdio::shared(Arc::clone(&a)));
         assert_eq!(world.output(&command), "a\n");
     }
 
@@ -119,6 +121,30 @@ on_all_combinations! {
         let mut said = String::new();
         file.read_to_string(&mut said).unwrap();
         assert_eq!(said, "hello\nworld\nmine\n");
+    }
+
+    // Whatever holds a descriptor in std can be a child's file: a pipe of another child, a socket.
+    fn the_types_of_std(world: &mut World) {
+        let mut source = process::Command::new("sh");
+        source.args(["-c", "echo out; echo err >&2"]).stdout(process::Stdio::piped()).stderr(process::Stdio::piped());
+        let mut source = source.spawn().unwrap();
+        let mut sink = process::Command::new("cat");
+        sink.stdin(process::Stdio::piped()).stdout(process::Stdio::piped());
+        let mut sink = sink.spawn().unwrap();
+
+        let (unix, theirs) = UnixStream::pair().unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let tcp = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let mut command = sh("cat; cat <&3; echo unix >&4; echo tcp >&5; echo sink >&6");
+        command.stdin(source.stdout.take().unwrap()).fd(3, source.stderr.take().unwrap());
+        command.fd(4, theirs).fd(5, tcp).fd(6, sink.stdin.take().unwrap());
+        assert_eq!(world.output(&command), "out\nerr\n");
+        // Until then the command holds the ends that were given.
+        drop(command);
+        assert_eq!(read_to_string(unix).unwrap(), "unix\n");
+        assert_eq!(read_to_string(listener.accept().unwrap().0).unwrap(), "tcp\n");
+        assert_eq!(read_to_string(sink.stdout.take().unwrap()).unwrap(), "sink\n");
+        assert!(source.wait().unwrap().success() && sink.wait().unwrap().success());
     }
 
     // The highest number is the highest possible one, and both paths must find room for their own
@@ -278,7 +304,7 @@ on_all_combinations! {
             [pid, rest[1], rest[2], rest[3]].map(|number| number.parse().unwrap()).into()
         };
         // Another program reads it, because an emulator makes up the file of its own process.
-        let own = format!("/proc/{}/stat", std::process::id());
+        let own = format!("/proc/{}/stat", process::id());
         let own = ids(&world.output(Command::new("cat").arg(own)));
         let mut command = Command::new("cat");
         command.arg("/proc/self/stat");

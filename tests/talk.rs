@@ -178,7 +178,8 @@ on_all_combinations! {
             let child = methods.sh("exec <&-; echo closed; exec sleep 1000");
             assert_eq!(child.read_line().unwrap().as_deref(), Some("closed"));
             let error = child.write(&input).unwrap_err();
-            assert!(matches!(error, TalkError::Write { lost: 300_000, .. }), "{error}");
+            // A child of another thread may still hold the reading end until its own exec.
+            assert!(matches!(error, TalkError::Write { lost: 200_000.., .. }), "{error}");
             // It floods, and nobody reads.
             let child = methods.sh("exec yes");
             child.set_time_limit(SHORT);
@@ -217,7 +218,9 @@ on_all_combinations! {
             let reading = [(), ()].map(|()| {
                 scope.spawn(|| {
                     start.wait();
-                    (child.read_line().unwrap(), child.stderr().read_to_end().unwrap())
+                    // What its sleep says about the signal is of no interest.
+                    child.stderr().read_to_end().unwrap();
+                    child.read_line().unwrap()
                 })
             });
             let asking = [(), ()].map(|()| {
@@ -235,10 +238,10 @@ on_all_combinations! {
             child.signal(libc::SIGHUP).unwrap();
             child.signal(libc::SIGHUP).unwrap();
             // One of the readers has it. The other one gets the end of the output.
-            std::thread::scope(|_| child.kill().unwrap());
+            child.kill().unwrap();
             assert_eq!(waiting.map(|thread| thread.join().unwrap()), [Some(9), Some(9)]);
             let lines = reading.map(|thread| thread.join().unwrap());
-            assert!(lines.iter().all(|(line, err)| line.as_deref().is_none_or(|line| line == "hup") && err.is_empty()));
+            assert!(lines.iter().all(|line| line.as_deref().is_none_or(|line| line == "hup")));
             assert!(asking.into_iter().all(|thread| thread.join().unwrap() < u32::MAX));
         });
     }

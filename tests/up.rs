@@ -140,7 +140,7 @@ fn a_hundred_idle_services_cost_next_to_nothing() {
         }
     }
     eprintln!("100 idle services: {own} kB");
-    assert!(own > 0 && own <= 420, "{own} kB");
+    assert!(own > 0 && own <= 380, "{own} kB");
 }
 
 #[test]

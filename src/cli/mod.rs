@@ -138,29 +138,31 @@ fn dispatch(mut arguments: Parser) -> Result<u8, Failure> {
         }
         Some(Arg::Value(command)) if command == "run" => return run::main(arguments),
         Some(Arg::Value(command)) if command == "up" => return up::main(arguments),
-        Some(Arg::Value(command)) if command == "measure" => return measure::main(arguments),
-        Some(Arg::Value(command)) if command == "check" => return check::main(arguments),
-        Some(Arg::Value(command)) if client::COMMANDS.iter().any(|known| command == *known) => {
-            return client::main(&command.to_string_lossy(), arguments);
-        }
-        Some(Arg::Value(command)) if send::COMMANDS.iter().any(|known| command == *known) => {
-            return send::main(&command.to_string_lossy(), arguments);
-        }
-        Some(Arg::Value(command)) if command == "completions" || command == "man" => {
-            return reference::main(&command.to_string_lossy(), arguments);
-        }
-        Some(Arg::Value(other)) => {
-            let other = other.to_string_lossy();
-            let known =
-                [&["run", "up", "check", "completions", "man"], &client::COMMANDS[..], &send::COMMANDS].concat();
-            let near = config::nearest(&other, &known).map(|near| format!("the nearest one is `{near}`; "));
-            let message = format!("no such command: {other}; {}try --help", near.unwrap_or_default());
-            return Err(Failure::Usage(message));
-        }
+        Some(Arg::Value(command)) => return short_lived(&command.to_string_lossy(), arguments),
         Some(other) => return Err(other.unexpected().into()),
         None => return Err(Failure::Usage("no command given; try --help".into())),
     };
     Ok(0)
+}
+
+/// Runs a command that does not run for months. It is not inlined, so that the stack of a
+/// supervisor has no room for it.
+#[inline(never)]
+fn short_lived(command: &str, arguments: Parser) -> Result<u8, Failure> {
+    match command {
+        "measure" => measure::main(arguments),
+        "check" => check::main(arguments),
+        "completions" | "man" => reference::main(command, arguments),
+        _ if client::COMMANDS.contains(&command) => client::main(command, arguments),
+        _ if send::COMMANDS.contains(&command) => send::main(command, arguments),
+        _ => {
+            let known =
+                [&["run", "up", "check", "completions", "man"], &client::COMMANDS[..], &send::COMMANDS].concat();
+            let near = config::nearest(command, &known).map(|near| format!("the nearest one is `{near}`; "));
+            let message = format!("no such command: {command}; {}try --help", near.unwrap_or_default());
+            Err(Failure::Usage(message))
+        }
+    }
 }
 
 /// The path after an option.

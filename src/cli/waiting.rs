@@ -6,12 +6,12 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt::{self, Display, Formatter};
-use std::rc::Rc;
+use std::sync::Arc;
 
 use super::words;
 
 /// The name of the process that has written something; `None` for messages of our own.
-pub(crate) type Author = Option<Rc<str>>;
+pub(crate) type Author = Option<Arc<str>>;
 
 /// The maximum number of names in a message.
 const NAMES: usize = 10;
@@ -164,7 +164,7 @@ impl Waiting {
 /// Whether both are the same string in memory. Each process has its own.
 fn is_same(one: &Author, other: &Author) -> bool {
     match (one, other) {
-        (Some(one), Some(other)) => Rc::ptr_eq(one, other),
+        (Some(one), Some(other)) => Arc::ptr_eq(one, other),
         (None, None) => true,
         _ => false,
     }

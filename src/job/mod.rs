@@ -44,6 +44,7 @@ const PIPE: u64 = 1024 * 1024;
 #[derive(Debug, Clone)]
 pub(crate) struct Settings {
     pub(crate) output_limit: usize,
+    pub(crate) stop_signal: i32,
     pub(crate) kill_time: Duration,
     pub(crate) drain_time: Duration,
     pub(crate) limits: Limits,
@@ -54,6 +55,7 @@ impl Settings {
     pub(crate) fn new(leftovers: Leftovers) -> Self {
         Self {
             output_limit: OUTPUT_LIMIT,
+            stop_signal: libc::SIGTERM,
             kill_time: KILL_TIME,
             drain_time: DRAIN_TIME,
             limits: Limits::default(),
@@ -93,6 +95,37 @@ pub struct Output {
     /// Whether other processes still held its pipes when reading stopped. Some of their output may
     /// then be missing. The output of the process itself is complete.
     pub pipes_left_open: bool,
+}
+
+impl Output {
+    /// Tells whether the process exited with code 0, and no limit and no request has ended it.
+    #[must_use]
+    pub fn success(&self) -> bool {
+        self.exit.success() && self.ended_by == EndedBy::Exit
+    }
+
+    /// Makes a run without success an error: one whose exit code is not 0, or that a limit or a
+    /// request has ended. The error shows the end of stderr.
+    ///
+    /// ```
+    /// use childminder::{Command, RunToEnd};
+    ///
+    /// let output = RunToEnd::new(Command::new("echo").arg("hello")).run()?.check()?;
+    /// assert_eq!(output.stdout, b"hello\n");
+    /// let failed = RunToEnd::new(Command::new("sh").args(["-c", "echo why >&2; exit 3"])).run()?.check();
+    /// assert_eq!(failed.unwrap_err().to_string(), r#"it failed: exit status 3; stderr is "why\n""#);
+    /// # Ok::<(), childminder::RunError>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// [`RunError::Failed`].
+    pub fn check(self) -> Result<Self, RunError> {
+        match self.success() {
+            true => Ok(self),
+            false => Err(RunError::Failed { exit: self.exit, ended_by: self.ended_by, stderr: self.stderr }),
+        }
+    }
 }
 
 /// A run that is in progress.
@@ -297,6 +330,11 @@ impl<R: Read> Job<R> {
         self.go_on(reactor);
     }
 
+    /// Tells whether its process has not exited.
+    pub(crate) fn is_running(&self) -> bool {
+        self.exit.is_none()
+    }
+
     /// Tells whether there is nothing more to wait for.
     pub(crate) fn is_over(&self) -> bool {
         self.is_over
@@ -456,7 +494,7 @@ impl<R: Read> Job<R> {
                 if let Some(mut tree) = reactor.tree(self.process) {
                     // An error means that the process has just exited, or that a part of the tree
                     // belongs to another user. That part is killed later.
-                    let _ = tree.terminate(libc::SIGTERM);
+                    let _ = tree.terminate(self.settings.stop_signal);
                 }
             }
             Some(Action::ReadCpu) => {

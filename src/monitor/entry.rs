@@ -35,25 +35,32 @@ pub(super) struct Entry {
     pub(super) command: Command,
     pub(super) life: Lifecycle,
     pub(super) process: Option<ProcessId>,
-    /// The processes that have exited while their pipes are still open, the earliest first.
-    pub(super) unended: VecDeque<ProcessId>,
     pub(super) pid: Option<u32>,
     pub(super) timer: Option<(TimerId, Instant)>,
-    /// The earlier processes of this name that have leftover processes, the earliest first. All but
-    /// the last [`KEPT_OPEN`] hold no descriptors.
-    pub(super) left: Vec<ProcessId>,
     /// How its process, or its last one, is kept together with all that it starts.
     pub(super) containment: Option<Containment>,
     /// Whether it is to be dropped as soon as it is down. Its name is free already.
     pub(super) removed: bool,
     pub(super) starts: u64,
-    /// The reason why the last signal of its stop could not be sent.
-    pub(super) refusal: Option<Box<str>>,
-    pub(super) last_exit: Option<Box<Exit>>,
+    /// What is known of earlier processes. Boxed because most processes are the first ones.
+    past: Option<Box<Past>>,
     /// When its state changed last.
     pub(super) changed: Instant,
     /// What tells whether it is ready and well, if anybody asks.
     pub(super) watched: Option<Box<Watched>>,
+}
+
+/// What is known of the earlier processes of a name, and of the attempts to end one.
+#[derive(Debug, Default)]
+pub(super) struct Past {
+    /// The processes that have exited while their pipes are still open, the earliest first.
+    pub(super) unended: VecDeque<ProcessId>,
+    /// The processes that have leftover processes, the earliest first. All but the last
+    /// [`KEPT_OPEN`] hold no descriptors.
+    pub(super) left: Vec<ProcessId>,
+    /// The reason why the last signal of a stop could not be sent.
+    pub(super) refusal: Option<Box<str>>,
+    pub(super) last_exit: Option<Exit>,
 }
 
 /// What tells whether a process is ready and well.
@@ -125,7 +132,36 @@ pub struct Status<'a> {
     pub refusal: Option<&'a str>,
 }
 
+/// What is known of the earlier processes of a name that has had none.
+static NO_PAST: Past = Past { unended: VecDeque::new(), left: Vec::new(), refusal: None, last_exit: None };
+
 impl Entry {
+    /// An entry whose process has not been started.
+    pub(super) fn new(name: Arc<str>, command: Command, life: Lifecycle, now: Instant) -> Self {
+        Self {
+            name,
+            command,
+            life,
+            process: None,
+            pid: None,
+            timer: None,
+            containment: None,
+            removed: false,
+            starts: 0,
+            past: None,
+            changed: now,
+            watched: None,
+        }
+    }
+
+    pub(super) fn past(&self) -> &Past {
+        self.past.as_deref().unwrap_or(&NO_PAST)
+    }
+
+    pub(super) fn past_mut(&mut self) -> &mut Past {
+        self.past.get_or_insert_default()
+    }
+
     /// Whether nothing of it runs, and nothing will be started without a request.
     pub(super) fn is_down(&self) -> bool {
         matches!(self.life.state(), State::Stopped | State::Exited | State::Failed { .. })
@@ -142,10 +178,10 @@ impl Entry {
             process: self.process,
             pid: self.pid,
             containment: self.containment.as_ref(),
-            left: &self.left,
+            left: &self.past().left,
             restarts: self.starts.saturating_sub(1),
-            last_exit: self.last_exit.as_deref(),
-            refusal: self.refusal.as_deref(),
+            last_exit: self.past().last_exit.as_ref(),
+            refusal: self.past().refusal.as_deref(),
         }
     }
 
@@ -167,7 +203,7 @@ impl Entry {
     /// Whether the trees of its earlier processes are certain to be empty. When all entries are
     /// stopped outside of a turn, they share the last scan of the process table.
     pub(super) fn is_gone(&self, reactor: &mut Reactor) -> bool {
-        self.left.iter().all(|id| reactor.tree_as_seen(*id).is_none_or(|mut tree| tree.is_empty()))
+        self.past().left.iter().all(|id| reactor.tree_as_seen(*id).is_none_or(|mut tree| tree.is_empty()))
     }
 
     /// Prepares the exit of a running process. If leftover processes are to be killed, and nothing
@@ -184,7 +220,7 @@ impl Entry {
     /// Returns what remains of the trees of its earlier processes.
     pub(super) fn leftovers(&self, reactor: &mut Reactor) -> Remains {
         let mut all = Vec::new();
-        for id in &self.left {
+        for id in &self.past().left {
             match reactor.tree_as_seen(*id).map(|mut tree| tree.members()) {
                 Some(Remains::Members(members)) => all.extend(members),
                 Some(Remains::Unknown) => return Remains::Unknown,
@@ -219,7 +255,7 @@ impl Entry {
         tell: impl Fn(&mut Tree<'_>) -> Result<(), SignalError>,
     ) -> io::Result<()> {
         let mut result = Ok(());
-        for id in self.process.iter().chain(&self.left) {
+        for id in self.process.iter().chain(&self.past().left) {
             match reactor.tree_as_seen(*id).map(|mut tree| tell(&mut tree)) {
                 Some(Err(SignalError::Os(error))) if result.is_ok() => result = Err(error),
                 _ => {}
@@ -231,18 +267,19 @@ impl Entry {
     /// Notes that a process has exited. If there are too many such processes, it closes the pipes
     /// of the earliest one, and the descriptors by which its leftover processes are watched.
     pub(super) fn note_exit(&mut self, reactor: &mut Reactor, observer: &mut impl Observer, process: ProcessId) {
-        self.unended.push_back(process);
-        if self.unended.len() > KEPT_OPEN {
-            let earliest = self.unended.pop_front();
+        let past = self.past.get_or_insert_default();
+        past.unended.push_back(process);
+        if past.unended.len() > KEPT_OPEN {
+            let earliest = past.unended.pop_front();
             if let Some(mut earliest) = earliest.and_then(|id| reactor.process(id)) {
                 earliest.close_all_at_once();
                 observer.pipes_closed(&self.name, earliest.id());
             }
         }
         if reactor.tree(process).is_some() {
-            self.left.push(process);
+            past.left.push(process);
         }
-        if let Some(earliest) = self.left.iter().rev().nth(KEPT_OPEN).copied() {
+        if let Some(earliest) = past.left.iter().rev().nth(KEPT_OPEN).copied() {
             if reactor.release_tree(earliest) {
                 observer.tree_released(&self.name, earliest);
             }
@@ -251,10 +288,19 @@ impl Entry {
 
     /// Notes whether a signal of a stop could be sent.
     pub(super) fn note(&mut self, observer: &mut impl Observer, signal: i32, sent: io::Result<()>) {
-        self.refusal = sent.err().map(|error| {
-            observer.signal_refused(&self.name, signal, &error);
-            error.to_string().into()
-        });
+        match sent {
+            Ok(()) => self.forget_refusal(),
+            Err(error) => {
+                observer.signal_refused(&self.name, signal, &error);
+                self.past_mut().refusal = Some(error.to_string().into());
+            }
+        }
+    }
+
+    pub(super) fn forget_refusal(&mut self) {
+        if let Some(past) = &mut self.past {
+            past.refusal = None;
+        }
     }
 
     /// Arms exactly one timer if the machine waits for something, and none otherwise.

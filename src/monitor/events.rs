@@ -130,7 +130,7 @@ impl<O: Observer> ProcessMonitor<O> {
         let (first, was_down) = before;
         entry.arm(reactor, key, &mut self.timers);
         if !matches!(entry.life.state(), State::Stopping { .. }) {
-            entry.refusal = None;
+            entry.forget_refusal();
         }
         if entry.life.state() != first {
             entry.changed = now;
@@ -141,7 +141,7 @@ impl<O: Observer> ProcessMonitor<O> {
             self.observer.changed(&entry.name, entry.life.state());
             let ended = matches!(entry.life.state(), State::Exited | State::Failed { .. });
             if ended && self.order.as_ref().is_some_and(|ordered| ordered.machine.is_essential(key)) {
-                self.observer.essential_ended(&entry.name, entry.last_exit.as_deref());
+                self.observer.essential_ended(&entry.name, entry.past().last_exit.as_ref());
             }
         }
         match (was_down, entry.is_down()) {
@@ -174,7 +174,7 @@ impl<O: Observer> ProcessMonitor<O> {
         entry.pid = None;
         // Before an entry's first start, the process is that of a removed entry whose name it has
         // taken over.
-        entry.last_exit = (entry.starts > 0).then(|| Box::new(*exit));
+        entry.past_mut().last_exit = (entry.starts > 0).then_some(*exit);
         // The end of its tree is reported in any case, even if that comes after its own end.
         self.trees.insert(process, key);
         self.observer.exited(&entry.name, exit);
@@ -182,8 +182,8 @@ impl<O: Observer> ProcessMonitor<O> {
         // If the next process is started beside the leftover ones, no scan is needed to find them.
         let beside = matches!(entry.life.state(), State::Running { .. })
             && entry.life.policy().leftovers == Leftovers::Leave
-            && entry.left.len() < 2;
-        let group_left = if beside { !entry.left.is_empty() } else { !entry.is_gone(reactor) };
+            && entry.past().left.len() < 2;
+        let group_left = if beside { !entry.past().left.is_empty() } else { !entry.is_gone(reactor) };
         let outcome = entry.life.policy().outcome(exit);
         self.tell_at(reactor, key, Input::Exited { outcome, group_left }, died);
         self.settle_order(reactor);
@@ -193,10 +193,10 @@ impl<O: Observer> ProcessMonitor<O> {
     fn tree_gone(&mut self, reactor: &mut Reactor, process: ProcessId, certain: bool) -> bool {
         let Some(key) = self.trees.remove(&process) else { return false };
         // A tree that did not outlive its process is not reported.
-        if let Some(entry) = self.entries.get_mut(&key).filter(|entry| entry.left.contains(&process)) {
-            entry.left.retain(|left| *left != process);
+        if let Some(entry) = self.entries.get_mut(&key).filter(|entry| entry.past().left.contains(&process)) {
+            entry.past_mut().left.retain(|left| *left != process);
             self.observer.tree_gone(&entry.name, certain);
-            if entry.left.is_empty() {
+            if entry.past().left.is_empty() {
                 self.tell(reactor, key, Input::GroupGone);
             }
         }
@@ -340,7 +340,7 @@ impl<O: Observer> Service for ProcessMonitor<O> {
             Event::Ended { process, .. } => {
                 let output = self.outputs.remove(&process);
                 if let Some(entry) = output.as_ref().and_then(|output| self.entries.get_mut(&output.entry)) {
-                    entry.unended.retain(|unended| *unended != process);
+                    entry.past_mut().unended.retain(|unended| *unended != process);
                 }
                 output.is_some()
             }

@@ -13,18 +13,21 @@ pub(crate) mod lines;
 mod observer;
 mod order;
 mod policy;
+mod policy_builder;
 mod requests;
 pub mod restart;
 pub mod simulation;
 mod watch;
 
-use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::error::Error;
 use std::fmt;
+use std::io::ErrorKind;
 use std::sync::Arc;
 use std::time::Instant;
 
 use crate::command::Command;
+use crate::error::into_io_error;
 use crate::process::ProcessId;
 use crate::reactor::Reactor;
 use crate::reactor::timers::TimerId;
@@ -134,6 +137,19 @@ impl Error for MonitorError {
         }
     }
 }
+
+impl MonitorError {
+    pub(crate) fn kind(&self) -> ErrorKind {
+        match self {
+            Self::Duplicate(_) => ErrorKind::AlreadyExists,
+            Self::Unknown(_) => ErrorKind::NotFound,
+            Self::Policy(_) | Self::Order(_) => ErrorKind::InvalidInput,
+            Self::Rolling => ErrorKind::ResourceBusy,
+        }
+    }
+}
+
+into_io_error!(MonitorError, MonitorError::kind);
 
 impl From<PolicyError> for MonitorError {
     fn from(error: PolicyError) -> Self {
@@ -258,7 +274,7 @@ impl<O: Observer> ProcessMonitor<O> {
     pub fn add_process(
         &mut self,
         reactor: &mut Reactor,
-        name: impl Into<String>,
+        name: impl Into<Arc<str>>,
         command: &Command,
     ) -> Result<(), MonitorError> {
         let policy = Arc::clone(&self.policy);
@@ -273,18 +289,18 @@ impl<O: Observer> ProcessMonitor<O> {
     pub fn add_process_with(
         &mut self,
         reactor: &mut Reactor,
-        name: impl Into<String>,
+        name: impl Into<Arc<str>>,
         command: &Command,
         policy: impl Into<Arc<Policy>>,
     ) -> Result<(), MonitorError> {
         let (name, policy) = (name.into(), policy.into());
         policy.validate()?;
-        let key = match self.names.get(name.as_str()) {
+        let key = match self.names.get(&name) {
             Some(key) if self.entries.get(key).is_some_and(|entry| entry.removed) => {
                 self.reuse(reactor, *key, command, policy)
             }
-            Some(_) => return Err(MonitorError::Duplicate(name)),
-            None => self.insert(name.into(), command, policy, reactor.now()),
+            Some(_) => return Err(MonitorError::Duplicate(name.to_string())),
+            None => self.insert(name, command, policy, reactor.now()),
         };
         if self.running {
             self.request(reactor, key, Input::Start);
@@ -418,23 +434,8 @@ impl<O: Observer> ProcessMonitor<O> {
         let key = self.next_key;
         self.next_key += 1;
         self.names.insert(Arc::clone(&name), key);
-        let entry = Entry {
-            name: Arc::clone(&name),
-            command: command.clone(),
-            life: self.lifecycle(&name, policy),
-            process: None,
-            unended: VecDeque::new(),
-            pid: None,
-            timer: None,
-            left: Vec::new(),
-            containment: None,
-            removed: false,
-            starts: 0,
-            refusal: None,
-            last_exit: None,
-            changed: now,
-            watched: None,
-        };
+        let life = self.lifecycle(&name, policy);
+        let entry = Entry::new(name, command.clone(), life, now);
         self.entries.insert(key, Box::new(entry));
         key
     }
@@ -456,9 +457,10 @@ impl<O: Observer> ProcessMonitor<O> {
         }
         entry.watched = None;
         entry.starts = 0;
-        entry.last_exit = None;
+        entry.past_mut().last_exit = None;
         self.names.insert(Arc::clone(&entry.name), key);
-        for id in entry.process.iter().chain(&entry.unended).chain(&entry.left) {
+        let past = entry.past();
+        for id in entry.process.iter().chain(&past.unended).chain(&past.left) {
             if let Some(output) = self.outputs.get_mut(id) {
                 output.entry = key;
             }

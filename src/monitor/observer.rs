@@ -332,17 +332,49 @@ pub struct Lines<'a> {
 }
 
 impl<'a> Lines<'a> {
+    /// Makes lines of a process, for a test of an observer. Each line in `bytes` ends with a newline.
+    /// A last one without a newline is not passed on.
+    #[must_use]
+    pub fn new(name: &'a str, process: ProcessId, fd: i32, bytes: &'a [u8]) -> Self {
+        Self { name, process, fd, bytes }
+    }
+
     /// Calls `each` with every line, in order.
     #[inline]
     pub fn for_each(&self, mut each: impl FnMut(Line<'a>)) {
         let Self { name, process, fd, .. } = *self;
         each_line(self.bytes, |bytes| {
-            each(Line { name, process, fd, bytes, continued: false, cut: false, newline: true });
+            each(Line::new(name, process, fd, bytes));
         });
     }
 }
 
-impl Line<'_> {
+impl<'a> Line<'a> {
+    /// Makes a whole line that ends with a newline, which is not among its `bytes`, for a test of an
+    /// observer.
+    ///
+    /// ```
+    /// use childminder::{Line, Observer, ProcessId};
+    ///
+    /// #[derive(Default)]
+    /// struct Errors(usize);
+    ///
+    /// impl Observer for Errors {
+    ///     fn line(&mut self, line: &Line<'_>) {
+    ///         self.0 += usize::from(line.stream() == "stderr");
+    ///     }
+    /// }
+    ///
+    /// let (mut errors, process) = (Errors::default(), ProcessId::dummy(1));
+    /// errors.line(&Line::new("web", process, 1, b"hello"));
+    /// errors.line(&Line::new("web", process, 2, b"no memory"));
+    /// assert_eq!(errors.0, 1);
+    /// ```
+    #[must_use]
+    pub fn new(name: &'a str, process: ProcessId, fd: i32, bytes: &'a [u8]) -> Self {
+        Self { name, process, fd, bytes, continued: false, cut: false, newline: true }
+    }
+
     /// Returns `stdout`, `stderr`, or `other` for any other descriptor.
     #[must_use]
     pub fn stream(&self) -> &'static str {

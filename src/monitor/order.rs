@@ -16,6 +16,7 @@ use std::error::Error;
 use std::fmt;
 
 use super::restart::StartLimit;
+use crate::error::into_io_error;
 
 /// The order in which the processes of a monitor start and stop: see
 /// [`ProcessMonitor::set_order`](crate::ProcessMonitor::set_order).
@@ -62,6 +63,7 @@ struct Edge {
 
 /// What a process waits for: see [`Order::after`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
 pub enum When {
     /// The other process is [ready](crate::Ready), or has completed.
     #[default]
@@ -166,6 +168,8 @@ impl fmt::Display for OrderErrors {
 }
 
 impl Error for OrderErrors {}
+
+into_io_error!(OrderErrors, |_| std::io::ErrorKind::InvalidInput);
 
 impl Order {
     /// Makes an order in which no process waits for another.

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::restart::Outcome;
+use crate::error::into_io_error;
 use crate::exit::Exit;
 
 /// The wait after a second instant death is at least this long, and so is the upper limit of the
@@ -140,6 +141,7 @@ pub struct StopStep {
 /// assert_ne!(stop, StopAction::Signal(15));
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum StopAction {
     /// A signal, by its number.
     Signal(i32),
@@ -158,6 +160,7 @@ pub enum StopAction {
 /// assert_eq!(Policy::default().stop_scope, StopScope::All);
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
 pub enum StopScope {
     /// The process and everything that it has started, as far as its containment reaches.
     #[default]
@@ -394,3 +397,5 @@ impl fmt::Display for PolicyError {
 }
 
 impl Error for PolicyError {}
+
+into_io_error!(PolicyError, |_| std::io::ErrorKind::InvalidInput);

@@ -14,6 +14,7 @@ use super::order::{Order, When};
 use super::restart::{Input, Lifecycle, Policy, State};
 use super::watch::{Ready, Watch};
 use super::{MonitorError, Ordered, ProcessMonitor};
+use crate::command::Command;
 use crate::reactor::Reactor;
 use crate::reactor::timers::TimerId;
 use crate::stdio::Stdio;
@@ -82,15 +83,7 @@ impl<O: Observer> ProcessMonitor<O> {
         }
         entry.watched = None;
         if let Some(watch) = watch {
-            if let Ready::Fd(fd) = watch.ready {
-                entry.command.fd(fd, Stdio::reader());
-            }
-            if watch.wants_messages() {
-                entry.command.notify(true);
-            }
-            if let Some(interval) = watch.watchdog {
-                entry.command.watchdog(interval);
-            }
+            prepare(&mut entry.command, &watch);
             let mut watched = Watched::new(Arc::new(watch));
             if let State::Running { since } = entry.life.state() {
                 let threshold = entry.life.policy().threshold;
@@ -103,6 +96,42 @@ impl<O: Observer> ProcessMonitor<O> {
         }
         entry.arm(reactor, key, &mut self.timers);
         self.tell_order(reactor, key);
+        Ok(())
+    }
+
+    /// Sets the command of a process, from its next start on. A process that runs goes on. Everything
+    /// else of the name stays as it is: its state and its backoff, its policy and its watch, the count
+    /// of its restarts and its last exit.
+    ///
+    /// # Errors
+    ///
+    /// [`MonitorError::Unknown`].
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use childminder::{Command, ProcessMonitor, Reactor, Service};
+    ///
+    /// let mut reactor = Reactor::new()?;
+    /// let mut monitor = ProcessMonitor::new();
+    /// monitor.add_process(&mut reactor, "web", Command::new("sleep").arg("60"))?;
+    /// monitor.start_service(&mut reactor);
+    /// monitor.set_command("web", Command::new("sleep").arg("90"))?;
+    /// monitor.restart_process(&mut reactor, "web")?;
+    /// while monitor.status("web").expect("it is there").restarts == 0 {
+    ///     reactor.turn(None, |reactor, event| _ = monitor.handle(reactor, &event))?;
+    /// }
+    /// # monitor.kill_service(&mut reactor);
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
+    pub fn set_command(&mut self, name: &str, command: &Command) -> Result<(), MonitorError> {
+        let key = self.key(name)?;
+        if let Some(entry) = self.entries.get_mut(&key) {
+            entry.command = command.clone();
+            if let Some(watched) = &entry.watched {
+                prepare(&mut entry.command, watched.watcher.watch());
+            }
+        }
         Ok(())
     }
 
@@ -236,7 +265,7 @@ impl<O: Observer> ProcessMonitor<O> {
                 }
                 Request::GroupEnded(group, key) => {
                     let name = self.order.as_ref().and_then(|ordered| ordered.order.group_name(group));
-                    let exit = self.entries.get(&key).and_then(|entry| entry.last_exit.as_deref());
+                    let exit = self.entries.get(&key).and_then(|entry| entry.past().last_exit.as_ref());
                     if let Some(name) = name {
                         self.observer.essential_ended(name, exit);
                     }
@@ -280,6 +309,19 @@ impl<O: Observer> ProcessMonitor<O> {
         ordered.machine.timeout(reactor.now());
         self.settle_order(reactor);
         true
+    }
+}
+
+/// Has a command start its process in such a way that the process can tell its state.
+fn prepare(command: &mut Command, watch: &Watch) {
+    if let Ready::Fd(fd) = watch.ready {
+        command.fd(fd, Stdio::reader());
+    }
+    if watch.wants_messages() {
+        command.notify(true);
+    }
+    if let Some(interval) = watch.watchdog {
+        command.watchdog(interval);
     }
 }
 

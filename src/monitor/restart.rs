@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 use crate::contain::LAST_WAIT;
 
 pub use super::policy::{Leftovers, Policy, PolicyError, Restart, StartLimit, StopAction, StopScope, StopStep};
+pub use super::policy_builder::PolicyBuilder;
 use starts::Starts;
 
 /// An event of a process or a request to it: the input of [`Lifecycle::handle`].
@@ -223,6 +224,7 @@ impl fmt::Display for WhyFailed {
 /// assert!(matches!(web.state(), State::Stopping { next: Next::Start, .. }));
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Next {
     /// The process stays stopped.
     Stay,

@@ -155,16 +155,25 @@ impl fmt::Display for Check {
 /// use childminder::{Check, Health, Probe};
 ///
 /// let probe = Probe::new(Check::Tcp("127.0.0.1:80".parse()?));
-/// let health = Health { probe, failures: 3 };
+/// let health = Health::new(probe, 3);
 /// # Ok::<(), std::net::AddrParseError>(())
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Health {
     /// The check. After the first failure the process is not ready, until a check passes again.
     pub probe: Probe,
     /// The number of failures in a row after which the process is stopped and restarted. 0 counts
     /// as 1.
     pub failures: u32,
+}
+
+impl Health {
+    /// Makes a check that fails for good after so many failures in a row.
+    #[must_use]
+    pub fn new(probe: Probe, failures: u32) -> Self {
+        Self { probe, failures }
+    }
 }
 
 /// Whether a process is ready.
@@ -181,6 +190,7 @@ pub struct Health {
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
 pub enum Readiness {
     /// There is no process, or whether it is ready is of no interest.
     #[default]

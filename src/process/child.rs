@@ -4,6 +4,7 @@
 //! number that may belong to another process by now.
 
 use std::io;
+use std::num::NonZeroU64;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Instant;
@@ -55,32 +56,39 @@ pub(crate) struct Child {
     /// The socket on which its tree tells its state.
     pub(crate) inbox: Option<Box<Inbox>>,
     /// The number of closed pipes that no event has reported yet.
-    pub(super) unreported: usize,
+    pub(super) unreported: u32,
     pub(super) started: Instant,
     requested: Option<i32>,
     /// The start time, by the system's clock, if there is no pidfd. If the host reaps the child
     /// itself, another process can get its number.
-    birth: Option<u64>,
+    birth: Option<NonZeroU64>,
     /// Whether the rest of its group is killed just before it is reaped.
     pub(super) kill_group_at_exit: bool,
     /// Whether it is not reaped before the rest of its group is gone, if the group could not be
     /// reached afterwards.
     pub(super) hold_for_group: bool,
-    /// When it was first seen to have exited, if its reaping is delayed.
-    died: Option<Instant>,
-    /// When its group was killed.
-    group_killed: Option<Moment>,
     /// The cgroup in which it was started.
     pub(super) cgroup: Option<Cgroup>,
-    /// Its tree was frozen.
-    pub(super) frozen: Option<Frozen>,
-    /// When its tree was killed.
-    pub(super) tree_killed: Option<Killed>,
+    /// What happens to it at most once or twice. Boxed because most children are idle.
+    pub(super) rare: Option<Box<Rare>>,
     /// The file that reports that its tree has reached its limit of processes.
     pub(crate) process_limit: Option<Box<(OwnedFd, Key)>>,
     /// Why its containment is not stronger.
     pub(super) reason: Option<Arc<str>>,
     pub(super) exit: Option<Box<Exit>>,
+}
+
+/// What happens to a child that is frozen, killed, or reaped late.
+#[derive(Debug, Default)]
+pub(super) struct Rare {
+    /// When it was first seen to have exited, if its reaping is delayed.
+    died: Option<Instant>,
+    /// When its group was killed.
+    group_killed: Option<Moment>,
+    /// Its tree was frozen.
+    pub(super) frozen: Option<Frozen>,
+    /// When its tree was killed.
+    pub(super) tree_killed: Option<Killed>,
 }
 
 /// The result of an attempt to reap a child.
@@ -120,7 +128,7 @@ pub(crate) struct Surroundings<'a> {
 impl Child {
     /// Starts the command as process `key`. An error leaves nothing behind.
     pub(crate) fn spawn(command: &Parts, key: Key, around: &mut Surroundings<'_>) -> Result<Self, SpawnError> {
-        let cannot_open = |error| SpawnError::new(command.program.clone(), Stage::Pipe, error);
+        let cannot_open = |error| SpawnError::new(command.program().to_owned(), Stage::Pipe, error);
         let inbox = command.attributes().notify.then(|| Inbox::open(key, around.sources)).transpose();
         let inbox = inbox.map_err(cannot_open)?;
         let spawned = Self::spawn_with(command, key, inbox.as_deref(), around);
@@ -146,7 +154,7 @@ impl Child {
             Ok(())
         });
         let spawned =
-            watched.map_err(|error| SpawnError::new(command.program.clone(), Stage::Pipe, error)).and_then(|()| {
+            watched.map_err(|error| SpawnError::new(command.program().to_owned(), Stage::Pipe, error)).and_then(|()| {
                 let files_of_child = files.for_child();
                 let order = Order {
                     command,
@@ -171,7 +179,7 @@ impl Child {
             }
         };
         let pidfd = if around.pidfds { watch(pid, pidfd, key, around.sources) } else { None };
-        let birth = if pidfd.is_none() { table::start_time(pid) } else { None };
+        let birth = if pidfd.is_none() { table::start_time(pid).and_then(NonZeroU64::new) } else { None };
         Ok(Self {
             pid,
             leads: command.group.leads() || files.terminal,
@@ -186,11 +194,8 @@ impl Child {
             birth,
             kill_group_at_exit: false,
             hold_for_group: false,
-            died: None,
-            group_killed: None,
             cgroup: None,
-            frozen: None,
-            tree_killed: None,
+            rare: None,
             process_limit: None,
             reason: entered.as_ref().map(Self::entry_reason),
             exit: None,
@@ -271,7 +276,7 @@ impl Child {
         let state = self.reported_state();
         let is_anothers = || {
             let birth = self.birth?;
-            Some(table::start_time(self.pid)? != birth)
+            Some(table::start_time(self.pid)? != birth.get())
         };
         // A start time that cannot be read does not prove that it is another process.
         if state != State::Lost && is_anothers() == Some(true) { State::Lost } else { state }
@@ -293,12 +298,13 @@ impl Child {
             return Reap::Nothing;
         }
         if self.leads && (self.kill_group_at_exit || self.hold_for_group) && self.state() == State::Zombie {
-            self.died.get_or_insert(now);
+            self.rare().died.get_or_insert(now);
             if self.kill_group_at_exit {
                 // An error means that no other process is in the group.
                 let _ = self.signal_group(libc::SIGKILL);
             } else if !self.group_outlives_leader() {
-                match living.get_or_insert_with(Living::look).has(self.pid, self.group_killed) {
+                let group_killed = self.rare().group_killed;
+                match living.get_or_insert_with(Living::look).has(self.pid, group_killed) {
                     Some(true) => return Reap::Later,
                     Some(false) => {}
                     None => {
@@ -325,7 +331,8 @@ impl Child {
                 (None, Usage::default())
             }
         };
-        let wall_time = self.died.unwrap_or(now).saturating_duration_since(self.started);
+        let died = self.rare.as_ref().and_then(|rare| rare.died);
+        let wall_time = died.unwrap_or(now).saturating_duration_since(self.started);
         let exit = Exit { status, usage, wall_time, requested: self.requested };
         self.exit = Some(Box::new(exit));
         self.forget_process_limit(sources);
@@ -333,6 +340,10 @@ impl Child {
             sources.forget(*source);
         }
         Reap::Exited(exit)
+    }
+
+    pub(super) fn rare(&mut self) -> &mut Rare {
+        self.rare.get_or_insert_default()
     }
 
     pub(crate) fn readers(&self) -> impl Iterator<Item = i32> {
@@ -346,9 +357,9 @@ impl Child {
         }
     }
 
-    /// Returns the terminal of a child that is reaped, to be read to its end.
-    pub(crate) fn hung_up_terminal(&mut self) -> Option<&mut Reader> {
-        if self.terminal { self.reader(1) } else { None }
+    /// Tells whether it was started on a pseudo-terminal.
+    pub(crate) fn is_on_terminal(&self) -> bool {
+        self.terminal
     }
 
     pub(super) fn writer(&mut self, fd: i32) -> Option<&mut Writer> {
@@ -537,7 +548,7 @@ impl Child {
         self.signal_group(signal)?;
         self.note_request(signal);
         if signal == libc::SIGKILL {
-            self.group_killed = Some(Moment::now());
+            self.rare().group_killed = Some(Moment::now());
         }
         Ok(())
     }

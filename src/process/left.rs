@@ -80,7 +80,8 @@ impl Left {
             None if child.hold_for_group => return Fate::Gone(None),
             None => return Fate::Unknown,
         };
-        let (is_cgroup, killed, frozen) = (matches!(place, Place::Cgroup(_)), child.tree_killed, child.frozen.take());
+        let rare = child.rare.take().map(|rare| *rare).unwrap_or_default();
+        let (is_cgroup, killed, frozen) = (matches!(place, Place::Cgroup(_)), rare.tree_killed, rare.frozen);
         let look_at = Some(now + FIRST_PAUSE);
         let left = Self {
             place,

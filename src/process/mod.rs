@@ -26,6 +26,7 @@ mod tree;
 use std::collections::VecDeque;
 use std::fmt;
 use std::io::{self, IoSlice};
+use std::os::fd::BorrowedFd;
 use std::time::Instant;
 
 use crate::error::{SignalError, WriteError};
@@ -46,6 +47,23 @@ pub(crate) use tree::{Agenda, Stem, Sweep};
 /// reaches nothing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ProcessId(pub(crate) Key);
+
+impl ProcessId {
+    /// Makes an id that no reactor gives to a process, for tests of a host. Equal numbers make equal
+    /// ids.
+    ///
+    /// ```
+    /// use childminder::{ProcessId, Reactor};
+    ///
+    /// assert_ne!(ProcessId::dummy(1), ProcessId::dummy(2));
+    /// assert!(Reactor::new()?.process(ProcessId::dummy(1)).is_none());
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
+    #[must_use]
+    pub fn dummy(number: u32) -> Self {
+        Self(Key::unused(number))
+    }
+}
 
 /// A process of a reactor: see [`Reactor::process`](crate::Reactor::process).
 ///
@@ -341,11 +359,44 @@ impl Process<'_> {
     /// `ioctl(2)`.
     #[doc(alias = "TIOCSWINSZ")]
     pub fn resize(&mut self, rows: u16, columns: u16) -> io::Result<()> {
-        let terminal = self.child.pipes.iter().find_map(|(_, pipe)| match pipe {
+        sys::pty::resize(self.terminal().ok_or(io::ErrorKind::NotConnected)?, rows, columns)
+    }
+
+    /// Returns our end of the child's pseudo-terminal, to ask for and set what `termios(3)` and
+    /// `ioctl_tty(2)` have: its modes, its size, its foreground process group. `None` if the child
+    /// has no terminal or it is closed.
+    ///
+    /// The reactor reads and writes it, and needs it non-blocking.
+    ///
+    /// ```
+    /// use childminder::{Command, Event, Pty, Reactor};
+    /// use rustix::termios::{LocalModes, tcgetattr, tcgetpgrp, tcgetwinsize};
+    ///
+    /// # if !cfg!(target_os = "linux") { return Ok(()); }
+    /// let mut reactor = Reactor::new()?;
+    /// let mut command = Command::new("sh");
+    /// command.args(["-c", "stty -echo; echo ready; exec sleep 60"]).pty(Pty::new().size(50, 100));
+    /// let id = reactor.spawn_process(&command)?;
+    /// let mut ready = false;
+    /// while !ready {
+    ///     reactor.turn(None, |_, event| ready |= matches!(event, Event::Data { .. }))?;
+    /// }
+    /// let mut process = reactor.process(id).expect("it has not ended");
+    /// let terminal = process.terminal().expect("it is open");
+    /// assert!(!tcgetattr(terminal)?.local_modes.contains(LocalModes::ECHO)); // it asks for a password
+    /// assert_eq!(tcgetwinsize(terminal)?.ws_col, 100);
+    /// assert_eq!(tcgetpgrp(terminal)?.as_raw_nonzero().get().unsigned_abs(), process.pid().unwrap());
+    /// # process.kill_group()?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    #[must_use]
+    #[doc(alias = "tcgetattr")]
+    #[doc(alias = "tcgetpgrp")]
+    pub fn terminal(&self) -> Option<BorrowedFd<'_>> {
+        self.child.pipes.iter().find_map(|(_, pipe)| match pipe {
             Pipe::Reader(reader) => reader.terminal(),
             Pipe::Writer(_) => None,
-        });
-        sys::pty::resize(terminal.ok_or(io::ErrorKind::NotConnected)?, rows, columns)
+        })
     }
 }
 

@@ -49,14 +49,14 @@ enum Theirs<'a> {
 
 impl<'a> Files<'a> {
     pub(super) fn open(command: &'a Parts, null: BorrowedFd<'a>) -> Result<Self, SpawnError> {
-        let fail = |stage, error| SpawnError::new(command.program.clone(), stage, error);
+        let fail = |stage, error| SpawnError::new(command.program().to_owned(), stage, error);
         let refuse = |what| fail(Stage::Command, io::Error::new(io::ErrorKind::InvalidInput, what));
         let owner = command.attributes().uid;
         let mut files = Self { ours: Vec::new(), theirs: Map::new(), owner, terminal: false };
 
         match command.attributes().pty {
-            Some(_) if command.fds.keys().any(|fd| *fd <= 2) => {
-                return Err(refuse("descriptors 0, 1 and 2 are the pseudo-terminal's"));
+            Some(_) if command.fds.keys().any(|fd| (0..2).contains(fd)) => {
+                return Err(refuse("descriptors 0 and 1 are the pseudo-terminal's"));
             }
             Some(pty) => files.open_terminal(pty).map_err(|error| fail(Stage::Pipe, error))?,
             None => {
@@ -107,7 +107,7 @@ impl<'a> Files<'a> {
 
     fn add(&mut self, command: &Parts, fd: i32, stdio: &'a Stdio, null: BorrowedFd<'a>) -> Result<(), SpawnError> {
         let opened = |result: io::Result<Theirs<'a>>| {
-            result.map_err(|error| SpawnError::new(command.program.clone(), Stage::Pipe, error))
+            result.map_err(|error| SpawnError::new(command.program().to_owned(), Stage::Pipe, error))
         };
         let theirs = match &stdio.0 {
             Source::Piped if fd == 0 => opened(self.open_writer(fd))?,
@@ -127,7 +127,7 @@ impl<'a> Files<'a> {
                 None => {
                     let error = io::Error::from_raw_os_error(libc::EBADF);
                     let hint = Some("it is to be inherited, and the host has it closed".into());
-                    let error = SpawnError::new(command.program.clone(), Stage::Dup2, error);
+                    let error = SpawnError::new(command.program().to_owned(), Stage::Dup2, error);
                     return Err(error.on(format!("to descriptor {fd}")).with_hint(hint));
                 }
             },
@@ -177,7 +177,7 @@ impl<'a> Files<'a> {
 fn named(command: &Parts, path: &Path, file: io::Result<OwnedFd>) -> Result<OwnedFd, SpawnError> {
     file.map_err(|error| {
         let hint = open_hint(path, &error);
-        SpawnError::new(command.program.clone(), Stage::Open, error).on(path).with_hint(hint)
+        SpawnError::new(command.program().to_owned(), Stage::Open, error).on(path).with_hint(hint)
     })
 }
 

@@ -167,7 +167,7 @@ impl Tree<'_> {
         if matches!(sent, Err(SignalError::AlreadyExited)) {
             return sent;
         }
-        if self.stem.frozen().is_some() {
+        if self.stem.is_frozen() {
             let _ = self.thaw();
         }
         self.hold();
@@ -211,7 +211,7 @@ impl Tree<'_> {
                 if killed.is_ok() {
                     child.note_request(libc::SIGKILL);
                 }
-                killed_now.note(&mut child.tree_killed);
+                killed_now.note(&mut child.rare().tree_killed);
             }
             Stem::Left(left) => {
                 killed_now.note(&mut left.killed);
@@ -356,14 +356,21 @@ impl Tree<'_> {
 impl Stem<'_> {
     fn frozen(&mut self) -> &mut Option<Frozen> {
         match self {
-            Stem::Led(child) => &mut child.frozen,
+            Stem::Led(child) => &mut child.rare().frozen,
             Stem::Left(left) => &mut left.frozen,
+        }
+    }
+
+    fn is_frozen(&self) -> bool {
+        match self {
+            Stem::Led(child) => child.rare.as_ref().is_some_and(|rare| rare.frozen.is_some()),
+            Stem::Left(left) => left.frozen.is_some(),
         }
     }
 
     fn was_killed(&self) -> bool {
         match self {
-            Stem::Led(child) => child.tree_killed.is_some(),
+            Stem::Led(child) => child.rare.as_ref().is_some_and(|rare| rare.tree_killed.is_some()),
             Stem::Left(left) => left.killed.is_some(),
         }
     }

@@ -173,6 +173,7 @@ pub enum Event<'a> {
 
 /// The kind of readiness of a host's descriptor that causes events.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum Interest {
     /// It can be read.
     Readable,

@@ -125,9 +125,11 @@ impl Reactor {
     /// Ends a terminal with its child, even if other processes still have it open: the system has
     /// hung up on them.
     fn hang_up(&mut self, process: Key) {
-        let Some(child) = self.processes.get_mut(process) else { return };
-        let Some(terminal) = child.hung_up_terminal() else { return };
-        terminal.child_reaped();
+        let Some(child) = self.processes.get_mut(process).filter(|child| child.is_on_terminal()) else { return };
+        // The host may have closed the one and not the other.
+        if let Some(terminal) = child.reader(1) {
+            terminal.child_reaped();
+        }
         let mut child =
             Process { id: ProcessId(process), child, sources: &mut self.sources, notices: &mut self.notices };
         child.close(0);

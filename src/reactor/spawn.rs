@@ -155,7 +155,7 @@ impl Reactor {
             },
         };
         if parts.contain() == Contain::Cgroup {
-            let error = SpawnError::new(parts.program.clone(), Stage::Cgroup, refused.error());
+            let error = SpawnError::new(parts.program().to_owned(), Stage::Cgroup, refused.error());
             return Err(error.with_hint(Some(refused.reason().to_string())));
         }
         if parts.attributes().tree_limits.are_any() {
@@ -183,13 +183,13 @@ impl Reactor {
         }
         if let Err(refused) = cgroup.set_limits(limits) {
             let _ = cgroup.remove();
-            let error = SpawnError::new(command.program.clone(), Stage::Limit, refused.error());
+            let error = SpawnError::new(command.program().to_owned(), Stage::Limit, refused.error());
             return Err(Start::Failed(error.with_hint(Some(refused.reason().to_string()))));
         }
         #[cfg(target_os = "linux")]
         if let Err(error) = self.guard_home(&home) {
             let _ = cgroup.remove();
-            return Err(Start::Failed(SpawnError::new(command.program.clone(), Stage::Guard, error)));
+            return Err(Start::Failed(SpawnError::new(command.program().to_owned(), Stage::Guard, error)));
         }
         match self.start_in(command, key, Some(dir.as_fd())) {
             Ok(mut child) => {
@@ -198,7 +198,7 @@ impl Reactor {
                     if let Err(error) = child.watch_process_limit(key, &mut self.sources) {
                         let cgroup = child.abandon(&mut self.sources);
                         self.trees.remove_later(cgroup, clock());
-                        return Err(Start::Failed(SpawnError::new(command.program.clone(), Stage::Limit, error)));
+                        return Err(Start::Failed(SpawnError::new(command.program().to_owned(), Stage::Limit, error)));
                     }
                     // It may have been reached already.
                     self.trees.limits.push(key);
@@ -230,9 +230,9 @@ impl Reactor {
         #[cfg(target_os = "linux")]
         let number = match cgroup {
             Some(_) => None,
-            None => {
-                self.guard_number(key).map_err(|error| SpawnError::new(command.program.clone(), Stage::Guard, error))?
-            }
+            None => self
+                .guard_number(key)
+                .map_err(|error| SpawnError::new(command.program().to_owned(), Stage::Guard, error))?,
         };
         let started = clock();
         let (signals, arrived) = (&self.signals, &self.arrived_signals);
@@ -267,7 +267,7 @@ impl Reactor {
 /// The error for a limit of a tree that is in no cgroup.
 pub(super) fn no_limit(command: &Parts, reason: &str) -> SpawnError {
     let error = io::Error::new(io::ErrorKind::Unsupported, "it needs a cgroup");
-    SpawnError::new(command.program.clone(), Stage::Limit, error).with_hint(Some(reason.into()))
+    SpawnError::new(command.program().to_owned(), Stage::Limit, error).with_hint(Some(reason.into()))
 }
 
 /// The reason why no process was started in a cgroup.

@@ -205,7 +205,7 @@ impl Child {
         limit: Limit,
         mut look: impl FnMut(&mut Conversation, &mut Reactor) -> Poll<T>,
     ) -> Result<Option<T>, TalkError> {
-        let (start, mut has_turned) = (clock(), false);
+        let (start, mut has_turned, mut has_passed) = (clock(), false, false);
         let mut driver = self.share.take(Press::AtOnce);
         loop {
             let Driver { reactor, conversation, time_limit } = &mut **driver;
@@ -221,14 +221,16 @@ impl Child {
             if left == Some(Duration::ZERO) && has_turned {
                 return Ok(None);
             }
-            if driver.is_pressed() {
-                drop(driver);
-                driver = self.share.take(deadline.map_or(Press::Never, Press::At));
+            let is_pressed = driver.is_pressed();
+            if is_pressed && !has_passed {
+                driver = driver.pass(deadline.map_or(Press::Never, Press::At));
+                has_passed = true;
             } else {
-                let turned = driver.turn(left);
-                has_turned = true;
+                // If others want it again and again, a turn comes in between all the same.
+                let turned = driver.turn(if is_pressed { Some(Duration::ZERO) } else { left });
                 driver.has_news();
                 turned.map_err(TalkError::Wait)?;
+                (has_turned, has_passed) = (true, false);
             }
         }
     }

@@ -8,12 +8,8 @@ use std::fmt;
 use std::io;
 use std::time::Duration;
 
-use crate::error::{SignalError, SpawnError};
+use crate::error::{SignalError, SpawnError, Tail};
 use crate::exit::Exit;
-use crate::monitor::lines::Escaped;
-
-/// How much of what a process has said is in a message, in bytes.
-const SHOWN: usize = 200;
 
 /// The error of a call of [`Child`](crate::Child).
 ///
@@ -92,20 +88,6 @@ pub enum TalkError {
 impl fmt::Debug for TalkError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "TalkError({self})")
-    }
-}
-
-/// The end of what a process has said.
-struct Tail<'a>(&'a [u8]);
-
-impl fmt::Display for Tail<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.0.is_empty() {
-            return f.write_str("nothing");
-        }
-        let start = self.0.len().saturating_sub(SHOWN);
-        let text = Escaped(&self.0[start..]).to_string();
-        write!(f, "{}{text:?}", if start > 0 { "…" } else { "" })
     }
 }
 

@@ -64,7 +64,10 @@ impl<D> Share<D> {
 
     /// Waits until it is this thread's turn.
     pub(super) fn take(&self, press: Press) -> Turn<'_, D> {
-        let mut queue = self.lock();
+        self.wait(self.lock(), press)
+    }
+
+    fn wait<'a>(&'a self, mut queue: MutexGuard<'a, Queue<D>>, press: Press) -> Turn<'a, D> {
         let ticket = queue.next;
         queue.next += 1;
         queue.content += 1;
@@ -102,7 +105,23 @@ impl<D> Share<D> {
     }
 }
 
-impl<D> Turn<'_, D> {
+impl<D> Queue<D> {
+    fn give_back(&mut self, shared: Option<D>) {
+        self.shared = shared;
+        self.serving += 1;
+    }
+}
+
+impl<'a, D> Turn<'a, D> {
+    /// Lets the others have it first. Nothing can happen between the last look of this thread and
+    /// its place in the queue.
+    pub(super) fn pass(mut self, press: Press) -> Self {
+        let mut queue = self.share.lock();
+        queue.give_back(self.shared.take());
+        self.share.moved.notify_all();
+        self.share.wait(queue, press)
+    }
+
     /// Notes that something may have happened that the others have not seen.
     pub(super) fn has_news(&self) {
         let mut queue = self.share.lock();
@@ -132,10 +151,10 @@ impl<D> DerefMut for Turn<'_, D> {
 
 impl<D> Drop for Turn<'_, D> {
     fn drop(&mut self) {
-        let mut queue = self.share.lock();
-        queue.shared = self.shared.take();
-        queue.serving += 1;
-        drop(queue);
-        self.share.moved.notify_all();
+        // It was given back if it was passed on.
+        if let Some(shared) = self.shared.take() {
+            self.share.lock().give_back(Some(shared));
+            self.share.moved.notify_all();
+        }
     }
 }

@@ -19,7 +19,7 @@ use childminder::{
 mod kernel;
 #[path = "../util/mod.rs"]
 mod util;
-use util::contained;
+pub(crate) use util::contained;
 #[allow(unused_imports)]
 pub(crate) use util::{WATCHDOG, in_cgroups, left_out, needs_root, needs_the_kernel, now, sh};
 

@@ -128,7 +128,7 @@ impl Care {
         watch.ready_timeout = self.ready_timeout;
         watch.watchdog = self.watchdog;
         watch.health = match &self.health {
-            Some((probe, failures)) => Some(Health { probe: probe.expand(base, instance)?, failures: *failures }),
+            Some((probe, failures)) => Some(Health::new(probe.expand(base, instance)?, *failures)),
             None => None,
         };
         Some(watch)

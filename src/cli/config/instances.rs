@@ -53,7 +53,7 @@ impl Config {
 impl Table {
     fn process(&self, instance: Option<u32>) -> ProcessConfig {
         ProcessConfig {
-            name: numbered(&self.name, instance),
+            name: numbered(&self.name, instance).into(),
             settings: self.settings.expand(&self.base, instance).into(),
             policy: policy_of(&self.policy, &self.base, instance),
             autostart: self.autostart,

@@ -276,9 +276,9 @@ fn show_strategy(strategy: Strategy) -> &'static str {
 
 fn show_when(when: When) -> &'static str {
     match when {
-        When::Ready => "ready",
         When::Started => "started",
         When::Completed => "completed",
+        _ => "ready",
     }
 }
 

@@ -28,7 +28,7 @@ use crate::cli::safe_path::{self, Creation, Target};
 pub(crate) struct ProcessConfig {
     /// Unique within the file. It consists of letters, digits and `-_.:@+`, so that it needs no
     /// quoting in a shell and is no glob.
-    pub(crate) name: String,
+    pub(crate) name: Arc<str>,
     /// The settings that a running process cannot take over.
     pub(crate) settings: Rc<Settings>,
     /// The rules by which it is restarted and stopped. They can change while it runs.
@@ -222,7 +222,8 @@ impl ProcessConfig {
         command.contain(settings.contain);
         settings.stdin.apply(&mut command);
         if settings.stdin != Stdin::Terminal {
-            command.stdout(settings.stdout.stdio()?).stderr(settings.stderr.stdio()?);
+            settings.stdout.apply(&mut command, 1)?;
+            settings.stderr.apply(&mut command, 2)?;
         }
         Ok(command)
     }
@@ -288,9 +289,10 @@ impl Settings {
 }
 
 impl Output {
-    fn stdio(&self) -> io::Result<Stdio> {
-        Ok(match self {
-            Self::Prefix | Self::File { .. } => Stdio::piped(),
+    /// Gives the output to a command as its descriptor `fd`, which is a pipe by default.
+    fn apply(&self, command: &mut Command, fd: i32) -> io::Result<()> {
+        let stdio = match self {
+            Self::Prefix | Self::File { .. } => return Ok(()),
             Self::Null => Stdio::null(),
             Self::Inherit => Stdio::inherit(),
             Self::Direct { path, new } => match safe_path::find(path) {
@@ -300,7 +302,9 @@ impl Output {
                     Stdio::open_with(path, move |path| safe_path::open_for_child(path, new))
                 }
             },
-        })
+        };
+        command.fd(fd, stdio);
+        Ok(())
     }
 
     /// The mode and the owner of its file, if it goes to a file.

@@ -128,13 +128,15 @@ fn write_policy(f: &mut impl Write, policy: &Policy) -> fmt::Result {
     if policy.stop.is_empty() {
         return Ok(());
     }
-    let steps = policy.stop.iter().map(|step| {
+    let steps = policy.stop.iter().filter_map(|step| {
         let action = match &step.action {
             StopAction::Signal(signal) => format!("signal = \"{}\"", show_signal(*signal)),
             StopAction::Command(words) => format!("command = [{}]", show_words(words)),
+            // The file knows no other.
+            _ => return None,
         };
         let whom = if step.scope == StopScope::Main { "main" } else { "all" };
-        format!("{{ {action}, whom = \"{whom}\", wait = \"{}\" }}", show_duration(step.wait))
+        Some(format!("{{ {action}, whom = \"{whom}\", wait = \"{}\" }}", show_duration(step.wait)))
     });
     writeln!(f, "stop = [{}]", join(steps))
 }

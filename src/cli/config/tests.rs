@@ -63,7 +63,7 @@ fn the_example_says_what_its_comments_say() {
     assert_eq!(config.socket, Some(SocketPath::At("/tmp/childminder.sock".into())));
     assert_eq!(config.access, Access { mode: Some(0o600), gid: Some(0) });
     let processes: Vec<_> = config.processes().collect();
-    let names: Vec<_> = processes.iter().map(|process| process.name.as_str()).collect();
+    let names: Vec<_> = processes.iter().map(|process| &*process.name).collect();
     assert_eq!(names, ["web", "worker:1", "worker:2", "job"]);
     let [web, _, worker, _] = &processes[..] else { unreachable!() };
     assert_eq!(web.settings.command, ["python3", "-m", "http.server", "8000"]);

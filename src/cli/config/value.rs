@@ -317,8 +317,8 @@ pub(super) fn stop_scope(value: &DeValue<'_>) -> Parsed<StopScope> {
 
 pub(super) fn show_stop_scope(scope: StopScope) -> &'static str {
     match scope {
-        StopScope::All => "group",
         StopScope::Main => "main",
+        _ => "group",
     }
 }
 

@@ -130,9 +130,9 @@ impl Up {
 
     /// The names that the request selects, in the order of the file.
     pub(super) fn select(&self, request: &Request) -> Result<Vec<String>, Refusal> {
-        let all = || self.processes.iter().map(|process| &process.name);
+        let all = || self.processes.iter().map(|process| &*process.name);
         if request.names.is_empty() {
-            return Ok(all().cloned().collect());
+            return Ok(all().map(str::to_owned).collect());
         }
         if let [name] = &request.names[..] {
             if self.monitor.status(name).is_some() {
@@ -141,14 +141,14 @@ impl Up {
         }
         // Most patterns are plain names, and there may be thousands of them.
         let (globs, plain): (Vec<&String>, Vec<_>) = request.names.iter().partition(|name| glob::is_glob(name));
-        let plain: HashSet<&String> = plain.into_iter().collect();
-        let known: HashSet<&String> = all().filter(|name| plain.contains(name)).collect();
+        let plain: HashSet<&str> = plain.into_iter().map(String::as_str).collect();
+        let known: HashSet<&str> = all().filter(|name| plain.contains(name)).collect();
         let follows = matches!(request.action, Action::Logs(Query { follow: true, .. }) | Action::Events);
         let is_known = |pattern: &&String| match glob::is_glob(pattern) {
             // A process of this name may come later.
             true if follows => true,
             true => all().any(|name| glob::matches(pattern, name)),
-            false => known.contains(pattern),
+            false => known.contains(pattern.as_str()),
         };
         if let Some(unknown) = request.names.iter().find(|pattern| !is_known(pattern)) {
             let instances = format!("{unknown}:*");
@@ -157,9 +157,8 @@ impl Up {
             let start: String = unknown.chars().take(100).collect();
             return Err(format!("there is no process `{}`{hint}", visible(&start)).into());
         }
-        let is_meant =
-            |name: &&String| plain.contains(name) || globs.iter().any(|pattern| glob::matches(pattern, name));
-        Ok(all().filter(is_meant).cloned().collect())
+        let is_meant = |name: &&str| plain.contains(name) || globs.iter().any(|pattern| glob::matches(pattern, name));
+        Ok(all().filter(is_meant).map(str::to_owned).collect())
     }
 
     /// A hint at the known name that an unknown one was probably meant to be.
@@ -170,7 +169,7 @@ impl Up {
         let tables = self.processes.iter().filter_map(|process| Some(process.name.rsplit_once(':')?.0));
         let mut tables: Vec<String> = tables.map(|table| format!("{table}:*")).collect();
         tables.dedup();
-        let names = self.processes.iter().map(|process| process.name.as_str());
+        let names = self.processes.iter().map(|process| &*process.name);
         let known: Vec<&str> = names.chain(tables.iter().map(|table| table.trim_end_matches(":*"))).collect();
         match nearest(&unknown.to_lowercase(), &known) {
             // A table is no process.
@@ -212,7 +211,7 @@ impl Up {
     fn signal_to_reload(&mut self, reactor: &mut Reactor, names: Vec<String>) -> Result<Vec<String>, Refusal> {
         let signals: HashMap<_, _> =
             self.processes.iter().map(|process| (process.name.clone(), process.reload_signal)).collect();
-        if let Some(name) = names.iter().find(|name| signals.get(*name).copied().flatten().is_none()) {
+        if let Some(name) = names.iter().find(|name| signals.get(name.as_str()).copied().flatten().is_none()) {
             return Err(format!("{name} has no `reload-signal` in the file").into());
         }
         self.send(reactor, names, |name| signals.get(name).copied().flatten().unwrap_or_default())

@@ -97,6 +97,8 @@ impl Up {
         if !std::mem::replace(&mut self.compressor.failed, true) {
             let path = path.display();
             self.reporter().say(&format!("{path}: a rotated file stays as it is, because gzip has failed: {why}"));
+            // The messages of this turn may have been written already.
+            self.reporter().console.flush();
         }
     }
 

@@ -87,7 +87,40 @@ mistake in the file or in the command line, and 125 any other failure.
 ";
 
 /// Runs the processes of the file.
-pub(super) fn main(mut arguments: Parser) -> Result<u8, Failure> {
+pub(super) fn main(arguments: Parser) -> Result<u8, Failure> {
+    let (mut reactor, mut up) = match prepare(arguments)? {
+        Prepared::Supervisor(reactor, up) => (reactor, up),
+        Prepared::Nothing(code) => return Ok(code),
+    };
+    // What the reading of the file has taken. The tables that grow with the starts then grow into
+    // memory that is not in use before they need it.
+    childminder::trim_heap();
+    let result = reactor.run_service(&mut *up);
+    // The readers of our outputs have a moment left. A signal that comes now must not change the
+    // exit code.
+    signals::block();
+    up.say_left();
+    let deadline = reactor.now() + LAST_WORDS;
+    up.read_rest(&mut reactor, deadline);
+    up.give_up_compression(&mut reactor);
+    up.reporter().finish(&reactor, deadline);
+    let code = up.ends.code.unwrap_or(0);
+    drop(up);
+    drop(reactor);
+    result.map(|()| code).map_err(|error| Failure::Other(words::stopped_because(&error)))
+}
+
+/// What the command line and the file ask for.
+enum Prepared {
+    Supervisor(Box<Reactor>, Box<Up>),
+    /// The exit code, if there is nothing to run.
+    Nothing(u8),
+}
+
+/// Reads the command line and the file. It is not inlined, so that the stack of the supervisor has no
+/// room for what this takes.
+#[inline(never)]
+fn prepare(mut arguments: Parser) -> Result<Prepared, Failure> {
     descriptor::note_inherited();
     let mut file = FileName::default();
     let (mut ends, mut look) = (Ends::default(), Look::default());
@@ -104,7 +137,7 @@ pub(super) fn main(mut arguments: Parser) -> Result<u8, Failure> {
             }
             Arg::Short('h') | Arg::Long("help") => {
                 output::say(HELP)?;
-                return Ok(0);
+                return Ok(Prepared::Nothing(0));
             }
             other => return Err(other.unexpected().into()),
         }
@@ -119,25 +152,13 @@ pub(super) fn main(mut arguments: Parser) -> Result<u8, Failure> {
         }
         Err(errors) => {
             output::complain_plainly(&errors.to_string());
-            return Ok(2);
+            return Ok(Prepared::Nothing(2));
         }
     };
-    let mut reactor = Reactor::new()?;
-    let mut up = Up::new(&mut reactor, absolute?, config, look)?;
+    let mut reactor = Box::new(Reactor::new()?);
+    let mut up = Box::new(Up::new(&mut reactor, absolute?, config, look)?);
     up.ends = ends;
-    let result = reactor.run_service(&mut up);
-    // The readers of our outputs have a moment left. A signal that comes now must not change the
-    // exit code.
-    signals::block();
-    up.say_left();
-    let deadline = reactor.now() + LAST_WORDS;
-    up.read_rest(&mut reactor, deadline);
-    up.give_up_compression(&mut reactor);
-    up.reporter().finish(&reactor, deadline);
-    let code = up.ends.code.unwrap_or(0);
-    drop(up);
-    drop(reactor);
-    result.map(|()| code).map_err(|error| Failure::Other(words::stopped_because(&error)))
+    Ok(Prepared::Supervisor(reactor, up))
 }
 
 /// The supervisor: the monitor, and what connects it to the file, the clients and the signals.
@@ -167,7 +188,7 @@ struct Up {
     /// What the command line says of how lines are written.
     look: Look,
     /// The names of the processes that start with the service.
-    autostart: Vec<String>,
+    autostart: Vec<Arc<str>>,
     /// Whether the processes are killed when this command is killed.
     kills_at_death: bool,
     /// The folder in which the cgroups of the processes are made, if the file sets one.
@@ -178,7 +199,7 @@ struct Up {
 /// The part of a process's settings that the monitor does not keep.
 #[derive(Debug)]
 struct KnownProcess {
-    name: String,
+    name: Arc<str>,
     fingerprint: Fingerprint,
     /// The signal that makes it read its own configuration again.
     reload_signal: Option<i32>,
@@ -187,7 +208,7 @@ struct KnownProcess {
 impl KnownProcess {
     fn new(process: &ProcessConfig) -> Self {
         let reload_signal = process.care.as_ref().and_then(|care| care.reload_signal);
-        Self { name: process.name.clone(), fingerprint: process.fingerprint(), reload_signal }
+        Self { name: Arc::clone(&process.name), fingerprint: process.fingerprint(), reload_signal }
     }
 }
 
@@ -233,7 +254,7 @@ impl Up {
             let failed = |error: &dyn std::fmt::Display| Failure::Other(format!("[{}] {error}", process.name));
             let command = commands.of(&process).map_err(|error| failed(&error))?;
             let policy = Arc::clone(&process.policy);
-            let added = monitor.add_process_with(reactor, process.name.as_str(), &command, policy);
+            let added = monitor.add_process_with(reactor, Arc::clone(&process.name), &command, policy);
             added.map_err(|error| failed(&error))?;
             monitor.observer_mut().set(reactor, &process);
             if process.watch.is_some() {
@@ -245,6 +266,7 @@ impl Up {
                 autostart.push(process.name);
             }
         }
+        processes.shrink_to_fit();
         monitor.set_order(reactor, &order).map_err(|error| Failure::Other(error.to_string()))?;
         Ok(Self {
             file,
@@ -275,7 +297,7 @@ impl Up {
     }
 
     /// Starts these processes one after the other.
-    fn start_all(&mut self, reactor: &mut Reactor, names: &[String]) {
+    fn start_all(&mut self, reactor: &mut Reactor, names: &[impl AsRef<str>]) {
         let many = names.len() > MANY && self.reporter().console.shows_progress();
         self.reporter().quiet_starts = many;
         for (index, name) in names.iter().enumerate() {
@@ -284,11 +306,11 @@ impl Up {
                 self.reporter().console.set_progress(Some(progress));
                 self.reporter().console.flush();
             }
-            let _ = self.monitor.start_process(reactor, name);
+            let _ = self.monitor.start_process(reactor, name.as_ref());
             self.reporter().console.relieve();
         }
         if many {
-            let running = names.iter().filter(|name| self.process(name).is_some()).count();
+            let running = names.iter().filter(|name| self.process(name.as_ref()).is_some()).count();
             let console = &mut self.reporter().console;
             console.set_progress(None);
             console.say(&format!("started {running} of {}", names.len()));
@@ -448,7 +470,7 @@ impl Service for Up {
         let names = std::mem::take(&mut self.autostart);
         self.parent_awaits(&names);
         self.start_all(reactor, &names);
-        // What the reading of the file has taken.
+        drop(names);
         childminder::trim_heap();
         self.after_event(reactor);
     }

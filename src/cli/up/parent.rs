@@ -6,6 +6,7 @@
 
 use std::collections::VecDeque;
 use std::io;
+use std::sync::Arc;
 use std::time::Duration;
 
 use childminder::restart::State;
@@ -24,7 +25,7 @@ const WAITING: usize = 8;
 pub(super) struct Parent {
     ready: bool,
     /// The processes that start by themselves and are not up yet.
-    awaited: Vec<String>,
+    awaited: Vec<Arc<str>>,
     stopping: bool,
     /// How many processes run, of how many.
     counts: Option<(usize, usize)>,
@@ -127,7 +128,7 @@ impl Up {
     }
 
     /// Notes that we are ready when these processes are up.
-    pub(super) fn parent_awaits(&mut self, names: &[String]) {
+    pub(super) fn parent_awaits(&mut self, names: &[Arc<str>]) {
         if let Some(parent) = &mut self.parent {
             parent.awaited = names.to_vec();
         }
@@ -138,7 +139,7 @@ impl Up {
     fn is_ready(&mut self) -> bool {
         let monitor = &self.monitor;
         let Some(parent) = &mut self.parent else { return false };
-        let is_awaited = |name: &String| {
+        let is_awaited = |name: &Arc<str>| {
             monitor.status(name).is_some_and(|status| match status.state {
                 State::Waiting { .. } => !monitor.waits_in_vain(name),
                 State::Starting => true,

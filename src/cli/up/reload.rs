@@ -96,7 +96,7 @@ impl Up {
         let (look, access, order, main) = (new.look, new.access, new.order.clone(), new.file.clone());
         for process in new.into_processes() {
             let now = KnownProcess::new(&process);
-            let change = old.get(process.name.as_str()).map(|old| old.change(now.fingerprint));
+            let change = old.get(&*process.name).map(|old| old.change(now.fingerprint));
             known.push(now);
             if change == Some(Change::Nothing) {
                 continue;
@@ -124,13 +124,13 @@ impl Up {
         let mut changes = Changes::default();
         let before = std::mem::replace(&mut self.processes, known);
         let wanted = fingerprints(&self.processes);
-        let gone: Vec<_> = before.into_iter().filter(|process| !wanted.contains_key(process.name.as_str())).collect();
+        let gone: Vec<_> = before.into_iter().filter(|process| !wanted.contains_key(&*process.name)).collect();
         for KnownProcess { name: process, .. } in gone {
             let id = self.monitor.status(&process).and_then(|status| status.process);
             let _ = self.monitor.remove_process(reactor, &process);
             self.monitor.observer_mut().remove(&process, id.is_some());
-            changes.goals.push((process.clone(), Goal::Down { process: id }));
-            changes.removed.push(process);
+            changes.goals.push((process.to_string(), Goal::Down { process: id }));
+            changes.removed.push(process.to_string());
         }
         // Those that are added start when all is known that they may have to wait for.
         let mut starts = Vec::new();
@@ -140,15 +140,15 @@ impl Up {
                     let _ = self.monitor.set_watch(reactor, &process.name, process.watch.clone());
                     let _ = self.monitor.set_process_policy(reactor, &process.name, Arc::clone(&process.policy));
                     self.reporter().update(&process);
-                    changes.updated.push(process.name.clone());
+                    changes.updated.push(process.name.to_string());
                 }
                 (None, Some(command)) => {
                     self.add(reactor, &process, &command);
                     if process.autostart {
-                        starts.push(process.name.clone());
-                        changes.goals.push((process.name.clone(), Goal::Running { instead_of: None }));
+                        starts.push(Arc::clone(&process.name));
+                        changes.goals.push((process.name.to_string(), Goal::Running { instead_of: None }));
                     }
-                    changes.added.push(process.name.clone());
+                    changes.added.push(process.name.to_string());
                 }
                 (Some(_), Some(command)) => {
                     let status = self.monitor.status(&process.name);
@@ -158,10 +158,10 @@ impl Up {
                     let _ = self.monitor.remove_process(reactor, &process.name);
                     self.add(reactor, &process, &command);
                     if up {
-                        starts.push(process.name.clone());
-                        changes.goals.push((process.name.clone(), Goal::Running { instead_of: id }));
+                        starts.push(Arc::clone(&process.name));
+                        changes.goals.push((process.name.to_string(), Goal::Running { instead_of: id }));
                     }
-                    changes.restarted.push(process.name.clone());
+                    changes.restarted.push(process.name.to_string());
                 }
                 _ => {}
             }
@@ -224,8 +224,8 @@ impl Up {
 
     fn add(&mut self, reactor: &mut Reactor, process: &ProcessConfig, command: &Command) {
         self.monitor.observer_mut().set(reactor, process);
-        let name = process.name.as_str();
-        let added = self.monitor.add_process_with(reactor, name, command, Arc::clone(&process.policy));
+        let name = &process.name;
+        let added = self.monitor.add_process_with(reactor, Arc::clone(name), command, Arc::clone(&process.policy));
         let watched = added.and_then(|()| match &process.watch {
             Some(watch) => self.monitor.set_watch(reactor, name, watch.clone()),
             None => Ok(()),
@@ -237,5 +237,5 @@ impl Up {
 }
 
 fn fingerprints(processes: &[KnownProcess]) -> HashMap<&str, Fingerprint> {
-    processes.iter().map(|process| (process.name.as_str(), process.fingerprint)).collect()
+    processes.iter().map(|process| (&*process.name, process.fingerprint)).collect()
 }

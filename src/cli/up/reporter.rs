@@ -5,7 +5,7 @@
 //! counted and dropped.
 
 use std::collections::HashMap;
-use std::rc::Rc;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use childminder::restart::State;
@@ -42,7 +42,7 @@ pub(super) struct Reporter {
     /// The time when a file that has failed is to be tried again, and the timer for it.
     retry_at: Option<Instant>,
     retry: Option<TimerId>,
-    streams: HashMap<Rc<str>, Box<Streams>>,
+    streams: HashMap<Arc<str>, Box<Streams>>,
     /// How lines are written for which no other way is set.
     look: Look,
     /// The number of the next name, which gives it its colour.
@@ -114,14 +114,13 @@ impl Reporter {
     pub(super) fn set(&mut self, reactor: &mut Reactor, process: &ProcessConfig) {
         let out = self.sink(reactor, &process.settings.stdout);
         let err = self.sink(reactor, &process.settings.stderr);
-        let (next, name) = (self.next_number, process.name.as_str());
-        let is_new = !self.streams.contains_key(name);
-        let name: Rc<str> = name.into();
-        let streams = self.streams.entry(Rc::clone(&name)).or_insert_with(|| {
+        let (next, name) = (self.next_number, Arc::clone(&process.name));
+        let is_new = !self.streams.contains_key(&name);
+        let streams = self.streams.entry(Arc::clone(&name)).or_insert_with(|| {
             self.next_number += 1;
             let (look, dress) = (Look::default(), Dress::default());
             let speaker = Speaker { author: Some(name), number: next, raw: process.raw, look, dress };
-            let (recent, most_recent, start_error) = (None, None, None);
+            let (recent, most_recent) = (None, None);
             let (remains, removed) = (false, false);
             Box::new(Streams {
                 speaker,
@@ -129,9 +128,7 @@ impl Reporter {
                 err,
                 recent,
                 most_recent,
-                start_error,
                 trouble: None,
-                foreign: 0,
                 tells_readiness: false,
                 remains,
                 input: Input::None,
@@ -224,7 +221,7 @@ impl Reporter {
 
     /// The error of the last start of a process, if that failed.
     pub(super) fn start_error(&self, name: &str) -> Option<&str> {
-        self.streams.get(name)?.start_error.as_deref()
+        self.streams.get(name)?.trouble.as_ref()?.start_error.as_deref()
     }
 
     /// Shows the start of a line of a process, if it goes to a terminal with the name in front.
@@ -436,7 +433,9 @@ impl Observer for Reporter {
         self.events.note("started", Some(name), || json!({ "pid": pid }));
         self.alive += 1;
         if let Some(streams) = self.streams.get_mut(name) {
-            streams.start_error = None;
+            if let Some(trouble) = &mut streams.trouble {
+                trouble.start_error = None;
+            }
             (streams.pid, streams.is_new) = (pid, true);
         }
         if !self.quiet_starts {
@@ -451,7 +450,7 @@ impl Observer for Reporter {
         self.report(name, &format!("could not start: {error}"));
         if let Some(streams) = self.streams.get_mut(name) {
             streams.code = code;
-            streams.start_error = Some(error.into());
+            streams.trouble().start_error = Some(error.into());
         }
     }
 
@@ -475,7 +474,9 @@ impl Observer for Reporter {
     fn ready(&mut self, name: &str) {
         self.events.note("ready", Some(name), || Value::Null);
         let Some(streams) = self.streams.get_mut(name) else { return };
-        streams.trouble = None;
+        if let Some(trouble) = &mut streams.trouble {
+            (trouble.fault, trouble.check) = (None, None);
+        }
         if streams.tells_readiness {
             self.report(name, "ready");
         }
@@ -490,7 +491,7 @@ impl Observer for Reporter {
         self.events.note("fault", Some(name), || json!({ "error": fault.to_string() }));
         self.report(name, &format!("does not work: {fault}"));
         if let Some(streams) = self.streams.get_mut(name) {
-            streams.trouble().fault = Some(fault.to_string());
+            streams.trouble().fault = Some(fault.to_string().into());
         }
     }
 
@@ -498,7 +499,7 @@ impl Observer for Reporter {
 
     fn check_failed(&mut self, name: &str, why: &dyn std::fmt::Display) {
         if let Some(streams) = self.streams.get_mut(name) {
-            streams.trouble().check = Some(why.to_string());
+            streams.trouble().check = Some(why.to_string().into());
         }
     }
 
@@ -508,12 +509,13 @@ impl Observer for Reporter {
 
     fn message_refused(&mut self, name: &str, count: usize) {
         let Some(streams) = self.streams.get_mut(name) else { return };
-        let before = streams.foreign;
-        streams.foreign = before.saturating_add(count as u64);
+        let foreign = &mut streams.trouble().foreign;
+        let before = *foreign;
+        let all = before.saturating_add(count as u64);
+        *foreign = all;
         // Anybody may send any number of them, so the reports become rarer.
-        if before.checked_ilog2() != streams.foreign.checked_ilog2() {
-            let messages = if streams.foreign == 1 { "a message" } else { "messages" };
-            let all = streams.foreign;
+        if before.checked_ilog2() != all.checked_ilog2() {
+            let messages = if all == 1 { "a message" } else { "messages" };
             self.report(name, &format!("dropped {messages} that others have sent in its name, {all} so far"));
         }
     }

@@ -58,12 +58,8 @@ pub(super) struct Streams {
     /// it.
     pub(super) recent: Option<Box<Recent>>,
     pub(super) most_recent: Option<u32>,
-    /// The error of its last start, if that failed.
-    pub(super) start_error: Option<Box<str>>,
-    /// What is known of its faults since it was ready.
+    /// What is known of its faults, if there were any.
     pub(super) trouble: Option<Box<Trouble>>,
-    /// The messages that others have sent in its name.
-    pub(super) foreign: u64,
     /// Whether the file says how it becomes ready, so that this is of interest.
     pub(super) tells_readiness: bool,
     /// Whether some of its processes were still there after they were killed.
@@ -86,10 +82,14 @@ pub(super) struct Streams {
 /// Why a process does not work.
 #[derive(Debug, Default)]
 pub(super) struct Trouble {
-    /// Why its last process had to be replaced, if it had.
-    pub(super) fault: Option<String>,
-    /// Why its last check has failed, if it has.
-    pub(super) check: Option<String>,
+    /// The error of its last start, if that failed.
+    pub(super) start_error: Option<Box<str>>,
+    /// Why its last process had to be replaced, if it had, and it was not ready since.
+    pub(super) fault: Option<Box<str>>,
+    /// Why its last check has failed, if it has, and it was not ready since.
+    pub(super) check: Option<Box<str>>,
+    /// The number of messages that others have sent in its name.
+    pub(super) foreign: u64,
 }
 
 impl Streams {

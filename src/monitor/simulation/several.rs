@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use super::crew::{Crew, Kernel};
 use super::{Run, Step};
+use crate::error::into_io_error;
 use crate::monitor::order::machine::Request;
 use crate::monitor::order::{Order, OrderErrors};
 use crate::monitor::restart::{Input, Outcome, Policy, PolicyError, State};
@@ -72,6 +73,8 @@ impl fmt::Display for Refused {
 }
 
 impl std::error::Error for Refused {}
+
+into_io_error!(Refused, |_| std::io::ErrorKind::InvalidInput);
 
 /// The steps of several processes, with the time and the name of each.
 ///

@@ -23,7 +23,7 @@ fn probe() -> Probe {
 }
 
 fn full(ready: Ready) -> Watch {
-    let health = Some(Health { probe: probe(), failures: 2 });
+    let health = Some(Health::new(probe(), 2));
     Watch { ready, ready_timeout: Some(secs(10)), watchdog: Some(secs(3)), health }
 }
 

@@ -82,22 +82,23 @@ impl Plan {
         nofile: Option<Limit>,
         notify: Option<&OsStr>,
     ) -> Result<Self, SpawnError> {
+        let program = command.program();
         let refuse = |what: String| {
             let error = io::Error::new(io::ErrorKind::InvalidInput, what);
-            SpawnError::new(command.program.clone(), Stage::Command, error)
+            SpawnError::new(program.to_owned(), Stage::Command, error)
         };
-        if command.program.is_empty() {
+        if program.is_empty() {
             return Err(refuse("the program's name is empty".into()));
         }
         let nul = |what: &str| refuse(format!("a NUL byte in {what}"));
 
         let attributes = command.attributes();
-        let bytes =
-            command.args.iter().chain([attributes.arg0.as_ref().unwrap_or(&command.program)]).map(|arg| arg.len() + 1);
-        let mut argv = Strings::with_room(bytes.sum(), command.args.len() + 1);
-        argv.push(&[attributes.arg0.as_ref().unwrap_or(&command.program).as_bytes()])
-            .map_err(|Nul| nul("the program's name"))?;
-        for arg in &command.args {
+        let arg0 = attributes.arg0.as_deref().unwrap_or(program);
+        let (bytes, count) =
+            command.args().chain([arg0]).fold((0, 0), |(bytes, count), arg| (bytes + arg.len() + 1, count + 1));
+        let mut argv = Strings::with_room(bytes, count);
+        argv.push(&[arg0.as_bytes()]).map_err(|Nul| nul("the program's name"))?;
+        for arg in command.args() {
             argv.push(&[arg.as_bytes()]).map_err(|Nul| nul("an argument"))?;
         }
         argv.finish();
@@ -107,8 +108,8 @@ impl Plan {
         let listen_pid = env.push_listen(command).map_err(refuse)?;
         env.finish();
 
-        let mut paths = Strings::with_room(command.program.len() + 1, 1);
-        candidates(&command.program, path.as_deref(), &mut paths).map_err(|Nul| nul("the program's name or PATH"))?;
+        let mut paths = Strings::with_room(program.len() + 1, 1);
+        candidates(program, path.as_deref(), &mut paths).map_err(|Nul| nul("the program's name or PATH"))?;
         paths.finish();
 
         let dir = command.current_dir.as_ref().map(|dir| CString::new(dir.as_os_str().as_bytes()));
@@ -171,7 +172,7 @@ impl Plan {
 
     /// Returns the error for a failure of the parent.
     pub(super) fn explain_ours(&self, command: &Parts, stage: Stage, error: io::Error) -> SpawnError {
-        SpawnError::new(command.program.clone(), stage, error)
+        SpawnError::new(command.program().to_owned(), stage, error)
     }
 
     /// Whether the child changes its user or group. With shared memory, that costs the host its
@@ -190,12 +191,12 @@ impl Plan {
     /// Returns the error for a failure of the child.
     pub(super) fn explain(&self, command: &Parts, failure: Failure) -> SpawnError {
         let stage = failure.stage();
-        let error = SpawnError::new(command.program.clone(), stage, io::Error::from_raw_os_error(failure.errno));
+        let error = SpawnError::new(command.program().to_owned(), stage, io::Error::from_raw_os_error(failure.errno));
         match stage {
             Stage::Exec => {
                 let path = self.paths.get(failure.subject);
                 let hint = exec_hint(command, path, failure.errno, &self.who());
-                if path == command.program {
+                if path == command.program() {
                     error.with_hint(hint)
                 } else if failure.errno == libc::ENOENT {
                     // If several paths were tried, none of them is to blame, unless its file
@@ -213,7 +214,7 @@ impl Plan {
                 }
             }
             Stage::Wait => explain_wait(command, failure),
-            Stage::Chdir => error.on(command.current_dir.clone().unwrap_or_default()),
+            Stage::Chdir => error.on(command.current_dir.as_deref().unwrap_or(Path::new(""))),
             Stage::Dup2 => error.on(format!("to descriptor {}", failure.subject)),
             Stage::Rlimit => {
                 let resource = Resource::ALL.iter().find(|resource| resource.raw() == failure.subject);
@@ -240,7 +241,7 @@ pub(super) fn explain_wait(command: &Parts, failure: Failure) -> SpawnError {
         _ => (io::ErrorKind::TimedOut, "it was not there in time"),
     };
     let stuck = failure.stuck().map(|pid| format!("process {pid} was killed and is not gone yet"));
-    SpawnError::new(command.program.clone(), Stage::Wait, io::Error::new(kind, what)).with_hint(stuck)
+    SpawnError::new(command.program().to_owned(), Stage::Wait, io::Error::new(kind, what)).with_hint(stuck)
 }
 
 /// C strings one after another in one allocation, and the null-terminated array of pointers to them
@@ -445,7 +446,8 @@ fn credentials(command: &Parts) -> Result<Credentials, SpawnError> {
     if attributes.groups.is_none() && uid.is_none_or(|uid| uid == own_uid) && gid.is_none_or(|gid| gid == own_gid) {
         return Ok((None, None, None));
     }
-    let lookup = |uid| user::by_id(uid).map_err(|error| SpawnError::new(command.program.clone(), Stage::User, error));
+    let lookup =
+        |uid| user::by_id(uid).map_err(|error| SpawnError::new(command.program().to_owned(), Stage::User, error));
     let (gid, groups) = match (uid, gid, &attributes.groups) {
         (_, gid @ Some(_), Some(groups)) => (gid, Some(groups.clone())),
         (None, gid, groups) => (gid, Some(groups.clone().unwrap_or_default())),
