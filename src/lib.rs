@@ -28,7 +28,8 @@
 //! | [`ProcessMonitor`] | keeps processes running under their names, by a [`Policy`]; tells an [`Observer`] |
 //! | [`Controlled`], [`Handle`] | the same, asked from other threads |
 //! | [`Service`], [`MultiService`] | what is started and stopped with your program |
-//! | [`RunToEnd`] | one command from start to end, in one blocking call |
+//! | [`Child`] | a process, or a pipeline, to talk to in calls that wait, from one thread or several; [`Conversation`] is the same on your reactor |
+//! | [`RunToEnd`] | one command from start to end, in one blocking call; [`Cancel`] ends it from another thread |
 //! | [`RunMany`] | many commands, so many at a time, with [`Limits`] and on processors of their own |
 //! | [`JobControl`] | Ctrl-C and Ctrl-Z in a program with its own loop |
 //! | [`ProcessProtocol`], [`Feed`], [`LineReceiver`] | layers over the events: callbacks, input of any size, output as lines |
@@ -86,6 +87,7 @@ mod job_control;
 mod limit;
 mod limits;
 mod line_receiver;
+mod lines;
 mod map;
 mod monitor;
 mod notify;
@@ -120,7 +122,7 @@ pub use job_control::{JobControl, Request};
 pub use limit::{Limit, Resource};
 pub use limits::{EndedBy, Limits};
 pub use line_receiver::LineReceiver;
-pub use monitor::lines::Escaped;
+pub use lines::Escaped;
 pub use monitor::restart::{self, Leftovers, Policy, PolicyError, Restart};
 pub use monitor::simulation;
 pub use monitor::{Check, Fault, Health, Probe, Readiness, Ready, Watch};

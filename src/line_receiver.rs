@@ -7,8 +7,8 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use crate::lines::{MAX_LINE, Run};
 use crate::monitor::Line;
-use crate::monitor::lines::{MAX_LINE, Run};
 use crate::monitor::streams::{Streams, Writer};
 use crate::process::ProcessId;
 use crate::reactor::{Event, Reactor};

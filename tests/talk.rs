@@ -338,7 +338,7 @@ on_all_combinations! {
         assert!(said.exit.success() && said.pipes_left_open);
         assert!(is_alive(daemon));
         rustix::process::kill_process(
-            rustix::process::Pid::from_raw(daemon.cast_signed()).unwrap(),
+            rustix::process::Pid::from_raw(i32::try_from(daemon).unwrap()).unwrap(),
             rustix::process::Signal::KILL,
         )
         .unwrap();

@@ -8,7 +8,6 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::entry::Output;
-use super::lines::{Piece, Run};
 use super::observer::Observer;
 use super::order::phase::is_death;
 use super::restart::{Action, Input, Leftovers, State, StopAction};
@@ -16,6 +15,7 @@ use super::streams::{Streams, Writer};
 use super::watch::{Effect, Ready, Sign};
 use super::{ProcessMonitor, checks};
 use crate::exit::Exit;
+use crate::lines::{Piece, Run};
 use crate::process::ProcessId;
 use crate::reactor::timers::TimerId;
 use crate::reactor::{Event, Reactor};

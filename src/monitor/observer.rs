@@ -9,12 +9,12 @@ use std::time::Duration;
 
 use log::{debug, error, info, warn};
 
-use super::lines::{Escaped, each_line};
 use super::restart::State;
 use super::watch::Fault;
 use crate::contain::Remains;
 use crate::error::SpawnError;
 use crate::exit::Exit;
+use crate::lines::{Escaped, each_line};
 use crate::process::ProcessId;
 use crate::signal;
 

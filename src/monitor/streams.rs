@@ -3,8 +3,8 @@
 //! It reads nothing: it is told what was read. The one rule: every byte is passed on exactly once,
 //! in its order on its descriptor.
 
-use super::lines::{LineBuffer, Piece, Run};
 use super::observer::{Line, Lines};
+use crate::lines::{LineBuffer, Piece, Run};
 use crate::process::ProcessId;
 
 /// The lines that have begun on the descriptors of one process.
