@@ -215,7 +215,7 @@ impl NotifySocket {
     /// Takes a message out of the queue that came with descriptors. This may wait for its sender.
     pub(crate) fn drop_message(&self) {
         if let Some(socket) = &self.socket {
-            let _ = sys::notify::receive(socket.as_fd(), &mut [0]);
+            sys::notify::drop_message(socket.as_fd());
         }
     }
 

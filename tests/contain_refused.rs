@@ -12,6 +12,8 @@ mod util;
 mod apart;
 #[path = "util/cgroups.rs"]
 mod cgroups;
+#[path = "util/kernel.rs"]
+mod kernel;
 #[path = "util/marked.rs"]
 mod marked;
 #[path = "util/seccomp.rs"]
@@ -77,8 +79,11 @@ fn pidfds(errno: i32) -> Vec<Refused> {
 }
 
 fn play(part: &Part, (name, refused, strength, reason): Case, errno: i32) {
-    // Before Linux 5.14 only pidfds reach the members of a cgroup.
+    // Before Linux 5.14 only pidfds reach the members of a cgroup. On some architectures, no process
+    // is born in a cgroup.
     let (strength, reason) = match name {
+        "cgroup.kill" if !kernel::BORN_IN_CGROUP => (Some(Strength::Group), "no process can start in "),
+        "pidfds" if !kernel::BORN_IN_CGROUP => (Some(Strength::Cgroup), "clone3: "),
         "pidfds" if !part.0.join("cgroup.kill").exists() => (Some(Strength::Group), UNKILLABLE),
         _ => (strength, reason),
     };

@@ -5,7 +5,7 @@
 //! wait for its sender.
 
 #[cfg(target_os = "linux")]
-pub(crate) use linux::{credentials, peek, receive, stop};
+pub(crate) use linux::{credentials, drop_message, peek, receive, stop};
 
 #[cfg(target_os = "linux")]
 mod linux {
@@ -98,6 +98,12 @@ mod linux {
     /// none.
     pub(crate) fn receive(socket: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<Message> {
         receive_with(socket, buffer, ALL, 0)
+    }
+
+    /// Takes a message out of the queue without waiting for one. There is no room for what comes with
+    /// it, so the kernel closes the descriptors, which may wait.
+    pub(crate) fn drop_message(socket: BorrowedFd<'_>) {
+        let _ = receive_with(socket, &mut [0], 0, 0);
     }
 
     fn receive_with(socket: BorrowedFd<'_>, buffer: &mut [u8], room: usize, flags: i32) -> io::Result<Message> {

@@ -3,6 +3,19 @@
 
 #![allow(dead_code, unsafe_code, reason = "each test uses a part of it")]
 
+/// Whether a process can be born in a cgroup, which the library has written for these architectures.
+/// On others it enters the cgroup before its exec.
+pub(crate) const BORN_IN_CGROUP: bool = cfg!(any(
+    all(target_arch = "x86_64", target_pointer_width = "64"),
+    all(target_arch = "aarch64", target_pointer_width = "64"),
+    target_arch = "riscv64"
+));
+/// Whether another process takes messages with descriptors out of a queue, whose close may wait.
+pub(crate) const DISCARDS: bool = cfg!(any(
+    all(target_arch = "x86_64", target_pointer_width = "64"),
+    all(target_arch = "aarch64", target_pointer_width = "64")
+));
+
 /// Whether a pidfd reaches the members of a group whose leader was reaped (Linux 6.9).
 #[cfg(target_os = "linux")]
 pub(crate) fn reaches_groups_by_pidfd() -> bool {
