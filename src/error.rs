@@ -349,7 +349,8 @@ pub enum RunError {
     NotStarted,
     /// The command was not started, because its run was [cancelled](crate::Cancel) before.
     Cancelled,
-    /// The command was not started, because the signal that is to stop it does not exist.
+    /// The command was not started, because the signal that is to stop it does not exist, or one
+    /// that is to interrupt the run cannot be caught.
     NotASignal {
         /// The number.
         signal: i32,
@@ -381,7 +382,7 @@ impl fmt::Display for RunError {
             Self::Wait(error) => write!(f, "cannot wait for the process: {error}"),
             Self::NotStarted => f.write_str("it was not started: all runs were stopped before"),
             Self::Cancelled => f.write_str("it was not started: it was cancelled before"),
-            Self::NotASignal { signal } => write!(f, "it was not started: {signal} is not a signal to stop it with"),
+            Self::NotASignal { signal } => write!(f, "it was not started: {signal} is not a signal for this"),
             Self::Failed { exit, ended_by, stderr } => {
                 match ended_by {
                     EndedBy::Exit | EndedBy::Signal => write!(f, "it failed: {exit}")?,

@@ -55,6 +55,13 @@ impl Pty {
     }
 }
 
+impl Pty {
+    /// Tells whether what is written to it may be shown.
+    pub(crate) fn shows_input(self) -> bool {
+        self.echo && !self.raw
+    }
+}
+
 impl Default for Pty {
     fn default() -> Self {
         Self::new()

@@ -163,7 +163,8 @@ impl<'a> RunToEnd<'a> {
     ///
     /// - [`RunError::Spawn`] if the command could not be started.
     /// - [`RunError::Cancelled`] if it was cancelled before, and [`RunError::NotASignal`] if the
-    ///   [`stop_signal`](Self::stop_signal) does not exist. Nothing was started.
+    ///   [`stop_signal`](Self::stop_signal) or one of those that [interrupt](Self::interrupted_by)
+    ///   the run does not exist, or cannot be caught. Nothing was started.
     /// - [`RunError::Input`] if the input could not be read.
     /// - [`RunError::Wait`] if the system refused what is needed to wait.
     /// - [`RunError::Interrupted`] if a signal ended the run, and this program goes on because
@@ -171,8 +172,11 @@ impl<'a> RunToEnd<'a> {
     /// - [`RunError::StillRunning`] if the process still exists two seconds after it was killed.
     pub fn run(mut self) -> Result<Output, RunError> {
         let (spawn, reap) = self.methods;
-        let signal = self.settings.stop_signal;
-        if !(1..=signal::max()).contains(&signal) {
+        let exists = |signal: &i32| (1..=signal::max()).contains(signal);
+        let can_be_caught = |signal: &i32| exists(signal) && ![libc::SIGKILL, libc::SIGSTOP].contains(signal);
+        let stop_signal = Some(self.settings.stop_signal).filter(|signal| !exists(signal));
+        if let Some(signal) = stop_signal.or_else(|| self.signals.iter().copied().find(|signal| !can_be_caught(signal)))
+        {
             return Err(RunError::NotASignal { signal });
         }
         let mut reactor = Reactor::with_methods(spawn, reap).map_err(RunError::Wait)?;

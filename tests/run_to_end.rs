@@ -309,8 +309,10 @@ on_all_combinations! {
         });
         assert_eq!((output.exit.code(), output.ended_by), (Some(7), EndedBy::Asked));
         for signal in [0, -1, 1000] {
+            let error = harness.run_to_end(&command).interrupted_by(&[signal]).run().unwrap_err();
+            assert!(matches!(error, RunError::NotASignal { signal: number } if number == signal), "{error}");
             let error = harness.run_to_end(&command).stop_signal(signal).run().unwrap_err();
-            assert_eq!(error.to_string(), format!("it was not started: {signal} is not a signal to stop it with"));
+            assert_eq!(error.to_string(), format!("it was not started: {signal} is not a signal for this"));
         }
     }
 

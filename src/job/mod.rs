@@ -31,14 +31,14 @@ const OUTPUT_LIMIT: usize = 16 * 1024 * 1024;
 /// The default time from SIGTERM to SIGKILL, which is Twisted's.
 const KILL_TIME: Duration = Duration::from_secs(5);
 /// The default time for which other processes may go on writing after the exit.
-const DRAIN_TIME: Duration = Duration::from_millis(20);
+pub(crate) const DRAIN_TIME: Duration = Duration::from_millis(20);
 /// The minimum of that time when the whole tree was killed and only needs the time to exit.
 const KILLED_DRAIN_TIME: Duration = Duration::from_secs(1);
 /// The pause before a kill that was refused is tried again.
 const POLL: Duration = Duration::from_millis(10);
 /// The most that a pipe of ours can hold, in bytes. What comes after that was written after the
 /// exit.
-const PIPE: u64 = 1024 * 1024;
+pub(crate) const PIPE: u64 = 1024 * 1024;
 
 /// The settings that all runs have.
 #[derive(Debug, Clone)]

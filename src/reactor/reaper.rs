@@ -56,6 +56,12 @@ impl Reactor {
 
     /// Kills and reaps a child that cannot be watched.
     pub(super) fn give_up(&mut self, process: Key, error: SpawnError) -> Result<(), SpawnError> {
+        self.abandon(ProcessId(process));
+        Err(error)
+    }
+
+    /// Kills a process with its tree and reaps it, without an event.
+    pub(crate) fn abandon(&mut self, ProcessId(process): ProcessId) {
         self.close_inbox(process);
         if let Some(child) = self.processes.remove(process) {
             let cgroup = child.abandon(&mut self.sources);
@@ -63,7 +69,6 @@ impl Reactor {
         }
         #[cfg(target_os = "linux")]
         self.guard.forget(process);
-        Err(error)
     }
 
     /// Lists the exited children that no event of the poll reports: the ones without a pidfd, and

@@ -53,12 +53,16 @@ fn open_slave(master: &OwnedFd) -> io::Result<OwnedFd> {
     Ok(std::fs::File::options().read(true).write(true).custom_flags(libc::O_NOCTTY).open(name)?.into())
 }
 
-fn set_termios(slave: &OwnedFd, pty: Pty) -> io::Result<()> {
+fn attributes(terminal: BorrowedFd<'_>) -> io::Result<libc::termios> {
     let mut termios = MaybeUninit::<libc::termios>::zeroed();
     // SAFETY: `termios` has room for what tcgetattr writes.
-    cvt(unsafe { libc::tcgetattr(slave.as_raw_fd(), termios.as_mut_ptr()) })?;
+    cvt(unsafe { libc::tcgetattr(terminal.as_raw_fd(), termios.as_mut_ptr()) })?;
     // SAFETY: tcgetattr has filled it in.
-    let mut termios = unsafe { termios.assume_init() };
+    Ok(unsafe { termios.assume_init() })
+}
+
+fn set_termios(slave: &OwnedFd, pty: Pty) -> io::Result<()> {
+    let mut termios = attributes(super::fd::borrow(slave))?;
     if !pty.echo {
         termios.c_lflag &= !libc::ECHO;
     }
@@ -72,6 +76,23 @@ fn set_termios(slave: &OwnedFd, pty: Pty) -> io::Result<()> {
     // SAFETY: `termios` is a valid local.
     cvt(unsafe { libc::tcsetattr(slave.as_raw_fd(), libc::TCSANOW, &raw const termios) })?;
     Ok(())
+}
+
+/// What a terminal does with what is written to it.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Input {
+    /// Whether it shows each character (ECHO).
+    pub(crate) echoes: bool,
+    /// Whether it hands on whole lines (ICANON).
+    pub(crate) by_lines: bool,
+    /// The character that ends the input (VEOF).
+    pub(crate) end: u8,
+}
+
+pub(crate) fn input(master: BorrowedFd<'_>) -> io::Result<Input> {
+    let termios = attributes(master)?;
+    let echoes = termios.c_lflag & libc::ECHO != 0;
+    Ok(Input { echoes, by_lines: termios.c_lflag & libc::ICANON != 0, end: termios.c_cc[libc::VEOF] })
 }
 
 /// Sets the size of the terminal. Its foreground group gets SIGWINCH if the size has changed.

@@ -10,22 +10,19 @@ use std::time::Duration;
 
 use super::conversation::{Conversation, Found};
 use super::error::TalkError;
-use super::share::{Press, Share};
+use super::share::{Share, Urgency};
 use crate::command::Command;
 use crate::contain::LAST_WAIT;
 use crate::error::SignalError;
 use crate::exit::Exit;
+use crate::job::{DRAIN_TIME, PIPE};
 use crate::lines::Escaped;
-use crate::reactor::Reactor;
+use crate::reactor::{Event, Reactor};
 use crate::stdio::Stdio;
 use crate::sys::clock;
 
 /// The number of waiting bytes above which a write waits.
 const HIGH_WATER: usize = 64 * 1024;
-/// How long other processes may hold the pipes after the exit.
-const DRAIN_TIME: Duration = Duration::from_millis(20);
-/// The most that a pipe of ours can hold, in bytes.
-const PIPE: usize = 1024 * 1024;
 
 /// A running process, or a pipeline, to talk to in blocking calls.
 ///
@@ -56,7 +53,7 @@ const PIPE: usize = 1024 * 1024;
 #[derive(Debug)]
 pub struct Child {
     /// The program, or the programs of the pipeline.
-    program: String,
+    programs: Vec<String>,
     share: Share<Box<Driver>>,
 }
 
@@ -86,8 +83,8 @@ pub struct ChildOutput<'a> {
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Captured {
-    /// The program, or the programs of the pipeline.
-    pub program: String,
+    /// The program, or the programs of the pipeline in the order of its commands.
+    pub programs: Vec<String>,
     /// How the process ended, or the last one of a pipeline.
     pub exit: Exit,
     /// How each process of a pipeline ended, in the order of its commands.
@@ -103,14 +100,16 @@ pub struct Captured {
 
 impl Captured {
     /// Makes an exit without success an error, which shows the end of stderr. Of a pipeline, the
-    /// last process without success counts, as with the shell's `pipefail`.
+    /// last process without success counts, as with the shell's `pipefail`: also one that SIGPIPE
+    /// has ended because the next one did not read all.
     ///
     /// # Errors
     ///
-    /// [`TalkError::Failed`].
+    /// [`TalkError::Failed`], which names the process.
     pub fn check(self) -> Result<Self, TalkError> {
-        match self.exits.iter().rfind(|exit| !exit.success()) {
-            Some(exit) => Err(TalkError::Failed { program: self.program, exit: Box::new(*exit), stderr: self.stderr }),
+        let failed = self.programs.iter().zip(&self.exits).rfind(|(_, exit)| !exit.success());
+        match failed.map(|(program, exit)| (program.clone(), Box::new(*exit))) {
+            Some((program, exit)) => Err(TalkError::Failed { program, exit, stderr: self.stderr }),
             None => Ok(self),
         }
     }
@@ -165,27 +164,30 @@ impl Child {
                 first.stdin(Stdio::piped());
             }
         }
-        let names: Vec<_> = commands.iter().map(|command| command.get_program().to_string_lossy()).collect();
-        let program = names.join(" | ");
+        let names = commands.iter().map(|command| command.get_program().to_string_lossy().into_owned());
+        let programs = names.collect();
         let waker = reactor.waker().map_err(TalkError::Wait)?;
         let conversation = Conversation::pipeline(&mut reactor, &commands)?;
         let driver = Driver { reactor, conversation, time_limit: None };
-        Ok(Self { program, share: Share::new(Box::new(driver), waker) })
+        Ok(Self { programs, share: Share::new(Box::new(driver), waker) })
+    }
+
+    /// The program, or the pipeline, for an error.
+    fn program(&self) -> String {
+        self.programs.join(" | ")
     }
 
     /// Sets how long a call may wait, for this and all other threads. There is no limit if none is
     /// set. What was waited for and what has come is in [`TalkError::TimedOut`].
     pub fn set_time_limit(&self, limit: Option<Duration>) {
-        let mut driver = self.share.take(Press::AtOnce);
-        driver.time_limit = limit;
-        driver.has_news();
+        self.change(|driver| driver.time_limit = limit);
     }
 
     /// Sets how many bytes of each output are kept until they are taken. At the limit the process
     /// has to wait, as at a full pipe, and a call that waits for its exit waits with it. There is
     /// no limit if none is set.
     pub fn set_buffer_limit(&self, bytes: usize) {
-        self.with(|conversation, reactor| conversation.set_buffer_limit(reactor, bytes));
+        self.change(|driver| driver.conversation.set_buffer_limit(&mut driver.reactor, bytes));
     }
 
     /// Sets whether the noise of a terminal is taken out of what comes at stdout from now on:
@@ -196,21 +198,22 @@ impl Child {
     /// prompt, by the terminal, and often a second time by the program. `TERM=dumb` keeps many
     /// programs from redrawing their lines.
     pub fn set_plain(&self, plain: bool) {
-        self.with(|conversation, _| conversation.set_plain(plain));
+        self.change(|driver| driver.conversation.set_plain(plain));
     }
 
-    /// Waits until `look` has an answer. `None` if the time is up, after at least one turn.
+    /// Waits until `look` has an answer. If the time is up, after at least one turn, it returns the
+    /// limit as an error.
     fn wait_for<T>(
         &self,
         limit: Limit,
         mut look: impl FnMut(&mut Conversation, &mut Reactor) -> Poll<T>,
-    ) -> Result<Option<T>, TalkError> {
+    ) -> Result<Result<T, Duration>, TalkError> {
         let (start, mut has_turned, mut has_passed) = (clock(), false, false);
-        let mut driver = self.share.take(Press::AtOnce);
+        let mut driver = self.share.take(Urgency::AtOnce);
         loop {
             let Driver { reactor, conversation, time_limit } = &mut **driver;
             if let Poll::Ready(answer) = look(conversation, reactor) {
-                return Ok(Some(answer));
+                return Ok(Ok(answer));
             }
             let limit = match limit {
                 Limit::Set => *time_limit,
@@ -218,17 +221,19 @@ impl Child {
             };
             let deadline = limit.and_then(|limit| start.checked_add(limit));
             let left = deadline.map(|at| at.saturating_duration_since(clock()));
-            if left == Some(Duration::ZERO) && has_turned {
-                return Ok(None);
+            if let (Some(limit), Some(Duration::ZERO), true) = (limit, left, has_turned) {
+                return Ok(Err(limit));
             }
-            let is_pressed = driver.is_pressed();
-            if is_pressed && !has_passed {
-                driver = driver.pass(deadline.map_or(Press::Never, Press::At));
+            let is_wanted = driver.is_wanted();
+            if is_wanted && !has_passed {
+                driver = driver.pass(deadline.map_or(Urgency::Never, Urgency::At));
                 has_passed = true;
             } else {
                 // If others want it again and again, a turn comes in between all the same.
-                let turned = driver.turn(if is_pressed { Some(Duration::ZERO) } else { left });
-                driver.has_news();
+                let turned = driver.turn(if is_wanted { Some(Duration::ZERO) } else { left });
+                if !matches!(turned, Ok(false)) {
+                    driver.note_change();
+                }
                 turned.map_err(TalkError::Wait)?;
                 (has_turned, has_passed) = (true, false);
             }
@@ -242,44 +247,64 @@ impl Child {
         wanted: &dyn Fn() -> String,
         look: impl FnMut(&mut Conversation, &mut Reactor) -> Poll<T>,
     ) -> Result<T, TalkError> {
-        self.wait_for(Limit::Set, look)?.ok_or_else(|| {
-            let driver = self.share.take(Press::AtOnce);
-            TalkError::TimedOut {
-                program: self.program.clone(),
-                wanted: wanted(),
-                limit: driver.time_limit.unwrap_or_default(),
-                unread: driver.conversation.unread(fd).to_vec(),
-            }
-        })
+        self.wait_for(Limit::Set, look)?.map_err(|limit| self.timed_out(fd, wanted(), limit, 0))
+    }
+
+    fn timed_out(&self, fd: i32, wanted: String, limit: Duration, not_taken: usize) -> TalkError {
+        let (unread, stderr) = self.with(|conversation, _| conversation.tails(fd));
+        TalkError::TimedOut { program: self.program(), wanted, limit, unread, stderr, not_taken }
+    }
+
+    /// Changes what other threads may find.
+    fn change(&self, act: impl FnOnce(&mut Driver)) {
+        let mut driver = self.share.take(Urgency::AtOnce);
+        act(&mut driver);
+        driver.note_change();
     }
 
     /// Does something that needs no wait.
     fn with<T>(&self, act: impl FnOnce(&mut Conversation, &mut Reactor) -> T) -> T {
-        let mut driver = self.share.take(Press::AtOnce);
+        let mut driver = self.share.take(Urgency::AtOnce);
         let Driver { reactor, conversation, .. } = &mut **driver;
         act(conversation, reactor)
     }
 
     /// Writes to its stdin, or to its terminal, and waits until at most 64 KiB of it wait for room
-    /// in the pipe. The rest is written while other calls wait.
+    /// in the pipe. These are written while other calls wait.
     ///
-    /// The output is read and kept in the meantime.
+    /// The output is read and kept in the meantime. A terminal that hands on whole lines cuts those
+    /// that are longer than 4,095 bytes (`termios(3)`).
     ///
     /// # Errors
     ///
     /// [`TalkError::Write`] if it has no stdin to be written to, or that is closed before all fitted
-    /// into the pipe.
-    /// [`TalkError::TimedOut`]: what was not written yet is still to be written then.
+    /// into the pipe. [`TalkError::TimedOut`] tells how many bytes were not taken. Write these
+    /// again, and not all.
     pub fn write(&self, data: impl AsRef<[u8]>) -> Result<(), TalkError> {
-        let data = data.as_ref();
-        let closed = |lost| TalkError::Write { program: self.program.clone(), lost };
-        if self.with(|conversation, reactor| conversation.write(reactor, data)).is_err() {
-            return Err(closed(data.len()));
-        }
-        let wanted = || format!("room for {} bytes of input", data.len());
-        match self.until(1, &wanted, |conversation, reactor| conversation.poll_written(reactor, HIGH_WATER))? {
-            0 => Ok(()),
-            lost => Err(closed(lost)),
+        let all = data.as_ref().len();
+        let mut rest = data.as_ref();
+        let written = self.wait_for(Limit::Set, |conversation, reactor| {
+            // Piece by piece, so that little is kept of much.
+            loop {
+                match conversation.poll_written(reactor, HIGH_WATER) {
+                    Poll::Ready(0) if rest.is_empty() => return Poll::Ready(0),
+                    Poll::Ready(0) => {}
+                    Poll::Ready(lost) => return Poll::Ready(lost + rest.len()),
+                    Poll::Pending => return Poll::Pending,
+                }
+                let (piece, more) = rest.split_at(rest.len().min(HIGH_WATER));
+                if conversation.write(reactor, piece).is_err() {
+                    return Poll::Ready(rest.len());
+                }
+                rest = more;
+            }
+        })?;
+        match written {
+            Ok(0) => Ok(()),
+            Ok(lost) => Err(TalkError::Write { program: self.program(), lost }),
+            Err(limit) => {
+                Err(self.timed_out(1, format!("room for {} of {all} bytes of input", rest.len()), limit, rest.len()))
+            }
         }
     }
 
@@ -357,7 +382,7 @@ impl Child {
     ///
     /// [`TalkError::Wait`].
     pub fn wait_timeout(&self, timeout: Duration) -> Result<Option<Exit>, TalkError> {
-        self.wait_for(Limit::Given(timeout), |conversation, _| conversation.poll_exit())
+        Ok(self.wait_for(Limit::Given(timeout), |conversation, _| conversation.poll_exit())?.ok())
     }
 
     /// Closes its stdin, as std does, and waits for its exit. Of a pipeline the last process
@@ -371,7 +396,18 @@ impl Child {
         self.until(1, &|| "its exit".into(), |conversation, _| conversation.poll_exit())
     }
 
-    /// Closes its stdin, reads all that it says, and waits for its exit. If other processes still
+    /// Closes its stdin, and waits for the exit of each process of a pipeline. Returns how they
+    /// ended, in the order of the commands.
+    ///
+    /// # Errors
+    ///
+    /// [`TalkError::TimedOut`], [`TalkError::Wait`].
+    pub fn wait_all(&self) -> Result<Vec<Exit>, TalkError> {
+        self.close_stdin();
+        self.until(1, &|| "the exit of all".into(), |conversation, _| conversation.poll_exits())
+    }
+
+    /// Closes its stdin, reads all that it writes, and waits for its exit. If other processes still
     /// hold its pipes when it has exited, such as a daemon, they get 20 ms to close them.
     ///
     /// ```
@@ -388,26 +424,25 @@ impl Child {
     ///
     /// [`TalkError::TimedOut`], [`TalkError::Wait`]. The processes are killed then.
     pub fn output(self) -> Result<Captured, TalkError> {
-        self.close_stdin();
         // All is read, so a full buffer cannot keep it from its exit.
         self.set_buffer_limit(usize::MAX);
-        let exits = self.until(1, &|| "its exit".into(), |conversation, _| conversation.poll_exits())?;
+        let exits = self.wait_all()?;
         let closed = |conversation: &mut Conversation, _: &mut Reactor| match conversation.is_closed(1) {
             true if conversation.is_closed(2) => Poll::Ready(()),
             _ => Poll::Pending,
         };
-        let mut is_closed = self.wait_for(Limit::Given(DRAIN_TIME), closed)?.is_some();
+        let mut is_closed = self.wait_for(Limit::Given(DRAIN_TIME), closed)?.is_ok();
         // What the processes have written is in the pipes, before all that others write.
-        let mut late = 0;
-        while !is_closed && late < PIPE {
+        let mut late: u64 = 0;
+        while !is_closed && late < 4 * PIPE {
             let unread = |conversation: &mut Conversation, _: &mut Reactor| {
                 conversation.unread(1).len() + conversation.unread(2).len()
             };
             let before = self.with(unread);
-            is_closed = self.wait_for(Limit::Given(Duration::ZERO), closed)?.is_some();
+            is_closed = self.wait_for(Limit::Given(Duration::ZERO), closed)?.is_ok();
             match self.with(unread) - before {
                 0 => break,
-                more => late += more,
+                more => late += more as u64,
             }
         }
         let take = |fd| self.with(|conversation, reactor| conversation.poll_read(reactor, fd, usize::MAX));
@@ -417,7 +452,7 @@ impl Child {
         };
         let (stdout, stderr) = (all(1), all(2));
         let Some(exit) = exits.last().copied() else { unreachable!("a pipeline has at least one command") };
-        Ok(Captured { program: self.program.clone(), exit, exits, stdout, stderr, pipes_left_open: !is_closed })
+        Ok(Captured { programs: self.programs.clone(), exit, exits, stdout, stderr, pipes_left_open: !is_closed })
     }
 
     /// Sends a signal to the processes and to everything that they have started.
@@ -430,13 +465,13 @@ impl Child {
     }
 
     /// Kills the processes and everything that they have started (SIGKILL). It does not wait for
-    /// their exit. It is no error if nobody is left.
+    /// their exit. It is no error if none is left.
     ///
     /// # Errors
     ///
     /// [`TalkError::Signal`], as [`Tree::kill`](crate::Tree::kill).
     pub fn kill(&self) -> Result<(), TalkError> {
-        self.signalled(self.with(Conversation::kill)).or_else(nobody_is_fine)
+        self.signalled(self.with(Conversation::kill)).or_else(none_left_is_fine)
     }
 
     /// Asks the processes and everything that they have started to end, by SIGTERM and SIGCONT, and
@@ -447,21 +482,22 @@ impl Child {
     /// [`TalkError::Signal`], [`TalkError::Wait`], and [`TalkError::StillRunning`] if something is
     /// left two seconds after the kill.
     pub fn stop(&self, kill_time: Duration) -> Result<Exit, TalkError> {
-        self.signalled(self.with(Conversation::terminate)).or_else(nobody_is_fine)?;
+        // What may not be signalled shows in the wait, and at the kill.
+        let _ = self.with(Conversation::terminate);
         let gone = |conversation: &mut Conversation, _: &mut Reactor| match conversation.is_gone() {
             true => conversation.poll_exit(),
             false => Poll::Pending,
         };
-        if let Some(exit) = self.wait_for(Limit::Given(kill_time), gone)? {
+        if let Ok(exit) = self.wait_for(Limit::Given(kill_time), gone)? {
             return Ok(exit);
         }
         self.kill()?;
         let exit = self.wait_for(Limit::Given(LAST_WAIT), gone)?;
-        exit.ok_or_else(|| TalkError::StillRunning { program: self.program.clone() })
+        exit.map_err(|_| TalkError::StillRunning { program: self.program() })
     }
 
     fn signalled(&self, sent: Result<(), SignalError>) -> Result<(), TalkError> {
-        sent.map_err(|error| TalkError::Signal { program: self.program.clone(), error })
+        sent.map_err(|error| TalkError::Signal { program: self.program(), error })
     }
 
     /// Sets a new size of its terminal: see [`Process::resize`](crate::Process::resize).
@@ -477,8 +513,8 @@ impl Child {
     }
 }
 
-/// Takes it for a success that nobody is left to get a signal.
-fn nobody_is_fine(error: TalkError) -> Result<(), TalkError> {
+/// Takes it for a success that none is left to get a signal.
+fn none_left_is_fine(error: TalkError) -> Result<(), TalkError> {
     match error {
         TalkError::Signal { error: SignalError::AlreadyExited, .. } => Ok(()),
         error => Err(error),
@@ -486,15 +522,22 @@ fn nobody_is_fine(error: TalkError) -> Result<(), TalkError> {
 }
 
 impl Driver {
-    /// Takes one turn.
-    fn turn(&mut self, timeout: Option<Duration>) -> io::Result<()> {
-        let conversation = &mut self.conversation;
-        self.reactor.turn(timeout, |reactor, event| conversation.handle(reactor, event))
+    /// Takes one turn, and tells whether anything happened but a wake-up by another thread.
+    fn turn(&mut self, timeout: Option<Duration>) -> io::Result<bool> {
+        let Self { reactor, conversation, .. } = self;
+        let (waiting, mut has_events) = (conversation.waiting(reactor), false);
+        reactor.turn(timeout, |reactor, event| {
+            has_events |= !matches!(event, Event::Woken);
+            conversation.handle(reactor, event);
+        })?;
+        Ok(has_events || conversation.waiting(reactor) != waiting)
     }
 }
 
 impl Drop for Driver {
     fn drop(&mut self) {
+        // What has exited, but was not reaped, has ended by itself.
+        let _ = self.turn(Some(Duration::ZERO));
         if self.conversation.poll_exits().is_pending() {
             self.conversation.end(&mut self.reactor);
         }
@@ -504,20 +547,18 @@ impl Drop for Driver {
 impl ChildOutput<'_> {
     /// Makes `None`, which means that the text cannot come, an error.
     fn found<T>(self, wanted: &dyn Fn() -> String, found: Option<T>) -> Result<T, TalkError> {
-        found.ok_or_else(|| {
-            let (program, wanted) = (self.child.program.clone(), wanted());
-            self.child.with(|conversation, _| {
-                let unread = conversation.unread(self.fd);
-                let exit = match conversation.poll_exit() {
-                    Poll::Ready(exit) => Some(Box::new(exit)),
-                    Poll::Pending => None,
-                };
-                match conversation.is_closed(self.fd) {
-                    true => TalkError::Closed { program, wanted, exit, unread: unread.to_vec() },
-                    false => TalkError::Full { program, wanted, unread: unread.len() },
-                }
-            })
-        })
+        if let Some(found) = found {
+            return Ok(found);
+        }
+        let (program, wanted) = (self.child.program(), wanted());
+        if !self.child.with(|conversation, _| conversation.is_closed(self.fd)) {
+            let unread = self.child.with(|conversation, _| conversation.unread(self.fd).len());
+            return Err(TalkError::Full { program, wanted, unread });
+        }
+        // As a rule the exit follows the end of the output.
+        let exit = self.child.wait_timeout(DRAIN_TIME)?.map(Box::new);
+        let (unread, stderr) = self.child.with(|conversation, _| conversation.tails(self.fd));
+        Err(TalkError::Closed { program, wanted, exit, unread, stderr })
     }
 
     /// Reads a line, without its newline. A last line without a newline counts, too. Bytes that are
@@ -592,5 +633,17 @@ impl io::Read for ChildOutput<'_> {
             .until(self.fd, &wanted, |conversation, reactor| conversation.poll_read(reactor, self.fd, buffer.len()))?;
         buffer[..bytes.len()].copy_from_slice(&bytes);
         Ok(bytes.len())
+    }
+}
+
+/// Writes to its stdin, for `writeln!` and [`io::copy`]: all of a buffer, or an error.
+impl io::Write for &Child {
+    fn write(&mut self, data: &[u8]) -> io::Result<usize> {
+        Child::write(self, data)?;
+        Ok(data.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
     }
 }

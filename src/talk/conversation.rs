@@ -1,6 +1,6 @@
 //! A talk with one process, or with the processes of a pipeline, on the host's own reactor.
 //!
-//! It keeps what the processes have said until somebody takes it, and never waits: it is told each
+//! It keeps what the processes have said until it is taken, and never waits: it is told each
 //! event. The one rule: no answer depends on which events came in the same turn.
 
 use std::borrow::Cow;
@@ -14,6 +14,7 @@ use crate::contain::LAST_WAIT;
 use crate::error::{SignalError, SpawnError, Stage, WriteError};
 use crate::exit::Exit;
 use crate::process::{ProcessId, Tree};
+use crate::pty::Pty;
 use crate::reactor::{Event, Reactor};
 use crate::stdio::Stdio;
 use crate::sys;
@@ -46,18 +47,22 @@ pub struct Conversation {
     buffer_limit: usize,
     /// The number of bytes that the first process has not taken, once its stdin is closed.
     lost: Option<usize>,
-    has_terminal: bool,
+    /// The terminal of the first process, if it has one.
+    terminal: Option<Terminal>,
 }
 
-/// What a terminal takes for the end of the input.
-const END_OF_FILE: &[u8] = b"\x04";
+/// What a terminal takes for the end of the input, if it cannot be asked.
+const END_OF_FILE: u8 = 4;
+
+/// How much of what is unread is in an error, in bytes.
+const TAIL: usize = 4096;
 
 /// A text that was found.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Found {
-    /// Its place in the list of texts that were waited for.
-    pub which: usize,
+    /// Its place in the list of texts that were waited for, from 0.
+    pub index: usize,
     /// What came before it.
     pub before: Vec<u8>,
 }
@@ -67,6 +72,22 @@ impl Found {
     #[must_use]
     pub fn text(&self) -> Cow<'_, str> {
         String::from_utf8_lossy(&self.before)
+    }
+}
+
+/// What was written to a terminal.
+#[derive(Debug)]
+struct Terminal {
+    pty: Pty,
+    /// Whether the last byte has ended a line.
+    at_line_start: bool,
+    /// Whether its input was ended, and nothing was written since.
+    ended: bool,
+}
+
+impl Terminal {
+    fn new(pty: Pty) -> Self {
+        Self { pty, at_line_start: true, ended: false }
     }
 }
 
@@ -105,11 +126,11 @@ impl Conversation {
             inboxes: Vec::new(),
             buffer_limit: usize::MAX,
             lost: None,
-            has_terminal: commands.first().is_some_and(|command| command.parts().attributes().pty.is_some()),
+            terminal: commands.first().and_then(|command| command.parts().attributes().pty).map(Terminal::new),
         };
         let started = conversation.start(reactor, commands);
         if started.is_err() {
-            conversation.end(reactor);
+            conversation.stages.iter().for_each(|stage| reactor.abandon(stage.process));
         }
         started.map(|()| conversation)
     }
@@ -229,23 +250,42 @@ impl Conversation {
     /// As [`Process::write`](crate::Process::write).
     pub fn write(&mut self, reactor: &mut Reactor, data: &[u8]) -> Result<bool, WriteError> {
         let process = self.stages.first().and_then(|stage| reactor.process(stage.process));
-        let may_go_on = process.ok_or(WriteError::NoPipe { fd: 0 })?.write(0, data)?;
-        if let Some(plain) = &mut self.inbox(1).plain {
-            plain.typed(data);
+        let mut process = process.ok_or(WriteError::NoPipe { fd: 0 })?;
+        // How the terminal is set can change with each program that reads it.
+        let input = process.terminal().and_then(|terminal| sys::pty::input(terminal).ok());
+        let may_go_on = process.write(0, data)?;
+        if let (Some(terminal), Some(last)) = (&mut self.terminal, data.last()) {
+            (terminal.at_line_start, terminal.ended) = (*last == b'\n', false);
+            // One that neither edits lines nor is to show anything does not show a password.
+            let shows = input.is_some_and(|input| input.echoes || !input.by_lines) && terminal.pty.shows_input();
+            let plain = self.inboxes.iter_mut().find(|(fd, _)| *fd == 1).and_then(|(_, inbox)| inbox.plain.as_mut());
+            if let (true, Some(plain)) = (shows, plain) {
+                plain.typed(data, input.is_some_and(|input| input.echoes));
+            }
         }
         Ok(may_go_on)
     }
 
     /// Closes the stdin of the first process after everything that was written. A terminal gets its
-    /// end-of-file character (Ctrl-D) instead, which counts at the start of a line.
+    /// end-of-file character (Ctrl-D) instead, once until more is written, and twice after a line
+    /// that has no newline. A raw terminal has none: see [`Pty::raw`].
     pub fn close_stdin(&mut self, reactor: &mut Reactor) {
         let Some(mut process) = self.stages.first().and_then(|stage| reactor.process(stage.process)) else { return };
-        if self.has_terminal {
-            // The terminal may be closed already.
-            let _ = process.write(0, END_OF_FILE);
-        } else {
-            process.close_stdin();
+        let Some(terminal) = &mut self.terminal else { return process.close_stdin() };
+        if terminal.pty.raw || std::mem::replace(&mut terminal.ended, true) {
+            return;
         }
+        let input = process.terminal().and_then(|terminal| sys::pty::input(terminal).ok());
+        let end = input.map_or(END_OF_FILE, |input| input.end);
+        let times = if terminal.at_line_start || input.is_some_and(|input| !input.by_lines) { 1 } else { 2 };
+        // The terminal may be closed already.
+        let _ = process.write(0, &[end, end][..times]);
+    }
+
+    /// Returns how many bytes of what was written wait for room in the pipe.
+    pub(super) fn waiting(&self, reactor: &mut Reactor) -> usize {
+        let waiting = self.stages.first().and_then(|stage| reactor.process(stage.process)?.pending(0));
+        waiting.unwrap_or_default()
     }
 
     /// Waits until at most `most` bytes of what was written wait for room in the pipe, or until the
@@ -276,6 +316,12 @@ impl Conversation {
         self.known(fd).is_none_or(|inbox| inbox.writers == 0)
     }
 
+    /// The end of what was not taken yet, and that of stderr, for an error.
+    pub(super) fn tails(&self, fd: i32) -> (Vec<u8>, Vec<u8>) {
+        let tail = |fd| self.known(fd).map_or_else(Vec::new, |inbox| inbox.tail(TAIL));
+        (tail(fd), if fd == 2 { Vec::new() } else { tail(2) })
+    }
+
     fn known(&self, fd: i32) -> Option<&Inbox> {
         self.inboxes.iter().find(|(known, _)| *known == fd).map(|(_, inbox)| inbox)
     }
@@ -299,7 +345,7 @@ impl Conversation {
             }
             String::from_utf8(line).unwrap_or_else(|error| String::from_utf8_lossy(error.as_bytes()).into_owned())
         };
-        match self.inbox(fd).find(&[b"\n"]) {
+        match self.find(reactor, fd, &[b"\n"]) {
             Poll::Pending => Poll::Pending,
             Poll::Ready(Some(place)) => Poll::Ready(Some(text(self.take(reactor, fd, place.end)))),
             Poll::Ready(None) => {
@@ -315,12 +361,24 @@ impl Conversation {
     /// because the stream has ended or the [limit](Self::set_buffer_limit) is reached; nothing is
     /// taken then.
     pub fn poll_text(&mut self, reactor: &mut Reactor, fd: i32, wanted: &[&[u8]]) -> Poll<Option<Found>> {
-        self.inbox(fd).find(wanted).map(|place| {
-            let Place { which, start, end } = place?;
+        self.find(reactor, fd, wanted).map(|place| {
+            let Place { index, start, end } = place?;
             let mut before = self.take(reactor, fd, end);
             before.truncate(start);
-            Some(Found { which, before })
+            Some(Found { index, before })
         })
+    }
+
+    fn find(&mut self, reactor: &mut Reactor, fd: i32, wanted: &[&[u8]]) -> Poll<Option<Place>> {
+        let limit = self.buffer_limit;
+        let inbox = self.inbox(fd);
+        let found = inbox.find(wanted);
+        if found == Poll::Ready(None) && inbox.writers > 0 && inbox.unread().len() <= limit {
+            // It was paused, and there is room again.
+            self.read_on(reactor, fd);
+            return Poll::Pending;
+        }
+        found
     }
 
     /// Takes everything that comes until the stream ends, whatever the
@@ -385,7 +443,8 @@ impl Conversation {
     ///
     /// # Errors
     ///
-    /// The first error of [`Tree::signal`]. [`SignalError::AlreadyExited`] only if nobody is left.
+    /// The first error of [`Tree::signal`]; the others have got the signal.
+    /// [`SignalError::AlreadyExited`] only if none is left.
     pub fn signal(&mut self, reactor: &mut Reactor, signal: i32) -> Result<(), SignalError> {
         self.each_tree(reactor, |mut tree| tree.signal(signal))
     }
@@ -415,11 +474,12 @@ impl Conversation {
     ) -> Result<(), SignalError> {
         let mut result = Err(SignalError::AlreadyExited);
         for stage in &self.stages {
-            match reactor.tree(stage.process).map(&mut act) {
-                None | Some(Err(SignalError::AlreadyExited)) => {}
-                Some(Err(error)) => return Err(error),
-                Some(Ok(())) => result = Ok(()),
-            }
+            let acted = reactor.tree(stage.process).map_or(Err(SignalError::AlreadyExited), &mut act);
+            // One that may not be signalled does not protect the others.
+            result = match (result, acted) {
+                (result, Err(SignalError::AlreadyExited)) | (result @ Err(SignalError::Os(_)), _) => result,
+                (_, acted) => acted,
+            };
         }
         result
     }

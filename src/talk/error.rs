@@ -8,7 +8,7 @@ use std::fmt;
 use std::io;
 use std::time::Duration;
 
-use crate::error::{SignalError, SpawnError, Tail};
+use crate::error::{SignalError, SpawnError, Tail, into_io_error};
 use crate::exit::Exit;
 
 /// The error of a call of [`Child`](crate::Child).
@@ -20,7 +20,7 @@ pub enum TalkError {
     /// A program could not be started. Nothing of a pipeline runs then.
     Spawn(SpawnError),
     /// The time limit was up: see [`Child::set_time_limit`](crate::Child::set_time_limit). Nothing
-    /// was taken from the output, so that the call can be tried again.
+    /// was taken from the output, so a read can be tried again.
     TimedOut {
         /// The program, or the pipeline.
         program: String,
@@ -28,8 +28,12 @@ pub enum TalkError {
         wanted: String,
         /// The time limit.
         limit: Duration,
-        /// What has come and was not taken yet.
+        /// How many bytes of a write were not taken: these have to be written again, and not all.
+        not_taken: usize,
+        /// The last 4 KiB of what has come and was not taken yet.
         unread: Vec<u8>,
+        /// The same of stderr, if the call was about another output.
+        stderr: Vec<u8>,
     },
     /// The output has ended without the text that was waited for.
     Closed {
@@ -39,8 +43,10 @@ pub enum TalkError {
         wanted: String,
         /// How the program ended, if it was reaped by then.
         exit: Option<Box<Exit>>,
-        /// What has come and was not taken yet.
+        /// The last 4 KiB of what has come and was not taken yet.
         unread: Vec<u8>,
+        /// The same of stderr, if the call was about another output.
+        stderr: Vec<u8>,
     },
     /// The text that was waited for cannot come, because so much is unread that the process has to
     /// wait: see [`Child::set_buffer_limit`](crate::Child::set_buffer_limit).
@@ -91,31 +97,37 @@ impl fmt::Debug for TalkError {
     }
 }
 
+fn of_stderr(stderr: &[u8], f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    if stderr.is_empty() { Ok(()) } else { write!(f, "; stderr is {}", Tail(stderr)) }
+}
+
 impl fmt::Display for TalkError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Spawn(error) => error.fmt(f),
-            Self::TimedOut { program, wanted, limit, unread } => {
-                write!(f, "`{program}`: {wanted} did not come within {limit:?}; unread is {}", Tail(unread))
+            Self::TimedOut { program, wanted, limit, unread, stderr, .. } => {
+                write!(f, "`{program}`: {wanted} did not come within {limit:?}; unread is {}", Tail(unread))?;
+                of_stderr(stderr, f)
             }
-            Self::Closed { program, wanted, exit, unread } => {
+            Self::Closed { program, wanted, exit, unread, stderr } => {
                 write!(f, "`{program}`: the output has ended without {wanted}")?;
                 if let Some(exit) = exit {
                     write!(f, " ({exit})")?;
                 }
-                write!(f, "; unread is {}", Tail(unread))
+                write!(f, "; unread is {}", Tail(unread))?;
+                of_stderr(stderr, f)
             }
             Self::Full { program, wanted, unread } => {
                 write!(f, "`{program}`: {wanted} is not in the {unread} unread bytes, which is as much as may be kept")
             }
             Self::Write { program, lost } => {
-                write!(f, "cannot write to `{program}`: its stdin is closed, and {lost} bytes were not taken")
+                write!(f, "cannot write to `{program}`: it has no open stdin; {lost} bytes were not taken")
             }
             Self::Signal { program, error } => write!(f, "`{program}`: {error}"),
             Self::StillRunning { program } => write!(f, "`{program}` was killed and is still there 2 s later"),
             Self::Failed { program, exit, stderr } => {
                 write!(f, "`{program}` failed: {exit}")?;
-                if stderr.is_empty() { Ok(()) } else { write!(f, "; stderr is {}", Tail(stderr)) }
+                of_stderr(stderr, f)
             }
             Self::Wait(error) => write!(f, "cannot wait for the process: {error}"),
         }
@@ -139,16 +151,13 @@ impl From<SpawnError> for TalkError {
     }
 }
 
-impl From<TalkError> for io::Error {
-    fn from(error: TalkError) -> Self {
-        let kind = match &error {
-            TalkError::Spawn(error) => error.io_error().kind(),
-            TalkError::TimedOut { .. } => io::ErrorKind::TimedOut,
-            TalkError::Closed { .. } => io::ErrorKind::UnexpectedEof,
-            TalkError::Write { .. } => io::ErrorKind::BrokenPipe,
-            TalkError::Wait(error) => error.kind(),
-            _ => io::ErrorKind::Other,
-        };
-        Self::new(kind, error)
-    }
-}
+into_io_error!(TalkError, |error| match error {
+    TalkError::Spawn(error) => error.io_error().kind(),
+    TalkError::Signal { error: SignalError::AlreadyExited, .. } => io::ErrorKind::NotFound,
+    TalkError::Signal { error: SignalError::Os(error), .. } => error.kind(),
+    TalkError::TimedOut { .. } | TalkError::StillRunning { .. } => io::ErrorKind::TimedOut,
+    TalkError::Closed { .. } => io::ErrorKind::UnexpectedEof,
+    TalkError::Write { .. } => io::ErrorKind::BrokenPipe,
+    TalkError::Wait(error) => error.kind(),
+    TalkError::Full { .. } | TalkError::Failed { .. } => io::ErrorKind::Other,
+});

@@ -38,7 +38,7 @@ struct Searched {
 /// The place of a text that was found: which one it was, and where it starts and ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Place {
-    pub(super) which: usize,
+    pub(super) index: usize,
     pub(super) start: usize,
     pub(super) end: usize,
 }
@@ -49,6 +49,8 @@ impl Inbox {
             self.bytes.drain(..self.taken);
             self.before += self.taken as u64;
             self.taken = 0;
+            // The memory of a flood is given back.
+            self.bytes.shrink_to((2 * self.bytes.len()).max(COMPACT));
         }
         match &mut self.plain {
             Some(plain) => plain.push(bytes, &mut self.bytes),
@@ -61,6 +63,14 @@ impl Inbox {
         if let Some(plain) = &mut self.plain {
             plain.finish(&mut self.bytes);
         }
+    }
+
+    /// The end of what was not taken yet, at most so many bytes of it, with what the filter keeps
+    /// back.
+    pub(super) fn tail(&self, most: usize) -> Vec<u8> {
+        let unread = self.unread();
+        let held = self.plain.as_ref().map_or(&[][..], Plain::held);
+        [&unread[unread.len().saturating_sub(most)..], held].concat()
     }
 
     /// What was not taken yet.
@@ -103,11 +113,11 @@ impl Inbox {
         let longest = wanted.iter().map(|text| text.len()).max().unwrap_or_default();
         let from = self.searched.until.saturating_sub(position).saturating_sub(longest.saturating_sub(1) as u64);
         let from = usize::try_from(from).unwrap_or(usize::MAX).min(unread.len());
-        let places = wanted.iter().enumerate().filter_map(|(which, text)| {
+        let places = wanted.iter().enumerate().filter_map(|(index, text)| {
             let start = from + find(text, &unread[from..])?;
-            Some(Place { which, start, end: start + text.len() })
+            Some(Place { index, start, end: start + text.len() })
         });
-        let found = places.min_by_key(|place| (place.end, place.which));
+        let found = places.min_by_key(|place| (place.end, place.index));
         if found.is_none() {
             self.searched.until = position + unread.len() as u64;
         }
@@ -123,8 +133,8 @@ impl Inbox {
 mod tests {
     use super::*;
 
-    fn place(which: usize, start: usize, end: usize) -> Poll<Option<Place>> {
-        Poll::Ready(Some(Place { which, start, end }))
+    fn place(index: usize, start: usize, end: usize) -> Poll<Option<Place>> {
+        Poll::Ready(Some(Place { index, start, end }))
     }
 
     #[test]

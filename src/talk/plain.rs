@@ -3,6 +3,9 @@
 //!
 //! It does no I/O. The one rule: text that is not certainly an echo stays.
 
+/// The longest input whose echo is taken out, in bytes.
+const MOST: usize = 64 * 1024;
+
 /// The state of the filter of one terminal.
 #[derive(Debug, Default)]
 pub(super) struct Plain {
@@ -29,9 +32,26 @@ enum Sequence {
 }
 
 impl Plain {
-    /// Notes what is written to the terminal.
-    pub(super) fn typed(&mut self, bytes: &[u8]) {
-        self.typed.extend(bytes.iter().filter(|byte| **byte != b'\r'));
+    /// Notes what is written to a terminal that shows it, or to a program that shows it itself, as
+    /// one that edits its line does. A terminal shows a control character as `^C`.
+    pub(super) fn typed(&mut self, bytes: &[u8], by_the_terminal: bool) {
+        for &byte in bytes {
+            match byte {
+                b'\r' => {}
+                b'\n' | b'\t' | 0x20.. if byte != 0x7f => self.typed.push(byte),
+                _ if by_the_terminal => self.typed.extend_from_slice(&[b'^', byte ^ 0x40]),
+                _ => {}
+            }
+        }
+        if self.typed.len() > MOST {
+            // Nobody types so much, and it is not kept for an echo that may never come.
+            (self.typed, self.echoed) = (Vec::new(), 0);
+        }
+    }
+
+    /// What is kept back because it may be an echo.
+    pub(super) fn held(&self) -> &[u8] {
+        &self.typed[..self.echoed]
     }
 
     /// Appends what is left of `bytes` to `text`.
@@ -51,6 +71,11 @@ impl Plain {
 
     fn is_text(&mut self, byte: u8) -> bool {
         let (next, is_text) = match (self.sequence, byte) {
+            // CAN and SUB end every sequence.
+            (Sequence::Escape | Sequence::Control | Sequence::Text | Sequence::TextEscape, 0x18 | 0x1a) => {
+                (Sequence::None, false)
+            }
+            (Sequence::Escape | Sequence::Control, 0x1b) => (Sequence::Escape, false),
             (Sequence::None, 0x1b) => (Sequence::Escape, false),
             (Sequence::None, _) => (Sequence::None, byte != b'\r'),
             (Sequence::Escape, b'[') => (Sequence::Control, false),
@@ -94,7 +119,7 @@ mod tests {
     fn left(typed: &str, output: &str, right: &str) {
         for split in 1..=output.len() {
             let (mut plain, mut text) = (Plain::default(), Vec::new());
-            plain.typed(typed.as_bytes());
+            plain.typed(typed.as_bytes(), true);
             output.as_bytes().chunks(split).for_each(|piece| plain.push(piece, &mut text));
             plain.finish(&mut text);
             assert_eq!(String::from_utf8(text).unwrap(), right, "in pieces of {split}");
@@ -106,6 +131,7 @@ mod tests {
         left("", "\x1b[?2004h>>> \x1b[1;32mgreen\x1b[0m\r\r\nnext\r\n", ">>> green\nnext\n");
         left("", "\x1b]0;title\x07a\x1b]8;;http://x\x1b\\link\x1b(B\x1b=b\x1b[K", "alinkb");
         left("", "50%\r100%\r\n", "50%100%\n");
+        left("", "a\x1b\x1b[Ab\x1b[1\x1b[0mc\x1bPx\x18d\x1b[\x1ae", "abcde");
     }
 
     #[test]
@@ -116,5 +142,17 @@ mod tests {
         left("10\n", "1\r\n", "1\n");
         left("print\n", "prompt print\r\n", "prompt print\n");
         left("same\n", "sa", "sa");
+        left("\x03", "^Cint\r\n", "int\n");
+        left("f\u{fc}r\n", "f\u{fc}r\r\nf\u{fc}r\r\n", "f\u{fc}r\n");
+    }
+
+    #[test]
+    fn what_is_never_echoed_is_not_kept() {
+        let (mut plain, mut text) = (Plain::default(), Vec::new());
+        (0..1000).for_each(|_| plain.typed(&[b'x'; 1000], true));
+        assert!(plain.typed.capacity() <= 4 * MOST);
+        plain.typed = Vec::new();
+        plain.push(b"text", &mut text);
+        assert_eq!((&text[..], plain.held()), (&b"text"[..], &b""[..]));
     }
 }

@@ -28,16 +28,16 @@ struct Queue<D> {
     /// The number of the thread whose turn it is.
     serving: u64,
     /// How many threads in the queue have looked at all that has happened.
-    content: usize,
+    idle: usize,
     /// How many have not, or want to do something.
-    pressing: usize,
+    urgent: usize,
     /// How often something has happened.
-    news: u64,
+    changes: u64,
 }
 
 /// When a thread in the queue interrupts the wait of another one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Press {
+pub(super) enum Urgency {
     /// At once: it has not looked at what has happened, or wants to do something.
     AtOnce,
     At(Instant),
@@ -54,7 +54,7 @@ pub(super) struct Turn<'a, D> {
 impl<D> Share<D> {
     /// The waker must end the wait of the thread that has `shared`.
     pub(super) fn new(shared: D, waker: Waker) -> Self {
-        let queue = Queue { shared: Some(shared), next: 0, serving: 0, content: 0, pressing: 0, news: 0 };
+        let queue = Queue { shared: Some(shared), next: 0, serving: 0, idle: 0, urgent: 0, changes: 0 };
         Self { queue: Mutex::new(queue), moved: Condvar::new(), waker }
     }
 
@@ -72,35 +72,35 @@ impl<D> Share<D> {
     }
 
     /// Waits until it is this thread's turn.
-    pub(super) fn take(&self, press: Press) -> Turn<'_, D> {
-        self.wait(self.lock(), press)
+    pub(super) fn take(&self, urgency: Urgency) -> Turn<'_, D> {
+        self.wait(self.lock(), urgency)
     }
 
-    fn wait<'a>(&'a self, mut queue: MutexGuard<'a, Queue<D>>, press: Press) -> Turn<'a, D> {
+    fn wait<'a>(&'a self, mut queue: MutexGuard<'a, Queue<D>>, urgency: Urgency) -> Turn<'a, D> {
         let ticket = queue.next;
         queue.next += 1;
-        queue.content += 1;
-        let (seen, mut woke) = (queue.news, false);
+        queue.idle += 1;
+        let (seen, mut woke) = (queue.changes, false);
         loop {
-            let presses = woke || queue.news != seen;
+            let is_urgent = woke || queue.changes != seen;
             if queue.serving == ticket {
                 if let Some(shared) = queue.shared.take() {
-                    let counted = if presses { &mut queue.pressing } else { &mut queue.content };
+                    let counted = if is_urgent { &mut queue.urgent } else { &mut queue.idle };
                     *counted -= 1;
                     return Turn { share: self, shared: Some(shared) };
                 }
             }
-            let left = match press {
+            let left = match urgency {
                 _ if woke => None,
-                Press::Never => None,
-                Press::AtOnce => Some(Duration::ZERO),
-                Press::At(time) => Some(time.saturating_duration_since(clock())),
+                Urgency::Never => None,
+                Urgency::AtOnce => Some(Duration::ZERO),
+                Urgency::At(time) => Some(time.saturating_duration_since(clock())),
             };
             if left == Some(Duration::ZERO) {
                 woke = true;
-                if !presses {
-                    queue.content -= 1;
-                    queue.pressing += 1;
+                if !is_urgent {
+                    queue.idle -= 1;
+                    queue.urgent += 1;
                 }
                 // If it fails, this thread gets its turn after the next event.
                 let _ = self.waker.wake();
@@ -117,22 +117,22 @@ impl<D> Share<D> {
 impl<'a, D> Turn<'a, D> {
     /// Lets the others have it first. Nothing can happen between the last look of this thread and
     /// its place in the queue.
-    pub(super) fn pass(mut self, press: Press) -> Self {
+    pub(super) fn pass(mut self, urgency: Urgency) -> Self {
         let mut queue = self.share.lock();
         self.share.give_back(&mut queue, self.shared.take());
-        self.share.wait(queue, press)
+        self.share.wait(queue, urgency)
     }
 
     /// Notes that something may have happened that the others have not seen.
-    pub(super) fn has_news(&self) {
+    pub(super) fn note_change(&self) {
         let mut queue = self.share.lock();
-        queue.news += 1;
-        queue.pressing += std::mem::take(&mut queue.content);
+        queue.changes += 1;
+        queue.urgent += std::mem::take(&mut queue.idle);
     }
 
     /// Tells whether another thread needs it first, so that this one must not wait with it.
-    pub(super) fn is_pressed(&self) -> bool {
-        self.share.lock().pressing > 0
+    pub(super) fn is_wanted(&self) -> bool {
+        self.share.lock().urgent > 0
     }
 }
 
