@@ -3,7 +3,7 @@
 
 mod util;
 
-use std::io::Read;
+use std::io::{Read, Write};
 use std::sync::Barrier;
 use std::task::Poll;
 use std::time::Duration;
@@ -49,6 +49,11 @@ fn exists(pid: u32) -> bool {
 fn is_alive(pid: u32) -> bool {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status"));
     status.is_ok_and(|status| !util::field_of(&status, "State").starts_with('Z'))
+}
+
+fn kill(pid: u32) {
+    let pid = rustix::process::Pid::from_raw(i32::try_from(pid).unwrap()).unwrap();
+    rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
 }
 
 #[track_caller]
@@ -337,11 +342,122 @@ on_all_combinations! {
         let said = child.output().unwrap();
         assert!(said.exit.success() && said.pipes_left_open);
         assert!(is_alive(daemon));
-        rustix::process::kill_process(
-            rustix::process::Pid::from_raw(i32::try_from(daemon).unwrap()).unwrap(),
-            rustix::process::Signal::KILL,
-        )
-        .unwrap();
+        kill(daemon);
+    }
+
+    fn threads_that_only_wait_sleep(methods: &mut Methods) {
+        let child = methods.sh("read a; echo answer; echo more >&2; exec sleep 1000");
+        std::thread::scope(|scope| {
+            let waiting = [(); 4].map(|()| {
+                scope.spawn(|| {
+                    assert_eq!(child.wait_timeout(Duration::from_millis(300)).unwrap(), None);
+                    // Its own time on a processor, in nanoseconds.
+                    let times = std::fs::read_to_string("/proc/thread-self/schedstat").unwrap();
+                    times.split(' ').next().unwrap().parse::<u64>().unwrap()
+                })
+            });
+            child.write("go\n").unwrap();
+            let busy: Vec<u64> = waiting.map(|thread| thread.join().unwrap()).into();
+            assert!(busy.iter().sum::<u64>() < 100_000_000, "{busy:?}");
+        });
+        assert_eq!(child.read_line().unwrap().as_deref(), Some("answer"));
+    }
+
+    fn a_write_that_has_timed_out_can_go_on(methods: &mut Methods) {
+        let child = methods.sh("read a; echo got $a; wc -c");
+        let input = vec![b'x'; 2_000_000];
+        child.set_time_limit(SHORT);
+        // The shell reads its line byte by byte, and there is no newline.
+        let TalkError::TimedOut { not_taken, wanted, .. } = child.write(&input).unwrap_err() else { panic!() };
+        assert!(not_taken >= 1_000_000, "{not_taken}");
+        assert_eq!(wanted, format!("room for {not_taken} of 2000000 bytes of input"));
+        child.set_time_limit(Some(WATCHDOG));
+        child.write(&input[input.len() - not_taken..]).unwrap();
+        child.write("\nabc").unwrap();
+        let said = String::from_utf8(child.output().unwrap().stdout).unwrap();
+        assert!(said.len() > 2_000_000 && said.ends_with("x\n3\n"), "{}", said.len());
+        assert_eq!(said.bytes().filter(|byte| *byte == b'x').count(), 2_000_000);
+    }
+
+    fn a_stream_that_was_paused_goes_on(methods: &mut Methods) {
+        let child = methods.sh("i=0; while [ $i -lt 60 ]; do printf '%3000d\n' $i; i=$((i + 1)); done");
+        child.set_buffer_limit(4096);
+        // All that fits is there.
+        child.wait_timeout(Duration::from_millis(20)).unwrap();
+        let lines = std::iter::from_fn(|| child.read_line().unwrap()).map(|line| line.trim().parse::<u32>().unwrap());
+        assert!(lines.eq(0..60));
+    }
+
+    fn an_error_shows_why(methods: &mut Methods) {
+        let child = methods.sh("echo starting; echo fatal >&2; exit 9");
+        let error = child.read_until("ready").unwrap_err().to_string();
+        let right = r#"`sh`: the output has ended without "ready" (exit status 9); unread is "starting\n"; stderr is "fatal\n""#;
+        assert_eq!(error, right);
+        let child = methods.sh("echo waiting >&2; exec sleep 1000");
+        child.stderr().read_until("w").unwrap();
+        child.set_time_limit(SHORT);
+        let error = child.read_line().unwrap_err().to_string();
+        assert_eq!(error, r#"`sh`: a line did not come within 20ms; unread is nothing; stderr is "aiting\n""#);
+        let error = std::io::Error::from(child.signal(1000).unwrap_err());
+        assert_eq!(error.kind(), std::io::ErrorKind::InvalidInput, "{error}");
+    }
+
+    fn what_has_exited_by_itself_keeps_its_daemon(methods: &mut Methods) {
+        let child = methods.sh("sleep 1000 >/dev/null 2>&1 & echo $!; read a");
+        let daemon: u32 = child.read_line().unwrap().unwrap().parse().unwrap();
+        let pid = child.pid().unwrap();
+        child.close_stdin();
+        // It has exited, and no turn has seen it.
+        until(|| !is_alive(pid));
+        drop(child);
+        assert!(is_alive(daemon));
+        kill(daemon);
+    }
+
+    fn only_an_echo_is_taken_out(methods: &mut Methods) {
+        let child = methods.sh("exec cat");
+        child.set_plain(true);
+        child.write("hello\n").unwrap();
+        assert_eq!(child.read_line().unwrap().as_deref(), Some("hello"));
+        let script = "read a; echo $a; printf '> '; read b";
+        for pty in [Pty::new().echo(false), Pty::new().raw()] {
+            let child = methods.spawn(sh(script).pty(pty));
+            child.set_plain(true);
+            child.write("5\n").unwrap();
+            assert_eq!(child.expect(&["> "]).unwrap().text(), "5\n");
+        }
+        let child = methods.spawn(sh("stty -echo; printf 'ready> '; read a; printf '> %s' \"$a\"; read b").pty(Pty::new()));
+        child.set_plain(true);
+        child.expect(&["ready> "]).unwrap();
+        child.write("> 5\n").unwrap();
+        child.expect(&["> > 5"]).unwrap();
+    }
+
+    fn a_terminal_gets_its_end_of_file_once(methods: &mut Methods) {
+        // After an unfinished line, too.
+        let child = methods.spawn(Command::new("cat").pty(Pty::new()));
+        child.write("abc").unwrap();
+        assert!(child.wait().unwrap().success());
+        let child = methods.spawn(sh("cat >/dev/null; echo two; read a || echo end").pty(Pty::new()));
+        child.close_stdin();
+        assert_eq!(child.read_line().unwrap().as_deref(), Some("two\r"));
+        child.close_stdin();
+        child.set_time_limit(SHORT);
+        assert!(child.read_line().is_err());
+        child.set_time_limit(Some(WATCHDOG));
+        child.write("\n").unwrap();
+        assert!(child.wait().unwrap().success());
+        let child = methods.spawn(sh("stty eof ^X; echo set; cat").pty(Pty::new()));
+        child.expect(&["set"]).unwrap();
+        assert!(child.wait().unwrap().success());
+    }
+
+    fn all_exits_of_a_pipeline(methods: &mut Methods) {
+        let child = methods.pipeline(&[sh("cat; exit 3"), sh("cat; exit 4"), sh("exec cat")]).unwrap();
+        writeln!(&child, "{}", 42).unwrap();
+        assert_eq!(child.read_line().unwrap().as_deref(), Some("42"));
+        let exits: Vec<_> = child.wait_all().unwrap().iter().map(|exit| exit.code()).collect();
+        assert_eq!(exits, [Some(3), Some(4), Some(0)]);
     }
 
     fn a_terminal_without_its_noise(methods: &mut Methods) {
@@ -385,4 +501,28 @@ fn a_talk_on_the_hosts_own_reactor() {
         if reactor.process(other).is_none() { Poll::Ready(()) } else { Poll::Pending }
     };
     assert_eq!(reactor.turn_until(Some(WATCHDOG), &mut state, handle, gone).unwrap(), Some(()));
+}
+
+/// What else runs on the host's reactor is not touched by a pipeline that cannot be started.
+#[test]
+fn a_pipeline_that_cannot_be_started_takes_no_events() {
+    let mut reactor = Reactor::new().unwrap();
+    let mut talk = Conversation::new(&mut reactor, &sh("echo important; exec sleep 1000")).unwrap();
+    let timer = reactor.call_later(Duration::ZERO);
+    let pid = reactor.process(talk.processes().next().unwrap()).unwrap().pid().unwrap();
+    until(|| std::fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|name| name == "sleep\n"));
+    let commands = [sh("exec sleep 1000"), Command::new("/no/such")];
+    Conversation::pipeline(&mut reactor, &commands).unwrap_err();
+    assert_eq!(reactor.processes().count(), 1);
+    let mut state = (&mut talk, false);
+    let handle = |(talk, fired): &mut (&mut Conversation, bool), reactor: &mut Reactor, event: Event<'_>| {
+        *fired |= matches!(event, Event::Timer(id) if id == timer);
+        talk.handle(reactor, event);
+    };
+    let line = reactor.turn_until(Some(WATCHDOG), &mut state, handle, |(talk, _), reactor| talk.poll_line(reactor, 1));
+    assert_eq!(line.unwrap(), Some(Some("important".into())));
+    assert!(state.1);
+    talk.kill(&mut reactor).unwrap();
+    let exit = reactor.turn_until(Some(WATCHDOG), &mut talk, Conversation::handle, |talk, _| talk.poll_exit());
+    assert_eq!(exit.unwrap().unwrap().signal(), Some(9));
 }

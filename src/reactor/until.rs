@@ -8,7 +8,7 @@ use super::{Event, Reactor};
 use crate::sys::clock;
 
 impl Reactor {
-    /// Takes turns until `done` has an answer, at most for `timeout` (for ever if `None`).
+    /// Takes turns until `done` has an answer, at most for `timeout` (without a limit if `None`).
     ///
     /// `done` is asked before the first turn and after each turn, and `handler` is called for each
     /// event as in [`turn`](Self::turn). Both work on `state`. A turn is always taken to its end,

@@ -43,13 +43,16 @@ const HIGH_WATER: usize = 64 * 1024;
 /// all.
 ///
 /// All output is read while any call waits, and is kept until it is taken. So a child that writes
-/// much while nobody reads does not stand still, and neither does a [`write`](Self::write) of any
-/// size; the memory for it is bounded by [`set_buffer_limit`](Self::set_buffer_limit) only.
+/// much while nothing is read does not stand still, and neither does a [`write`](Self::write) of
+/// any size; [`set_buffer_limit`](Self::set_buffer_limit) bounds the memory for it.
 ///
 /// When it is dropped while a process still runs, it kills the whole [tree](crate::Tree) and waits
 /// until nothing of it is left, at most 2 s. What a process that has exited has left behind, such
 /// as a daemon, goes on. A program that is killed itself does not get so far: see
 /// [`Reactor::kill_trees_at_death`].
+///
+/// It takes about eleven descriptors, most of them for its reactor. To talk to hundreds at a time,
+/// use [`Conversation`](crate::Conversation)s on one reactor.
 #[derive(Debug)]
 pub struct Child {
     /// The program, or the programs of the pipeline.
@@ -72,14 +75,15 @@ struct Driver {
     time_limit: Option<Duration>,
 }
 
-/// One of the outputs of a [`Child`]: see [`Child::stdout`]. It is also an [`io::Read`].
+/// One of the outputs of a [`Child`]: see [`Child::stdout`]. It is also an [`io::Read`]; what a
+/// reader on top of that keeps, such as a `BufReader`, these methods do not see.
 #[derive(Debug, Clone, Copy)]
 pub struct ChildOutput<'a> {
     child: &'a Child,
     fd: i32,
 }
 
-/// What a [`Child`] has said, and how it ended: see [`Child::output`].
+/// What a [`Child`] has written, and how it ended: see [`Child::output`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Captured {
@@ -127,7 +131,7 @@ impl Child {
     }
 
     /// Starts several commands as one, each with its stdout connected to the stdin of the next by a
-    /// pipe. The stdin of the first is a pipe if it sets none, and the stderr of all arrives as
+    /// pipe, whatever the commands set there. The stdin of the first is a pipe if it sets none, and the stderr of all arrives as
     /// one.
     ///
     /// ```
@@ -151,8 +155,8 @@ impl Child {
 
     /// Does what [`pipeline`](Self::pipeline) does on a reactor that was made elsewhere, for one
     /// with other [methods](Reactor::with_methods), a [guard](Reactor::kill_trees_at_death) or a
-    /// [parent of its cgroups](Reactor::set_cgroup_parent). Events of other processes on it are
-    /// dropped.
+    /// [parent of its cgroups](Reactor::set_cgroup_parent). All its other events are dropped: those
+    /// of other processes, and of signals that it watches.
     ///
     /// # Errors
     ///
@@ -196,7 +200,8 @@ impl Child {
     ///
     /// Write to a program when its prompt has come. What is written earlier is echoed before the
     /// prompt, by the terminal, and often a second time by the program. `TERM=dumb` keeps many
-    /// programs from redrawing their lines.
+    /// programs from redrawing their lines. A terminal that breaks a long line, because it is not
+    /// wide enough, changes its echo. An echo is taken out only if the terminal was made to echo.
     pub fn set_plain(&self, plain: bool) {
         self.change(|driver| driver.conversation.set_plain(plain));
     }
