@@ -14,11 +14,12 @@ use crate::exit::Exit;
 use crate::limits::EndedBy;
 use crate::lines::Escaped;
 
-/// Makes `?` turn an error into an [`io::Error`] in a function that returns [`io::Result`]. The error
-/// stays inside, with its message and its source. `kind` tells the kind.
+/// Makes `?` turn an error into an [`io::Error`] in a function that returns [`io::Result`]. The
+/// error stays inside, with its message and its source. `kind` tells the kind.
 macro_rules! into_io_error {
     ($Error:ty, $kind:expr) => {
-        /// The error stays inside, with its message: see [`io::Error::downcast`](std::io::Error::downcast).
+        /// The error stays inside, with its message: see
+        /// [`io::Error::downcast`](std::io::Error::downcast).
         impl From<$Error> for std::io::Error {
             fn from(error: $Error) -> Self {
                 let kind: fn(&$Error) -> std::io::ErrorKind = $kind;

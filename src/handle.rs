@@ -1,8 +1,9 @@
 //! A monitor that other threads can control.
 //!
 //! It decides nothing and starts no thread: the thread that takes the reactor's turns carries out
-//! the requests of the others. The one rule: a caller may wait for its answer, and the reactor waits
-//! for no caller. A caller whose reactor or monitor is dropped gets an error instead of an answer.
+//! the requests of the others. The one rule: a caller may wait for its answer, and the reactor
+//! waits for no caller. A caller whose reactor or monitor is dropped gets an error instead of an
+//! answer.
 
 use std::collections::VecDeque;
 use std::error::Error;
@@ -339,8 +340,9 @@ impl<O: Observer + 'static> Handle<O> {
     }
 
     /// Makes the reactor's thread call `request` in its next turn, and does not wait for that. It
-    /// can be called on any thread, also on that of the reactor. The request can pass on its result,
-    /// for example through a channel. If the reactor is dropped before, it is dropped uncalled.
+    /// can be called on any thread, also on that of the reactor. The request can pass on its
+    /// result, for example through a channel. If the reactor is dropped before, it is dropped
+    /// uncalled.
     ///
     /// # Errors
     ///
@@ -380,8 +382,8 @@ impl<O: Observer + 'static> Handle<O> {
     ///
     /// # Errors
     ///
-    /// [`HandleError::TimedOut`], or [`HandleError::Gone`] if the reactor or the monitor was dropped
-    /// before.
+    /// [`HandleError::TimedOut`], or [`HandleError::Gone`] if the reactor or the monitor was
+    /// dropped before.
     ///
     /// ```
     /// use std::thread;

@@ -79,8 +79,8 @@ fn pidfds(errno: i32) -> Vec<Refused> {
 }
 
 fn play(part: &Part, (name, refused, strength, reason): Case, errno: i32) {
-    // Before Linux 5.14 only pidfds reach the members of a cgroup. On some architectures, no process
-    // is born in a cgroup.
+    // Before Linux 5.14 only pidfds reach the members of a cgroup. On some architectures, no
+    // process is born in a cgroup.
     let (strength, reason) = match name {
         "cgroup.kill" if !kernel::BORN_IN_CGROUP => (Some(Strength::Group), "no process can start in "),
         "pidfds" if !kernel::BORN_IN_CGROUP => (Some(Strength::Cgroup), "clone3: "),

@@ -139,9 +139,9 @@ fn trees() -> usize {
     env::var(TREES).map_or(20, |count| count.parse().unwrap())
 }
 
-/// Waits until the guard of a killed host has done its work. It reaches the members of a cgroup from
-/// Linux 5.14 on, and those of a group that has lost its leader from 6.9 on. Before that, they are
-/// left, and this ends them.
+/// Waits until the guard of a killed host has done its work. It reaches the members of a cgroup
+/// from Linux 5.14 on, and those of a group that has lost its leader from 6.9 on. Before that, they
+/// are left, and this ends them.
 fn until_killed(mark: &str, part: Option<&Path>, limit: Duration) {
     let reaches_all = part.map_or_else(kernel::reaches_groups_by_pidfd, |part| part.join("cgroup.kill").exists());
     if !reaches_all {

@@ -5,8 +5,8 @@ mod util;
 use childminder::{Event, LineReceiver, ProcessId, Stdio};
 use util::{COMBINATIONS, World, on_all_combinations, sh};
 
-/// The pieces of one descriptor: the bytes, and whether the piece is continued, cut, and followed by
-/// a newline.
+/// The pieces of one descriptor: the bytes, and whether the piece is continued, cut, and followed
+/// by a newline.
 type Pieces = Vec<(ProcessId, i32, String, [bool; 3])>;
 
 /// Takes turns until the host has seen what it wants. Returns what the lines were.

@@ -331,7 +331,8 @@ fn lingering() -> (std::os::fd::OwnedFd, std::net::TcpStream) {
     (client.into(), deaf)
 }
 
-// A message with descriptors is then taken out of the queue by the reactor itself, which closes them.
+// A message with descriptors is then taken out of the queue by the reactor itself, which closes
+// them.
 #[test]
 fn a_barrier_is_answered_without_the_program_that_discards() {
     alone("a_barrier_is_answered_without_the_program_that_discards", |world| {

@@ -62,8 +62,8 @@ fn after_the_name(stat: &str) -> Vec<&str> {
     stat.rsplit_once(") ").unwrap().1.split(' ').collect()
 }
 
-/// The session of this program as /proc tells it: "0" where its leader is outside this PID namespace, as in a
-/// container that was started without `setsid`.
+/// The session of this program as /proc tells it: "0" where its leader is outside this PID
+/// namespace, as in a container that was started without `setsid`.
 fn own_session() -> String {
     let stat = fs::read_to_string("/proc/self/stat").unwrap();
     after_the_name(&stat)[3].to_owned()

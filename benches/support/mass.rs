@@ -1,6 +1,6 @@
 //! Measures the command with five hundred and a thousand services that are all killed, or all
-//! stopped, at once, beside a bare loop that gives each child the same pipes, waits in `waitpid(-1)`
-//! and does nothing else.
+//! stopped, at once, beside a bare loop that gives each child the same pipes, waits in
+//! `waitpid(-1)` and does nothing else.
 //!
 //! The one rule: all figures come from outside, as in the rest of the bench.
 
@@ -37,8 +37,8 @@ pub(super) fn play(mut words: impl Iterator<Item = String>) {
     raw::supervise(&raw::Spec::new(Path::new(&program), &[&argument], [false, true, true]), count);
 }
 
-/// The milliseconds from the first kill to the first and to the last replacement's sign of life, and
-/// from the request to stop to the end of the supervisor.
+/// The milliseconds from the first kill to the first and to the last replacement's sign of life,
+/// and from the request to stop to the end of the supervisor.
 fn measure(contestant: &Contestant, service: &Path, count: usize) -> [f64; 3] {
     let mut supervisor = Supervisor::start(contestant, service, count).expect("start");
     rest(LIVED);

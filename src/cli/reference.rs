@@ -1,8 +1,8 @@
 //! `childminder completions` and `childminder man`: what shells complete, and the manual page. Both
 //! are made from the help texts.
 //!
-//! The one rule: nothing about an option is written here, but how the supervisor is chosen. What a help text does not say, a shell
-//! does not complete and the manual does not have.
+//! The one rule: nothing about an option is written here, but how the supervisor is chosen. What a
+//! help text does not say, a shell does not complete and the manual does not have.
 
 mod shells;
 

@@ -89,9 +89,9 @@ impl Command {
 ///
 /// The shell gets each argument byte by byte, whatever is in it. Newlines and tabs appear as they
 /// are, within quotes. Other control characters, and bytes that are not UTF-8, are written as
-/// numbers, so that the line is harmless on a terminal. The shell of the user need not find the same
-/// program, because its `PATH` may be another one. A NUL byte, with which no command can start, is
-/// lost in the shell.
+/// numbers, so that the line is harmless on a terminal. The shell of the user need not find the
+/// same program, because its `PATH` may be another one. A NUL byte, with which no command can
+/// start, is lost in the shell.
 ///
 /// ```
 /// use childminder::Command;

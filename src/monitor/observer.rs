@@ -332,8 +332,8 @@ pub struct Lines<'a> {
 }
 
 impl<'a> Lines<'a> {
-    /// Makes lines of a process, for a test of an observer. Each line in `bytes` ends with a newline.
-    /// A last one without a newline is not passed on.
+    /// Makes lines of a process, for a test of an observer. Each line in `bytes` ends with a
+    /// newline. A last one without a newline is not passed on.
     ///
     /// ```
     /// use childminder::{Lines, ProcessId};
@@ -358,8 +358,8 @@ impl<'a> Lines<'a> {
 }
 
 impl<'a> Line<'a> {
-    /// Makes a whole line that ends with a newline, which is not among its `bytes`, for a test of an
-    /// observer.
+    /// Makes a whole line that ends with a newline, which is not among its `bytes`, for a test of
+    /// an observer.
     ///
     /// ```
     /// use childminder::{Line, Observer, ProcessId};

@@ -99,9 +99,9 @@ impl<O: Observer> ProcessMonitor<O> {
         Ok(())
     }
 
-    /// Sets the command of a process, from its next start on. A process that runs goes on. Everything
-    /// else of the name stays as it is: its state and its backoff, its policy and its watch, the count
-    /// of its restarts and its last exit.
+    /// Sets the command of a process, from its next start on. A process that runs goes on.
+    /// Everything else of the name stays as it is: its state and its backoff, its policy and its
+    /// watch, the count of its restarts and its last exit.
     ///
     /// # Errors
     ///

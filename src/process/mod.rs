@@ -49,8 +49,8 @@ pub(crate) use tree::{Agenda, Stem, Sweep};
 pub struct ProcessId(pub(crate) Key);
 
 impl ProcessId {
-    /// Makes an id that no reactor gives to a process, for tests of a host. Equal numbers make equal
-    /// ids.
+    /// Makes an id that no reactor gives to a process, for tests of a host. Equal numbers make
+    /// equal ids.
     ///
     /// ```
     /// use childminder::{ProcessId, Reactor};

@@ -51,8 +51,9 @@ fn trim_stack() {
     let end = here.saturating_sub(KEPT) / page * page;
     // A host may run this on a stack of its own making, which is not the thread's.
     if known && (begin..begin.saturating_add(size)).contains(&end) {
-        // SAFETY: these pages are below the frame of this call, in the stack of this thread, so that
-        // nothing in them is used again. A part that is not mapped yet is an error without an effect.
+        // SAFETY: these pages are below the frame of this call, in the stack of this thread, so
+        // that nothing in them is used again. A part that is not mapped yet is an error without an
+        // effect.
         unsafe { libc::madvise(lowest, end - begin, libc::MADV_DONTNEED) };
     }
 }

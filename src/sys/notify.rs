@@ -100,8 +100,8 @@ mod linux {
         receive_with(socket, buffer, ALL, 0)
     }
 
-    /// Takes a message out of the queue without waiting for one. There is no room for what comes with
-    /// it, so the kernel closes the descriptors, which may wait.
+    /// Takes a message out of the queue without waiting for one. There is no room for what comes
+    /// with it, so the kernel closes the descriptors, which may wait.
     pub(crate) fn drop_message(socket: BorrowedFd<'_>) {
         let _ = receive_with(socket, &mut [0], 0, 0);
     }

@@ -131,8 +131,8 @@ impl Child {
     }
 
     /// Starts several commands as one, each with its stdout connected to the stdin of the next by a
-    /// pipe, whatever the commands set there. The stdin of the first is a pipe if it sets none, and the stderr of all arrives as
-    /// one.
+    /// pipe, whatever the commands set there. The stdin of the first is a pipe if it sets none, and
+    /// the stderr of all arrives as one.
     ///
     /// ```
     /// use childminder::{Child, Command};
@@ -282,9 +282,9 @@ impl Child {
     ///
     /// # Errors
     ///
-    /// [`TalkError::Write`] if it has no stdin to be written to, or that is closed before all fitted
-    /// into the pipe. [`TalkError::TimedOut`] tells how many bytes were not taken. Write these
-    /// again, and not all.
+    /// [`TalkError::Write`] if it has no stdin to be written to, or that is closed before all
+    /// fitted into the pipe. [`TalkError::TimedOut`] tells how many bytes were not taken. Write
+    /// these again, and not all.
     pub fn write(&self, data: impl AsRef<[u8]>) -> Result<(), TalkError> {
         let all = data.as_ref().len();
         let mut rest = data.as_ref();

@@ -3,8 +3,8 @@
 
 #![allow(dead_code, unsafe_code, reason = "each test uses a part of it")]
 
-/// Whether a process can be born in a cgroup, which the library has written for these architectures.
-/// On others it enters the cgroup before its exec.
+/// Whether a process can be born in a cgroup, which the library has written for these
+/// architectures. On others it enters the cgroup before its exec.
 pub(crate) const BORN_IN_CGROUP: bool = cfg!(any(
     all(target_arch = "x86_64", target_pointer_width = "64"),
     all(target_arch = "aarch64", target_pointer_width = "64"),

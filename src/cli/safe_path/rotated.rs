@@ -1,5 +1,5 @@
-//! The files rotated from an output file: `web.log.1`, or `web.log.1.gz` if it was compressed. Opens,
-//! renames and removes them. Reads and writes nothing in them.
+//! The files rotated from an output file: `web.log.1`, or `web.log.1.gz` if it was compressed.
+//! Opens, renames and removes them. Reads and writes nothing in them.
 //!
 //! The one rule: what a compressed file stands for is known by the file itself and not by its
 //! number, because a rotation may change the numbers in the meantime.

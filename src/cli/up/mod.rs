@@ -117,8 +117,8 @@ enum Prepared {
     Nothing(u8),
 }
 
-/// Reads the command line and the file. It is not inlined, so that the stack of the supervisor has no
-/// room for what this takes.
+/// Reads the command line and the file. It is not inlined, so that the stack of the supervisor has
+/// no room for what this takes.
 #[inline(never)]
 fn prepare(mut arguments: Parser) -> Result<Prepared, Failure> {
     descriptor::note_inherited();
