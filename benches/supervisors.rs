@@ -6,10 +6,13 @@
 //! they start, and the kernel tells the rest.
 //!
 //! With `--many`, only the command is measured, with up to ten thousand services: `cargo bench
-//! --bench supervisors -- --many`.
+//! --bench supervisors -- --many`. With `--mass`, it is measured beside a bare loop when all of its
+//! services are killed or stopped at once.
 
 #[path = "support/many.rs"]
 mod many;
+#[path = "support/mass.rs"]
+mod mass;
 mod support;
 
 use std::fs::{self, File, OpenOptions, Permissions};
@@ -298,11 +301,23 @@ fn millis(from: u64, to: u64) -> f64 {
 }
 
 fn main() {
-    let is_many = std::env::args().any(|arg| arg == "--many");
-    let mut bench = Bench::new(if is_many { "many" } else { "supervisors" });
+    let mut args = std::env::args().skip_while(|arg| arg != mass::OPTION).skip(1).peekable();
+    if args.peek().is_some() {
+        return mass::play(args);
+    }
+    let is = |option: &str| std::env::args().any(|arg| arg == option);
+    let (is_many, is_mass) = (is("--many"), is("--mass"));
+    let mut bench = Bench::new(match (is_many, is_mass) {
+        (true, _) => "many",
+        (_, true) => "mass",
+        _ => "supervisors",
+    });
     let Some(service) = program::build() else { return };
     if is_many {
         return many::run(bench, &service);
+    }
+    if is_mass {
+        return mass::run(bench, &service);
     }
     let mut contestants = Contestant::all();
     // One run without measurement reads everything from disk, and finds the supervisors that do not

@@ -307,6 +307,23 @@ impl Command {
         self.fd(2, stdio)
     }
 
+    /// Gives the child the host's stdin, stdout and stderr, as [`std::process::Command`] does by
+    /// default.
+    ///
+    /// A child of a program in a terminal also stays in the host's process group there, so that
+    /// Ctrl-C reaches it and it may read the terminal. Here that is
+    /// [`inherit_process_group`](Self::inherit_process_group).
+    ///
+    /// ```
+    /// use childminder::{Child, Command};
+    ///
+    /// assert!(Child::spawn(Command::new("date").inherit_stdio())?.wait()?.success());
+    /// # Ok::<(), childminder::TalkError>(())
+    /// ```
+    pub fn inherit_stdio(&mut self) -> &mut Self {
+        self.stdin(Stdio::inherit()).stdout(Stdio::inherit()).stderr(Stdio::inherit())
+    }
+
     /// Sets the child's descriptor number `fd` (Twisted's `childFDs`). The spawn refuses a negative
     /// number.
     ///

@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use crate::contain::LAST_WAIT;
 use crate::exit::Exit;
 use crate::limits::EndedBy;
-use crate::monitor::lines::Escaped;
+use crate::lines::Escaped;
 
 /// Makes `?` turn an error into an [`io::Error`] in a function that returns [`io::Result`]. The error
 /// stays inside, with its message and its source. `kind` tells the kind.
@@ -357,7 +357,7 @@ pub enum RunError {
     /// It ended without success: see [`Output::check`](crate::Output::check).
     Failed {
         /// How it ended.
-        exit: Exit,
+        exit: Box<Exit>,
         /// Why it ended.
         ended_by: EndedBy,
         /// What it wrote to stderr.

@@ -28,10 +28,11 @@
 //! | [`ProcessMonitor`] | keeps processes running under their names, by a [`Policy`]; tells an [`Observer`] |
 //! | [`Controlled`], [`Handle`] | the same, asked from other threads |
 //! | [`Service`], [`MultiService`] | what is started and stopped with your program |
-//! | [`RunToEnd`] | one command from start to end, in one blocking call |
+//! | [`Child`] | a process, or a pipeline, to talk to in calls that wait, from one thread or several; [`Conversation`] is the same on your reactor |
+//! | [`RunToEnd`] | one command from start to end, in one blocking call; [`Cancel`] ends it from another thread |
 //! | [`RunMany`] | many commands, so many at a time, with [`Limits`] and on processors of their own |
 //! | [`JobControl`] | Ctrl-C and Ctrl-Z in a program with its own loop |
-//! | [`ProcessProtocol`], [`Feed`] | layers over the events: callbacks, and input of any size |
+//! | [`ProcessProtocol`], [`Feed`], [`LineReceiver`] | layers over the events: callbacks, input of any size, output as lines |
 //! | [`simulation`] | what a policy does to a service, in virtual time |
 //!
 //! The reactor stores no callback: a turn lends each event to your closure, together with the
@@ -44,7 +45,7 @@
 )]
 #![cfg_attr(
     doc,
-    doc = "a policy, other people's programs, switching from Twisted, supervisord or tokio, the command, and how all this is built."
+    doc = "a policy, other people's programs, switching from Twisted, supervisord, std, duct or tokio, the command, and how all this is built."
 )]
 //!
 //! # Platforms
@@ -85,6 +86,8 @@ mod job;
 mod job_control;
 mod limit;
 mod limits;
+mod line_receiver;
+mod lines;
 mod map;
 mod monitor;
 mod notify;
@@ -118,7 +121,8 @@ pub use job::Output;
 pub use job_control::{JobControl, Request};
 pub use limit::{Limit, Resource};
 pub use limits::{EndedBy, Limits};
-pub use monitor::lines::Escaped;
+pub use line_receiver::LineReceiver;
+pub use lines::Escaped;
 pub use monitor::restart::{self, Leftovers, Policy, PolicyError, Restart};
 pub use monitor::simulation;
 pub use monitor::{Check, Fault, Health, Probe, Readiness, Ready, Watch};

@@ -36,6 +36,8 @@ const FAILURES: usize = 64;
 /// | output that is kept | 16 MiB each of stdout and stderr; the rest is read, counted and dropped |
 /// | from SIGTERM to SIGKILL | 5 s |
 ///
+/// [The guide](crate::guide::harness) has a pool for eight of 500 jobs at a time.
+///
 /// It is used in one of two ways. [`run`](Self::run) is one blocking call:
 ///
 /// ```

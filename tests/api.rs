@@ -3,12 +3,12 @@
 #[path = "util/guard.rs"]
 mod guard;
 
-use childminder::restart::{Lifecycle, Policy};
+use childminder::restart::{Lifecycle, Policy, PolicyBuilder};
 use childminder::simulation::Timeline;
 use childminder::{
-    Command, Controlled, CpuSet, Event, Exit, Finished, Handle, HandleError, Limits, Line, Log, MonitorError,
-    MultiService, Output, Process, ProcessId, ProcessMonitor, ProcessStatus, Pty, Reactor, RunMany, SignalError,
-    SourceId, SpawnError, Status, Stdio, TimerId, Topology, Waker, WriteError,
+    Command, Controlled, CpuSet, Event, Exit, Finished, Handle, HandleError, Limits, Line, LineReceiver, Log,
+    MonitorError, MultiService, Output, Process, ProcessId, ProcessMonitor, ProcessStatus, Pty, Reactor, RunMany,
+    SignalError, SourceId, SpawnError, Status, Stdio, TimerId, Topology, Waker, WriteError,
 };
 
 const fn send<T: Send>() {}
@@ -22,6 +22,7 @@ const _: () = {
     send::<Event<'_>>();
     send::<ProcessMonitor>();
     send::<Controlled>();
+    send::<LineReceiver>();
     send::<MultiService>();
     send::<RunMany<std::iter::Empty<Command>>>();
 };
@@ -44,6 +45,7 @@ const _: () = {
     send_and_sync::<Line<'_>>();
     send_and_sync::<Status<'_>>();
     send_and_sync::<Policy>();
+    send_and_sync::<PolicyBuilder>();
     send_and_sync::<Lifecycle>();
     send_and_sync::<Timeline>();
     send_and_sync::<ProcessId>();

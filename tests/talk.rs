@@ -187,6 +187,7 @@ on_all_combinations! {
             let error = child.write(&input).unwrap_err();
             assert!(matches!(error, TalkError::TimedOut { .. }), "{error}");
             assert!(matches!(child.wait().unwrap_err(), TalkError::TimedOut { .. }));
+            child.set_time_limit(Some(WATCHDOG));
             let error = child.read_until("no").unwrap_err().to_string();
             assert!(error.starts_with(r#"`sh`: "no" is not in the "#), "{error}");
             assert_eq!(child.read_until("y\n").unwrap(), b"y\n");
@@ -337,7 +338,7 @@ on_all_combinations! {
         assert!(said.exit.success() && said.pipes_left_open);
         assert!(is_alive(daemon));
         rustix::process::kill_process(
-            rustix::process::Pid::from_raw(daemon.cast_signed()).unwrap(),
+            rustix::process::Pid::from_raw(i32::try_from(daemon).unwrap()).unwrap(),
             rustix::process::Signal::KILL,
         )
         .unwrap();

@@ -10,7 +10,7 @@ use std::time::Duration;
 use crate::cli::config::{Scope, read, render::Values};
 use crate::cli::control::glob;
 use crate::cli::control::protocol::Request;
-use crate::monitor::lines::{Escaped, LineBuffer};
+use crate::lines::{Escaped, LineBuffer};
 
 /// No message brings characters that a terminal obeys, or more lines than it has findings.
 fn check_message(message: &str) {
@@ -96,15 +96,15 @@ pub fn lines(data: &[u8]) {
     let max = 1 + usize::from(*length) % 40;
     let mut buffer = LineBuffer::new(max);
     let mut found: Vec<Piece> = Vec::new();
-    fn one(piece: crate::monitor::lines::Piece<'_>) -> Piece {
+    fn one(piece: crate::lines::Piece<'_>) -> Piece {
         (piece.bytes.to_vec(), piece.continued, piece.cut, piece.newline)
     }
-    let mut sink = |run: crate::monitor::lines::Run<'_>| match run {
-        crate::monitor::lines::Run::Lines(lines) => {
+    let mut sink = |run: crate::lines::Run<'_>| match run {
+        crate::lines::Run::Lines(lines) => {
             let lines = lines.strip_suffix(b"\n").expect("whole lines").split(|byte| *byte == b'\n');
             found.extend(lines.map(|line| (line.to_vec(), false, false, true)));
         }
-        crate::monitor::lines::Run::Piece(piece) => found.push(one(piece)),
+        crate::lines::Run::Piece(piece) => found.push(one(piece)),
     };
     let mut rest = stream;
     let mut size = usize::from(*step);

@@ -9,6 +9,7 @@
 #![allow(unsafe_code)]
 #![allow(clippy::multiple_unsafe_ops_per_block)] // a raw loop, not a library
 
+use std::collections::HashMap;
 use std::ffi::{CString, c_char, c_int, c_void};
 use std::fs::File;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
@@ -17,6 +18,7 @@ use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::Command;
 use std::ptr;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 unsafe extern "C" {
@@ -155,6 +157,48 @@ impl Spawner {
         };
         assert!(pid > 0 && job.errno == 0, "raw spawn: {pid}, errno {}", job.errno);
         (pid, ours)
+    }
+}
+
+/// Whether SIGTERM has come.
+static ASKED: AtomicBool = AtomicBool::new(false);
+
+/// Notes it. If it comes just before the wait, the alarm interrupts that.
+extern "C" fn note(_: c_int) {
+    ASKED.store(true, Ordering::Relaxed);
+    // SAFETY: the call touches no memory, and a handler may make it.
+    unsafe { libc::alarm(1) };
+}
+
+/// Starts so many children, and starts each again that exits, until SIGTERM. Then it stops all, and
+/// returns when the last one is gone. It waits in `waitpid(-1)`, and reads nothing.
+pub(crate) fn supervise(spec: &Spec, count: usize) {
+    // SAFETY: a zeroed action is valid, and the handler only sets a flag. Without SA_RESTART it
+    // interrupts the wait.
+    unsafe {
+        let mut action: libc::sigaction = std::mem::zeroed();
+        action.sa_sigaction = note as extern "C" fn(c_int) as usize;
+        libc::sigaction(libc::SIGTERM, &raw const action, ptr::null_mut());
+        libc::sigaction(libc::SIGALRM, &raw const action, ptr::null_mut());
+    }
+    let mut spawner = Spawner::new();
+    let mut children: HashMap<_, _> = (0..count).map(|_| spawner.spawn(spec)).collect();
+    let mut is_stopping = false;
+    loop {
+        if !is_stopping && ASKED.load(Ordering::Relaxed) {
+            is_stopping = true;
+            children.keys().for_each(|pid| kill(-pid, libc::SIGTERM));
+        }
+        let mut status = 0;
+        // SAFETY: the status is a local.
+        let pid = unsafe { libc::waitpid(-1, &raw mut status, 0) };
+        if children.remove(&pid).is_some() && !is_stopping {
+            let (pid, pipes) = spawner.spawn(spec);
+            children.insert(pid, pipes);
+        }
+        if children.is_empty() {
+            return;
+        }
     }
 }
 

@@ -67,7 +67,9 @@ pub(crate) fn escaped_json(text: &str) -> String {
 }
 
 fn show(text: &str, is_hidden: impl Fn(char) -> bool) -> Cow<'_, str> {
-    if !text.contains(|char: char| char.is_control() || is_hidden(char)) {
+    // Nearly all of our own messages are of this kind.
+    let is_plain = text.bytes().all(|byte| matches!(byte, b' '..=b'~'));
+    if is_plain || !text.contains(|char: char| char.is_control() || is_hidden(char)) {
         return text.into();
     }
     let mut shown = String::with_capacity(text.len() + 16);

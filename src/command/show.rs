@@ -57,12 +57,26 @@ impl Command {
     }
 
     /// Tells whether the child inherits nothing of the host's environment.
+    ///
+    /// ```
+    /// use childminder::Command;
+    ///
+    /// assert!(!Command::new("env").get_env_clear());
+    /// assert!(Command::new("env").env_clear().get_env_clear());
+    /// ```
     #[must_use]
     pub fn get_env_clear(&self) -> bool {
         self.0.env_clear
     }
 
     /// Returns the working directory of the child, or `None` if it is the host's.
+    ///
+    /// ```
+    /// use childminder::Command;
+    ///
+    /// assert_eq!(Command::new("ls").get_current_dir(), None);
+    /// assert_eq!(Command::new("ls").current_dir("/bin").get_current_dir(), Some("/bin".as_ref()));
+    /// ```
     #[must_use]
     pub fn get_current_dir(&self) -> Option<&Path> {
         self.0.current_dir.as_deref()

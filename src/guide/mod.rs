@@ -7,14 +7,14 @@
 //! 3. [Talking to a child](talking_to_a_child)
 //! 4. [Whole trees of processes](trees)
 //! 5. [Order, readiness, and giving up](order)
-//! 6. [A harness](harness)
+//! 6. [A harness, and a pool of jobs](harness)
 //! 7. [What each figure means](figures)
 //! 8. [Terminals](terminals)
 //! 9. [Your policy in virtual time](virtual_time)
 //! 10. [In other people's programs](embedding)
 //! 11. [Coming from Twisted](from_twisted)
 //! 12. [Coming from supervisord](from_supervisord)
-//! 13. [Coming from tokio::process](from_tokio)
+//! 13. [Coming from std, duct, subprocess, expectrl or tokio](coming_from)
 //! 14. [`childminder run`](run)
 //! 15. [`childminder measure`](measure)
 //! 16. [`childminder up`](up)
@@ -64,8 +64,8 @@ pub mod from_twisted {}
 #[doc = include_str!("from_supervisord.md")]
 pub mod from_supervisord {}
 
-#[doc = include_str!("from_tokio.md")]
-pub mod from_tokio {}
+#[doc = include_str!("coming_from.md")]
+pub mod coming_from {}
 
 #[doc = include_str!("run.md")]
 pub mod run {}

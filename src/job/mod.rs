@@ -123,7 +123,7 @@ impl Output {
     pub fn check(self) -> Result<Self, RunError> {
         match self.success() {
             true => Ok(self),
-            false => Err(RunError::Failed { exit: self.exit, ended_by: self.ended_by, stderr: self.stderr }),
+            false => Err(RunError::Failed { exit: Box::new(self.exit), ended_by: self.ended_by, stderr: self.stderr }),
         }
     }
 }

@@ -9,10 +9,10 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::connect::Connect;
-use super::lines::{LineBuffer, Piece};
-use super::observer::{Line, Lines, Observer};
+use super::observer::Observer;
 use super::order::phase::Phase;
 use super::restart::{Leftovers, Lifecycle, State, StopScope};
+use super::streams::Streams;
 use super::watch::{Readiness, Ready, Watch, Watcher};
 use crate::command::Command;
 use crate::contain::{Containment, Remains};
@@ -89,8 +89,7 @@ pub(super) struct Output {
     /// The name. It may no longer be the entry's: the leftover processes of a removed process may
     /// still write.
     pub(super) name: Arc<str>,
-    pub(super) max_line: usize,
-    pub(super) streams: Vec<(i32, LineBuffer)>,
+    pub(super) streams: Streams,
     /// What is looked for in it, if the output tells whether the process is ready.
     pub(super) awaited: Option<Arc<Watch>>,
 }
@@ -319,51 +318,5 @@ impl Entry {
             timers.insert(id, key);
             self.timer = Some((id, deadline));
         }
-    }
-}
-
-impl Output {
-    pub(super) fn stream(&mut self, fd: i32) -> &mut LineBuffer {
-        let index = self.streams.iter().position(|(number, _)| *number == fd).unwrap_or_else(|| {
-            self.streams.push((fd, LineBuffer::new(self.max_line)));
-            self.streams.len() - 1
-        });
-        &mut self.streams[index].1
-    }
-
-    /// Passes on the last line of a stream if it did not end with a newline.
-    pub(super) fn finish(&mut self, writer: Writer<'_>, fd: i32, observer: &mut impl Observer) {
-        self.flush(writer, observer, |number| number == fd);
-    }
-
-    /// Does what [`finish`](Self::finish) does, for each stream for which `is_drained` is true.
-    pub(super) fn flush(
-        &mut self,
-        writer: Writer<'_>,
-        observer: &mut impl Observer,
-        mut is_drained: impl FnMut(i32) -> bool,
-    ) {
-        for (number, buffer) in self.streams.iter_mut().filter(|(number, _)| is_drained(*number)) {
-            buffer.finish(&mut |piece| observer.line(&writer.line(*number, piece)));
-        }
-    }
-}
-
-/// The process that has written a line.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Writer<'a> {
-    pub(super) name: &'a str,
-    pub(super) process: ProcessId,
-}
-
-impl<'a> Writer<'a> {
-    #[inline]
-    pub(super) fn line(self, fd: i32, piece: Piece<'a>) -> Line<'a> {
-        let Piece { bytes, continued, cut, newline } = piece;
-        Line { name: self.name, process: self.process, fd, bytes, continued, cut, newline }
-    }
-
-    pub(super) fn lines(self, fd: i32, bytes: &'a [u8]) -> Lines<'a> {
-        Lines { name: self.name, process: self.process, fd, bytes }
     }
 }

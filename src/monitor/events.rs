@@ -7,14 +7,15 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::entry::{Output, Writer};
-use super::lines::Run;
+use super::entry::Output;
 use super::observer::Observer;
 use super::order::phase::is_death;
 use super::restart::{Action, Input, Leftovers, State, StopAction};
+use super::streams::{Streams, Writer};
 use super::watch::{Effect, Ready, Sign};
 use super::{ProcessMonitor, checks};
 use crate::exit::Exit;
+use crate::lines::{Piece, Run};
 use crate::process::ProcessId;
 use crate::reactor::timers::TimerId;
 use crate::reactor::{Event, Reactor};
@@ -66,9 +67,9 @@ impl<O: Observer> ProcessMonitor<O> {
                         Ok(process) => {
                             entry.process = Some(process);
                             entry.starts += 1;
-                            let (name, streams) = (Arc::clone(&entry.name), Vec::new());
+                            let (name, streams) = (Arc::clone(&entry.name), Streams::new(self.max_line));
                             let awaited = entry.awaited_output();
-                            let output = Output { entry: key, name, max_line: self.max_line, streams, awaited };
+                            let output = Output { entry: key, name, streams, awaited };
                             self.outputs.insert(process, output);
                             entry.pid = reactor.process(process).and_then(|process| process.pid());
                             entry.containment = reactor.tree(process).map(|tree| tree.containment());
@@ -167,7 +168,8 @@ impl<O: Observer> ProcessMonitor<O> {
         // holds the pipe. This does not apply where the rest of the line is still to be read.
         if let Some(mut transport) = reactor.process(process) {
             let writer = Writer { name: &entry.name, process };
-            output.flush(writer, &mut self.observer, |fd| transport.is_drained(fd));
+            let tell = |fd, piece: Piece<'_>| self.observer.line(&writer.line(fd, piece));
+            output.streams.finish(|fd| transport.is_drained(fd), tell);
             died = transport.started() + exit.wall_time;
         }
         entry.process = None;
@@ -223,7 +225,7 @@ impl<O: Observer> ProcessMonitor<O> {
         });
         let (name, observer) = (Arc::clone(&output.name), &mut self.observer);
         let writer = Writer { name: &name, process };
-        output.stream(fd).push(data, &mut |run| {
+        output.streams.push(fd, data, &mut |run| {
             if let Some(text) = text {
                 let bytes = match run {
                     Run::Lines(lines) => lines,
@@ -248,7 +250,8 @@ impl<O: Observer> ProcessMonitor<O> {
     fn closed(&mut self, process: ProcessId, fd: i32) -> bool {
         let Some(output) = self.outputs.get_mut(&process) else { return false };
         let name = Arc::clone(&output.name);
-        output.finish(Writer { name: &name, process }, fd, &mut self.observer);
+        let writer = Writer { name: &name, process };
+        output.streams.finish(|number| number == fd, |fd, piece| self.observer.line(&writer.line(fd, piece)));
         true
     }
 

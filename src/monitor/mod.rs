@@ -9,7 +9,6 @@ mod checks;
 mod connect;
 mod entry;
 mod events;
-pub(crate) mod lines;
 mod observer;
 mod order;
 mod policy;
@@ -17,6 +16,7 @@ mod policy_builder;
 mod requests;
 pub mod restart;
 pub mod simulation;
+pub(crate) mod streams;
 mod watch;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -28,13 +28,13 @@ use std::time::Instant;
 
 use crate::command::Command;
 use crate::error::into_io_error;
+use crate::lines::MAX_LINE;
 use crate::process::ProcessId;
 use crate::reactor::Reactor;
 use crate::reactor::timers::TimerId;
 use checks::Helpers;
 pub use entry::Status;
 use entry::{Entry, Output};
-use lines::MAX_LINE;
 pub use observer::{Line, Lines, Log, Observer};
 use order::machine::Machine;
 pub use order::{Group, Order, OrderError, OrderErrors, Strategy, When};
@@ -399,9 +399,7 @@ impl<O: Observer> ProcessMonitor<O> {
     /// ```
     #[must_use]
     pub fn unfinished_line(&self, process: ProcessId, fd: i32) -> Option<&[u8]> {
-        let streams = &self.outputs.get(&process)?.streams;
-        let (_, buffer) = streams.iter().find(|(number, _)| *number == fd)?;
-        Some(buffer.partial()).filter(|partial| !partial.is_empty())
+        self.outputs.get(&process)?.streams.unfinished(fd)
     }
 
     /// Returns the names, in the order in which they were added.

@@ -9,12 +9,12 @@ use std::time::Duration;
 
 use log::{debug, error, info, warn};
 
-use super::lines::{Escaped, each_line};
 use super::restart::State;
 use super::watch::Fault;
 use crate::contain::Remains;
 use crate::error::SpawnError;
 use crate::exit::Exit;
+use crate::lines::{Escaped, each_line};
 use crate::process::ProcessId;
 use crate::signal;
 
@@ -334,6 +334,14 @@ pub struct Lines<'a> {
 impl<'a> Lines<'a> {
     /// Makes lines of a process, for a test of an observer. Each line in `bytes` ends with a newline.
     /// A last one without a newline is not passed on.
+    ///
+    /// ```
+    /// use childminder::{Lines, ProcessId};
+    ///
+    /// let mut said = Vec::new();
+    /// Lines::new("web", ProcessId::dummy(1), 1, b"one\ntwo\n").for_each(|line| said.push(line.to_string()));
+    /// assert_eq!(said, ["[web] one", "[web] two"]);
+    /// ```
     #[must_use]
     pub fn new(name: &'a str, process: ProcessId, fd: i32, bytes: &'a [u8]) -> Self {
         Self { name, process, fd, bytes }

@@ -223,6 +223,10 @@ impl Child {
         self.exit.as_deref()
     }
 
+    pub(crate) fn into_exit(self) -> Option<Box<Exit>> {
+        self.exit
+    }
+
     /// Tells whether only SIGCHLD can report its exit.
     pub(crate) fn needs_sweep(&self) -> bool {
         self.exit.is_none() && self.pidfd.is_none()
@@ -297,12 +301,13 @@ impl Child {
         if self.exit.is_some() {
             return Reap::Nothing;
         }
-        if self.leads && (self.kill_group_at_exit || self.hold_for_group) && self.state() == State::Zombie {
+        let waits_for_group = self.hold_for_group && !self.group_outlives_leader();
+        if self.leads && (self.kill_group_at_exit || waits_for_group) && self.state() == State::Zombie {
             self.rare().died.get_or_insert(now);
             if self.kill_group_at_exit {
                 // An error means that no other process is in the group.
                 let _ = self.signal_group(libc::SIGKILL);
-            } else if !self.group_outlives_leader() {
+            } else {
                 let group_killed = self.rare().group_killed;
                 match living.get_or_insert_with(Living::look).has(self.pid, group_killed) {
                     Some(true) => return Reap::Later,

@@ -55,7 +55,8 @@ pub enum Event<'a> {
     },
     /// A process has exited and all its pipes are closed. This comes exactly once, and is the last
     /// event of the process except for [`TreeGone`](Self::TreeGone) and
-    /// [`TreeRemains`](Self::TreeRemains).
+    /// [`TreeRemains`](Self::TreeRemains). [`Reactor::exit_of`](crate::Reactor::exit_of) tells the
+    /// exit status for one more turn.
     Ended {
         /// The process.
         process: ProcessId,

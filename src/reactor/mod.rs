@@ -37,6 +37,7 @@ use mio::{Events, Poll};
 
 use crate::command::Command;
 use crate::error::SpawnError;
+use crate::exit::Exit;
 use crate::limit::{Limit, Resource};
 use crate::process::{Child, Living, Notice, Process, ProcessId};
 use crate::slab::{Key, Slab};
@@ -106,6 +107,9 @@ pub struct Reactor {
     notices: VecDeque<Notice>,
     /// Processes that have exited, or ended.
     exited: VecDeque<Key>,
+    /// How the processes exited whose end was reported in this turn or the one before it, the
+    /// earliest first.
+    ended: Vec<(Key, Box<Exit>)>,
     sweep: bool,
     /// Processes that were started without a pidfd and not checked since.
     newborn: Vec<Key>,
@@ -193,6 +197,7 @@ impl Reactor {
             hearing: None,
             notices: VecDeque::new(),
             exited: VecDeque::new(),
+            ended: Vec::new(),
             sweep: false,
             newborn: Vec::new(),
             rechecks: Vec::new(),
@@ -429,6 +434,33 @@ impl Reactor {
     pub fn process(&mut self, id: ProcessId) -> Option<Process<'_>> {
         let child = self.processes.get_mut(id.0)?;
         Some(Process { id, child, sources: &mut self.sources, notices: &mut self.notices })
+    }
+
+    /// Returns how a process has exited, or `None` if it has not.
+    ///
+    /// It can be asked until the end of the turn after the one that has delivered its
+    /// [`Event::Ended`]; from then on the result is `None`. So whoever asks in the turn after the
+    /// exit or after the end gets the answer, whether the two came in one turn or not. What is left of
+    /// its group is its [`tree`](Self::tree), which is there until the last member is gone.
+    ///
+    /// ```
+    /// use childminder::{Command, Reactor};
+    ///
+    /// let mut reactor = Reactor::new()?;
+    /// let id = reactor.spawn_process(Command::new("sh").args(["-c", "exit 3"]))?;
+    /// while reactor.process(id).is_some() {
+    ///     reactor.turn(None, |_, _| {})?;
+    /// }
+    /// assert_eq!(reactor.exit_of(id).and_then(|exit| exit.code()), Some(3));
+    /// assert!(reactor.tree(id).is_none(), "nobody of its group is left");
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    #[must_use]
+    pub fn exit_of(&self, id: ProcessId) -> Option<&Exit> {
+        match self.processes.get(id.0) {
+            Some(child) => child.exit(),
+            None => self.ended.iter().rev().find(|(key, _)| *key == id.0).map(|(_, exit)| &**exit),
+        }
     }
 
     /// Returns the processes that have not ended.

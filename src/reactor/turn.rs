@@ -86,6 +86,7 @@ impl Turn<'_> {
         }
         self.reactor.woke = clock();
         self.reactor.living = None;
+        let ended_before = self.reactor.ended.len();
         let polled = match polled {
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {
                 events.clear();
@@ -126,6 +127,8 @@ impl Turn<'_> {
         }
         // All signals from before these suspensions have been reported now.
         self.reactor.suspensions = self.reactor.suspensions.max(suspensions);
+        self.reactor.ended.drain(..ended_before);
+        self.reactor.ended.shrink_to(EVENTS);
         polled
     }
 
@@ -357,8 +360,10 @@ impl Reactor {
     /// Reports `Ended`, if nothing else is left to report of this process.
     pub(super) fn end_if_over(&mut self, process: Key, handler: &mut dyn FnMut(&mut Self, Event<'_>)) {
         if self.processes.get(process).is_some_and(Child::is_over) {
-            if let Some(exit) = self.processes.remove(process).and_then(|child| child.exit().copied()) {
-                handler(self, Event::Ended { process: ProcessId(process), exit: &exit });
+            if let Some(exit) = self.processes.remove(process).and_then(Child::into_exit) {
+                let told = *exit;
+                self.ended.push((process, exit));
+                handler(self, Event::Ended { process: ProcessId(process), exit: &told });
             }
         }
     }

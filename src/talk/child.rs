@@ -15,7 +15,7 @@ use crate::command::Command;
 use crate::contain::LAST_WAIT;
 use crate::error::SignalError;
 use crate::exit::Exit;
-use crate::monitor::lines::Escaped;
+use crate::lines::Escaped;
 use crate::reactor::Reactor;
 use crate::stdio::Stdio;
 use crate::sys::clock;
@@ -110,7 +110,7 @@ impl Captured {
     /// [`TalkError::Failed`].
     pub fn check(self) -> Result<Self, TalkError> {
         match self.exits.iter().rfind(|exit| !exit.success()) {
-            Some(exit) => Err(TalkError::Failed { program: self.program, exit: *exit, stderr: self.stderr }),
+            Some(exit) => Err(TalkError::Failed { program: self.program, exit: Box::new(*exit), stderr: self.stderr }),
             None => Ok(self),
         }
     }
@@ -509,7 +509,7 @@ impl ChildOutput<'_> {
             self.child.with(|conversation, _| {
                 let unread = conversation.unread(self.fd);
                 let exit = match conversation.poll_exit() {
-                    Poll::Ready(exit) => Some(exit),
+                    Poll::Ready(exit) => Some(Box::new(exit)),
                     Poll::Pending => None,
                 };
                 match conversation.is_closed(self.fd) {

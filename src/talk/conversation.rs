@@ -187,12 +187,12 @@ impl Conversation {
 
     /// Takes an event. It has no effect if it does not concern these processes.
     pub fn handle(&mut self, reactor: &mut Reactor, event: Event<'_>) {
-        let process = match event {
-            Event::Data { process, .. }
-            | Event::FdClosed { process, .. }
-            | Event::Exited { process, .. }
-            | Event::TreeGone { process, .. } => process,
-            _ => return,
+        let (Event::Data { process, .. }
+        | Event::FdClosed { process, .. }
+        | Event::Exited { process, .. }
+        | Event::TreeGone { process, .. }) = event
+        else {
+            return;
         };
         let Some(stage) = self.stages.iter().position(|stage| stage.process == process) else { return };
         match event {
@@ -294,7 +294,9 @@ impl Conversation {
     /// has ended or the [limit](Self::set_buffer_limit) is reached.
     pub fn poll_line(&mut self, reactor: &mut Reactor, fd: i32) -> Poll<Option<String>> {
         let text = |mut line: Vec<u8>| {
-            line.pop_if(|byte| *byte == b'\n');
+            if line.last() == Some(&b'\n') {
+                line.pop();
+            }
             String::from_utf8(line).unwrap_or_else(|error| String::from_utf8_lossy(error.as_bytes()).into_owned())
         };
         match self.inbox(fd).find(&[b"\n"]) {

@@ -38,7 +38,7 @@ pub enum TalkError {
         /// What was waited for.
         wanted: String,
         /// How the program ended, if it was reaped by then.
-        exit: Option<Exit>,
+        exit: Option<Box<Exit>>,
         /// What has come and was not taken yet.
         unread: Vec<u8>,
     },
@@ -77,7 +77,7 @@ pub enum TalkError {
         /// The program, or the pipeline.
         program: String,
         /// How it ended.
-        exit: Exit,
+        exit: Box<Exit>,
         /// What it wrote to stderr.
         stderr: Vec<u8>,
     },

@@ -62,6 +62,15 @@ impl<D> Share<D> {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn give_back(&self, queue: &mut Queue<D>, shared: Option<D>) {
+        queue.shared = shared;
+        queue.serving += 1;
+        // As a rule there is no other thread, and this is a system call.
+        if queue.next != queue.serving {
+            self.moved.notify_all();
+        }
+    }
+
     /// Waits until it is this thread's turn.
     pub(super) fn take(&self, press: Press) -> Turn<'_, D> {
         self.wait(self.lock(), press)
@@ -105,20 +114,12 @@ impl<D> Share<D> {
     }
 }
 
-impl<D> Queue<D> {
-    fn give_back(&mut self, shared: Option<D>) {
-        self.shared = shared;
-        self.serving += 1;
-    }
-}
-
 impl<'a, D> Turn<'a, D> {
     /// Lets the others have it first. Nothing can happen between the last look of this thread and
     /// its place in the queue.
     pub(super) fn pass(mut self, press: Press) -> Self {
         let mut queue = self.share.lock();
-        queue.give_back(self.shared.take());
-        self.share.moved.notify_all();
+        self.share.give_back(&mut queue, self.shared.take());
         self.share.wait(queue, press)
     }
 
@@ -153,8 +154,8 @@ impl<D> Drop for Turn<'_, D> {
     fn drop(&mut self) {
         // It was given back if it was passed on.
         if let Some(shared) = self.shared.take() {
-            self.share.lock().give_back(Some(shared));
-            self.share.moved.notify_all();
+            let mut queue = self.share.lock();
+            self.share.give_back(&mut queue, Some(shared));
         }
     }
 }
