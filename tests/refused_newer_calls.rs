@@ -67,7 +67,11 @@ macro_rules! without {
         return;
     }
                 expect_apart(&format!("{}::{test}", stringify!($name)), || {
-                    let refused: Vec<Refused> = CALLS.iter().map(|call| (*call, None, errno)).collect();
+                    // With it, glibc's opendir(3) fails on i686, which the tests need.
+                    let is_meant =
+                        |call: &i64| cfg!(not(target_arch = "x86")) || errno != libc::EPERM || *call != i64::from(libc::SYS_statx);
+                    let calls = CALLS.iter().filter(|call| is_meant(&i64::from(**call)));
+                    let refused: Vec<Refused> = calls.map(|call| (*call, None, errno)).collect();
                     refuse(&refused);
                     everything_works();
                 });

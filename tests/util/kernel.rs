@@ -10,6 +10,10 @@ pub(crate) const BORN_IN_CGROUP: bool = cfg!(any(
     all(target_arch = "aarch64", target_pointer_width = "64"),
     target_arch = "riscv64"
 ));
+/// Whether the peak memory of a process can be told from that of its host.
+pub(crate) const OWN_PEAK: bool = cfg!(all(target_arch = "x86_64", target_pointer_width = "64"));
+/// Whether there is a guard.
+pub(crate) const GUARDED: bool = DISCARDS;
 /// Whether another process takes messages with descriptors out of a queue, whose close may wait.
 pub(crate) const DISCARDS: bool = cfg!(any(
     all(target_arch = "x86_64", target_pointer_width = "64"),

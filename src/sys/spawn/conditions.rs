@@ -102,12 +102,13 @@ impl Conditions {
             check(set, Stage::MemoryPolicy, 0)?;
         }
         if self.no_aslr {
+            // glibc's wrapper takes no result for an error, so that errno is an old one.
             // SAFETY: personality touches no memory.
-            let present = check(unsafe { libc::personality(QUERY) }.into(), Stage::Personality, 0)?;
+            let present = check(unsafe { libc::syscall(libc::SYS_personality, QUERY) }, Stage::Personality, 0)?;
             #[allow(clippy::cast_sign_loss)] // the bits are the same
             let wanted = present as libc::c_ulong | libc::ADDR_NO_RANDOMIZE as libc::c_ulong;
             // SAFETY: personality touches no memory.
-            check(unsafe { libc::personality(wanted) }.into(), Stage::Personality, 0)?;
+            check(unsafe { libc::syscall(libc::SYS_personality, wanted) }, Stage::Personality, 0)?;
         }
         if let Some((policy, priority)) = self.scheduler {
             // SAFETY: the kernel reads the one int of the struct.
