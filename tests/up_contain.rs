@@ -24,7 +24,7 @@ use std::path::PathBuf;
 use apart::expect_apart_in;
 use cgroups::{MOUNTED, Part, can_mount};
 use rustix::process::Signal;
-use serde_json::{Value, json};
+use serde_json::Value;
 use up_util::{Folder, PROGRAM, Up, is_alive, kill, left_out, run, text, until};
 
 /// A process that has started a daemon, which leaves the process group and ignores SIGTERM.
