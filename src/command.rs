@@ -3,6 +3,7 @@
 //!
 //! The one rule: a command can be spawned any number of times and means the same each time.
 
+mod conditions;
 mod show;
 
 use std::ffi::{OsStr, OsString};
@@ -13,7 +14,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::conditions::{self, Conditions};
+use crate::conditions::{Conditions, NONE};
 use crate::contain::Contain;
 use crate::limit::{Limit, Resource};
 use crate::map::Map;
@@ -111,7 +112,7 @@ static INHERITED: Attributes = Attributes {
     umask: None,
     nice: None,
     limits: Map::new(),
-    conditions: conditions::NONE,
+    conditions: NONE,
     tree_limits: TreeLimits { memory: None, processes: None, measured: false },
     own_peak: false,
 };
