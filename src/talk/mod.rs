@@ -5,11 +5,14 @@
 
 mod child;
 mod conversation;
+mod core;
 mod error;
 mod inbox;
+mod output;
 mod plain;
 mod share;
 
-pub use child::{Captured, Child, ChildOutput};
+pub use child::Child;
 pub use conversation::{Conversation, Found};
 pub use error::TalkError;
+pub use output::{Captured, ChildOutput};
