@@ -11,7 +11,7 @@ use std::fs;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use childminder::{Command, Event, Reactor, Remains, RunError, RunToEnd, SignalError};
+use childminder::{Child, Command, Event, Reactor, Remains, RunError, RunToEnd, SignalError, TalkError};
 use nobody::as_nobody;
 use rustix::process::{Pid, Signal, WaitOptions, kill_process, waitpid};
 use util::{COMBINATIONS, TempDir, needs_root, now};
@@ -165,4 +165,40 @@ mod command {
         command.args(["run", "--name", "it", "--killtime", "0.3", "--", "sh", "-c", &script(&program)]);
         ends_at_the_second_signal(&folder, command);
     }
+}
+
+// In a pipeline it does not protect the others.
+#[test]
+fn the_rest_of_a_pipeline_is_killed() {
+    let Some((_folder, program)) = becomes_root() else { return };
+    const TIME: &str = "1001.25";
+    let (sender, receiver) = std::sync::mpsc::channel();
+    as_nobody(move || {
+        let mut stays = Command::new(program);
+        stays.args(["--reuid=0", "--regid=0", "--clear-groups", "sleep", TIME]);
+        let mut sleep = Command::new("sleep");
+        let child = Child::pipeline(&[stays, sleep.arg("1000").clone()]).unwrap();
+        child.set_time_limit(Some(util::WATCHDOG));
+        let end = now() + util::WATCHDOG;
+        let is_root = |pid: &i32| {
+            let of = |file| fs::read_to_string(format!("/proc/{pid}/{file}")).unwrap_or_default();
+            of("cmdline") == format!("sleep\0{TIME}\0") && of("status").contains("\nUid:\t0\t0\t0\t0")
+        };
+        let pid = loop {
+            assert!(now() < end);
+            if let Some(pid) = util::children().into_iter().map(|(pid, _)| pid).find(is_root) {
+                break pid;
+            }
+        };
+        let refused = child.kill().unwrap_err();
+        assert!(matches!(refused, TalkError::Signal { error: SignalError::Os(_), .. }), "{refused}");
+        assert_eq!(child.wait().unwrap().signal(), Some(libc::SIGKILL));
+        sender.send(pid).unwrap();
+        // It waits for two seconds, and gives up.
+        drop(child);
+    });
+    let pid = Pid::from_raw(receiver.recv().unwrap()).unwrap();
+    kill_process(pid, Signal::KILL).unwrap();
+    let (_, status) = waitpid(Some(pid), WaitOptions::empty()).unwrap().unwrap();
+    assert_eq!(status.terminating_signal(), Some(Signal::KILL.as_raw()));
 }
