@@ -312,11 +312,7 @@ impl Child {
                 more => late += more as u64,
             }
         }
-        let take = |fd| self.0.with(|conversation, reactor| conversation.poll_read(reactor, fd, usize::MAX));
-        let all = |fd| match take(fd) {
-            Poll::Ready(bytes) => bytes,
-            Poll::Pending => Vec::new(),
-        };
+        let all = |fd| self.0.with(|conversation, reactor| conversation.take_unread(reactor, fd));
         let (stdout, stderr) = (all(1), all(2));
         let Some(exit) = exits.last().copied() else { unreachable!("a pipeline has at least one command") };
         Ok(Captured { programs: self.0.programs.clone(), exit, exits, stdout, stderr, pipes_left_open: !is_closed })

@@ -326,13 +326,24 @@ impl Conversation {
         self.inboxes.iter().find(|(known, _)| *known == fd).map(|(_, inbox)| inbox)
     }
 
-    /// Takes what has come from a descriptor, at least one byte and at most `most`. It is empty if
-    /// nothing more comes.
-    pub fn poll_read(&mut self, reactor: &mut Reactor, fd: i32, most: usize) -> Poll<Vec<u8>> {
-        match self.unread(fd).len().min(most) {
-            0 if most > 0 && !self.is_closed(fd) => Poll::Pending,
-            count => Poll::Ready(self.take(reactor, fd, count)),
+    /// Takes what has come from a descriptor, at least one byte and at most as many as fit into the
+    /// buffer, and returns how many. It is zero if nothing more comes.
+    pub fn poll_read(&mut self, reactor: &mut Reactor, fd: i32, buffer: &mut [u8]) -> Poll<usize> {
+        let unread = self.unread(fd);
+        let count = unread.len().min(buffer.len());
+        if count == 0 && !buffer.is_empty() && !self.is_closed(fd) {
+            return Poll::Pending;
         }
+        buffer[..count].copy_from_slice(&unread[..count]);
+        self.inbox(fd).skip(count);
+        self.go_on(reactor, fd);
+        Poll::Ready(count)
+    }
+
+    /// Takes all that has come from a descriptor and was not taken yet.
+    pub fn take_unread(&mut self, reactor: &mut Reactor, fd: i32) -> Vec<u8> {
+        let count = self.unread(fd).len();
+        self.take(reactor, fd, count)
     }
 
     /// Takes the next line, without its newline. A last line without a newline counts, too. Bytes
@@ -388,8 +399,7 @@ impl Conversation {
             self.read_on(reactor, fd);
             return Poll::Pending;
         }
-        let all = self.unread(fd).len();
-        Poll::Ready(self.take(reactor, fd, all))
+        Poll::Ready(self.take_unread(reactor, fd))
     }
 
     fn take(&mut self, reactor: &mut Reactor, fd: i32, count: usize) -> Vec<u8> {

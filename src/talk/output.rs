@@ -112,11 +112,9 @@ impl<'a> ChildOutput<'a> {
 impl io::Read for ChildOutput<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let wanted = || "output".into();
-        let bytes = self
-            .core
-            .until(self.fd, &wanted, |conversation, reactor| conversation.poll_read(reactor, self.fd, buffer.len()))?;
-        buffer[..bytes.len()].copy_from_slice(&bytes);
-        Ok(bytes.len())
+        let look =
+            |conversation: &mut Conversation, reactor: &mut Reactor| conversation.poll_read(reactor, self.fd, buffer);
+        Ok(self.core.until(self.fd, &wanted, look)?)
     }
 }
 
