@@ -311,10 +311,10 @@ impl Error for AlreadyRegistered {}
 
 into_io_error!(AlreadyRegistered, |_| ErrorKind::AlreadyExists);
 
-/// How much of what a process has said is in a message, in bytes.
+/// How much of what a process has written is in a message, in bytes.
 const SHOWN: usize = 200;
 
-/// The end of what a process has said.
+/// The end of what a process has written.
 pub(crate) struct Tail<'a>(pub(crate) &'a [u8]);
 
 impl fmt::Display for Tail<'_> {

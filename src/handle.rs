@@ -95,7 +95,7 @@ impl<O> Drop for Bell<O> {
 /// assert!(handle.status("web")?.unwrap().pid.is_some());
 /// handle.shut_down()?;
 /// reactor.join().unwrap()?;
-/// assert!(handle.status("web").is_err()); // nobody there any more
+/// assert!(handle.status("web").is_err()); // the monitor is gone
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 pub struct Controlled<O: Observer = Log> {

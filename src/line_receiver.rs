@@ -62,8 +62,8 @@ impl LineReceiver {
         self.max_line = bytes;
     }
 
-    /// Splits the output of this process from now on. The name is that of its lines. Do it before
-    /// the turn after the start. It ends with the process.
+    /// Splits the output of this process into lines that bear this name, until the process has
+    /// ended. Call it before the first turn after the start of the process.
     pub fn add(&mut self, process: ProcessId, name: impl Into<Arc<str>>) {
         self.processes.insert(process, (name.into(), Streams::new(self.max_line)));
     }

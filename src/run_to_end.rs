@@ -76,8 +76,10 @@ impl<'a> RunToEnd<'a> {
     /// The input is read as the process takes it, so it can be of any size. A source that blocks
     /// holds up everything, including the time-out. So give a pipe, a socket or a terminal to the
     /// process itself, by [`Command::stdin`]: then nothing is copied, and an input that never comes
-    /// holds up nothing. A pseudo-terminal cannot be closed, so there
-    /// the input ends with the terminal's end-of-file character (Ctrl-D).
+    /// holds up nothing.
+    ///
+    /// A pseudo-terminal cannot be closed. End its input with the terminal's end-of-file character,
+    /// `\x04` (Ctrl-D): once after a newline, and twice in the middle of a line.
     pub fn input(mut self, input: impl Read + 'a) -> Self {
         self.input = Some(Box::new(input));
         self

@@ -42,7 +42,7 @@ fn lines_and_messages_have_a_time_on_request() {
          [process.c]\nshell = \"{SHELL}\"\ntimestamps = \"utc\"\nstdout = \"./c.log\"\n[process.d]\nshell = \"{SHELL}\"\n\
          timestamps = \"monotonic\"\n"
     );
-    let up = start(&file, &["--timestamps"], &[("TZ", "XXX-05:30")]);
+    let up = start(&file, &["--timestamps"], &[("TZ", "IST-05:30")]);
     for name in ["a", "b", "d"] {
         up.until_read("out", &format!("[{name}] four"));
     }
@@ -85,7 +85,7 @@ fn lines_are_json_on_request() {
          [process.b]\nshell = \"{SHELL}\"\nformat = \"text\"\n[process.c]\nshell = \"{SHELL}\"\nstdout = \"./c.log\"\nstderr = \"./c.log\"\n\
          timestamps = \"local\"\n"
     );
-    let up = start(&file, &[], &[("TZ", "XXX-05:30")]);
+    let up = start(&file, &[], &[("TZ", "IST-05:30")]);
     up.until_read("out", "\"line\":\"four\"");
     up.until_read("out", "[b] four\n");
     up.until_read("c.log", "\"line\":\"four\"");

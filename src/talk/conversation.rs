@@ -1,6 +1,6 @@
 //! A talk with one process, or with the processes of a pipeline, on the host's own reactor.
 //!
-//! It keeps what the processes have said until it is taken, and never waits: it is told each
+//! It keeps what the processes have written until it is taken, and never waits: it is told each
 //! event. The one rule: no answer depends on which events came in the same turn.
 
 use std::borrow::Cow;
@@ -19,7 +19,7 @@ use crate::reactor::{Event, Reactor};
 use crate::stdio::Stdio;
 use crate::sys;
 
-/// What one process, or a pipeline, has said, and how it ended: on your own reactor.
+/// What one process, or a pipeline, has written, and how it ended: on your own reactor.
 ///
 /// Hand it every event. [`Reactor::turn_until`] waits for one of its answers. If you have no
 /// reactor, a [`Child`](crate::Child) is simpler.
@@ -158,7 +158,7 @@ impl Conversation {
         output: Option<OwnedFd>,
     ) -> Result<(), SpawnError> {
         let is_last = output.is_none();
-        // Nobody but the child has the ends of the pipes once this clone is gone.
+        // Once this clone is dropped, only the child has these ends of the pipes.
         let mut command = command.clone();
         if let Some(input) = input {
             command.stdin(Stdio::from(input));
@@ -188,7 +188,7 @@ impl Conversation {
         &mut self.inboxes[index].1
     }
 
-    /// Sets how many bytes of each descriptor are kept until somebody takes them. At the limit the
+    /// Sets how many bytes of each descriptor are kept until they are taken. At the limit the
     /// process has to wait, as at a full pipe. There is no limit if none is set.
     ///
     /// Up to 256 KiB more may be kept, because the limit is checked after a read.
@@ -256,7 +256,8 @@ impl Conversation {
         let may_go_on = process.write(0, data)?;
         if let (Some(terminal), Some(last)) = (&mut self.terminal, data.last()) {
             (terminal.at_line_start, terminal.ended) = (*last == b'\n', false);
-            // One that neither edits lines nor is to show anything does not show a password.
+            // A terminal that hands on lines without an echo reads a password. One that hands on single
+            // bytes belongs to a program that shows them itself.
             let shows = input.is_some_and(|input| input.echoes || !input.by_lines) && terminal.pty.shows_input();
             let plain = self.inboxes.iter_mut().find(|(fd, _)| *fd == 1).and_then(|(_, inbox)| inbox.plain.as_mut());
             if let (true, Some(plain)) = (shows, plain) {

@@ -12,8 +12,11 @@ use crate::job::DRAIN_TIME;
 use crate::lines::Escaped;
 use crate::reactor::Reactor;
 
-/// One of the outputs of a [`Child`](crate::Child): see [`Child::stdout`](crate::Child::stdout). It is also an [`io::Read`]; what a
-/// reader on top of that keeps, such as a `BufReader`, these methods do not see.
+/// One of the outputs of a [`Child`](crate::Child): see
+/// [`Child::stdout`](crate::Child::stdout).
+///
+/// It is also an [`io::Read`]. These methods do not see the bytes that a reader on top of that has
+/// buffered, such as a `BufReader`.
 #[derive(Debug, Clone, Copy)]
 pub struct ChildOutput<'a> {
     core: &'a Core,
@@ -118,7 +121,8 @@ impl io::Read for ChildOutput<'_> {
     }
 }
 
-/// What a [`Child`](crate::Child) has written, and how it ended: see [`Child::output`](crate::Child::output).
+/// What a [`Child`](crate::Child) has written, and how it ended: see
+/// [`Child::output`](crate::Child::output).
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Captured {

@@ -44,7 +44,7 @@ impl Plain {
             }
         }
         if self.typed.len() > MOST {
-            // Nobody types so much, and it is not kept for an echo that may never come.
+            // The memory for an echo that may never come is bounded.
             (self.typed, self.echoed) = (Vec::new(), 0);
         }
     }

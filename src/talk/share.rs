@@ -2,8 +2,8 @@
 //! that wants it gets it in its turn.
 //!
 //! It knows nothing of processes. The one rule: when something has happened, every thread that
-//! waits for it has a look before one of them waits again. Whoever arrives interrupts that wait
-//! once.
+//! waits for it has a look before one of them waits again. A thread that arrives interrupts that
+//! wait once.
 
 use std::ops::{Deref, DerefMut};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};

@@ -1,8 +1,8 @@
 //! Compresses rotated files by the program gzip(1), one at a time and with the lowest priority.
 //!
-//! gzip is an ordinary child of the supervisor's reactor, and gets both files as its stdin and
-//! stdout. So the supervisor never waits for it, and no name is given to it that somebody could put
-//! another file at.
+//! gzip is an ordinary child of the supervisor's reactor, so the supervisor never waits for it. It
+//! gets both files as its stdin and stdout, and no path at which another user could put another
+//! file.
 //!
 //! The one rule: a rotated file is removed only when its compressed form is complete and in its
 //! place. Until then a failure, or the end of the supervisor, leaves the file as it is.
