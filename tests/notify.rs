@@ -335,6 +335,9 @@ fn lingering() -> (std::os::fd::OwnedFd, std::net::TcpStream) {
 // them.
 #[test]
 fn a_barrier_is_answered_without_the_program_that_discards() {
+    if !util::needs_the_kernel("seccomp filters") {
+        return;
+    }
     alone("a_barrier_is_answered_without_the_program_that_discards", |world| {
         let words = words(&["say READY=1", "barrier"]);
         seccomp::refuse(&[(libc::SYS_memfd_create, None, libc::ENOSYS)]);

@@ -15,7 +15,7 @@ use childminder::{Command, Event, Exit, ProcessId, Reactor};
 
 #[path = "../util/mod.rs"]
 mod util;
-pub(crate) use util::{COMBINATIONS as METHODS, children, left_out, now, open_fds, threads};
+pub(crate) use util::{COMBINATIONS as METHODS, children, left_out, needs_the_kernel, now, open_fds, threads};
 
 /// The number of rounds of each case.
 pub(crate) const ROUNDS: usize = 100;
