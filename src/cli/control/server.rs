@@ -28,7 +28,10 @@ const CLIENTS: usize = 64;
 /// The number of requests in one turn, so that exits and output of processes are handled in
 /// between.
 const REQUESTS: usize = 64;
-/// The pause before the next try to accept connections, or to make the socket again.
+/// The pause before the next try to accept connections if no descriptor is free. A client that
+/// holds the spare one may be dropped then if it has sent nothing.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// The pause before the next try to make the socket again.
 const PAUSE: Duration = Duration::from_secs(1);
 /// The pause between two checks of a socket that cannot be watched.
 const CHECK_PAUSE: Duration = Duration::from_secs(30);
@@ -256,7 +259,7 @@ impl Server {
                         && (self.reserve.take().is_some() || self.drop_longest_idle(reactor)) => {}
                 // No event announces the connections that wait already.
                 Err(_) => {
-                    self.accept_at = Some(reactor.now() + PAUSE);
+                    self.accept_at = Some(reactor.now() + ACCEPT_PAUSE);
                     return;
                 }
             }
@@ -343,6 +346,10 @@ impl Server {
                     // The client has given up, and has reported that to its user.
                     Input::Line(_) if client.is_abandoned() => continue,
                     Input::Line(line) => match Request::parse(&line) {
+                        // This client would keep the spare descriptor from all others.
+                        Ok(request) if request.action.follows() && self.reserve.is_none() => {
+                            "the supervisor has no file descriptor left for a client that stays".into()
+                        }
                         Ok(request) => {
                             client.busy = true;
                             requests.push((id, request));
