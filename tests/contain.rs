@@ -269,10 +269,28 @@ fn thawed_without_a_descriptor() {
     });
 }
 
+#[test]
+fn killed_to_the_last_without_a_descriptor() {
+    in_cgroups("killed_to_the_last_without_a_descriptor", |world, part| {
+        let id = world.spawn(&contained(sh("trap '' TERM; setsid sleep 1000 & sleep 1000")));
+        until_true(world, |world| names(world, id).len() == 3);
+        without_descriptors(|| {
+            world.reactor.tree(id).unwrap().kill().unwrap();
+            assert!(until_gone(world, id));
+        });
+        assert_eq!(world.log.exit(id).unwrap().signal(), Some(libc::SIGKILL));
+        until_true(world, |_| part.cgroups().is_empty());
+    });
+}
+
+/// Does something while no file descriptor is free.
 fn without_descriptors<T>(body: impl FnOnce() -> T) -> T {
     let before = getrlimit(Resource::Nofile);
-    setrlimit(Resource::Nofile, Rlimit { current: Some(0), ..before }).unwrap();
+    setrlimit(Resource::Nofile, Rlimit { current: Some(128), ..before }).unwrap();
+    let taken: Vec<fs::File> = std::iter::from_fn(|| fs::File::open("/dev/null").ok()).collect();
+    assert!(taken.len() < 128);
     let result = body();
+    drop(taken);
     setrlimit(Resource::Nofile, before).unwrap();
     result
 }

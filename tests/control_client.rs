@@ -13,9 +13,10 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use childminder::{Event, Exit, Reactor};
-use rustix::process::Signal;
+use rustix::process::{Resource, Rlimit, Signal, prlimit};
 use up_util::{
-    Folder, NOBODY, PROGRAM, Up, left_out, needs_descriptors, needs_root, now, on_a_terminal, run, text, until,
+    Folder, NOBODY, PROGRAM, Up, ask_on, connect, left_out, needs_descriptors, needs_root, now, on_a_terminal, run,
+    text, until,
 };
 
 const SLEEPS: &str = "[process.web]\ncommand = [\"sleep\", \"1000\"]\n";
@@ -342,21 +343,32 @@ impl Drop for Kill {
 
 #[test]
 fn clients_are_answered_when_no_descriptor_is_left() {
-    let folder = Folder::new();
-    folder.write(
-        "childminder.toml",
-        "[monitor]\nsocket = \"s\"\n[process.web]\ncommand = [\"sleep\", \"1000\"]\ninstances = 40\ncontain = \"group\"\n",
-    );
-    let mut command = Command::new("sh");
-    command.args(["-c", &format!("ulimit -n 60; exec {PROGRAM} up")]).current_dir(&folder.0).stdin(Stdio::null());
-    command.stdout(Stdio::null()).stderr(fs::File::create(folder.join("err")).unwrap());
-    let up = Up { child: command.spawn().unwrap(), folder };
+    let up = Up::start(&format!("{SLEEPS}[process.more]\ncommand = [\"sleep\", \"1000\"]\nautostart = false\n"));
+    up.until_state("web", "running");
+    // Clients that follow the logs take one descriptor each, until all below the limit are taken.
+    let pid = rustix::process::Pid::from_raw(up.pid()).unwrap();
+    let limit = 64;
+    prlimit(Some(pid), Resource::Nofile, Rlimit { current: Some(limit), maximum: Some(limit) }).unwrap();
+    let taken = || {
+        let entries = fs::read_dir(format!("/proc/{}/fd", up.pid())).unwrap();
+        let numbers = entries.map(|entry| entry.unwrap().file_name().to_str().unwrap().parse::<u64>().unwrap());
+        numbers.filter(|number| *number < limit).count() as u64
+    };
+    let mut followers = Vec::new();
+    while taken() < limit {
+        let mut follower = connect(&up.socket());
+        assert!(ask_on(&follower, r#"{"version":1,"command":"status","names":[]}"#).is_some(), "it was accepted");
+        follower.write_all(b"{\"version\":1,\"command\":\"logs\",\"names\":[],\"follow\":true}\n").unwrap();
+        followers.push(follower);
+    }
+    // One that would take the last descriptor for good is refused.
+    let answer = Command::new(PROGRAM).args(["logs", "-f"]).current_dir(&up.folder.0).output().unwrap();
+    assert!(text(&answer.stderr).contains("no file descriptor left for a client that stays"), "{answer:?}");
+    up.ok(&["start", "more"]);
     up.until_read("err", &format!("(os error {})", libc::EMFILE));
-    let fds = || fs::read_dir(format!("/proc/{}/fd", up.pid())).unwrap().count();
-    until("the last descriptor", || (fds() >= 58).then_some(()));
     for _ in 0..3 {
         let statuses = up.statuses();
-        assert_eq!(statuses.len(), 40);
+        assert_eq!(statuses.len(), 2);
     }
     // Clients that stay connected do not keep others out either.
     let idle: Vec<UnixStream> = (0..5).map(|_| UnixStream::connect(up.socket()).unwrap()).collect();

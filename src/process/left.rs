@@ -195,10 +195,7 @@ impl Left {
     pub(super) fn is_left(&self, living: &mut Option<Living>) -> Option<bool> {
         match &self.place {
             Place::Group(group) => group.is_left(living, self.killed_all()),
-            Place::Cgroup(cgroup) => cgroup
-                .open_events()
-                .and_then(|events| Cgroup::is_populated(events.as_fd()))
-                .map_or_else(|error| is_gone(&error).then_some(false), Some),
+            Place::Cgroup(cgroup) => has_members(cgroup),
         }
     }
 
@@ -207,16 +204,13 @@ impl Left {
         let populated = |events: &OwnedFd| Cgroup::is_populated(events.as_fd()).ok();
         let mut seen = None;
         if self.watch.is_none() {
-            let events = match cgroup.open_events() {
-                Ok(events) => events,
-                // Another program has removed it, so it was empty.
-                Err(error) => return is_gone(&error).then_some(false),
-            };
-            seen = populated(&events);
+            let events = cgroup.open_events();
+            // If it cannot be opened, another program has removed it, or no descriptor is free.
+            seen = events.as_ref().map_or_else(|_| has_members(cgroup), populated);
             if seen == Some(false) {
                 return seen;
             }
-            if !self.released {
+            if let (Ok(events), false) = (events, self.released) {
                 let source = sources.register(events.as_fd(), CHANGES, Source::Tree { process });
                 self.watch = source.ok().map(|source| (events, source));
             }
@@ -254,4 +248,10 @@ impl Left {
             Place::Group(_) => None,
         })
     }
+}
+
+/// Tells whether a cgroup has members, or `None` if that cannot be read. One that another program
+/// has removed had none.
+fn has_members(cgroup: &Cgroup) -> Option<bool> {
+    cgroup.has_members().map_or_else(|error| is_gone(&error).then_some(false), Some)
 }

@@ -184,7 +184,8 @@ impl Tree<'_> {
 
     /// Kills all members (SIGKILL). If any are still there two seconds later,
     /// [`Event::TreeRemains`](crate::Event::TreeRemains) reports them, and the tree is still
-    /// watched.
+    /// watched. It needs no free file descriptor; before Linux 5.14 it does for the members of a
+    /// cgroup.
     ///
     /// The leader's exit may be reported later, as after [`terminate`](Self::terminate).
     ///

@@ -120,6 +120,13 @@ pub(crate) enum Action {
     Resize { rows: u16, columns: u16 },
 }
 
+impl Action {
+    /// Whether the answer goes on until the client ends.
+    pub(crate) fn follows(&self) -> bool {
+        matches!(self, Self::Logs(Query { follow: true, .. }) | Self::Events | Self::Attach)
+    }
+}
+
 /// The lines that `logs` asks for.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Query {

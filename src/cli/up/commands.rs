@@ -12,7 +12,7 @@ use super::logs::Log;
 use super::waits::Goal;
 use super::{Stage, Up, status};
 use crate::cli::config::nearest;
-use crate::cli::control::protocol::{self, Action, Object, Query, Request};
+use crate::cli::control::protocol::{self, Action, Object, Request};
 use crate::cli::control::{ClientId, glob};
 use crate::cli::text::visible;
 
@@ -143,10 +143,10 @@ impl Up {
         let (globs, plain): (Vec<&String>, Vec<_>) = request.names.iter().partition(|name| glob::is_glob(name));
         let plain: HashSet<&str> = plain.into_iter().map(String::as_str).collect();
         let known: HashSet<&str> = all().filter(|name| plain.contains(name)).collect();
-        let follows = matches!(request.action, Action::Logs(Query { follow: true, .. }) | Action::Events);
+        let waits_for_more = request.action.follows() && !matches!(request.action, Action::Attach);
         let is_known = |pattern: &&String| match glob::is_glob(pattern) {
             // A process of this name may come later.
-            true if follows => true,
+            true if waits_for_more => true,
             true => all().any(|name| glob::matches(pattern, name)),
             false => known.contains(pattern.as_str()),
         };

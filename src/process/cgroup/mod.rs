@@ -1,9 +1,10 @@
 //! One cgroup for each process, below one directory for each reactor (`cgroups(7)`).
 //!
 //! This file knows what the kernel's files mean. The reactor decides when they are used. It needs
-//! no controller, and touches nothing that was there before ([`limits`] has the one exception). The
-//! one rule: a directory is never
-//! removed if it does not have our kind of name, or if a living reactor has locked it.
+//! no controller, and touches nothing that was there before ([`limits`] has the one exception).
+//!
+//! The one rule: a directory is never removed if it does not have our kind of name, or if a living
+//! reactor has locked it.
 
 mod figures;
 mod limits;
@@ -17,8 +18,8 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use mio::Interest;
 
@@ -102,6 +103,9 @@ pub(crate) struct Home {
     path: PathBuf,
     next: AtomicU64,
     controllers: Controllers,
+    /// A copy of `dir` that is closed if no other file descriptor is free: see
+    /// [`with_room`](Self::with_room).
+    spare: Mutex<Option<OwnedFd>>,
     /// The process that made it. A forked copy of this process does not touch it.
     owner: u32,
 }
@@ -138,8 +142,16 @@ impl Home {
             if !locked || cgroup::subdirs(parent.as_fd(), &name).is_err() {
                 continue;
             }
-            let home =
-                Self { dir, parent, name, path, next: AtomicU64::new(0), controllers: Controllers::default(), owner };
+            let home = Self {
+                spare: Mutex::new(dir.try_clone().ok()),
+                dir,
+                parent,
+                name,
+                path,
+                next: AtomicU64::new(0),
+                controllers: Controllers::default(),
+                owner,
+            };
             let kind = cgroup::read_at(home.dir.as_fd(), c"cgroup.type").map_err(|error| refuse(&error))?;
             // A cgroup below a threaded one cannot hold processes.
             return match kind.trim() {
@@ -174,6 +186,21 @@ impl Home {
                 .is_ok_and(|own| sys::pidfd::open(own).is_ok_and(|own| sys::pidfd::is_unreaped(&own)))
         };
         self.open_kill().is_ok() || has_pidfds()
+    }
+
+    /// Does something that opens one file descriptor for a moment, even if none is free, so that
+    /// processes can be killed then, too.
+    fn with_room<T>(&self, act: impl Fn() -> io::Result<T>) -> io::Result<T> {
+        let mut spare = self.spare.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut done = act();
+        let is_full = |error: &io::Error| matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE));
+        if done.as_ref().is_err_and(is_full) && spare.take().is_some() {
+            done = act();
+        }
+        if spare.is_none() {
+            *spare = self.dir.try_clone().ok();
+        }
+        done
     }
 
     /// Opens the file that kills all processes in the home.
@@ -222,7 +249,8 @@ impl Cgroup {
     /// Before Linux 5.14 each member is killed by its pidfd. Members that are born in the meantime
     /// may be missed then, so the caller must repeat the call until none is left.
     pub(crate) fn kill(&self) -> io::Result<bool> {
-        match cgroup::write_at(self.home(), &self.file("cgroup.kill"), b"1") {
+        let file = self.file("cgroup.kill");
+        match self.home.with_room(|| cgroup::write_at(self.home(), &file, b"1")) {
             Ok(()) => Ok(true),
             Err(error) => self.kill_each().map(|()| false).map_err(|_| error),
         }
@@ -324,11 +352,16 @@ impl Cgroup {
 
     /// Returns the process ids of its members, without zombies.
     pub(crate) fn pids(&self) -> io::Result<Vec<i32>> {
-        let mut pids = Vec::new();
         let path = PathBuf::from(self.number.to_string());
-        // A cgroup that was removed had no members.
-        collect_pids(self.home(), &path, 0, &mut pids)
-            .or_else(|error| if is_gone(&error) { Ok(()) } else { Err(error) })?;
+        let collect = || {
+            let mut pids = Vec::new();
+            match collect_pids(self.home(), &path, 0, &mut pids) {
+                // A cgroup that was removed had no members.
+                Err(error) if !is_gone(&error) => Err(error),
+                _ => Ok(pids),
+            }
+        };
+        let mut pids = self.home.with_room(collect)?;
         pids.sort_unstable();
         pids.dedup();
         Ok(pids)
@@ -352,10 +385,16 @@ impl Cgroup {
         }
     }
 
+    /// Tells whether it has members, including the ones of cgroups below it.
+    pub(crate) fn has_members(&self) -> io::Result<bool> {
+        self.home.with_room(|| self.open_events().and_then(|events| Self::is_populated(events.as_fd())))
+    }
+
     /// Removes it, and the cgroups that its members have made below it. The error is `EBUSY` as
     /// long as it has members.
     pub(crate) fn remove(&self) -> io::Result<()> {
-        remove_all(self.home(), Path::new(&self.number.to_string()), 0)
+        let path = PathBuf::from(self.number.to_string());
+        self.home.with_room(|| remove_all(self.home(), &path, 0))
     }
 }
 
