@@ -54,7 +54,7 @@ fn main() -> ExitCode {
         let (name, methods) = case.split_once('/').unwrap();
         let (spawn, reap) = METHODS[methods.parse::<usize>().unwrap()];
         let (_, case) = CASES.into_iter().find(|(known, _)| *known == name).unwrap();
-        watchdog(300);
+        watchdog(1200);
         case(Reactor::with_methods(spawn, reap).unwrap(), reap);
         assert_eq!(children(), [], "somebody is left");
         return ExitCode::SUCCESS;
