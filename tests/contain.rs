@@ -272,6 +272,9 @@ fn thawed_without_a_descriptor() {
 #[test]
 fn killed_to_the_last_without_a_descriptor() {
     in_cgroups("killed_to_the_last_without_a_descriptor", |world, part| {
+        if !part.0.join("cgroup.kill").exists() {
+            return util::left_out("before Linux 5.14 each member is killed by a pidfd, which takes a descriptor");
+        }
         let id = world.spawn(&contained(sh("trap '' TERM; setsid sleep 1000 & sleep 1000")));
         until_true(world, |world| names(world, id).len() == 3);
         without_descriptors(|| {
