@@ -258,7 +258,7 @@ impl Reactor {
         #[cfg(target_os = "linux")]
         if child.is_err() {
             // The child may have registered before it failed.
-            self.guard.forget(key);
+            self.guard.forget(key, false);
         }
         child
     }

@@ -240,7 +240,7 @@ impl Reactor {
     pub(super) fn tell_gone(&mut self, handler: &mut dyn FnMut(&mut Self, Event<'_>)) {
         while let Some((process, certain)) = self.trees.gone.pop_front() {
             #[cfg(target_os = "linux")]
-            self.guard.forget(process);
+            self.guard.forget(process, certain);
             handler(self, Event::TreeGone { process: ProcessId(process), certain });
         }
     }
