@@ -28,10 +28,9 @@ const CLIENTS: usize = 64;
 /// The number of requests in one turn, so that exits and output of processes are handled in
 /// between.
 const REQUESTS: usize = 64;
-/// The pause before the next try to accept connections if no descriptor is free. A client that
-/// holds the spare one may be dropped then if it has sent nothing.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
-/// The pause before the next try to make the socket again.
+/// The pause before the next try to accept connections, or to make the socket again. If no
+/// descriptor is free, a client has so much time to send a request before it is dropped for another
+/// one.
 const PAUSE: Duration = Duration::from_secs(1);
 /// The pause between two checks of a socket that cannot be watched.
 const CHECK_PAUSE: Duration = Duration::from_secs(30);
@@ -256,10 +255,10 @@ impl Server {
                     if error.raw_os_error().is_some_and(|code| [libc::EINTR, libc::ECONNABORTED].contains(&code)) => {}
                 Err(error)
                     if error.raw_os_error().is_some_and(|code| [libc::EMFILE, libc::ENFILE].contains(&code))
-                        && (self.reserve.take().is_some() || self.drop_longest_idle(reactor)) => {}
+                        && (self.reserve.take().is_some() || self.drop_longest_idle(reactor, PAUSE)) => {}
                 // No event announces the connections that wait already.
                 Err(_) => {
-                    self.accept_at = Some(reactor.now() + ACCEPT_PAUSE);
+                    self.accept_at = Some(reactor.now() + PAUSE);
                     return;
                 }
             }
@@ -278,7 +277,7 @@ impl Server {
             refuse(&stream, "you are neither root nor the user that this supervisor runs as");
             return Ok(());
         }
-        if self.clients.len() >= CLIENTS && !self.drop_longest_idle(reactor) {
+        if self.clients.len() >= CLIENTS && !self.drop_longest_idle(reactor, Duration::ZERO) {
             refuse(&stream, "too many clients");
             return Ok(());
         }
@@ -296,13 +295,17 @@ impl Server {
         Ok(())
     }
 
-    /// Makes room by dropping the client that has been idle longest. `false` if none is idle.
-    fn drop_longest_idle(&mut self, reactor: &mut Reactor) -> bool {
+    /// Makes room by dropping the client that has been idle longest. `false` if none has been idle
+    /// for so long.
+    fn drop_longest_idle(&mut self, reactor: &mut Reactor, least: Duration) -> bool {
+        let now = reactor.now();
+        let idle_for = |client: &Connection| now.saturating_duration_since(client.active);
         // A client whose first request has not been read yet does not count as idle.
-        let idle = self.clients.iter_mut().filter(|(_, client)| client.is_idle() && !client.has_work());
+        let is_idle = |client: &Connection| client.is_idle() && !client.has_work() && idle_for(client) >= least;
+        let idle = self.clients.iter_mut().filter(|(_, client)| is_idle(client));
         let Some((id, client)) = idle.min_by_key(|(_, client)| client.active) else { return false };
         let id = *id;
-        client.send(&protocol::line(protocol::refused("idle, and there are too many clients")), reactor.now());
+        client.send(&protocol::line(protocol::refused("idle, and there are too many clients")), now);
         self.drop_client(reactor, id);
         true
     }
