@@ -157,11 +157,7 @@ fn home(reactor: &mut Reactor, path: &Path) -> Option<PathBuf> {
     command.arg("idle").contain(Contain::Cgroup);
     let id = reactor.spawn_process(&command).ok()?;
     let pid = reactor.process(id)?.pid()?;
-    let cgroup = fs::read_to_string(format!("/proc/{pid}/cgroup")).ok()?;
-    let cgroup = cgroup.lines().find_map(|line| line.strip_prefix("0::/"))?.to_owned();
-    let mounts = fs::read_to_string("/proc/self/mountinfo").ok()?;
-    let points = mounts.lines().filter(|line| line.contains(" - cgroup2 ")).filter_map(|line| line.split(' ').nth(4));
-    let found = points.map(|point| Path::new(point).join(&cgroup)).find(|path| path.is_dir());
+    let found = outside::cgroup_of(pid);
     let _ = reactor.tree(id)?.kill();
     let mut gone = false;
     while !gone {

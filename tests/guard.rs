@@ -30,7 +30,7 @@ use std::time::Duration;
 
 use apart::expect_apart_in;
 use cgroups::{MOUNTED, Part, can_mount};
-use childminder::{Command, Contain, Event, Reactor, ReapMethod, SpawnMethod, Stage};
+use childminder::{Command, Contain, Event, ProcessId, Reactor, ReapMethod, SpawnMethod, Stage};
 use marked::{MARK, marked, until_gone};
 use rustix::process::Signal;
 use util::{WATCHDOG, now, sh};
@@ -252,6 +252,20 @@ fn guard_of_this_process() -> Vec<i32> {
     guards().into_iter().filter(|guard| ours.contains(guard)).collect()
 }
 
+/// Kills a tree, and waits until it is gone.
+fn end_tree(reactor: &mut Reactor, id: ProcessId) {
+    reactor.tree(id).unwrap().kill().unwrap();
+    let (mut gone, mut ended) = (false, false);
+    while !gone || !ended {
+        let told = |_: &mut Reactor, event: Event<'_>| match event {
+            Event::TreeGone { process, .. } if process == id => gone = true,
+            Event::Ended { process, .. } if process == id => ended = true,
+            _ => {}
+        };
+        reactor.turn(None, told).unwrap();
+    }
+}
+
 /// This process is the host. It tests what the host sees of its guard, and that a killed guard is
 /// replaced.
 #[test]
@@ -292,23 +306,27 @@ fn a_guard_that_is_killed_comes_back_and_goes_with_its_reactor() {
             while files() != 3 {
                 assert!(now() < end, "its socket and two pidfds: {}", files());
             }
-            // A process that has ended is not kept.
-            reactor.tree(early).unwrap().kill().unwrap();
-            let mut gone = false;
-            while !gone {
-                let told = |_: &mut Reactor, event: Event<'_>| gone |= matches!(event, Event::TreeGone { .. });
-                reactor.turn(None, told).unwrap();
+            // What is kept of a process that has ended makes room for the next one.
+            end_tree(&mut reactor, early);
+            assert_eq!(files(), 3, "it is told later");
+            let next = reactor.spawn_process(&sleep).unwrap();
+            let handle = |number| fs::read_to_string(format!("/proc/{}/fdinfo/{number}", again[0])).unwrap();
+            let pid = reactor.process(next).unwrap().pid().unwrap();
+            while !(3..=4).any(|number| handle(number).contains(&format!("Pid:\t{pid}\n"))) {
+                assert!(now() < end, "{}{}", handle(3), handle(4));
             }
+            assert_eq!(files(), 3, "its socket and two pidfds");
+            // Otherwise it goes a while later.
+            end_tree(&mut reactor, next);
             while files() != 2 {
                 assert!(now() < end, "its socket and a pidfd: {}", files());
+                reactor.turn(Some(Duration::from_millis(10)), |_, _| {}).unwrap();
             }
+            assert!(reactor.next_deadline().is_none(), "nothing is left to say");
             if util::needs_the_kernel("memory of its own processes alone") {
                 assert!(private_memory(again[0]) <= 150, "{} KiB", private_memory(again[0]));
             }
-            reactor.tree(late).unwrap().kill().unwrap();
-            while reactor.processes().count() > 0 {
-                reactor.turn(None, |_, _| {}).unwrap();
-            }
+            end_tree(&mut reactor, late);
             drop(reactor);
             assert_eq!(guard_of_this_process(), [] as [i32; 0]);
             assert_eq!(util::children(), []);

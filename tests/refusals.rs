@@ -62,7 +62,7 @@ fn refusals(dir: &TempDir) -> Vec<Refusal> {
     add(change(ok(), |c| c.stderr(Stdio::append("a\0b"))), Stage::Open, 0, "open a\0b");
     add(change(ok(), |c| c.fd(9999, Stdio::inherit())), Stage::Dup2, libc::EBADF, "dup2");
     add(change(ok(), |c| c.fd(i32::MAX, Stdio::null())), Stage::Dup2, libc::EBADF, "to descriptor 2147483647");
-    add(change(ok(), |c| c.process_group(1)), Stage::Setpgid, libc::EPERM, "setpgid");
+    add(change(ok(), |c| c.process_group(i32::MAX)), Stage::Setpgid, libc::EPERM, "setpgid");
     let limit = Limit { soft: Some(2), hard: Some(1) };
     add(change(ok(), |c| c.rlimit(Resource::Core, limit)), Stage::Rlimit, libc::EINVAL, "setrlimit core");
     add(change(ok(), |c| c.current_dir("/no/such")), Stage::Chdir, libc::ENOENT, "chdir /no/such");

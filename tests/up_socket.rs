@@ -94,6 +94,24 @@ fn another_one_s_socket_in_its_place_is_left_alone() {
     up.shutdown();
 }
 
+#[test]
+fn it_comes_back_while_all_processes_are_stopped() {
+    let deaf =
+        "[process.deaf]\ncommand = [\"sh\", \"-c\", \"trap '' TERM; echo deaf; while :; do sleep 1000; done\"]\n";
+    let mut up = Up::start(&format!("{deaf}kill-time = 1000\n"));
+    up.until_read("out", "deaf");
+    up.signal(Signal::TERM);
+    up.until_state("deaf", "stopping");
+    for _ in 0..2 {
+        fs::remove_file(up.socket()).unwrap();
+        up.wait_for_socket();
+        assert!(is_socket(&up));
+    }
+    // The second one, after so long, kills.
+    up.signal(Signal::TERM);
+    assert_eq!(up.wait().code(), Some(0));
+}
+
 // This is like a sandbox, or a user who has no watches left.
 #[test]
 fn without_inotify_it_comes_back_within_half_a_minute() {

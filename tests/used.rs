@@ -21,7 +21,7 @@ use std::time::Duration;
 
 use apart::expect_apart_in;
 use cgroups::{MOUNTED, Part, can_mount};
-use childminder::{Command, Contain, Covers, Output, Reactor, RunMany, RunToEnd};
+use childminder::{Command, Contain, Covers, EndedBy, Output, Reactor, RunMany, RunToEnd};
 use programs::{after, program};
 use util::{WATCHDOG, left_out, now, sh};
 
@@ -66,10 +66,13 @@ fn micros(text: &str, key: &str) -> Duration {
 /// Runs a command in a cgroup below the part. `look` is called when the run is over and its cgroup
 /// is still there.
 fn run(part: &Part, mut command: Command, look: impl FnOnce()) -> Output {
+    command.contain(Contain::Cgroup).own_peak(true);
+    run_with(part, RunMany::new([command]).output_limit(0), look)
+}
+
+fn run_with(part: &Part, mut many: RunMany<impl Iterator<Item = Command>>, look: impl FnOnce()) -> Output {
     let mut reactor = Reactor::new().unwrap();
     reactor.set_cgroup_parent(&part.0);
-    command.contain(Contain::Cgroup).own_peak(true);
-    let mut many = RunMany::new([command]).output_limit(0);
     let end = now() + WATCHDOG;
     many.start(&mut reactor);
     loop {
@@ -125,6 +128,23 @@ fn ten_programs_in_cgroups() {
         let daemon = run(&part, daemon(), || {});
         assert!(daemon.used.cpu_time().unwrap().value >= Duration::from_secs(1), "{:?}", daemon.used);
         assert!(!has_memory || daemon.used.peak_memory.unwrap().value >= 200 * MEGABYTE);
+    });
+}
+
+// The figures of a tree that was stopped are read from its cgroup, too.
+#[test]
+fn a_run_that_was_stopped_is_measured_with_its_tree() {
+    if !can_mount() {
+        return;
+    }
+    expect_apart_in(&MOUNTED, "a_run_that_was_stopped_is_measured_with_its_tree", || {
+        let part = Part::new();
+        let mut command = Command::new("sleep");
+        command.arg("1000").contain(Contain::Cgroup);
+        let many = RunMany::new([command]).timeout(Duration::from_millis(100));
+        let output = run_with(&part, many, || {});
+        assert_eq!(output.ended_by, EndedBy::Asked);
+        assert_eq!(output.used.cpu_time().unwrap().covers, Covers::Tree, "{:?}", output.used);
     });
 }
 

@@ -3,7 +3,7 @@
 //! The one rule: a measurement does not wake the process.
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// Private dirty memory and PSS, in KiB.
 pub(crate) fn memory(pid: i32) -> [f64; 2] {
@@ -25,6 +25,15 @@ pub(crate) fn switches(pid: i32) -> f64 {
         number(&text, "voluntary_ctxt_switches:") + number(&text, "nonvoluntary_ctxt_switches:")
     };
     threads.map(of).sum()
+}
+
+/// The directory of the cgroup v2 of a process.
+pub(crate) fn cgroup_of(pid: u32) -> Option<PathBuf> {
+    let cgroup = fs::read_to_string(format!("/proc/{pid}/cgroup")).ok()?;
+    let cgroup = cgroup.lines().find_map(|line| line.strip_prefix("0::/"))?.to_owned();
+    let mounts = fs::read_to_string("/proc/self/mountinfo").ok()?;
+    let points = mounts.lines().filter(|line| line.contains(" - cgroup2 ")).filter_map(|line| line.split(' ').nth(4));
+    points.map(|point| Path::new(point).join(&cgroup)).find(|path| path.is_dir())
 }
 
 /// The number after `name`, on the line that begins with `name`.

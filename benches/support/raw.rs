@@ -11,11 +11,11 @@
 
 use std::collections::HashMap;
 use std::ffi::{CString, c_char, c_int, c_void};
-use std::fs::File;
+use std::fs::{self, File};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::process::CommandExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::ptr;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -35,6 +35,8 @@ pub(crate) struct Spec {
     /// The descriptors to use instead, where they are set.
     pub(crate) files: [Option<RawFd>; 3],
     pub(crate) setsid: bool,
+    /// The `cgroup.procs` of the cgroup that the child enters.
+    pub(crate) enter: Option<File>,
     pub(crate) limits: Vec<(i32, libc::rlimit)>,
     pub(crate) die_with_parent: bool,
     /// Whether to use `CLONE_FILES` and `close_range` instead of a copy of the table.
@@ -58,6 +60,7 @@ impl Spec {
             files: [None; 3],
             die_with_parent: false,
             setsid: false,
+            enter: None,
             limits: Vec::new(),
             unshare: false,
         }
@@ -87,6 +90,9 @@ extern "C" fn child(job: *mut c_void) -> c_int {
             libc::setsid();
         } else {
             libc::setpgid(0, 0);
+        }
+        if let Some(procs) = &job.spec.enter {
+            libc::write(procs.as_raw_fd(), c"0".as_ptr().cast(), 1);
         }
         for (target, source) in (0..).zip(job.files) {
             libc::dup2(source, target);
@@ -173,14 +179,7 @@ extern "C" fn note(_: c_int) {
 /// Starts so many children, and starts each again that exits, until SIGTERM. Then it stops all, and
 /// returns when the last one is gone. It waits in `waitpid(-1)`, and reads nothing.
 pub(crate) fn supervise(spec: &Spec, count: usize) {
-    // SAFETY: a zeroed action is valid, and the handler only sets a flag. Without SA_RESTART it
-    // interrupts the wait.
-    unsafe {
-        let mut action: libc::sigaction = std::mem::zeroed();
-        action.sa_sigaction = note as extern "C" fn(c_int) as usize;
-        libc::sigaction(libc::SIGTERM, &raw const action, ptr::null_mut());
-        libc::sigaction(libc::SIGALRM, &raw const action, ptr::null_mut());
-    }
+    heed_sigterm();
     let mut spawner = Spawner::new();
     let mut children: HashMap<_, _> = (0..count).map(|_| spawner.spawn(spec)).collect();
     let mut is_stopping = false;
@@ -199,6 +198,64 @@ pub(crate) fn supervise(spec: &Spec, count: usize) {
         if children.is_empty() {
             return;
         }
+    }
+}
+
+/// Does the same with what a supervisor needs that steals nobody's children, reads their output and
+/// leaves nobody behind: a pidfd and pipes in one epoll, and a look for the rest of the group. With
+/// a directory, each child is in a cgroup of its own below it.
+pub(crate) fn supervise_strictly(mut spec: Spec, count: usize, home: Option<&Path>) {
+    heed_sigterm();
+    let (mut all, mut cgroups, mut busy, mut next) = (Loop::new(), HashMap::new(), Vec::new(), 0);
+    let mut start = |all: &mut Loop, cgroups: &mut HashMap<i32, PathBuf>| {
+        let cgroup = home.map(|home| home.join(next.to_string()));
+        next += 1;
+        if let Some(cgroup) = &cgroup {
+            fs::create_dir(cgroup).expect("cgroup");
+            spec.enter = File::options().write(true).open(cgroup.join("cgroup.procs")).ok();
+        }
+        let pid = all.spawn(&spec);
+        cgroups.extend(cgroup.map(|cgroup| (pid, cgroup)));
+    };
+    (0..count).for_each(|_| start(&mut all, &mut cgroups));
+    let (mut is_stopping, mut left) = (false, count);
+    while left > 0 {
+        if !is_stopping && ASKED.load(Ordering::Relaxed) {
+            is_stopping = true;
+            for pid in all.pids() {
+                kill(-pid, libc::SIGTERM);
+                kill(-pid, libc::SIGCONT);
+            }
+        }
+        let died = |all: &mut Loop| {
+            let cgroup = cgroups.remove(&all.reaped);
+            if cgroup.is_none() {
+                kill(-all.reaped, 0);
+            }
+            if is_stopping {
+                left -= 1;
+            } else {
+                start(all, &mut cgroups);
+            }
+            // The kernel may still be at work on its last member.
+            busy.extend(cgroup.filter(|cgroup| fs::remove_dir(cgroup).is_err()));
+        };
+        all.turn(died, |_| {});
+    }
+    for cgroup in busy {
+        fs::remove_dir(cgroup).expect("an empty cgroup");
+    }
+}
+
+/// Has SIGTERM noted, and interrupt the wait.
+fn heed_sigterm() {
+    // SAFETY: a zeroed action is valid, and the handler only sets a flag. Without SA_RESTART it
+    // interrupts the wait.
+    unsafe {
+        let mut action: libc::sigaction = std::mem::zeroed();
+        action.sa_sigaction = note as extern "C" fn(c_int) as usize;
+        libc::sigaction(libc::SIGTERM, &raw const action, ptr::null_mut());
+        libc::sigaction(libc::SIGALRM, &raw const action, ptr::null_mut());
     }
 }
 
@@ -225,6 +282,8 @@ pub(crate) struct Loop {
     pub(crate) fair: bool,
     /// The most bytes that were read from one pipe while all others waited.
     pub(crate) longest: usize,
+    /// The pid of the child that was reaped last.
+    reaped: i32,
 }
 
 const PIDFD: u64 = 3;
@@ -235,7 +294,17 @@ impl Loop {
         let epoll = unsafe { OwnedFd::from_raw_fd(libc::epoll_create1(libc::EPOLL_CLOEXEC)) };
         let events = vec![libc::epoll_event { events: 0, u64: 0 }; 1024];
         let (children, free) = (Vec::new(), Vec::new());
-        Self { spawner: Spawner::new(), epoll, children, free, events, buffer: vec![0; 65536], fair: false, longest: 0 }
+        Self {
+            spawner: Spawner::new(),
+            epoll,
+            children,
+            free,
+            events,
+            buffer: vec![0; 65536],
+            fair: false,
+            longest: 0,
+            reaped: 0,
+        }
     }
 
     fn add(&self, fd: RawFd, events: c_int, token: u64) {
@@ -302,6 +371,7 @@ impl Loop {
                 libc::wait4(pid, &raw mut status, libc::WNOHANG, &raw mut usage)
             };
             if reaped == pid {
+                self.reaped = pid;
                 self.children[slot] = None;
                 self.free.push(slot);
                 died(self);

@@ -69,6 +69,8 @@ pub(crate) struct Child {
     pub(super) hold_for_group: bool,
     /// The cgroup in which it was started.
     pub(super) cgroup: Option<Cgroup>,
+    /// Whether somebody reads its cgroup after the end of the tree.
+    cgroup_is_lent: bool,
     /// What happens to it at most once or twice. Boxed because most children are idle.
     pub(super) rare: Option<Box<Rare>>,
     /// The file that reports that its tree has reached its limit of processes.
@@ -195,6 +197,7 @@ impl Child {
             kill_group_at_exit: false,
             hold_for_group: false,
             cgroup: None,
+            cgroup_is_lent: false,
             rare: None,
             process_limit: None,
             reason: entered.as_ref().map(Self::entry_reason),
@@ -436,9 +439,17 @@ impl Child {
         if self.holds_number() { used } else { Used::default() }
     }
 
-    /// Returns the cgroup in which it was started, until it is reaped.
-    pub(crate) fn cgroup(&self) -> Option<&Cgroup> {
-        self.cgroup.as_ref()
+    /// Returns the cgroup in which it was started, until it is reaped. The cgroup then stays for a
+    /// while after the end of the tree.
+    pub(crate) fn lend_cgroup(&mut self) -> Option<Cgroup> {
+        self.cgroup_is_lent = true;
+        self.cgroup.clone()
+    }
+
+    /// Tells whether its cgroup may be removed as soon as it is reaped. The replacement of a child
+    /// that has exited by itself would wait for that.
+    pub(super) fn may_lose_cgroup(&self) -> bool {
+        self.exit.as_ref().is_some_and(|exit| exit.requested.is_some()) && !self.cgroup_is_lent
     }
 
     /// Watches the limit of processes of its cgroup.

@@ -27,7 +27,7 @@ use crate::used::Used;
 /// | | in a cgroup | in a process group |
 /// | --- | --- | --- |
 /// | signal | each member, by a pidfd | the group |
-/// | terminate | the group of the leader, and 5 ms later each of the other members | the group |
+/// | terminate | the group of the leader, and 5 ms later each of the other members (while other processes exit: up to 50 ms later) | the group |
 /// | kill | `cgroup.kill`, which misses no member (Linux 5.14; before that each member, until none is left) | SIGKILL to the group |
 /// | freeze, thaw | `cgroup.freeze` | SIGSTOP and SIGCONT to the group |
 ///
@@ -69,6 +69,18 @@ pub(crate) struct Agenda {
     /// Terminated trees, and when the members that are not in the group of the leader get the
     /// signal.
     pub(crate) sweeps: VecDeque<(Key, Instant, Sweep)>,
+    /// When a leader exited last.
+    pub(crate) last_exit: Option<Instant>,
+}
+
+impl Agenda {
+    /// Returns when the first of the sweeps is due. As long as other leaders exit, it is put off:
+    /// its tree may well be among the next ones.
+    pub(crate) fn sweep_at(&self) -> Option<Instant> {
+        let (_, at, _) = *self.sweeps.front()?;
+        let calm = self.last_exit.map_or(at, |exit| exit + SWEEP);
+        Some(calm.clamp(at, at + LONGEST_PUT_OFF))
+    }
 }
 
 /// A signal for the members of a cgroup that are not in the group of its leader, which has already
@@ -82,6 +94,8 @@ pub(crate) struct Sweep {
 /// The time from the signal for the group of the leader to the signal for the others. Most trees
 /// are gone by then.
 const SWEEP: Duration = Duration::from_millis(5);
+/// How much longer that takes at most while other processes exit.
+const LONGEST_PUT_OFF: Duration = Duration::from_millis(45);
 
 impl Tree<'_> {
     /// Returns the process with which the tree began. It may be gone.
@@ -390,5 +404,24 @@ impl Stem<'_> {
 impl fmt::Debug for Tree<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Tree").field("id", &self.id).field("containment", &self.containment()).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_sweep_waits_until_the_others_have_exited_but_not_for_ever() {
+        let start = crate::sys::clock();
+        let ms = |ms| start + Duration::from_millis(ms);
+        let mut agenda = Agenda::default();
+        assert_eq!(agenda.sweep_at(), None);
+        agenda.sweeps.push_back((Key::unused(0), ms(5), Sweep { signal: libc::SIGTERM, group: 7 }));
+        assert_eq!(agenda.sweep_at(), Some(ms(5)));
+        for (exit, due) in [(0, 5), (4, 9), (44, 49), (46, 50), (1000, 50)] {
+            agenda.last_exit = Some(ms(exit));
+            assert_eq!(agenda.sweep_at(), Some(ms(due)), "{exit}");
+        }
     }
 }

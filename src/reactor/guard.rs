@@ -24,6 +24,9 @@ use crate::sys::guard::{LOWEST, Message};
 const SOON: Duration = Duration::from_secs(1);
 /// The time from one attempt to start a guard to the next.
 const RETRY: Duration = Duration::from_millis(100);
+/// The time after which the guard is told which trees are gone. By then, new processes have usually
+/// taken their numbers, which tells it the same.
+const DROP_PAUSE: Duration = Duration::from_secs(1);
 /// The longest time that the host waits for the guard to read its messages, or to end.
 const PATIENCE: Duration = Duration::from_secs(1);
 
@@ -40,9 +43,13 @@ pub(super) struct Guarding {
     homes: Vec<(Weak<Home>, u32)>,
     /// The lowest number that was never given out, counted from [`LOWEST`].
     unused: u32,
+    /// Numbers at which the guard has no descriptor.
     free: Vec<u32>,
-    /// Numbers that the guard is to close. Its socket had no room for the messages yet.
+    /// Numbers that are free, too, but at which the guard still has the descriptor of a tree that
+    /// is gone. A new process replaces it.
     unsaid: Vec<u32>,
+    /// When the guard is told to close those.
+    say_at: Option<Instant>,
 }
 
 /// A guard that runs. When this is dropped, the guard leaves without killing. If the host panics,
@@ -66,10 +73,15 @@ impl Guarding {
         self.guard.as_ref().map(|guard| guard.started.pid)
     }
 
+    /// Returns the time at which there is something to do even without an event.
+    pub(super) fn due(&self) -> Option<Instant> {
+        self.retry_at.into_iter().chain(self.say_at).min()
+    }
+
     /// Returns a number that is not in use.
     fn new_number(&mut self) -> io::Result<u32> {
-        self.say_unsaid();
-        if let Some(number) = self.free.pop() {
+        if let Some(number) = self.unsaid.pop().or_else(|| self.free.pop()) {
+            self.say_at = self.say_at.filter(|_| !self.unsaid.is_empty());
             return Ok(number);
         }
         let number = LOWEST + self.unused;
@@ -80,18 +92,26 @@ impl Guarding {
         Ok(number)
     }
 
-    /// Removes a tree that is gone.
-    pub(super) fn forget(&mut self, process: Key) {
-        if let Some(number) = self.trees.remove(&process) {
-            self.unsaid.push(number);
+    /// Removes a tree. If it is certain to be gone, the guard may hear of it later: its descriptor
+    /// reaches nobody. Otherwise the guard must not kill what is left.
+    pub(super) fn forget(&mut self, process: Key, is_gone: bool) {
+        let Some(number) = self.trees.remove(&process) else { return };
+        self.unsaid.push(number);
+        if is_gone {
+            self.say_at.get_or_insert_with(|| clock() + DROP_PAUSE);
+        } else {
             self.say_unsaid();
         }
     }
 
     fn say_unsaid(&mut self) {
+        self.say_at = None;
         while let (Some(number), Some(socket)) = (self.unsaid.last().copied(), self.socket()) {
             match sys::guard::send(socket, Message::Drop(number)) {
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    self.say_at = Some(clock() + RETRY);
+                    return;
+                }
                 // If the guard is gone, it has closed the descriptor.
                 _ => {}
             }
@@ -197,6 +217,7 @@ impl Reactor {
         self.guard.retry_at = None;
         // A new guard keeps no descriptors.
         self.guard.free.append(&mut self.guard.unsaid);
+        self.guard.say_at = None;
         // A guard that does not know all trees is of no use.
         self.register_all().inspect_err(|_| self.stop_guard())
     }
@@ -274,6 +295,9 @@ impl Reactor {
                 self.guard.retry_at = Some(if lived < SOON { now + RETRY } else { now });
                 log::warn!("the guard that kills all processes at our death has ended, and is started again");
             }
+        }
+        if self.guard.say_at.is_some_and(|at| at <= now) {
+            self.guard.say_unsaid();
         }
         if self.guard.retry_at.is_some_and(|at| at <= now) {
             self.guard.retry_at = None;

@@ -547,7 +547,7 @@ impl Reactor {
         #[cfg(target_os = "linux")]
         let looks = looks.chain(self.discards.due());
         #[cfg(target_os = "linux")]
-        let looks = looks.chain(self.guard.retry_at).chain(self.orphans.as_ref().and_then(orphans::Orphanage::due));
+        let looks = looks.chain(self.guard.due()).chain(self.orphans.as_ref().and_then(orphans::Orphanage::due));
         looks.chain(self.timers.next_deadline()).min()
     }
 

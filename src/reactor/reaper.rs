@@ -68,7 +68,7 @@ impl Reactor {
             self.trees.remove_later(cgroup, clock());
         }
         #[cfg(target_os = "linux")]
-        self.guard.forget(process);
+        self.guard.forget(process, false);
     }
 
     /// Lists the exited children that no event of the poll reports: the ones without a pidfd, and

@@ -122,9 +122,10 @@ impl Reactor {
         self.processes.get(id.0).is_some_and(Child::has_own_peak)
     }
 
-    /// Returns the cgroup of a process that has not been reaped.
-    pub(crate) fn cgroup_of(&self, id: ProcessId) -> Option<Cgroup> {
-        self.processes.get(id.0)?.cgroup().cloned()
+    /// Returns the cgroup of a process that has not been reaped. It stays for a while after the end
+    /// of its tree.
+    pub(crate) fn cgroup_of(&mut self, id: ProcessId) -> Option<Cgroup> {
+        self.processes.get_mut(id.0)?.lend_cgroup()
     }
 
     /// Returns the directory of this reactor, which is made if there is none yet. A refusal is
@@ -258,7 +259,7 @@ impl Reactor {
         #[cfg(target_os = "linux")]
         if child.is_err() {
             // The child may have registered before it failed.
-            self.guard.forget(key);
+            self.guard.forget(key, false);
         }
         child
     }

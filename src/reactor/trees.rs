@@ -53,8 +53,7 @@ impl Trees {
     pub(super) fn next_due(&self) -> impl Iterator<Item = Instant> {
         let looks = self.due.iter().filter_map(|key| self.left.get(key)?.look_at);
         let words = self.agenda.words.front().map(|(_, at)| *at);
-        let sweeps = self.agenda.sweeps.front().map(|(_, at, _)| *at);
-        looks.chain(words).chain(sweeps).chain(self.removals.front().map(|removal| removal.at))
+        looks.chain(words).chain(self.agenda.sweep_at()).chain(self.removals.front().map(|removal| removal.at))
     }
 
     pub(super) fn has_news(&self) -> bool {
@@ -186,6 +185,7 @@ impl Reactor {
     /// Handles the reaping of a leader, which may leave a tree behind.
     pub(super) fn leader_gone(&mut self, process: Key) {
         let now = self.woke;
+        self.trees.agenda.last_exit = Some(now);
         if let Some(child) = self.processes.get_mut(process) {
             let fate = Left::of(child, process, now, &mut self.sources);
             self.trees.settle(process, fate, now);
@@ -240,7 +240,7 @@ impl Reactor {
     pub(super) fn tell_gone(&mut self, handler: &mut dyn FnMut(&mut Self, Event<'_>)) {
         while let Some((process, certain)) = self.trees.gone.pop_front() {
             #[cfg(target_os = "linux")]
-            self.guard.forget(process);
+            self.guard.forget(process, certain);
             handler(self, Event::TreeGone { process: ProcessId(process), certain });
         }
     }
@@ -253,9 +253,9 @@ impl Reactor {
     /// Returns the next tree whose other members are to be signalled now. Trees that are gone are
     /// dropped.
     fn next_sweep(&mut self, now: Instant) -> Option<(ProcessId, Sweep)> {
-        while let Some((process, at, sweep)) = self.trees.agenda.sweeps.front().copied() {
+        while let Some((process, _, sweep)) = self.trees.agenda.sweeps.front().copied() {
             let left = self.is_left(process);
-            if left && at > now {
+            if left && self.trees.agenda.sweep_at().is_some_and(|at| at > now) {
                 return None;
             }
             self.trees.agenda.sweeps.pop_front();

@@ -55,6 +55,11 @@ pub(crate) struct Server {
     source: Option<SourceId>,
     #[cfg(target_os = "linux")]
     watch: Option<FileWatch>,
+    /// Whether the socket is only checked, because the end is near.
+    is_ending: bool,
+    /// What is left of the watch then.
+    #[cfg(target_os = "linux")]
+    ended: Option<Arc<OwnedFd>>,
     /// The time of the next try, and the pause before it, if the socket is missing or could not be
     /// registered.
     missing: Option<(Instant, Duration)>,
@@ -100,6 +105,9 @@ impl Server {
             source: None,
             #[cfg(target_os = "linux")]
             watch: None,
+            is_ending: false,
+            #[cfg(target_os = "linux")]
+            ended: None,
             missing: None,
             check_at: None,
             unwatched_reported: false,
@@ -167,10 +175,21 @@ impl Server {
         Ok(gone && before.is_none())
     }
 
+    /// Prepares the end of the server, so that its drop does not wait for the kernel. Until then the
+    /// socket is checked every second.
+    pub(crate) fn prepare_end(&mut self, reactor: &mut Reactor) {
+        self.is_ending = true;
+        #[cfg(target_os = "linux")]
+        if let Some(watch) = self.watch.take() {
+            self.ended = Some(watch.end_early(reactor));
+            self.watch_or_check(reactor);
+        }
+    }
+
     /// Has the socket watched, or checked from time to time if it cannot be watched.
     fn watch_or_check(&mut self, reactor: &mut Reactor) {
         #[cfg(target_os = "linux")]
-        {
+        if !self.is_ending {
             let (None, Some(file)) = (&self.watch, &self.file) else { return };
             match FileWatch::new(file.path(), reactor) {
                 Ok(watch) => {
@@ -192,7 +211,7 @@ impl Server {
                 }
             }
         }
-        self.check_at = Some(reactor.now() + CHECK_PAUSE);
+        self.check_at = Some(reactor.now() + if self.is_ending { PAUSE } else { CHECK_PAUSE });
     }
 
     /// The messages about the socket since the last call.

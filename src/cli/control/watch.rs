@@ -17,6 +17,7 @@ use rustix::fs::inotify::{self, CreateFlags, WatchFlags};
 #[derive(Debug)]
 pub(super) struct FileWatch {
     fd: Arc<OwnedFd>,
+    file: i32,
     source: SourceId,
 }
 
@@ -25,9 +26,9 @@ impl FileWatch {
         let fd = Arc::new(inotify::init(CreateFlags::CLOEXEC | CreateFlags::NONBLOCK)?);
         // Removing a name changes the file's attributes, because they hold the number of its names.
         let changes = WatchFlags::ATTRIB | WatchFlags::MOVE_SELF | WatchFlags::DELETE_SELF;
-        inotify::add_watch(&fd, path, changes | WatchFlags::DONT_FOLLOW)?;
+        let file = inotify::add_watch(&fd, path, changes | WatchFlags::DONT_FOLLOW)?;
         let source = reactor.register(Arc::clone(&fd), Interest::Readable)?;
-        Ok(Self { fd, source })
+        Ok(Self { fd, file, source })
     }
 
     pub(super) fn is(&self, source: SourceId) -> bool {
@@ -43,5 +44,15 @@ impl FileWatch {
 
     pub(super) fn end(self, reactor: &mut Reactor) {
         reactor.deregister(self.source);
+    }
+
+    /// Ends the watch, and returns what is to be closed a while later. The kernel waits until no
+    /// processor is in the middle of a notice (more than ten milliseconds): here on its own, and in
+    /// a close together with the caller.
+    pub(super) fn end_early(self, reactor: &mut Reactor) -> Arc<OwnedFd> {
+        // If this fails, only the close takes longer.
+        let _ = inotify::remove_watch(&self.fd, self.file);
+        reactor.deregister(self.source);
+        self.fd
     }
 }

@@ -477,12 +477,14 @@ impl Service for Up {
 
     fn stop_service(&mut self, reactor: &mut Reactor) {
         self.stage = Stage::Stopping;
+        self.server.prepare_end(reactor);
         self.monitor.stop_service(reactor);
         self.after_event(reactor);
     }
 
     fn kill_service(&mut self, reactor: &mut Reactor) {
         self.stage = Stage::Stopping;
+        self.server.prepare_end(reactor);
         self.monitor.kill_service(reactor);
         self.after_event(reactor);
     }
