@@ -50,11 +50,12 @@
 //!
 //! # Platforms
 //!
-//! Linux 5.9 or later has everything, but for signals to leftover members of a process group after
-//! their leader was reaped, which need 6.9. Elsewhere, or where a sandbox refuses the newer calls,
-//! portable ways are taken: `fork` for [`SpawnMethod::Vfork`], SIGCHLD for [`ReapMethod::Pidfd`].
-//! They are tested on Linux. macOS and the BSDs are meant to work in this way and compile, but
-//! nobody has run them yet. Windows is not supported.
+//! Linux 6.9 or later has everything. Earlier kernels lack signals to leftover members of a process
+//! group after their leader was reaped, and before 5.14 the kill of a cgroup in one call. Elsewhere,
+//! or where a sandbox refuses the newer calls, portable ways are taken: `fork` for
+//! [`SpawnMethod::Vfork`], SIGCHLD for [`ReapMethod::Pidfd`]. They are tested on Linux. macOS and
+//! the BSDs are meant to work in this way and compile, but nobody has run them yet. Windows is not
+//! supported. The guide's chapter on platforms says where each promise holds.
 //!
 //! Signal handlers belong to the whole process. With pidfds none is installed for children. For
 //! each signal that you watch, and for SIGCHLD without pidfds, one is installed. It calls the

@@ -17,7 +17,7 @@ use std::{env, pin, process, thread};
 use childminder::{Command, Event, Exit, ProcessId, Reactor, ReapMethod, SpawnMethod, Stdio};
 
 use embed_util::{
-    METHODS, ROUNDS, call_handler, children, drop_copy, exits_with, finish, fork, mask, run, set_action, steal,
+    METHODS, call_handler, children, drop_copy, exits_with, finish, fork, mask, rounds, run, set_action, steal,
     wait_for, watchdog,
 };
 
@@ -54,7 +54,7 @@ fn main() -> ExitCode {
         let (name, methods) = case.split_once('/').unwrap();
         let (spawn, reap) = METHODS[methods.parse::<usize>().unwrap()];
         let (_, case) = CASES.into_iter().find(|(known, _)| *known == name).unwrap();
-        watchdog(300);
+        watchdog(1200);
         case(Reactor::with_methods(spawn, reap).unwrap(), reap);
         assert_eq!(children(), [], "somebody is left");
         return ExitCode::SUCCESS;
@@ -143,13 +143,13 @@ fn install_host_handler() -> usize {
 
 /// Every exit has raised the signal, though several at once may have raised only one.
 fn host_was_called() {
-    assert!(CALLS.load(Ordering::SeqCst) >= ROUNDS);
+    assert!(CALLS.load(Ordering::SeqCst) >= rounds());
 }
 
 fn host_handler_before(reactor: Reactor, _: ReapMethod) {
     install_host_handler();
     let mut reactor = reactor;
-    exact_rounds(&mut reactor, ROUNDS);
+    exact_rounds(&mut reactor, rounds());
     host_was_called();
     drop(reactor);
     let before = CALLS.load(Ordering::SeqCst);
@@ -163,7 +163,7 @@ fn host_handler_after_that_calls_ours(mut reactor: Reactor, _: ReapMethod) {
     FORMER.store(former, Ordering::SeqCst);
     former = install_host_handler();
     assert_eq!(former, FORMER.load(Ordering::SeqCst));
-    exact_rounds(&mut reactor, ROUNDS);
+    exact_rounds(&mut reactor, rounds());
     host_was_called();
 }
 
@@ -178,7 +178,7 @@ fn action_of_sigchld() -> usize {
 fn host_handler_after_that_forgets_ours(mut reactor: Reactor, _: ReapMethod) {
     exact_rounds(&mut reactor, 1);
     install_host_handler();
-    exact_rounds(&mut reactor, ROUNDS);
+    exact_rounds(&mut reactor, rounds());
     host_was_called();
 }
 
@@ -187,7 +187,7 @@ fn host_handler_after_that_forgets_ours(mut reactor: Reactor, _: ReapMethod) {
 fn host_ignores_sigchld_before(mut reactor: Reactor, reap: ReapMethod) {
     set_action(libc::SIGCHLD, libc::SIG_IGN, 0);
     if reap == ReapMethod::Sigchld {
-        exact_rounds(&mut reactor, ROUNDS);
+        exact_rounds(&mut reactor, rounds());
     } else {
         unknown_rounds(&mut reactor);
         assert_eq!(action_of_sigchld(), libc::SIG_IGN, "it is the host's");
@@ -204,7 +204,7 @@ fn host_ignores_sigchld_after(mut reactor: Reactor, _: ReapMethod) {
 
 fn unknown_rounds(reactor: &mut Reactor) {
     let commands = commands();
-    for _ in 0..ROUNDS {
+    for _ in 0..rounds() {
         let exits = round(reactor, &commands);
         assert!(exits.iter().all(|exit| exit.status.is_none() && !exit.success()), "{exits:?}");
     }
@@ -229,7 +229,7 @@ fn another_thread_reaps_everybody(mut reactor: Reactor, reap: ReapMethod) {
     });
     let commands = commands();
     let mut unknown = 0;
-    for _ in 0..ROUNDS {
+    for _ in 0..rounds() {
         for (exit, code) in round(&mut reactor, &commands).into_iter().zip(CODES) {
             match exit.status {
                 Some(_) => assert_eq!(exit.code(), code),
@@ -242,7 +242,7 @@ fn another_thread_reaps_everybody(mut reactor: Reactor, reap: ReapMethod) {
     let untouched = action_of_sigchld() == libc::SIG_DFL;
     assert_eq!(untouched, reap == ReapMethod::Pidfd);
     assert_eq!(taken, unknown);
-    println!("    taken by the other thread: {taken} of {}", ROUNDS * CODES.len());
+    println!("    taken by the other thread: {taken} of {}", rounds() * CODES.len());
 }
 
 /// Our children and the host's run at the same time, in two threads. Then ours run while the host's
@@ -251,10 +251,10 @@ fn side_by_side(mut reactor: Reactor, host: impl FnOnce(Sender<()>) + Send + 'st
     let (started, starts) = channel();
     let host = thread::spawn(move || host(started));
     starts.recv().unwrap();
-    let mut rounds = 0;
-    while rounds < ROUNDS || !host.is_finished() {
+    let mut done = 0;
+    while done < rounds() || !host.is_finished() {
         exact_rounds(&mut reactor, 1);
-        rounds += 1;
+        done += 1;
     }
     host.join().unwrap();
 }
@@ -270,7 +270,7 @@ const SCRIPTS: [&str; 4] = ["exit 0", "exit 1", "exit 7", "kill -9 $$"];
 fn host_uses_std_process(reactor: Reactor, _: ReapMethod) {
     side_by_side(reactor, |started| {
         started.send(()).unwrap();
-        for _ in 0..ROUNDS {
+        for _ in 0..rounds() {
             let children = SCRIPTS.map(|script| process::Command::new("sh").args(["-c", script]).spawn().unwrap());
             for (mut child, code) in children.into_iter().zip(CODES) {
                 check_host(code, child.wait().unwrap());
@@ -284,7 +284,7 @@ fn host_uses_tokio(reactor: Reactor, _: ReapMethod) {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build().unwrap();
         runtime.block_on(async move {
             started.send(()).unwrap();
-            for _ in 0..ROUNDS {
+            for _ in 0..rounds() {
                 let children =
                     SCRIPTS.map(|script| tokio::process::Command::new("sh").args(["-c", script]).spawn().unwrap());
                 for (mut child, code) in children.into_iter().zip(CODES) {
@@ -299,7 +299,7 @@ fn host_uses_async_process(reactor: Reactor, _: ReapMethod) {
     side_by_side(reactor, |started| {
         block_on(async move {
             started.send(()).unwrap();
-            for _ in 0..ROUNDS {
+            for _ in 0..rounds() {
                 let children =
                     SCRIPTS.map(|script| async_process::Command::new("sh").args(["-c", script]).spawn().unwrap());
                 for (mut child, code) in children.into_iter().zip(CODES) {
@@ -342,12 +342,12 @@ fn several_reactors_in_several_threads(mut reactor: Reactor, reap: ReapMethod) {
                 let (spawn, reap) = methods_of(reap)[number % 2];
                 let mut reactor = Reactor::with_methods(spawn, reap).unwrap();
                 start.wait();
-                exact_rounds(&mut reactor, ROUNDS);
+                exact_rounds(&mut reactor, rounds());
             })
         })
         .collect();
     start.wait();
-    exact_rounds(&mut reactor, ROUNDS);
+    exact_rounds(&mut reactor, rounds());
     for other in others {
         other.join().unwrap();
     }
@@ -357,7 +357,7 @@ fn several_reactors_in_several_threads(mut reactor: Reactor, reap: ReapMethod) {
 fn several_reactors_in_one_thread(mut first: Reactor, reap: ReapMethod) {
     let (spawn, reap) = methods_of(reap)[0];
     let mut second = Reactor::with_methods(spawn, reap).unwrap();
-    for _ in 0..ROUNDS {
+    for _ in 0..rounds() {
         let theirs = second.spawn_process(&exits_with(7)).unwrap();
         let ours = first.spawn_process(&exits_with(1)).unwrap();
         assert_eq!(finish(&mut first, ours).code(), Some(1));
@@ -367,7 +367,7 @@ fn several_reactors_in_one_thread(mut first: Reactor, reap: ReapMethod) {
 
 fn made_in_one_thread_and_run_in_another(reactor: Reactor, _: ReapMethod) {
     let mut reactor = reactor;
-    for _ in 0..ROUNDS {
+    for _ in 0..rounds() {
         let id = reactor.spawn_process(&exits_with(7)).unwrap();
         let there = thread::spawn(move || {
             assert_eq!(finish(&mut reactor, id).code(), Some(7));
@@ -381,7 +381,7 @@ fn made_in_one_thread_and_run_in_another(reactor: Reactor, _: ReapMethod) {
 /// Children outlive the thread that spawned them, and are still ours.
 fn the_thread_that_spawned_ends(reactor: Reactor, _: ReapMethod) {
     let mut reactor = reactor;
-    for _ in 0..ROUNDS {
+    for _ in 0..rounds() {
         let there = thread::spawn(move || {
             let id = reactor.spawn_process(Command::new("cat").stdin(Stdio::piped())).unwrap();
             (reactor, id)
@@ -412,7 +412,7 @@ fn signals_blocked_in_some_threads(mut reactor: Reactor, _: ReapMethod) {
     let open = thread::spawn(move || ended.recv());
     let all: Vec<i32> = (1..=64).filter(|signal| *signal != libc::SIGALRM).collect();
     mask(libc::SIG_SETMASK, &all);
-    exact_rounds(&mut reactor, ROUNDS);
+    exact_rounds(&mut reactor, rounds());
     let mut grep = Command::new("grep");
     grep.args(["-q", "^SigBlk:[[:space:]]*0*$", "/proc/self/status"]);
     assert!(run(&mut reactor, &grep).success());
@@ -424,7 +424,7 @@ fn signals_blocked_in_some_threads(mut reactor: Reactor, _: ReapMethod) {
 /// Twisted: test_systemCallUninterruptedByChildExit.
 fn host_reads_and_is_not_interrupted(mut reactor: Reactor, _: ReapMethod) {
     let thread = std::fs::read_link("/proc/thread-self").unwrap();
-    for _ in 0..ROUNDS {
+    for _ in 0..rounds() {
         let (mut ours, theirs) = std::os::unix::net::UnixStream::pair().unwrap();
         // The script exits when this process sleeps, which is in the read. If it sleeps a little
         // before that, another round will hit the read. If this process is killed, the file is gone
@@ -463,7 +463,7 @@ fn host_reads_and_is_not_interrupted(mut reactor: Reactor, _: ReapMethod) {
 /// pidfds and our ends of the pipes.
 fn host_forks_without_exec(mut reactor: Reactor, _: ReapMethod) {
     let commands = commands();
-    for number in 0..ROUNDS {
+    for number in 0..rounds() {
         let sleeper = reactor.spawn_process(Command::new("sleep").arg("1000")).unwrap();
         let (until, hold) = rustix::pipe::pipe().unwrap();
         let copy = fork(|| {
@@ -485,7 +485,7 @@ fn host_forks_without_exec(mut reactor: Reactor, _: ReapMethod) {
 /// The copy cleans up as a program that ends does. What it shares with the original stays
 /// unchanged.
 fn host_forks_and_drops_the_copy(mut reactor: Reactor, _: ReapMethod) {
-    for _ in 0..ROUNDS {
+    for _ in 0..rounds() {
         let sleeper = reactor.spawn_process(Command::new("cat").stdin(Stdio::piped())).unwrap();
         let timer = reactor.call_later(std::time::Duration::ZERO);
         let copy = fork(|| {

@@ -66,6 +66,9 @@ on_all_combinations! {
     }
 
     fn memory_comes_from_the_nodes(world: &mut World) {
+        if !util::needs_the_kernel("policies for memory") {
+            return;
+        }
         let mut command = sh("cat /proc/self/numa_maps");
         let said = world.output(command.memory_nodes(&[0]));
         assert!(said.lines().all(|line| line.contains(" bind:0")) && !said.is_empty(), "{said}");

@@ -175,8 +175,8 @@ fn a_wait_ends_with_its_time_or_when_it_is_in_vain() {
         "[process.stubborn]\nshell = \"trap '' TERM; echo ready; while :; do sleep 0.05; done\"\nkill-time = \"1h\"\n[process.missing]\ncommand = [\"/no/such/program\"]\n[process.other]\ncommand = [\"sleep\", \"1000\"]\n",
     );
     up.until_read("out", "[stubborn] ready");
-    let (code, said) = up.fails(&["stop", "stubborn", "other", "--wait", "--timeout", "200ms"]);
-    assert_eq!((code, &*said), (1, "childminder: not reached within 0.2 s: stubborn is stopping\n"));
+    let (code, said) = up.fails(&["stop", "stubborn", "other", "--wait", "--timeout", "2s"]);
+    assert_eq!((code, &*said), (1, "childminder: not reached within 2 s: stubborn is stopping\n"));
     // A start that has failed is reported at once, even if it will be tried again.
     let (code, said) = up.fails(&["start", "missing", "--wait"]);
     let why = "cannot start `/no/such/program`: exec: No such file or directory (os error 2)";

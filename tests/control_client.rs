@@ -318,8 +318,9 @@ fn a_client_outside_of_the_supervisor_s_pid_namespace_is_served() {
     let mut command = Command::new("unshare");
     command.args(["-p", "-f", "--kill-child", PROGRAM, "up"]).current_dir(&folder.0).stdin(Stdio::null());
     let mut child = Kill(command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap());
-    until("the socket", || (folder.join("s").exists() || child.0.try_wait().unwrap().is_some()).then_some(()));
-    if !folder.join("s").exists() {
+    let listens = || UnixStream::connect(folder.join("s")).is_ok();
+    until("the socket", || (listens() || child.0.try_wait().unwrap().is_some()).then_some(()));
+    if !listens() {
         left_out("no namespaces can be made");
         return;
     }

@@ -248,5 +248,7 @@ fn who_does_not_read_is_dropped_and_costs_little() {
         assert!(all.len() < 2 << 20, "{}", all.len());
     }
     assert_eq!(up.status("flood")["state"], "running");
-    assert!(resident() < 20_000, "{} kB", resident());
+    if up_util::needs_the_kernel("memory of its own processes alone") {
+        assert!(resident() < 20_000, "{} kB", resident());
+    }
 }

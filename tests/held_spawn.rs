@@ -245,7 +245,7 @@ on_all_combinations! {
 // read the memory there.
 #[test]
 fn the_user_of_a_stuck_child_may_not_read_the_host() {
-    if !needs_root() {
+    if !needs_root() || !util::needs_the_kernel("children in their host's memory") {
         return;
     }
     expect_apart("the_user_of_a_stuck_child_may_not_read_the_host", || {

@@ -14,8 +14,8 @@ fn open_descriptors() -> usize {
 /// A process that does not exit any more from its 14th start on. Each earlier one leaves a process
 /// behind, outside of its group, which holds stdout and stderr and writes when it is told to.
 fn leaver(dir: &Dir) -> childminder::Command {
-    let mut command = sh("n=1; until mkdir $n 2>/dev/null; do n=$((n+1)); done
-         setsid sh -c \"mkdir left-$n; until [ -e go ]; do sleep 0.02; done; echo heard $n; exec sleep 1000\" &
+    let mut command = sh("mkfifo go 2>/dev/null; n=1; until mkdir $n 2>/dev/null; do n=$((n+1)); done
+         setsid sh -c \"mkdir left-$n; : <go; echo heard $n; exec sleep 1000\" &
          until [ -d left-$n ]; do sleep 0.01; done
          [ $n -lt 14 ] || { echo ready; exec sleep 1000; }");
     command.current_dir(dir.path("."));
@@ -38,12 +38,13 @@ fn pipes_that_leftover_processes_hold_are_kept_for_the_last_few_only() {
         // that are left.
         let trees = if monitor_util::in_cgroups() { 8 + 2 } else { 1 };
         assert!(open <= 9 * 3 + trees, "{open}");
-        fs::write(dir.path("go"), "").unwrap();
+        let go = fs::File::create(dir.path("go")).unwrap();
         world.until("all nine to be heard", |world| heard(world).len() >= 9);
         let mut heard = heard(world);
         heard.sort_unstable();
         assert_eq!(heard, (6..=14).collect::<Vec<_>>());
         assert_eq!(world.count("pipes closed", "it"), 5);
+        drop(go);
     });
 }
 

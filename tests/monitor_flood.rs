@@ -3,6 +3,8 @@
 
 #[path = "util/guard.rs"]
 mod guard;
+#[path = "util/left_out.rs"]
+mod left_out;
 
 use std::time::{Duration, Instant};
 
@@ -56,6 +58,8 @@ fn a_hundred_megabytes_pass_through() {
     let count = monitor.observer();
     assert_eq!((count.lines, count.bytes), (50_000_001, 50_000_003));
     assert_eq!(count.odd, [b"end"]);
-    let grown = peak_kib() - before;
-    assert!(grown < 1024, "grown by {grown} KiB");
+    if left_out::needs_the_kernel("memory of its own processes alone") {
+        let grown = peak_kib() - before;
+        assert!(grown < 1024, "grown by {grown} KiB");
+    }
 }

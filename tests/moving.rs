@@ -54,6 +54,8 @@ fn start(folder: Folder, args: &[&str]) -> Up {
         .arg("up")
         .args(args)
         .current_dir(&folder.0)
+        // Some of the files use it.
+        .env("HOME", &folder.0)
         .stdin(Stdio::null())
         .stdout(output("out"))
         .stderr(output("err"));

@@ -14,7 +14,7 @@ use childminder::{
     Stdio,
 };
 
-use embed_util::{METHODS, children, dispositions, open_fds, rss, threads, watchdog};
+use embed_util::{METHODS, children, dispositions, needs_the_kernel, open_fds, rss, threads, watchdog};
 
 const CYCLES: usize = 1_000;
 /// The memory that the allocator may keep, in KiB.
@@ -59,7 +59,10 @@ fn cycle((spawn, reap): (SpawnMethod, ReapMethod)) -> io::Result<()> {
 /// first, because they change no signal's action at all.
 #[test]
 fn nothing_is_left() {
-    watchdog(300);
+    watchdog(1200);
+    // Otherwise it is slow, too.
+    let native = needs_the_kernel("memory of its own processes alone");
+    let cycles = if native { CYCLES } else { CYCLES / 10 };
     let untouched = dispositions();
     for methods in [METHODS[0], METHODS[2], METHODS[1], METHODS[3]] {
         // The first cycles leave what is kept for good: buffers of the allocator, and the inbox for
@@ -69,7 +72,7 @@ fn nothing_is_left() {
         }
         let state = || (open_fds(), threads(), dispositions(), children());
         let (before, memory) = (state(), rss());
-        for _ in 0..CYCLES {
+        for _ in 0..cycles {
             cycle(methods).unwrap();
         }
         let memory_after = rss();
@@ -79,14 +82,14 @@ fn nothing_is_left() {
             before.1
         );
         assert_eq!(state(), before);
-        assert!(memory_after <= memory + SLACK, "{memory} KiB before, {memory_after} after");
+        assert!(!native || memory_after <= memory + SLACK, "{memory} KiB before, {memory_after} after");
         assert_eq!(dispositions(), untouched);
     }
-    watched_signals();
+    watched_signals(native);
     assert_eq!(dispositions(), untouched);
 }
 
-fn watched_signals() {
+fn watched_signals(native: bool) {
     let cycle = || {
         let mut reactor = Reactor::new().unwrap();
         reactor.watch_signal(libc::SIGUSR1).unwrap();
@@ -101,5 +104,5 @@ fn watched_signals() {
         cycle();
     }
     assert_eq!(open_fds(), fds);
-    assert!(rss() <= memory + SLACK);
+    assert!(!native || rss() <= memory + SLACK);
 }

@@ -12,17 +12,24 @@ mod apart;
 
 #[path = "util/kernel.rs"]
 mod kernel;
+#[path = "util/seccomp.rs"]
+mod seccomp;
 
 use std::collections::HashMap;
 use std::time::Duration;
 
 use apart::expect_apart_in;
 use childminder::{Command, Event, Orphans, Policy, ProcessMonitor, Reactor, Service};
-use util::{WATCHDOG, children, needs_root, now, sh};
+use util::{WATCHDOG, children, needs_root, needs_the_kernel, now, sh};
 
 const CONTAINER: [&str; 4] = ["unshare", "-p", "-f", "--mount-proc"];
 /// The variable with this name raises the number of orphans.
 const ORPHANS: &str = "CHILDMINDER_TEST_ORPHANS";
+
+/// The call that makes a program the parent of orphans.
+const CALL: &str = "prctl(PR_SET_CHILD_SUBREAPER)";
+const REFUSED: [seccomp::Refused; 1] =
+    [(libc::SYS_prctl, Some((0, libc::PR_SET_CHILD_SUBREAPER as u32)), libc::EINVAL)];
 
 /// Takes turns until `done`. Counts the reports of each orphan.
 fn turn_until(
@@ -46,6 +53,9 @@ fn turn_until(
 
 #[test]
 fn orphans_are_named_once_and_reaped() {
+    if !needs_the_kernel(CALL) {
+        return;
+    }
     expect_apart_in(&["env"], "orphans_are_named_once_and_reaped", || {
         let mut reactor = Reactor::new().unwrap();
         reactor.adopt_orphans(Orphans::Leave).unwrap();
@@ -103,6 +113,45 @@ fn the_first_process_of_a_container_leaves_no_zombies() {
     });
 }
 
+// An emulator, for one, does not know the call.
+#[test]
+fn the_first_process_of_a_container_has_orphans_without_the_call() {
+    const NAME: &str = "the_first_process_of_a_container_has_orphans_without_the_call";
+    if !needs_root() || !needs_the_kernel("seccomp filters") {
+        return;
+    }
+    expect_apart_in(&CONTAINER, NAME, || {
+        seccomp::refuse(&REFUSED);
+        let mut reactor = Reactor::new().unwrap();
+        reactor.adopt_orphans(Orphans::Leave).unwrap();
+        reactor.spawn_process(&sh("setsid sleep 0.1 & exit")).unwrap();
+        let mut told = HashMap::new();
+        turn_until(&mut reactor, &mut told, |event| matches!(event, Event::Orphan { .. }));
+        turn_until(&mut reactor, &mut told, |_| children().is_empty());
+    });
+}
+
+#[test]
+fn a_refusal_changes_nothing() {
+    if !needs_the_kernel("seccomp filters") {
+        return;
+    }
+    expect_apart_in(&["env"], "a_refusal_changes_nothing", || {
+        let handled = || util::field_of(&std::fs::read_to_string("/proc/self/status").unwrap(), "SigCgt");
+        seccomp::refuse(&REFUSED);
+        let mut reactor = Reactor::new().unwrap();
+        let before = handled();
+        let error = reactor.adopt_orphans(Orphans::Leave).unwrap_err();
+        assert_eq!((error.raw_os_error(), handled()), (Some(libc::EINVAL), before));
+        // The host watches the signal itself, and goes on watching it.
+        reactor.watch_signal(libc::SIGCHLD).unwrap();
+        let watched = handled();
+        reactor.adopt_orphans(Orphans::Leave).unwrap_err();
+        assert_eq!(handled(), watched);
+        assert!(reactor.unwatch_signal(libc::SIGCHLD));
+    });
+}
+
 /// A service that raises a signal when its process writes "ready".
 struct Asked(ProcessMonitor, rustix::process::Signal);
 
@@ -157,7 +206,9 @@ fn end_in_order() {
 
 #[test]
 fn orphans_end_with_the_service() {
-    expect_apart_in(&["env"], "orphans_end_with_the_service", end_in_order);
+    if needs_the_kernel(CALL) {
+        expect_apart_in(&["env"], "orphans_end_with_the_service", end_in_order);
+    }
 }
 
 #[test]

@@ -78,6 +78,9 @@ on_all_combinations! {
     // The host can ask the terminal for its modes, its size and its foreground group, until it is
     // closed.
     fn the_terminal_itself(world: &mut World) {
+        if !util::needs_the_kernel("ioctl TCGETS2, which rustix uses") {
+            return;
+        }
         let script = "trap 'stty size' WINCH; stty -icanon; echo ready; until [ \"$line\" ]; do read line; done";
         let id = world.spawn(&on_pty(sh(script), Pty::new().echo(false).size(24, 80)));
         world.until_said(id, 1, "ready");

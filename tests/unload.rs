@@ -14,7 +14,7 @@ use std::process::Command;
 use std::thread;
 
 use cargo::{cargo, outputs};
-use embed_util::{ROUNDS, children, dispositions, open_fds, plugin, threads, watchdog};
+use embed_util::{children, dispositions, open_fds, plugin, rounds, threads, watchdog};
 
 /// Builds the library. Cargo has built it with all tests, but not with this one alone. Returns
 /// `None`, and records it, if that is not possible.
@@ -42,7 +42,7 @@ fn a_plugin_can_be_unloaded() {
     let Some(library) = build() else { return };
     let state = || (open_fds(), threads(), dispositions(), children());
     let before = state();
-    for _ in 0..ROUNDS {
+    for _ in 0..rounds() {
         let loaded = plugin::load(&library);
         // The library's thread-local data goes with the thread, and keeps the library loaded until
         // then.

@@ -95,6 +95,9 @@ fn nginx_and_redis_from_one_file() {
 
 #[test]
 fn a_hundred_idle_services_cost_next_to_nothing() {
+    if !up_util::needs_the_kernel("threads and memory of its program alone") {
+        return;
+    }
     let up = Up::start("[process.idle]\ncommand = [\"sleep\", \"1000\"]\ninstances = 100\n");
     let running = up.statuses().iter().filter(|status| status["state"] == "running").count();
     assert_eq!(running, 100);

@@ -10,7 +10,7 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use childminder::{Event, Pty, Reactor};
-use up_util::{Folder, PROGRAM, Up, now, run, text, until};
+use up_util::{Folder, PROGRAM, Up, needs_the_kernel, now, run, text, until};
 
 /// Runs `childminder send` with this stdin. Returns its exit code and its stderr.
 #[track_caller]
@@ -151,6 +151,9 @@ fn attach(up: &Up, name: &str, (rows, columns): (u16, u16), talk: &[(&str, &str)
 
 #[test]
 fn attach_is_a_terminal_of_a_process() {
+    if !needs_the_kernel("ioctl TCGETS2, which rustix uses") {
+        return;
+    }
     let shell = "while printf 'name? ' && read x; do echo hello $x; stty size; done; exec sleep 1000";
     let process = format!("shell = \"trap 'echo interrupted' INT; {shell}\"\ntty = true\nstdout = \"./a.log\"\n");
     let up = Up::start(&format!("[process.a]\n{process}"));
@@ -170,6 +173,9 @@ fn attach_is_a_terminal_of_a_process() {
 
 #[test]
 fn attach_talks_through_pipes_and_shows_what_has_none() {
+    if !needs_the_kernel("ioctl TCGETS2, which rustix uses") {
+        return;
+    }
     let up = Up::start(
         "[process.a]\nshell = \"while read x; do printf \\\"hello $x> \\\"; done\"\nstdin = \"pipe\"\n\
          [process.b]\nshell = \"while :; do echo tick; sleep 0.1; done\"\n",

@@ -215,7 +215,8 @@ fn only_a_deserted_socket_is_replaced() {
     let expected = format!("open unix:{}: somebody listens there already, pid {}", path.display(), std::process::id());
     assert!(error.contains(&expected), "{error}");
     let error = until("an error", || up.status("web")["start_error"].as_str().map(str::to_owned));
-    assert!(error.contains(&format!("open tcp:127.0.0.1:{port}: Address already in use")), "{error}");
+    let in_use = std::io::Error::from_raw_os_error(libc::EADDRINUSE);
+    assert!(error.contains(&format!("open tcp:127.0.0.1:{port}: {in_use}")), "{error}");
     drop((living, busy));
     let pid = until("a server", || UnixStream::connect(&path).ok().map(ask).filter(|pid| *pid > 0));
     assert_eq!(pid, up.pid_of("it"));

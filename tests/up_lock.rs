@@ -7,6 +7,7 @@ mod up_util;
 use std::fs;
 use std::io::{BufRead, BufReader};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
@@ -91,7 +92,7 @@ fn of_one_socket_when_it_is_swept_away() {
     expect_refusal(&(code, said), "/s", up.pid());
     let lock = fs::metadata(up.folder.join("s.lock")).unwrap();
     assert_eq!(lock.permissions().mode() & 0o777, 0o600);
-    until("the socket", || up.socket().exists().then_some(()));
+    until("the socket", || UnixStream::connect(up.socket()).ok());
     let lock = up.folder.join("s.lock");
     up.ok(&["shutdown", "--wait"]);
     until("the end of the lock", || (!lock.exists()).then_some(()));

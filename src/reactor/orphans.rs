@@ -103,8 +103,10 @@ impl Reactor {
     ///
     /// # Errors
     ///
-    /// The error of `prctl(2)` (`EINVAL` before Linux 3.4), or `EMFILE` or `ENFILE`, since it takes
-    /// two descriptors if no signal is watched yet.
+    /// The error of `prctl(2)` (`EINVAL` before Linux 3.4, and under an emulator that does not know
+    /// the call), unless this program is the first process of a container. `EMFILE` or `ENFILE`,
+    /// since it takes two descriptors if no signal is watched yet. After an error no orphan is
+    /// adopted.
     ///
     /// ```
     /// use std::time::Duration;
@@ -131,10 +133,15 @@ impl Reactor {
             orphans.fate = fate;
             return Ok(());
         }
+        let watched = self.sigchld.for_host || self.sigchld.for_children;
         self.watch(&[libc::SIGCHLD])?;
+        sys::wait::adopt_orphans().inspect_err(|_| {
+            if !watched {
+                self.unwatch_signal(libc::SIGCHLD);
+            }
+        })?;
         // No call of `unwatch_signal` may stop the watching of SIGCHLD now.
         self.sigchld.for_children = true;
-        sys::wait::adopt_orphans()?;
         let (known, untold) = (HashMap::new(), VecDeque::new());
         self.orphans = Some(Orphanage { fate, known, untold, stirred: true, ending: None });
         Ok(())

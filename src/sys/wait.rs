@@ -207,12 +207,15 @@ pub(crate) fn any_zombie() -> Option<i32> {
     (pid != 0).then_some(pid)
 }
 
-/// Makes this program the parent of every descendant whose own parent ends.
+/// Makes this program the parent of every descendant whose own parent ends. The first process of a
+/// container is that without the call, which emulators of other architectures do not know.
 #[cfg(target_os = "linux")]
 pub(crate) fn adopt_orphans() -> io::Result<()> {
     // SAFETY: prctl touches no memory here.
-    super::cvt(unsafe { libc::prctl(libc::PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) })?;
-    Ok(())
+    match super::cvt(unsafe { libc::prctl(libc::PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) }) {
+        Err(error) if std::process::id() != 1 => Err(error),
+        _ => Ok(()),
+    }
 }
 
 /// A change of a child that was stopped or continued.

@@ -15,10 +15,13 @@ use childminder::{Command, Event, Exit, ProcessId, Reactor};
 
 #[path = "../util/mod.rs"]
 mod util;
-pub(crate) use util::{COMBINATIONS as METHODS, children, left_out, now, open_fds, threads};
+pub(crate) use util::{COMBINATIONS as METHODS, children, left_out, needs_the_kernel, now, open_fds, threads};
 
-/// The number of rounds of each case.
-pub(crate) const ROUNDS: usize = 100;
+/// The number of rounds of each case. The variable `CHILDMINDER_TEST_ROUNDS` sets another one, for
+/// a machine on which a spawn takes long.
+pub(crate) fn rounds() -> usize {
+    std::env::var("CHILDMINDER_TEST_ROUNDS").map_or(100, |rounds| rounds.parse().expect("a number"))
+}
 
 /// Ends the whole process by SIGALRM after this time, even if it hangs.
 pub(crate) fn watchdog(seconds: u32) {

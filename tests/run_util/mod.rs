@@ -22,7 +22,7 @@ mod guard;
 pub(crate) mod left_out;
 
 #[allow(unused_imports)]
-pub(crate) use left_out::{left_out, needs_descriptors, needs_root};
+pub(crate) use left_out::{left_out, needs_descriptors, needs_root, needs_the_kernel};
 
 /// Longer than any wait here takes on the slowest machine.
 pub(crate) const WATCHDOG: Duration = Duration::from_secs(60);

@@ -80,6 +80,18 @@ pub(crate) fn needs_descriptors(number: u64) -> bool {
     raised
 }
 
+/// Whether a new pipe has its usual size. If the other pipes of this user leave no room for that, it
+/// records that the test is left out.
+#[cfg(target_os = "linux")]
+#[track_caller]
+pub(crate) fn needs_a_usual_pipe(pipe: &impl std::os::fd::AsFd) -> bool {
+    let usual = rustix::pipe::fcntl_getpipe_size(pipe).is_ok_and(|size| size >= 64 * 1024);
+    if !usual {
+        left_out("the other pipes of this user leave room for small ones only");
+    }
+    usual
+}
+
 /// Whether limits can be set. If not, it records that the test is left out.
 #[track_caller]
 pub(crate) fn needs_limits() -> bool {
