@@ -125,10 +125,11 @@ pub enum Event<'a> {
     /// programs that exit after their message wait until it was read, as `systemd-notify` does
     /// (`sd_notify_barrier(3)`). A message longer than 4096 bytes is dropped, too.
     ///
-    /// A message that comes with descriptors counts only if the process itself has sent it. The
-    /// descriptors are closed, which answers a barrier. A small process does that, because a close
-    /// may wait for as long as the sender likes (on x86-64 and aarch64; elsewhere the reactor does
-    /// it).
+    /// A message that comes with descriptors counts only if the process itself has sent it. Before
+    /// Linux 6.5, which gives no pidfd of a sender, each message is judged by the number of its
+    /// sender alone. The descriptors are closed, which answers a barrier. A small process does that,
+    /// because a close may wait for as long as the sender likes (on x86-64 and aarch64; elsewhere
+    /// the reactor does it).
     NotifyRefused {
         /// The process that was given the socket.
         process: ProcessId,
