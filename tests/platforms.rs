@@ -1,5 +1,8 @@
 //! Tests that the tests and benches are there which the guide's chapter on platforms names.
 
+#[path = "util/guard.rs"]
+mod guard;
+
 use std::path::Path;
 
 const CHAPTER: &str = include_str!("../src/guide/platforms.md");
