@@ -91,7 +91,7 @@ on_all_combinations! {
             assert_eq!(stat(world, 41, |command| _ = command.scheduler(scheduler)), policy);
         }
         assert_eq!(stat(world, 19, |command| _ = command.scheduler(Scheduler::Batch).nice(7)), 7);
-        if needs_root() {
+        if needs_root() && util::needs_the_kernel("right to real-time scheduling") {
             assert_eq!(stat(world, 41, |command| _ = command.scheduler(Scheduler::Fifo(3))), 1);
             assert_eq!(stat(world, 40, |command| _ = command.scheduler(Scheduler::RoundRobin(9))), 9);
         }
