@@ -51,8 +51,8 @@
 //! # Platforms
 //!
 //! Linux 6.9 or later has everything. Earlier kernels lack signals to leftover members of a process
-//! group after their leader was reaped, and before 5.14 the kill of a cgroup in one call. Elsewhere,
-//! or where a sandbox refuses the newer calls, portable ways are taken: `fork` for
+//! group after their leader was reaped, and before 5.14 the kill of a cgroup in one call.
+//! Elsewhere, or where a sandbox refuses the newer calls, portable ways are taken: `fork` for
 //! [`SpawnMethod::Vfork`], SIGCHLD for [`ReapMethod::Pidfd`]. They are tested on Linux. macOS and
 //! the BSDs are meant to work in this way and compile, but nobody has run them yet. Windows is not
 //! supported. The guide's chapter on platforms says where each promise holds.

@@ -201,9 +201,9 @@ pub(crate) fn supervise(spec: &Spec, count: usize) {
     }
 }
 
-/// Does the same with what a supervisor needs that steals nobody's children, reads their output and
-/// leaves nobody behind: a pidfd and pipes in one epoll, and a look for the rest of the group. With
-/// a directory, each child is in a cgroup of its own below it.
+/// Does the same as a supervisor that reaps only its own children, reads their output, and leaves
+/// no process behind: with a pidfd and pipes in one epoll, and a look for the rest of the group.
+/// With a directory, each child is in a cgroup of its own below it.
 pub(crate) fn supervise_strictly(mut spec: Spec, count: usize, home: Option<&Path>) {
     heed_sigterm();
     let (mut all, mut cgroups, mut busy, mut next) = (Loop::new(), HashMap::new(), Vec::new(), 0);

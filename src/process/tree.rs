@@ -198,8 +198,8 @@ impl Tree<'_> {
 
     /// Kills all members (SIGKILL). If any are still there two seconds later,
     /// [`Event::TreeRemains`](crate::Event::TreeRemains) reports them, and the tree is still
-    /// watched. It needs no free file descriptor; before Linux 5.14 it does for the members of a
-    /// cgroup.
+    /// watched. It needs no free file descriptor, except for the members of a cgroup before Linux
+    /// 5.14.
     ///
     /// The leader's exit may be reported later, as after [`terminate`](Self::terminate).
     ///

@@ -127,9 +127,9 @@ pub enum Event<'a> {
     ///
     /// A message that comes with descriptors counts only if the process itself has sent it. Before
     /// Linux 6.5, which gives no pidfd of a sender, each message is judged by the number of its
-    /// sender alone. The descriptors are closed, which answers a barrier. A small process does that,
-    /// because a close may wait for as long as the sender likes (on x86-64 and aarch64; elsewhere
-    /// the reactor does it).
+    /// sender alone. The descriptors are closed, which answers a barrier. A small process does
+    /// that, because a close may wait for as long as the sender likes (on x86-64 and aarch64;
+    /// elsewhere the reactor does it).
     NotifyRefused {
         /// The process that was given the socket.
         process: ProcessId,

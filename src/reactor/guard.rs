@@ -93,7 +93,7 @@ impl Guarding {
     }
 
     /// Removes a tree. If it is certain to be gone, the guard may hear of it later: its descriptor
-    /// reaches nobody. Otherwise the guard must not kill what is left.
+    /// reaches no process then. Otherwise the guard must not kill what is left.
     pub(super) fn forget(&mut self, process: Key, is_gone: bool) {
         let Some(number) = self.trees.remove(&process) else { return };
         self.unsaid.push(number);

@@ -439,9 +439,9 @@ impl Reactor {
     /// Returns how a process has exited, or `None` if it has not.
     ///
     /// It can be asked until the end of the turn after the one that has delivered its
-    /// [`Event::Ended`]; from then on the result is `None`. So a host that asks in the turn after the
-    /// exit or after the end gets the answer, whether the two came in one turn or not. What is left
-    /// of its group is its [`tree`](Self::tree), which is there until the last member is gone.
+    /// [`Event::Ended`]; from then on the result is `None`. So a host that asks in the turn after
+    /// the exit or after the end gets the answer, whether the two came in one turn or not. What is
+    /// left of its group is its [`tree`](Self::tree), which is there until the last member is gone.
     ///
     /// ```
     /// use childminder::{Command, Reactor};

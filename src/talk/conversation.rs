@@ -256,8 +256,8 @@ impl Conversation {
         let may_go_on = process.write(0, data)?;
         if let (Some(terminal), Some(last)) = (&mut self.terminal, data.last()) {
             (terminal.at_line_start, terminal.ended) = (*last == b'\n', false);
-            // A terminal that hands on lines without an echo reads a password. One that hands on single
-            // bytes belongs to a program that shows them itself.
+            // A terminal that hands on lines without an echo reads a password. One that hands on
+            // single bytes belongs to a program that shows them itself.
             let shows = input.is_some_and(|input| input.echoes || !input.by_lines) && terminal.pty.shows_input();
             let plain = self.inboxes.iter_mut().find(|(fd, _)| *fd == 1).and_then(|(_, inbox)| inbox.plain.as_mut());
             if let (true, Some(plain)) = (shows, plain) {

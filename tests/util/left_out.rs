@@ -80,8 +80,8 @@ pub(crate) fn needs_descriptors(number: u64) -> bool {
     raised
 }
 
-/// Whether a new pipe has its usual size. If the other pipes of this user leave no room for that, it
-/// records that the test is left out.
+/// Whether a new pipe has its usual size. If the other pipes of this user leave no room for that,
+/// it records that the test is left out.
 #[cfg(target_os = "linux")]
 #[track_caller]
 pub(crate) fn needs_a_usual_pipe(pipe: &impl std::os::fd::AsFd) -> bool {

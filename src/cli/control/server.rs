@@ -175,8 +175,8 @@ impl Server {
         Ok(gone && before.is_none())
     }
 
-    /// Prepares the end of the server, so that its drop does not wait for the kernel. Until then the
-    /// socket is checked every second.
+    /// Ends the watch of the socket early, so that the drop of the server does not wait for the
+    /// kernel. Until then the socket is checked every second.
     pub(crate) fn prepare_end(&mut self, reactor: &mut Reactor) {
         self.is_ending = true;
         #[cfg(target_os = "linux")]

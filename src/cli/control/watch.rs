@@ -46,9 +46,9 @@ impl FileWatch {
         reactor.deregister(self.source);
     }
 
-    /// Ends the watch, and returns what is to be closed a while later. The kernel waits until no
-    /// processor is in the middle of a notice (more than ten milliseconds): here on its own, and in
-    /// a close together with the caller.
+    /// Ends the watch. The caller closes the returned descriptor later. The close of a descriptor
+    /// with a watch blocks for more than ten milliseconds, until no processor uses the watch. After
+    /// this call the kernel waits for that in the background.
     pub(super) fn end_early(self, reactor: &mut Reactor) -> Arc<OwnedFd> {
         // If this fails, only the close takes longer.
         let _ = inotify::remove_watch(&self.fd, self.file);

@@ -390,8 +390,7 @@ impl Cgroup {
         self.home.with_room(|| self.open_events().and_then(|events| Self::is_populated(events.as_fd())))
     }
 
-    /// Removes it if it has neither members nor cgroups below it. If so, this is the quickest way
-    /// to learn it.
+    /// Removes it if it has neither members nor cgroups below it. Returns whether it did.
     pub(crate) fn remove_if_empty(&self) -> bool {
         cgroup::remove_dir_at(self.home(), &self.file("")).is_ok()
     }
