@@ -107,6 +107,7 @@ mod sources;
 mod stdio;
 mod sys;
 mod talk;
+mod topology;
 mod used;
 mod words;
 
@@ -114,7 +115,7 @@ pub use cancel::Cancel;
 pub use command::Command;
 pub use conditions::{IoPriority, Scheduler};
 pub use contain::{Contain, Containment, Member, Remains, Strength};
-pub use cpus::{CpuSet, CpuSetError, TooFewCpus, Topology};
+pub use cpus::{CpuSet, CpuSetError};
 pub use error::{AlreadyRegistered, RunError, SignalError, SpawnError, Stage, WriteError};
 pub use exit::{Exit, Usage};
 pub use handle::{Controlled, Handle, HandleError, ProcessStatus};
@@ -147,6 +148,7 @@ pub use sys::fd::inherited_fd;
 pub use sys::heap::trim_heap;
 pub use sys::spawn::SpawnMethod;
 pub use talk::{Captured, Child, ChildOutput, Conversation, Found, TalkError};
+pub use topology::{TooFewCpus, Topology};
 pub use used::{Covers, Figure, Pressure, Used};
 
 /// The README's examples are tests.
