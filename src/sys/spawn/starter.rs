@@ -16,8 +16,8 @@ use std::ptr;
 use std::time::{Duration, Instant};
 
 use super::bound::Bound;
-use super::plan::Plan;
-use super::{Failure, Order};
+use super::failure::Failure;
+use super::order::Order;
 use crate::command::Group;
 use crate::error::Stage;
 use crate::sys::{clock, fd, program, signal, wait};
@@ -80,20 +80,28 @@ impl Starter {
 }
 
 impl Start {
-    pub(super) fn new(plan: &Plan, [report, program]: [RawFd; 2]) -> Option<Self> {
+    /// Makes the starter's arguments from those of a plan, whose strings must outlive them, or
+    /// returns `None` if it cannot carry out the plan.
+    pub(super) fn new(
+        group: Group,
+        parent_death_signal: Option<i32>,
+        paths: &[*const c_char],
+        args: &[*const c_char],
+        [report, program]: [RawFd; 2],
+    ) -> Option<Self> {
         let number = |number: i32| u8::try_from(number + 1).ok();
-        let mode = match plan.group {
+        let mode = match group {
             Group::Own => 1,
             Group::Session => 2,
             Group::Join(_) | Group::Inherit => return None,
         };
-        let orders = vec![number(report)?, mode, number(plan.parent_death_signal.unwrap_or(0))?];
+        let orders = vec![number(report)?, mode, number(parent_death_signal.unwrap_or(0))?];
         let words = (CString::new(orders).ok()?, CString::default());
-        let (_, paths) = plan.paths.pointers.split_last()?;
+        let (_, paths) = paths.split_last()?;
         let mut argv = vec![words.0.as_ptr()];
         argv.extend(paths);
         argv.push(words.1.as_ptr());
-        argv.extend(&plan.argv.pointers);
+        argv.extend(args);
         Some(Self { argv, _words: words, program })
     }
 
