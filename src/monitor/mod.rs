@@ -17,6 +17,7 @@ mod requests;
 pub mod restart;
 pub mod simulation;
 pub(crate) mod streams;
+mod time;
 mod watch;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
