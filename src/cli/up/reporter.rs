@@ -17,11 +17,9 @@ use serde_json::{Value, json};
 use super::console::{Console, Speaker};
 use super::end::Piece;
 use super::events::Events;
-use super::input::Input;
 use super::log_files::LogFiles;
 use super::recent::Recent;
-use super::status::{self, signal_name};
-use super::streams::{Heard, News, Sink, Streams, dress, log_line, stream};
+use super::streams::{Heard, Input, News, Sink, Streams, dress, log_line, stream};
 use crate::cli::config::{Look, Output, ProcessConfig};
 use crate::cli::dress::Dress;
 use crate::cli::safe_path::OwnFinder;
@@ -459,7 +457,7 @@ impl Observer for Reporter {
         let pid = self.streams.get(name).map(|streams| streams.pid);
         self.events.note("exited", Some(name), || {
             let (code, seconds) = (exit.code(), exit.wall_time.as_secs_f64());
-            json!({ "pid": pid, "code": code, "signal": signal_name(exit), "text": exit.to_string(), "seconds": seconds })
+            json!({ "pid": pid, "code": code, "signal": exit.signal().map(words::signal_name), "text": exit.to_string(), "seconds": seconds })
         });
         self.report(name, &words::exited(exit));
         if let Some(streams) = self.streams.get_mut(name) {
@@ -546,8 +544,7 @@ impl Observer for Reporter {
     }
 
     fn terminating(&mut self, name: &str, signal: i32) {
-        let signal_name = || childminder::signal::name(signal).unwrap_or_else(|| signal.to_string());
-        self.events.note("terminating", Some(name), || json!({ "signal": signal_name() }));
+        self.events.note("terminating", Some(name), || json!({ "signal": words::signal_name(signal) }));
         self.report(name, &words::terminating(signal));
     }
 
@@ -583,7 +580,7 @@ impl Observer for Reporter {
     }
 
     fn changed(&mut self, name: &str, state: State) {
-        self.events.note("state", Some(name), || json!({ "state": status::state_name(state, Readiness::Absent) }));
+        self.events.note("state", Some(name), || json!({ "state": words::state_name(state, Readiness::Absent) }));
         if let State::Failed { why } = state {
             self.report(name, &format!("has failed: {why}"));
             // It has failed even if its last exit was a success.
