@@ -15,13 +15,6 @@ use childminder::{Command, Exit, Line, Observer, Policy, ProcessMonitor, Reactor
 use support::raw::{Loop, Spec};
 use support::{Bench, Target, clock, micros, percentile, program, raw};
 
-/// The child writes blocks of this size until it has written the requested amount.
-const BLOCK: usize = 65_500;
-
-fn written(mebibytes: usize) -> usize {
-    (mebibytes << 20).div_ceil(BLOCK) * BLOCK
-}
-
 #[derive(Default)]
 struct Count {
     bytes: usize,
@@ -72,7 +65,7 @@ fn ours(path: &Path, children: usize, mebibytes: usize) -> [f64; 1] {
     for number in 0..children {
         monitor.add_process(&mut reactor, number.to_string(), &command).expect("add");
     }
-    let all = children * written(mebibytes);
+    let all = children * program::written(mebibytes);
     let start = clock();
     monitor.start_service(&mut reactor);
     until(&mut reactor, &mut monitor, |seen| seen.bytes == all);
@@ -98,7 +91,7 @@ fn bare(path: &Path, mebibytes: usize, pipe_size: Option<i32>) -> [f64; 1] {
     }
     let took = micros(start);
     child.wait().expect("wait");
-    assert_eq!(all, written(mebibytes));
+    assert_eq!(all, program::written(mebibytes));
     [all as f64 / took]
 }
 
@@ -115,7 +108,7 @@ fn by_hand(path: &Path, children: usize, mebibytes: usize, fair: bool, split: bo
         raw.spawn(&spec);
     }
     let (mut read, mut dead) = (0, 0);
-    let all = children * written(mebibytes);
+    let all = children * program::written(mebibytes);
     let mut took = 0.0;
     while dead < children {
         raw.turn(

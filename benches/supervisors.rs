@@ -7,8 +7,11 @@
 //!
 //! With `--many`, only the command is measured, with up to ten thousand services: `cargo bench
 //! --bench supervisors -- --many`. With `--mass`, it is measured beside a bare loop when all of its
-//! services are killed or stopped at once.
+//! services are killed or stopped at once. With `--files`, it is measured beside a bare loop and
+//! supervisord while services write lines that go to files.
 
+#[path = "support/files.rs"]
+mod files;
 #[path = "support/many.rs"]
 mod many;
 #[path = "support/mass.rs"]
@@ -301,24 +304,20 @@ fn millis(from: u64, to: u64) -> f64 {
 }
 
 fn main() {
-    let mut args = std::env::args().skip_while(|arg| arg != mass::OPTION).skip(1).peekable();
-    if args.peek().is_some() {
-        return mass::play(args);
+    for (option, play) in [(mass::OPTION, mass::play as fn(_)), (files::OPTION, files::play)] {
+        let words: Vec<String> = std::env::args().skip_while(|arg| arg != option).skip(1).collect();
+        if !words.is_empty() {
+            return play(words);
+        }
     }
-    let is = |option: &str| std::env::args().any(|arg| arg == option);
-    let (is_many, is_mass) = (is("--many"), is("--mass"));
-    let mut bench = Bench::new(match (is_many, is_mass) {
-        (true, _) => "many",
-        (_, true) => "mass",
-        _ => "supervisors",
-    });
     let Some(service) = program::build() else { return };
-    if is_many {
-        return many::run(bench, &service);
+    let special = [("many", many::run as fn(_, _)), ("mass", mass::run), ("files", files::run)];
+    for (name, run) in special {
+        if std::env::args().any(|arg| arg.strip_prefix("--") == Some(name)) {
+            return run(Bench::new(name), &service);
+        }
     }
-    if is_mass {
-        return mass::run(bench, &service);
-    }
+    let mut bench = Bench::new("supervisors");
     let mut contestants = Contestant::all();
     // One run without measurement reads everything from disk, and finds the supervisors that do not
     // work here.

@@ -416,6 +416,27 @@ fn without_a_cgroup_it_is_refused_or_the_group_is_taken() {
     }
 }
 
+// So no wake-up is needed only for that. The figures can still be read when the end is told.
+#[test]
+fn a_single_cgroup_is_removed_in_the_turn_in_which_its_end_is_told() {
+    in_cgroups("a_single_cgroup_is_removed_in_the_turn_in_which_its_end_is_told", |world, part| {
+        for script in ["exit 1", "sleep 0.05 & exit"] {
+            let id = world.spawn(&contained(sh(script)));
+            let cgroups = RefCell::new(None);
+            let hook = |_: &mut Reactor, event: &Event<'_>| {
+                if matches!(*event, Event::TreeGone { process, .. } if process == id) {
+                    cgroups.replace(Some(part.cgroups()));
+                }
+            };
+            world.until_with(hook, |_| cgroups.borrow().is_some());
+            assert_eq!(cgroups.into_inner().unwrap().len(), 1, "{script}");
+            assert_eq!(part.cgroups(), [] as [PathBuf; 0], "{script}");
+            world.until(|log| log.ended(id));
+            assert!(world.reactor.next_deadline().is_none(), "{script}: nothing is left to do");
+        }
+    });
+}
+
 #[test]
 fn each_tree_s_end_is_told_once_after_its_exit() {
     for combination in COMBINATIONS {

@@ -21,7 +21,7 @@ use std::time::Duration;
 
 use apart::expect_apart_in;
 use cgroups::{MOUNTED, Part, can_mount};
-use childminder::{Command, Contain, Covers, EndedBy, Output, Reactor, RunMany, RunToEnd};
+use childminder::{Command, Contain, Covers, EndedBy, Output, Reactor, RunMany, RunToEnd, Used};
 use programs::{after, program};
 use util::{WATCHDOG, left_out, now, sh};
 
@@ -194,11 +194,23 @@ fn a_process_that_runs_is_measured_by_itself() {
         });
         turned.unwrap();
     }
-    let mut tree = reactor.tree(id).unwrap();
-    let used = tree.used();
+    let used = reactor.tree(id).unwrap().used();
     assert_eq!(used.covers(), Some(Covers::Leader));
     // The program that it has waited for is not in it.
     assert!(used.cpu_time().unwrap().value < Duration::from_millis(90), "{used:?}");
     assert!(used.peak_memory.unwrap().value < 40 * MEGABYTE, "{used:?}");
-    tree.kill().unwrap();
+    assert_eq!(reactor.process(id).unwrap().used(), used);
+    reactor.tree(id).unwrap().kill().unwrap();
+    let mut after = None;
+    while after.is_none() {
+        assert!(now() < end);
+        let turned = reactor.turn(Some(WATCHDOG), |reactor, event| {
+            if let childminder::Event::Exited { process, .. } = event {
+                after = reactor.process(process).map(|process| process.used());
+            }
+        });
+        turned.unwrap();
+    }
+    // From then on its number may belong to another process.
+    assert_eq!(after, Some(Used::default()));
 }

@@ -47,11 +47,11 @@ fn groups(folder: &Folder, count: usize) -> Vec<Vec<String>> {
 }
 
 /// Plays a loop.
-pub(super) fn play(mut words: impl Iterator<Item = String>) {
-    let mut word = || words.next().expect("four words");
-    let (name, count, program, argument) = (word(), word().parse().expect("a number"), word(), word());
+pub(super) fn play(words: Vec<String>) {
+    let [name, count, program, argument] = words.try_into().expect("four words");
+    let count = count.parse().expect("a number");
     raw::raise_fd_limit();
-    let mut spec = raw::Spec::new(Path::new(&program), &[&argument], [false, true, true]);
+    let mut spec = raw::Spec::new(Path::new(&program), &[argument.as_str()], [false, true, true]);
     spec.setsid = true;
     if name == LOOP {
         return raw::supervise(&spec, count);

@@ -19,6 +19,9 @@ use std::process::{Command, Stdio};
 /// - `stamp`: writes the time (8 bytes), waits for a byte on stdin, writes the time again and
 ///   exits.
 /// - `flood MIB`: writes so many MiB of 100-byte lines, in blocks of 64 KiB.
+/// - `later SIGNS GO MIB`: writes the time and its pid into the named pipe SIGNS as `at` does, waits
+///   until somebody opens the named pipe GO, does what `flood` does, writes into SIGNS again, waits
+///   for ever and exits with its parent.
 /// - `drip MICROS N`: writes a line of 24 bytes that begins with the time (8 bytes), N times, once
 ///   every MICROS microseconds.
 const SOURCE: &str = r##"
@@ -52,6 +55,10 @@ static long number(const char *s) {
 }
 static void idle(void) { for (;;) sys(PPOLL, 0, 0, 0, 0); }
 static char block[65500];
+static void flood(const char *mebibytes) {
+    for (long i = 0; i < 65500; i++) block[i] = i % 100 == 99 ? '\n' : 'x';
+    for (long left = number(mebibytes) << 20; left > 0; left -= 65500) sys(WRITE, 1, (long)block, 65500, 0);
+}
 void start(long *stack) {
     long argc = stack[0]; char **argv = (char **)(stack + 1); char byte; long t;
     if (argc > 1) switch (argv[1][0]) {
@@ -83,13 +90,28 @@ void start(long *stack) {
     case 's': t = now(); sys(WRITE, 1, (long)&t, 8, 0);
         sys(READ, 0, (long)&byte, 1, 0);
         t = now(); sys(WRITE, 1, (long)&t, 8, 0); break;
-    case 'f': for (long i = 0; i < 65500; i++) block[i] = i % 100 == 99 ? '\n' : 'x';
-        for (long left = number(argv[2]) << 20; left > 0; left -= 65500) sys(WRITE, 1, (long)block, 65500, 0);
-        break;
+    case 'f': flood(argv[2]); break;
+    case 'l': {
+            long sign[2] = { now(), sys(GETPID, 0, 0, 0, 0) };
+            sys(PRCTL, 1, 9, 0, 0);
+            long pipe = sys(OPENAT, -100, (long)argv[2], 04001, 0);
+            if (pipe < 0) break;
+            sys(WRITE, pipe, (long)sign, 16, 0);
+            sys(OPENAT, -100, (long)argv[3], 0, 0);
+            flood(argv[4]);
+            sign[0] = now(); sys(WRITE, pipe, (long)sign, 16, 0);
+            idle();
+        }
     }
     for (;;) sys(EXIT, 0, 0, 0, 0);
 }
 "##;
+
+/// The bytes that a child writes if it is to write this many mebibytes: whole blocks.
+pub(crate) fn written(mebibytes: usize) -> usize {
+    const BLOCK: usize = 65_500;
+    (mebibytes << 20).div_ceil(BLOCK) * BLOCK
+}
 
 /// The path of the program. `None`, with a message on stderr, if `cc` cannot build it.
 pub(crate) fn build() -> Option<PathBuf> {

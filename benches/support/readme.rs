@@ -13,7 +13,7 @@ const BEGIN: &str = "<!-- benches: begin -->";
 const END: &str = "<!-- benches: end -->";
 
 /// The order of the rows, whichever bench ran last.
-const BENCHES: [&str; 11] = [
+const BENCHES: [&str; 13] = [
     "spawn",
     "contain",
     "reap",
@@ -23,6 +23,8 @@ const BENCHES: [&str; 11] = [
     "monitor",
     "footprint",
     "supervisors",
+    "files",
+    "mass",
     "many",
     "run many",
 ];

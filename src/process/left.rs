@@ -70,7 +70,9 @@ impl Left {
     pub(crate) fn of(child: &mut Child, process: Key, now: Instant, sources: &mut Sources) -> Fate {
         let containment = child.containment();
         let place = match child.cgroup.take() {
-            Some(cgroup) if child.may_lose_cgroup() && cgroup.remove_if_empty() => return Fate::Gone(None),
+            Some(cgroup) if child.was_asked_to_end() && !cgroup.stays() && cgroup.remove_if_empty() => {
+                return Fate::Gone(None);
+            }
             Some(cgroup) => Place::Cgroup(cgroup),
             None if !child.leads => return Fate::Gone(None),
             None if child.group_outlives_leader() => match child.take_leftover_group() {

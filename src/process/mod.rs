@@ -34,6 +34,7 @@ use crate::exit::Exit;
 use crate::slab::Key;
 use crate::sources::Sources;
 use crate::sys;
+use crate::used::Used;
 pub(crate) use child::{Child, Reap, Surroundings};
 pub(crate) use left::{Fate, Left};
 use pipe::{Flush, Pipe};
@@ -111,6 +112,30 @@ impl Process<'_> {
     #[must_use]
     pub fn started(&self) -> Instant {
         self.child.started
+    }
+
+    /// Returns what the process itself has used up to now, without its children, as far as `/proc`
+    /// shows it: CPU time, peak memory and page faults. It reads two files. Once the process has
+    /// exited, nothing is known here any more, and [`Exit::usage`] tells it.
+    ///
+    /// What everything together has used that it has started is told by
+    /// [`Tree::used`](crate::Tree::used).
+    ///
+    /// ```
+    /// use childminder::{Command, Reactor};
+    ///
+    /// let mut reactor = Reactor::new()?;
+    /// let id = reactor.spawn_process(Command::new("sleep").arg("1000"))?;
+    /// let mut process = reactor.process(id).expect("it runs");
+    /// if let Some(time) = process.used().user_time {
+    ///     println!("{:?} in user mode", time.value);
+    /// }
+    /// process.signal(9)?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    #[must_use]
+    pub fn used(&self) -> Used {
+        self.child.used()
     }
 
     /// Returns how it ended, once it has exited.

@@ -4,7 +4,8 @@
 //! if the system does not show it.
 
 use std::collections::{HashMap, HashSet};
-use std::fs;
+use std::fs::{self, File};
+use std::io::Read;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
@@ -88,7 +89,7 @@ impl Living {
     }
 
     fn note(&mut self, pid: i32, groups: &mut HashMap<i32, Vec<i32>>) {
-        let stat = fs::read(format!("/proc/{pid}/stat")).ok();
+        let stat = read_stat(pid);
         match stat.as_deref().and_then(state_and_group) {
             Some(('Z' | 'X' | 'x', group)) => _ = self.dead.insert(group),
             Some((_, group)) => groups.entry(group).or_default().push(pid),
@@ -125,7 +126,7 @@ impl Living {
         let mut pids = self.groups.as_ref()?.get(&group).cloned().unwrap_or_default();
         pids.sort_unstable();
         pids.dedup();
-        let stats = pids.iter().filter_map(|pid| fs::read(format!("/proc/{pid}/stat")).ok());
+        let stats = pids.iter().filter_map(|pid| read_stat(*pid));
         Some(stats.filter(|stat| is_living(stat, group)).filter_map(|stat| member(&stat)).collect())
     }
 
@@ -158,25 +159,38 @@ fn is_ours() -> bool {
     fs::read_link("/proc/self").is_ok_and(|own| own.as_os_str() == std::process::id().to_string().as_str())
 }
 
+/// Reads a file of a process.
+fn read(pid: i32, file: &str) -> Option<Vec<u8>> {
+    // Procfs gives no size, and so `fs::read` would ask for it and then read the file piece by
+    // piece.
+    let mut text = Vec::with_capacity(4096);
+    File::open(format!("/proc/{pid}/{file}")).ok()?.take(u64::MAX).read_to_end(&mut text).ok()?;
+    Some(text)
+}
+
+fn read_stat(pid: i32) -> Option<Vec<u8>> {
+    read(pid, "stat")
+}
+
 /// Returns when a process was started, in clock ticks since the boot. Together with the pid this
 /// tells a process from a later one with the same number.
 pub(crate) fn start_time(pid: i32) -> Option<u64> {
     if !is_ours() {
         return None;
     }
-    let stat = fs::read(format!("/proc/{pid}/stat")).ok()?;
+    let stat = read_stat(pid)?;
     fields(&stat)?.nth(19)?.parse().ok()
 }
 
 /// Tells whether a process has exited and is unreaped, or `None` if the system cannot tell.
 pub(crate) fn is_zombie(pid: i32) -> Option<bool> {
-    let stat = is_ours().then(|| fs::read(format!("/proc/{pid}/stat")).ok()).flatten()?;
+    let stat = is_ours().then(|| read_stat(pid)).flatten()?;
     state_and_group(&stat).map(|(state, _)| matches!(state, 'Z' | 'X' | 'x'))
 }
 
 /// Tells whether a process is alive and in this group.
 pub(crate) fn is_living_member(pid: i32, group: i32) -> bool {
-    let stat = fs::read(format!("/proc/{pid}/stat")).ok();
+    let stat = read_stat(pid);
     stat.is_some_and(|stat| is_living(&stat, group))
 }
 
@@ -186,7 +200,7 @@ fn is_living(stat: &[u8], group: i32) -> bool {
 
 /// Returns the process group of a process, living or zombie.
 pub(crate) fn group_of(pid: i32) -> Option<i32> {
-    let stat = is_ours().then(|| fs::read(format!("/proc/{pid}/stat")).ok()).flatten()?;
+    let stat = is_ours().then(|| read_stat(pid)).flatten()?;
     state_and_group(&stat).map(|(_, group)| group)
 }
 
@@ -209,7 +223,7 @@ pub(crate) fn descends(pid: i32, ancestor: i32, depth: u32) -> bool {
 }
 
 fn parent_and_start(pid: i32) -> Option<(i32, u64)> {
-    let stat = fs::read(format!("/proc/{pid}/stat")).ok()?;
+    let stat = read_stat(pid)?;
     let mut fields = fields(&stat)?;
     let parent = fields.nth(1)?.parse().ok()?;
     Some((parent, fields.nth(17)?.parse().ok()?))
@@ -217,7 +231,8 @@ fn parent_and_start(pid: i32) -> Option<(i32, u64)> {
 
 /// Returns the path of the cgroup v2 of a process, living or zombie.
 pub(crate) fn cgroup_of(pid: i32) -> Option<String> {
-    let text = is_ours().then(|| fs::read_to_string(format!("/proc/{pid}/cgroup")).ok()).flatten()?;
+    let text = is_ours().then(|| read(pid, "cgroup")).flatten()?;
+    let text = String::from_utf8(text).ok()?;
     text.lines().find_map(|line| line.strip_prefix("0::")).map(str::to_owned)
 }
 
@@ -226,7 +241,7 @@ pub(crate) fn members(pids: &[i32]) -> Vec<Member> {
     if !is_ours() {
         return Vec::new();
     }
-    let members = pids.iter().filter_map(|pid| member(&fs::read(format!("/proc/{pid}/stat")).ok()?));
+    let members = pids.iter().filter_map(|pid| member(&read_stat(*pid)?));
     members.filter(|member| !matches!(member.state, 'Z' | 'X' | 'x')).collect()
 }
 
@@ -247,7 +262,7 @@ pub(crate) fn children() -> Option<Vec<i32>> {
     let processes = fs::read_dir("/proc").ok()?.flatten();
     let pids = processes.filter_map(|process| process.file_name().to_str()?.parse::<i32>().ok());
     let is_ours = |pid: &i32| {
-        let stat = fs::read(format!("/proc/{pid}/stat")).ok();
+        let stat = read_stat(*pid);
         let parent = stat.as_deref().and_then(fields).and_then(|mut fields| fields.nth(1)?.parse::<i32>().ok());
         parent == Some(own)
     };
@@ -257,7 +272,7 @@ pub(crate) fn children() -> Option<Vec<i32>> {
 /// Returns the name of a process, living or zombie.
 #[cfg(target_os = "linux")]
 pub(crate) fn name(pid: i32) -> Option<String> {
-    let name = fs::read(format!("/proc/{pid}/comm")).ok()?;
+    let name = read(pid, "comm")?;
     Some(String::from_utf8_lossy(name.strip_suffix(b"\n").unwrap_or(&name)).into_owned())
 }
 
@@ -270,12 +285,14 @@ pub(crate) fn used(pid: i32) -> Used {
     if !is_ours() {
         return used;
     }
-    let stat = fs::read(format!("/proc/{pid}/stat")).unwrap_or_default();
+    let stat = read_stat(pid).unwrap_or_default();
     let number = |index: usize| fields(&stat)?.nth(index)?.parse::<u64>().ok();
     let time = |ticks: u64| leader(Duration::from_nanos(ticks.saturating_mul(1_000_000_000 / sys::clock_ticks())));
     (used.user_time, used.system_time) = (number(11).map(time), number(12).map(time));
     (used.minor_faults, used.major_faults) = (number(7).map(leader), number(9).map(leader));
-    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    let status = read(pid, "status").unwrap_or_default();
+    // The name of the process may hold any bytes.
+    let status = String::from_utf8_lossy(&status);
     let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
     let peak = peak.and_then(|text| text.trim().strip_suffix("kB")?.trim().parse::<u64>().ok());
     used.peak_memory = peak.map(|kilobytes| leader(kilobytes * 1024));

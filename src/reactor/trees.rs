@@ -14,7 +14,8 @@ use crate::process::cgroup::{Cgroup, Home, Refused};
 use crate::process::{Agenda, Fate, Left, ProcessId, Stem, Sweep, Tree};
 use crate::slab::Key;
 
-/// The time from the end of a tree to the removal of its cgroup, and from one attempt to the next.
+/// The time from the end of a tree to the removal of its cgroup, if it is not removed at once, and
+/// from one attempt to the next.
 const REMOVAL: Duration = Duration::from_millis(100);
 /// The number of attempts to remove a cgroup. A later sweep finds what is left.
 const REMOVALS: u32 = 50;
@@ -102,9 +103,14 @@ impl Trees {
         self.gone.push_back((process, certain));
     }
 
-    /// Schedules the removal of an empty cgroup.
+    /// Schedules the removal of an empty cgroup. A single one is removed at the end of the turn,
+    /// since a further wake-up would cost more than its removal. Many would delay the replacements
+    /// of their processes.
     pub(super) fn remove_later(&mut self, cgroup: Option<Cgroup>, now: Instant) {
-        self.removals.extend(cgroup.map(|cgroup| Removal { cgroup, at: now + REMOVAL, tries: 0 }));
+        let Some(cgroup) = cgroup else { return };
+        let is_single = self.removals.is_empty() && !cgroup.stays();
+        let at = if is_single { now } else { now + REMOVAL };
+        self.removals.push_back(Removal { cgroup, at, tries: 0 });
     }
 
     fn remove_due(&mut self, now: Instant) {
@@ -212,7 +218,6 @@ impl Reactor {
                 None => {}
             }
         }
-        self.trees.remove_due(now);
         self.tell_limits(handler);
         while let Some((process, sweep)) = self.next_sweep(now) {
             if let Some(mut tree) = self.tree(process) {
@@ -224,6 +229,7 @@ impl Reactor {
             handler(self, Event::TreeRemains { process, remains: &remains });
         }
         self.tell_gone(handler);
+        self.trees.remove_due(now);
     }
 
     /// Reports the trees that have reached their limit of processes.

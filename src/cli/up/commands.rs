@@ -250,7 +250,7 @@ impl Up {
         let reporter = self.monitor.observer();
         let statuses = names.iter().filter_map(|name| self.monitor.status(name));
         protocol::processes(statuses.map(|status| {
-            let mut object = status::object(&status, reporter, reactor.now(), &self.monitor.waits_for(status.name));
+            let mut object = status::object(&status, reporter, reactor, &self.monitor.waits_for(status.name));
             if tree {
                 object["tree"] = status::tree(&status, reactor);
             }

@@ -25,7 +25,6 @@ mod reload;
 mod reporter;
 mod status;
 mod streams;
-mod usage;
 mod waits;
 
 use std::collections::HashMap;

@@ -2,26 +2,22 @@
 //!
 //! The one rule: a value that is not known is null.
 
-use std::time::Instant;
-
 use childminder::restart::State;
 use childminder::{Member, Reactor, Readiness, Remains, Status};
 use serde_json::{Value, json};
 
 use super::Up;
 use super::reporter::Reporter;
-use super::usage::Usage;
 use crate::cli::control::table;
 use crate::cli::{clock, words};
 
 impl Up {
     /// Writes the status of all processes to stderr, as `childminder status` writes it to stdout.
-    pub(super) fn say_status(&mut self, reactor: &Reactor) {
-        let now = reactor.now();
+    pub(super) fn say_status(&mut self, reactor: &mut Reactor) {
         let reporter = self.monitor.observer();
         let statuses = self.processes.iter().filter_map(|process| self.monitor.status(&process.name));
         let waits = |status: &Status<'_>| self.monitor.waits_for(status.name);
-        let objects: Vec<Value> = statuses.map(|status| object(&status, reporter, now, &waits(&status))).collect();
+        let objects: Vec<Value> = statuses.map(|status| object(&status, reporter, reactor, &waits(&status))).collect();
         for line in table::lines(&objects, table::Room::default()) {
             self.reporter().console.say(&line);
         }
@@ -41,8 +37,11 @@ fn reason(status: &Status<'_>, reporter: &Reporter, waits: &[String]) -> Option<
     }
 }
 
-pub(super) fn object(status: &Status<'_>, reporter: &Reporter, now: Instant, waits: &[String]) -> Value {
-    let usage = status.pid.map(Usage::of).unwrap_or_default();
+pub(super) fn object(status: &Status<'_>, reporter: &Reporter, reactor: &mut Reactor, waits: &[String]) -> Value {
+    let now = reactor.now();
+    let process = status.process.and_then(|id| reactor.process(id));
+    let used = process.map(|process| process.used()).unwrap_or_default();
+    let cpu = used.user_time.zip(used.system_time).map(|(user, system)| user.value + system.value);
     let uptime = match status.state {
         State::Running { since } => Some(now.saturating_duration_since(since).as_secs_f64()),
         _ => None,
@@ -98,8 +97,8 @@ pub(super) fn object(status: &Status<'_>, reporter: &Reporter, now: Instant, wai
         "start_error": reporter.start_error(status.name),
         "stop_error": stop_error,
         "last_exit": last_exit,
-        "cpu": usage.cpu.map(|cpu| cpu.as_secs_f64()),
-        "peak_memory": usage.peak_memory,
+        "cpu": cpu.map(|cpu| cpu.as_secs_f64()),
+        "peak_memory": used.peak_memory.map(|peak| peak.value),
     })
 }
 

@@ -165,7 +165,7 @@ impl Home {
 
     /// Makes a cgroup for one process. Returns it with its directory.
     pub(crate) fn add(self: &Arc<Self>) -> Result<(Cgroup, OwnedFd), Refused> {
-        let cgroup = Cgroup { home: Arc::clone(self), number: self.next.fetch_add(1, Ordering::Relaxed) };
+        let cgroup = Cgroup { home: Arc::clone(self), number: self.next.fetch_add(1, Ordering::Relaxed), stays: false };
         let name = cgroup.file("");
         let made = cgroup::make_dir_at(self.dir.as_fd(), &name).and_then(|()| {
             cgroup::open_dir_at(self.dir.as_fd(), &name).inspect_err(|_| {
@@ -226,9 +226,22 @@ impl Drop for Home {
 pub(crate) struct Cgroup {
     home: Arc<Home>,
     number: u64,
+    /// Whether somebody reads its figures after the end of its tree.
+    stays: bool,
 }
 
 impl Cgroup {
+    /// Returns it to somebody who reads its figures after the end of its tree, for which it then
+    /// stays a while.
+    pub(crate) fn lend(&mut self) -> Self {
+        self.stays = true;
+        self.clone()
+    }
+
+    pub(crate) fn stays(&self) -> bool {
+        self.stays
+    }
+
     pub(crate) fn path(&self) -> PathBuf {
         self.home.path.join(self.number.to_string())
     }

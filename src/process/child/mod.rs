@@ -62,8 +62,6 @@ pub(crate) struct Child {
     pub(super) hold_for_group: bool,
     /// The cgroup in which it was started.
     pub(super) cgroup: Option<Cgroup>,
-    /// Whether somebody reads its cgroup after the end of the tree.
-    cgroup_is_lent: bool,
     /// What happens to it at most once or twice. Boxed because most children are idle.
     pub(super) rare: Option<Box<Rare>>,
     /// The file that reports that its tree has reached its limit of processes.
@@ -140,14 +138,13 @@ impl Child {
     /// Returns the cgroup in which it was started, until it is reaped. The cgroup then stays for a
     /// while after the end of the tree.
     pub(crate) fn lend_cgroup(&mut self) -> Option<Cgroup> {
-        self.cgroup_is_lent = true;
-        self.cgroup.clone()
+        self.cgroup.as_mut().map(Cgroup::lend)
     }
 
-    /// Tells whether its cgroup may be removed as soon as it is reaped. The replacement of a child
-    /// that has exited by itself would wait for that.
-    pub(super) fn may_lose_cgroup(&self) -> bool {
-        self.exit.as_ref().is_some_and(|exit| exit.requested.is_some()) && !self.cgroup_is_lent
+    /// Tells whether it was asked to end. The replacement of a child that has exited by itself
+    /// should not wait for the removal of the cgroup.
+    pub(super) fn was_asked_to_end(&self) -> bool {
+        self.exit.as_ref().is_some_and(|exit| exit.requested.is_some())
     }
 
     /// Watches the limit of processes of its cgroup.

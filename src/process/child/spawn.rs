@@ -107,7 +107,6 @@ impl Child {
             kill_group_at_exit: false,
             hold_for_group: false,
             cgroup: None,
-            cgroup_is_lent: false,
             rare: None,
             process_limit: None,
             reason: entered.as_ref().map(Self::entry_reason),
