@@ -8,7 +8,7 @@ use std::fmt;
 use std::io;
 use std::str::FromStr;
 
-use crate::error::into_io_error;
+use crate::io_error::into_io_error;
 
 /// A set of processors, by the numbers that Linux gives them (`sched_setaffinity(2)`).
 ///

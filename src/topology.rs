@@ -11,7 +11,7 @@ use std::fs;
 use std::io;
 
 use crate::cpus::CpuSet;
-use crate::error::into_io_error;
+use crate::io_error::into_io_error;
 use crate::sys;
 
 /// The processors of a machine: which of them are threads of the same core, and which cores are on

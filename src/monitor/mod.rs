@@ -28,7 +28,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use crate::command::Command;
-use crate::error::into_io_error;
+use crate::io_error::into_io_error;
 use crate::lines::MAX_LINE;
 use crate::process::ProcessId;
 use crate::reactor::Reactor;

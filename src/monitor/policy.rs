@@ -9,8 +9,8 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::error::into_io_error;
 use crate::exit::Exit;
+use crate::io_error::into_io_error;
 
 /// The wait after a second instant death is at least this long, and so is the upper limit of the
 /// wait. With less, a program that cannot start would keep the machine busy.
