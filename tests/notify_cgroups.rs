@@ -16,8 +16,7 @@ mod heard;
 #[path = "util/speaker.rs"]
 mod speaker;
 
-use apart::expect_apart_in;
-use cgroups::{MOUNTED, Part, can_mount};
+use cgroups::with_part;
 use childminder::{Contain, ProcessId, Stdio};
 use heard::{Heard, address_of, daemon, hear, hear_until, kernel, leaves_descriptors_out, start_with_reaped_speaker};
 use speaker::{send, words};
@@ -34,11 +33,7 @@ mod children {
 /// Runs a test in a part of the cgroup hierarchy, once for each way to spawn and to reap.
 #[track_caller]
 fn in_cgroups(name: &str, test: impl Fn(&mut World)) {
-    if !can_mount() {
-        return;
-    }
-    expect_apart_in(&MOUNTED, name, || {
-        let part = Part::new();
+    with_part(name, |part| {
         for combination in COMBINATIONS {
             let mut world = World::new(combination);
             world.reactor.set_cgroup_parent(&part.0);
