@@ -4,6 +4,7 @@
 //! The one rule: a command can be spawned any number of times and means the same each time.
 
 mod conditions;
+mod parts;
 mod show;
 
 use std::ffi::{OsStr, OsString};
@@ -14,13 +15,14 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::conditions::{Conditions, NONE};
 use crate::contain::Contain;
 use crate::limit::{Limit, Resource};
 use crate::map::Map;
 use crate::pty::Pty;
 use crate::stdio::Stdio;
 use crate::words::Words;
+use parts::INHERITED;
+pub(crate) use parts::{Attributes, Group, Parts, TreeLimits};
 
 /// A program to run, and the environment in which it runs.
 ///
@@ -47,96 +49,6 @@ use crate::words::Words;
 #[derive(Clone)]
 pub struct Command(Arc<Parts>);
 
-/// The settings of a command. Its clones share them until one of them is changed.
-#[derive(Debug, Clone)]
-pub(crate) struct Parts {
-    /// The program and its arguments.
-    words: Words,
-    pub(crate) env_clear: bool,
-    pub(crate) env: Map<OsString, Option<OsString>>,
-    pub(crate) current_dir: Option<Box<Path>>,
-    /// The descriptors that were set. 0, 1 and 2 have defaults.
-    pub(crate) fds: Map<i32, Stdio>,
-    pub(crate) group: Group,
-    contain: Contain,
-    pub(crate) parent_death_signal: Option<i32>,
-    /// Boxed because most commands set none, and a host may hold thousands of commands.
-    attributes: Option<Box<Attributes>>,
-}
-
-/// The attributes that few commands set.
-#[derive(Debug, Clone)]
-pub(crate) struct Attributes {
-    pub(crate) arg0: Option<OsString>,
-    pub(crate) listen: Vec<(String, Stdio)>,
-    pub(crate) notify: bool,
-    pub(crate) watchdog: Option<Duration>,
-    pub(crate) pty: Option<Pty>,
-    pub(crate) uid: Option<u32>,
-    pub(crate) gid: Option<u32>,
-    pub(crate) groups: Option<Vec<u32>>,
-    pub(crate) umask: Option<u32>,
-    pub(crate) nice: Option<i32>,
-    pub(crate) limits: Map<Resource, Limit>,
-    pub(crate) conditions: Conditions,
-    pub(crate) tree_limits: TreeLimits,
-    pub(crate) own_peak: bool,
-}
-
-/// The limits of a whole tree that the kernel enforces, and whether the tree is to be measured as
-/// far as the system allows.
-#[derive(Debug, Clone, Copy, Default)]
-pub(crate) struct TreeLimits {
-    pub(crate) memory: Option<u64>,
-    pub(crate) processes: Option<u64>,
-    pub(crate) measured: bool,
-}
-
-impl TreeLimits {
-    /// Tells whether there is any limit.
-    pub(crate) fn are_any(self) -> bool {
-        self.memory.is_some() || self.processes.is_some()
-    }
-}
-
-/// The attributes of a command that sets none.
-static INHERITED: Attributes = Attributes {
-    arg0: None,
-    listen: Vec::new(),
-    notify: false,
-    watchdog: None,
-    pty: None,
-    uid: None,
-    gid: None,
-    groups: None,
-    umask: None,
-    nice: None,
-    limits: Map::new(),
-    conditions: NONE,
-    tree_limits: TreeLimits { memory: None, processes: None, measured: false },
-    own_peak: false,
-};
-
-/// The process group and the session of the child.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Group {
-    /// The child leads a group of its own in the host's session.
-    Own,
-    /// The child leads a session and a group of its own.
-    Session,
-    /// The child joins this group.
-    Join(i32),
-    /// The child stays in the host's group.
-    Inherit,
-}
-
-impl Group {
-    /// Tells whether the child's pid is also the number of its process group.
-    pub(crate) fn leads(self) -> bool {
-        matches!(self, Self::Own | Self::Session)
-    }
-}
-
 impl fmt::Debug for Command {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Parts { words, env_clear, env, current_dir, fds, group, contain, parent_death_signal, .. } = self.parts();
@@ -151,24 +63,6 @@ impl fmt::Debug for Command {
             .field("parent_death_signal", parent_death_signal)
             .field("attributes", self.parts().attributes())
             .finish()
-    }
-}
-
-impl Parts {
-    pub(crate) fn program(&self) -> &OsStr {
-        self.words.iter().next().unwrap_or_default()
-    }
-
-    pub(crate) fn args(&self) -> impl ExactSizeIterator<Item = &OsStr> {
-        self.words.iter().skip(1)
-    }
-
-    pub(crate) fn attributes(&self) -> &Attributes {
-        self.attributes.as_deref().unwrap_or(&INHERITED)
-    }
-
-    pub(crate) fn contain(&self) -> Contain {
-        self.contain
     }
 }
 

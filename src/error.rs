@@ -10,25 +10,10 @@ use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 
 use crate::contain::LAST_WAIT;
+use crate::escaped::Escaped;
 use crate::exit::Exit;
+use crate::io_error::into_io_error;
 use crate::limits::EndedBy;
-use crate::lines::Escaped;
-
-/// Makes `?` turn an error into an [`io::Error`] in a function that returns [`io::Result`]. The
-/// error stays inside, with its message and its source. `kind` tells the kind.
-macro_rules! into_io_error {
-    ($Error:ty, $kind:expr) => {
-        /// The error stays inside, with its message: see
-        /// [`io::Error::downcast`](std::io::Error::downcast).
-        impl From<$Error> for std::io::Error {
-            fn from(error: $Error) -> Self {
-                let kind: fn(&$Error) -> std::io::ErrorKind = $kind;
-                Self::new(kind(&error), error)
-            }
-        }
-    };
-}
-pub(crate) use into_io_error;
 
 macro_rules! stages {
     ($($(#[$doc:meta])* $variant:ident => $name:literal,)*) => {

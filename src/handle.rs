@@ -16,8 +16,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use crate::command::Command;
-use crate::error::into_io_error;
 use crate::exit::Exit;
+use crate::io_error::into_io_error;
 use crate::monitor::restart::{Policy, State};
 use crate::monitor::{Log, MonitorError, Observer, ProcessMonitor, Status};
 use crate::reactor::{Event, Interest, Reactor, SourceId};

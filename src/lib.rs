@@ -79,10 +79,12 @@ mod conditions;
 mod contain;
 mod cpus;
 mod error;
+mod escaped;
 mod exit;
 #[cfg(any(doc, doctest))]
 pub mod guide;
 mod handle;
+mod io_error;
 mod job;
 mod job_control;
 mod limit;
@@ -107,6 +109,7 @@ mod sources;
 mod stdio;
 mod sys;
 mod talk;
+mod topology;
 mod used;
 mod words;
 
@@ -114,8 +117,9 @@ pub use cancel::Cancel;
 pub use command::Command;
 pub use conditions::{IoPriority, Scheduler};
 pub use contain::{Contain, Containment, Member, Remains, Strength};
-pub use cpus::{CpuSet, CpuSetError, TooFewCpus, Topology};
+pub use cpus::{CpuSet, CpuSetError};
 pub use error::{AlreadyRegistered, RunError, SignalError, SpawnError, Stage, WriteError};
+pub use escaped::Escaped;
 pub use exit::{Exit, Usage};
 pub use handle::{Controlled, Handle, HandleError, ProcessStatus};
 pub use job::Output;
@@ -123,7 +127,6 @@ pub use job_control::{JobControl, Request};
 pub use limit::{Limit, Resource};
 pub use limits::{EndedBy, Limits};
 pub use line_receiver::LineReceiver;
-pub use lines::Escaped;
 pub use monitor::restart::{self, Leftovers, Policy, PolicyError, Restart};
 pub use monitor::simulation;
 pub use monitor::{Check, Fault, Health, Probe, Readiness, Ready, Watch};
@@ -147,6 +150,7 @@ pub use sys::fd::inherited_fd;
 pub use sys::heap::trim_heap;
 pub use sys::spawn::SpawnMethod;
 pub use talk::{Captured, Child, ChildOutput, Conversation, Found, TalkError};
+pub use topology::{TooFewCpus, Topology};
 pub use used::{Covers, Figure, Pressure, Used};
 
 /// The README's examples are tests.

@@ -4,7 +4,6 @@
 //! with a line. The one rule: any bytes are accepted, the length is bounded, no byte is dropped,
 //! and no UTF-8 character is cut.
 
-use std::fmt;
 use std::mem;
 
 use crate::sys::bytes::{each_byte, find_byte};
@@ -185,35 +184,6 @@ fn overhang(limit: usize, byte: impl Fn(usize) -> u8) -> usize {
         return if goes_on { count } else { 0 };
     }
     0
-}
-
-/// Displays bytes as text: valid UTF-8 unchanged, and each other byte as `\xNN`.
-///
-/// It is meant for logs and messages, because the output of a child need not be UTF-8. It is for
-/// reading, not for parsing back: backslashes and control characters of the text are not escaped.
-/// It allocates no memory and cannot fail.
-///
-/// # Examples
-///
-/// ```
-/// use childminder::Escaped;
-///
-/// assert_eq!(Escaped("caf\u{e9}".as_bytes()).to_string(), "caf\u{e9}");
-/// assert_eq!(Escaped(b"\xffhello world!").to_string(), r"\xffhello world!");
-/// ```
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Escaped<'a>(pub &'a [u8]);
-
-impl fmt::Display for Escaped<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for chunk in self.0.utf8_chunks() {
-            f.write_str(chunk.valid())?;
-            for byte in chunk.invalid() {
-                write!(f, "\\x{byte:02x}")?;
-            }
-        }
-        Ok(())
-    }
 }
 
 #[cfg(test)]
@@ -497,17 +467,5 @@ mod tests {
         assert_eq!(pieces(0, [&b"ab\n"[..]]), [(b"a".to_vec(), false, true), (b"b".to_vec(), true, false)]);
         assert_eq!(pieces(usize::MAX, [&b"a"[..], b"b\n"]), [whole(b"ab")]);
         assert!(size_of::<LineBuffer>() <= 40);
-    }
-
-    #[test]
-    fn escaped_shows_each_invalid_byte() {
-        let show = |bytes: &[u8]| Escaped(bytes).to_string();
-        assert_eq!(show(b""), "");
-        assert_eq!(show("grüße \u{1f980}".as_bytes()), "grüße \u{1f980}");
-        assert_eq!(show(b"\xffhello world!"), r"\xffhello world!");
-        assert_eq!(show(b"a\x80\xfeb\n"), "a\\x80\\xfeb\n");
-        assert_eq!(show(b"cut \xf0\x9f\xa6"), r"cut \xf0\x9f\xa6");
-        assert_eq!(show(b"\xc0\x00"), "\\xc0\0");
-        assert_eq!(show(br"\x41"), r"\x41");
     }
 }

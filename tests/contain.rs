@@ -19,8 +19,7 @@ use std::cell::RefCell;
 use std::fs;
 use std::path::PathBuf;
 
-use apart::expect_apart_in;
-use cgroups::{MOUNTED, Part, can_mount};
+use cgroups::{Part, with_part};
 use childminder::{
     Command, Contain, Event, ProcessId, Reactor, ReapMethod, Remains, SpawnMethod, Stage, Stdio, Strength,
 };
@@ -30,17 +29,13 @@ use util::{COMBINATIONS, World, sh};
 /// Runs a test for each way to spawn and to reap. The test has a part of the hierarchy for itself.
 #[track_caller]
 fn in_cgroups(name: &str, test: impl Fn(&mut World, &Part)) {
-    if !can_mount() {
-        return;
-    }
-    expect_apart_in(&MOUNTED, name, || {
-        let part = Part::new();
+    with_part(name, |part| {
         for combination in COMBINATIONS {
             let mut world = World::new(combination);
             world.reactor.set_cgroup_parent(&part.0);
-            test(&mut world, &part);
+            test(&mut world, part);
             drop(world);
-            assert_eq!(part.homes(), [] as [PathBuf; 0], "a directory is left: {combination:?}");
+            part.expect_no_homes(&format!("{combination:?}"));
         }
     });
 }
@@ -324,8 +319,7 @@ fn what_dead_reactors_have_left_is_swept() {
         let mut sleep = std::process::Command::new("sleep").arg("1000").spawn().unwrap();
         fs::write(populated.join("0/cgroup.procs"), sleep.id().to_string()).unwrap();
         // The cgroup of a living reactor stays, even if it is empty.
-        let mut other = Reactor::new().unwrap();
-        other.set_cgroup_parent(&part.0);
+        let mut other = part.reactor();
         assert_eq!(other.containment(&contained(Command::new("true"))).strength(), Strength::Cgroup);
         let id = world.spawn(&contained(Command::new("true")));
         until_gone(world, id);
@@ -335,8 +329,7 @@ fn what_dead_reactors_have_left_is_swept() {
         assert_eq!(names, ["childminder-1-0", "other-1-0"]);
         sleep.kill().unwrap();
         sleep.wait().unwrap();
-        let mut third = Reactor::new().unwrap();
-        third.set_cgroup_parent(&part.0);
+        let mut third = part.reactor();
         third.containment(&contained(Command::new("true")));
         assert!(!populated.exists(), "nobody is in it any more");
         fs::remove_dir(part.0.join("other-1-0")).unwrap();
@@ -502,11 +495,7 @@ fn a_time_out_takes_the_tree() {
 #[test]
 fn in_a_delegated_subtree() {
     const NOBODY: u32 = 65_534;
-    if !can_mount() {
-        return;
-    }
-    expect_apart_in(&MOUNTED, "in_a_delegated_subtree", || {
-        let part = Part::new();
+    with_part("in_a_delegated_subtree", |part| {
         let own = part.delegate(NOBODY);
         let path = part.0.clone();
         nobody::as_nobody(move || {

@@ -20,11 +20,9 @@ mod marked;
 mod seccomp;
 
 use std::cell::Cell;
-use std::path::PathBuf;
 use std::time::Duration;
 
-use apart::expect_apart_in;
-use cgroups::{MOUNTED, Part, can_mount};
+use cgroups::{Part, with_part};
 use childminder::{Contain, Event, Reactor, Remains, SignalError, SpawnMethod, Stage, Stdio, Strength};
 use marked::{MARK, marked, until_gone};
 use seccomp::{Refused, refuse};
@@ -158,21 +156,20 @@ fn play(part: &Part, (name, refused, strength, reason): Case, errno: i32) {
             until_gone(&mark, Duration::ZERO);
         }
         drop(world);
-        assert_eq!(part.homes(), [] as [PathBuf; 0], "{name}, {combination:?}");
+        part.expect_no_homes(&format!("{name}, {combination:?}"));
     }
     until_gone(&mark, WATCHDOG);
 }
 
 fn each_errno(name: &str, case: usize) {
-    if !can_mount() || !util::needs_the_kernel("seccomp filters") {
+    if !util::needs_the_kernel("seccomp filters") {
         return;
     }
-    expect_apart_in(&MOUNTED, name, || {
-        let part = Part::new();
+    with_part(name, |part| {
         // The refusal applies to a thread and to everything that it starts.
         for errno in [libc::ENOSYS, libc::EPERM] {
             std::thread::scope(|scope| {
-                if let Err(panic) = scope.spawn(|| play(&part, CASES[case], errno)).join() {
+                if let Err(panic) = scope.spawn(|| play(part, CASES[case], errno)).join() {
                     std::panic::resume_unwind(panic);
                 }
             });
@@ -184,11 +181,10 @@ fn each_errno(name: &str, case: usize) {
 // numbers for the first attempt are there for the second one.
 #[test]
 fn a_late_refusal_loses_no_output() {
-    if !can_mount() || !util::needs_the_kernel("seccomp filters") {
+    if !util::needs_the_kernel("seccomp filters") {
         return;
     }
-    expect_apart_in(&MOUNTED, "a_late_refusal_loses_no_output", || {
-        let part = Part::new();
+    with_part("a_late_refusal_loses_no_output", |part| {
         let many: Vec<_> = (0..100).map(|_| std::fs::File::open("/dev/null").unwrap()).collect();
         refuse(&[(libc::SYS_clone3, None, libc::EINVAL)]);
         let mut world = World::new(COMBINATIONS[0]);

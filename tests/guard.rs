@@ -29,7 +29,7 @@ use std::process::{Child, Stdio};
 use std::time::Duration;
 
 use apart::expect_apart_in;
-use cgroups::{MOUNTED, Part, can_mount};
+use cgroups::with_part;
 use childminder::{Command, Contain, Event, ProcessId, Reactor, ReapMethod, SpawnMethod, Stage};
 use marked::{MARK, marked, until_gone};
 use rustix::process::Signal;
@@ -193,16 +193,11 @@ fn a_killed_host_leaves_nobody_in_its_cgroups() {
     if let Ok(role) = env::var(HOST) {
         return play(&role);
     }
-    if !can_mount() {
-        return;
-    }
-    expect_apart_in(&MOUNTED, NAME, || {
-        let part = Part::new();
+    with_part(NAME, |part| {
         kill_hosts(NAME, "cgroup", part.0.to_str().unwrap());
         assert!(part.is_empty());
         // The next reactor removes the directories that they have left.
-        let mut reactor = Reactor::new().unwrap();
-        reactor.set_cgroup_parent(&part.0);
+        let mut reactor = part.reactor();
         let mut command = Command::new("true");
         reactor.containment(command.contain(Contain::Cgroup));
         assert_eq!(part.homes().len(), 1);
@@ -363,16 +358,14 @@ fn without_a_guard_the_host_is_told() {
 #[test]
 fn nothing_is_kept_of_a_process_that_cannot_be_watched() {
     const NAME: &str = "nothing_is_kept_of_a_process_that_cannot_be_watched";
-    if !can_mount() || !util::needs_the_kernel("seccomp filters") {
+    if !util::needs_the_kernel("seccomp filters") {
         return;
     }
-    expect_apart_in(&MOUNTED, NAME, || {
-        let part = Part::new();
+    with_part(NAME, |part| {
         for contain in [Contain::Group, Contain::Cgroup] {
             let refused = || {
                 let mark = format!("{NAME}-{contain:?}-{}", std::process::id());
-                let mut reactor = Reactor::new().unwrap();
-                reactor.set_cgroup_parent(&part.0);
+                let mut reactor = part.reactor();
                 reactor.kill_trees_at_death(true).unwrap();
                 let mut command = sh("sleep 1000 & sleep 1000");
                 command.contain(contain).env(MARK, &mark).stdin(childminder::Stdio::null());

@@ -21,7 +21,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use apart::expect_apart_in;
-use cgroups::{MOUNTED, Part, can_mount, is_empty};
+use cgroups::{can_mount, is_empty, with_part};
 use childminder::{
     Contain, Event, Exit, Observer, Orphans, Policy, ProcessMonitor, Reactor, ReapMethod, Restart, Service,
     SpawnMethod, Stdio, TimerId,
@@ -123,11 +123,7 @@ fn stop_hostile_trees(parent: &Path, own: &Path) {
 
 #[test]
 fn a_stop_ends_hostile_trees() {
-    if !can_mount() {
-        return;
-    }
-    expect_apart_in(&MOUNTED, "a_stop_ends_hostile_trees", || {
-        let part = Part::new();
+    with_part("a_stop_ends_hostile_trees", |part| {
         stop_hostile_trees(&part.0, Path::new("/"));
         assert!(part.is_empty());
     });
@@ -135,11 +131,7 @@ fn a_stop_ends_hostile_trees() {
 
 #[test]
 fn without_any_right_but_to_a_subtree() {
-    if !can_mount() {
-        return;
-    }
-    expect_apart_in(&MOUNTED, "without_any_right_but_to_a_subtree", || {
-        let part = Part::new();
+    with_part("without_any_right_but_to_a_subtree", |part| {
         let own = part.delegate(nobody::NOBODY);
         let path = part.0.clone();
         let _ = rustix::process::setpriority_process(None, -15);

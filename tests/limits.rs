@@ -15,11 +15,9 @@ mod cgroups;
 mod programs;
 
 use std::fs;
-use std::path::PathBuf;
 use std::time::Duration;
 
-use apart::expect_apart_in;
-use cgroups::{MOUNTED, Part, can_mount};
+use cgroups::{Part, with_part};
 use childminder::{
     Command, Contain, Covers, EndedBy, Event, Finished, Limits, Reactor, Remains, RunError, RunMany, RunToEnd, Stage,
     Stdio,
@@ -39,16 +37,10 @@ fn limits(set: impl FnOnce(&mut Limits)) -> Limits {
 /// the part, if the hierarchy has them.
 #[track_caller]
 fn in_a_cgroup(name: &str, test: impl FnOnce(&Part)) {
-    if !can_mount() {
-        return;
-    }
-    expect_apart_in(&MOUNTED, name, || {
-        for controller in ["memory", "pids", "io"] {
-            let _ = fs::write("/mnt/cgroup.subtree_control", format!("+{controller}"));
-        }
-        let part = Part::new();
-        test(&part);
-        assert_eq!(part.homes(), [] as [PathBuf; 0], "a directory is left");
+    with_part(name, |part| {
+        part.switch_on();
+        test(part);
+        part.expect_no_homes(name);
     });
 }
 
@@ -83,8 +75,7 @@ fn has_peak(part: &Part, controller: &str) -> bool {
 /// commands.
 #[track_caller]
 fn run(part: &Part, limits: Limits, commands: Vec<Command>) -> Vec<Finished> {
-    let mut reactor = Reactor::new().unwrap();
-    reactor.set_cgroup_parent(&part.0);
+    let mut reactor = part.reactor();
     let commands = commands.into_iter().map(|mut command| {
         command.contain(Contain::Cgroup);
         command
@@ -189,8 +180,7 @@ fn a_limit_that_cannot_be_had_is_refused_before_anything_starts() {
 #[test]
 fn a_missing_controller_is_named() {
     in_a_cgroup("a_missing_controller_is_named", |part| {
-        let mut reactor = Reactor::new().unwrap();
-        reactor.set_cgroup_parent(&part.0);
+        let mut reactor = part.reactor();
         for (controller, mut command) in [("memory", sh("exit")), ("pids", sh("exit"))] {
             if fs::read_to_string(part.0.join("cgroup.controllers")).unwrap().contains(controller) {
                 continue;
@@ -352,8 +342,7 @@ fn the_limit_of_processes_is_an_event() {
         if !has(part, "pids") {
             return;
         }
-        let mut reactor = Reactor::new().unwrap();
-        reactor.set_cgroup_parent(&part.0);
+        let mut reactor = part.reactor();
         let mut command = sh("for i in 1 2 3 4 5 6; do sleep 1000 & done; sleep 1000");
         command.stderr(Stdio::null()).contain(Contain::Cgroup).process_limit(4);
         let id = reactor.spawn_process(&command).unwrap();

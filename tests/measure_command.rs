@@ -6,13 +6,16 @@
 
 mod run_util;
 
+#[path = "run_util/terminal.rs"]
+mod terminal;
+
 use std::fs;
 use std::io::Write;
 use std::process::{Command, Output, Stdio};
 
-use childminder::{Event, ProcessId, Pty, Reactor};
 use run_util::{Scratch, WATCHDOG};
 use serde_json::Value;
+use terminal::Terminal;
 
 /// The command with these arguments, on pipes.
 fn measure(args: &[&str]) -> Command {
@@ -199,70 +202,13 @@ fn the_table_fits_a_terminal() {
     assert_eq!(names, ["min", "med", "max"]);
 }
 
-/// The command on a terminal of 80 columns.
-struct Terminal {
-    reactor: Reactor,
-    process: ProcessId,
-    said: String,
-    code: Option<i32>,
-}
-
-impl Terminal {
-    fn start(args: &[&str]) -> Self {
-        let mut reactor = Reactor::new().unwrap();
-        let mut command = childminder::Command::new(env!("CARGO_BIN_EXE_childminder"));
-        command.arg("measure").args(args).pty(Pty::new().size(24, 80));
-        let process = reactor.spawn_process(&command).unwrap();
-        Self { reactor, process, said: String::new(), code: None }
-    }
-
-    fn type_in(&mut self, keys: &[u8]) {
-        if let Some(mut process) = self.reactor.process(self.process) {
-            process.write(0, keys).unwrap();
-        }
-    }
-
-    /// Waits for the exit code.
-    #[track_caller]
-    fn wait(&mut self) -> Option<i32> {
-        self.until(|terminal| terminal.code.is_some());
-        self.code
-    }
-
-    /// Waits until this has come so many times.
-    #[track_caller]
-    fn expect(&mut self, text: &str, times: usize) {
-        self.until(|terminal| terminal.said.matches(text).count() >= times);
-    }
-
-    #[track_caller]
-    fn until(&mut self, done: impl Fn(&Self) -> bool) {
-        let end = self.reactor.now() + WATCHDOG;
-        while !done(self) {
-            let left = end.saturating_duration_since(self.reactor.now());
-            assert!(!left.is_zero() && self.code.is_none(), "it said: {}", self.said);
-            self.turn(left);
-        }
-    }
-
-    fn turn(&mut self, time: std::time::Duration) {
-        let (said, code) = (&mut self.said, &mut self.code);
-        let turned = self.reactor.turn(Some(time), |_, event| match event {
-            Event::Data { data, .. } => said.push_str(&String::from_utf8_lossy(data)),
-            Event::Ended { exit, .. } => *code = exit.code().or(Some(-1)),
-            _ => {}
-        });
-        turned.unwrap();
-    }
-}
-
 /// A tree that ends at SIGTERM with a word, in a session of its own.
 const POLITE: &str = "trap 'echo asked; exit 9' TERM; echo ready; while :; do sleep 0.01; done";
 const STUBBORN: &str = "trap 'echo asked' TERM; echo ready; while :; do sleep 0.01; done";
 
 #[test]
 fn ctrl_c_ends_it_in_order() {
-    let mut terminal = Terminal::start(&["--", "sh", "-c", POLITE]);
+    let mut terminal = Terminal::start("measure", &["--", "sh", "-c", POLITE]);
     terminal.expect("ready", 1);
     terminal.type_in(b"\x03");
     assert_eq!(terminal.wait(), Some(9));
@@ -271,7 +217,7 @@ fn ctrl_c_ends_it_in_order() {
 
 #[test]
 fn a_second_ctrl_c_kills() {
-    let mut terminal = Terminal::start(&["--kill-time", "1000", "--", "sh", "-c", STUBBORN]);
+    let mut terminal = Terminal::start("measure", &["--kill-time", "1000", "--", "sh", "-c", STUBBORN]);
     terminal.expect("ready", 1);
     terminal.type_in(b"\x03");
     terminal.expect("asked", 1);
@@ -287,7 +233,7 @@ fn a_second_ctrl_c_kills() {
 
 #[test]
 fn the_progress_is_shown_on_a_terminal_and_goes() {
-    let mut terminal = Terminal::start(&["--runs", "3", "--", "sh", "-c", "sleep 0.05"]);
+    let mut terminal = Terminal::start("measure", &["--runs", "3", "--", "sh", "-c", "sleep 0.05"]);
     assert_eq!(terminal.wait(), Some(0));
     assert!(terminal.said.contains("0 of 3 runs are over, 1 in progress"), "{}", terminal.said);
     assert!(terminal.said.contains("\r\x1b[K   run  ended by"), "{}", terminal.said);
@@ -298,7 +244,7 @@ fn the_progress_is_shown_on_a_terminal_and_goes() {
 #[test]
 fn what_a_run_writes_without_a_newline_stays_on_the_terminal() {
     for args in [&["--runs", "2", "--", "printf", "written"][..], &["--", "printf", "written"]] {
-        let mut terminal = Terminal::start(args);
+        let mut terminal = Terminal::start("measure", args);
         assert_eq!(terminal.wait(), Some(0));
         let (line, table) = terminal.said.rsplit_once("\r\x1b[K").unwrap();
         assert!(table.starts_with("   run  ended by"), "{}", terminal.said);
@@ -314,7 +260,7 @@ fn what_a_run_writes_without_a_newline_stays_on_the_terminal() {
 
 #[test]
 fn a_terminal_is_no_input() {
-    let mut terminal = Terminal::start(&["--", "sh", "-c", "cat; tty || :"]);
+    let mut terminal = Terminal::start("measure", &["--", "sh", "-c", "cat; tty || :"]);
     assert_eq!(terminal.wait(), Some(0));
     assert!(terminal.said.contains("not a tty"), "{}", terminal.said);
 }

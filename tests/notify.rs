@@ -9,8 +9,8 @@ mod util;
 
 #[path = "util/apart.rs"]
 mod apart;
-#[path = "util/cgroups.rs"]
-mod cgroups;
+#[path = "util/heard.rs"]
+mod heard;
 #[path = "util/kernel.rs"]
 mod kernel;
 #[path = "util/seccomp.rs"]
@@ -23,9 +23,9 @@ use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use apart::{expect_apart, expect_apart_in};
-use cgroups::{MOUNTED, Part, can_mount};
-use childminder::{Command, Contain, Event, Notice, ProcessId, Stdio, Watchdog};
+use apart::expect_apart;
+use childminder::{Command, Event, ProcessId, Stdio, Watchdog};
+use heard::{Heard, address_of, daemon, hear, hear_until, leaves_descriptors_out, start_with_reaped_speaker};
 use speaker::{send, speaker, words};
 use util::{COMBINATIONS, TempDir, World, left_out, needs_root, on_all_combinations, open_fds, sh};
 
@@ -38,52 +38,6 @@ mod children {
 }
 
 const NOBODY: u32 = 65_534;
-
-/// What was said and what was refused, for one process each.
-#[derive(Debug, Default)]
-struct Heard {
-    notices: Vec<(ProcessId, Notice)>,
-    refused: Vec<(ProcessId, Option<u32>, usize)>,
-}
-
-impl Heard {
-    fn note(&mut self, event: &Event<'_>) {
-        match *event {
-            Event::Notified { process, notice } => self.notices.push((process, notice.clone())),
-            Event::NotifyRefused { process, pid, count } => self.refused.push((process, pid, count)),
-            _ => {}
-        }
-    }
-
-    fn statuses(&self) -> Vec<&str> {
-        self.notices.iter().filter_map(|(_, notice)| notice.status.as_deref()).collect()
-    }
-
-    fn is_ready(&self, id: ProcessId) -> bool {
-        self.notices.iter().any(|(process, notice)| *process == id && notice.ready)
-    }
-
-    fn count(&self) -> usize {
-        self.refused.iter().map(|(_, _, count)| count).sum()
-    }
-}
-
-/// Takes turns until the process has ended.
-#[track_caller]
-fn hear(world: &mut World, id: ProcessId) -> Heard {
-    let mut heard = Heard::default();
-    world.until_with(|_, event| heard.note(event), |log| log.ended(id));
-    heard
-}
-
-#[track_caller]
-fn hear_until(world: &mut World, heard: &mut Heard, mut wanted: impl FnMut(&Heard) -> bool) {
-    let end = util::now() + util::WATCHDOG;
-    while !wanted(heard) {
-        assert!(util::now() < end, "nothing came of it: {heard:?}");
-        world.turn_with(Duration::from_millis(50), |_, event| heard.note(event));
-    }
-}
 
 /// Waits without a turn until this process is gone, or a zombie.
 #[track_caller]
@@ -99,14 +53,6 @@ fn until_dead(pid: u32) {
     }
 }
 
-/// A script with a daemon, which speaks when the shell that has started it is gone.
-fn daemon(dir: &TempDir) -> String {
-    let gate = dir.0.join("gate");
-    let gate = gate.display();
-    let words = words(&["wait", "say READY=1", "barrier"]);
-    format!("mkfifo {gate}; (setsid {words} <{gate} >/dev/null 2>&1 &); : >{gate}; read x")
-}
-
 /// Starts a shell that prints the address and waits. Returns the address.
 #[track_caller]
 fn start_quiet(world: &mut World) -> (ProcessId, String) {
@@ -116,13 +62,6 @@ fn start_quiet(world: &mut World) -> (ProcessId, String) {
     world.until_said(id, 1, "\n");
     let address = world.log.text(id, 1).trim().trim_start_matches("at ").to_owned();
     (id, address)
-}
-
-/// Whether a message with descriptors, such as a barrier, can be read without receiving them.
-/// qemu-user makes room for them that the program has not asked for.
-#[track_caller]
-fn leaves_descriptors_out() -> bool {
-    util::needs_the_kernel("recvmsg that receives no descriptors where there is no room for them")
 }
 
 on_all_combinations! {
@@ -320,7 +259,7 @@ fn descriptors_are_closed() {
         let id = world.spawn(sh(&script).notify(true));
         let heard = hear(world, id);
         // Before Linux 6.5 no message comes with a pidfd, and this one is judged as all others are.
-        let expected = if kernel() >= (6, 5) { (0, 1) } else { (1, 0) };
+        let expected = if heard::kernel() >= (6, 5) { (0, 1) } else { (1, 0) };
         assert_eq!((heard.notices.len(), heard.count()), expected, "{heard:?}");
         until_childless(world);
     });
@@ -442,146 +381,6 @@ fn alone(name: &str, test: impl Fn(&mut World)) {
     });
 }
 
-/// Runs a test in a part of the cgroup hierarchy, once for each way to spawn and to reap.
-#[track_caller]
-fn in_cgroups(name: &str, test: impl Fn(&mut World)) {
-    if !can_mount() {
-        return;
-    }
-    expect_apart_in(&MOUNTED, name, || {
-        let part = Part::new();
-        for combination in COMBINATIONS {
-            let mut world = World::new(combination);
-            world.reactor.set_cgroup_parent(&part.0);
-            test(&mut world);
-        }
-    });
-}
-
-#[track_caller]
-fn start_in_cgroup(world: &mut World, script: &str) -> ProcessId {
-    let mut command = sh(script);
-    command.stdin(Stdio::piped()).contain(Contain::Cgroup).notify(true);
-    world.reactor.spawn_process(&command).expect("a process in a cgroup")
-}
-
-#[test]
-fn a_daemon_in_a_cgroup_is_heard() {
-    if !leaves_descriptors_out() {
-        return;
-    }
-    in_cgroups("a_daemon_in_a_cgroup_is_heard", |world| {
-        let dir = TempDir::new("daemon");
-        let script = daemon(&dir);
-        let id = start_in_cgroup(world, &script);
-        let mut heard = Heard::default();
-        hear_until(world, &mut heard, |heard| heard.is_ready(id));
-        assert_eq!(heard.refused, []);
-        send_as_stranger(world, id, &mut heard);
-        world.process(id).close_stdin();
-        world.until_ended(id);
-    });
-}
-
-/// Sends a message as this process, which is in no cgroup of the reactor's.
-#[track_caller]
-fn send_as_stranger(world: &mut World, id: ProcessId, heard: &mut Heard) {
-    let environment = std::fs::read(format!("/proc/{}/environ", world.process(id).pid().unwrap())).unwrap();
-    let mut variables = environment.split(|byte| *byte == 0);
-    let address = variables.find_map(|variable| variable.strip_prefix(b"NOTIFY_SOCKET=")).unwrap();
-    send(std::str::from_utf8(address).unwrap(), b"READY=1", &[]);
-    hear_until(world, heard, |heard| heard.count() == 1);
-}
-
-#[test]
-fn a_member_of_a_cgroup_below_is_heard() {
-    if !leaves_descriptors_out() {
-        return;
-    }
-    in_cgroups("a_member_of_a_cgroup_below_is_heard", |world| {
-        let own = "/mnt$(sed -n 's/^0:://p' /proc/self/cgroup)/below";
-        let enter = format!("mkdir {own}; echo 0 > {own}/cgroup.procs");
-        let speak = words(&["say READY=1", "barrier"]);
-        let id = start_in_cgroup(world, &format!("(setsid sh -c '{enter}; exec \"$0\" \"$@\"' {speak} &); read x"));
-        let mut heard = Heard::default();
-        hear_until(world, &mut heard, |heard| heard.is_ready(id));
-        assert_eq!(heard.refused, []);
-        world.process(id).close_stdin();
-        world.until_ended(id);
-    });
-}
-
-// Names alone do not make a cgroup the process's own.
-#[test]
-fn a_cgroup_of_the_same_name_is_another_one() {
-    if !leaves_descriptors_out() {
-        return;
-    }
-    in_cgroups("a_cgroup_of_the_same_name_is_another_one", |world| {
-        let id = start_in_cgroup(world, "echo $NOTIFY_SOCKET; cat /proc/self/cgroup; read x");
-        world.until_said(id, 1, "0::");
-        let said = world.log.text(id, 1);
-        let (_, own) = said.trim().rsplit_once("0::").unwrap();
-        let names: Vec<_> = own.rsplit('/').take(2).collect();
-        let fake =
-            format!("/mnt/{}/fake/{}/{}", own.trim_start_matches('/').rsplit_once('/').unwrap().0, names[1], names[0]);
-        let speak = words(&["say READY=1", "barrier"]);
-        let address = said.lines().next().unwrap();
-        let script = format!("mkdir -p {fake} && echo 0 >{fake}/cgroup.procs && NOTIFY_SOCKET={address} {speak}");
-        let other = world.spawn(&sh(&script));
-        let heard = hear(world, other);
-        assert_eq!((heard.notices.len(), heard.count()), (0, 1), "{heard:?} {}", world.log.text(other, 2));
-        let below = fake.split_once("/fake").unwrap().0;
-        for path in [&fake, fake.rsplit_once('/').unwrap().0, &format!("{below}/fake")] {
-            std::fs::remove_dir(path).unwrap();
-        }
-        world.process(id).close_stdin();
-        world.until_ended(id);
-    });
-}
-
-/// Starts a shell whose child speaks and is reaped before anything is read.
-#[track_caller]
-fn start_with_reaped_speaker(world: &mut World, dir: &TempDir, command: impl Fn(&str) -> Command) -> ProcessId {
-    let done = dir.0.join("done");
-    let _ = std::fs::remove_file(&done);
-    let script = format!("setsid -w {} >&2; : > {}; read x", words(&["say READY=1"]), done.display());
-    let id = world.reactor.spawn_process(command(&script).stdin(Stdio::piped()).notify(true)).expect("a process");
-    let end = util::now() + util::WATCHDOG;
-    while !done.exists() {
-        assert!(util::now() < end, "it does not speak");
-        std::thread::yield_now();
-    }
-    id
-}
-
-// The kernel keeps the cgroup of a process that is gone since Linux 6.15, and passes on a pidfd of
-// it since 6.17.
-#[test]
-fn a_member_of_a_cgroup_is_heard_after_its_end() {
-    in_cgroups("a_member_of_a_cgroup_is_heard_after_its_end", |world| {
-        let dir = TempDir::new("gone");
-        let id = start_with_reaped_speaker(world, &dir, |script| {
-            let mut command = sh(script);
-            command.contain(Contain::Cgroup);
-            command
-        });
-        let mut heard = Heard::default();
-        hear_until(world, &mut heard, |heard| heard.is_ready(id) || heard.count() > 0);
-        let expected = if kernel() >= (6, 17) { (1, 0) } else { (0, 1) };
-        assert_eq!((heard.notices.len(), heard.count()), expected);
-        world.process(id).close_stdin();
-        world.until_ended(id);
-    });
-}
-
-/// The version of the kernel.
-fn kernel() -> (u32, u32) {
-    let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap();
-    let mut numbers = release.split(['.', '-']).map(|number| number.parse().unwrap_or(0));
-    (numbers.next().unwrap(), numbers.next().unwrap())
-}
-
 /// Two threads of this process flood the socket of a process. Another process goes on, and the
 /// first one is heard among the strangers.
 #[test]
@@ -590,10 +389,7 @@ fn a_flood_delays_nobody() {
     let id = world.spawn(speaker(&["print up", "wait", "say READY=1", "stay"]).stdin(Stdio::piped()));
     let other = world.spawn(Command::new("cat").stdin(Stdio::piped()));
     world.until_said(id, 1, "up");
-    let environment = std::fs::read(format!("/proc/{}/environ", world.process(id).pid().unwrap())).unwrap();
-    let mut variables = environment.split(|byte| *byte == 0);
-    let address = variables.find_map(|variable| variable.strip_prefix(b"NOTIFY_SOCKET=")).unwrap();
-    let address = std::str::from_utf8(address).unwrap();
+    let address = address_of(&mut world, id);
     let (stop, sent) = (AtomicBool::new(false), AtomicUsize::new(0));
     let mut heard = Heard::default();
     std::thread::scope(|scope| {
@@ -601,7 +397,7 @@ fn a_flood_delays_nobody() {
         for _ in 0..2 {
             scope.spawn(|| {
                 while !stop.load(Ordering::SeqCst) {
-                    send(address, b"READY=1\nSTATUS=taken over", &[]);
+                    send(&address, b"READY=1\nSTATUS=taken over", &[]);
                     sent.fetch_add(1, Ordering::SeqCst);
                 }
             });

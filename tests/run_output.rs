@@ -4,6 +4,9 @@
 
 mod run_util;
 
+#[path = "run_util/terminal.rs"]
+mod terminal;
+
 use std::fs;
 use std::io::{BufRead, BufReader, Read};
 use std::os::fd::OwnedFd;
@@ -11,8 +14,8 @@ use std::path::Path;
 use std::process::{Child, ChildStderr, ChildStdout, Command, Stdio};
 use std::thread;
 
-use childminder::{Event, ProcessId, Pty, Reactor};
 use run_util::*;
+use terminal::Terminal;
 
 // The next tests are about output.
 
@@ -269,51 +272,12 @@ fn who_was_told_to_end_still_reads_what_its_child_has_left() {
 
 // The next tests are about a terminal.
 
-struct Terminal {
-    reactor: Reactor,
-    process: ProcessId,
-    said: String,
-    code: Option<i32>,
-}
-
-impl Terminal {
-    fn start(args: &[&str]) -> Self {
-        let mut reactor = Reactor::new().unwrap();
-        let mut command = childminder::Command::new(env!("CARGO_BIN_EXE_childminder"));
-        command.arg("run").args(args).pty(Pty::new());
-        let process = reactor.spawn_process(&command).unwrap();
-        Self { reactor, process, said: String::new(), code: None }
-    }
-
-    fn pid(&mut self) -> u32 {
-        self.reactor.process(self.process).and_then(|process| process.pid()).unwrap()
-    }
-
-    #[track_caller]
-    fn until(&mut self, done: impl Fn(&Self) -> bool) {
-        let end = self.reactor.now() + WATCHDOG;
-        while !done(self) {
-            let left = end.saturating_duration_since(self.reactor.now());
-            assert!(!left.is_zero(), "it said: {}", self.said);
-            let (said, code) = (&mut self.said, &mut self.code);
-            self.reactor
-                .turn(Some(left), |_, event| match event {
-                    Event::Data { data, .. } => said.push_str(&String::from_utf8_lossy(data)),
-                    Event::Exited { exit, .. } => *code = exit.code().or(Some(-1)),
-                    _ => {}
-                })
-                .unwrap();
-        }
-    }
-}
-
 #[test]
 fn ctrl_c_at_the_terminal_is_for_the_command_alone() {
     let script = "trap 'echo interrupted' INT; trap 'echo asked; exit' TERM; echo ready; while :; do sleep 0.1; done";
-    let mut terminal = Terminal::start(&["sh", "-c", script]);
+    let mut terminal = Terminal::start("run", &["sh", "-c", script]);
     terminal.until(|terminal| terminal.said.contains("[sh] ready\r\n"));
-    let mut process = terminal.reactor.process(terminal.process).unwrap();
-    process.write(0, b"\x03").unwrap();
+    terminal.type_in(b"\x03");
     terminal.until(|terminal| terminal.code.is_some());
     assert_eq!(terminal.code, Some(0));
     assert!(terminal.said.contains("[sh] asked\r\n"), "{}", terminal.said);
@@ -325,7 +289,7 @@ fn a_terminal_that_stands_still_keeps_nobody_from_stopping() {
     let mark = format!("TERMINAL={}", std::process::id());
     // The lines have such lengths that the terminal's buffer can be full at any place in one.
     let script = "trap '' TERM; exec yes 12345678901234567";
-    let mut terminal = Terminal::start(&["-k", "0.3", "--env", &mark, "sh", "-c", script]);
+    let mut terminal = Terminal::start("run", &["-k", "0.3", "--env", &mark, "sh", "-c", script]);
     terminal.reactor.process(terminal.process).unwrap().pause_all();
     let pid = terminal.pid();
     assert!(eventually(

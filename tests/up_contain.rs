@@ -21,8 +21,7 @@ mod kernel;
 use std::fs;
 use std::path::PathBuf;
 
-use apart::expect_apart_in;
-use cgroups::{MOUNTED, Part, can_mount};
+use cgroups::{Part, can_mount, with_part};
 use rustix::process::Signal;
 use serde_json::Value;
 use up_util::{Folder, PROGRAM, Up, is_alive, kill, left_out, run, text, until};
@@ -32,13 +31,10 @@ const DAEMON: &str = "setsid sh -c 'trap \\\"\\\" TERM; echo $$ > pid.new; mv pi
 
 #[track_caller]
 fn in_cgroups(name: &str, test: impl Fn(&Part)) {
-    if can_mount() {
-        expect_apart_in(&MOUNTED, name, || {
-            let part = Part::new();
-            test(&part);
-            assert_eq!(part.homes(), [] as [PathBuf; 0], "a directory is left");
-        });
-    }
+    with_part(name, |part| {
+        test(part);
+        part.expect_no_homes(name);
+    });
 }
 
 fn start(part: &Part, monitor: &str, process: &str) -> (Up, i32) {

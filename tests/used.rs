@@ -19,8 +19,7 @@ mod programs;
 use std::fs;
 use std::time::Duration;
 
-use apart::expect_apart_in;
-use cgroups::{MOUNTED, Part, can_mount};
+use cgroups::{Part, with_part};
 use childminder::{Command, Contain, Covers, EndedBy, Output, Reactor, RunMany, RunToEnd, Used};
 use programs::{after, program};
 use util::{WATCHDOG, left_out, now, sh};
@@ -71,8 +70,7 @@ fn run(part: &Part, mut command: Command, look: impl FnOnce()) -> Output {
 }
 
 fn run_with(part: &Part, mut many: RunMany<impl Iterator<Item = Command>>, look: impl FnOnce()) -> Output {
-    let mut reactor = Reactor::new().unwrap();
-    reactor.set_cgroup_parent(&part.0);
+    let mut reactor = part.reactor();
     let end = now() + WATCHDOG;
     many.start(&mut reactor);
     loop {
@@ -87,14 +85,8 @@ fn run_with(part: &Part, mut many: RunMany<impl Iterator<Item = Command>>, look:
 
 #[test]
 fn ten_programs_in_cgroups() {
-    if !can_mount() {
-        return;
-    }
-    expect_apart_in(&MOUNTED, "ten_programs_in_cgroups", || {
-        for controller in ["memory", "pids", "io"] {
-            let _ = fs::write("/mnt/cgroup.subtree_control", format!("+{controller}"));
-        }
-        let part = Part::new();
+    with_part("ten_programs_in_cgroups", |part| {
+        part.switch_on();
         let has_memory = fs::metadata(part.0.join("memory.peak")).is_ok();
         if !has_memory {
             left_out("the controller memory is not available in version 2");
@@ -102,7 +94,7 @@ fn ten_programs_in_cgroups() {
         for (name, words, command) in programs() {
             let above = || micros(&fs::read_to_string(part.0.join("cpu.stat")).unwrap(), "usage_usec");
             let (before, mut peak) = (above(), None);
-            let output = run(&part, command.clone(), || {
+            let output = run(part, command.clone(), || {
                 let file = part.cgroups()[0].join("memory.peak");
                 peak = fs::read_to_string(file).ok().map(|text| text.trim().parse::<u64>().unwrap());
             });
@@ -125,7 +117,7 @@ fn ten_programs_in_cgroups() {
                 (None, Some(_)) => panic!("{name}: no peak"),
             }
         }
-        let daemon = run(&part, daemon(), || {});
+        let daemon = run(part, daemon(), || {});
         assert!(daemon.used.cpu_time().unwrap().value >= Duration::from_secs(1), "{:?}", daemon.used);
         assert!(!has_memory || daemon.used.peak_memory.unwrap().value >= 200 * MEGABYTE);
     });
@@ -134,15 +126,11 @@ fn ten_programs_in_cgroups() {
 // The figures of a tree that was stopped are read from its cgroup, too.
 #[test]
 fn a_run_that_was_stopped_is_measured_with_its_tree() {
-    if !can_mount() {
-        return;
-    }
-    expect_apart_in(&MOUNTED, "a_run_that_was_stopped_is_measured_with_its_tree", || {
-        let part = Part::new();
+    with_part("a_run_that_was_stopped_is_measured_with_its_tree", |part| {
         let mut command = Command::new("sleep");
         command.arg("1000").contain(Contain::Cgroup);
         let many = RunMany::new([command]).timeout(Duration::from_millis(100));
-        let output = run_with(&part, many, || {});
+        let output = run_with(part, many, || {});
         assert_eq!(output.ended_by, EndedBy::Asked);
         assert_eq!(output.used.cpu_time().unwrap().covers, Covers::Tree, "{:?}", output.used);
     });

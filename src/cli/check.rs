@@ -5,7 +5,9 @@
 use lexopt::{Arg, Parser};
 
 use super::config::{Config, FileName, Scope, Values};
-use super::{Failure, descriptor, output, path_of};
+use super::failure::Failure;
+use super::options::path_of;
+use super::{descriptor, output};
 
 pub(super) const HELP: &str = "\
 childminder check prints each mistake in the file of `childminder up`, with line and column. It also warns of what may

@@ -7,7 +7,7 @@ use std::io::ErrorKind;
 
 use childminder::{Exit, SpawnError, Stage};
 
-use super::FAILURE;
+use super::failure::FAILURE;
 
 /// The code for an exit.
 pub(crate) fn of_exit(exit: &Exit) -> u8 {

@@ -9,7 +9,8 @@ use std::fmt::Write;
 use childminder::Escaped;
 use rustix::time::{ClockId, clock_gettime};
 
-use super::{Failure, clock};
+use super::clock;
+use super::failure::Failure;
 
 /// The clock of the time in front of a line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

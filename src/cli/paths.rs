@@ -1,9 +1,11 @@
-//! Makes the paths that users write absolute. Reads nothing but the current folder.
+//! Makes the paths that users write absolute, and tells what they say. Reads nothing but the current
+//! folder.
 //!
 //! The one rule: a path keeps its meaning. `.` and doubled slashes are removed, and `..` stays,
 //! because the name in front of it may be a symbolic link.
 
 use std::io;
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 /// The absolute form of a path that is relative to `folder`, or is absolute already.
@@ -27,6 +29,12 @@ pub(crate) fn absolute(path: &Path) -> io::Result<PathBuf> {
         }
         Err(error) => Err(io::Error::new(error.kind(), format!("the current folder cannot be told: {error}"))),
     }
+}
+
+/// Whether the path ends in a way that only a folder's path does.
+pub(crate) fn is_folder(path: &Path) -> bool {
+    let bytes = path.as_os_str().as_bytes();
+    bytes.ends_with(b"/") || bytes.ends_with(b"/.") || bytes.ends_with(b"/..")
 }
 
 #[cfg(test)]

@@ -16,13 +16,16 @@ use childminder::{
 };
 use lexopt::{Arg, Parser, ValueExt};
 
-use super::config::{parse_contain, parse_duration};
+use super::config::parse_contain;
 use super::dress::{Dress, Stamp};
+use super::failure::Failure;
+use super::help::HELP;
+use super::options::{path_of, seconds};
 use super::output::{self, time_left};
 use super::prompt::Prompts;
 use super::signals::{self, Signals, Wish};
 use super::text::visible;
-use super::{Failure, HELP, child, path_of, paths, user, words};
+use super::{child, paths, user, words};
 use console::Console;
 
 /// The time for reading the pipes of an exited child, which other processes may still hold open.
@@ -215,17 +218,6 @@ fn check_name(name: &str) -> Result<(), Failure> {
         shown if shown != name => Err(Failure::Usage(format!("--name `{shown}` has control characters in it"))),
         _ => Ok(()),
     }
-}
-
-/// Reads the number of seconds after an option.
-pub(super) fn seconds(arguments: &mut Parser, option: &str) -> Result<Duration, Failure> {
-    let value = arguments.value()?;
-    let number = value.to_str().and_then(|text| text.parse::<f64>().ok());
-    let seconds = number.and_then(|number| Duration::try_from_secs_f64(number).ok());
-    seconds.or_else(|| parse_duration(value.to_str()?)).ok_or_else(|| {
-        let value = value.to_string_lossy();
-        Failure::Usage(format!("--{option} wants a number of seconds, or a time such as 500ms or 1m30s, not `{value}`"))
-    })
 }
 
 fn variable(text: &OsStr) -> Result<(OsString, OsString), Failure> {

@@ -5,7 +5,7 @@
 use std::time::{Duration, Instant};
 
 use childminder::restart::State;
-use childminder::{Exit, Member, Remains, Status, signal};
+use childminder::{Exit, Member, Readiness, Remains, Status, signal};
 
 pub(crate) fn started(pid: u32) -> String {
     format!("started, pid {pid}")
@@ -80,8 +80,24 @@ pub(crate) fn status(status: &Status<'_>, now: Instant) -> String {
     format!("{doing}, restarts: {}{last}", status.restarts)
 }
 
+/// The state of a process in one word, as clients get it.
+pub(crate) fn state_name(state: State, readiness: Readiness) -> &'static str {
+    match (state, readiness) {
+        (State::Stopped, _) => "stopped",
+        (State::Waiting { .. }, _) => "waiting",
+        (State::BackingOff { .. }, _) => "backing-off",
+        (State::Stopping { .. }, _) => "stopping",
+        (State::Exited, _) => "exited",
+        (State::Failed { .. }, _) => "failed",
+        (_, Readiness::Pending) => "starting",
+        (_, Readiness::Ready) => "ready",
+        // No request comes while a process starts, so a start is always complete here.
+        _ => "running",
+    }
+}
+
 pub(crate) fn terminating(number: i32) -> String {
-    format!("terminating, {} sent", name(number))
+    format!("terminating, {} sent", signal_name(number))
 }
 
 /// The reason why a process that is stopping is still there: the system's error for a signal to it.
@@ -145,7 +161,7 @@ fn list(members: &[Member]) -> String {
 }
 
 pub(crate) fn refused(number: i32, error: &std::io::Error) -> String {
-    format!("cannot send {}: {error}", name(number))
+    format!("cannot send {}: {error}", signal_name(number))
 }
 
 /// The consequence for the lines of a file that cannot be written.
@@ -156,7 +172,8 @@ pub(crate) fn lines_were(count: u64) -> String {
     if count == 1 { "1 line was".into() } else { format!("{count} lines were") }
 }
 
-fn name(number: i32) -> String {
+/// The name of a signal, or its number if it has none.
+pub(crate) fn signal_name(number: i32) -> String {
     signal::name(number).unwrap_or_else(|| number.to_string())
 }
 

@@ -13,8 +13,9 @@ use super::restart::State;
 use super::watch::Fault;
 use crate::contain::Remains;
 use crate::error::SpawnError;
+use crate::escaped::Escaped;
 use crate::exit::Exit;
-use crate::lines::{Escaped, each_line};
+use crate::lines::each_line;
 use crate::process::ProcessId;
 use crate::signal;
 

@@ -16,7 +16,7 @@ use std::error::Error;
 use std::fmt;
 
 use super::restart::StartLimit;
-use crate::error::into_io_error;
+use crate::io_error::into_io_error;
 
 /// The order in which the processes of a monitor start and stop: see
 /// [`ProcessMonitor::set_order`](crate::ProcessMonitor::set_order).

@@ -9,13 +9,37 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::restart::Outcome;
-use crate::error::into_io_error;
 use crate::exit::Exit;
+use crate::io_error::into_io_error;
 
 /// The wait after a second instant death is at least this long, and so is the upper limit of the
 /// wait. With less, a program that cannot start would keep the machine busy.
 const SHORTEST_GROWN_DELAY: Duration = Duration::from_millis(10);
+
+/// The meaning of an exit.
+///
+/// # Examples
+///
+/// ```
+/// use childminder::restart::{Input, Lifecycle, Outcome, Policy, State};
+/// use std::time::Instant;
+///
+/// let (now, mut web) = (Instant::now(), Lifecycle::new(Policy::default()));
+/// let misconfigured = Input::Exited { outcome: Outcome::Fatal, group_left: false };
+/// for input in [Input::Start, Input::Spawned, misconfigured] {
+///     web.handle(now, input);
+/// }
+/// assert!(matches!(web.state(), State::Failed { .. }));
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outcome {
+    /// It exited with code 0, or another one of [`Policy::success_codes`].
+    Success,
+    /// It failed.
+    Failure,
+    /// It exited with one of [`Policy::fatal_codes`], so a restart would not help.
+    Fatal,
+}
 
 /// The settings by which one process is restarted and stopped.
 ///

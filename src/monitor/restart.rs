@@ -14,8 +14,11 @@ use std::time::{Duration, Instant};
 
 use crate::contain::LAST_WAIT;
 
-pub use super::policy::{Leftovers, Policy, PolicyError, Restart, StartLimit, StopAction, StopScope, StopStep};
+pub use super::policy::{
+    Leftovers, Outcome, Policy, PolicyError, Restart, StartLimit, StopAction, StopScope, StopStep,
+};
 pub use super::policy_builder::PolicyBuilder;
+use super::time::after;
 use starts::Starts;
 
 /// An event of a process or a request to it: the input of [`Lifecycle::handle`].
@@ -69,31 +72,6 @@ pub enum Input {
     GiveUp,
     /// A request to forget earlier failures. A process that has failed is stopped afterwards.
     Reset,
-}
-
-/// The meaning of an exit.
-///
-/// # Examples
-///
-/// ```
-/// use childminder::restart::{Input, Lifecycle, Outcome, Policy, State};
-/// use std::time::Instant;
-///
-/// let (now, mut web) = (Instant::now(), Lifecycle::new(Policy::default()));
-/// let misconfigured = Input::Exited { outcome: Outcome::Fatal, group_left: false };
-/// for input in [Input::Start, Input::Spawned, misconfigured] {
-///     web.handle(now, input);
-/// }
-/// assert!(matches!(web.state(), State::Failed { .. }));
-/// ```
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Outcome {
-    /// It exited with code 0, or another one of [`Policy::success_codes`].
-    Success,
-    /// It failed.
-    Failure,
-    /// It exited with one of [`Policy::fatal_codes`], so a restart would not help.
-    Fatal,
 }
 
 /// An action to carry out now: the output of [`Lifecycle::handle`].
@@ -590,17 +568,6 @@ impl Lifecycle {
         }
         self.state = state;
         action
-    }
-}
-
-/// Returns `now + delay`. If that is more than an `Instant` can hold, it returns some time in the
-/// far future.
-pub(super) fn after(now: Instant, mut delay: Duration) -> Instant {
-    loop {
-        match now.checked_add(delay) {
-            Some(deadline) => return deadline,
-            None => delay /= 2,
-        }
     }
 }
 

@@ -10,7 +10,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::restart::after;
+use super::time::after;
 
 /// How a monitor knows that a process is ready and well: see
 /// [`ProcessMonitor::set_watch`](crate::ProcessMonitor::set_watch).

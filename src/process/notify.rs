@@ -1,23 +1,16 @@
-//! The socket on which the tree of a child tells its state, and the proof that a message comes from
-//! that tree.
+//! The socket on which the tree of a child tells its state.
 //!
-//! It reports nothing, because the reactor does that. The one rule: who sends is what the kernel
-//! says, and a number is believed only as long as it certainly belongs to the sender.
+//! It judges no sender, because the child does that, and reports nothing, because the reactor does
+//! that. The one rule: each child has a socket of its own.
 
 use std::ffi::OsStr;
 use std::io;
 
 use mio::Interest;
 
-use super::child::Child;
-use super::table;
-use crate::notify::{NotifySocket, Received};
+use crate::notify::NotifySocket;
 use crate::slab::Key;
 use crate::sources::{Source, Sources};
-use crate::sys;
-
-/// The longest chain of parents from a sender to the child.
-const GENERATIONS: u32 = 32;
 
 /// The socket of a child.
 #[derive(Debug)]
@@ -40,32 +33,5 @@ impl Inbox {
 
     pub(super) fn address(&self) -> &OsStr {
         self.socket.address()
-    }
-}
-
-impl Child {
-    /// Tells whether the sender of a message is the child, or belongs to its tree.
-    pub(crate) fn is_sender(&self, message: &Received<'_>) -> bool {
-        let Some(pid) = message.pid.filter(|_| message.complete) else { return false };
-        if pid == self.pid {
-            return self.holds_number();
-        }
-        let pidfd = message.pidfd.as_ref();
-        if pidfd.is_none() && message.has_pidfds {
-            // It is gone, or the message came with descriptors. Its number alone proves nothing.
-            return false;
-        }
-        if let Some(cgroup) = &self.cgroup {
-            if pidfd.is_some_and(|pidfd| cgroup.has_id_of(pidfd)) {
-                return true;
-            }
-        }
-        // The numbers of the child and of its group are its own as long as it is not reaped.
-        let is_found = self.holds_number()
-            && (self.leads && sys::signal::group_of(pid) == Some(self.pid)
-                || self.cgroup.as_ref().is_some_and(|cgroup| cgroup.has(pid, self.pid))
-                || table::descends(pid, self.pid, GENERATIONS));
-        // If the sender still has its number, it had it all the time.
-        is_found && pidfd.is_none_or(sys::pidfd::is_unreaped)
     }
 }

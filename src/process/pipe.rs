@@ -7,7 +7,11 @@ use std::collections::VecDeque;
 use std::io::{self, IoSlice};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
+use mio::Interest;
+
+use super::stdio::Side;
 use crate::slab::Key;
+use crate::sources::{Source, Sources};
 use crate::sys;
 
 /// The number of waiting bytes above which a producer should rest: Twisted's figure, and the size
@@ -241,4 +245,41 @@ impl Writer {
         }
         Flush::Done { rested: std::mem::take(&mut self.resting) }
     }
+}
+
+/// A pipe of a child: the end that we have.
+#[derive(Debug)]
+pub(super) enum Pipe {
+    Reader(Reader),
+    /// Boxed because most pipes are readers, which are half as large.
+    Writer(Box<Writer>),
+}
+
+impl Pipe {
+    pub(super) fn open(end: OwnedFd, side: Side, process: Key, fd: i32, sources: &mut Sources) -> io::Result<Self> {
+        sys::fd::set_nonblocking(end.as_fd())?;
+        let interest = if side == Side::Writer { Interest::WRITABLE } else { Interest::READABLE };
+        let source = sources.register(end.as_fd(), interest, Source::Pipe { process, fd })?;
+        Ok(match side {
+            Side::Writer => Self::Writer(Box::new(Writer::new(end, source))),
+            Side::Reader => Self::Reader(Reader::new(end, source, false)),
+            Side::Terminal => Self::Reader(Reader::new(end, source, true)),
+        })
+    }
+
+    pub(super) fn source(&self) -> Key {
+        match self {
+            Self::Reader(reader) => reader.source,
+            Self::Writer(writer) => writer.source,
+        }
+    }
+}
+
+/// The result of a call that an event must report in a later turn.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Notice {
+    /// A pipe is closed. `lost` is the number of bytes that were taken and not delivered.
+    Closed { process: Key, fd: i32, lost: usize },
+    /// A producer may go on.
+    Drained { process: Key, fd: i32 },
 }

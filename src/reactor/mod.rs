@@ -10,6 +10,8 @@ mod discards;
 mod event;
 #[cfg(target_os = "linux")]
 mod guard;
+mod hosts;
+mod nesting;
 mod notify;
 #[cfg(target_os = "linux")]
 mod orphans;
@@ -29,8 +31,7 @@ mod until;
 use std::collections::VecDeque;
 use std::fmt;
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd};
-use std::sync::Arc;
+use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
 use mio::{Events, Poll};
@@ -41,7 +42,7 @@ use crate::exit::Exit;
 use crate::limit::{Limit, Resource};
 use crate::process::{Child, Living, Notice, Process, ProcessId};
 use crate::slab::{Key, Slab};
-use crate::sources::{Source, Sources};
+use crate::sources::Sources;
 use crate::sys;
 use crate::sys::clock;
 use crate::sys::spawn::{SpawnMethod, Spawner};
@@ -299,49 +300,6 @@ impl Reactor {
         clock()
     }
 
-    /// Returns when a turn has something to do even if no descriptor becomes ready, for nesting in
-    /// another loop.
-    ///
-    /// The time is now or in the past if there is something to do at once, and `None` if there is
-    /// nothing to wait for.
-    #[must_use]
-    pub fn next_deadline(&mut self) -> Option<Instant> {
-        if self.has_work() { Some(self.woke) } else { self.next_due() }
-    }
-
-    /// Makes the reactor's descriptor ([`AsFd`]) readable at [`next_deadline`](Self::next_deadline)
-    /// too, for loops that know descriptors and no timeouts.
-    ///
-    /// From now on each turn sets it anew. Call this again after calls outside of a turn that may
-    /// bring the deadline forward (a spawn, a timer, any call on a [`Process`]). It exists on Linux
-    /// only, and takes a `timerfd_create(2)`.
-    ///
-    /// # Errors
-    ///
-    /// `EMFILE` or `ENFILE`, the first time.
-    ///
-    /// ```
-    /// use std::time::Duration;
-    ///
-    /// use childminder::Reactor;
-    ///
-    /// let mut reactor = Reactor::new()?;
-    /// reactor.call_later(Duration::from_millis(20));
-    /// reactor.arm_fd()?;
-    /// // Now `poll(2)` without a time-out would return when the timer is due.
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// ```
-    #[cfg(target_os = "linux")]
-    pub fn arm_fd(&mut self) -> io::Result<()> {
-        if self.alarm.is_none() {
-            let alarm = sys::timerfd::Timerfd::new()?;
-            self.sources.register(alarm.as_fd(), mio::Interest::READABLE, Source::Alarm)?;
-            self.alarm = Some(alarm);
-        }
-        let delay = self.next_deadline().map(|deadline| deadline.saturating_duration_since(clock()));
-        self.alarm.as_ref().map_or(Ok(()), |alarm| alarm.set(delay))
-    }
-
     /// Sets how long a child may take from its birth to its exec. The default is 10 s.
     ///
     /// A start takes well below a millisecond, unless the file system of the program, its directory
@@ -468,49 +426,6 @@ impl Reactor {
         self.processes.iter().map(|(key, _)| ProcessId(key))
     }
 
-    /// Requests [`Event::Ready`] for a descriptor of the host's: anything that has one, such as an
-    /// `Arc<TcpListener>` of which the host keeps a clone. Make it non-blocking.
-    ///
-    /// # Errors
-    ///
-    /// The system's error, such as `EPERM` for a regular file, which is always ready.
-    pub fn register(&mut self, fd: impl AsFd + Send + 'static, interest: Interest) -> io::Result<SourceId> {
-        let wanted = match interest {
-            Interest::Readable => mio::Interest::READABLE,
-            Interest::Writable => mio::Interest::WRITABLE,
-            Interest::Both => mio::Interest::READABLE | mio::Interest::WRITABLE,
-        };
-        let key = self.sources.register(fd.as_fd(), wanted, Source::Host)?;
-        self.hosts.push((key, Box::new(fd)));
-        Ok(SourceId(key))
-    }
-
-    /// Undoes [`register`](Self::register) and drops what was given. Returns whether it was
-    /// registered.
-    pub fn deregister(&mut self, id: SourceId) -> bool {
-        let Some(index) = self.hosts.iter().position(|(key, _)| *key == id.0) else { return false };
-        let (key, fd) = self.hosts.swap_remove(index);
-        // The kernel has already forgotten it if the host has closed it behind our back.
-        let _ = self.sources.deregister(key, fd.as_fd());
-        true
-    }
-
-    /// Returns a handle that wakes this reactor from another thread.
-    ///
-    /// # Errors
-    ///
-    /// `EMFILE` or `ENFILE`, the first time.
-    pub fn waker(&mut self) -> io::Result<Waker> {
-        if let Some(waker) = &self.waker {
-            return Ok(waker.clone());
-        }
-        let make = |registry: &mio::Registry, token| sys::fd::with_stdio_taken(|| mio::Waker::new(registry, token));
-        let waker = self.sources.register_with(Source::Waker, make)?;
-        let waker = Waker(Arc::new(waker));
-        self.waker = Some(waker.clone());
-        Ok(waker)
-    }
-
     /// Raises this process's limit of open files as far as possible, and starts children with the
     /// limit from before. Returns the new soft limit, where `None` means no limit.
     ///
@@ -564,39 +479,6 @@ impl Reactor {
                 && self.notices.is_empty()
                 && self.exited.is_empty()
                 && self.arrived_signals.is_empty())
-    }
-}
-
-/// The descriptor is readable when a turn has something to do, except for what only
-/// [`next_deadline`](Self::next_deadline) knows. After `arm_fd` (Linux) it includes that.
-///
-/// To nest the reactor in another loop, watch the descriptor for reading, by level or by edge. Wait
-/// no longer than until [`next_deadline`](Self::next_deadline). Then take one turn without a wait:
-/// `turn(Some(Duration::ZERO), …)`.
-///
-/// ```
-/// use std::os::fd::AsFd;
-/// use std::time::Duration;
-///
-/// use childminder::{Command, Event, Reactor};
-///
-/// let mut reactor = Reactor::new()?;
-/// reactor.spawn_process(&Command::new("true"))?;
-/// let mut host = mio::Poll::new()?; // in place of the loop that the host has anyway
-/// let fd = reactor.as_fd().try_clone_to_owned()?;
-/// let source = &mut mio::unix::SourceFd(&std::os::fd::AsRawFd::as_raw_fd(&fd));
-/// host.registry().register(source, mio::Token(0), mio::Interest::READABLE)?;
-/// let (mut events, mut ended) = (mio::Events::with_capacity(8), false);
-/// while !ended {
-///     let timeout = reactor.next_deadline().map(|deadline| deadline.saturating_duration_since(reactor.now()));
-///     host.poll(&mut events, timeout)?;
-///     reactor.turn(Some(Duration::ZERO), |_, event| ended |= matches!(event, Event::Ended { .. }))?;
-/// }
-/// # Ok::<(), Box<dyn std::error::Error>>(())
-/// ```
-impl AsFd for Reactor {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        sys::fd::borrow(&self.poll)
     }
 }
 

@@ -4,12 +4,10 @@
 
 use std::io;
 
-use crate::cpus::CpuSet;
-
-/// The processors that this thread may use.
+/// The numbers of the processors that this thread may use, in ascending order.
 #[cfg(target_os = "linux")]
 #[doc(alias = "sched_getaffinity")]
-pub(crate) fn own() -> io::Result<CpuSet> {
+pub(crate) fn own() -> io::Result<Vec<u32>> {
     let mut mask = vec![0_u8; 128];
     loop {
         // SAFETY: the mask has so many bytes.
@@ -17,7 +15,7 @@ pub(crate) fn own() -> io::Result<CpuSet> {
         match read {
             Ok(read) => {
                 mask.truncate(usize::try_from(read).unwrap_or(0));
-                return Ok(cpus_of(&mask));
+                return Ok(numbers_of(&mask));
             }
             // The kernel has more processors.
             Err(error) if error.raw_os_error() == Some(libc::EINVAL) && mask.len() < 1 << 16 => {
@@ -30,13 +28,13 @@ pub(crate) fn own() -> io::Result<CpuSet> {
 
 /// Fails, because only Linux tells.
 #[cfg(not(target_os = "linux"))]
-pub(crate) fn own() -> io::Result<CpuSet> {
+pub(crate) fn own() -> io::Result<Vec<u32>> {
     Err(io::ErrorKind::Unsupported.into())
 }
 
-/// The processors of a mask. The kernel's masks are arrays of longs.
+/// The numbers in a mask. The kernel's masks are arrays of longs.
 #[cfg(target_os = "linux")]
-fn cpus_of(mask: &[u8]) -> CpuSet {
+fn numbers_of(mask: &[u8]) -> Vec<u32> {
     let longs = mask.chunks_exact(size_of::<libc::c_ulong>()).map(|chunk| {
         let mut bytes = [0; size_of::<libc::c_ulong>()];
         bytes.copy_from_slice(chunk);
@@ -70,10 +68,10 @@ mod tests {
 
     #[test]
     fn masks_are_what_the_kernel_takes() {
-        let cpus: CpuSet = "0,5,63-65,200".parse().unwrap();
-        let mask = mask_of(cpus.iter());
+        let numbers = [0, 5, 63, 64, 65, 200];
+        let mask = mask_of(numbers.into_iter());
         let bytes: Vec<u8> = mask.iter().flat_map(|long| long.to_ne_bytes()).collect();
-        assert_eq!(cpus_of(&bytes), cpus);
+        assert_eq!(numbers_of(&bytes), numbers);
         assert!(!own().unwrap().is_empty());
     }
 }

@@ -21,63 +21,35 @@ pub(crate) fn program() -> io::Result<OwnedFd> {
 /// `exit_group(0)`.
 #[cfg(all(target_arch = "x86_64", target_pointer_width = "64"))]
 fn code() -> Option<(u16, &'static [u8])> {
-    let (start, end): (*const u8, *const u8);
-    // SAFETY: the jump skips the code, and only its addresses are used.
-    unsafe {
-        std::arch::asm!(
-            "lea {start}, [rip + 20f]",
-            "lea {end}, [rip + 29f]",
-            "jmp 29f",
-            "20:",
-            "sub rsp, 128",
-            "xor eax, eax",
-            "xor edi, edi",
-            "mov rsi, rsp",
-            "mov edx, 1",
-            "syscall",
-            "mov eax, 231",
-            "xor edi, edi",
-            "syscall",
-            "ud2",
-            "29:",
-            start = out(reg) start,
-            end = out(reg) end,
-            options(nomem, nostack, preserves_flags),
-        );
-    }
-    // SAFETY: the bytes between the two labels are the code, which never changes.
-    Some((62, unsafe { std::slice::from_raw_parts(start, end.addr() - start.addr()) }))
+    program::code![
+        "sub rsp, 128",
+        "xor eax, eax",
+        "xor edi, edi",
+        "mov rsi, rsp",
+        "mov edx, 1",
+        "syscall",
+        "mov eax, 231",
+        "xor edi, edi",
+        "syscall",
+        "ud2",
+    ]
 }
 
 /// The same code as on x86-64.
 #[cfg(all(target_arch = "aarch64", target_pointer_width = "64"))]
 fn code() -> Option<(u16, &'static [u8])> {
-    let (start, end): (*const u8, *const u8);
-    // SAFETY: the jump skips the code, and only its addresses are used.
-    unsafe {
-        std::arch::asm!(
-            "adr {start}, 20f",
-            "adr {end}, 29f",
-            "b 29f",
-            "20:",
-            "sub sp, sp, #128",
-            "mov x0, #0",
-            "mov x1, sp",
-            "mov x2, #1",
-            "mov x8, #63",
-            "svc #0",
-            "mov x0, #0",
-            "mov x8, #94",
-            "svc #0",
-            "brk #1",
-            "29:",
-            start = out(reg) start,
-            end = out(reg) end,
-            options(nomem, nostack, preserves_flags),
-        );
-    }
-    // SAFETY: the bytes between the two labels are the code, which never changes.
-    Some((183, unsafe { std::slice::from_raw_parts(start, end.addr() - start.addr()) }))
+    program::code![
+        "sub sp, sp, #128",
+        "mov x0, #0",
+        "mov x1, sp",
+        "mov x2, #1",
+        "mov x8, #63",
+        "svc #0",
+        "mov x0, #0",
+        "mov x8, #94",
+        "svc #0",
+        "brk #1",
+    ]
 }
 
 #[cfg(not(any(

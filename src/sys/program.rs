@@ -9,6 +9,61 @@ use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 
 use super::{cvt, fd};
 
+/// The number of this architecture in an ELF file, and the code of these instructions, which must be
+/// able to run at any address. Labels from 30 to 49 are free.
+#[cfg(all(target_arch = "x86_64", target_pointer_width = "64"))]
+macro_rules! code {
+    ($($line:literal),* $(,)?) => {{
+        let (start, end): (*const u8, *const u8);
+        // SAFETY: the jump skips the code, and only its addresses are used.
+        unsafe {
+            std::arch::asm!(
+                "lea {start}, [rip + 20f]",
+                "lea {end}, [rip + 29f]",
+                "jmp 29f",
+                "20:",
+                $($line,)*
+                "29:",
+                start = out(reg) start,
+                end = out(reg) end,
+                options(nomem, nostack, preserves_flags),
+            );
+        }
+        // SAFETY: the bytes between the two labels are the code, which never changes.
+        Some((62, unsafe { std::slice::from_raw_parts(start, end.addr() - start.addr()) }))
+    }};
+}
+
+/// The same as on x86-64.
+#[cfg(all(target_arch = "aarch64", target_pointer_width = "64"))]
+macro_rules! code {
+    ($($line:literal),* $(,)?) => {{
+        let (start, end): (*const u8, *const u8);
+        // SAFETY: the jump skips the code, and only its addresses are used.
+        unsafe {
+            std::arch::asm!(
+                "adr {start}, 20f",
+                "adr {end}, 29f",
+                "b 29f",
+                "20:",
+                $($line,)*
+                "29:",
+                start = out(reg) start,
+                end = out(reg) end,
+                options(nomem, nostack, preserves_flags),
+            );
+        }
+        // SAFETY: the bytes between the two labels are the code, which never changes.
+        Some((183, unsafe { std::slice::from_raw_parts(start, end.addr() - start.addr()) }))
+    }};
+}
+
+#[cfg(any(
+    all(target_arch = "x86_64", target_pointer_width = "64"),
+    all(target_arch = "aarch64", target_pointer_width = "64")
+))]
+pub(super) use code;
+
 /// Makes a program of this code, or fails if there is no code for this architecture. `code` has the
 /// number of the architecture in an ELF file, and instructions that can run at any address.
 pub(super) fn make(name: &CStr, code: Option<(u16, &[u8])>) -> io::Result<OwnedFd> {

@@ -8,8 +8,9 @@ use std::fmt;
 use std::io;
 use std::time::Duration;
 
-use crate::error::{SignalError, SpawnError, Tail, into_io_error};
+use crate::error::{SignalError, SpawnError, Tail};
 use crate::exit::Exit;
+use crate::io_error::into_io_error;
 
 /// The error of a call of [`Child`](crate::Child).
 ///

@@ -7,9 +7,9 @@ use std::io;
 use super::conversation::{Conversation, Found};
 use super::core::{Core, Limit};
 use super::error::TalkError;
+use crate::escaped::Escaped;
 use crate::exit::Exit;
 use crate::job::DRAIN_TIME;
-use crate::lines::Escaped;
 use crate::reactor::Reactor;
 
 /// One of the outputs of a [`Child`](crate::Child): see

@@ -28,7 +28,7 @@ pub(crate) fn apart(name: &str, body: impl FnOnce()) -> Option<ExitStatus> {
 
 /// The same as [`apart`], but the words of `around` are put in front of the command. They must run
 /// the rest of the command line.
-pub(crate) fn apart_in(around: &[&str], name: &str, body: impl FnOnce()) -> Option<ExitStatus> {
+fn apart_in(around: &[&str], name: &str, body: impl FnOnce()) -> Option<ExitStatus> {
     if std::env::var_os(SCENARIO).is_some_and(|scenario| scenario == name) {
         body();
         return None;

@@ -10,12 +10,14 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use crate::apart::is_apart;
+use childminder::Reactor;
+
+use crate::apart::{expect_apart_in, is_apart};
 use crate::util::{guard, left_out, needs_root};
 
 /// Runs a command in a mount namespace of its own, in which the hierarchy is mounted at `/mnt`. See
 /// `apart_in`.
-pub(crate) const MOUNTED: [&str; 5] = ["unshare", "-m", "sh", "-c", "mount -t cgroup2 none /mnt && exec \"$0\" \"$@\""];
+const MOUNTED: [&str; 5] = ["unshare", "-m", "sh", "-c", "mount -t cgroup2 none /mnt && exec \"$0\" \"$@\""];
 
 /// Longer than any wait here takes on the slowest machine.
 const WATCHDOG: Duration = Duration::from_secs(30);
@@ -39,18 +41,47 @@ pub(crate) fn can_mount() -> bool {
     mounted
 }
 
+/// Runs a test in a process of its own, which has a part of the hierarchy for itself. `name` is the
+/// name of the test. Where no cgroups can be made, it records that the test is left out.
+#[track_caller]
+pub(crate) fn with_part(name: &str, test: impl FnOnce(&Part)) {
+    if can_mount() {
+        expect_apart_in(&MOUNTED, name, || test(&Part::new()));
+    }
+}
+
 /// A cgroup for one test alone.
 pub(crate) struct Part(pub(crate) PathBuf);
 
 impl Part {
-    /// Makes the cgroup. Call it in the process that [`MOUNTED`] has started.
     #[track_caller]
-    pub(crate) fn new() -> Self {
+    fn new() -> Self {
         // If the test is killed, its guard finds the cgroup by this name.
         let name = guard::name(guard::mark().unwrap_or_default());
         let path = Path::new("/mnt").join(format!("test-of-{name}-{}", std::process::id()));
         fs::create_dir(&path).expect("a cgroup");
         Self(path)
+    }
+
+    /// Switches the controllers on for this cgroup, if the hierarchy has them.
+    pub(crate) fn switch_on(&self) {
+        for controller in ["memory", "pids", "io"] {
+            let _ = fs::write("/mnt/cgroup.subtree_control", format!("+{controller}"));
+        }
+    }
+
+    /// Makes a reactor whose cgroups are in this one.
+    #[track_caller]
+    pub(crate) fn reactor(&self) -> Reactor {
+        let mut reactor = Reactor::new().expect("a reactor");
+        reactor.set_cgroup_parent(&self.0);
+        reactor
+    }
+
+    /// Checks that no reactor has left its directory here.
+    #[track_caller]
+    pub(crate) fn expect_no_homes(&self, what: &str) {
+        assert_eq!(self.homes(), [] as [PathBuf; 0], "a directory is left: {what}");
     }
 
     /// The directories of reactors in this cgroup.

@@ -1,21 +1,18 @@
-//! How a process is watched, what it waits for, and how it is asked to stop, as the file says it.
+//! How a process is watched, and what it waits for, as the file says it.
 //!
 //! It checks the values and starts nothing. The one rule: a value is kept as it is written until
 //! the processes are made, because each instance has its own number in it.
 
-use std::ffi::OsString;
 use std::net::SocketAddr;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::time::Duration;
 
-use childminder::restart::{StartLimit, StopAction, StopScope, StopStep};
-use childminder::{Check, Health, Policy, Probe, Ready, Watch, When};
+use childminder::{Check, Health, Probe, Ready, Watch, When};
 use toml::Spanned;
-use toml::de::{DeTable, DeValue};
+use toml::de::DeValue;
 
-use super::instances::{expand, expand_path, expand_program};
+use super::instances::{expand, expand_path, expand_words};
 use super::report::Report;
 use super::section::Section;
 use super::value::{self, Parsed};
@@ -28,9 +25,6 @@ const READY: &str = "\"threshold\", \"started\", \"fd:3\", \"notify\", or a tabl
                      `command`";
 const ADDRESS: &str = "an address with a port, such as \"127.0.0.1:80\", \"[::1]:80\", \"localhost:80\" or \":80\"; other \
                        names are not looked up";
-const COMMAND: &str = "a list of strings: the program and its arguments";
-const CODES: &str = "a list of exit codes from 0 to 255";
-const STEP: &str = "a signal such as \"TERM\", or a table with `signal` or `command`";
 
 /// How a process is watched, and what it waits for.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -148,28 +142,6 @@ impl ProbeText {
     }
 }
 
-fn expand_words(words: &[String], base: &Path, instance: Option<u32>) -> Arc<Vec<OsString>> {
-    let (program, args) = words.split_first().map_or((None, &[][..]), |(program, args)| (Some(program), args));
-    let program = program.map(|program| expand_program(program, base, instance));
-    Arc::new(program.into_iter().chain(args.iter().map(|arg| expand(arg, instance).into())).collect())
-}
-
-/// The policy of an instance, whose number may be in the commands that stop it.
-pub(super) fn policy_of(policy: &Arc<Policy>, base: &Path, instance: Option<u32>) -> Arc<Policy> {
-    let is_command = |step: &StopStep| matches!(step.action, StopAction::Command(_));
-    if instance.is_none() || !policy.stop.iter().any(is_command) {
-        return Arc::clone(policy);
-    }
-    let mut own = Policy::clone(policy);
-    for step in &mut own.stop {
-        if let StopAction::Command(words) = &mut step.action {
-            let texts: Vec<String> = words.iter().map(|word| word.to_string_lossy().into_owned()).collect();
-            *words = expand_words(&texts, base, instance);
-        }
-    }
-    own.into()
-}
-
 /// The address of a server on this machine, or by its number.
 pub(super) fn address(text: &str) -> Option<SocketAddr> {
     let local = text.strip_prefix("localhost:").or_else(|| text.strip_prefix(':'));
@@ -239,18 +211,10 @@ fn read_probe(
     };
     let tcp = section.read(report, "tcp", tcp);
     let unix = section.read(report, "unix", value::some_text).map(|path| CheckText::Unix(path.into()));
-    let command = read_words(report, section).map(CheckText::Command);
+    let command = section.words(report).map(CheckText::Command);
     let interval = section.read(report, "interval", value::some_time);
     let timeout = section.read(report, "timeout", value::some_time);
     tcp.or(unix).or(command).map(|check| ProbeText { check, interval, timeout })
-}
-
-/// The `command` of a table.
-fn read_words(report: &mut Report<'_>, section: &Section<'_>) -> Option<Vec<String>> {
-    let words = section.list(report, "command", COMMAND, value::text)?;
-    let value = section.value("command")?;
-    let is_there = words.first().is_some_and(|program| !program.trim().is_empty());
-    report.check(value.span(), "command", value.get_ref(), is_there.then_some(words).ok_or(COMMAND))
 }
 
 fn read_waits(report: &mut Report<'_>, section: &Section<'_>, key: &'static str, requires: bool) -> Waits {
@@ -287,82 +251,4 @@ fn when(value: &DeValue<'_>) -> Parsed<When> {
         Some("completed") => Ok(When::Completed),
         _ => Err("\"ready\", \"started\" or \"completed\""),
     }
-}
-
-/// The limit of starts of a process or a group.
-pub(super) fn start_limit(report: &mut Report<'_>, section: &Section<'_>) -> Option<StartLimit> {
-    const ALLOWED: &str = "a table such as { starts = 5, within = \"1m\" }";
-    let table = section.table(report, "restart-limit", ALLOWED)?;
-    let span = section.span("restart-limit")?;
-    let limit = Section::new(report, "`restart-limit`", table, &["starts", "within"]);
-    let starts = limit.read(report, "starts", |value| value::number(value, 1, 1_000_000, "a number from 1 on"));
-    let within = limit.read(report, "within", value::some_time);
-    if ["starts", "within"].iter().any(|key| limit.value(key).is_none() && !limit.is_misspelt(key)) {
-        report.add(span, format!("`restart-limit` without `starts` or `within`, allowed is {ALLOWED}"));
-    }
-    Some(StartLimit { starts: starts?, within: within? })
-}
-
-/// Reads the keys of a policy that say when a process has failed, and how it is stopped.
-pub(super) fn read_policy(report: &mut Report<'_>, section: &Section<'_>, base: &Path, policy: &mut Policy) {
-    policy.restart_limit = start_limit(report, section).or(policy.restart_limit);
-    for (key, codes) in [("success-codes", &mut policy.success_codes), ("fatal-codes", &mut policy.fatal_codes)] {
-        let code = |value: &DeValue<'_>| value::number(value, 0, 255, CODES);
-        if let Some(list) = section.list(report, key, CODES, code) {
-            *codes = list.into_iter().map(|code| code as i32).collect();
-        }
-    }
-    let both = policy.fatal_codes.iter().find(|code| **code == 0 || policy.success_codes.contains(code));
-    let span = section.span("fatal-codes").or_else(|| section.span("success-codes"));
-    if let (Some(code), Some(span)) = (both, span) {
-        report.add(span, format!("the exit code {code} is a success and fatal, allowed is one of them"));
-    }
-    policy.jitter = section.read(report, "jitter", value::percent).unwrap_or(policy.jitter);
-    if let Some(steps) = read_stop(report, section, base) {
-        policy.stop = steps;
-    }
-}
-
-fn read_stop(report: &mut Report<'_>, section: &Section<'_>, base: &Path) -> Option<Vec<StopStep>> {
-    const ALLOWED: &str = "a list of steps, such as [\"INT\", { signal = \"TERM\", whom = \"main\", wait = \"10s\" }]";
-    let value = section.value("stop")?;
-    let list = report.check(value.span(), "stop", value.get_ref(), value.get_ref().as_array().ok_or(ALLOWED))?;
-    let mut steps = Vec::new();
-    for element in list.iter() {
-        steps.extend(match element.get_ref() {
-            DeValue::Table(table) => read_step(report, element, table, base),
-            other => {
-                let signal = value::stop_signal(other).map_err(|_| STEP);
-                let signal = report.check(element.span(), "stop", other, signal);
-                signal.map(|signal| step(StopAction::Signal(signal), StopScope::All, None))
-            }
-        });
-    }
-    Some(steps)
-}
-
-fn step(action: StopAction, scope: StopScope, wait: Option<Duration>) -> StopStep {
-    StopStep { action, scope, wait: wait.unwrap_or(Policy::default().kill_time) }
-}
-
-fn read_step(
-    report: &mut Report<'_>,
-    element: &Spanned<DeValue<'_>>,
-    table: &DeTable<'_>,
-    base: &Path,
-) -> Option<StopStep> {
-    let section = Section::new(report, "`stop`", table, &["signal", "command", "whom", "wait"]);
-    let wait = section.read(report, "wait", value::duration);
-    let whom = section.read(report, "whom", |value| match value.as_str() {
-        Some("all") => Ok(StopScope::All),
-        Some("main") => Ok(StopScope::Main),
-        _ => Err("\"all\" or \"main\""),
-    });
-    let signal = section.read(report, "signal", value::stop_signal).map(StopAction::Signal);
-    let command = read_words(report, &section).map(|words| StopAction::Command(expand_words(&words, base, None)));
-    let given = ["signal", "command"].iter().filter(|key| section.value(key).is_some()).count();
-    if given != 1 && !section.is_misspelt("signal") && !section.is_misspelt("command") {
-        report.add(element.span(), format!("`stop` has a step with neither or both, allowed is {STEP}"));
-    }
-    signal.or(command).map(|action| step(action, whom.unwrap_or_default(), wait))
 }

@@ -9,9 +9,10 @@ use std::path::{Path, PathBuf};
 
 use toml::de::{DeTable, DeValue};
 
+use super::file_name::FileName;
 use super::report::Findings;
-use super::source::{self, FileName, Source, Unreadable};
-use crate::cli::control::glob;
+use super::source::{self, Source, Unreadable};
+use crate::cli::glob;
 
 /// The key that names other files.
 pub(super) const INCLUDE: &str = "include";

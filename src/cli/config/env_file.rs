@@ -5,6 +5,10 @@
 //! says how to write it so that all agree. No message shows a value.
 
 use std::ops::Range;
+use std::rc::Rc;
+
+/// The variables of one file, which several tables may share.
+pub(super) type Variables = Rc<Vec<(String, String)>>;
 
 /// The variables in the order of the file.
 #[derive(Debug, Default, PartialEq, Eq)]

@@ -9,22 +9,19 @@ use std::rc::Rc;
 
 use toml::de::DeValue;
 
-use super::Scope;
-use super::env_file;
+use super::env_file::{self, Variables};
 use super::expand::{self, Problem};
-use super::read::Reader;
+use super::file_name::FileName;
+use super::read::{Reader, Scope};
 use super::report::{self, Report};
 use super::section::Section;
-use super::source::{self, FileName, NotText};
+use super::source::{self, NotText};
 use super::value;
 use crate::cli::paths;
 
 /// The key for the files.
 const FILES: &str = "environment-file";
 const ALLOWED: &str = "a path, or a list of paths; the file of one with `?` in front may be missing";
-
-/// The variables of one file.
-pub(super) type Variables = Rc<Vec<(String, String)>>;
 
 impl Reader<'_, '_> {
     /// The variables of a table, sorted by name.

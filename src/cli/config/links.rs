@@ -12,12 +12,14 @@ use childminder::restart::StartLimit;
 use childminder::{Group, Order, OrderError, Strategy, When};
 use toml::de::{DeTable, DeValue};
 
-use super::care::{Care, Wait, start_limit};
-use super::instances::{Table, numbered, numbers};
-use super::render::{Quoted, join};
+use super::care::{Care, Wait};
+use super::instances::{numbered, numbers};
+use super::policy::start_limit;
 use super::report::Report;
 use super::section::Section;
-use super::value::{self, Parsed, show_duration};
+use super::show::{Quoted, join, show_start_limit};
+use super::table::Table;
+use super::value::{self, Parsed};
 
 /// The connections of the processes, as the files say them.
 #[derive(Debug, Default)]
@@ -280,8 +282,4 @@ fn show_when(when: When) -> &'static str {
         When::Completed => "completed",
         _ => "ready",
     }
-}
-
-pub(super) fn show_start_limit(limit: StartLimit) -> String {
-    format!("{{ starts = {}, within = \"{}\" }}", limit.starts, show_duration(limit.within))
 }

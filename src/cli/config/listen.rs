@@ -13,11 +13,13 @@ use toml::de::DeValue;
 
 use super::care::{self, Care};
 use super::instances::{expand_path, numbers};
-use super::read::{Reader, is_folder};
+use super::read::{Reader, Scope};
 use super::section::Section;
+use super::show::{Quoted, show_creation};
 use super::value::{self, Parsed};
-use super::{Scope, socket, warnings};
+use super::{socket, text, warnings};
 use crate::cli::listen::{Address, Listener, Socket};
+use crate::cli::paths::is_folder;
 use crate::cli::safe_path::Creation;
 
 const KEYS: [&str; 5] = ["tcp", "unix", "name", "mode", "owner"];
@@ -49,8 +51,8 @@ impl fmt::Display for Listener {
             Address::Tcp(address) => ("tcp", address.to_string()),
             Address::Unix(path) => ("unix", path.to_string_lossy().into_owned()),
         };
-        let (address, name) = (super::render::Quoted(&address), super::render::Quoted(&self.name));
-        write!(f, "{{ {key} = {address}, name = {name}{} }}", super::render::show_creation(self.socket.new))
+        let (address, name) = (Quoted(&address), Quoted(&self.name));
+        write!(f, "{{ {key} = {address}, name = {name}{} }}", show_creation(self.socket.new))
     }
 }
 
@@ -135,7 +137,7 @@ impl Reader<'_, '_> {
     fn check_listener(&mut self, span: &Range<usize>, listener: &Listener, instances: Option<u32>) {
         let Address::Unix(written) = &listener.socket.address else { return };
         if self.scope >= Scope::Machine {
-            super::text::numbered_path(self.report, span, &written.to_string_lossy(), instances.is_some());
+            text::numbered_path(self.report, span, &written.to_string_lossy(), instances.is_some());
         }
         if is_folder(written) {
             return self.report.add(span.clone(), format!("`listen` has the folder {written:?}, allowed is a socket"));

@@ -4,19 +4,15 @@
 //! reload compares. A process whose settings are equal runs on.
 
 use std::ffi::OsString;
-use std::fmt::Write;
-use std::hash::{DefaultHasher, Hasher};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use childminder::{Command, Contain, Limit, Policy, Ready, Resource, Stdio, Watch};
+use childminder::{Command, Contain, Limit, Policy, Pty, Resource, Stdio, Watch};
 
 use super::care::Care;
-use super::render::Values;
-use super::stdin::Stdin;
 use super::value::Id;
 use crate::cli::child;
 use crate::cli::dress::{Dress, Stamp};
@@ -92,6 +88,21 @@ pub(crate) struct Settings {
     pub(crate) contain: Contain,
 }
 
+/// The stdin of a process.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Stdin {
+    /// `/dev/null`.
+    Null,
+    /// Our own stdin.
+    Inherit,
+    /// A pipe, which `childminder send` writes to.
+    Pipe,
+    /// A file that is opened at each start. Absolute.
+    File(PathBuf),
+    /// A terminal of its own, which is its stdout and its stderr, too.
+    Terminal,
+}
+
 /// The destination of a process's output.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Output {
@@ -135,67 +146,7 @@ impl Default for Rotation {
     }
 }
 
-/// What a reload has to do for a process that is in both versions of the file.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Change {
-    /// Nothing.
-    Nothing,
-    /// Give it the new policy and the other settings that can change, and let it run on.
-    Policy,
-    /// Restart it with the new command.
-    Process,
-}
-
-/// The hashes by which a reload sees what has changed in a process. They are far smaller than the
-/// settings themselves.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Fingerprint {
-    settings: u64,
-    all: u64,
-}
-
-impl Fingerprint {
-    /// What has changed between these settings and newer ones of the same name.
-    pub(crate) fn change(self, newer: Self) -> Change {
-        if self.settings != newer.settings {
-            Change::Process
-        } else if self.all != newer.all {
-            Change::Policy
-        } else {
-            Change::Nothing
-        }
-    }
-}
-
-/// The hash of a text. It can stand for settings, because equal settings are written as equal text.
-#[derive(Default)]
-struct Text(DefaultHasher);
-
-impl Write for Text {
-    fn write_str(&mut self, text: &str) -> std::fmt::Result {
-        self.0.write(text.as_bytes());
-        Ok(())
-    }
-}
-
 impl ProcessConfig {
-    /// The hashes of these settings.
-    pub(crate) fn fingerprint(&self) -> Fingerprint {
-        let (mut settings, mut all) = (Text::default(), Text::default());
-        // Writing to a hash does not fail.
-        let _ = self.settings.write(&mut settings, Values::Shown);
-        // A running process cannot be given another descriptor or socket.
-        let needs = self
-            .watch
-            .as_ref()
-            .map(|watch| (matches!(watch.ready, Ready::Fd(_) | Ready::Notify), &watch.ready, watch.watchdog));
-        if let Some((is_said_by_itself, ready, watchdog)) = needs {
-            let _ = write!(settings, "{:?}{watchdog:?}", is_said_by_itself.then_some(ready));
-        }
-        let _ = self.write(&mut all, Values::Shown);
-        Fingerprint { settings: settings.0.finish(), all: all.0.finish() }
-    }
-
     /// The command that the settings describe. Opens no files: a file that the process writes
     /// itself is opened at each start.
     fn command(&self, kills_at_death: bool, listeners: &Listeners) -> io::Result<Command> {
@@ -288,6 +239,27 @@ impl Settings {
     }
 }
 
+impl Stdin {
+    /// Gives the stdin to a command. A terminal takes the place of stdout and stderr.
+    fn apply(&self, command: &mut Command) {
+        match self {
+            Self::Null => {}
+            Self::Inherit => drop(command.stdin(Stdio::inherit())),
+            Self::Pipe => drop(command.stdin(Stdio::piped())),
+            Self::File(path) => drop(command.stdin(Stdio::open_with(path, safe_path::open_to_read))),
+            Self::Terminal => drop(command.pty(Pty::new().plain_newlines())),
+        }
+    }
+
+    /// The file, if it is one.
+    pub(super) fn path(&self) -> Option<&Path> {
+        match self {
+            Self::File(path) => Some(path),
+            _ => None,
+        }
+    }
+}
+
 impl Output {
     /// Gives the output to a command as its descriptor `fd`, which is a pipe by default.
     fn apply(&self, command: &mut Command, fd: i32) -> io::Result<()> {
@@ -331,31 +303,6 @@ mod tests {
 
     use super::super::tests::only_process;
     use super::*;
-
-    #[test]
-    fn a_reload_tells_apart_what_changed() {
-        let read = |rest: &str| only_process(&format!("[process.a]\ncommand = [\"true\"]\n{rest}"));
-        let read = |rest: &str| read(rest).fingerprint();
-        let old = read("");
-        assert_eq!(old.change(read("# nothing\n")), Change::Nothing);
-        assert_eq!(old.change(read("kill-time = 5.0")), Change::Nothing);
-        assert_eq!(old.change(read("kill-time = 6")), Change::Policy);
-        assert_eq!(old.change(read("autostart = false")), Change::Policy);
-        assert_eq!(old.change(read("raw = true")), Change::Policy);
-        assert_eq!(old.change(read("leftovers = \"leave\"")), Change::Policy);
-        for rest in [
-            "environment = { A = \"1\" }",
-            "umask = \"077\"",
-            "limits = { core = 0 }",
-            "directory = \"/\"",
-            "stdout = \"null\"",
-            "user = 0",
-            "contain = \"group\"",
-            "listen = [\"unix:/run/x\"]",
-        ] {
-            assert_eq!(old.change(read(rest)), Change::Process, "{rest}");
-        }
-    }
 
     #[test]
     fn the_command_runs_as_described() {

@@ -11,7 +11,8 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::Path;
 
-use super::{Settings, rights};
+use super::process::Settings;
+use super::rights;
 
 /// The `PATH` of a process that has none. The library uses the same.
 const DEFAULT_PATH: &str = "/bin:/usr/bin";

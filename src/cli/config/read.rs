@@ -7,9 +7,7 @@ use std::borrow::Cow;
 use std::cell::OnceCell;
 use std::collections::HashMap;
 use std::ffi::OsString;
-use std::fs::Metadata;
 use std::ops::Range;
-use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -19,21 +17,38 @@ use toml::Spanned;
 use toml::de::{DeString, DeTable, DeValue};
 
 use super::care::{CARE, Care};
+use super::configuration::Config;
 use super::documents::{Document, INCLUDE, Role};
-use super::environment::Variables;
-use super::instances::{Table, numbered, numbers};
+use super::env_file::Variables;
+use super::instances::{numbered, numbers};
 use super::links::Links;
+use super::policy::{self, POLICY};
+use super::process::{Look, Output, Settings};
 use super::report::{self, Findings, Report};
-use super::section::{POLICY, Section};
-use super::socket::{Access, SocketPath};
+use super::section::Section;
+use super::socket::{self, Access, SocketPath};
 use super::source::{self, NotText};
-use super::value::{self, Parsed};
-use super::{Config, Look, Output, Rotation, Scope, Settings, socket, syntax, text, warnings};
-use crate::cli::descriptor::is_inherited;
+use super::table::Table;
+use super::{syntax, text, value, warnings};
 use crate::cli::paths;
 use crate::cli::safe_path::{Creation, OwnFinder};
 
 const ROOT: [&str; 4] = ["monitor", "process", "group", INCLUDE];
+/// The keys of `[monitor]` besides those of a [`Policy`].
+pub(super) const MONITOR: [&str; 10] = [
+    "socket",
+    "socket-mode",
+    "socket-group",
+    "when-killed",
+    "cgroup",
+    "contain",
+    "timestamps",
+    "format",
+    "recent",
+    "start-limit",
+];
+
+/// The keys of a process that are not read elsewhere.
 pub(super) const PROCESS: [&str; 23] = [
     "command",
     "shell",
@@ -60,12 +75,9 @@ pub(super) const PROCESS: [&str; 23] = [
     "recent",
 ];
 
-const FILE: [&str; 9] = ["file", "direct", "max-size", "max-age", "keep", "compress", "mode", "owner", "make-folders"];
-
 const COMMAND: &str = "a list of strings: the program and its arguments; see also `shell`";
 const NO_PROCESS: &str = "there is no process in the file; allowed are tables such as [process.web], or an empty table \
                           [process] if there shall be none";
-const OUTPUT: &str = "\"prefix\", \"null\", \"inherit\", the path of a file with a slash in it, or a table with `file`";
 
 /// The settings in these files, with the warnings that `scope` asks for.
 pub(super) fn config(documents: &[Document], scope: Scope) -> Result<(Config, Findings), Findings> {
@@ -125,6 +137,17 @@ pub(super) fn config(documents: &[Document], scope: Scope) -> Result<(Config, Fi
     Ok((config, findings))
 }
 
+/// What is checked besides the text of the file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Scope {
+    /// Only the text.
+    Text,
+    /// Also what the supervisor needs for its own start: the place of its socket.
+    Start,
+    /// Also everything that the processes need, for the warnings.
+    Machine,
+}
+
 type Text<'t> = Result<Cow<'t, str>, NotText<'t>>;
 
 /// A report on a text. A text that is no text is a mistake.
@@ -160,7 +183,7 @@ pub(super) fn socket(documents: &[Document]) -> Result<Option<SocketPath>, Findi
         let root = Section::new(&mut report, "the file", root.get_ref(), &ROOT);
         let monitor = root.table(&mut report, "monitor", "a table");
         let socket = monitor.and_then(|monitor| {
-            let monitor = Section::monitor(&mut report, monitor);
+            let monitor = monitor_section(&mut report, monitor);
             let written = monitor.value("socket").filter(|value| !report.is_spoiled(&value.span()));
             written.and_then(|_| monitor.read(&mut report, "socket", value::socket))
         });
@@ -205,10 +228,10 @@ pub(super) struct Shared {
     /// All names so far, each with the table that it comes from and the file.
     names: HashMap<String, (Rc<str>, Rc<Path>)>,
     /// All output files so far.
-    files: HashMap<PathBuf, Output>,
+    pub(super) files: HashMap<PathBuf, Output>,
     /// All sockets in the file system that processes listen on so far.
     pub(super) sockets: HashMap<PathBuf, Creation>,
-    own: OwnFinder,
+    pub(super) own: OwnFinder,
     /// The directory in which cgroups are made, if a file sets it.
     cgroup: Option<PathBuf>,
     /// The reason why no cgroup can be made, once a check has asked for it.
@@ -255,7 +278,7 @@ impl Reader<'_, '_> {
         }
         if let Some(table) = monitor {
             self.shared.monitor = Some(self.shown.to_owned());
-            let monitor = Section::monitor(self.report, table);
+            let monitor = monitor_section(self.report, table);
             let before = self.report.count();
             self.shared.socket = self.socket(&monitor);
             let mode = monitor.read(self.report, "socket-mode", value::mode);
@@ -265,7 +288,7 @@ impl Reader<'_, '_> {
             self.shared.kills_at_death = kills.unwrap_or(true);
             self.shared.cgroup = self.cgroup(&monitor);
             self.shared.contain = self.contain(&monitor, Contain::Auto);
-            self.shared.look = monitor.look(self.report);
+            self.shared.look = look(self.report, &monitor);
             self.shared.recent = monitor.read(self.report, "recent", value::recent);
             self.shared.links.read_limit(self.report, &monitor);
             let mut defaults = self.policy(&monitor, &(Arc::default(), true));
@@ -377,9 +400,9 @@ impl Reader<'_, '_> {
     /// The policy of a table, and whether the table and the defaults are free of mistakes.
     fn policy(&mut self, section: &Section<'_>, (defaults, sound): &(Arc<Policy>, bool)) -> (Arc<Policy>, bool) {
         let before = self.report.count();
-        let policy = section.policy(self.report, defaults, self.base);
+        let policy = policy::read(self.report, section, defaults, self.base);
         if *sound && self.report.count() == before {
-            section.check_policy(self.report, &policy);
+            policy::check(self.report, section, &policy);
         }
         // Most tables say nothing of it, and share the one that there is.
         (if policy == **defaults { Arc::clone(defaults) } else { policy.into() }, *sound)
@@ -426,7 +449,7 @@ impl Reader<'_, '_> {
         let autostart = section.read(self.report, "autostart", value::boolean).unwrap_or(true);
         self.check_names(name, place.into(), key.span(), instances);
         let raw = section.read(self.report, "raw", value::boolean).unwrap_or(false);
-        let look = section.look(self.report);
+        let look = look(self.report, &section);
         let recent = section.read(self.report, "recent", value::recent).or(self.shared.recent);
         let (care, waits) = Care::read(self.report, &section).unzip();
         if care.as_ref().is_some_and(Care::reads_lines) {
@@ -497,97 +520,6 @@ impl Reader<'_, '_> {
         };
         Resource::ALL.iter().filter_map(limit).collect()
     }
-
-    /// The destination of an output. Its path is kept as it is written.
-    fn output(&mut self, section: &Section<'_>, key: &str, instances: Option<u32>) -> Output {
-        let Some(value) = section.value(key) else { return Output::Prefix };
-        let output = match value.get_ref() {
-            DeValue::Table(table) => self.file(key, value.span(), table),
-            other => self.report.check(value.span(), key, other, simple_output(other)),
-        };
-        let Some(output) = output else { return Output::Prefix };
-        for instance in numbers(instances) {
-            let placed = output.expand(self.base, instance);
-            let Some(path) = placed.path() else { break };
-            let there = path.metadata().ok();
-            let allowed = match self.shared.own.own(path) {
-                Ok(Some(number)) if is_inherited(number) => continue,
-                // The descriptor may be open when the supervisor starts.
-                Ok(Some(number)) if self.scope == Scope::Machine => {
-                    let message = format!(
-                        "`{key}` is the descriptor {number}, which is not open here: `up` does not start without it"
-                    );
-                    self.report.warn(value.span(), message);
-                    break;
-                }
-                Ok(Some(_)) => "a descriptor that was open when this command was started",
-                _ if output.path().is_some_and(is_folder) => "a file, not a directory",
-                // A file that the process writes itself is opened at each start. A failure there
-                // concerns this process alone.
-                _ if matches!(placed, Output::File { .. }) && there.as_ref().is_some_and(Metadata::is_dir) => {
-                    "a file, not a directory"
-                }
-                // A file that is not regular cannot be rotated, so its settings need not agree.
-                _ if there.is_some_and(|there| !there.is_file()) => continue,
-                _ if self.shared.files.get(path).is_some_and(|other| *other != placed) => {
-                    "a file of its own, or one with the same settings wherever it is used"
-                }
-                _ => {
-                    self.shared.files.insert(path.to_owned(), placed);
-                    continue;
-                }
-            };
-            self.report.add(value.span(), format!("`{key}` is the file {:?}, allowed is {allowed}", path.display()));
-            break;
-        }
-        output
-    }
-
-    fn file(&mut self, key: &str, span: Range<usize>, table: &DeTable<'_>) -> Option<Output> {
-        let section = Section::new(self.report, &format!("`{key}`"), table, &FILE);
-        if section.value("file").is_none() && !section.is_misspelt("file") {
-            self.report.add(span, format!("`{key}` is a table without `file`, allowed is {OUTPUT}"));
-        }
-        let path = section.read(self.report, "file", value::some_text).map(PathBuf::from);
-        let direct = section.read(self.report, "direct", value::boolean).unwrap_or(false);
-        let default = Rotation::default();
-        let rotation = Rotation {
-            max_size: section.read(self.report, "max-size", value::max_size).unwrap_or(default.max_size),
-            keep: section.read(self.report, "keep", value::keep).unwrap_or(default.keep),
-            max_age: section.read(self.report, "max-age", value::duration),
-            compress: section.read(self.report, "compress", value::boolean).unwrap_or(default.compress),
-        };
-        let set = ["max-size", "keep", "max-age", "compress"].into_iter().find_map(|key| section.span(key));
-        if let (true, Some(span)) = (direct, set) {
-            let message = "rotation of a file with `direct = true`, allowed is it only for files that we write";
-            self.report.add(span, message.into());
-        }
-        let mode = section.read(self.report, "mode", value::mode);
-        let (uid, gid) = section.read(self.report, "owner", value::owner).unwrap_or_default();
-        let folders = section.read(self.report, "make-folders", value::boolean).unwrap_or(false);
-        let new = Creation { mode, uid, gid, folders };
-        path.map(|path| if direct { Output::Direct { path, new } } else { Output::File { path, new, rotation } })
-    }
-}
-
-/// Whether the path ends in a way that only a folder's path does.
-pub(super) fn is_folder(path: &Path) -> bool {
-    let bytes = path.as_os_str().as_bytes();
-    bytes.ends_with(b"/") || bytes.ends_with(b"/.") || bytes.ends_with(b"/..")
-}
-
-fn simple_output(value: &DeValue<'_>) -> Parsed<Output> {
-    let text = value::some_text(value).map_err(|_| OUTPUT)?;
-    match text.as_str() {
-        "prefix" => Ok(Output::Prefix),
-        "null" => Ok(Output::Null),
-        "inherit" => Ok(Output::Inherit),
-        path if path.contains('/') => {
-            let (new, rotation) = (Creation::default(), Rotation::default());
-            Ok(Output::File { path: path.into(), new, rotation })
-        }
-        _ => Err(OUTPUT),
-    }
 }
 
 /// Whether this can be typed in a shell, is neither a glob nor an option, and fits into the status
@@ -595,4 +527,15 @@ fn simple_output(value: &DeValue<'_>) -> Parsed<Output> {
 fn is_name(name: &str) -> bool {
     let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.:@+".contains(&byte);
     (1..=64).contains(&name.len()) && name.bytes().all(allowed) && !name.starts_with('-')
+}
+
+/// The table `[monitor]`.
+fn monitor_section<'t>(report: &mut Report<'_>, table: &'t DeTable<'t>) -> Section<'t> {
+    Section::new(report, "[monitor]", table, &[&MONITOR, &POLICY[..]].concat())
+}
+
+/// How lines are written, as far as a table says it.
+fn look(report: &mut Report<'_>, section: &Section<'_>) -> Look {
+    let timestamps = section.read(report, "timestamps", value::timestamps);
+    Look { timestamps, json: section.read(report, "format", value::format) }
 }

@@ -2,19 +2,18 @@
 //!
 //! The one rule: the text reads back as equal settings, from any folder, unless values are hidden.
 
-use std::ffi::OsString;
-use std::fmt::{self, Display, Formatter, Write};
+use std::fmt::{self, Write};
 
 use childminder::restart::{StopAction, StopScope};
-use childminder::{Check, Leftovers, Limit, Policy, Probe, Ready, Watch};
+use childminder::{Check, Leftovers, Policy, Probe, Ready, Watch};
 
-use super::links::show_start_limit;
-
-use super::SocketPath;
-use super::stdin::Stdin;
-use super::value::{Id, show_contain, show_duration, show_kill_or_leave, show_max_size, show_restart, show_stop_scope};
-use super::{Config, Look, Output, ProcessConfig, Rotation, Settings, Table};
-use crate::cli::safe_path::Creation;
+use super::configuration::Config;
+use super::process::{ProcessConfig, Settings, Stdin};
+use super::show::{Quoted, join, show_limit, show_start_limit, show_words};
+use super::socket::SocketPath;
+use super::table::Table;
+use super::value::{show_contain, show_duration, show_kill_or_leave, show_restart, show_stop_scope};
+use crate::cli::words;
 
 /// How the values of variables are shown, since they may be secrets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -83,7 +82,7 @@ impl ProcessConfig {
         writeln!(f, "min-restart-delay = \"{}\"", show_duration(policy.min_restart_delay))?;
         writeln!(f, "max-restart-delay = \"{}\"", show_duration(policy.max_restart_delay))?;
         writeln!(f, "restart = \"{}\"", show_restart(policy.restart))?;
-        writeln!(f, "stop-signal = \"{}\"", show_signal(policy.stop_signal))?;
+        writeln!(f, "stop-signal = \"{}\"", words::signal_name(policy.stop_signal))?;
         match policy.leftovers {
             Leftovers::TakeOver => writeln!(f, "successor = true")?,
             leftovers => writeln!(f, "leftovers = \"{}\"", show_kill_or_leave(leftovers != Leftovers::Leave))?,
@@ -94,7 +93,7 @@ impl ProcessConfig {
             write_watch(f, watch)?;
         }
         if let Some(signal) = self.care.as_ref().and_then(|care| care.reload_signal) {
-            writeln!(f, "reload-signal = \"{}\"", show_signal(signal))?;
+            writeln!(f, "reload-signal = \"{}\"", words::signal_name(signal))?;
         }
         writeln!(f, "autostart = {}\nraw = {}", self.autostart, self.raw)?;
         if let Some(recent) = self.recent {
@@ -102,14 +101,6 @@ impl ProcessConfig {
         }
         write!(f, "{}", self.look)
     }
-}
-
-fn show_signal(signal: i32) -> String {
-    childminder::signal::name(signal).unwrap_or_else(|| signal.to_string())
-}
-
-fn show_words(words: &[OsString]) -> String {
-    join(words.iter().map(|word| Quoted(&word.to_string_lossy()).to_string()))
 }
 
 /// Writes the keys of a policy that most processes do without.
@@ -130,7 +121,7 @@ fn write_policy(f: &mut impl Write, policy: &Policy) -> fmt::Result {
     }
     let steps = policy.stop.iter().filter_map(|step| {
         let action = match &step.action {
-            StopAction::Signal(signal) => format!("signal = \"{}\"", show_signal(*signal)),
+            StopAction::Signal(signal) => format!("signal = \"{}\"", words::signal_name(*signal)),
             StopAction::Command(words) => format!("command = [{}]", show_words(words)),
             // The file knows no other.
             _ => return None,
@@ -216,108 +207,5 @@ impl Settings {
             writeln!(f, "listen = [{}]", join(self.listen.iter()))?;
         }
         writeln!(f, "contain = \"{}\"", show_contain(self.contain))
-    }
-}
-
-/// As lines of a table. What is not said has no line.
-impl Display for Look {
-    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
-        match self.timestamps {
-            Some(Some(stamp)) => writeln!(f, "timestamps = \"{}\"", stamp.name())?,
-            Some(None) => writeln!(f, "timestamps = false")?,
-            None => {}
-        }
-        match self.json {
-            Some(json) => writeln!(f, "format = \"{}\"", if json { "json" } else { "text" }),
-            None => Ok(()),
-        }
-    }
-}
-
-impl Display for Output {
-    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Prefix => f.write_str("\"prefix\""),
-            Self::Null => f.write_str("\"null\""),
-            Self::Inherit => f.write_str("\"inherit\""),
-            Self::File { path, new, rotation } => {
-                let path = path.to_string_lossy();
-                write!(f, "{{ file = {}{}{} }}", Quoted(&path), show_rotation(*rotation), show_creation(*new))
-            }
-            Self::Direct { path, new } => {
-                let path = path.to_string_lossy();
-                write!(f, "{{ file = {}, direct = true{} }}", Quoted(&path), show_creation(*new))
-            }
-        }
-    }
-}
-
-impl Display for Id {
-    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Name(name) => Quoted(name).fmt(f),
-            Self::Number(number) => number.fmt(f),
-        }
-    }
-}
-
-fn show_rotation(Rotation { max_size, keep, max_age, compress }: Rotation) -> String {
-    let mut text = format!(", max-size = \"{}\", keep = {keep}", show_max_size(max_size));
-    if let Some(age) = max_age {
-        text += &format!(", max-age = \"{}\"", show_duration(age));
-    }
-    if compress {
-        text += ", compress = true";
-    }
-    text
-}
-
-pub(super) fn show_creation(new: Creation) -> String {
-    let mut text = new.mode.map(|mode| format!(", mode = \"{mode:04o}\"")).unwrap_or_default();
-    if new.folders {
-        text += ", make-folders = true";
-    }
-    let uid = new.uid.map(|uid| uid.to_string());
-    let gid = new.gid.map(|gid| format!(":{gid}"));
-    if uid.is_some() || gid.is_some() {
-        text += &format!(", owner = \"{}{}\"", uid.unwrap_or_default(), gid.unwrap_or_default());
-    }
-    text
-}
-
-fn show_limit(limit: Limit) -> String {
-    let one = |value: Option<u64>| match value {
-        None => "\"unlimited\"".to_owned(),
-        // An integer of TOML has only 63 bits without the sign.
-        Some(value) if i64::try_from(value).is_err() => format!("\"{value}\""),
-        Some(value) => value.to_string(),
-    };
-    if limit.soft == limit.hard {
-        one(limit.soft)
-    } else {
-        format!("{{ soft = {}, hard = {} }}", one(limit.soft), one(limit.hard))
-    }
-}
-
-pub(super) fn join(parts: impl Iterator<Item = impl Display>) -> String {
-    parts.map(|part| part.to_string()).collect::<Vec<_>>().join(", ")
-}
-
-/// A TOML string.
-pub(super) struct Quoted<'a>(pub(super) &'a str);
-
-impl Display for Quoted<'_> {
-    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
-        f.write_str("\"")?;
-        for c in self.0.chars() {
-            match c {
-                '"' | '\\' => write!(f, "\\{c}")?,
-                '\n' => f.write_str("\\n")?,
-                '\t' => f.write_str("\\t")?,
-                c if c.is_control() => write!(f, "\\u{:04X}", u32::from(c))?,
-                c => write!(f, "{c}")?,
-            }
-        }
-        f.write_str("\"")
     }
 }

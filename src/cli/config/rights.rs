@@ -8,7 +8,7 @@ use childminder::{Command, Limit, Resource};
 use rustix::fs::{Access, AtFlags, CWD, accessat};
 use rustix::process::{Gid, Uid, getegid, geteuid, getgid, getgroups, getuid};
 
-use super::Settings;
+use super::process::Settings;
 use super::value::Id;
 use crate::cli::safe_path::Creation;
 

@@ -10,7 +10,7 @@ use std::io::{self, Read};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-use super::DEFAULT_FILE;
+use super::file_name::FileName;
 use super::trust::{self, Doubt};
 use crate::cli::paths;
 
@@ -39,44 +39,6 @@ impl fmt::Display for Unreadable {
     }
 }
 
-/// The name of a file, as it is on the command line.
-#[derive(Debug, Clone)]
-pub(crate) struct FileName {
-    path: PathBuf,
-    /// Whether the user has named the file. Otherwise it is the default one in the current folder.
-    is_named: bool,
-}
-
-impl Default for FileName {
-    fn default() -> Self {
-        Self { path: DEFAULT_FILE.into(), is_named: false }
-    }
-}
-
-impl FileName {
-    pub(crate) fn named(path: PathBuf) -> Self {
-        Self { path, is_named: true }
-    }
-
-    /// The same file with an absolute path.
-    ///
-    /// # Errors
-    ///
-    /// The current folder has been deleted.
-    pub(crate) fn absolute(&self) -> io::Result<Self> {
-        Ok(Self { path: paths::absolute(&self.path)?, is_named: self.is_named })
-    }
-
-    /// The path as it is written.
-    pub(crate) fn path(&self) -> &Path {
-        &self.path
-    }
-
-    pub(crate) fn is_named(&self) -> bool {
-        self.is_named
-    }
-}
-
 /// A file that has been read.
 #[derive(Debug)]
 pub(super) struct Source {
@@ -90,13 +52,13 @@ pub(super) struct Source {
 /// Reads a file.
 pub(super) fn read(file: &FileName) -> Result<Source, Unreadable> {
     // The hint only helps a user who named no file.
-    let hint = if file.is_named { "" } else { "; -c FILE names another one" };
-    let path = paths::absolute(&file.path).map_err(|error| Unreadable {
-        path: file.path.clone(),
+    let hint = if file.is_named() { "" } else { "; -c FILE names another one" };
+    let path = paths::absolute(file.path()).map_err(|error| Unreadable {
+        path: file.path().to_owned(),
         message: format!("cannot be looked for, as {error}{hint}"),
         is_missing: false,
     })?;
-    match read_whole(&path, file.is_named) {
+    match read_whole(&path, file.is_named()) {
         Ok((bytes, warning)) => Ok(Source { path, bytes, warning }),
         Err(Refusal::Missing) => {
             Err(Unreadable { path, message: format!("there is no such file{hint}"), is_missing: true })

@@ -101,7 +101,7 @@ fn the_example_says_what_its_comments_say() {
 #[test]
 fn the_example_has_every_key() {
     let has = |key: &str| EXAMPLE.lines().any(|line| line.starts_with(&format!("{key} = ")));
-    for key in read::PROCESS.iter().chain(&care::CARE).chain(&section::POLICY).chain(&section::MONITOR) {
+    for key in read::PROCESS.iter().chain(&care::CARE).chain(&policy::POLICY).chain(&read::MONITOR) {
         assert!(has(key), "{key}");
     }
 }

@@ -24,6 +24,7 @@ use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
+use super::file_name::DEFAULT_FILE;
 use crate::cli::{acl, safe_path};
 
 /// The variable with the id of the user who runs sudo(8).
@@ -179,7 +180,7 @@ fn judge(file: Subject, way: &[Step], trusted: &[Option<u32>], is_named: bool) -
         _ if is_named => Doubt::Warning(format!("{owner}, and root runs what that user writes")),
         _ => Doubt::Refusal(format!(
             "{owner}, and root would run what that user writes; `-c {}` runs it all the same",
-            super::DEFAULT_FILE
+            DEFAULT_FILE
         )),
     })
 }

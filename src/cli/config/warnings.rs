@@ -12,10 +12,12 @@ use std::path::Path;
 
 use childminder::{Command, Contain, Reactor, Strength};
 
-use super::instances::{Table, numbers};
+use super::instances::numbers;
+use super::process::{Output, Settings};
 use super::report::{Report, describe};
 use super::section::Section;
-use super::{Output, Settings, program, rights, text};
+use super::table::Table;
+use super::{program, rights, text};
 use crate::cli::safe_path::Creation;
 use crate::cli::{safe_path, words};
 

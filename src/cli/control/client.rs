@@ -17,7 +17,9 @@ use super::show::{self, Style};
 use super::supervisor::{self, PATIENCE, Supervisor};
 use crate::cli::config::{FileName, parse_duration};
 use crate::cli::dress::Stamp;
-use crate::cli::{Failure, clock, output, path_of, user, words};
+use crate::cli::failure::Failure;
+use crate::cli::options::path_of;
+use crate::cli::{clock, output, user, words};
 
 /// The longest wait if the command line sets none.
 const TIMEOUT: Duration = Duration::from_secs(60);

@@ -6,7 +6,6 @@
 
 pub(super) mod client;
 mod connection;
-pub(super) mod glob;
 mod lock;
 mod place;
 pub(super) mod protocol;

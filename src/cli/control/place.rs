@@ -6,7 +6,8 @@
 use std::path::PathBuf;
 
 use crate::cli::config::{self, Config, FileName, NoSocket, SocketPath};
-use crate::cli::{Failure, paths};
+use crate::cli::failure::Failure;
+use crate::cli::paths;
 
 /// The socket at which a client looks for a supervisor.
 #[derive(Debug)]

@@ -19,7 +19,9 @@ use super::protocol::{self, Action, Request};
 use super::show::terminal_size;
 use super::supervisor::{self, PATIENCE, Supervisor};
 use crate::cli::config::FileName;
-use crate::cli::{Failure, output, path_of};
+use crate::cli::failure::Failure;
+use crate::cli::options::path_of;
+use crate::cli::output;
 
 /// The commands of this file.
 pub(crate) const COMMANDS: [&str; 2] = ["send", "attach"];

@@ -11,8 +11,9 @@ use super::protocol::Action;
 use super::supervisor::{self, Supervisor};
 use super::table::{self, Room};
 use crate::cli::dress::Stamp;
+use crate::cli::failure::Failure;
 use crate::cli::text::{escaped_json, visible, visible_output};
-use crate::cli::{Failure, clock, output, screen};
+use crate::cli::{clock, output, screen};
 
 /// The pause between two pictures of `--watch`.
 const REDRAW: std::time::Duration = std::time::Duration::from_secs(1);

@@ -15,7 +15,7 @@ use rustix::net::{SocketAddrUnix, connect};
 use serde_json::Value;
 
 use super::place::Place;
-use crate::cli::Failure;
+use crate::cli::failure::Failure;
 use crate::cli::peer::{self, Peer, try_connect};
 
 /// The time that a supervisor may take to answer.

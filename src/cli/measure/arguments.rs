@@ -9,9 +9,12 @@ use std::time::Duration;
 use childminder::{CpuSet, Limits};
 use lexopt::{Arg, Parser, ValueExt};
 
-use super::super::config::parse_size;
-use super::super::{Failure, path_of, run};
+use crate::cli::config::parse_size;
+use crate::cli::failure::Failure;
+use crate::cli::options::{path_of, seconds};
 
+/// The default time from SIGTERM to SIGKILL.
+const KILL_TIME: Duration = Duration::from_secs(5);
 /// The largest number of runs, whose figures are all kept until the end.
 const MOST_RUNS: u64 = 1_000_000;
 
@@ -42,16 +45,16 @@ pub(super) enum Json {
 /// Reads the command line. `None` if it only asks for help.
 pub(super) fn parse(mut parser: Parser) -> Result<Option<Arguments>, Failure> {
     let mut limits = Limits::default();
-    let (mut kill_time, mut cores, mut runs, mut jobs, mut quiet) = (super::KILL_TIME, None, 1, 1, false);
+    let (mut kill_time, mut cores, mut runs, mut jobs, mut quiet) = (KILL_TIME, None, 1, 1, false);
     let (mut input, mut stdout, mut stderr, mut json) = (None, None, None, None);
     let program = loop {
         match parser.next()? {
-            Some(Arg::Long("wall")) => limits.wall_time = Some(run::seconds(&mut parser, "wall")?),
+            Some(Arg::Long("wall")) => limits.wall_time = Some(seconds(&mut parser, "wall")?),
             Some(Arg::Long("cpu")) => (limits.soft_cpu_time, limits.cpu_time) = cpu(&parser.value()?.string()?)?,
             Some(Arg::Long("memory")) => limits.memory = Some(size(&mut parser, "memory")?),
             Some(Arg::Long("processes")) => limits.processes = Some(count(&mut parser, "processes")?),
             Some(Arg::Long("output-limit")) => limits.output = Some(size(&mut parser, "output-limit")?),
-            Some(Arg::Long("kill-time")) => kill_time = run::seconds(&mut parser, "kill-time")?,
+            Some(Arg::Long("kill-time")) => kill_time = seconds(&mut parser, "kill-time")?,
             Some(Arg::Long("cores")) => {
                 let list = parser.value()?.string()?.parse::<CpuSet>();
                 cores = Some(list.map_err(|error| Failure::Usage(format!("--cores: {error}")))?);

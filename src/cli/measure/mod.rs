@@ -11,7 +11,6 @@ mod table;
 use std::fs::File;
 use std::io::{self, IsTerminal, Write};
 use std::os::fd::{AsFd, OwnedFd};
-use std::time::Duration;
 
 use childminder::{
     Command, Contain, CpuSet, Event, Finished, JobControl, Limits, Reactor, Request, RunError, RunMany, Stage, Stdio,
@@ -19,8 +18,9 @@ use childminder::{
 };
 use lexopt::Parser;
 
+use super::failure::{FAILURE, Failure};
 use super::output::{self, Output};
-use super::{FAILURE, Failure, child, screen, signals};
+use super::{child, screen, signals};
 use arguments::{Arguments, Json};
 
 pub(super) const HELP: &str = "\
@@ -335,6 +335,3 @@ fn exit_code(all: &[Finished]) -> u8 {
         Err(_) => FAILURE,
     }
 }
-
-/// The default time from SIGTERM to SIGKILL.
-const KILL_TIME: Duration = Duration::from_secs(5);

@@ -5,7 +5,7 @@
 
 use std::fmt::Write;
 
-use super::{Opt, Page, pages};
+use super::pages::{Opt, Page, pages};
 
 /// The options that choose the supervisor.
 const PLACE: [&str; 4] = ["-c", "--config", "--socket", "--owner"];

@@ -5,10 +5,11 @@ use std::time::{Duration, Instant};
 use childminder::{Exit, Line, Observer, ProcessId, Reactor, Remains, Restart, SpawnError};
 
 use crate::cli::dress::Dress;
+use crate::cli::failure::Failure;
 use crate::cli::output::Output;
 use crate::cli::text::visible;
 use crate::cli::waiting::Author;
-use crate::cli::{Failure, code, prompt, screen, words};
+use crate::cli::{code, prompt, screen, words};
 
 /// Writes the events of the monitor and the output of the child for people to read.
 #[derive(Debug)]

@@ -12,8 +12,9 @@ use super::logs::Log;
 use super::waits::Goal;
 use super::{Stage, Up, status};
 use crate::cli::config::nearest;
+use crate::cli::control::ClientId;
 use crate::cli::control::protocol::{self, Action, Object, Request};
-use crate::cli::control::{ClientId, glob};
+use crate::cli::glob;
 use crate::cli::text::visible;
 
 /// The maximum number of reasons in one answer.

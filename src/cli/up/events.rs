@@ -9,8 +9,9 @@ use serde_json::{Map, Value};
 
 use super::Up;
 use crate::cli::clock;
+use crate::cli::control::ClientId;
 use crate::cli::control::protocol::{self, Object};
-use crate::cli::control::{ClientId, glob};
+use crate::cli::glob;
 
 /// A client that hears events.
 #[derive(Debug)]

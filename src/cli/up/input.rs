@@ -9,7 +9,7 @@ use serde_json::{Map, json};
 
 use super::Up;
 use super::commands::Refusal;
-use crate::cli::config::Stdin;
+use super::streams::Input;
 use crate::cli::control::ClientId;
 use crate::cli::control::protocol::{self, Request};
 
@@ -21,33 +21,6 @@ const MOST_WAITING: usize = 1 << 20;
 pub(super) struct Attached {
     client: ClientId,
     name: String,
-}
-
-/// Where the input of a process comes from.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Input {
-    /// Not from us.
-    None,
-    Pipe,
-    Terminal,
-}
-
-impl Input {
-    pub(super) fn of(stdin: &Stdin) -> Self {
-        match stdin {
-            Stdin::Pipe => Self::Pipe,
-            Stdin::Terminal => Self::Terminal,
-            Stdin::Null | Stdin::Inherit | Stdin::File(_) => Self::None,
-        }
-    }
-
-    fn name(self) -> Option<&'static str> {
-        match self {
-            Self::None => None,
-            Self::Pipe => Some("pipe"),
-            Self::Terminal => Some("tty"),
-        }
-    }
 }
 
 impl Up {

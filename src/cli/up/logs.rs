@@ -13,7 +13,8 @@ use super::Up;
 use super::recent::{Position, Recent};
 use super::streams::News;
 use crate::cli::control::protocol::{self, Query};
-use crate::cli::control::{ClientId, Server, glob};
+use crate::cli::control::{ClientId, Server};
+use crate::cli::glob;
 
 /// The number of bytes of lines that are sent to a client at once.
 const PORTION: usize = 64 * 1024;

@@ -41,10 +41,12 @@ use super::config::{Commands, Config, FileName, Fingerprint, Look, ProcessConfig
 use super::control::Lock;
 use super::control::Server;
 use super::dress::Stamp;
+use super::failure::Failure;
 use super::listen::Listeners;
+use super::options::path_of;
 use super::prompt::Prompts;
 use super::signals::{self, Signals, Wish};
-use super::{Failure, child, descriptor, output, path_of, words};
+use super::{child, descriptor, output, words};
 use compress::Compressor;
 use console::Console;
 use ends::{Ends, ExitWhen};

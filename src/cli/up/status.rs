@@ -3,7 +3,7 @@
 //! The one rule: a value that is not known is null.
 
 use childminder::restart::State;
-use childminder::{Exit, Member, Reactor, Readiness, Remains, Status};
+use childminder::{Member, Reactor, Readiness, Remains, Status};
 use serde_json::{Value, json};
 
 use super::Up;
@@ -22,26 +22,6 @@ impl Up {
             self.reporter().console.say(&line);
         }
     }
-}
-
-pub(super) fn state_name(state: State, readiness: Readiness) -> &'static str {
-    match (state, readiness) {
-        (State::Stopped, _) => "stopped",
-        (State::Waiting { .. }, _) => "waiting",
-        (State::BackingOff { .. }, _) => "backing-off",
-        (State::Stopping { .. }, _) => "stopping",
-        (State::Exited, _) => "exited",
-        (State::Failed { .. }, _) => "failed",
-        (_, Readiness::Pending) => "starting",
-        (_, Readiness::Ready) => "ready",
-        // No request comes while a process starts, so a start is always complete here.
-        _ => "running",
-    }
-}
-
-/// The signal that has ended a process, by its name.
-pub(super) fn signal_name(exit: &Exit) -> Option<String> {
-    exit.signal().map(|number| childminder::signal::name(number).unwrap_or_else(|| number.to_string()))
 }
 
 /// Why a process is in its state, if that is not plain from the state alone.
@@ -77,7 +57,7 @@ pub(super) fn object(status: &Status<'_>, reporter: &Reporter, reactor: &mut Rea
             "code": exit.code(),
             "cpu": exit.usage.cpu_time().as_secs_f64(),
             "peak_memory": exit.usage.max_rss,
-            "signal": signal_name(exit),
+            "signal": exit.signal().map(words::signal_name),
             "text": exit.to_string(),
             "time": at.map(|at| clock::rfc3339(at, None)),
         })
@@ -99,7 +79,7 @@ pub(super) fn object(status: &Status<'_>, reporter: &Reporter, reactor: &mut Rea
         "name": status.name,
         "state": match (status.state, status.refusal) {
             (State::Stopping { kills: 1.., .. }, Some(_)) => "unkillable",
-            (state, _) => state_name(state, status.readiness),
+            (state, _) => words::state_name(state, status.readiness),
         },
         "ready": match status.readiness {
             Readiness::Absent => None,

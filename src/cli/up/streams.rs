@@ -1,14 +1,14 @@
 //! The output of a process on its way to the console, a file and clients: where it goes, how it is
-//! written, and what is remembered of it. Passes nothing on itself.
+//! written, and what is remembered of it; and where its input comes from. Passes nothing on itself.
 //!
 //! The one rule: a process that has written nothing takes no memory for its last lines.
 
 use childminder::{Line, Lines, ProcessId};
 
 use super::console::Speaker;
-use super::input::Input;
 use super::log_files::FileId;
 use super::recent::Recent;
+use crate::cli::config::Stdin;
 use crate::cli::control::protocol::LogLine;
 use crate::cli::dress::{Dress, Record};
 
@@ -79,6 +79,33 @@ pub(super) struct Streams {
     pub(super) removed: bool,
 }
 
+/// Where the input of a process comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Input {
+    /// Not from us.
+    None,
+    Pipe,
+    Terminal,
+}
+
+impl Input {
+    pub(super) fn of(stdin: &Stdin) -> Self {
+        match stdin {
+            Stdin::Pipe => Self::Pipe,
+            Stdin::Terminal => Self::Terminal,
+            Stdin::Null | Stdin::Inherit | Stdin::File(_) => Self::None,
+        }
+    }
+
+    pub(super) fn name(self) -> Option<&'static str> {
+        match self {
+            Self::None => None,
+            Self::Pipe => Some("pipe"),
+            Self::Terminal => Some("tty"),
+        }
+    }
+}
+
 /// Why a process does not work.
 #[derive(Debug, Default)]
 pub(super) struct Trouble {
@@ -136,6 +163,7 @@ pub(super) enum Sink {
     /// The output does not come to us.
     Elsewhere,
 }
+
 /// The text of lines, or of a piece of one, as it is written with this dress. It is whole lines,
 /// unless a piece of one was heard and is not written as JSON.
 pub(super) fn dress(heard: Heard<'_>, dress: Dress, pid: Option<u32>) -> Vec<u8> {

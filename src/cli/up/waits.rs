@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use childminder::restart::{Next, State};
 use childminder::{ProcessId, Reactor, Readiness, TimerId};
 
-use super::{Up, status};
+use super::Up;
 use crate::cli::control::ClientId;
 use crate::cli::control::protocol::{self, Object};
 use crate::cli::words;
@@ -329,7 +329,7 @@ impl Up {
                 let lived = words::seconds(reactor.now().saturating_duration_since(since));
                 format!("{name} has run for {lived} s only, less than its threshold")
             }
-            Some(state) => format!("{name} is {}", status::state_name(state, self.readiness(name))),
+            Some(state) => format!("{name} is {}", words::state_name(state, self.readiness(name))),
             None => format!("{name} is on its way out"),
         });
         let mut missing: Vec<String> = missing.chain(wait.impossible.iter().cloned()).collect();

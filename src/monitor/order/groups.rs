@@ -6,8 +6,9 @@
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::time::{Duration, Instant};
 
-use super::super::restart::{StartLimit, after};
 use super::{Order, Strategy};
+use crate::monitor::restart::StartLimit;
+use crate::monitor::time::after;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Member {

@@ -4,6 +4,8 @@
 
 use std::time::{Duration, Instant};
 
+use crate::monitor::time::after;
+
 /// The time by which a start may come too early, to make up for a timer that was late.
 pub(super) const CATCH_UP: Duration = Duration::from_millis(10);
 
@@ -63,6 +65,6 @@ impl Rate {
     }
 
     pub(super) fn put_off(&mut self, by: Duration) {
-        self.next = self.next.map(|next| super::super::restart::after(next, by));
+        self.next = self.next.map(|next| after(next, by));
     }
 }

@@ -5,8 +5,9 @@
 
 use std::time::{Duration, Instant};
 
-use super::{Action, Input, Leader, Leftovers, Lifecycle, Next, Outcome, State, WhyFailed, after};
+use super::{Action, Input, Leader, Leftovers, Lifecycle, Next, Outcome, State, WhyFailed};
 use crate::contain::LAST_WAIT;
+use crate::monitor::time::after;
 
 /// The time from the first kill to the second one.
 const KILL_AGAIN: Duration = Duration::from_secs(1);

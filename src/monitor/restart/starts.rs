@@ -5,7 +5,8 @@
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-use super::{StartLimit, after};
+use crate::monitor::policy::StartLimit;
+use crate::monitor::time::after;
 
 /// The times of the latest starts.
 #[derive(Debug, Default)]

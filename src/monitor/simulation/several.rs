@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use super::crew::{Crew, Kernel};
 use super::{Run, Step};
-use crate::error::into_io_error;
+use crate::io_error::into_io_error;
 use crate::monitor::order::machine::Request;
 use crate::monitor::order::{Order, OrderErrors};
 use crate::monitor::restart::{Input, Outcome, Policy, PolicyError, State};

@@ -7,10 +7,11 @@
 use std::ffi::CStr;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::Mutex;
 
+use super::Cgroup;
 use super::figures::field;
-use super::{Cgroup, Home, Refused};
+use super::home::Home;
+use super::refused::Refused;
 use crate::command::TreeLimits;
 use crate::sys::cgroup;
 
@@ -20,16 +21,6 @@ const CONTROLLERS: [&str; 3] = ["memory", "pids", "io"];
 /// The cgroup in a home that holds the host itself.
 const HOST: &CStr = c"host";
 const HOST_PROCS: &CStr = c"host/cgroup.procs";
-
-/// What was switched on for a reactor.
-#[derive(Debug, Default)]
-pub(super) struct Controllers {
-    /// Whether the host was moved into the home.
-    has_host: Mutex<bool>,
-    /// The controllers that are on for the cgroups of its processes, and the ones that it has
-    /// switched on in the parent, once that was tried.
-    state: Mutex<Option<Vec<&'static str>>>,
-}
 
 impl Home {
     /// Switches on the controllers for the cgroups of the processes, as far as the system allows

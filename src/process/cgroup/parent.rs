@@ -11,7 +11,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 
-use super::Refused;
+use super::refused::Refused;
 use crate::sys::cgroup;
 
 /// The directory, and its path for people to read.

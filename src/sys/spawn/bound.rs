@@ -6,7 +6,7 @@
 
 use std::time::Duration;
 
-use super::Failure;
+use super::failure::Failure;
 use crate::error::Stage;
 use crate::sys::{signal, wait};
 

@@ -11,7 +11,7 @@
 
 use std::ptr;
 
-use super::Failure;
+use super::failure::{Failure, check, errno};
 use super::plan::Plan;
 use crate::command::Group;
 use crate::error::Stage;
@@ -46,15 +46,6 @@ pub(super) unsafe fn run(plan: &mut Plan, closing: Closing, keep: &mut Option<i3
         // SAFETY: our caller keeps the conditions of `run`.
         Ok(()) => unsafe { exec(plan) },
     }
-}
-
-fn errno() -> i32 {
-    std::io::Error::last_os_error().raw_os_error().unwrap_or(0)
-}
-
-pub(super) fn check(result: libc::c_long, stage: Stage, subject: i32) -> Result<i32, Failure> {
-    #[allow(clippy::cast_possible_truncation)] // descriptors, pids and zeros
-    if result == -1 { Err(Failure::new(stage, errno(), subject)) } else { Ok(result as i32) }
 }
 
 unsafe fn set_up(plan: &mut Plan, closing: Closing, keep: &mut Option<i32>) -> Result<(), Failure> {

@@ -3,8 +3,7 @@
 //! It does not decide what they are. The one rule: the setting allocates nothing and cannot panic,
 //! because it happens between fork and exec.
 
-use super::Failure;
-use super::child::check;
+use super::failure::{Failure, check};
 use crate::conditions::{self, IoPriority, Scheduler};
 use crate::error::Stage;
 use crate::sys::cpus::mask_of;

@@ -10,9 +10,9 @@ use std::ptr::{self, NonNull};
 use std::slice;
 use std::time::Instant;
 
-use super::Failure;
 use super::bound::Bound;
 use super::child::{self, Closing};
+use super::failure::Failure;
 use super::plan::Plan;
 use crate::error::Stage;
 use crate::sys::{cvt, fd, signal::BlockAll, wait};

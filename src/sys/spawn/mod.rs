@@ -14,7 +14,9 @@ mod conditions;
 mod conditions;
 mod denied;
 mod environment;
+mod failure;
 mod fork;
+mod order;
 mod plan;
 #[cfg(target_os = "linux")]
 mod starter;
@@ -22,16 +24,16 @@ mod starter;
 mod vfork;
 
 use std::cell::RefCell;
-use std::ffi::OsStr;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::{fd, wait};
-use crate::command::{Group, Parts};
+use crate::command::Group;
 use crate::error::{SpawnError, Stage};
-use crate::limit::Limit;
 use bound::Bound;
+use failure::Failure;
+pub(crate) use order::{Born, ChildFile, Order};
 use plan::Plan;
 
 /// The way in which a child is made.
@@ -45,44 +47,6 @@ pub enum SpawnMethod {
     Vfork,
     /// `fork(2)`, which is portable, and slow in a host with much memory.
     Fork,
-}
-
-/// A descriptor of the child, and the descriptor of ours that it is made from.
-pub(crate) type ChildFile<'a> = (i32, BorrowedFd<'a>);
-
-/// The description of a process to start.
-pub(crate) struct Order<'a> {
-    pub(crate) command: &'a Parts,
-    pub(crate) files: &'a [ChildFile<'a>],
-    /// Whether descriptor 0 of the child becomes its controlling terminal.
-    pub(crate) terminal: bool,
-    /// The limit of open files of the child, unless the command sets one.
-    pub(crate) nofile: Option<Limit>,
-    /// The address of the socket on which the child can tell its state.
-    pub(crate) notify: Option<&'a OsStr>,
-    /// The directory of the cgroup that the child starts in, if that is not the host's.
-    pub(crate) cgroup: Option<BorrowedFd<'a>>,
-    /// The socket of the guard that the child registers with, and its number there.
-    pub(crate) guard: Option<(BorrowedFd<'a>, u32)>,
-    /// Whether a pidfd is wanted, if the child can have one from its birth on.
-    pub(crate) pidfd: bool,
-    /// Whether its peak memory is to be its own, if that can be had.
-    pub(crate) own_peak: bool,
-}
-
-/// A child that runs its program.
-#[derive(Debug)]
-pub(crate) struct Born {
-    pub(crate) pid: i32,
-    /// Its pidfd, if the kernel has returned one with the child.
-    pub(crate) pidfd: Option<OwnedFd>,
-    /// The time just before its exec, or `None` if the child could not report it.
-    pub(crate) executed: Option<Instant>,
-    /// Whether its peak memory is certainly its own.
-    pub(crate) own_peak: bool,
-    /// The reason why the child entered its cgroup itself before its exec, if it was not born
-    /// there.
-    pub(crate) entered: Option<io::Error>,
 }
 
 /// The default time that a child may take to reach its exec.
@@ -217,7 +181,13 @@ impl Spawner {
         let mut plan = Plan::new(order.command, order.files, order.terminal, order.nofile, order.notify)?;
         #[cfg(target_os = "linux")]
         if let Some(numbers) = start {
-            plan.start = starter::Start::new(&plan, numbers);
+            plan.start = starter::Start::new(
+                plan.group,
+                plan.parent_death_signal,
+                &plan.paths.pointers,
+                &plan.argv.pointers,
+                numbers,
+            );
         }
         #[cfg(not(target_os = "linux"))]
         let _ = start;
@@ -302,52 +272,5 @@ impl Spawner {
             }
             !gone
         });
-    }
-}
-
-/// A failure of the child, as it comes back to the parent: three integers, for either way of
-/// starting it.
-#[derive(Debug, Clone, Copy)]
-#[repr(C)]
-struct Failure {
-    stage: i32,
-    errno: i32,
-    /// What it failed on, by its number: at [`Stage::Exec`] a path of the plan, at [`Stage::Dup2`]
-    /// a descriptor, at [`Stage::Rlimit`] a resource, and at [`Stage::Wait`] the pid of a child
-    /// that still exists. 0 at the other stages. It is no enum, because any bytes of the child's
-    /// have to be valid.
-    subject: i32,
-}
-
-impl Failure {
-    fn new(stage: Stage, errno: i32, subject: i32) -> Self {
-        Self { stage: stage as i32, errno, subject }
-    }
-
-    /// A failure of the parent itself.
-    fn ours(stage: Stage, error: &io::Error) -> Self {
-        Self::new(stage, error.raw_os_error().unwrap_or(libc::EIO), 0)
-    }
-
-    /// Whether the kernel, or a sandbox, does not let a child start in a cgroup.
-    #[cfg(target_os = "linux")]
-    fn is_refused_clone3(self) -> bool {
-        let refusals = [libc::ENOSYS, libc::EPERM, libc::EINVAL, libc::E2BIG];
-        self.stage() == Stage::Cgroup && refusals.contains(&self.errno)
-    }
-
-    /// Returns the failure that a child has reported. The child ends now and is reaped. Its own
-    /// user may have stopped it once more.
-    fn of_ended(self, pid: i32) -> Self {
-        if wait::kill_and_reap(pid) { self } else { Self::new(Stage::Wait, libc::ETIMEDOUT, pid) }
-    }
-
-    /// Returns the pid of a child that was killed and still exists.
-    fn stuck(self) -> Option<i32> {
-        (self.stage() == Stage::Wait && self.subject > 0).then_some(self.subject)
-    }
-
-    fn stage(self) -> Stage {
-        usize::try_from(self.stage).ok().and_then(|index| Stage::ALL.get(index)).copied().unwrap_or(Stage::Clone)
     }
 }

@@ -1,7 +1,7 @@
 //! The conditions of a run, on systems where the library sets none. The one rule: a command that
 //! asks for one is refused.
 
-use super::Failure;
+use super::failure::Failure;
 use crate::conditions;
 
 /// There is no value of this type.

@@ -14,7 +14,7 @@ use std::time::Instant;
 
 #[cfg(target_os = "linux")]
 use super::starter::Start;
-use super::{ChildFile, Failure, conditions::Conditions, denied::Who, environment::each_if_alone};
+use super::{conditions::Conditions, denied::Who, environment::each_if_alone, failure::Failure, order::ChildFile};
 use crate::command::{Group, Parts};
 use crate::error::{SpawnError, Stage};
 use crate::limit::{Limit, Resource};

@@ -16,8 +16,8 @@ use std::ptr;
 use std::time::{Duration, Instant};
 
 use super::bound::Bound;
-use super::plan::Plan;
-use super::{Failure, Order};
+use super::failure::Failure;
+use super::order::Order;
 use crate::command::Group;
 use crate::error::Stage;
 use crate::sys::{clock, fd, program, signal, wait};
@@ -80,20 +80,28 @@ impl Starter {
 }
 
 impl Start {
-    pub(super) fn new(plan: &Plan, [report, program]: [RawFd; 2]) -> Option<Self> {
+    /// Makes the starter's arguments from those of a plan, whose strings must outlive them, or
+    /// returns `None` if it cannot carry out the plan.
+    pub(super) fn new(
+        group: Group,
+        parent_death_signal: Option<i32>,
+        paths: &[*const c_char],
+        args: &[*const c_char],
+        [report, program]: [RawFd; 2],
+    ) -> Option<Self> {
         let number = |number: i32| u8::try_from(number + 1).ok();
-        let mode = match plan.group {
+        let mode = match group {
             Group::Own => 1,
             Group::Session => 2,
             Group::Join(_) | Group::Inherit => return None,
         };
-        let orders = vec![number(report)?, mode, number(plan.parent_death_signal.unwrap_or(0))?];
+        let orders = vec![number(report)?, mode, number(parent_death_signal.unwrap_or(0))?];
         let words = (CString::new(orders).ok()?, CString::default());
-        let (_, paths) = plan.paths.pointers.split_last()?;
+        let (_, paths) = paths.split_last()?;
         let mut argv = vec![words.0.as_ptr()];
         argv.extend(paths);
         argv.push(words.1.as_ptr());
-        argv.extend(&plan.argv.pointers);
+        argv.extend(args);
         Some(Self { argv, _words: words, program })
     }
 
@@ -247,152 +255,138 @@ impl Message {
 /// program.
 #[cfg(all(target_arch = "x86_64", target_pointer_width = "64"))]
 fn code() -> Option<(u16, &'static [u8])> {
-    let (start, end): (*const u8, *const u8);
-    // SAFETY: the jump skips the code, and only its addresses are used.
-    unsafe {
-        std::arch::asm!(
-            "lea {start}, [rip + 20f]",
-            "lea {end}, [rip + 29f]",
-            "jmp 29f",
-            "20:",
-            "mov rax, [rsp + 8]",
-            "movzx ebx, byte ptr [rax]",
-            "dec ebx",
-            "movzx ebp, byte ptr [rax + 1]",
-            "movzx r14d, byte ptr [rax + 2]",
-            "dec r14d",
-            // fcntl(report, F_SETFD, FD_CLOEXEC)
-            "mov eax, 72",
-            "mov edi, ebx",
-            "mov esi, 2",
-            "mov edx, 1",
-            "syscall",
-            // getppid()
-            "mov eax, 110",
-            "syscall",
-            "mov r15, rax",
-            // r12: the paths. r13: the arguments. r9: the environment.
-            "lea r12, [rsp + 16]",
-            "mov r13, r12",
-            "30:",
-            "mov rax, [r13]",
-            "add r13, 8",
-            "cmp byte ptr [rax], 0",
-            "jne 30b",
-            "mov rax, [rsp]",
-            "lea r9, [rsp + 8 * rax + 16]",
-            "sub rsp, 64",
-            // clone(CLONE_VM | CLONE_VFORK | CLONE_PARENT | SIGCHLD, 0, 0, 0, 0)
-            "mov eax, 56",
-            "mov edi, 0xc111",
-            "xor esi, esi",
-            "xor edx, edx",
-            "xor r10d, r10d",
-            "xor r8d, r8d",
-            "syscall",
-            "test rax, rax",
-            "jnz 48f",
-            // write(report, {getpid()}, 8). Until then it is in the group of the starter.
-            "mov eax, 39",
-            "syscall",
-            "mov [rsp], rax",
-            "mov eax, 1",
-            "mov edi, ebx",
-            "mov rsi, rsp",
-            "mov edx, 8",
-            "syscall",
-            // setpgid(0, 0) or setsid()
-            "cmp ebp, 1",
-            "jne 32f",
-            "mov eax, 109",
-            "xor edi, edi",
-            "xor esi, esi",
-            "syscall",
-            "test rax, rax",
-            "js 47f",
-            "32:",
-            "cmp ebp, 2",
-            "jne 33f",
-            "mov eax, 112",
-            "syscall",
-            "test rax, rax",
-            "js 47f",
-            // prctl(PR_SET_PDEATHSIG, signal), and a check that the parent is the same
-            "33:",
-            "test r14d, r14d",
-            "jz 34f",
-            "mov eax, 157",
-            "mov edi, 1",
-            "mov esi, r14d",
-            "syscall",
-            "test rax, rax",
-            "js 47f",
-            "mov eax, 110",
-            "syscall",
-            "cmp rax, r15",
-            "jne 47f",
-            // write(report, {clock_gettime(CLOCK_MONOTONIC)}, 16)
-            "34:",
-            "mov eax, 228",
-            "mov edi, 1",
-            "mov rsi, rsp",
-            "syscall",
-            "mov eax, 1",
-            "mov edi, ebx",
-            "mov rsi, rsp",
-            "mov edx, 16",
-            "syscall",
-            // rt_sigprocmask(SIG_SETMASK, none, null, 8)
-            "mov qword ptr [rsp], 0",
-            "mov eax, 14",
-            "mov edi, 2",
-            "mov rsi, rsp",
-            "xor edx, edx",
-            "mov r10d, 8",
-            "syscall",
-            // execve(path, arguments, environment) for each path, in the way of execvp(3)
-            "40:",
-            "mov rdi, [r12]",
-            "cmp byte ptr [rdi], 0",
-            "je 47f",
-            "mov eax, 59",
-            "mov rsi, r13",
-            "mov rdx, r9",
-            "syscall",
-            "add r12, 8",
-            "cmp rax, -2",
-            "je 40b",
-            "cmp rax, -13",
-            "je 40b",
-            "cmp rax, -20",
-            "je 40b",
-            "cmp rax, -19",
-            "je 40b",
-            "cmp rax, -110",
-            "je 40b",
-            "cmp rax, -116",
-            "je 40b",
-            // It could not: write(report, any byte, 1)
-            "47:",
-            "mov eax, 1",
-            "mov edi, ebx",
-            "mov rsi, rsp",
-            "mov edx, 1",
-            "syscall",
-            // exit_group(0)
-            "48:",
-            "mov eax, 231",
-            "xor edi, edi",
-            "syscall",
-            "ud2",
-            "29:",
-            start = out(reg) start,
-            end = out(reg) end,
-            options(nomem, nostack, preserves_flags),
-        );
-    }
-    // SAFETY: the bytes between the two labels are the code, which never changes.
-    Some((62, unsafe { std::slice::from_raw_parts(start, end.addr() - start.addr()) }))
+    program::code![
+        "mov rax, [rsp + 8]",
+        "movzx ebx, byte ptr [rax]",
+        "dec ebx",
+        "movzx ebp, byte ptr [rax + 1]",
+        "movzx r14d, byte ptr [rax + 2]",
+        "dec r14d",
+        // fcntl(report, F_SETFD, FD_CLOEXEC)
+        "mov eax, 72",
+        "mov edi, ebx",
+        "mov esi, 2",
+        "mov edx, 1",
+        "syscall",
+        // getppid()
+        "mov eax, 110",
+        "syscall",
+        "mov r15, rax",
+        // r12: the paths. r13: the arguments. r9: the environment.
+        "lea r12, [rsp + 16]",
+        "mov r13, r12",
+        "30:",
+        "mov rax, [r13]",
+        "add r13, 8",
+        "cmp byte ptr [rax], 0",
+        "jne 30b",
+        "mov rax, [rsp]",
+        "lea r9, [rsp + 8 * rax + 16]",
+        "sub rsp, 64",
+        // clone(CLONE_VM | CLONE_VFORK | CLONE_PARENT | SIGCHLD, 0, 0, 0, 0)
+        "mov eax, 56",
+        "mov edi, 0xc111",
+        "xor esi, esi",
+        "xor edx, edx",
+        "xor r10d, r10d",
+        "xor r8d, r8d",
+        "syscall",
+        "test rax, rax",
+        "jnz 48f",
+        // write(report, {getpid()}, 8). Until then it is in the group of the starter.
+        "mov eax, 39",
+        "syscall",
+        "mov [rsp], rax",
+        "mov eax, 1",
+        "mov edi, ebx",
+        "mov rsi, rsp",
+        "mov edx, 8",
+        "syscall",
+        // setpgid(0, 0) or setsid()
+        "cmp ebp, 1",
+        "jne 32f",
+        "mov eax, 109",
+        "xor edi, edi",
+        "xor esi, esi",
+        "syscall",
+        "test rax, rax",
+        "js 47f",
+        "32:",
+        "cmp ebp, 2",
+        "jne 33f",
+        "mov eax, 112",
+        "syscall",
+        "test rax, rax",
+        "js 47f",
+        // prctl(PR_SET_PDEATHSIG, signal), and a check that the parent is the same
+        "33:",
+        "test r14d, r14d",
+        "jz 34f",
+        "mov eax, 157",
+        "mov edi, 1",
+        "mov esi, r14d",
+        "syscall",
+        "test rax, rax",
+        "js 47f",
+        "mov eax, 110",
+        "syscall",
+        "cmp rax, r15",
+        "jne 47f",
+        // write(report, {clock_gettime(CLOCK_MONOTONIC)}, 16)
+        "34:",
+        "mov eax, 228",
+        "mov edi, 1",
+        "mov rsi, rsp",
+        "syscall",
+        "mov eax, 1",
+        "mov edi, ebx",
+        "mov rsi, rsp",
+        "mov edx, 16",
+        "syscall",
+        // rt_sigprocmask(SIG_SETMASK, none, null, 8)
+        "mov qword ptr [rsp], 0",
+        "mov eax, 14",
+        "mov edi, 2",
+        "mov rsi, rsp",
+        "xor edx, edx",
+        "mov r10d, 8",
+        "syscall",
+        // execve(path, arguments, environment) for each path, in the way of execvp(3)
+        "40:",
+        "mov rdi, [r12]",
+        "cmp byte ptr [rdi], 0",
+        "je 47f",
+        "mov eax, 59",
+        "mov rsi, r13",
+        "mov rdx, r9",
+        "syscall",
+        "add r12, 8",
+        "cmp rax, -2",
+        "je 40b",
+        "cmp rax, -13",
+        "je 40b",
+        "cmp rax, -20",
+        "je 40b",
+        "cmp rax, -19",
+        "je 40b",
+        "cmp rax, -110",
+        "je 40b",
+        "cmp rax, -116",
+        "je 40b",
+        // It could not: write(report, any byte, 1)
+        "47:",
+        "mov eax, 1",
+        "mov edi, ebx",
+        "mov rsi, rsp",
+        "mov edx, 1",
+        "syscall",
+        // exit_group(0)
+        "48:",
+        "mov eax, 231",
+        "xor edi, edi",
+        "syscall",
+        "ud2",
+    ]
 }
 
 #[cfg(not(all(target_arch = "x86_64", target_pointer_width = "64")))]

@@ -17,9 +17,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
 
-use super::Failure;
 use super::bound::Bound;
 use super::child::{self, Closing};
+use super::failure::Failure;
 use super::plan::{Move, Plan};
 use crate::error::Stage;
 use crate::sys::clone;
