@@ -290,12 +290,7 @@ pub(crate) fn used(pid: i32) -> Used {
     let time = |ticks: u64| leader(Duration::from_nanos(ticks.saturating_mul(1_000_000_000 / sys::clock_ticks())));
     (used.user_time, used.system_time) = (number(11).map(time), number(12).map(time));
     (used.minor_faults, used.major_faults) = (number(7).map(leader), number(9).map(leader));
-    let status = read(pid, "status").unwrap_or_default();
-    // The name of the process may hold any bytes.
-    let status = String::from_utf8_lossy(&status);
-    let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
-    let peak = peak.and_then(|text| text.trim().strip_suffix("kB")?.trim().parse::<u64>().ok());
-    used.peak_memory = peak.map(|kilobytes| leader(kilobytes * 1024));
+    used.peak_memory = read(pid, "status").and_then(|status| sys::memory::peak_in(&status)).map(leader);
     used
 }
 

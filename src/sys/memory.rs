@@ -23,10 +23,16 @@ pub(crate) fn own_peak(max_rss: u64) -> Option<u64> {
 
 /// Reads the peak of this process. It is that of its memory since its exec, as the child inherits
 /// it, and not that of `getrusage(2)`.
-#[doc(alias = "VmHWM")]
 fn peak() -> Option<u64> {
-    let status = fs::read_to_string("/proc/self/status").ok()?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+    peak_in(&fs::read("/proc/self/status").ok()?)
+}
+
+/// Finds the peak in the text of `/proc/PID/status`, in bytes. A zombie has none.
+#[doc(alias = "VmHWM")]
+pub(crate) fn peak_in(status: &[u8]) -> Option<u64> {
+    // The name of the process may hold any bytes.
+    let mut lines = status.split(|byte| *byte == b'\n');
+    let line = lines.find_map(|line| std::str::from_utf8(line).ok()?.strip_prefix("VmHWM:"))?;
     let kilobytes: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
     Some(kilobytes * 1024)
 }
