@@ -91,6 +91,7 @@ fn no_answer(world: &mut World, own_peak: bool) {
     let is_there = |pid: i32| fs::read_link(format!("/proc/{pid}/cwd")).is_ok_and(|cwd| cwd == folder.0);
     assert!(!children().iter().any(|(pid, _)| is_there(*pid)));
     drop(lease);
+    world.reactor.set_spawn_timeout(WATCHDOG);
     assert_eq!(world.output(&command), "hello\n");
 }
 
@@ -230,6 +231,7 @@ on_all_combinations! {
         let pid: i32 = said.split_whitespace().skip_while(|word| *word != "(process").nth(1).unwrap().parse().unwrap();
         assert!(said.ends_with("was killed and is not gone yet)"), "{said}");
         assert!(children().iter().any(|(child, _)| *child == pid));
+        world.reactor.set_spawn_timeout(WATCHDOG);
         // Meanwhile other processes are started as usual.
         assert_eq!(world.output(&util::sh("echo hello")), "hello\n");
         drop(silent);
@@ -257,6 +259,7 @@ fn the_user_of_a_stuck_child_may_not_read_the_host() {
         let mut command = Command::new(folder.0.join("program"));
         let error = world.reactor.spawn_process(command.uid(USERS).gid(USERS).groups(&[])).unwrap_err();
         assert!(error.to_string().ends_with("was killed and is not gone yet)"), "{error}");
+        world.reactor.set_spawn_timeout(WATCHDOG);
         assert_ne!(dumpable_behavior().unwrap(), DumpableBehavior::Dumpable);
         assert_eq!(world.output(&util::sh("echo hello")), "hello\n");
         assert_ne!(dumpable_behavior().unwrap(), DumpableBehavior::Dumpable);
