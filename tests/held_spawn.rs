@@ -26,7 +26,7 @@ use util::{COMBINATIONS, TempDir, WATCHDOG, World, children, children_of, needs_
 /// No other process uses these users, so that "all processes of this user" are those of one test.
 const USERS: u32 = 3_111_000_000;
 static TESTS: AtomicU32 = AtomicU32::new(0);
-/// The variable with this name raises the number of spawns.
+/// The variable with this name sets the number of spawns.
 const SPAWNS: &str = "CHILDMINDER_TEST_HELD_SPAWNS";
 const HOST: &str = "CHILDMINDER_TEST_HELD_HOST";
 
