@@ -26,7 +26,7 @@ use util::{COMBINATIONS, TempDir, WATCHDOG, World, children, children_of, needs_
 /// No other process uses these users, so that "all processes of this user" are those of one test.
 const USERS: u32 = 3_111_000_000;
 static TESTS: AtomicU32 = AtomicU32::new(0);
-/// The variable with this name raises the number of spawns.
+/// The variable with this name sets the number of spawns.
 const SPAWNS: &str = "CHILDMINDER_TEST_HELD_SPAWNS";
 const HOST: &str = "CHILDMINDER_TEST_HELD_HOST";
 
@@ -260,6 +260,7 @@ fn the_user_of_a_stuck_child_may_not_read_the_host() {
         let mut command = Command::new(folder.0.join("program"));
         let error = world.reactor.spawn_process(command.uid(USERS).gid(USERS).groups(&[])).unwrap_err();
         assert!(error.to_string().ends_with("was killed and is not gone yet)"), "{error}");
+        world.reactor.set_spawn_timeout(WATCHDOG);
         assert_ne!(dumpable_behavior().unwrap(), DumpableBehavior::Dumpable);
         assert_eq!(world.output(&util::sh("echo hello")), "hello\n");
         assert_ne!(dumpable_behavior().unwrap(), DumpableBehavior::Dumpable);

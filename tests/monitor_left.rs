@@ -15,8 +15,8 @@ fn open_descriptors() -> usize {
 /// A process that lives on from its 20th start. Each one leaves a process behind in its group,
 /// which holds no pipe and ends when it is told to.
 fn quiet_leaver(dir: &Dir) -> childminder::Command {
-    let mut command = sh("n=0; [ ! -e n ] || read n <n; n=$((n+1)); echo $n >n
-         (echo $$ >left-$n; until [ -e end ]; do sleep 0.02; done) </dev/null >/dev/null 2>&1 &
+    let mut command = sh("n=0; [ ! -e n ] || read n <n; n=$((n+1)); echo $n >n; [ -p end ] || mkfifo end
+         (echo $$ >left-$n; : <end) </dev/null >/dev/null 2>&1 &
          until [ -s left-$n ]; do sleep 0.01; done
          [ $n -lt 20 ] || { echo ready; exec sleep 1000; }");
     command.current_dir(dir.path("."));
@@ -60,7 +60,8 @@ fn leftover_processes_are_watched_by_descriptors_for_the_last_few_only() {
             }
         };
         assert_eq!(world.count("tree unknown", "it"), unknown);
-        fs::write(dir.path("end"), "").unwrap();
+        // This wakes all who wait to open it.
+        drop(fs::File::create(dir.path("end")).unwrap());
         world.until("all that are left to be gone", |world| world.monitor.status("it").unwrap().left.is_empty());
         world.until("all others to be gone", |_| groups_left(&dir) == 1);
         assert_eq!(world.count("tree unknown", "it"), unknown);

@@ -50,7 +50,7 @@ fn without_a_process_table_a_stop_ends_after_two_kills() {
         become_the_orphans_parent();
         let mut world = World::new();
         let mut policy = no_instant_deaths();
-        policy.kill_time = Duration::from_millis(100);
+        policy.kill_time = Duration::from_secs(2);
         world.add_with("it", &sh("sleep 1000 & echo ready; exec sleep 1000"), policy);
         world.start();
         world.until_ready("it", 1);

@@ -14,9 +14,8 @@ use childminder::{
     Stdio,
 };
 
-use embed_util::{METHODS, children, dispositions, needs_the_kernel, open_fds, rss, threads, watchdog};
+use embed_util::{METHODS, children, dispositions, needs_the_kernel, open_fds, rounds, rss, threads, watchdog};
 
-const CYCLES: usize = 1_000;
 /// The memory that the allocator may keep, in KiB.
 const SLACK: u64 = 1024;
 
@@ -60,9 +59,8 @@ fn cycle((spawn, reap): (SpawnMethod, ReapMethod)) -> io::Result<()> {
 #[test]
 fn nothing_is_left() {
     watchdog(1200);
-    // Otherwise it is slow, too.
     let native = needs_the_kernel("memory of its own processes alone");
-    let cycles = if native { CYCLES } else { CYCLES / 10 };
+    let cycles = 10 * rounds();
     let untouched = dispositions();
     for methods in [METHODS[0], METHODS[2], METHODS[1], METHODS[3]] {
         // The first cycles leave what is kept for good: buffers of the allocator, and the inbox for
@@ -85,11 +83,11 @@ fn nothing_is_left() {
         assert!(!native || memory_after <= memory + SLACK, "{memory} KiB before, {memory_after} after");
         assert_eq!(dispositions(), untouched);
     }
-    watched_signals(native);
+    watched_signals(cycles, native);
     assert_eq!(dispositions(), untouched);
 }
 
-fn watched_signals(native: bool) {
+fn watched_signals(cycles: usize, native: bool) {
     let cycle = || {
         let mut reactor = Reactor::new().unwrap();
         reactor.watch_signal(libc::SIGUSR1).unwrap();
@@ -100,7 +98,7 @@ fn watched_signals(native: bool) {
         cycle();
     }
     let (fds, memory) = (open_fds(), rss());
-    for _ in 0..CYCLES {
+    for _ in 0..cycles {
         cycle();
     }
     assert_eq!(open_fds(), fds);

@@ -13,7 +13,7 @@ mod seccomp;
 use std::time::Duration;
 
 use apart::expect_apart;
-use childminder::{Command, RunToEnd, Stdio};
+use childminder::{Command, RunMany, RunToEnd, Stdio};
 use monitor_util::{STUBBORN, each_way, group, no_instant_deaths, sh, short_kill_time};
 use seccomp::{Refused, refuse};
 
@@ -25,6 +25,11 @@ fn everything_works() {
         assert!(output.exit.success() && output.stdout == b"said");
         let output = RunToEnd::new(Command::new("sleep").arg("1000")).timeout(Duration::from_millis(50)).run();
         assert!(output.unwrap().timed_out);
+        let mut runs = Vec::new();
+        let many = RunMany::new([sh("sleep 1000 >/dev/null & echo $$")]);
+        many.run(|finished| runs.push(finished.result.unwrap())).unwrap();
+        let leader = String::from_utf8_lossy(&runs[0].stdout).trim().parse().unwrap();
+        world.until("the rest of the run is gone", |_| group(leader).is_empty());
         let error = world.reactor.spawn_process(&Command::new("/no/such")).unwrap_err();
         assert_eq!(error.io_error().raw_os_error(), Some(libc::ENOENT));
 

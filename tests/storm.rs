@@ -16,7 +16,7 @@ use rustix::process::{Pid, Signal, kill_process_group};
 use util::{WATCHDOG, World, now};
 
 const HOST: &str = "CHILDMINDER_TEST_STORM_HOST";
-/// The variable with this name raises the number of spawns.
+/// The variable with this name sets the number of spawns.
 const SPAWNS: &str = "CHILDMINDER_TEST_STORM_SPAWNS";
 
 fn spawns() -> usize {

@@ -239,6 +239,10 @@ impl<R: Read> Job<R> {
             ended: false,
             is_over: false,
         };
+        if let Some(mut process) = reactor.process(process) {
+            // Otherwise they are killed once its exit is reported.
+            process.kill_unreachable_at_exit(settings.leftovers == Leftovers::Kill);
+        }
         let has_pipe = reactor.process(process).is_some_and(|mut process| process.pending(0).is_some());
         let (Input::Given(input) | Input::Empty(input)) = input;
         if has_pipe {

@@ -240,10 +240,15 @@ impl Up {
 
 impl Drop for Up {
     fn drop(&mut self) {
-        // The second signal kills the processes that are left.
+        let start = now();
         while matches!(self.child.try_wait(), Ok(None)) {
-            self.signal(Signal::TERM);
-            self.signal(Signal::CONT);
+            if start.elapsed() < WATCHDOG {
+                // The second signal kills the processes that are left.
+                self.signal(Signal::TERM);
+                self.signal(Signal::CONT);
+            } else {
+                self.signal(Signal::KILL);
+            }
             std::thread::park_timeout(Duration::from_millis(20));
         }
     }
