@@ -1,6 +1,6 @@
 //! Measures millions of timers that are used like kill timers: set, and nearly always cancelled.
 //! They are set within a turn, as a handler does. The limit is a bare `BinaryHeap` of deadlines,
-//! which can cancel nothing.
+//! which can cancel nothing, and a reading of the clock for each, because a delay counts from now.
 
 mod support;
 
@@ -77,7 +77,8 @@ fn bare(pending: usize, count: usize) -> [f64; 2] {
     let mut random = Random(1);
     let mut heap: BinaryHeap<Reverse<(u64, u64)>> = BinaryHeap::new();
     let mut push = |random: &mut Random, number: usize| {
-        heap.push(Reverse((random.delay().as_nanos() as u64, number as u64)));
+        let deadline = raw::monotonic() + random.delay().as_nanos() as u64;
+        heap.push(Reverse((deadline, number as u64)));
     };
     for number in 0..pending + count {
         push(&mut random, number);
@@ -113,10 +114,13 @@ fn main() {
     let [inserts, both] = bench.contest(
         ["an insert beside 1,000,000 timers, ns", "an insert and its cancel beside 1,000,000 timers, ns"],
         9,
-        &mut [("childminder", &mut || ours(pending, count)), ("bare BinaryHeap push", &mut || bare(pending, count))],
+        &mut [
+            ("childminder", &mut || ours(pending, count)),
+            ("bare BinaryHeap push with the clock", &mut || bare(pending, count)),
+        ],
     );
-    bench.ratio(&inserts, "childminder", "bare BinaryHeap push", Target::AtMost(1.5));
-    bench.ratio(&both, "childminder", "bare BinaryHeap push", Target::AtMost(1.5));
+    bench.ratio(&inserts, "childminder", "bare BinaryHeap push with the clock", Target::AtMost(1.5));
+    bench.ratio(&both, "childminder", "bare BinaryHeap push with the clock", Target::AtMost(1.5));
 
     let rounds = bench.size(9, 1);
     let pending = bench.size(100_000, 1000);
