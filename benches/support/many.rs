@@ -1,8 +1,7 @@
 //! Measures the processor time of the command with a hundred, a thousand and ten thousand services,
 //! to see whether the cost of an action depends only on the services that it concerns.
 //!
-//! Each service is kept together in its cgroup, as by default, or by its process group alone. The
-//! difference is the kernel's: it takes longer to start a process in one of ten thousand cgroups.
+//! Each service is kept together in its cgroup, as by default, or by its process group alone.
 //!
 //! The one rule: each figure is the cost for one service or for one event, so that it is the same
 //! for all counts if the cost grows with the work.
