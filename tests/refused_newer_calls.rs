@@ -31,7 +31,7 @@ fn everything_works() {
         let leader = String::from_utf8_lossy(&runs[0].stdout).trim().parse().unwrap();
         world.until("the rest of the run is gone", |_| group(leader).is_empty());
         let error = world.reactor.spawn_process(&Command::new("/no/such")).unwrap_err();
-        assert_eq!(error.io_error().raw_os_error(), Some(libc::ENOENT));
+        assert_eq!(error.io_error().raw_os_error(), Some(libc::ENOENT), "{error}");
 
         world.add_with("brief", &sh("echo word; exit 7"), no_instant_deaths());
         world.add_with("stubborn", &sh(STUBBORN), short_kill_time());
