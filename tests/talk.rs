@@ -357,18 +357,18 @@ on_all_combinations! {
 
     fn a_write_that_has_timed_out_can_go_on(methods: &mut Methods) {
         let child = methods.sh("read a; echo got $a; wc -c");
-        let input = vec![b'x'; 500_000];
+        let input = vec![b'x'; 2_000_000];
         child.set_time_limit(SHORT);
         // The shell reads its line byte by byte, and there is no newline.
         let TalkError::TimedOut { not_taken, wanted, .. } = child.write(&input).unwrap_err() else { panic!() };
-        assert!(not_taken >= 250_000, "{not_taken}");
-        assert_eq!(wanted, format!("room for {not_taken} of 500000 bytes of input"));
+        assert!(not_taken >= 1_000_000, "{not_taken}");
+        assert_eq!(wanted, format!("room for {not_taken} of 2000000 bytes of input"));
         child.set_time_limit(Some(WATCHDOG));
         child.write(&input[input.len() - not_taken..]).unwrap();
         child.write("\nabc").unwrap();
         let said = String::from_utf8(child.output().unwrap().stdout).unwrap();
-        assert!(said.len() > 500_000 && said.ends_with("x\n3\n"), "{}", said.len());
-        assert_eq!(said.bytes().filter(|byte| *byte == b'x').count(), 500_000);
+        assert!(said.len() > 2_000_000 && said.ends_with("x\n3\n"), "{}", said.len());
+        assert_eq!(said.bytes().filter(|byte| *byte == b'x').count(), 2_000_000);
     }
 
     fn a_stream_that_was_paused_goes_on(methods: &mut Methods) {
