@@ -19,8 +19,11 @@ const HOST: &str = "CHILDMINDER_TEST_STORM_HOST";
 /// The variable with this name sets the number of spawns.
 const SPAWNS: &str = "CHILDMINDER_TEST_STORM_SPAWNS";
 
+/// The number of spawns at once.
+const AT_ONCE: usize = 8;
+
 fn spawns() -> usize {
-    env::var(SPAWNS).map_or(2_000, |count| count.parse().unwrap())
+    env::var(SPAWNS).map_or(2_000, |count| count.parse::<usize>().unwrap()).next_multiple_of(AT_ONCE)
 }
 
 /// Spawns processes and prints how many have ended as they should. Ctrl-C has no effect on it, and
@@ -35,7 +38,7 @@ fn host(method: SpawnMethod, in_its_group: bool) {
     }
     let (mut well, mut spawned) = (0, 0);
     while spawned < spawns() {
-        let ids: Vec<_> = (0..8).map(|_| world.spawn(&command)).collect();
+        let ids: Vec<_> = (0..AT_ONCE).map(|_| world.spawn(&command)).collect();
         spawned += ids.len();
         world.until(|log| ids.iter().all(|id| log.ended(*id)));
         let exits = ids.iter().map(|id| world.log.exit(*id).unwrap());

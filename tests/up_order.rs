@@ -26,7 +26,7 @@ after = [\"app\", { name = \"migrate\", when = \"completed\" }]
 ready = \"started\"
 
 [process.app]
-shell = \"test -e go && echo >&3; while ! test -e go; do sleep 0.02; done; echo >&3; exec sleep 1000\"
+shell = \"while ! test -e go; do sleep 0.02; done; echo >&3; exec sleep 1000\"
 requires = [\"db\"]
 ready = \"fd:3\"
 

@@ -87,6 +87,11 @@ impl Reactor {
         self.exited.extend(self.rechecks.iter().filter(|recheck| recheck.at <= now).map(|recheck| recheck.process));
     }
 
+    /// Has the next turn check every child, even if the signal of its exit has not arrived yet.
+    pub(crate) fn look_for_exits(&mut self) {
+        self.sweep = true;
+    }
+
     /// Reads the data that an exited child has left in its pipes, then reaps it and reports its
     /// exit. It also reports its end, if nothing else is left.
     pub(super) fn reap(&mut self, process: Key, buffer: &mut [u8], handler: &mut dyn FnMut(&mut Self, Event<'_>)) {

@@ -132,6 +132,7 @@ impl Driver {
 impl Drop for Driver {
     fn drop(&mut self) {
         // What has exited, but was not reaped, has ended by itself.
+        self.reactor.look_for_exits();
         let _ = self.turn(Some(Duration::ZERO));
         if self.conversation.poll_exits().is_pending() {
             self.conversation.end(&mut self.reactor);
