@@ -29,6 +29,8 @@ use support::raw::{Spawner, Spec};
 use support::{Bench, Target, guard, median, outside, program, raw, rest};
 
 const OURS: &str = "childminder command";
+/// The command, if a process group alone keeps each service together.
+const GROUPS: &str = "childminder command, groups";
 
 /// childminder, twistd, runsv and s6-supervise restart a service at once only if it has lived for a
 /// second.

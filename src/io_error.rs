@@ -2,8 +2,9 @@
 //!
 //! The one rule: nothing of the error is lost on the way.
 
-/// Makes `?` turn an error into an [`io::Error`](std::io::Error) in a function that returns [`io::Result`](std::io::Result). The
-/// error stays inside, with its message and its source. `kind` tells the kind.
+/// Makes `?` turn an error into an [`io::Error`](std::io::Error) in a function that returns
+/// [`io::Result`](std::io::Result). The error stays inside, with its message and its source. `kind`
+/// tells the kind.
 macro_rules! into_io_error {
     ($Error:ty, $kind:expr) => {
         /// The error stays inside, with its message: see

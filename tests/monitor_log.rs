@@ -81,7 +81,8 @@ fn lines_and_lives_are_logged() {
         |name| logged("childminder::monitor").iter().any(|(_, text, _)| *text == format!("[{name}] restarting in 3s"));
     let ready = || logged("childminder::process").iter().any(|(_, text, _)| text == "[deaf] ready");
     let reaches = monitor_util::reaches_leftovers(ReapMethod::Pidfd);
-    // Where nothing leads to a group without its leader, the group is killed before the exit is told.
+    // Where nothing leads to a group without its leader, the group is killed before the exit is
+    // told.
     let last = if reaches { "[leaver] all processes that it left behind are gone" } else { "[leaver] exited: " };
     let left = || logged("childminder::monitor").iter().any(|(_, text, _)| text.starts_with(last));
     while !(waits("web") && ready() && left()) {

@@ -1,6 +1,6 @@
-//! Tests a thousand processes that are killed at once, again and again. All are restarted, and nothing is
-//! left behind. It is the only test of its file, because it counts the descriptors and the children
-//! of this process.
+//! Tests a thousand processes that are killed at once, again and again. All are restarted, and
+//! nothing is left behind. It is the only test of its file, because it counts the descriptors and
+//! the children of this process.
 
 #[path = "util/guard.rs"]
 mod guard;

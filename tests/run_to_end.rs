@@ -282,8 +282,8 @@ on_all_combinations! {
     fn cpu_agrees_with_gnu_time(harness: &mut Harness) {
         let command = sh("i=0; while [ $i -lt 400000 ]; do i=$((i+1)); done; head -c 200000000 /dev/zero >/dev/null");
         let Some((theirs, both)) = timed(*harness, &command) else { return };
-        // Both have measured the same run. GNU time adds next to nothing to it but its own exec, and
-        // cuts its figures to 10 ms.
+        // Both have measured the same run. GNU time adds next to nothing to it but its own exec,
+        // and cuts its figures to 10 ms.
         let usage = both.exit.usage;
         assert!(usage.cpu_time() > Duration::from_millis(50), "{usage:?}");
         let tolerance = ((theirs.user + theirs.system) / 50.0).max(0.03);

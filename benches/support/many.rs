@@ -13,7 +13,7 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use super::support::{Bench, Target, clock, median, micros, outside, raw, rest};
-use super::{Contestant, Folder, LIVED, OURS, Supervisor};
+use super::{Contestant, Folder, GROUPS, LIVED, OURS, Supervisor};
 
 const COUNTS: [usize; 3] = [100, 1_000, 10_000];
 /// The title of each figure.
@@ -27,7 +27,6 @@ const WHAT: [&str; 7] = [
     "stop of a service",
 ];
 const LINES: usize = 2_000;
-const GROUPS: &str = "childminder command, groups";
 
 /// Configures the command with all these services, whose output is not read, and one service that
 /// writes lines.
@@ -171,7 +170,7 @@ pub(super) fn run(mut bench: Bench, service: &Path) {
             for (all, count) in figures.iter().zip(COUNTS) {
                 bench.figure(what, name, &format!("µs, {count} services"), &all[index], Target::None);
             }
-            let few = median(&figures[0][index]);
+            let Some(few) = figures.first().map(|all| median(&all[index])) else { continue };
             for (all, count) in figures.iter().zip(COUNTS).skip(1) {
                 let ratios: Vec<f64> = all[index].iter().map(|figure| figure / few).collect();
                 let what = format!("{what}, {count}");

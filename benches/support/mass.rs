@@ -10,10 +10,9 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use super::support::{Bench, Target, outside, raw, rest};
-use super::{Contestant, Folder, LIVED, OURS, Supervisor, millis};
+use super::{Contestant, Folder, GROUPS, LIVED, OURS, Supervisor, millis};
 
 const LOOP: &str = "bare loop";
-const GROUPS: &str = "childminder command, groups";
 const STRICT: &str = "strict loop, cgroups";
 const STRICT_GROUPS: &str = "strict loop, groups";
 /// The option that makes this program one of the loops: its name, the number of services, their

@@ -19,9 +19,9 @@ use std::process::{Command, Stdio};
 /// - `stamp`: writes the time (8 bytes), waits for a byte on stdin, writes the time again and
 ///   exits.
 /// - `flood MIB`: writes so many MiB of 100-byte lines, in blocks of 64 KiB.
-/// - `later SIGNS GO MIB`: writes the time and its pid into the named pipe SIGNS as `at` does, waits
-///   until somebody opens the named pipe GO, does what `flood` does, writes into SIGNS again, waits
-///   for ever and exits with its parent.
+/// - `later SIGNS GO MIB`: writes the time and its pid into the named pipe SIGNS as `at` does,
+///   waits until somebody opens the named pipe GO, does what `flood` does, writes into SIGNS again,
+///   waits for ever and exits with its parent.
 /// - `drip MICROS N`: writes a line of 24 bytes that begins with the time (8 bytes), N times, once
 ///   every MICROS microseconds.
 const SOURCE: &str = r##"

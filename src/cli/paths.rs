@@ -1,5 +1,5 @@
-//! Makes the paths that users write absolute, and tells what they say. Reads nothing but the current
-//! folder.
+//! Makes the paths that users write absolute, and tells what they say. Reads nothing but the
+//! current folder.
 //!
 //! The one rule: a path keeps its meaning. `.` and doubled slashes are removed, and `..` stays,
 //! because the name in front of it may be a symbolic link.

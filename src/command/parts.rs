@@ -1,7 +1,7 @@
 //! The settings of a command, as plain data that `sys` and `process` read.
 //!
-//! It checks nothing. The one rule: what few commands set is in one box, so that a command that sets
-//! none of it is small.
+//! It checks nothing. The one rule: what few commands set is in one box, so that a command that
+//! sets none of it is small.
 
 use std::ffi::{OsStr, OsString};
 use std::path::Path;

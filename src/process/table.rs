@@ -4,8 +4,7 @@
 //! if the system does not show it.
 
 use std::collections::{HashMap, HashSet};
-use std::fs::{self, File};
-use std::io::Read;
+use std::fs;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
@@ -161,11 +160,7 @@ fn is_ours() -> bool {
 
 /// Reads a file of a process.
 fn read(pid: i32, file: &str) -> Option<Vec<u8>> {
-    // Procfs gives no size, and so `fs::read` would ask for it and then read the file piece by
-    // piece.
-    let mut text = Vec::with_capacity(4096);
-    File::open(format!("/proc/{pid}/{file}")).ok()?.take(u64::MAX).read_to_end(&mut text).ok()?;
-    Some(text)
+    fs::read(format!("/proc/{pid}/{file}")).ok()
 }
 
 fn read_stat(pid: i32) -> Option<Vec<u8>> {

@@ -14,7 +14,8 @@ use crate::sys;
 
 impl Reactor {
     /// Requests [`Event::Ready`](crate::Event::Ready) for a descriptor of the host's: anything that
-    /// has one, such as an `Arc<TcpListener>` of which the host keeps a clone. Make it non-blocking.
+    /// has one, such as an `Arc<TcpListener>` of which the host keeps a clone. Make it
+    /// non-blocking.
     ///
     /// # Errors
     ///

@@ -9,8 +9,8 @@ use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 
 use super::{cvt, fd};
 
-/// The number of this architecture in an ELF file, and the code of these instructions, which must be
-/// able to run at any address. Labels from 30 to 49 are free.
+/// The number of this architecture in an ELF file, and the code of these instructions, which must
+/// be able to run at any address. Labels from 30 to 49 are free.
 #[cfg(all(target_arch = "x86_64", target_pointer_width = "64"))]
 macro_rules! code {
     ($($line:literal),* $(,)?) => {{

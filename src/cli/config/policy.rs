@@ -1,5 +1,5 @@
-//! The policy of a process, as the file says it: how it is restarted, when it has failed, and how it
-//! is stopped.
+//! The policy of a process, as the file says it: how it is restarted, when it has failed, and how
+//! it is stopped.
 //!
 //! It checks the values and starts nothing. The one rule: what a table does not say is as in
 //! `[monitor]`.
