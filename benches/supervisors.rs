@@ -49,8 +49,8 @@ struct Contestant {
 }
 
 impl Contestant {
-    /// The installed supervisors, with their usual settings except those that make them restart at
-    /// once.
+    /// The installed supervisors, with their usual settings except the ones that make them restart
+    /// at once.
     fn all() -> Vec<Self> {
         let installed = |names: &[&str]| {
             let path = std::env::var_os("PATH").unwrap_or_default();

@@ -179,8 +179,8 @@ impl<I: Iterator<Item = Command>> RunMany<I> {
         self
     }
 
-    /// Stops as [`stop`](Self::stop) does as soon as so many runs have failed: those that are no
-    /// [`success`](Finished::success). Zero counts as one.
+    /// Stops as [`stop`](Self::stop) does as soon as so many runs have failed. A run has failed if
+    /// it is no [`success`](Finished::success). Zero counts as one.
     pub fn stop_after_failures(mut self, failures: usize) -> Self {
         self.failures_left = Some(failures.max(1));
         self

@@ -165,8 +165,8 @@ impl<'a> RunToEnd<'a> {
     ///
     /// - [`RunError::Spawn`] if the command could not be started.
     /// - [`RunError::Cancelled`] if it was cancelled before, and [`RunError::NotASignal`] if the
-    ///   [`stop_signal`](Self::stop_signal) or one of those that [interrupt](Self::interrupted_by)
-    ///   the run does not exist, or cannot be caught. Nothing was started.
+    ///   [`stop_signal`](Self::stop_signal) or a signal that [interrupts](Self::interrupted_by) the
+    ///   run does not exist, or cannot be caught. Nothing was started.
     /// - [`RunError::Input`] if the input could not be read.
     /// - [`RunError::Wait`] if the system refused what is needed to wait.
     /// - [`RunError::Interrupted`] if a signal ended the run, and this program goes on because

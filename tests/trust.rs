@@ -120,7 +120,8 @@ fn child_with_output(command: &mut Command, folder: &Folder) -> std::process::Ch
     command.stdin(Stdio::null()).stdout(output("out")).stderr(output("err")).spawn().unwrap()
 }
 
-// Whoever may write to any folder on the way may put another folder in the place of the next one.
+// A user who may write to any folder on the way may put another folder in the place of the next
+// one.
 #[test]
 fn each_folder_on_the_way_counts() {
     if !needs_root() {

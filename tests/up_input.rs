@@ -49,7 +49,7 @@ fn stdin_is_what_the_file_says() {
     assert_eq!(up.until_read("ours.log", "end of ours\n"), "from the supervisor's stdin\nend of ours\n");
     assert_eq!(send(&up, &["pipe"], b"one\n"), (Some(0), String::new()));
     up.until_read("pipe.log", "one\n");
-    // What is sent stays in order, and its bytes are those that were sent.
+    // What is sent stays in order, and its bytes are the bytes that were sent.
     assert_eq!(send(&up, &["--close", "pipe"], b"tw\xffo \xc3\xa4\n"), (Some(0), String::new()));
     let log = until("the end of the pipe", || {
         fs::read(up.folder.join("pipe.log")).ok().filter(|log| log.ends_with(b"end of pipe\n"))

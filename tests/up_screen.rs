@@ -16,7 +16,7 @@ fn write_script(folder: &Folder) {
     folder.write("hostile", &format!("{HOSTILE}\necho ready\nexec sleep 1000\n"));
 }
 
-/// The lines that were drawn, without those that start with one of `but`.
+/// The lines that were drawn, without the ones that start with one of `but`.
 fn lines<'a>(drawn: &'a str, but: &[&str]) -> Vec<&'a str> {
     let lines = drawn.split("\r\n").filter(|line| !but.iter().any(|but| line.starts_with(but)));
     lines.filter(|line| !line.is_empty()).collect()

@@ -4,7 +4,7 @@ Each round writes a stream for each process, starts all, and waits until they ha
 end of some rounds the supervisor is stopped, and all that it has made of the streams is compared with
 what a plain model makes of them. Held is:
 
-  - a file, with those that were rotated from it, has the bytes that were written, in their order;
+  - a file, with the files that were rotated from it, has the bytes that were written, in their order;
   - the supervisor's own output has each line with the name of its process, long ones in pieces;
   - the logs have the last lines;
   - nothing is dropped, as all is read;

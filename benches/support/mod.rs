@@ -111,6 +111,12 @@ impl Bench {
 
     /// Adds the ratio of two contestants, round by round.
     pub(crate) fn ratio(&mut self, contest: &Contest, name: &str, versus: &str, target: Target) {
+        println!(
+            "ABS\t{}\t{name}\t{:.3}\t{versus}\t{:.3}",
+            contest.title,
+            median(contest.of(name)),
+            median(contest.of(versus))
+        );
         let pairs = contest.of(name).iter().zip(contest.of(versus));
         let ratios: Vec<f64> = pairs.map(|(one, other)| one / other).collect();
         self.result(&contest.title, name, &format!("× {versus}"), &ratios, target);

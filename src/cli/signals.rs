@@ -38,7 +38,7 @@ pub(crate) enum Wish {
     Nothing,
 }
 
-/// The signals that a command watches beside those that end it.
+/// The signals that a command watches beside the ones that end it.
 #[derive(Debug)]
 pub(crate) struct Signals {
     /// The terminal that the command was started on, which may be closed.

@@ -40,9 +40,9 @@ impl Command {
         self.0.attributes().groups.as_deref()
     }
 
-    /// Returns the variables that were set, and with `None` those that were removed, in the order
-    /// in which that was done first. The rest is inherited unless [`env_clear`](Self::env_clear)
-    /// was called: see [`get_env_clear`](Self::get_env_clear).
+    /// Returns the variables that were set, and with `None` the variables that were removed, in the
+    /// order in which that was done first. The rest is inherited unless
+    /// [`env_clear`](Self::env_clear) was called: see [`get_env_clear`](Self::get_env_clear).
     ///
     /// ```
     /// use childminder::Command;

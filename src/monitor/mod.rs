@@ -97,7 +97,7 @@ pub struct ProcessMonitor<O = Log> {
 struct Ordered {
     order: Order,
     machine: Machine,
-    /// The names of those that others wait for to be ready.
+    /// The names of the processes that others wait for to be ready.
     awaited: HashSet<String>,
     timer: Option<(TimerId, Instant)>,
 }

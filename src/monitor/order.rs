@@ -114,7 +114,7 @@ pub enum Strategy {
     /// All of them are stopped, and all are started again when they are down (`one_for_all`). If
     /// one fails for good, the group gives up.
     All,
-    /// Those that come after it in the list are stopped and started again (`rest_for_one`). If one
+    /// The members after it in the list are stopped and started again (`rest_for_one`). If one
     /// fails for good, those after it are given up.
     Rest,
 }
@@ -209,8 +209,8 @@ impl Order {
         self
     }
 
-    /// Sets how many processes may be started in a second, evenly spread. Those that have to wait
-    /// are started in the order in which they came.
+    /// Sets how many processes may be started in a second, evenly spread. Processes that have to
+    /// wait are started in the order in which they came.
     pub fn starts_per_second(&mut self, starts: u32) -> &mut Self {
         self.starts_per_second = Some(starts);
         self

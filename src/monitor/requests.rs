@@ -1,7 +1,7 @@
 //! Requests of the host that concern more than one process: order, groups, readiness.
 //!
 //! It decides nothing; `order` does. The one rule: a request for one process goes through the
-//! order, if there is one, so that those that depend on it come first.
+//! order, if there is one, so that the processes that depend on it come first.
 
 use std::collections::HashSet;
 use std::sync::Arc;

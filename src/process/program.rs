@@ -1,6 +1,6 @@
 //! Starts a program of our own that is kept in memory (`sys::program`). It does not talk to it.
 //!
-//! The one rule: the program has a session of its own, and no descriptor but those that its caller
+//! The one rule: the program has a session of its own, and only the descriptors that its caller
 //! names.
 
 use std::io;

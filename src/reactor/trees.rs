@@ -198,8 +198,8 @@ impl Reactor {
         }
     }
 
-    /// Checks the trees that are due, and reports those that are gone, and those that should be
-    /// gone and are not.
+    /// Checks the trees that are due, and reports the trees that are gone, and the trees that
+    /// should be gone and are not.
     pub(super) fn settle_trees(&mut self, handler: &mut dyn FnMut(&mut Self, Event<'_>)) {
         #[cfg(target_os = "linux")]
         self.keep_guard();

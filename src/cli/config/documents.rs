@@ -1,5 +1,5 @@
-//! Finds and reads the files that make up a configuration: one file with those that it includes, or
-//! all files of a folder. Does not interpret them, but for the key `include`.
+//! Finds and reads the files that make up a configuration: one file with the files that it
+//! includes, or all files of a folder. Does not interpret them, but for the key `include`.
 //!
 //! The one rule: the order is the same at each reading: the file itself, then the included ones in
 //! the order of `include`, and by name where a pattern or a folder stands for several.
@@ -52,8 +52,8 @@ impl Document {
     }
 }
 
-/// The file of this name, or the files of the folder, without those that they include. Also returns
-/// the absolute path.
+/// The file of this name, or the files of the folder, without the files that they include. Also
+/// returns the absolute path.
 pub(super) fn named(file: &FileName) -> Result<(PathBuf, Vec<Document>), Unreadable> {
     let is_folder = file.is_named() && fs::metadata(file.path()).is_ok_and(|there| there.is_dir());
     if !is_folder {
@@ -77,7 +77,7 @@ pub(super) fn named(file: &FileName) -> Result<(PathBuf, Vec<Document>), Unreada
     Ok((path, documents))
 }
 
-/// All files of a configuration, with those that they include.
+/// All files of a configuration, with the files that they include.
 pub(super) fn all(file: &FileName) -> Result<Vec<Document>, Findings> {
     let (_, mut documents) = named(file).map_err(Findings::unreadable)?;
     let mut findings = Findings::default();

@@ -41,7 +41,7 @@ struct Arguments {
     owner: Option<u32>,
     style: Style,
     watch: bool,
-    /// Whether only those that wait are shown, with what they wait for.
+    /// Whether only the waiting processes are shown, with what they wait for.
     waiting: bool,
 }
 
@@ -217,7 +217,7 @@ pub(crate) fn help(command: &str) -> String {
         "status" => (
             "shows the state of processes",
             " [NAME... | --all]",
-            "      --waiting       shows only those that wait, and what for
+            "      --waiting       shows only the processes that wait, and what for
       --tree          shows also each process that belongs to one: its number, state, memory and name
       --watch         draws it again every second, until Ctrl-C\n",
         ),

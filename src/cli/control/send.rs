@@ -232,8 +232,8 @@ fn ended(answer: &Value) -> u8 {
     u8::from(answer["ok"] != true)
 }
 
-/// The bytes without those that leave, and whether they were there. A first byte of them that ends
-/// the input is held back.
+/// The bytes without the ones that leave, and whether they were there. A first byte of them that
+/// ends the input is held back.
 fn without_leave(held: &mut Vec<u8>, input: &[u8]) -> (Vec<u8>, bool) {
     let mut bytes = std::mem::take(held);
     bytes.extend_from_slice(input);

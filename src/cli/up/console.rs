@@ -18,7 +18,7 @@ use crate::cli::text::visible;
 use crate::cli::waiting::Author;
 use crate::cli::{prompt, screen};
 
-/// The colours of names on a terminal: those that are readable on black and on white.
+/// The colours of names on a terminal. They are readable on black and on white.
 const COLOURS: [u8; 6] = [36, 33, 32, 35, 34, 31];
 const STDOUT: i32 = 1;
 const STDERR: i32 = 2;

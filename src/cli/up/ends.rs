@@ -81,7 +81,7 @@ impl Up {
         );
     }
 
-    /// Whether those that are not down wait for others that will not come.
+    /// Whether the processes that are not down wait for others that will not come.
     fn wait_in_vain(&self) -> bool {
         self.monitor.statuses().all(|status| match status.state {
             State::Stopped | State::Exited | State::Failed { .. } => true,

@@ -22,7 +22,7 @@ use crate::cli::control::protocol::{self, Object};
 pub(super) struct Changes {
     added: Vec<String>,
     removed: Vec<String>,
-    /// The processes with new settings. Those that were up are started again.
+    /// The processes with new settings. The ones that were up are started again.
     restarted: Vec<String>,
     /// The processes that go on running under a new policy.
     updated: Vec<String>,
@@ -132,7 +132,7 @@ impl Up {
             changes.goals.push((process.to_string(), Goal::Down { process: id }));
             changes.removed.push(process.to_string());
         }
-        // Those that are added start when all is known that they may have to wait for.
+        // The added processes start when all is known that they may have to wait for.
         let mut starts = Vec::new();
         for (process, change, command) in plan {
             match (change, command) {

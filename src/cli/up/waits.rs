@@ -170,7 +170,7 @@ impl Up {
         self.reporter().awaited = !self.waits.is_empty();
     }
 
-    /// Ends the waits for those that a rolling restart has not reached.
+    /// Ends the waits for the processes that a rolling restart has not reached.
     fn break_off(&mut self, reactor: &mut Reactor, broken: &str) {
         let mut numbers: Vec<u64> = self.waits.waits.keys().copied().collect();
         numbers.sort_unstable();

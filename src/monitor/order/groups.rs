@@ -80,8 +80,8 @@ impl Groups {
         self.states.get(group).is_some_and(|state| state.essential)
     }
 
-    /// Goes on with the deaths, and with those that have to stop, of the groups of an earlier order
-    /// that have the same names.
+    /// Goes on with the deaths, and with the processes that have to stop, of the groups of an
+    /// earlier order that have the same names.
     pub(super) fn take_over(&mut self, old: Self) {
         let mut before: HashMap<String, State> =
             old.states.into_iter().map(|state| (state.name.clone(), state)).collect();
@@ -117,7 +117,7 @@ impl Groups {
         }
     }
 
-    /// Notes that a process is gone. Returns those that may have waited for that.
+    /// Notes that a process is gone. Returns the processes that may have waited for that.
     pub(super) fn gone(&mut self, key: u64) -> Vec<u64> {
         let groups: Vec<usize> = self.above(key).collect();
         let mut free = Vec::new();

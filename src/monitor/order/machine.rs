@@ -38,11 +38,11 @@ pub(in crate::monitor) enum Obstacle {
     Process(u64, When, Phase),
     /// Other members of its group have to stop first.
     Group,
-    /// It is in the queue of those that may start.
+    /// It is in the queue of the processes that may start.
     Turn,
 }
 
-/// Whether a process is to go down, when those that depend on it have gone.
+/// Whether a process is to go down, when the processes that depend on it have gone.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Leaving {
     Stop,
@@ -53,7 +53,7 @@ enum Leaving {
 struct Node {
     waits: Vec<(u64, When)>,
     requires: Vec<u64>,
-    /// Those that wait for it, each once.
+    /// The processes that wait for it, each once.
     dependents: Vec<u64>,
     requirers: Vec<u64>,
     phase: Phase,
@@ -89,7 +89,7 @@ pub(in crate::monitor) struct Machine {
     groups: Groups,
     essential: HashSet<u64>,
     rate: Rate,
-    /// Those that may start as soon as the rate allows it.
+    /// The processes that may start as soon as the rate allows it.
     queue: VecDeque<u64>,
     rolling: Option<Rolling>,
     requests: VecDeque<Request>,
@@ -143,13 +143,13 @@ impl Machine {
         self.rolling = old.rolling;
         self.groups.take_over(old.groups);
         self.rate.take_over(&old.rate);
-        // Those that wait for their turn keep it.
+        // Processes that wait for their turn keep it.
         let mut keys: Vec<u64> = self.nodes.keys().copied().collect();
         keys.sort_unstable();
         let keys: Vec<u64> = old.queue.into_iter().chain(keys).collect();
         for key in keys {
             self.look(now, key);
-            // Those that had to go before it may not depend on it any more.
+            // The processes that had to go before it may not depend on it any more.
             self.ask_to_leave(key);
         }
     }
@@ -215,7 +215,7 @@ impl Machine {
         dependents.into_iter().for_each(|other| self.look(now, other));
     }
 
-    /// Asks for a stop, after those that require it.
+    /// Asks for a stop, after the processes that require it.
     pub(in crate::monitor) fn stop(&mut self, key: u64) {
         if let Some(rolling) = &mut self.rolling {
             rolling.skip(key);
@@ -475,7 +475,7 @@ impl Machine {
         }
     }
 
-    /// Lets processes go down, and before them those that require them.
+    /// Lets processes go down, and before them the processes that require them.
     fn leave_all(&mut self, keys: &[u64], leaving: Leaving) {
         let mut work: VecDeque<(u64, Leaving)> = keys.iter().map(|key| (*key, leaving)).collect();
         let mut concerned = Vec::new();
@@ -498,7 +498,7 @@ impl Machine {
         concerned.into_iter().for_each(|key| self.ask_to_leave(key));
     }
 
-    /// Those that have to be gone before this process goes down.
+    /// The processes that have to be gone before this one goes down.
     fn blockers(&self, key: u64) -> impl Iterator<Item = u64> {
         self.through_absent(key, |node| node.dependents.iter().copied()).filter(|other| self.blocks(*other))
     }

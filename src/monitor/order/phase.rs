@@ -58,7 +58,7 @@ impl Phase {
         matches!(self, Self::Waiting | Self::Starting | Self::Started | Self::Ready | Self::Lost | Self::BackingOff)
     }
 
-    /// Whether those that require it can run.
+    /// Whether the processes that require it can run.
     pub(super) fn carries(self) -> bool {
         matches!(self, Self::Started | Self::Ready | Self::Lost | Self::Completed)
     }

@@ -259,7 +259,7 @@ impl Box {
             13 => self.crew.sign(self.now, key, Sign::Unready),
             14 => self.crew.kernel.broken_spawns = self.random.one_in(5),
             15 | 16 => {
-                // Those that have been asked to stop do so.
+                // Processes that have been asked to stop do so.
                 for key in 0..self.count() {
                     if self.crew.kernel.bodies[key as usize].asked && self.random.one_in(2) {
                         self.exit(key, Outcome::Failure);
@@ -302,7 +302,7 @@ impl Box {
             assert_eq!(body.alive, is_alive, "{key}: {:?}", actor.life.state());
             let is_waiting = matches!(actor.life.state(), State::Waiting { .. });
             let obstacles = self.crew.machine.waits_for(key as u64);
-            assert_eq!(is_waiting, !obstacles.is_empty(), "{key} waits, and one can see for whom: {obstacles:?}");
+            assert_eq!(is_waiting, !obstacles.is_empty(), "{key} waits, and one can see what for: {obstacles:?}");
         }
     }
 

@@ -19,7 +19,7 @@ struct Times {
 }
 
 impl Starts {
-    /// Notes a start at this time, and forgets those that no longer count.
+    /// Notes a start at this time, and forgets the starts that no longer count.
     pub(super) fn note(&mut self, now: Instant, limit: Option<StartLimit>) {
         let Some(limit) = limit else { return self.forget() };
         let times = &mut self.0.get_or_insert_default().all;

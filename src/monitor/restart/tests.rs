@@ -350,7 +350,7 @@ fn a_kill_is_repeated_until_nobody_is_left() {
     let kills = [5.0, 6.0, 8.0, 12.0, 20.0, 36.0, 68.0, 128.0, 188.0];
     assert_eq!(world.log[1..], kills.map(|at| (at, Action::Kill)));
     world.tell(CRASH_LEFT).wait();
-    assert_eq!(world.log.last(), Some(&(248.0, Action::Kill)), "also for those that outlive the process");
+    assert_eq!(world.log.last(), Some(&(248.0, Action::Kill)), "also for members that outlive the process");
     assert_eq!(world.tell(I::GroupGone).it.state(), S::Stopped);
 }
 

@@ -302,9 +302,9 @@ unsafe fn exec(plan: &Plan) -> Failure {
         // SAFETY: our caller keeps the conditions of `run`.
         return Failure::new(Stage::Exec, unsafe { start.exec(plan.env.pointers.as_ptr()) }, 0);
     }
-    let nobody = signal::empty_set();
+    let empty = signal::empty_set();
     // SAFETY: the set is ours. All handlers are at their default, so no code of the host can run.
-    let unblocked = unsafe { libc::sigprocmask(libc::SIG_SETMASK, &raw const nobody, ptr::null_mut()) };
+    let unblocked = unsafe { libc::sigprocmask(libc::SIG_SETMASK, &raw const empty, ptr::null_mut()) };
     if let Err(failure) = check(unblocked.into(), Stage::Sigmask, 0) {
         return failure;
     }
