@@ -10,6 +10,7 @@ mod show;
 use std::ffi::{OsStr, OsString};
 use std::fmt;
 use std::io;
+use std::num::NonZeroU32;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -92,7 +93,7 @@ impl Command {
     /// Returns the command of another program that runs with the same user, environment, directory,
     /// limits and containment, but with `/dev/null` for its input and output. `None` if there is no
     /// program.
-    pub(crate) fn helper(&self, words: &[OsString], main: Option<u32>) -> Option<Self> {
+    pub(crate) fn helper(&self, words: &[OsString], main: Option<NonZeroU32>) -> Option<Self> {
         if words.is_empty() {
             return None;
         }

@@ -58,17 +58,20 @@ impl fmt::Display for Strength {
     }
 }
 
+/// A reason that many processes share. The box halves the size of the pointer to it.
+pub(crate) type Reason = Arc<Box<str>>;
+
 /// What keeps one process together with everything that it starts, and why it is not stronger.
 ///
 /// Displayed as `cgroup`, or as `group (no cgroup: …)`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Containment {
     strength: Strength,
-    reason: Option<Arc<str>>,
+    reason: Option<Reason>,
 }
 
 impl Containment {
-    pub(crate) fn new(strength: Strength, reason: Option<Arc<str>>) -> Self {
+    pub(crate) fn new(strength: Strength, reason: Option<Reason>) -> Self {
         Self { strength, reason }
     }
 
@@ -82,7 +85,7 @@ impl Containment {
     /// process was not born in it but entered it just before its exec.
     #[must_use]
     pub fn reason(&self) -> Option<&str> {
-        self.reason.as_deref()
+        self.reason.as_ref().map(|reason| &reason[..])
     }
 }
 
@@ -167,7 +170,7 @@ mod tests {
     #[test]
     fn says_what_it_is_and_why_not_more() {
         assert!(Strength::Process < Strength::Group && Strength::Group < Strength::Cgroup);
-        let group = Containment::new(Strength::Group, Some("it is not mounted".into()));
+        let group = Containment::new(Strength::Group, Some(Arc::new("it is not mounted".into())));
         assert_eq!(group.to_string(), "group (no cgroup: it is not mounted)");
         assert_eq!(Containment::new(Strength::Cgroup, None).to_string(), "cgroup");
     }

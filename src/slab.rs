@@ -4,6 +4,8 @@
 //! It never shrinks, keeps no order, and does not look into its values. The one rule: the
 //! generation of a slot only counts up, and a slot that has no generation left is never used again.
 
+use std::num::NonZeroU32;
+
 const HALF_BITS: u32 = usize::BITS / 2;
 
 /// The largest number that fits half of a `usize`.
@@ -13,13 +15,14 @@ const HALF_MAX: u32 = (usize::MAX >> HALF_BITS) as u32;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct Key {
     slot: u32,
-    generation: u32,
+    /// It is never 0, so that an optional key is no larger than a key.
+    generation: NonZeroU32,
 }
 
 impl Key {
     /// Returns a key that no slab gives out, because its generation is all ones.
     pub(crate) const fn unused(slot: u32) -> Self {
-        Self { slot, generation: u32::MAX }
+        Self { slot, generation: NonZeroU32::MAX }
     }
 
     pub(crate) const fn slot(self) -> u32 {
@@ -31,12 +34,16 @@ impl Key {
     /// This is lossless for keys of a `Slab<T>` with the default `MAX`. Those never have a
     /// generation of all ones, so tokens whose upper half is all ones are free for other uses.
     pub(crate) const fn to_usize(self) -> usize {
-        (self.generation as usize) << HALF_BITS | self.slot as usize
+        (self.generation.get() as usize) << HALF_BITS | self.slot as usize
     }
 
     /// The reverse of [`Key::to_usize`]. Any number makes a key, which need not reach an entry.
     pub(crate) const fn from_usize(token: usize) -> Self {
-        Self { slot: token as u32 & HALF_MAX, generation: (token >> HALF_BITS) as u32 }
+        let slot = token as u32 & HALF_MAX;
+        match NonZeroU32::new((token >> HALF_BITS) as u32) {
+            Some(generation) => Self { slot, generation },
+            None => Self::unused(slot),
+        }
     }
 }
 
@@ -51,7 +58,7 @@ pub(crate) struct Slab<T, const MAX: u32 = HALF_MAX> {
 
 #[derive(Debug)]
 struct Entry<T> {
-    generation: u32,
+    generation: NonZeroU32,
     value: Option<T>,
 }
 
@@ -71,7 +78,7 @@ impl<T, const MAX: u32> Slab<T, MAX> {
             None => {
                 let slot = self.entries.len();
                 assert!(slot <= MAX as usize, "no slot left");
-                self.entries.push(Entry { generation: 0, value: None });
+                self.entries.push(Entry { generation: NonZeroU32::MIN, value: None });
                 slot as u32
             }
         };
@@ -86,7 +93,7 @@ impl<T, const MAX: u32> Slab<T, MAX> {
     pub(crate) fn next_key(&self) -> Key {
         match self.free.last() {
             Some(slot) => Key { slot: *slot, generation: self.entries[*slot as usize].generation },
-            None => Key { slot: self.entries.len() as u32, generation: 0 },
+            None => Key { slot: self.entries.len() as u32, generation: NonZeroU32::MIN },
         }
     }
 
@@ -112,10 +119,10 @@ impl<T, const MAX: u32> Slab<T, MAX> {
             return None;
         }
         let value = entry.value.take()?;
-        // The generation of a used slot is always below MAX, so this cannot overflow. At MAX the
+        // The generation of a used slot is always below MAX, so this counts up. At MAX the
         // slot is retired.
-        entry.generation += 1;
-        if entry.generation < MAX {
+        entry.generation = entry.generation.saturating_add(1);
+        if entry.generation.get() < MAX {
             self.free.push(key.slot);
         }
         self.len -= 1;
@@ -159,7 +166,7 @@ mod tests {
         let mut slab: Slab<u8> = Slab::new();
         let key = slab.insert(1);
         slab.remove(key);
-        let vacant = Key { generation: key.generation + 1, ..key };
+        let vacant = Key { generation: key.generation.saturating_add(1), ..key };
         let max = Key::from_usize(usize::MAX);
         for key in [key, vacant, max, Key::from_usize(1), Key::from_usize(0), Key::unused(key.slot)] {
             assert_eq!(slab.get(key), None);
@@ -173,10 +180,10 @@ mod tests {
     fn a_slot_out_of_generations_is_retired() {
         let mut slab: Slab<u32, 3> = Slab::new();
         let mut keys = Vec::new();
-        // Four slots of three generations.
-        for value in 0..12 {
+        // Four slots of two generations.
+        for value in 0..8 {
             let key = slab.insert(value);
-            assert!(key.slot <= 3 && key.generation < 3);
+            assert!(key.slot <= 3 && key.generation.get() < 3);
             assert_eq!(slab.remove(key), Some(value));
             keys.push(key);
         }
@@ -184,7 +191,7 @@ mod tests {
         assert!((0..4).all(|slot| slab.get(Key::unused(slot)).is_none()));
         keys.sort_unstable();
         keys.dedup();
-        assert_eq!(keys.len(), 12);
+        assert_eq!(keys.len(), 8);
         assert_eq!(slab.len(), 0);
     }
 
@@ -200,15 +207,17 @@ mod tests {
     #[test]
     fn keys_survive_as_tokens() {
         for slot in [0, 1, HALF_MAX - 1, HALF_MAX] {
-            for generation in [0, 1, HALF_MAX - 1] {
-                let key = Key { slot, generation };
+            for generation in [1, 2, HALF_MAX - 1] {
+                let key = Key { slot, generation: NonZeroU32::new(generation).unwrap() };
                 assert_eq!(Key::from_usize(key.to_usize()), key);
                 assert!(key.to_usize() >> HALF_BITS < HALF_MAX as usize);
             }
         }
-        for token in [0, 1, usize::MAX / 3, usize::MAX - 1, usize::MAX] {
+        for token in [usize::MAX / 3, usize::MAX - 1, usize::MAX] {
             assert_eq!(Key::from_usize(token).to_usize(), token);
         }
+        assert_eq!(Key::from_usize(1), Key::unused(1));
+        assert_eq!(size_of::<Option<Key>>(), size_of::<Key>());
     }
 
     #[test]

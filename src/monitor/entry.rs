@@ -5,6 +5,7 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::io;
+use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -35,7 +36,7 @@ pub(super) struct Entry {
     pub(super) command: Command,
     pub(super) life: Lifecycle,
     pub(super) process: Option<ProcessId>,
-    pub(super) pid: Option<u32>,
+    pub(super) pid: Option<NonZeroU32>,
     pub(super) timer: Option<(TimerId, Instant)>,
     /// How its process, or its last one, is kept together with all that it starts.
     pub(super) containment: Option<Containment>,
@@ -175,7 +176,7 @@ impl Entry {
             said: self.watched.as_ref().and_then(|watched| watched.said.as_deref()),
             foreign_messages: self.watched.as_ref().map_or(0, |watched| watched.foreign),
             process: self.process,
-            pid: self.pid,
+            pid: self.pid.map(NonZeroU32::get),
             containment: self.containment.as_ref(),
             left: &self.past().left,
             restarts: self.starts.saturating_sub(1),

@@ -4,6 +4,7 @@
 //! It decides nothing. The one rule: an entry's machine receives everything that happens to its
 //! process, in the order in which it happens.
 
+use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -71,9 +72,10 @@ impl<O: Observer> ProcessMonitor<O> {
                             let awaited = entry.awaited_output();
                             let output = Output { entry: key, name, streams, awaited };
                             self.outputs.insert(process, output);
-                            entry.pid = reactor.process(process).and_then(|process| process.pid());
+                            let pid = reactor.process(process).and_then(|process| process.pid());
+                            entry.pid = pid.and_then(NonZeroU32::new);
                             entry.containment = reactor.tree(process).map(|tree| tree.containment());
-                            self.observer.started(&entry.name, entry.pid.unwrap_or_default());
+                            self.observer.started(&entry.name, pid.unwrap_or_default());
                             Input::Spawned
                         }
                         Err(error) => {

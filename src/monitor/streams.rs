@@ -23,6 +23,8 @@ impl Streams {
     /// Takes the next bytes of a descriptor.
     pub(crate) fn push(&mut self, fd: i32, data: &[u8], sink: &mut impl FnMut(Run<'_>)) {
         let index = self.buffers.iter().position(|(number, _)| *number == fd).unwrap_or_else(|| {
+            // Most processes write to one or two, and a vector would begin with room for four.
+            self.buffers.reserve_exact(1);
             self.buffers.push((fd, LineBuffer::new(self.max_line)));
             self.buffers.len() - 1
         });

@@ -258,7 +258,7 @@ impl Reactor {
         let ended = self.processes.iter().filter(|(_, child)| child.may_have_ended());
         self.exited.extend(ended.map(|(key, _)| key));
         self.trees.stir_all(self.woke);
-        let limited = self.processes.iter().filter(|(_, child)| child.process_limit.is_some());
+        let limited = self.processes.iter().filter(|(_, child)| child.process_limit().is_some());
         self.trees.limits.extend(limited.map(|(key, _)| key));
         let all = self.sources.iter().filter(|(_, source)| matches!(source, Source::Pipe { .. } | Source::Host));
         let ready = all.map(|(source, _)| Ready { source, readable: true, writable: true, gone: false });

@@ -5,10 +5,12 @@
 use std::io;
 use std::sync::Arc;
 
+use crate::contain::Reason;
+
 /// The reason why no cgroup can be used.
 #[derive(Debug, Clone)]
 pub(crate) struct Refused {
-    what: Arc<str>,
+    what: Reason,
     kind: io::ErrorKind,
     errno: Option<i32>,
 }
@@ -20,15 +22,15 @@ impl Refused {
             None if kind == io::ErrorKind::NotFound => what,
             _ => format!("{what}: {error}"),
         };
-        Self { what: said.into(), kind, errno }
+        Self { what: Arc::new(said.into()), kind, errno }
     }
 
     pub(crate) fn unsupported(what: String) -> Self {
-        Self { what: what.into(), kind: io::ErrorKind::Unsupported, errno: None }
+        Self { what: Arc::new(what.into()), kind: io::ErrorKind::Unsupported, errno: None }
     }
 
     /// Returns what was tried, and the system's error.
-    pub(crate) fn reason(&self) -> Arc<str> {
+    pub(crate) fn reason(&self) -> Reason {
         Arc::clone(&self.what)
     }
 
@@ -56,7 +58,7 @@ mod tests {
     #[test]
     fn says_what_was_tried() {
         let refused = Refused::new("cannot make a cgroup in /x".into(), &io::Error::from_raw_os_error(libc::EACCES));
-        assert_eq!(&*refused.reason(), "cannot make a cgroup in /x: Permission denied (os error 13)");
+        assert_eq!(&**refused.reason(), "cannot make a cgroup in /x: Permission denied (os error 13)");
         assert!(!refused.is_passing() && refused.error().raw_os_error() == Some(libc::EACCES));
         assert!(Refused::new(String::new(), &io::Error::from_raw_os_error(libc::EMFILE)).is_passing());
     }

@@ -12,7 +12,7 @@ mod spawn;
 
 use std::io;
 use std::num::NonZeroU64;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -23,7 +23,7 @@ use super::killed::Killed;
 use super::notify::Inbox;
 use super::pipe::Pipe;
 use super::table::{self, Living, Moment};
-use crate::contain::{Containment, Member, Strength};
+use crate::contain::{Containment, Member, Reason, Strength};
 use crate::exit::Exit;
 use crate::slab::Key;
 use crate::sources::{Source, Sources};
@@ -52,9 +52,6 @@ pub(crate) struct Child {
     pub(super) unreported: u32,
     pub(super) started: Instant,
     requested: Option<i32>,
-    /// The start time, by the system's clock, if there is no pidfd. If the host reaps the child
-    /// itself, another process can get its number.
-    birth: Option<NonZeroU64>,
     /// Whether the rest of its group is killed just before it is reaped.
     pub(super) kill_group_at_exit: bool,
     /// Whether it is not reaped before the rest of its group is gone, if the group could not be
@@ -62,18 +59,21 @@ pub(crate) struct Child {
     pub(super) hold_for_group: bool,
     /// The cgroup in which it was started.
     pub(super) cgroup: Option<Cgroup>,
-    /// What happens to it at most once or twice. Boxed because most children are idle.
+    /// What few children have. Boxed because the others pay 8 bytes for it.
     pub(super) rare: Option<Box<Rare>>,
-    /// The file that reports that its tree has reached its limit of processes.
-    pub(crate) process_limit: Option<Box<(OwnedFd, Key)>>,
     /// Why its containment is not stronger.
-    pub(super) reason: Option<Arc<str>>,
+    pub(super) reason: Option<Reason>,
     pub(super) exit: Option<Box<Exit>>,
 }
 
-/// What happens to a child that is frozen, killed, or reaped late.
+/// What is known of a child that is frozen, killed, reaped late, limited, or without a pidfd.
 #[derive(Debug, Default)]
 pub(super) struct Rare {
+    /// The start time, by the system's clock, if there is no pidfd. If the host reaps the child
+    /// itself, another process can get its number.
+    birth: Option<NonZeroU64>,
+    /// The file that reports that its tree has reached its limit of processes.
+    process_limit: Option<(OwnedFd, Key)>,
     /// When it was first seen to have exited, if its reaping is delayed.
     died: Option<Instant>,
     /// When its group was killed.
@@ -113,12 +113,12 @@ impl Child {
     }
 
     /// Returns the reason for which a child enters its cgroup by itself.
-    pub(crate) fn entry_reason(error: &io::Error) -> Arc<str> {
-        format!("entered before its exec, not at its birth: clone3: {error}").into()
+    pub(crate) fn entry_reason(error: &io::Error) -> Reason {
+        Arc::new(format!("entered before its exec, not at its birth: clone3: {error}").into())
     }
 
     /// Sets the cgroup in which it was started, or the reason for which there is none.
-    pub(crate) fn set_containment(&mut self, cgroup: Option<Cgroup>, reason: Option<Arc<str>>) {
+    pub(crate) fn set_containment(&mut self, cgroup: Option<Cgroup>, reason: Option<Reason>) {
         self.cgroup = cgroup;
         self.reason = reason.or(self.reason.take());
     }
@@ -152,13 +152,18 @@ impl Child {
         let Some(cgroup) = &self.cgroup else { return Ok(()) };
         let events = cgroup.open_process_events()?;
         let source = sources.register(events.as_fd(), CHANGES, Source::Limit { process })?;
-        self.process_limit = Some(Box::new((events, source)));
+        self.rare().process_limit = Some((events, source));
         Ok(())
+    }
+
+    /// Returns the file that reports its limit of processes, if that is watched.
+    pub(crate) fn process_limit(&self) -> Option<BorrowedFd<'_>> {
+        self.rare.as_ref()?.process_limit.as_ref().map(|(events, _)| events.as_fd())
     }
 
     /// Tells whether its tree has reached the limit of processes. It says so once.
     pub(crate) fn has_reached_process_limit(&mut self, sources: &mut Sources) -> bool {
-        let reached = self.process_limit.as_ref().is_some_and(|limit| refused_processes(limit.0.as_fd()) > 0);
+        let reached = self.process_limit().is_some_and(|events| refused_processes(events) > 0);
         if reached {
             self.forget_process_limit(sources);
         }
@@ -166,8 +171,8 @@ impl Child {
     }
 
     fn forget_process_limit(&mut self, sources: &mut Sources) {
-        if let Some(limit) = self.process_limit.take() {
-            sources.forget(limit.1);
+        if let Some((_, source)) = self.rare.as_mut().and_then(|rare| rare.process_limit.take()) {
+            sources.forget(source);
         }
     }
 

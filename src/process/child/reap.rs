@@ -70,7 +70,7 @@ impl Child {
     pub(super) fn state(&self) -> State {
         let state = self.reported_state();
         let is_anothers = || {
-            let birth = self.birth?;
+            let birth = self.rare.as_ref()?.birth?;
             Some(table::start_time(self.pid)? != birth.get())
         };
         // A start time that cannot be read does not prove that it is another process.

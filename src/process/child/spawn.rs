@@ -91,8 +91,7 @@ impl Child {
             }
         };
         let pidfd = if around.pidfds { watch(pid, pidfd, key, around.sources) } else { None };
-        let birth = if pidfd.is_none() { table::start_time(pid).and_then(NonZeroU64::new) } else { None };
-        Ok(Self {
+        let mut child = Self {
             pid,
             leads: command.group.leads() || files.terminal,
             terminal: files.terminal,
@@ -103,15 +102,17 @@ impl Child {
             unreported: 0,
             started: executed.unwrap_or(around.started),
             requested: None,
-            birth,
             kill_group_at_exit: false,
             hold_for_group: false,
             cgroup: None,
             rare: None,
-            process_limit: None,
             reason: entered.as_ref().map(Self::entry_reason),
             exit: None,
-        })
+        };
+        if child.pidfd.is_none() {
+            child.rare().birth = table::start_time(pid).and_then(NonZeroU64::new);
+        }
+        Ok(child)
     }
 
     /// Kills it with its tree and reaps it without an event, for a child that could not be watched.
