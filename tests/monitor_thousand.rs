@@ -48,9 +48,13 @@ fn children() -> Vec<String> {
 }
 
 #[allow(clippy::disallowed_methods)]
-fn until(reactor: &mut Reactor, monitor: &mut ProcessMonitor<Count>, done: impl Fn(&ProcessMonitor<Count>) -> bool) {
+fn until(
+    reactor: &mut Reactor,
+    monitor: &mut ProcessMonitor<Count>,
+    done: impl Fn(&mut Reactor, &ProcessMonitor<Count>) -> bool,
+) {
     let watchdog = Instant::now() + Duration::from_secs(600);
-    while !done(monitor) {
+    while !done(reactor, monitor) {
         let count = monitor.observer();
         assert!(Instant::now() < watchdog, "{} started, {} exited", count.started.len(), count.exited);
         let timeout = Some(Duration::from_millis(100));
@@ -70,6 +74,10 @@ fn a_thousand_come_back_and_leave_nothing_behind() {
     monitor.set_policy(policy).unwrap();
     let mut command = Command::new("sleep");
     command.arg("1000").stdout(Stdio::null()).stderr(Stdio::null());
+    // Without pidfds, the first child that lives makes the reactor listen to SIGCHLD from then on.
+    let first = reactor.spawn_process(Command::new("sleep").arg("1000")).unwrap();
+    reactor.process(first).unwrap().signal(libc::SIGKILL).unwrap();
+    until(&mut reactor, &mut monitor, |reactor, _| reactor.process(first).is_none());
     let before = (descriptors(), children());
     for number in 0..COUNT {
         monitor.add_process(&mut reactor, number.to_string(), &command).unwrap();
@@ -83,14 +91,14 @@ fn a_thousand_come_back_and_leave_nothing_behind() {
         assert_eq!(pids.len(), COUNT, "round {round}");
         let killed = std::process::Command::new("kill").arg("-9").args(&pids).status().unwrap();
         assert!(killed.success());
-        until(&mut reactor, &mut monitor, |monitor| monitor.observer().started.len() == (round + 1) * COUNT);
+        until(&mut reactor, &mut monitor, |_, monitor| monitor.observer().started.len() == (round + 1) * COUNT);
         assert_eq!(monitor.observer().exited, round * COUNT);
         assert_eq!(children().len(), COUNT, "round {round}");
         assert!(descriptors() <= before.0 + 2 * COUNT, "round {round}: {}", descriptors());
         assert!(monitor.statuses().all(|status| status.pid.is_some() && status.restarts == round as u64));
     }
     monitor.stop_service(&mut reactor);
-    until(&mut reactor, &mut monitor, |monitor| monitor.is_down());
+    until(&mut reactor, &mut monitor, |_, monitor| monitor.is_down());
     assert_eq!((descriptors(), children()), before);
     assert_eq!(monitor.observer().exited, (rounds + 1) * COUNT);
 }

@@ -7,8 +7,9 @@ mod util;
 use std::io::{BufRead, BufReader};
 use std::os::unix::process::CommandExt;
 use std::process::{Command, Stdio};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
 use std::{env, thread};
 
 use childminder::{Exit, ReapMethod, SpawnMethod};
@@ -21,6 +22,11 @@ const SPAWNS: &str = "CHILDMINDER_TEST_STORM_SPAWNS";
 
 /// The number of spawns at once.
 const AT_ONCE: usize = 8;
+/// The signals of the storm, again and again.
+const ORDER: [Signal; 4] = [Signal::TSTP, Signal::CONT, Signal::INT, Signal::CONT];
+/// The most signals while so many processes are spawned, after which the storm waits for them. On a
+/// slow machine the host would otherwise be stopped nearly all the time.
+const SIGNALS: usize = 1_000 * ORDER.len();
 
 fn spawns() -> usize {
     env::var(SPAWNS).map_or(2_000, |count| count.parse::<usize>().unwrap()).next_multiple_of(AT_ONCE)
@@ -46,6 +52,7 @@ fn host(method: SpawnMethod, in_its_group: bool) {
         let is_well = |exit: &Exit| exit.success() || in_its_group && exit.signal() == Some(libc::SIGINT);
         well += exits.filter(is_well).count();
         world.log.0.clear();
+        println!("{spawned} so far");
     }
     println!("well {well} of {spawned}");
 }
@@ -62,26 +69,37 @@ fn storm(method: &str) {
     let mut lines = BufReader::new(host.stdout.take().unwrap()).lines().map(Result::unwrap);
     assert!(lines.by_ref().any(|line| line == "ready"));
 
-    let over = AtomicBool::new(false);
+    let (progress, over) = (AtomicUsize::new(0), AtomicBool::new(false));
     let said = thread::scope(|scope| {
         scope.spawn(|| {
-            let start = now();
-            for signal in [Signal::TSTP, Signal::CONT, Signal::INT, Signal::CONT].into_iter().cycle() {
-                if over.load(Ordering::Relaxed) {
-                    break;
+            let (mut seen, mut since) = (0, now());
+            let (mut sent, mut most) = (0, SIGNALS);
+            while !over.load(Ordering::Relaxed) {
+                let reached = progress.load(Ordering::Relaxed);
+                if reached > seen {
+                    (seen, since) = (reached, now());
+                    most = (sent + SIGNALS).next_multiple_of(ORDER.len());
                 }
-                if start.elapsed() > 4 * WATCHDOG {
+                if since.elapsed() > WATCHDOG {
                     // The host hangs. The kill lets the reader below see its end.
                     let _ = kill_process_group(group, Signal::KILL);
                     break;
                 }
-                let _ = kill_process_group(group, signal);
-                // The host gets a chance to run between one stop and the next.
-                thread::yield_now();
+                if sent < most {
+                    let _ = kill_process_group(group, ORDER[sent % ORDER.len()]);
+                    sent += 1;
+                    // The host gets a chance to run between one stop and the next.
+                    thread::yield_now();
+                } else {
+                    thread::park_timeout(Duration::from_millis(1));
+                }
             }
             let _ = kill_process_group(group, Signal::CONT);
         });
-        let said = lines.by_ref().find(|line| line.starts_with("well "));
+        let said = lines.by_ref().find(|line| {
+            progress.fetch_add(1, Ordering::Relaxed);
+            line.starts_with("well ")
+        });
         over.store(true, Ordering::Relaxed);
         said
     });

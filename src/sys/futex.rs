@@ -7,7 +7,7 @@
 use std::sync::atomic::{AtomicI32, Ordering};
 use std::time::Duration;
 
-use super::{clock, fd};
+use super::{clock, fd, raw};
 
 const IN_USE: i32 = 1;
 
@@ -62,63 +62,13 @@ impl Hold {
     }
 }
 
-/// `FUTEX_WAIT`, whatever comes of it, without the C library, which would set `errno`.
-///
-/// On other architectures than these it is the C library's call: there a child may give `ETIMEDOUT`
-/// as the reason of a failure, if this wait ends between the failure and the moment when the child
-/// reads the reason.
+/// `FUTEX_WAIT`, whatever comes of it.
 fn wait_while(word: &AtomicI32, value: i32, timeout: &[libc::c_long; 2]) {
-    #[cfg(all(target_arch = "x86_64", target_pointer_width = "64"))]
+    #[allow(clippy::cast_sign_loss)] // the kernel takes the low 32 bits
+    let arguments = [word.as_ptr() as usize, libc::FUTEX_WAIT as usize, value as usize, timeout.as_ptr() as usize, 0];
     // SAFETY: the word and the time, the kernel's old timespec of two longs, live through the call,
     // which writes to no memory.
-    unsafe {
-        std::arch::asm!(
-            "syscall",
-            inlateout("rax") libc::SYS_futex => _,
-            in("rdi") word.as_ptr(),
-            in("rsi") libc::FUTEX_WAIT,
-            in("edx") value,
-            in("r10") timeout.as_ptr(),
-            lateout("rcx") _,
-            lateout("r11") _,
-            options(nostack),
-        );
-    }
-    #[cfg(all(target_arch = "aarch64", target_pointer_width = "64"))]
-    // SAFETY: as on x86-64.
-    unsafe {
-        std::arch::asm!(
-            "svc #0",
-            inlateout("x0") word.as_ptr() => _,
-            in("x1") libc::FUTEX_WAIT,
-            in("w2") value,
-            in("x3") timeout.as_ptr(),
-            in("x8") libc::SYS_futex,
-            options(nostack),
-        );
-    }
-    #[cfg(target_arch = "riscv64")]
-    // SAFETY: as on x86-64.
-    unsafe {
-        std::arch::asm!(
-            "ecall",
-            inlateout("a0") word.as_ptr() => _,
-            in("a1") libc::FUTEX_WAIT,
-            in("a2") value,
-            in("a3") timeout.as_ptr(),
-            in("a7") libc::SYS_futex,
-            options(nostack),
-        );
-    }
-    #[cfg(not(any(
-        all(target_arch = "x86_64", target_pointer_width = "64"),
-        all(target_arch = "aarch64", target_pointer_width = "64"),
-        target_arch = "riscv64"
-    )))]
-    // SAFETY: as on x86-64.
-    unsafe {
-        libc::syscall(libc::SYS_futex, word.as_ptr(), libc::FUTEX_WAIT, value, timeout.as_ptr())
-    };
+    let _ = unsafe { raw::call(libc::SYS_futex, arguments) };
 }
 
 #[cfg(test)]

@@ -27,6 +27,8 @@ pub(crate) mod pidfd;
 #[cfg(target_os = "linux")]
 mod program;
 pub(crate) mod pty;
+#[cfg(target_os = "linux")]
+mod raw;
 pub(crate) mod signal;
 pub(crate) mod spawn;
 #[cfg(target_os = "linux")]

@@ -177,10 +177,19 @@ pub(super) fn stopped_in_group(group: i32) -> Option<i32> {
 }
 
 /// The latest change of a child among the kinds that `flags` name: its `CLD_` code, and the signal
-/// or exit code. A later wait still reports the change.
+/// or exit code. A later wait still reports the change. On Linux it leaves errno alone even if a
+/// sandbox refuses the call.
 fn peek(kind: libc::idtype_t, id: libc::id_t, flags: i32) -> io::Result<Option<(i32, i32)>> {
     let mut info = MaybeUninit::<libc::siginfo_t>::zeroed();
     let flags = flags | libc::WNOHANG | libc::WNOWAIT;
+    #[cfg(target_os = "linux")]
+    {
+        #[allow(clippy::cast_sign_loss)] // the flags are bits
+        let arguments = [kind as usize, id as usize, info.as_mut_ptr() as usize, flags as usize, 0];
+        // SAFETY: `info` has room for what waitid writes, and WNOHANG never blocks.
+        unsafe { super::raw::call(libc::SYS_waitid, arguments) }?;
+    }
+    #[cfg(not(target_os = "linux"))]
     // SAFETY: `info` has room for what waitid writes, and WNOHANG never blocks.
     cvt_retry(|| unsafe { libc::waitid(kind, id, info.as_mut_ptr(), flags) })?;
     // SAFETY: zeroed is a valid siginfo_t, and it stays zero if nothing has happened.
@@ -329,5 +338,21 @@ fn convert(usage: &libc::rusage) -> Usage {
         involuntary_switches: usage.ru_nivcsw as u64,
         block_input: usage.ru_inblock as u64,
         block_output: usage.ru_oublock as u64,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    // The child may be about to read it.
+    #[cfg(all(target_os = "linux", target_pointer_width = "64"))]
+    #[test]
+    fn a_look_at_a_child_before_its_exec_leaves_errno_alone() {
+        // SAFETY: a descriptor that nobody has.
+        unsafe { libc::close(-1) };
+        // The call fails, because this process is no child of its own.
+        assert_eq!(standing(own_pid()), Standing::Gone);
+        assert_eq!(io::Error::last_os_error().raw_os_error(), Some(libc::EBADF));
     }
 }

@@ -19,5 +19,10 @@ pub(crate) fn cargo(command: &str) -> Command {
         _ => _ = cargo.arg(outputs()),
     }
     cargo.current_dir(env!("CARGO_MANIFEST_DIR")).env_remove("CARGO_BUILD_TARGET");
+    // Another compiler that is found first would build everything anew, under the running tests.
+    let rustc = Path::new(env!("CARGO")).with_file_name("rustc");
+    if std::env::var_os("RUSTC").is_none() && rustc.exists() {
+        cargo.env("RUSTC", rustc);
+    }
     cargo
 }

@@ -42,9 +42,8 @@ impl Bound<'_> {
     /// and stopped again when it has its program.
     ///
     /// A child in the host's memory has the same `errno` as this thread, and may be about to read
-    /// it. So while the child may run, this thread makes no system call that can fail, and depends
-    /// on no `errno` that the child may have set: a call in [`wait::standing`] that can fail does
-    /// so only when the child is gone, or always.
+    /// it. So while the child may run, this thread makes no system call that writes to `errno`, and
+    /// depends on no `errno` that the child may have set.
     ///
     /// Time is counted in checks, so that the time in which this process itself is stopped does not
     /// count.

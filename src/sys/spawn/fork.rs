@@ -15,7 +15,7 @@ use super::child::{self, Closing};
 use super::failure::Failure;
 use super::plan::Plan;
 use crate::error::Stage;
-use crate::sys::{cvt, fd, signal::BlockAll, wait};
+use crate::sys::{clock, cvt, fd, signal::BlockAll, wait};
 
 /// Starts the child. Returns its pid, and the time just before its exec.
 pub(super) fn spawn(plan: &mut Plan, bound: &mut Bound<'_>) -> Result<(i32, Option<Instant>), Failure> {
@@ -43,8 +43,10 @@ impl Stamp {
             return None;
         }
         let stamp = Self(NonNull::new(place.cast())?);
+        // A `None` would leave most of the bytes uninitialised. Valgrind's memcheck would report the
+        // time that the child writes there, because it does not see another process write.
         // SAFETY: the mapping is ours and large enough.
-        unsafe { stamp.0.write(None) };
+        unsafe { stamp.0.write(Some(clock())) };
         Some(stamp)
     }
 
