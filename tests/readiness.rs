@@ -338,11 +338,14 @@ fn a_stop_in_steps() {
             step(
                 StopAction::Command(words(&["sh", "-c", "kill -USR2 $MAINPID; exec sleep 1000"])),
                 StopScope::All,
-                700,
+                // Enough for its start on an emulated processor.
+                3_000,
             ),
             step(StopAction::Signal(libc::SIGTERM), StopScope::All, 10_000),
         ];
-        let script = "trap 'echo one' USR1; trap 'echo two' USR2; (trap 'echo wrong' USR1; sleep 1000 & wait) & \
+        // A shell that is late runs its traps in the order of their numbers.
+        let script = "trap 'echo one' USR1; trap 'echo two' USR2; trap 'exit' TERM
+                      (trap 'echo wrong' USR1; trap - TERM; sleep 1000 & wait) &
                       echo ready; while :; do wait; done";
         world.add_with("it", &sh(script), policy);
         world.start();

@@ -51,7 +51,10 @@ fn everything_works() {
         world.stop();
         world.until_down();
         world.until("both groups are gone", |_| group(stubborn).is_empty() && group(family).is_empty());
-        assert_eq!(world.story("stubborn"), ["started", "terminating", "killing", "exited"]);
+        // On a busy machine a killed process may exit so late that it is killed once more.
+        let mut story = world.story("stubborn");
+        story.dedup();
+        assert_eq!(story, ["started", "terminating", "killing", "exited"]);
         let codes = world.told("brief").filter_map(|(_, told)| match told {
             monitor_util::Told::Exited { exit, .. } => Some(exit.code()),
             _ => None,

@@ -44,7 +44,10 @@ fn a_service_is_stopped_without_the_wait() {
                     format!("cannot wait for events: {}", std::io::Error::from_raw_os_error(libc::EIO))
                 );
                 assert!(world.monitor.is_down() && group(pid).is_empty(), "somebody is left");
-                assert_eq!(world.story("stubborn"), ["started", "terminating", "killing", "exited"]);
+                // On a busy machine a killed process may exit so late that it is killed once more.
+                let mut story = world.story("stubborn");
+                story.dedup();
+                assert_eq!(story, ["started", "terminating", "killing", "exited"]);
                 // Before that, it was restarted as usual for five seconds.
                 let (starts, exits) = (world.count("started", "brief"), world.count("exited", "brief"));
                 assert!(starts > before + 3 && starts == exits, "{starts} starts, {exits} exits");

@@ -24,8 +24,9 @@ const ORPHANS: &str = "CHILDMINDER_TEST_ORPHANS";
 fn script() -> (String, usize) {
     let count: usize = std::env::var(ORPHANS).map_or(50, |count| count.parse().unwrap());
     let orphans = format!("mkfifo gate; i=0; while [ $i -lt {count} ]; do (read line < gate &); i=$((i+1)); done");
-    let last = "(setsid sh -c 'trap \\\"echo asked > asked; exit\\\" TERM; while :; do sleep 0.01; done' &)";
-    (format!("{orphans}; {last}; echo made; exec sleep 1000"), count)
+    let last = "(setsid sh -c 'trap \\\"echo asked > asked; exit\\\" TERM; : >heeds; while :; do sleep 0.01; done' &)";
+    let heeds = "until [ -e heeds ]; do sleep 0.01; done";
+    (format!("{orphans}; {last}; {heeds}; echo made; exec sleep 1000"), count)
 }
 
 /// A container. It ends with `unshare`, which passes no signal on.
