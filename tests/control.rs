@@ -15,6 +15,7 @@ use rustix::process::Signal;
 use serde_json::Value;
 use up_util::{Folder, PROGRAM, Up, is_alive, left_out, needs_root, now, text, until};
 
+const PYTHON: &str = "/usr/bin/python3";
 const SLEEPS: &str = "
 [process.web]
 command = [\"sleep\", \"1000\"]
@@ -377,8 +378,16 @@ fn another_user_is_refused() {
     let program = up.folder.join("childminder");
     fs::copy(PROGRAM, &program).unwrap();
     open(&program, 0o755);
+    // The supervisor may have answered and closed before the request is sent.
     let script = format!(
-        "import socket; s = socket.socket(socket.AF_UNIX); s.connect({:?}); s.sendall(b'{{\"version\":1,\"command\":\"shutdown\"}}\\n'); print(s.recv(1000).decode())",
+        "import socket
+s = socket.socket(socket.AF_UNIX)
+s.connect({:?})
+try:
+    s.sendall(b'{{\"version\":1,\"command\":\"shutdown\"}}\\n')
+except BrokenPipeError:
+    pass
+print(s.recv(1000).decode())",
         up.socket()
     );
     let as_nobody = |args: &[&str]| {
@@ -386,11 +395,12 @@ fn another_user_is_refused() {
         command.args(["--reuid", "65534", "--regid", "65534", "--clear-groups"]).args(args);
         command.output().unwrap()
     };
-    let output = as_nobody(&["/usr/bin/python3", "-c", &script]);
-    if output.status.success() {
-        assert!(text(&output.stdout).contains("you are neither root nor the user"), "{}", text(&output.stdout));
+    if std::path::Path::new(PYTHON).exists() {
+        let output = as_nobody(&[PYTHON, "-c", &script]);
+        let (said, errors) = (text(&output.stdout), text(&output.stderr));
+        assert!(said.contains("you are neither root nor the user"), "{said}{errors}");
     } else {
-        left_out(&format!("python3 cannot ask: {}", text(&output.stderr).trim()));
+        left_out("there is no python3 to ask as another user");
     }
     let socket = up.socket();
     let shutdown = [program.to_str().unwrap(), "shutdown", "--socket", socket.to_str().unwrap()];
