@@ -119,8 +119,8 @@ impl<T, const MAX: u32> Slab<T, MAX> {
             return None;
         }
         let value = entry.value.take()?;
-        // The generation of a used slot is always below MAX, so this counts up. At MAX the
-        // slot is retired.
+        // The generation of a used slot is always below MAX, so it grows by one. At MAX the slot is
+        // retired.
         entry.generation = entry.generation.saturating_add(1);
         if entry.generation.get() < MAX {
             self.free.push(key.slot);

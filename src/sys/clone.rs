@@ -73,8 +73,8 @@ pub(super) unsafe fn clone3(args: &Args, run: Run, lent: *mut libc::c_void) -> i
 }
 
 /// Makes a child that runs `run(lent)`, by `clone`: by the wrapper of the C library, unless that is
-/// musl's. The kernel sets `child_tid` to 0 when the child
-/// lets go of this memory, if `flags` say so. Returns its pid.
+/// musl's. The kernel sets `child_tid` to 0 when the child lets go of this memory, if `flags` say
+/// so. Returns its pid.
 ///
 /// # Safety
 ///
@@ -134,8 +134,8 @@ pub(super) fn on_valgrind() -> bool {
 }
 
 fn pid_of(result: isize) -> io::Result<i32> {
-    #[allow(clippy::cast_possible_truncation)] // a pid, or an errno
-    if result < 0 { Err(io::Error::from_raw_os_error(-result as i32)) } else { Ok(result as i32) }
+    #[allow(clippy::cast_possible_truncation, clippy::cast_possible_wrap)] // a pid
+    super::raw::outcome(result).map(|pid| pid as i32)
 }
 
 #[cfg(all(target_arch = "x86_64", target_pointer_width = "64"))]

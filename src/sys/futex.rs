@@ -76,13 +76,11 @@ mod tests {
     use super::*;
 
     // A child of which nothing is heard yet may be about to read it.
-    #[cfg(any(
-        all(target_arch = "x86_64", target_pointer_width = "64"),
-        all(target_arch = "aarch64", target_pointer_width = "64"),
-        target_arch = "riscv64"
-    ))]
     #[test]
     fn leaves_errno_alone() {
+        if !crate::sys::clone::KNOWN_HERE {
+            return;
+        }
         let hold = Hold::new();
         hold.begin();
         // SAFETY: a descriptor that nobody has.

@@ -17,7 +17,11 @@ use std::io;
 /// The same as for the system call. It must return.
 pub(super) unsafe fn call(number: libc::c_long, arguments: [usize; 5]) -> io::Result<usize> {
     // SAFETY: our caller keeps the conditions of the call.
-    let result = unsafe { enter(number, arguments) };
+    outcome(unsafe { enter(number, arguments) })
+}
+
+/// Converts what the kernel has returned.
+pub(super) fn outcome(result: isize) -> io::Result<usize> {
     #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // an errno, or not negative
     if result < 0 { Err(io::Error::from_raw_os_error(-result as i32)) } else { Ok(result as usize) }
 }

@@ -132,7 +132,7 @@ impl Up {
             changes.goals.push((process.to_string(), Goal::Down { process: id }));
             changes.removed.push(process.to_string());
         }
-        // The added processes start when all is known that they may have to wait for.
+        // The added processes start last, when everything that they may wait for is known.
         let mut starts = Vec::new();
         for (process, change, command) in plan {
             match (change, command) {
